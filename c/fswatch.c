@@ -1,0 +1,424 @@
+/*
+ * This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/.
+ */
+
+/*
+ * See fswatch.h for what this is. It is written to the event-port API alone;
+ * on systems without event ports, ports_inotify.c supplies that API.
+ *
+ * STRUCTURES. A watcher has one port and a table of watches by the caller's
+ * number. The port event's cookie is that number, never a pointer: an event
+ * may be collected just before its watch is removed. A file_obj_t is known to
+ * the kernel by its address, so it lives inside its watch, which never moves.
+ *
+ * LOCKING. fw_lock guards the table and the reference counts, and is never
+ * held across a system call. w_lock guards one watch, and is held while it is
+ * armed: a file system that hangs holds up whoever asks for that one file.
+ * The table holds one reference to a watch, and whoever works on it another.
+ *
+ * PROTOCOL. An association is one-shot. After an event was collected, nothing
+ * watches the file until it is associated again, so the order is: collect,
+ * stat, associate with the stamps of that stat, report. What happens between
+ * stat and associate is found by the kernel's comparison of the stamps; what
+ * that comparison does not see (another file of the same mtime), and an
+ * associate that succeeds without watching (the file was replaced while it
+ * was hooked), is found by a second stat. The loop ends when both agree.
+ */
+
+#include <sys/types.h>
+#include <sys/stat.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __sun
+#include <port.h>
+#include <unistd.h>
+#define	port_close(p)	close(p)
+#else
+#include "ports_inotify.h"
+#endif
+
+#include "fswatch.h"
+
+/* A file that changes all the time is still watched after so many tries. */
+#define	ARM_TRIES	16
+#define	EVENTS_MAX	256
+#define	BUCKETS_FIRST	64
+
+/* What tells one state of a file from another. */
+typedef struct stamp {
+	dev_t		s_dev;
+	ino_t		s_ino;
+	off_t		s_size;
+	struct timespec	s_mtime;
+	struct timespec	s_ctime;
+} stamp_t;
+
+typedef struct watch {
+	struct watch	*w_next;	/* in its bucket */
+	uint64_t	w_id;
+	char		*w_path;
+	uint32_t	w_refs;		/* guarded by fw_lock */
+	pthread_mutex_t	w_lock;
+	int		w_ended;	/* no longer in the table */
+	int		w_armed;	/* w_stamp is meaningful */
+	stamp_t		w_stamp;	/* of the file as it was last armed */
+	file_obj_t	w_object;
+} watch_t;
+
+struct fswatch {
+	int		fw_port;
+	pthread_mutex_t	fw_lock;
+	watch_t		**fw_buckets;
+	size_t		fw_nbuckets;	/* a power of two */
+	size_t		fw_count;
+};
+
+static void
+stamp_of(const struct stat *st, stamp_t *stamp)
+{
+	stamp->s_dev = st->st_dev;
+	stamp->s_ino = st->st_ino;
+	stamp->s_size = st->st_size;
+	stamp->s_mtime = st->st_mtim;
+	stamp->s_ctime = st->st_ctim;
+}
+
+static int
+same_time(const struct timespec *a, const struct timespec *b)
+{
+	return (a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec);
+}
+
+static int
+same_file(const stamp_t *a, const stamp_t *b)
+{
+	return (a->s_dev == b->s_dev && a->s_ino == b->s_ino);
+}
+
+static int
+same_stamp(const stamp_t *a, const stamp_t *b)
+{
+	return (same_file(a, b) && a->s_size == b->s_size &&
+	    same_time(&a->s_mtime, &b->s_mtime) &&
+	    same_time(&a->s_ctime, &b->s_ctime));
+}
+
+static watch_t **
+bucket_of(fswatch_t *fw, uint64_t id)
+{
+	return (&fw->fw_buckets[id & (fw->fw_nbuckets - 1)]);
+}
+
+/* Where the pointer to watch `id` is, or would be. Needs fw_lock. */
+static watch_t **
+find(fswatch_t *fw, uint64_t id)
+{
+	watch_t **at = bucket_of(fw, id);
+
+	while (*at != NULL && (*at)->w_id != id)
+		at = &(*at)->w_next;
+	return (at);
+}
+
+/* Doubles the table. A failure leaves longer chains. Needs fw_lock. */
+static void
+grow(fswatch_t *fw)
+{
+	size_t nold = fw->fw_nbuckets;
+	watch_t **old = fw->fw_buckets;
+	watch_t **buckets = calloc(nold * 2, sizeof (*buckets));
+
+	if (buckets == NULL)
+		return;
+	fw->fw_buckets = buckets;
+	fw->fw_nbuckets = nold * 2;
+	for (size_t i = 0; i < nold; i++) {
+		watch_t *w = old[i];
+
+		while (w != NULL) {
+			watch_t *next = w->w_next;
+			watch_t **at = bucket_of(fw, w->w_id);
+
+			w->w_next = *at;
+			*at = w;
+			w = next;
+		}
+	}
+	free(old);
+}
+
+static void
+watch_free(watch_t *w)
+{
+	(void) pthread_mutex_destroy(&w->w_lock);
+	free(w->w_path);
+	free(w);
+}
+
+static void
+watch_release(fswatch_t *fw, watch_t *w)
+{
+	uint32_t refs;
+
+	(void) pthread_mutex_lock(&fw->fw_lock);
+	refs = --w->w_refs;
+	(void) pthread_mutex_unlock(&fw->fw_lock);
+	if (refs == 0)
+		watch_free(w);
+}
+
+/* The watch `id` with a reference for the caller, or NULL. */
+static watch_t *
+watch_hold(fswatch_t *fw, uint64_t id)
+{
+	watch_t *w;
+
+	(void) pthread_mutex_lock(&fw->fw_lock);
+	w = *find(fw, id);
+	if (w != NULL)
+		w->w_refs++;
+	(void) pthread_mutex_unlock(&fw->fw_lock);
+	return (w);
+}
+
+/* Takes a watch out of the table and the port. Needs w_lock and a reference. */
+static void
+watch_end(fswatch_t *fw, watch_t *w)
+{
+	watch_t **at;
+
+	if (w->w_ended)
+		return;
+	w->w_ended = 1;
+	/* ENOENT only says that the kernel has ended it before. */
+	(void) port_dissociate(fw->fw_port, PORT_SOURCE_FILE,
+	    (uintptr_t)&w->w_object);
+	(void) pthread_mutex_lock(&fw->fw_lock);
+	at = find(fw, w->w_id);
+	if (*at == w) {
+		*at = w->w_next;
+		fw->fw_count--;
+		w->w_refs--;
+	}
+	(void) pthread_mutex_unlock(&fw->fw_lock);
+}
+
+/* Associates a watch with what its path leads to now. Needs w_lock. */
+static int
+watch_arm(fswatch_t *fw, watch_t *w)
+{
+	struct stat st;
+	stamp_t before, after;
+	int tries;
+
+	for (tries = 0; tries < ARM_TRIES; tries++) {
+		if (lstat(w->w_path, &st) != 0)
+			return (errno);
+		stamp_of(&st, &before);
+		(void) memset(&w->w_object, 0, sizeof (w->w_object));
+		w->w_object.fo_name = w->w_path;
+		w->w_object.fo_mtime = st.st_mtim;
+		w->w_object.fo_ctime = st.st_ctim;
+		if (port_associate(fw->fw_port, PORT_SOURCE_FILE,
+		    (uintptr_t)&w->w_object,
+		    FILE_MODIFIED | FILE_TRUNC | FILE_NOFOLLOW,
+		    (void *)(uintptr_t)w->w_id) != 0)
+			return (errno);
+		if (lstat(w->w_path, &st) != 0)
+			return (errno);
+		stamp_of(&st, &after);
+		if (same_stamp(&before, &after))
+			break;
+	}
+	/* It is written faster than we look: watched, if it is the one. */
+	if (tries == ARM_TRIES && !same_file(&before, &after))
+		return (EAGAIN);
+	w->w_stamp = after;
+	w->w_armed = 1;
+	return (0);
+}
+
+int
+fswatch_open(fswatch_t **out)
+{
+	fswatch_t *fw = calloc(1, sizeof (*fw));
+	int err;
+
+	if (fw == NULL)
+		return (ENOMEM);
+	fw->fw_nbuckets = BUCKETS_FIRST;
+	fw->fw_buckets = calloc(BUCKETS_FIRST, sizeof (*fw->fw_buckets));
+	if (fw->fw_buckets == NULL) {
+		free(fw);
+		return (ENOMEM);
+	}
+	if ((fw->fw_port = port_create()) < 0) {
+		err = errno;
+		free(fw->fw_buckets);
+		free(fw);
+		return (err);
+	}
+	(void) pthread_mutex_init(&fw->fw_lock, NULL);
+	*out = fw;
+	return (0);
+}
+
+void
+fswatch_close(fswatch_t *fw)
+{
+	(void) port_close(fw->fw_port);
+	for (size_t i = 0; i < fw->fw_nbuckets; i++) {
+		watch_t *w = fw->fw_buckets[i];
+
+		while (w != NULL) {
+			watch_t *next = w->w_next;
+
+			watch_free(w);
+			w = next;
+		}
+	}
+	(void) pthread_mutex_destroy(&fw->fw_lock);
+	free(fw->fw_buckets);
+	free(fw);
+}
+
+/* A new watch in the table, with a reference for the caller. */
+static int
+watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
+{
+	watch_t *w = calloc(1, sizeof (*w));
+	watch_t **at;
+
+	if (w == NULL || (w->w_path = strdup(path)) == NULL) {
+		free(w);
+		return (ENOMEM);
+	}
+	w->w_id = id;
+	w->w_refs = 2;
+	(void) pthread_mutex_init(&w->w_lock, NULL);
+	(void) pthread_mutex_lock(&fw->fw_lock);
+	at = find(fw, id);
+	if (*at != NULL) {
+		/* Another thread was quicker. */
+		(*at)->w_refs++;
+		*out = *at;
+		(void) pthread_mutex_unlock(&fw->fw_lock);
+		watch_free(w);
+		return (0);
+	}
+	*at = w;
+	if (++fw->fw_count > fw->fw_nbuckets)
+		grow(fw);
+	(void) pthread_mutex_unlock(&fw->fw_lock);
+	*out = w;
+	return (0);
+}
+
+int
+fswatch_add(fswatch_t *fw, uint64_t id, const char *path, int *changed)
+{
+	watch_t *w;
+	int err;
+
+	*changed = 0;
+	do {
+		w = watch_hold(fw, id);
+		if (w == NULL &&
+		    (err = watch_create(fw, id, path, &w)) != 0)
+			return (err);
+		(void) pthread_mutex_lock(&w->w_lock);
+		if (w->w_ended) {
+			/* It ended after we found it: make a new one. */
+			(void) pthread_mutex_unlock(&w->w_lock);
+			watch_release(fw, w);
+			w = NULL;
+		}
+	} while (w == NULL);
+
+	if (strcmp(w->w_path, path) != 0) {
+		err = EINVAL;
+	} else {
+		stamp_t before = w->w_stamp;
+		int armed = w->w_armed;
+
+		err = watch_arm(fw, w);
+		if (err != 0)
+			watch_end(fw, w);
+		else
+			*changed = armed && !same_stamp(&before, &w->w_stamp);
+	}
+	(void) pthread_mutex_unlock(&w->w_lock);
+	watch_release(fw, w);
+	return (err);
+}
+
+void
+fswatch_remove(fswatch_t *fw, uint64_t id)
+{
+	watch_t *w = watch_hold(fw, id);
+
+	if (w == NULL)
+		return;
+	(void) pthread_mutex_lock(&w->w_lock);
+	watch_end(fw, w);
+	(void) pthread_mutex_unlock(&w->w_lock);
+	watch_release(fw, w);
+}
+
+int
+fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
+{
+	port_event_t collected[EVENTS_MAX];
+	int stopped = 0;
+
+	*n = 0;
+	if (max == 0)
+		return (EINVAL);
+	if (max > EVENTS_MAX)
+		max = EVENTS_MAX;
+	while (*n == 0 && !stopped) {
+		unsigned int nget = 1;
+
+		/* On ETIME and EINTR there may be events all the same. */
+		if (port_getn(fw->fw_port, collected, max, &nget, NULL) != 0 &&
+		    errno != EINTR && errno != ETIME)
+			return (errno);
+		for (unsigned int i = 0; i < nget; i++) {
+			port_event_t *pe = &collected[i];
+			fswatch_event_t *fe = &events[*n];
+			watch_t *w;
+
+			if (pe->portev_source != PORT_SOURCE_FILE) {
+				stopped = 1;
+				continue;
+			}
+			w = watch_hold(fw, (uintptr_t)pe->portev_user);
+			if (w == NULL)
+				continue;
+			(void) pthread_mutex_lock(&w->w_lock);
+			if (!w->w_ended) {
+				fe->fe_id = w->w_id;
+				fe->fe_changes = pe->portev_events;
+				fe->fe_gone = watch_arm(fw, w);
+				if (fe->fe_gone != 0)
+					watch_end(fw, w);
+				(*n)++;
+			}
+			(void) pthread_mutex_unlock(&w->w_lock);
+			watch_release(fw, w);
+		}
+	}
+	/* What was collected with the stop is not worth reporting. */
+	return (stopped ? ECANCELED : 0);
+}
+
+int
+fswatch_stop(fswatch_t *fw)
+{
+	return (port_send(fw->fw_port, 1, NULL) == 0 ? 0 : errno);
+}

@@ -1,0 +1,322 @@
+//! Where things are, and every limit and time-out with its default.
+//!
+//! No other module holds a path. Every path stands below `root`, so that a
+//! directory with the files and commands of a host, a *simulated host*, is
+//! all the daemon needs to run.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// The address of today's daemon, which its clients have built in.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:9090";
+
+/// What an operator can set, and the limits that go with it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every path and command is below this directory; `/` in production.
+    pub paths: Paths,
+    /// Addresses to serve HTTP on.
+    pub listen: Vec<SocketAddr>,
+    /// The time between two full reloads.
+    pub refresh_interval: Duration,
+    /// How much of the system is read at the most.
+    pub load: LoadLimits,
+    /// The bounds of the HTTP server and of its clients.
+    pub http: HttpLimits,
+    /// The bounds of queues.
+    pub queues: QueueLimits,
+    /// How sources are started and started again.
+    pub sources: SourceTimes,
+}
+
+impl Settings {
+    /// The defaults, for the host below `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            paths: Paths::new(root),
+            listen: Vec::new(),
+            refresh_interval: Duration::from_secs(300),
+            load: LoadLimits::default(),
+            http: HttpLimits::default(),
+            queues: QueueLimits::default(),
+            sources: SourceTimes::default(),
+        }
+    }
+}
+
+/// The bounds of one load.
+#[derive(Clone, Debug)]
+pub struct LoadLimits {
+    /// A command is killed, with its children, when it runs longer.
+    pub command_time: Duration,
+    /// The most bytes that a command may print.
+    pub command_output: usize,
+    /// The most bytes of a zone's XML.
+    pub xml_bytes: u64,
+    /// The most bytes of a JSON file.
+    pub json_bytes: u64,
+    /// The most bytes of a `lastexited` file.
+    pub lastexited_bytes: u64,
+    /// A command's arguments take no more bytes than this; what is over is
+    /// asked for by a further run. (ARG_MAX of illumos is 2 MiB.)
+    pub arguments_bytes: usize,
+}
+
+impl Default for LoadLimits {
+    fn default() -> Self {
+        Self {
+            command_time: Duration::from_secs(30),
+            command_output: 256 << 20,
+            xml_bytes: 1 << 20,
+            json_bytes: 16 << 20,
+            lastexited_bytes: 4 << 10,
+            arguments_bytes: 512 << 10,
+        }
+    }
+}
+
+/// The bounds of the HTTP server.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Connections that are open at once, each with a thread; further ones
+    /// are answered 503.
+    pub connections: usize,
+    /// Subscribers of /events at once; further ones are answered 503.
+    pub subscribers: usize,
+    /// A connection without a request is closed after this long.
+    pub idle_time: Duration,
+    /// A request's head must be complete this long after its first byte.
+    pub head_time: Duration,
+    /// An answer of which the client takes nothing for this long ends the
+    /// connection.
+    pub write_stall_time: Duration,
+    /// The most bytes of a request's head, the request line included.
+    pub head_bytes: usize,
+    /// The most bytes of a request's target.
+    pub target_bytes: usize,
+    /// A subscriber that is more events behind is cut off.
+    pub lag_events: u64,
+    /// A subscriber that is more bytes behind is cut off.
+    pub lag_bytes: u64,
+    /// Send buffer of a connection, in bytes: what a client that does not
+    /// read holds in the kernel.
+    pub send_buffer: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            subscribers: 512,
+            idle_time: Duration::from_secs(120),
+            head_time: Duration::from_secs(10),
+            write_stall_time: Duration::from_secs(30),
+            head_bytes: 32 << 10,
+            target_bytes: 8 << 10,
+            lag_events: 1024,
+            lag_bytes: 16 << 20,
+            send_buffer: 128 << 10,
+        }
+    }
+}
+
+/// The bounds of what waits inside the daemon.
+#[derive(Clone, Debug)]
+pub struct QueueLimits {
+    /// Workers: as many batches of jobs are loaded at once.
+    pub workers: usize,
+    /// VMs that wait for a worker; past it the queue remembers "reload
+    /// everything".
+    pub jobs: usize,
+    /// VMs that are loaded together.
+    pub batch: usize,
+    /// Events between the sources and the planner.
+    pub events: usize,
+    /// Zone transitions of one VM that wait to be published.
+    pub transitions: usize,
+    /// Event lines that are kept for subscribers that are behind.
+    pub kept_events: usize,
+    /// Bytes of event lines that are kept.
+    pub kept_bytes: usize,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            jobs: 16_384,
+            batch: 1024,
+            events: 8192,
+            transitions: 64,
+            kept_events: 4096,
+            kept_bytes: 64 << 20,
+        }
+    }
+}
+
+/// How sources are started and started again.
+#[derive(Clone, Debug)]
+pub struct SourceTimes {
+    /// A sysevent that has not said `ready` by then is killed.
+    pub ready_time: Duration,
+    /// The first pause before a sysevent is started again; it doubles.
+    pub restart_first: Duration,
+    /// The longest pause before a sysevent is started again.
+    pub restart_last: Duration,
+    /// The most bytes of a sysevent's line.
+    pub line_bytes: usize,
+    /// The first pause before a failed load is tried again; it doubles.
+    pub retry_first: Duration,
+    /// The longest pause before a failed load is tried again.
+    pub retry_last: Duration,
+    /// The first pause before a zone in passing is looked at again; it
+    /// doubles.
+    pub settle_first: Duration,
+    /// How often a zone in passing is looked at again.
+    pub settle_tries: u32,
+}
+
+impl Default for SourceTimes {
+    fn default() -> Self {
+        Self {
+            ready_time: Duration::from_secs(30),
+            restart_first: Duration::from_secs(1),
+            restart_last: Duration::from_secs(60),
+            line_bytes: 1 << 20,
+            retry_first: Duration::from_millis(500),
+            retry_last: Duration::from_secs(30),
+            settle_first: Duration::from_millis(100),
+            settle_tries: 8,
+        }
+    }
+}
+
+/// The paths of a host.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// The paths below `root`; `/` is the running system.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// The directory that all others are below.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// zoneadm(8)
+    #[must_use]
+    pub fn zoneadm(&self) -> PathBuf {
+        self.root.join("usr/sbin/zoneadm")
+    }
+
+    /// zfs(8)
+    #[must_use]
+    pub fn zfs(&self) -> PathBuf {
+        self.root.join("usr/sbin/zfs")
+    }
+
+    /// kstat(8)
+    #[must_use]
+    pub fn kstat(&self) -> PathBuf {
+        self.root.join("usr/bin/kstat")
+    }
+
+    /// sysevent(8)
+    #[must_use]
+    pub fn sysevent(&self) -> PathBuf {
+        self.root.join("usr/sbin/sysevent")
+    }
+
+    /// The output of sysinfo(8), kept in a file.
+    #[must_use]
+    pub fn sysinfo(&self) -> PathBuf {
+        self.root.join("tmp/.sysinfo.json")
+    }
+
+    /// The configuration of a zone, as zonecfg(8) keeps it.
+    #[must_use]
+    pub fn zone_xml(&self, zonename: &str) -> PathBuf {
+        self.root.join("etc/zones").join(format!("{zonename}.xml"))
+    }
+
+    /// What a VM that is being received says of itself.
+    #[must_use]
+    pub fn receiving(&self, uuid: &str) -> PathBuf {
+        self.root.join("etc/zones").join(format!("{uuid}-receiving.json"))
+    }
+
+    /// The directory of a zone; `None` if `zonepath` is not absolute or
+    /// leads upwards.
+    #[must_use]
+    pub fn zone_dir(&self, zonepath: &str) -> Option<PathBuf> {
+        let below = Path::new(zonepath.strip_prefix('/')?);
+        let plain = |c| matches!(c, Component::Normal(_));
+        (below.components().count() > 0 && below.components().all(plain))
+            .then(|| self.root.join(below))
+    }
+}
+
+/// When init(8) of a zone last ended, and how: written by zoneadmd(8).
+pub const LASTEXITED: &str = "lastexited";
+
+/// The directory of a VM's metadata, tags and routes, below its zonepath.
+pub const CONFIG_DIR: &str = "config";
+
+/// The files of [`CONFIG_DIR`].
+pub const METADATA: &str = "metadata.json";
+/// See [`METADATA`].
+pub const TAGS: &str = "tags.json";
+/// See [`METADATA`].
+pub const ROUTES: &str = "routes.json";
+
+/// The raw device of a ZFS volume is this and the volume's name.
+pub const ZVOL_RDSK: &str = "/dev/zvol/rdsk/";
+/// The block device of a ZFS volume is this and the volume's name.
+pub const ZVOL_DSK: &str = "/dev/zvol/dsk/";
+
+/// Whether zonecfg(8) allows `name` as a zone's name: a letter or digit, then
+/// letters, digits, `-`, `_` and `.`, at most 63 in all, and not `global` or
+/// `SUNW…`. Only such a name becomes part of a path.
+#[must_use]
+pub fn is_zonename(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.len() < 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(allowed)
+        && name != "global"
+        && !name.starts_with("SUNW")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_zonecfg_allows_become_paths() {
+        for good in ["lx-zone", "0f0368dc-de82-4cf1-8d08-a0bda024ba38", "a.b"] {
+            assert!(is_zonename(good), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in ["", "..", "a/b", "-a", "é", "global", "SUNWx", &long] {
+            assert!(!is_zonename(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_zonepath_stays_below_the_root() {
+        let paths = Paths::new(Path::new("/r"));
+        assert_eq!(paths.zone_dir("/zones/x"), Some("/r/zones/x".into()));
+        for bad in ["", "/", "zones/x", "/zones/../../etc", "/zones/.."] {
+            assert_eq!(paths.zone_dir(bad), None, "{bad}");
+        }
+    }
+}

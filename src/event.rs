@@ -1,0 +1,346 @@
+//! The data that the stages of the daemon hand down: what a source saw, what
+//! is to be loaded because of it, and why.
+
+use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+/// What a source learnt: the closed list of all that can wake the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A record of the zone status channel.
+    Zone(ZoneChange),
+    /// The kernel started a zone's init again.
+    InitRestart {
+        /// The zone.
+        zonename: Arc<str>,
+    },
+    /// A ZFS history record of a dataset.
+    Dataset(DatasetChange),
+    /// A watched file was written, replaced, created or removed.
+    File(FileChange),
+    /// A sysevent(8) child has subscribed: what happened before is unknown.
+    Ready(EventSource),
+}
+
+/// Where events come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventSource {
+    /// The zone status channel.
+    Zone,
+    /// ZFS history.
+    Zfs,
+    /// Watched files.
+    File,
+}
+
+impl EventSource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Zone, Self::Zfs, Self::File];
+
+    /// The name in /status, in `cause` and in the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Zfs => "zfs",
+            Self::File => "file",
+        }
+    }
+}
+
+/// A zone's change of state, as published by the kernel or libzonecfg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneChange {
+    /// The zone.
+    pub zonename: Arc<str>,
+    /// The state it left; empty if it did not exist.
+    pub oldstate: String,
+    /// The state it entered; empty if it no longer exists.
+    pub newstate: String,
+    /// Its id in the kernel; -1 from libzonecfg.
+    pub zoneid: i32,
+}
+
+/// One record of a pool's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetChange {
+    /// The dataset or snapshot, without leading slash; may contain the hidden
+    /// components `%recv` and `%rollback`.
+    pub dataset: String,
+    /// What was done: `history_internal_name`.
+    pub operation: String,
+    /// Particulars: `history_internal_str`.
+    pub detail: String,
+}
+
+/// A change of a watched file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange {
+    /// The zone that the file belongs to; `None` for sysinfo.
+    pub zonename: Option<Arc<str>>,
+    /// Which of the files.
+    pub file: WatchedFile,
+}
+
+/// The files that are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WatchedFile {
+    /// `/etc/zones/ZONENAME.xml`
+    ZoneXml,
+    /// `ZONEPATH/lastexited`
+    LastExited,
+    /// `ZONEPATH/config/metadata.json`
+    Metadata,
+    /// `ZONEPATH/config/tags.json`
+    Tags,
+    /// `ZONEPATH/config/routes.json`
+    Routes,
+    /// `/tmp/.sysinfo.json`
+    Sysinfo,
+}
+
+impl WatchedFile {
+    /// The name in logs and in `cause`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ZoneXml => "zonexml",
+            Self::LastExited => "lastexited",
+            Self::Metadata => "metadata.json",
+            Self::Tags => "tags.json",
+            Self::Routes => "routes.json",
+            Self::Sysinfo => "sysinfo",
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zone(z) => write!(
+                f,
+                "zone {} {:?} -> {:?}",
+                z.zonename, z.oldstate, z.newstate
+            ),
+            Self::InitRestart { zonename } => {
+                write!(f, "zone {zonename} init restart")
+            }
+            Self::Dataset(d) => {
+                write!(f, "zfs {} {} {}", d.operation, d.dataset, d.detail)
+            }
+            Self::File(c) => {
+                let zonename = c.zonename.as_deref().unwrap_or("-");
+                write!(f, "file {zonename} {}", c.file.name())
+            }
+            Self::Ready(source) => write!(f, "{} ready", source.name()),
+        }
+    }
+}
+
+/// An event with the time at which its source saw it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// What was seen.
+    pub event: Event,
+    /// When, for people.
+    pub date: SystemTime,
+    /// When, for measuring.
+    pub at: Instant,
+}
+
+impl Seen {
+    /// `event`, seen now.
+    #[must_use]
+    pub fn now(event: Event) -> Self {
+        Self { event, date: SystemTime::now(), at: Instant::now() }
+    }
+}
+
+/// Why something is loaded, and so why an event was published.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// `zone`, `zfs`, `file`, `refresh` or `retry`.
+    pub source: &'static str,
+    /// What happened, for people.
+    pub detail: Arc<str>,
+    /// When it was seen.
+    pub date: SystemTime,
+    /// When it was seen, for measuring.
+    pub at: Instant,
+}
+
+impl Cause {
+    /// A cause of now.
+    #[must_use]
+    pub fn now(source: &'static str, detail: &str) -> Self {
+        Self {
+            source,
+            detail: detail.into(),
+            date: SystemTime::now(),
+            at: Instant::now(),
+        }
+    }
+}
+
+/// What of a VM is to be read again: a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Sources(u16);
+
+impl Sources {
+    /// Nothing: the object is made again of what is known.
+    pub const NONE: Self = Self(0);
+    /// The line of zoneadm(8).
+    pub const ZONEADM: Self = Self(1);
+    /// The kstat of the zone.
+    pub const KSTAT: Self = Self(1 << 1);
+    /// The zone's XML.
+    pub const XML: Self = Self(1 << 2);
+    /// `lastexited`
+    pub const LASTEXITED: Self = Self(1 << 3);
+    /// `metadata.json`
+    pub const METADATA: Self = Self(1 << 4);
+    /// `tags.json`
+    pub const TAGS: Self = Self(1 << 5);
+    /// `routes.json`
+    pub const ROUTES: Self = Self(1 << 6);
+    /// The lines of zfs(8).
+    pub const ZFS: Self = Self(1 << 7);
+    /// Not a source: the watches of the VM's files are armed anew first.
+    pub const REARM: Self = Self(1 << 8);
+
+    /// What the kernel says of the zone.
+    pub const STATE: Self =
+        Self(Self::ZONEADM.0 | Self::KSTAT.0 | Self::LASTEXITED.0);
+    /// The files, watches armed anew.
+    pub const FILES: Self = Self(
+        Self::XML.0
+            | Self::LASTEXITED.0
+            | Self::METADATA.0
+            | Self::TAGS.0
+            | Self::ROUTES.0
+            | Self::REARM.0,
+    );
+    /// Everything.
+    pub const ALL: Self =
+        Self(Self::STATE.0 | Self::FILES.0 | Self::ZFS.0);
+
+    /// Whether all of `other` is in the set.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether a command has to run for it.
+    #[must_use]
+    pub fn need_commands(self) -> bool {
+        self.0 & (Self::ZONEADM.0 | Self::KSTAT.0 | Self::ZFS.0) != 0
+    }
+}
+
+impl BitOr for Sources {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Sources {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl From<WatchedFile> for Sources {
+    fn from(file: WatchedFile) -> Self {
+        match file {
+            WatchedFile::ZoneXml => Self::XML,
+            WatchedFile::LastExited => Self::LASTEXITED,
+            WatchedFile::Metadata => Self::METADATA,
+            WatchedFile::Tags => Self::TAGS,
+            WatchedFile::Routes => Self::ROUTES,
+            WatchedFile::Sysinfo => Self::NONE,
+        }
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (Self::ZONEADM, "zoneadm"),
+            (Self::KSTAT, "kstat"),
+            (Self::XML, "zonexml"),
+            (Self::LASTEXITED, "lastexited"),
+            (Self::METADATA, "metadata.json"),
+            (Self::TAGS, "tags.json"),
+            (Self::ROUTES, "routes.json"),
+            (Self::ZFS, "zfs"),
+        ];
+        if self.contains(Self::ALL) {
+            return f.write_str("all");
+        }
+        let mut separator = "";
+        for (source, name) in names {
+            if self.contains(source) {
+                write!(f, "{separator}{name}")?;
+                separator = "+";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a job is about: jobs of one key are merged while they wait, and never
+/// run at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Every VM.
+    All,
+    /// The system's own description.
+    Sysinfo,
+    /// The VM of this zonename.
+    Vm(Arc<str>),
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("refresh"),
+            Self::Sysinfo => f.write_str("sysinfo"),
+            Self::Vm(zonename) => f.write_str(zonename),
+        }
+    }
+}
+
+/// Something to load.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What it is about.
+    pub lane: Lane,
+    /// What of it is to be read.
+    pub sources: Sources,
+    /// Why; of merged jobs that of the first.
+    pub cause: Cause,
+    /// Which try this is, if an earlier one failed: 0 for a first one.
+    pub tries: u32,
+}
+
+/// A state that a zone was reported to enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// As zoneadm(8) names it.
+    pub zone_state: &'static str,
+    /// The zone's id in the kernel, if it has one.
+    pub zoneid: Option<i32>,
+}
+
+/// What the planner makes of an event.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What to load.
+    pub jobs: Vec<Job>,
+    /// The transition that has to be published even if it is over by the
+    /// time that the VM is loaded.
+    pub transition: Option<(Arc<str>, Transition)>,
+}

@@ -1,0 +1,602 @@
+//! JSON values that behave as the platform's clients expect of JavaScript.
+//!
+//! Members keep the order of their first assignment, save that integer-like
+//! keys of parsed files come first in ascending order, as in a JavaScript
+//! object; numbers are doubles and are printed by JavaScript's rules. Values
+//! are shared, not copied: a clone costs a reference count, and two values
+//! that share storage are known to be equal without being walked.
+//!
+//! This module does not know what a VM is.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{
+    Deserialize, Deserializer, MapAccess, SeqAccess, Visitor,
+};
+
+/// A member's name. Names that the program knows are not allocated.
+pub type Key = Cow<'static, str>;
+
+/// One JSON value.
+#[derive(Clone, Debug, Default)]
+pub enum Json {
+    /// `null`
+    #[default]
+    Null,
+    /// `true`, `false`
+    Bool(bool),
+    /// A double. NaN and the infinities are printed as `null`.
+    Number(f64),
+    /// A string.
+    String(Arc<str>),
+    /// An array.
+    Array(Arc<[Json]>),
+    /// An object.
+    Object(Arc<Object>),
+}
+
+impl Json {
+    /// Parses one JSON document.
+    ///
+    /// # Errors
+    /// A sentence with line and column, if `text` is not JSON or nests deeper
+    /// than serde_json's limit of 128.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// The string, if this is one.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is one.
+    #[must_use]
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Number(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is one that is whole and not negative.
+    #[must_use]
+    pub fn as_u64(&self) -> Option<u64> {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        self.as_f64()
+            .filter(|n| n.fract() == 0.0 && *n >= 0.0 && *n < 1.8e19)
+            .map(|n| n as u64)
+    }
+
+    /// The elements, if this is an array.
+    #[must_use]
+    pub fn as_array(&self) -> Option<&[Self]> {
+        match self {
+            Self::Array(a) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// The object, if this is one.
+    #[must_use]
+    pub fn as_object(&self) -> Option<&Object> {
+        match self {
+            Self::Object(o) => Some(o),
+            _ => None,
+        }
+    }
+
+    /// The member `key`, if this is an object that has it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        self.as_object().and_then(|o| o.get(key))
+    }
+
+    /// Appends the value as compact JSON.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_value(self, out, None);
+    }
+
+    /// The value as compact JSON.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// The value with two spaces of indent, as `JSON.stringify(x, null, 2)`.
+    #[must_use]
+    pub fn to_pretty(&self) -> String {
+        let mut out = Vec::new();
+        write_value(self, &mut out, Some(0));
+        String::from_utf8_lossy(&out).into_owned()
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.to_bytes()))
+    }
+}
+
+/// Equality as JSON values: the order of members does not count.
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Bool(a), Self::Bool(b)) => a == b,
+            // Two NaNs are both `null` on the wire.
+            (Self::Number(a), Self::Number(b)) => {
+                a == b || (!a.is_finite() && !b.is_finite())
+            }
+            (Self::String(a), Self::String(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Array(a), Self::Array(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        }
+    }
+}
+
+impl From<&str> for Json {
+    fn from(s: &str) -> Self {
+        Self::String(s.into())
+    }
+}
+
+impl From<String> for Json {
+    fn from(s: String) -> Self {
+        Self::String(s.into())
+    }
+}
+
+impl From<&Arc<str>> for Json {
+    fn from(s: &Arc<str>) -> Self {
+        Self::String(Arc::clone(s))
+    }
+}
+
+impl From<bool> for Json {
+    fn from(b: bool) -> Self {
+        Self::Bool(b)
+    }
+}
+
+impl From<f64> for Json {
+    fn from(n: f64) -> Self {
+        Self::Number(n)
+    }
+}
+
+/// Counters and sizes; past 2^53 they are rounded, as in JavaScript.
+impl From<u64> for Json {
+    #[allow(clippy::cast_precision_loss)]
+    fn from(n: u64) -> Self {
+        Self::Number(n as f64)
+    }
+}
+
+impl From<usize> for Json {
+    fn from(n: usize) -> Self {
+        Self::from(n as u64)
+    }
+}
+
+impl From<u32> for Json {
+    fn from(n: u32) -> Self {
+        Self::Number(f64::from(n))
+    }
+}
+
+impl From<Vec<Json>> for Json {
+    fn from(a: Vec<Self>) -> Self {
+        Self::Array(a.into())
+    }
+}
+
+impl From<Object> for Json {
+    fn from(o: Object) -> Self {
+        Self::Object(Arc::new(o))
+    }
+}
+
+impl<T: Into<Json>> From<Option<T>> for Json {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// An object: members in the order of their first assignment.
+///
+/// Lookup is a scan, as VM objects have some sixty members and most others
+/// few; a parsed object past [`SCAN_MAX`] has an index, since the metadata of
+/// a VM may have any number of keys and its tenant chooses them.
+#[derive(Clone, Debug, Default)]
+pub struct Object {
+    members: Vec<(Key, Json)>,
+    /// Places in `members`, sorted by key.
+    by_key: Option<Box<[u32]>>,
+}
+
+/// The most members of an object that are looked up by scanning.
+const SCAN_MAX: usize = 64;
+
+impl Object {
+    /// An object without members.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many members there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are no members.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The value of member `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Json> {
+        let place = match &self.by_key {
+            None => self.members.iter().position(|(k, _)| k == key)?,
+            Some(by_key) => {
+                let found = by_key.binary_search_by(|place| {
+                    self.members[*place as usize].0.as_ref().cmp(key)
+                });
+                by_key[found.ok()?] as usize
+            }
+        };
+        Some(&self.members[place].1)
+    }
+
+    /// The value of member `key`, if it is a string.
+    #[must_use]
+    pub fn get_str(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(Json::as_str)
+    }
+
+    /// Whether there is a member `key`.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Sets member `key`: a known one keeps its position.
+    pub fn set(&mut self, key: impl Into<Key>, value: impl Into<Json>) {
+        let (key, value) = (key.into(), value.into());
+        self.by_key = None;
+        match self.members.iter_mut().find(|(k, _)| *k == key) {
+            Some(member) => member.1 = value,
+            None => self.members.push((key, value)),
+        }
+    }
+
+    /// Sets member `key` unless there is one.
+    pub fn set_default(
+        &mut self,
+        key: &'static str,
+        value: impl FnOnce() -> Json,
+    ) {
+        if !self.contains(key) {
+            self.by_key = None;
+            self.members.push((Key::Borrowed(key), value()));
+        }
+    }
+
+    /// Removes member `key` and returns its value.
+    pub fn remove(&mut self, key: &str) -> Option<Json> {
+        let at = self.members.iter().position(|(k, _)| k == key)?;
+        self.by_key = None;
+        Some(self.members.remove(at).1)
+    }
+
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.members.iter().map(|(k, v)| (k.as_ref(), v))
+    }
+
+    /// Makes the object of a parsed text's members: of a repeated key the
+    /// last value counts, at the first place; integer-like keys come first,
+    /// ascending.
+    fn from_parsed(mut members: Vec<(Key, Json)>) -> Self {
+        // A stable sort leaves repeats of a key in the order of the text.
+        let mut places: Vec<usize> = (0..members.len()).collect();
+        places.sort_by(|a, b| members[*a].0.cmp(&members[*b].0));
+        let mut repeats = vec![false; members.len()];
+        for run in places.chunk_by(|a, b| members[*a].0 == members[*b].0) {
+            for place in &run[1..] {
+                repeats[*place] = true;
+            }
+        }
+        if repeats.contains(&true) {
+            for pair in (1..places.len()).rev() {
+                let (before, place) = (places[pair - 1], places[pair]);
+                if repeats[place] {
+                    members[before].1 = std::mem::take(&mut members[place].1);
+                }
+            }
+            let mut place = 0;
+            members.retain(|_| {
+                place += 1;
+                !repeats[place - 1]
+            });
+        }
+        if members.iter().any(|(k, _)| array_index(k).is_some()) {
+            members.sort_by_key(|(k, _)| array_index(k).unwrap_or(u32::MAX));
+        }
+        let by_key = (members.len() > SCAN_MAX).then(|| {
+            let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+            let mut by_key: Box<[u32]> = (0..count).collect();
+            by_key.sort_by(|a, b| {
+                members[*a as usize].0.cmp(&members[*b as usize].0)
+            });
+            by_key
+        });
+        Self { members, by_key }
+    }
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len()
+            && self.members.iter().enumerate().all(|(i, (key, value))| {
+                // Most comparisons are of objects made by the same code, whose
+                // members stand at the same place.
+                match other.members.get(i) {
+                    Some((k, v)) if k == key => v == value,
+                    _ => other.get(key) == Some(value),
+                }
+            })
+    }
+}
+
+impl FromIterator<(Key, Json)> for Object {
+    fn from_iter<I: IntoIterator<Item = (Key, Json)>>(iter: I) -> Self {
+        let mut object = Self::new();
+        for (key, value) in iter {
+            object.set(key, value);
+        }
+        object
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct JsonVisitor;
+
+        impl<'de> Visitor<'de> for JsonVisitor {
+            type Value = Json;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+            fn visit_unit<E>(self) -> Result<Json, E> {
+                Ok(Json::Null)
+            }
+            fn visit_bool<E>(self, b: bool) -> Result<Json, E> {
+                Ok(Json::Bool(b))
+            }
+            #[allow(clippy::cast_precision_loss)]
+            fn visit_i64<E>(self, n: i64) -> Result<Json, E> {
+                Ok(Json::Number(n as f64))
+            }
+            fn visit_u64<E>(self, n: u64) -> Result<Json, E> {
+                Ok(Json::from(n))
+            }
+            fn visit_f64<E>(self, n: f64) -> Result<Json, E> {
+                Ok(Json::Number(n))
+            }
+            fn visit_str<E>(self, s: &str) -> Result<Json, E> {
+                Ok(Json::from(s))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> Result<Json, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = seq.next_element()? {
+                    elements.push(element);
+                }
+                Ok(Json::from(elements))
+            }
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Json, A::Error> {
+                let mut members = Vec::new();
+                while let Some((key, value)) =
+                    map.next_entry::<String, Json>()?
+                {
+                    members.push((Key::Owned(key), value));
+                }
+                Ok(Json::from(Object::from_parsed(members)))
+            }
+        }
+
+        d.deserialize_any(JsonVisitor)
+    }
+}
+
+/// A number as JavaScript's `String(n)` prints it; `null` if not finite.
+#[must_use]
+pub fn number_text(n: f64) -> String {
+    if !n.is_finite() {
+        "null".to_string()
+    } else if n == 0.0 {
+        "0".to_string()
+    } else if n.abs() >= 1e21 || n.abs() < 1e-6 {
+        let text = format!("{n:e}");
+        match text.split_once('e') {
+            Some((digits, exponent)) if !exponent.starts_with('-') => {
+                format!("{digits}e+{exponent}")
+            }
+            _ => text,
+        }
+    } else {
+        format!("{n}")
+    }
+}
+
+/// Appends `s` as a JSON string, quotes included.
+pub fn write_string(s: &str, out: &mut Vec<u8>) {
+    // Writing to a Vec can't fail, and any str can be written.
+    let _ = serde_json::to_writer(out, s);
+}
+
+/// The number of a key that JavaScript treats as an array index.
+fn array_index(key: &str) -> Option<u32> {
+    let canonical = key == "0"
+        || (key.starts_with(|c: char| ('1'..='9').contains(&c))
+            && key.bytes().all(|b| b.is_ascii_digit()));
+    if canonical { key.parse().ok().filter(|n| *n < u32::MAX) } else { None }
+}
+
+fn write_value(value: &Json, out: &mut Vec<u8>, indent: Option<usize>) {
+    match value {
+        Json::Null => out.extend_from_slice(b"null"),
+        Json::Bool(true) => out.extend_from_slice(b"true"),
+        Json::Bool(false) => out.extend_from_slice(b"false"),
+        Json::Number(n) => out.extend_from_slice(number_text(*n).as_bytes()),
+        Json::String(s) => write_string(s, out),
+        Json::Array(elements) => {
+            write_list(out, b"[]", indent, elements.iter(), |e, out, inner| {
+                write_value(e, out, inner);
+            });
+        }
+        Json::Object(object) => {
+            let members = object.members.iter();
+            write_list(out, b"{}", indent, members, |(k, v), out, inner| {
+                write_string(k, out);
+                out.push(b':');
+                if inner.is_some() {
+                    out.push(b' ');
+                }
+                write_value(v, out, inner);
+            });
+        }
+    }
+}
+
+fn write_list<T>(
+    out: &mut Vec<u8>,
+    brackets: &[u8; 2],
+    indent: Option<usize>,
+    items: impl ExactSizeIterator<Item = T>,
+    write_item: impl Fn(T, &mut Vec<u8>, Option<usize>),
+) {
+    let inner = indent.map(|i| i + 2);
+    let empty = items.len() == 0;
+    out.push(brackets[0]);
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        new_line(out, inner);
+        write_item(item, out, inner);
+    }
+    if !empty {
+        new_line(out, indent);
+    }
+    out.push(brackets[1]);
+}
+
+fn new_line(out: &mut Vec<u8>, indent: Option<usize>) {
+    if let Some(spaces) = indent {
+        out.push(b'\n');
+        out.extend(std::iter::repeat_n(b' ', spaces));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again(text: &str) -> String {
+        Json::parse(text).unwrap().to_string()
+    }
+
+    #[test]
+    fn integer_like_keys_come_first_in_ascending_order() {
+        assert_eq!(
+            again(r#"{"b":1,"10":2,"9":3,"01":4,"a":5}"#),
+            r#"{"9":3,"10":2,"b":1,"01":4,"a":5}"#
+        );
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_value_wins_at_the_first_place() {
+        assert_eq!(again(r#"{"a":1,"b":2,"a":3}"#), r#"{"a":3,"b":2}"#);
+    }
+
+    #[test]
+    fn numbers_print_as_javascript_prints_them() {
+        for (text, printed) in [
+            ("1.0", "1"),
+            ("-0.0", "0"),
+            ("256.0000009536743", "256.0000009536743"),
+            ("18446744073709551615", "18446744073709552000"),
+            ("1e20", "100000000000000000000"),
+            ("1e21", "1e+21"),
+            ("1.5e-7", "1.5e-7"),
+            ("0.000001", "0.000001"),
+            ("5e-324", "5e-324"),
+        ] {
+            assert_eq!(again(text), printed);
+        }
+        assert_eq!(Json::Number(f64::NAN).to_string(), "null");
+    }
+
+    #[test]
+    fn pretty_text_is_that_of_json_stringify() {
+        let value = Json::parse(r#"{"a":[],"b":{},"c":[1,{"d":"é\n"}]}"#);
+        assert_eq!(
+            value.unwrap().to_pretty(),
+            "{\n  \"a\": [],\n  \"b\": {},\n  \"c\": [\n    1,\n    {\n      \
+             \"d\": \"é\\n\"\n    }\n  ]\n}"
+        );
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_count_in_comparison() {
+        let parse = |text| Json::parse(text).unwrap();
+        assert_eq!(parse(r#"{"a":1,"b":2}"#), parse(r#"{"b":2,"a":1}"#));
+        assert_ne!(parse(r#"{"a":1,"b":2}"#), parse(r#"{"b":2,"c":1}"#));
+        assert_ne!(parse("[1,2]"), parse("[2,1]"));
+        assert_ne!(parse("0"), parse("false"));
+    }
+
+    #[test]
+    fn an_object_of_any_size_is_quick() {
+        let member = |i: u32| format!("\"k{i}\":{i}");
+        let text = |range: std::ops::Range<u32>| {
+            let members: Vec<_> = range.map(member).collect();
+            Json::parse(&format!("{{{}}}", members.join(","))).unwrap()
+        };
+        let (large, shifted) = (text(0..200_000), text(1..200_001));
+        assert_ne!(large, shifted);
+        assert_eq!(large.get("k199999"), Some(&Json::Number(199_999.0)));
+        assert_eq!(large.get("k200000"), None);
+        let repeated: Vec<_> = (0..100).map(|i| member(i % 70)).collect();
+        let object =
+            Json::parse(&format!("{{{},\"k0\":7}}", repeated.join(",")));
+        assert!(object.unwrap().to_string().starts_with("{\"k0\":7,\"k1\":1"));
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let deep = "[".repeat(100_000);
+        assert!(Json::parse(&deep).unwrap_err().contains("recursion"));
+    }
+}

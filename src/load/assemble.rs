@@ -1,0 +1,356 @@
+//! From what the sources say of a VM to the object that is served: pure.
+//!
+//! Each step below sets members in the reference's order, which is the order
+//! in which clients print them.
+
+use std::sync::Arc;
+
+use crate::config::{ZVOL_DSK, ZVOL_RDSK};
+use crate::json::{Json, Object};
+use crate::load::files::{LastExit, Metadata, Sysinfo};
+use crate::load::kstat::ZoneInfo;
+use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
+use crate::load::zoneadm::ZoneRow;
+use crate::load::zonexml::{ZoneXml, brand_rules};
+use crate::translate::{GIB, MIB, epoch_seconds_to_iso, iso_date};
+
+/// What zfs prints for "no limit": 2^64 - 1, as a double.
+const NO_LIMIT: f64 = 18_446_744_073_709_551_615.0;
+
+/// All that the sources say of one VM.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// Its line of zoneadm.
+    pub row: ZoneRow,
+    /// Its XML.
+    pub xml: Arc<ZoneXml>,
+    /// Its kstat, if the kernel has the zone.
+    pub zoneinfo: Option<ZoneInfo>,
+    /// How it last ended.
+    pub lastexited: Option<LastExit>,
+    /// The newest modification of its files, in seconds since the epoch.
+    pub last_modified: Option<i64>,
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Its tags.
+    pub tags: Json,
+    /// Its routes.
+    pub routes: Json,
+    /// The dataset that a VM which is being received will have.
+    pub receiving: Option<Arc<str>>,
+    /// Its datasets.
+    pub datasets: VmDatasets,
+    /// What the system says of itself.
+    pub sysinfo: Arc<Sysinfo>,
+}
+
+/// The datasets of one VM.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VmDatasets {
+    /// Mounted at its zonepath.
+    pub root: Option<Arc<Dataset>>,
+    /// `ROOT/data`
+    pub delegated: Option<Arc<Dataset>>,
+    /// Its disks, by path.
+    pub volumes: Vec<(Arc<str>, Arc<Dataset>)>,
+    /// Names of its XML that exist as datasets.
+    pub known: Vec<Arc<str>>,
+}
+
+impl VmDatasets {
+    /// Chooses the datasets of a VM.
+    #[must_use]
+    pub fn select(
+        datasets: &Datasets,
+        zonepath: &str,
+        xml: &ZoneXml,
+        receiving: Option<&str>,
+    ) -> Self {
+        let root = datasets.mounted_at(zonepath).cloned();
+        let delegated = root
+            .as_ref()
+            .and_then(|root| datasets.get(&format!("{}/data", root.name)))
+            .cloned();
+        let volumes = xml.disk_paths.iter().filter_map(|path| {
+            Some((Arc::clone(path), Arc::clone(datasets.mounted_at(path)?)))
+        });
+        let own = receiving.unwrap_or(zonepath.trim_start_matches('/'));
+        let known = xml
+            .datasets
+            .iter()
+            .map(|name| &**name)
+            .chain([own])
+            .filter_map(|name| datasets.get(name))
+            .map(|dataset| Arc::clone(&dataset.name));
+        Self { volumes: volumes.collect(), known: known.collect(), root, delegated }
+    }
+}
+
+/// The dataset that a disk's path stands for.
+#[must_use]
+pub fn volume_of_path(path: &str) -> Option<&str> {
+    path.strip_prefix(ZVOL_RDSK).or_else(|| path.strip_prefix(ZVOL_DSK))
+}
+
+/// The object that is served of a VM; `None` if the VM has no uuid yet.
+#[must_use]
+pub fn assemble(parts: &Parts) -> Option<Object> {
+    let uuid = parts.row.uuid.as_ref()?;
+    let mut vm = parts.xml.vm.clone();
+    zoneadm(&mut vm, &parts.row, uuid);
+    files(&mut vm, parts);
+    vm.set_default("resolvers", || Json::from(Vec::new()));
+    vm.set_default("firewall_enabled", || Json::Bool(false));
+    for (name, value) in parts.sysinfo.iter() {
+        vm.set(name.to_string(), value.clone());
+    }
+    state(&mut vm, &parts.row.zone_state);
+    if let Some(info) = &parts.zoneinfo {
+        vm.set("boot_timestamp", epoch_seconds_to_iso(info.boot_time));
+        vm.set("init_restarts", info.init_restarts);
+        vm.set("pid", info.init_pid);
+    }
+    vm.set("customer_metadata", parts.metadata.customer.clone());
+    vm.set("internal_metadata", parts.metadata.internal.clone());
+    vm.set("routes", parts.routes.clone());
+    vm.set("tags", parts.tags.clone());
+    if is_receiving(&vm)
+        && let Some(name) = &parts.receiving
+    {
+        vm.set_default("zfs_filesystem", || Json::from(name));
+    }
+    datasets(&mut vm, parts);
+    Some(vm)
+}
+
+fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {
+    vm.set("brand", &row.brand);
+    vm.set("uuid", uuid);
+    vm.set("zone_state", &row.zone_state);
+    vm.set("zonename", &row.zonename);
+    vm.set("zonepath", &row.zonepath);
+    vm.set("hvm", brand_rules(&row.brand).hvm);
+    vm.set("zoneid", row.zoneid.clone());
+    vm.set("zonedid", row.zonedid.clone());
+}
+
+fn files(vm: &mut Object, parts: &Parts) {
+    // Whole seconds: vmadm waits for a value without milliseconds.
+    if let Some(seconds) = parts.last_modified {
+        vm.set("last_modified", iso_date(seconds.saturating_mul(1000)));
+    }
+    if &*parts.row.zone_state != "running"
+        && let Some(exit) = &parts.lastexited
+    {
+        vm.set("exit_status", exit.status);
+        vm.set("exit_timestamp", exit.timestamp.as_str());
+    }
+}
+
+/// `state` follows `zone_state`, unless vmadm has noted a transition or that
+/// the VM failed.
+fn state(vm: &mut Object, zone_state: &str) {
+    if !vm.contains("transition_to") {
+        let state = match zone_state {
+            "installed" => "stopped",
+            other => other,
+        };
+        vm.set("state", state);
+    }
+    let is_stopped = vm.get_str("state") == Some("stopped");
+    if is_stopped && vm.get("provisioning") == Some(&Json::Bool(true)) {
+        vm.set("state", "provisioning");
+    }
+    if vm.get_str("failed").is_some_and(|failed| !failed.is_empty()) {
+        vm.set("state", "failed");
+    }
+}
+
+/// The object of a VM as it was in a state that its zone has been reported to
+/// enter, and has left since.
+#[must_use]
+pub fn with_zone_state(
+    vm: &Object,
+    zone_state: &str,
+    zoneid: Option<i32>,
+) -> Object {
+    let mut vm = vm.clone();
+    vm.set("zone_state", zone_state);
+    if let Some(zoneid) = zoneid {
+        vm.set("zoneid", f64::from(zoneid));
+    }
+    if zone_state == "running" {
+        vm.remove("exit_status");
+        vm.remove("exit_timestamp");
+    }
+    state(&mut vm, zone_state);
+    vm
+}
+
+fn is_receiving(vm: &Object) -> bool {
+    vm.get_str("state") == Some("receiving")
+}
+
+fn datasets(vm: &mut Object, parts: &Parts) {
+    if parts.row.zonepath.is_empty() {
+        return;
+    }
+    let datasets = &parts.datasets;
+    let root = datasets.root.as_deref();
+    let delegated = datasets.delegated.as_deref();
+    if root.is_some_and(is_indestructible) {
+        vm.set("indestructible_zoneroot", true);
+    }
+    if let Some(root) = root {
+        let quota = if brand_rules(&parts.row.brand).use_refquota {
+            &root.refquota
+        } else {
+            &root.quota
+        };
+        vm.set("quota", scaled(quota, GIB));
+        vm.set_default("create_timestamp", || {
+            Json::from(root.creation.as_f64().and_then(epoch_seconds_to_iso))
+        });
+        set_compression(vm, "zfs_root_compression", root);
+        vm.set("zfs_root_recsize", root.recsize.clone());
+        set_limit(vm, "zfs_filesystem_limit", &root.filesystem_limit);
+        set_limit(vm, "zfs_snapshot_limit", &root.snapshot_limit);
+        vm.set("zfs_filesystem", &root.name);
+        vm.set("zpool", pool(&root.name));
+    }
+    if delegated.is_some_and(is_indestructible) {
+        vm.set("indestructible_delegated", true);
+    }
+    if let Some(delegated) = delegated {
+        set_compression(vm, "zfs_data_compression", delegated);
+        vm.set("zfs_data_recsize", delegated.recsize.clone());
+    }
+    let disks = disks(vm, datasets);
+    let all_known = disks.iter().flatten().all(|d| d.get("missing").is_none());
+    if let Some(disks) = disks {
+        vm.set("disks", disks);
+    }
+    vm.set("snapshots", root.map_or_else(Vec::new, snapshots));
+    if brand_rules(&parts.row.brand).use_refquota && all_known {
+        free_space(vm, datasets);
+    }
+    if is_receiving(vm) {
+        missing(vm, parts);
+    }
+}
+
+/// The VM's disks with what their volumes say.
+fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
+    let disks = vm.get("disks")?.as_array()?;
+    let with_volume = |disk: &Json| {
+        let mut disk = disk.as_object().cloned().unwrap_or_default();
+        let path = disk.get_str("path").unwrap_or_default();
+        let volume = datasets.volumes.iter().find(|(p, _)| &**p == path);
+        if let Some((_, volume)) = volume {
+            disk.set("zfs_filesystem", &volume.name);
+            disk.set("zpool", pool(&volume.name));
+            disk.set("size", scaled(&volume.volsize, MIB));
+            disk.set("compression", volume.compression.clone());
+            let refreservation = volume.refreservation.as_f64();
+            disk.set(
+                "refreservation",
+                refreservation.map(|bytes| (bytes / MIB).ceil()),
+            );
+            disk.set("block_size", volume.volblocksize.clone());
+        } else {
+            disk.set("missing", true);
+        }
+        Json::from(disk)
+    };
+    Some(disks.iter().map(with_volume).collect())
+}
+
+/// vmadm's snapshots of a dataset, the newest first.
+fn snapshots(root: &Dataset) -> Vec<Json> {
+    let named = |snapshot: &crate::load::zfs::Snapshot| {
+        let name = snapshot.name.strip_prefix(VM_SNAPSHOT)?;
+        let created = snapshot.creation.as_f64().and_then(epoch_seconds_to_iso);
+        let mut object = Object::new();
+        object.set("name", name);
+        object.set("size", scaled(&snapshot.written, MIB));
+        object.set("created_at", created);
+        Some(object).filter(|_| !name.is_empty())
+    };
+    let mut found: Vec<_> = root.snapshots.iter().filter_map(named).collect();
+    found.sort_by(|a, b| b.get_str("created_at").cmp(&a.get_str("created_at")));
+    found.into_iter().map(Json::from).collect()
+}
+
+/// What of `flexible_disk_size` no disk takes, in MiB.
+fn free_space(vm: &mut Object, datasets: &VmDatasets) {
+    let Some(total) = vm.get("flexible_disk_size").and_then(Json::as_f64)
+    else {
+        return;
+    };
+    let used: Option<f64> = datasets
+        .volumes
+        .iter()
+        .map(|(_, volume)| {
+            Some(volume.volsize.as_f64()? + volume.usedbysnapshots.as_f64()?)
+        })
+        .sum();
+    if let Some(used) = used {
+        vm.set("free_space", (total - used / MIB).floor());
+    }
+}
+
+/// What a VM that is being received does not have yet.
+fn missing(vm: &mut Object, parts: &Parts) {
+    let is_known = |name: &str| {
+        parts.datasets.known.iter().any(|known| &**known == name)
+    };
+    let own = vm
+        .get_str("zfs_filesystem")
+        .unwrap_or(parts.row.zonepath.trim_start_matches('/'))
+        .to_string();
+    let names = std::iter::once(own.as_str())
+        .chain(parts.xml.datasets.iter().map(|name| &**name));
+    let datasets: Vec<_> =
+        names.filter(|name| !is_known(name)).map(Json::from).collect();
+    let array = |name: &str| vm.get(name).and_then(Json::as_array);
+    let disks: Vec<_> = array("disks")
+        .unwrap_or_default()
+        .iter()
+        .filter(|disk| disk.get("missing").is_some())
+        .filter_map(|disk| disk.get("path").cloned())
+        .collect();
+    let filesystems: Vec<_> = array("filesystems")
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|filesystem| filesystem.get("source").cloned())
+        .collect();
+    let mut missing = Object::new();
+    missing.set("datasets", datasets);
+    missing.set("disks", disks);
+    missing.set("filesystems", filesystems);
+    vm.set("missing", missing);
+}
+
+fn is_indestructible(dataset: &Dataset) -> bool {
+    dataset.snapshots.iter().any(|s| &*s.name == INDESTRUCTIBLE && s.held)
+}
+
+fn set_compression(vm: &mut Object, name: &'static str, dataset: &Dataset) {
+    if dataset.compression.as_str() != Some("off") {
+        vm.set(name, dataset.compression.clone());
+    }
+}
+
+fn set_limit(vm: &mut Object, name: &'static str, limit: &Json) {
+    if limit.as_f64().is_none_or(|n| n < NO_LIMIT) {
+        vm.set(name, limit.clone());
+    }
+}
+
+fn scaled(bytes: &Json, unit: f64) -> Json {
+    Json::from(bytes.as_f64().map(|n| n / unit))
+}
+
+fn pool(dataset: &str) -> &str {
+    dataset.split('/').next().unwrap_or(dataset)
+}

@@ -1,0 +1,279 @@
+//! Running the platform's commands: by absolute path, with a cleared
+//! environment, a time limit and a bound on what they print.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::os;
+use crate::os::process::{ReadSome, Running, read_some, spawn};
+
+/// How often a running command looks whether the daemon is ending.
+const END_CHECK: Duration = Duration::from_millis(100);
+
+/// The longest that a command that has closed its output is waited for in one
+/// step; the first step is a hundredth of it.
+const EXIT_CHECK: Duration = Duration::from_millis(10);
+
+/// What a command printed, and its exit status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output; invalid UTF-8 is replaced.
+    pub stdout: String,
+    /// Standard error; invalid UTF-8 is replaced.
+    pub stderr: String,
+    /// The exit status; `None` if a signal ended it.
+    pub exit: Option<i32>,
+}
+
+/// Why there is no usable output. Its text names the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandError {
+    command: String,
+    what: String,
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.command, self.what)
+    }
+}
+
+/// One run of a program.
+#[derive(Clone, Debug)]
+pub struct Run {
+    program: PathBuf,
+    args: Vec<String>,
+}
+
+impl Run {
+    /// `program`, an absolute path, with `args`.
+    #[must_use]
+    pub fn new(program: PathBuf, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        Self { program, args }
+    }
+
+    /// Adds an operand.
+    pub fn arg(&mut self, arg: &str) {
+        self.args.push(arg.to_string());
+    }
+
+    /// The error that this run ended with `what`.
+    #[must_use]
+    pub fn error(&self, what: &str) -> CommandError {
+        let name = self.program.file_name().unwrap_or_default();
+        let name = Path::new(name).display();
+        // A line for an operator, not all the operands of a large batch.
+        let mut command = name.to_string();
+        for (i, arg) in self.args.iter().enumerate() {
+            if command.len() > 300 {
+                let more = self.args.len() - i;
+                command.push_str(&format!(" … ({more} more)"));
+                break;
+            }
+            command.push(' ');
+            command.push_str(arg);
+        }
+        CommandError { command, what: what.to_string() }
+    }
+
+    /// The error of a run that ended badly: its status and first lines of
+    /// standard error.
+    #[must_use]
+    pub fn failed(&self, output: &Output) -> CommandError {
+        let said: Vec<_> = output.stderr.trim().lines().take(3).collect();
+        let status = output
+            .exit
+            .map_or("killed by a signal".into(), |n| format!("exit {n}"));
+        self.error(&format!("{status}: {}", said.join("; ")))
+    }
+}
+
+/// Runs commands.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    limit: Duration,
+    output_limit: usize,
+    ending: Arc<AtomicBool>,
+}
+
+impl Runner {
+    /// A runner that kills commands after `limit`, or that print more than
+    /// `output_limit` bytes, or when `ending` is set.
+    #[must_use]
+    pub fn new(
+        limit: Duration,
+        output_limit: usize,
+        ending: Arc<AtomicBool>,
+    ) -> Self {
+        Self { limit, output_limit, ending }
+    }
+
+    /// Runs a command to its end, whatever its exit status.
+    ///
+    /// # Errors
+    /// If it can't be started, or had to be killed.
+    pub fn run(&self, run: &Run) -> Result<Output, CommandError> {
+        let end = Instant::now() + self.limit;
+        let mut command = Command::new(&run.program);
+        let mut running = spawn(command.args(&run.args))
+            .map_err(|e| run.error(&format!("can't be started: {e}")))?;
+        self.finish(&mut running, end).map_err(|what| {
+            running.kill();
+            run.error(&what)
+        })
+    }
+
+    fn finish(
+        &self,
+        running: &mut Running,
+        end: Instant,
+    ) -> Result<Output, String> {
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        let (mut out_open, mut err_open) = (true, true);
+        while out_open || err_open {
+            let time = self.time_left(end)?;
+            let Running { stdout: out, stderr: err, .. } = running;
+            // A closed pipe is always readable: it is left out.
+            let fds = [
+                out_open.then(|| out.as_fd()),
+                err_open.then(|| err.as_fd()),
+            ];
+            let polled: Vec<_> = fds.into_iter().flatten().collect();
+            os::wait_readable(&polled, time).map_err(|e| e.to_string())?;
+            if out_open {
+                out_open = self.drain(out, &mut stdout, &mut buffer)?;
+            }
+            if err_open {
+                err_open = self.drain(err, &mut stderr, &mut buffer)?;
+            }
+        }
+        let text = |bytes: Vec<u8>| {
+            String::from_utf8(bytes).unwrap_or_else(|e| {
+                String::from_utf8_lossy(e.as_bytes()).into()
+            })
+        };
+        let exit = self.wait_for_exit(running, end)?;
+        Ok(Output { stdout: text(stdout), stderr: text(stderr), exit })
+    }
+
+    /// Reads what a pipe has; `false` at its end.
+    fn drain(
+        &self,
+        pipe: &mut impl std::io::Read,
+        to: &mut Vec<u8>,
+        buffer: &mut [u8],
+    ) -> Result<bool, String> {
+        loop {
+            match read_some(pipe, buffer).map_err(|e| e.to_string())? {
+                ReadSome::Nothing => return Ok(true),
+                ReadSome::End => return Ok(false),
+                ReadSome::Bytes(n) => to.extend_from_slice(&buffer[..n]),
+            }
+            if to.len() > self.output_limit {
+                let limit = self.output_limit;
+                return Err(format!("killed: printed over {limit} bytes"));
+            }
+        }
+    }
+
+    /// A command has closed its output: it ends at once, or is up to
+    /// something. std can't wait with a time limit, hence the steps.
+    fn wait_for_exit(
+        &self,
+        running: &mut Running,
+        end: Instant,
+    ) -> Result<Option<i32>, String> {
+        let mut step = EXIT_CHECK / 100;
+        loop {
+            let ended = running.child.try_wait().map_err(|e| e.to_string())?;
+            if let Some(status) = ended {
+                return Ok(status.code());
+            }
+            std::thread::sleep(step.min(self.time_left(end)?));
+            step = (step * 2).min(EXIT_CHECK);
+        }
+    }
+
+    fn time_left(&self, end: Instant) -> Result<Duration, String> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Err("killed: the daemon is ending".to_string());
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("killed: ran for over {:?}", self.limit));
+        }
+        Ok(left.min(END_CHECK))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, limit: Duration) -> Result<Output, CommandError> {
+        let runner = Runner::new(limit, 1000, Arc::default());
+        runner.run(&Run::new("/bin/sh".into(), &["-c", script]))
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn output_and_status_come_back() {
+        let output = sh("echo out; echo err >&2; exit 3", LONG).unwrap();
+        assert_eq!(output.stdout, "out\n");
+        assert_eq!(output.stderr, "err\n");
+        assert_eq!(output.exit, Some(3));
+        assert_eq!(sh("kill -9 $$", LONG).unwrap().exit, None);
+        assert_eq!(sh("printf 'a\\377'", LONG).unwrap().stdout, "a\u{fffd}");
+    }
+
+    #[test]
+    fn the_environment_is_that_of_the_c_locale() {
+        let mut names: Vec<_> = sh("env", LONG)
+            .unwrap()
+            .stdout
+            .lines()
+            .filter_map(|l| l.split('=').next().map(String::from))
+            .filter(|name| !["PWD", "_", "SHLVL"].contains(&name.as_str()))
+            .collect();
+        names.sort();
+        assert_eq!(names, ["LANG", "LC_ALL", "PATH"]);
+    }
+
+    #[test]
+    fn a_command_past_its_time_is_killed_with_its_children() {
+        // Both the shell and its child hold the pipe: that the call returns
+        // is the proof that both are gone.
+        let error =
+            sh("sleep 1000 & echo $!; sleep 1000", Duration::from_millis(50))
+                .unwrap_err()
+                .to_string();
+        assert!(error.starts_with("sh -c"), "{error}");
+        assert!(error.contains("killed: ran for over 50ms"), "{error}");
+        // One that closes its output and stays is killed, too.
+        let silent = sh("exec >&- 2>&-; sleep 1000", Duration::from_millis(50));
+        assert!(silent.unwrap_err().to_string().contains("ran for over"));
+    }
+
+    #[test]
+    fn too_much_output_ends_a_command() {
+        let error = sh("yes", LONG).unwrap_err().to_string();
+        assert!(error.contains("printed over 1000 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let runner = Runner::new(LONG, 1000, Arc::default());
+        let run = Run::new("/no/such/zoneadm".into(), &["list"]);
+        let error = runner.run(&run).unwrap_err().to_string();
+        assert!(error.starts_with("zoneadm list: can't be"), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! kstat(8): when a zone was booted, the pid of its init, and how often that
+//! was started again.
+
+use std::collections::HashMap;
+
+use crate::config::Paths;
+use crate::load::command::{CommandError, Run, Runner};
+use crate::translate::parse_number;
+
+/// What the kernel counts of a running zone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ZoneInfo {
+    /// Seconds since the epoch; 0 until the zone has booted.
+    pub boot_time: f64,
+    /// Process id of init(8).
+    pub init_pid: f64,
+    /// How often the kernel has started init again.
+    pub init_restarts: f64,
+}
+
+/// The statistics that are asked for.
+const STATISTICS: &str = "/^(zonename|boot_time|init_pid|init_restarts)$/";
+
+/// The run that reads the kstats of all zones, or of the one with `zoneid`.
+#[must_use]
+pub fn read_run(paths: &Paths, zoneid: Option<u64>) -> Run {
+    let mut run = Run::new(
+        paths.kstat(),
+        &["-p", "-m", "zones", "-c", "zone_misc", "-s", STATISTICS],
+    );
+    if let Some(zoneid) = zoneid {
+        run.arg("-i");
+        run.arg(&zoneid.to_string());
+    }
+    run
+}
+
+/// Reads kstats, by zonename. That nothing matches is an empty answer.
+///
+/// # Errors
+/// Those of running the command, and any other failure of it.
+pub fn read(
+    runner: &Runner,
+    run: &Run,
+) -> Result<HashMap<String, ZoneInfo>, CommandError> {
+    let output = runner.run(run)?;
+    match output.exit {
+        Some(0) => Ok(parse(&output.stdout)),
+        Some(1) if output.stderr.trim().is_empty() => Ok(HashMap::new()),
+        _ => Err(run.failed(&output)),
+    }
+}
+
+/// Parses the output of `kstat -p`, of which the name is cut to 30 bytes:
+///
+/// ```text
+/// zones:3:0aa46416-2c8d-658d-cb21-eba504:boot_time	1768472564
+/// zones:3:0aa46416-2c8d-658d-cb21-eba504:zonename	0aa46416-2c8d-658d-…
+/// ```
+///
+/// A zone that went away while it was read has a part of its lines, and does
+/// not count.
+#[must_use]
+pub fn parse(text: &str) -> HashMap<String, ZoneInfo> {
+    let mut instances: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
+    for line in text.lines() {
+        let Some((path, value)) = line.split_once('\t') else { continue };
+        let Some((_, rest)) = path.split_once(':') else { continue };
+        let Some((instance, rest)) = rest.split_once(':') else { continue };
+        let Some((_, statistic)) = rest.rsplit_once(':') else { continue };
+        instances.entry(instance).or_default().insert(statistic, value);
+    }
+    let complete = |values: &HashMap<&str, &str>| {
+        let value = |name| values.get(name).and_then(|v| parse_number(v));
+        let info = ZoneInfo {
+            boot_time: value("boot_time")?,
+            init_pid: value("init_pid")?,
+            init_restarts: value("init_restarts")?,
+        };
+        Some(((*values.get("zonename")?).to_string(), info))
+    };
+    instances.values().filter_map(complete).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_grouped_by_instance() {
+        let text = "\
+zones:3:0aa46416-2c8d-658d-cb21-eba504:boot_time\t1768472564
+zones:3:0aa46416-2c8d-658d-cb21-eba504:class\tzone_misc
+zones:3:0aa46416-2c8d-658d-cb21-eba504:init_pid\t48713
+zones:3:0aa46416-2c8d-658d-cb21-eba504:init_restarts\t2
+zones:3:0aa46416-2c8d-658d-cb21-eba504:zonename\t\
+0aa46416-2c8d-658d-cb21-eba504d46270
+zones:4:gone:class\tzone_misc
+zones:5:od:d:boot_time\t1
+zones:5:od:d:init_pid\t2
+zones:5:od:d:init_restarts\t3
+zones:5:od:d:zonename\tod:d
+rubbish
+";
+        let zones = parse(text);
+        assert_eq!(zones.len(), 2);
+        let zone = zones["0aa46416-2c8d-658d-cb21-eba504d46270"];
+        assert_eq!(
+            (zone.boot_time, zone.init_pid, zone.init_restarts),
+            (1_768_472_564.0, 48713.0, 2.0)
+        );
+        assert_eq!(zones["od:d"].boot_time.to_string(), "1");
+    }
+}

@@ -1,0 +1,635 @@
+//! Loading: from the names of VMs to what the system says of them now.
+//!
+//! Many VMs are loaded together: one `zoneadm list`, one `kstat`, one
+//! `zfs list` for all of them. What fails costs the VM that it is about and
+//! that source alone: the last good value stays, and the fault is told.
+//!
+//! No lock is held here, and nothing here knows what is served.
+
+pub mod assemble;
+pub mod command;
+pub mod files;
+pub mod kstat;
+pub mod properties;
+pub mod zfs;
+pub mod zoneadm;
+pub mod zonexml;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{
+    LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
+};
+use crate::event::Sources;
+use crate::json::Json;
+use assemble::{Parts, VmDatasets, volume_of_path};
+use command::{CommandError, Run, Runner};
+use files::{Metadata, Sysinfo, config_file};
+use zfs::Datasets;
+use zoneadm::{Listing, ZoneRow};
+use zonexml::ZoneXml;
+
+/// A VM to load.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The VM.
+    pub zonename: Arc<str>,
+    /// What of it to read; of a VM that is not known all is read.
+    pub sources: Sources,
+    /// What is known of it.
+    pub prior: Option<Arc<Parts>>,
+}
+
+/// A VM that has been loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The VM.
+    pub zonename: Arc<str>,
+    /// What it is now.
+    pub found: Found,
+    /// Of each source that was read, what is wrong with it, if anything.
+    pub faults: Vec<(&'static str, Option<String>)>,
+}
+
+/// What there is of a VM.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// zoneadm says that there is no such zone.
+    Gone,
+    /// It exists, but without a good XML it can't be told what it is.
+    Unknown,
+    /// All that the sources say.
+    Parts(Box<Parts>),
+}
+
+/// Every VM, loaded.
+#[derive(Debug)]
+pub struct LoadedAll {
+    /// The VMs, in zoneadm's order.
+    pub vms: Vec<Loaded>,
+    /// What is wrong with the host as a whole, by source.
+    pub faults: Vec<(&'static str, Option<String>)>,
+}
+
+/// Is told of each VM's directory before its files are read, so that what is
+/// written meanwhile makes an event. `true` asks to arm anew what is armed.
+pub type ArmWatches<'a> = &'a dyn Fn(&Arc<str>, Option<&Path>, bool);
+
+/// Reads the system.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    paths: Paths,
+    limits: LoadLimits,
+    runner: Runner,
+}
+
+impl Loader {
+    /// A loader of the host at `paths`.
+    #[must_use]
+    pub fn new(paths: Paths, limits: LoadLimits, runner: Runner) -> Self {
+        Self { paths, limits, runner }
+    }
+
+    /// Reads what the system says of itself.
+    ///
+    /// # Errors
+    /// As [`files::read_sysinfo`].
+    pub fn sysinfo(&self) -> Result<Arc<Sysinfo>, String> {
+        files::read_sysinfo(&self.paths, &self.limits)
+    }
+
+    /// Loads these VMs.
+    #[must_use]
+    pub fn load(
+        &self,
+        requests: Vec<Request>,
+        sysinfo: &Arc<Sysinfo>,
+        arm: ArmWatches<'_>,
+    ) -> Vec<Loaded> {
+        let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
+        self.read_rows(&mut drafts);
+        self.read_files(&mut drafts, arm);
+        self.read_changed_rows(&mut drafts);
+        self.read_kstats(&mut drafts);
+        self.read_datasets(&mut drafts);
+        drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
+    }
+
+    /// Loads every VM that zoneadm knows, and those of `known` that it no
+    /// longer lists: they are asked for by name before they count as gone.
+    ///
+    /// # Errors
+    /// If zoneadm or zfs fails: then nothing is known of any VM.
+    pub fn load_all(
+        &self,
+        known: &[(Arc<str>, Arc<Parts>)],
+        sysinfo: &Arc<Sysinfo>,
+        arm: ArmWatches<'_>,
+    ) -> Result<LoadedAll, CommandError> {
+        let listing = self.list(&zoneadm::list_all(&self.paths))?;
+        let known: HashMap<_, _> =
+            known.iter().map(|(name, parts)| (name, parts)).collect();
+        let listed: BTreeSet<_> =
+            listing.rows.iter().map(|row| Arc::clone(&row.zonename)).collect();
+        let mut drafts = Vec::new();
+        for row in listing.rows {
+            let mut draft = Draft::new(Request {
+                zonename: Arc::clone(&row.zonename),
+                sources: Sources::ALL,
+                prior: known.get(&row.zonename).map(|p| Arc::clone(p)),
+            });
+            draft.set_row(row);
+            drafts.push(draft);
+        }
+        for (zonename, parts) in known {
+            if !listed.contains(zonename) {
+                let mut draft = Draft::new(Request {
+                    zonename: Arc::clone(zonename),
+                    sources: Sources::ALL,
+                    prior: Some(Arc::clone(parts)),
+                });
+                self.read_row(&mut draft);
+                drafts.push(draft);
+            }
+        }
+        self.read_files(&mut drafts, arm);
+        self.read_kstats(&mut drafts);
+        self.read_all_datasets(&mut drafts)?;
+        let error = (!listing.errors.is_empty())
+            .then(|| listing.errors[..listing.errors.len().min(3)].join("; "));
+        Ok(LoadedAll {
+            vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
+            faults: vec![("zoneadm", error)],
+        })
+    }
+
+    fn list(&self, run: &Run) -> Result<Listing, CommandError> {
+        zoneadm::list(&self.runner, run)
+    }
+
+    fn read_rows(&self, drafts: &mut [Draft]) {
+        let mut asked: Vec<_> = drafts
+            .iter_mut()
+            .filter(|d| d.sources.contains(Sources::ZONEADM))
+            .collect();
+        if asked.len() <= 1 {
+            asked.iter_mut().for_each(|draft| self.read_row(draft));
+            return;
+        }
+        let mut rows: HashMap<_, _> =
+            match self.list(&zoneadm::list_all(&self.paths)) {
+                Ok(listing) => listing
+                    .rows
+                    .into_iter()
+                    .map(|row| (Arc::clone(&row.zonename), row))
+                    .collect(),
+                Err(e) => {
+                    for draft in asked {
+                        draft.fault("zoneadm", Some(e.to_string()));
+                    }
+                    return;
+                }
+            };
+        for draft in asked {
+            match rows.remove(&draft.zonename) {
+                Some(row) => draft.set_row(row),
+                // Only zoneadm's word on this very zone says that it is gone:
+                // a listing may leave out a zone that changes just now.
+                None => self.read_row(draft),
+            }
+        }
+    }
+
+    /// Asks zoneadm for one zone.
+    fn read_row(&self, draft: &mut Draft) {
+        let run = zoneadm::list_one(&self.paths, &draft.zonename);
+        match self.list(&run) {
+            Err(e) => draft.fault("zoneadm", Some(e.to_string())),
+            Ok(listing) => {
+                let zonename = Arc::clone(&draft.zonename);
+                let mut rows = listing.rows.into_iter();
+                match rows.find(|row| row.zonename == zonename) {
+                    Some(row) => draft.set_row(row),
+                    None if listing.errors.is_empty() => draft.gone = true,
+                    None => {
+                        let errors = listing.errors.join("; ");
+                        draft.fault("zoneadm", Some(errors));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The XML says that zoneadm's line has changed, or is away.
+    fn read_changed_rows(&self, drafts: &mut [Draft]) {
+        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
+            if !draft.sources.contains(Sources::ZONEADM) && draft.row_is_old() {
+                self.read_row(draft);
+            }
+        }
+    }
+
+    fn read_files(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
+        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
+            let dir = draft.dir(&self.paths);
+            if draft.needs_watches() {
+                let anew = draft.sources.contains(Sources::REARM);
+                arm(&draft.zonename, dir.as_deref(), anew);
+            }
+            self.read_files_of(draft, dir.as_deref());
+        }
+    }
+
+    fn read_files_of(&self, draft: &mut Draft, dir: Option<&Path>) {
+        let sources = draft.sources;
+        if sources.contains(Sources::XML) {
+            let path = self.paths.zone_xml(&draft.zonename);
+            let xml = files::read_optional(&path, self.limits.xml_bytes)
+                .and_then(|text| {
+                    text.ok_or_else(|| {
+                        format!("{}: no such file", path.display())
+                    })
+                })
+                .and_then(|text| {
+                    zonexml::parse(&text)
+                        .map_err(|e| format!("{}: {e}", path.display()))
+                });
+            if let Ok(xml) = &xml
+                && !xml.unknown.is_empty()
+            {
+                let (zonename, unknown) = (&draft.zonename, &xml.unknown);
+                log::debug!("{zonename}: its XML has unknown {unknown:?}");
+            }
+            draft.xml_changed = true;
+            draft.store("zonexml", xml, |d, xml| d.xml = Some(Arc::new(xml)));
+        }
+        let limit = self.limits.json_bytes;
+        let file = |name: &str| -> Option<PathBuf> {
+            dir.map(|dir| config_file(dir, name))
+        };
+        if sources.contains(Sources::METADATA) {
+            let read = file(METADATA).map_or(Ok(Metadata::default()), |path| {
+                files::read_metadata(&path, limit)
+            });
+            draft.store(METADATA, read, |d, v| d.metadata = Some(v));
+        }
+        if sources.contains(Sources::TAGS) {
+            let read = file(TAGS)
+                .map_or(Ok(files::empty()), |p| files::read_json(&p, limit));
+            draft.store(TAGS, read, |d, v| d.tags = Some(v));
+        }
+        if sources.contains(Sources::ROUTES) {
+            let read = file(ROUTES)
+                .map_or(Ok(files::empty()), |p| files::read_json(&p, limit));
+            draft.store(ROUTES, read, |d, v| d.routes = Some(v));
+        }
+        if sources.contains(Sources::LASTEXITED) {
+            let limit = self.limits.lastexited_bytes;
+            let read = dir.map_or(Ok(None), |dir| {
+                files::read_lastexited(&dir.join(LASTEXITED), limit)
+            });
+            draft.store(LASTEXITED, read, |d, v| d.lastexited = Some(v));
+        }
+        let modified =
+            files::modified_files(&self.paths, &draft.zonename, dir);
+        draft.last_modified = files::last_modified(&modified);
+        self.read_receiving(draft);
+    }
+
+    /// A VM that is being received may say which dataset it will have.
+    fn read_receiving(&self, draft: &mut Draft) {
+        draft.receiving = None;
+        let state = draft.xml.as_ref().and_then(|xml| xml.vm.get_str("state"));
+        let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
+        let (Some("receiving"), Some(uuid)) = (state, uuid) else { return };
+        let path = self.paths.receiving(uuid);
+        match files::read_json(&path, self.limits.json_bytes) {
+            Ok(json) => {
+                draft.receiving = json
+                    .get("zfs_filesystem")
+                    .and_then(Json::as_str)
+                    .map(Arc::from);
+            }
+            Err(e) => draft.fault("receiving", Some(e)),
+        }
+    }
+
+    fn read_kstats(&self, drafts: &mut [Draft]) {
+        let mut asked = Vec::new();
+        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
+            if draft.sources.contains(Sources::KSTAT) {
+                match draft.zoneid() {
+                    Some(zoneid) => asked.push((zoneid, draft)),
+                    None => draft.zoneinfo = None,
+                }
+            }
+        }
+        // The kernel has all of them at hand: asking for one saves only the
+        // reading of the others' lines.
+        let one = match &asked[..] {
+            [] => return,
+            [(zoneid, _)] => Some(*zoneid),
+            _ => None,
+        };
+        let zones = kstat::read(&self.runner, &kstat::read_run(&self.paths, one));
+        for (_, draft) in asked {
+            match &zones {
+                Ok(zones) => {
+                    draft.zoneinfo = zones.get(&*draft.zonename).copied();
+                    draft.fault("kstat", None);
+                }
+                Err(e) => draft.fault("kstat", Some(e.to_string())),
+            }
+        }
+    }
+
+    fn read_datasets(&self, drafts: &mut [Draft]) {
+        let names = wanted_datasets(drafts);
+        let mut datasets = Datasets::default();
+        let listed =
+            self.list_datasets(&names, &mut datasets).and_then(|()| {
+                self.list_unexpected(drafts, &names, &mut datasets)
+            });
+        select_datasets(drafts, &datasets, listed);
+    }
+
+    /// Datasets that were not asked for by name and matter all the same.
+    fn list_unexpected(
+        &self,
+        drafts: &[Draft],
+        asked: &BTreeSet<Arc<str>>,
+        datasets: &mut Datasets,
+    ) -> Result<(), CommandError> {
+        // A zone's directory may be another dataset's than its name says:
+        // only a list of everything finds that.
+        let is_lost = |draft: &Draft| {
+            let root = draft.zonepath().and_then(|p| datasets.mounted_at(p));
+            draft.wants_datasets() && draft.is_installed() && root.is_none()
+        };
+        if drafts.iter().any(is_lost) {
+            let all = zfs::list_all(&self.paths);
+            datasets.merge(zfs::list(&self.runner, &all)?);
+            return Ok(());
+        }
+        // A dataset for delegation that the XML does not name was listed as
+        // a child, without its snapshots.
+        let delegated = |draft: &Draft| {
+            let root = datasets.mounted_at(draft.zonepath()?)?;
+            datasets.get(&format!("{}/data", root.name))
+        };
+        let more = drafts
+            .iter()
+            .filter(|draft| draft.wants_datasets())
+            .filter_map(delegated)
+            .map(|dataset| Arc::clone(&dataset.name))
+            .filter(|name| !asked.contains(name))
+            .collect();
+        self.list_datasets(&more, datasets)
+    }
+
+    /// As [`Self::read_datasets`], but by a list of everything; it does not
+    /// go deep enough for every disk.
+    fn read_all_datasets(
+        &self,
+        drafts: &mut [Draft],
+    ) -> Result<(), CommandError> {
+        let all = zfs::list_all(&self.paths);
+        let mut datasets = zfs::list(&self.runner, &all)?;
+        let deeper = wanted_datasets(drafts)
+            .into_iter()
+            .filter(|name| name.split('/').count() > 3)
+            .filter(|name| datasets.get(name).is_none())
+            .collect();
+        let listed = self.list_datasets(&deeper, &mut datasets);
+        select_datasets(drafts, &datasets, listed);
+        Ok(())
+    }
+
+    fn list_datasets(
+        &self,
+        names: &BTreeSet<Arc<str>>,
+        datasets: &mut Datasets,
+    ) -> Result<(), CommandError> {
+        let bytes = self.limits.arguments_bytes;
+        for run in zfs::list_some(&self.paths, names, bytes) {
+            datasets.merge(zfs::list(&self.runner, &run)?);
+        }
+        Ok(())
+    }
+}
+
+/// The names of the datasets that VMs may be made of.
+fn wanted_datasets(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
+    drafts
+        .iter()
+        .filter(|draft| draft.wants_datasets())
+        .flat_map(Draft::dataset_names)
+        .collect()
+}
+
+/// Gives each VM its datasets, unless they could not be listed.
+fn select_datasets(
+    drafts: &mut [Draft],
+    datasets: &Datasets,
+    listed: Result<(), CommandError>,
+) {
+    let error = listed.err().map(|e| e.to_string());
+    for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
+        if error.is_none() {
+            draft.select_datasets(datasets);
+        }
+        draft.fault("zfs", error.clone());
+    }
+}
+
+/// A VM while it is loaded: what was known of it, then what was read.
+struct Draft {
+    zonename: Arc<str>,
+    sources: Sources,
+    prior: Option<Arc<Parts>>,
+    gone: bool,
+    xml_changed: bool,
+    row: Option<ZoneRow>,
+    xml: Option<Arc<ZoneXml>>,
+    zoneinfo: Option<kstat::ZoneInfo>,
+    lastexited: Option<Option<files::LastExit>>,
+    last_modified: Option<i64>,
+    metadata: Option<Metadata>,
+    tags: Option<Json>,
+    routes: Option<Json>,
+    receiving: Option<Arc<str>>,
+    datasets: VmDatasets,
+    faults: Vec<(&'static str, Option<String>)>,
+}
+
+impl Draft {
+    fn new(request: Request) -> Self {
+        let Request { zonename, sources, prior } = request;
+        let known = prior.as_deref();
+        Self {
+            zonename,
+            sources: if known.is_some() { sources } else { Sources::ALL },
+            gone: false,
+            xml_changed: false,
+            row: known.map(|p| p.row.clone()),
+            xml: known.map(|p| Arc::clone(&p.xml)),
+            zoneinfo: known.and_then(|p| p.zoneinfo),
+            lastexited: known.map(|p| p.lastexited.clone()),
+            last_modified: known.and_then(|p| p.last_modified),
+            metadata: known.map(|p| p.metadata.clone()),
+            tags: known.map(|p| p.tags.clone()),
+            routes: known.map(|p| p.routes.clone()),
+            receiving: known.and_then(|p| p.receiving.clone()),
+            datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
+            faults: Vec::new(),
+            prior,
+        }
+    }
+
+    fn set_row(&mut self, row: ZoneRow) {
+        let prior = self.row.as_ref();
+        if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
+            self.sources |= Sources::KSTAT;
+        }
+        self.row = Some(row);
+        self.fault("zoneadm", None);
+    }
+
+    /// Notes that a source was read, and what is wrong with it.
+    fn fault(&mut self, source: &'static str, error: Option<String>) {
+        match self.faults.iter_mut().find(|(s, _)| *s == source) {
+            Some(fault) => fault.1 = error,
+            None => self.faults.push((source, error)),
+        }
+    }
+
+    /// Takes a value that was read; of a bad one the last good one stays.
+    fn store<T>(
+        &mut self,
+        source: &'static str,
+        read: Result<T, String>,
+        set: impl FnOnce(&mut Self, T),
+    ) {
+        match read {
+            Ok(value) => {
+                set(self, value);
+                self.fault(source, None);
+            }
+            Err(e) => self.fault(source, Some(e)),
+        }
+    }
+
+    /// Whether there is more to read of it.
+    fn is_alive(&self) -> bool {
+        !self.gone && self.row.is_some()
+    }
+
+    fn zonepath(&self) -> Option<&str> {
+        let zonepath = self.row.as_ref().map(|row| &*row.zonepath);
+        zonepath.filter(|path| !path.is_empty())
+    }
+
+    fn dir(&self, paths: &Paths) -> Option<PathBuf> {
+        paths.zone_dir(self.zonepath()?)
+    }
+
+    fn zoneid(&self) -> Option<u64> {
+        self.row.as_ref().and_then(|row| row.zoneid.as_u64())
+    }
+
+    /// Whether the zone has been installed, and so has a dataset.
+    fn is_installed(&self) -> bool {
+        let state = self.row.as_ref().map_or("", |row| &row.zone_state);
+        !matches!(state, "" | "configured" | "incomplete")
+    }
+
+    fn needs_watches(&self) -> bool {
+        self.sources.contains(Sources::REARM)
+            || self
+                .prior
+                .as_ref()
+                .is_none_or(|p| Some(&*p.row.zonepath) != self.zonepath())
+    }
+
+    /// Whether the XML that was just read does not go with the line of
+    /// zoneadm that is known, or could not be read at all.
+    fn row_is_old(&self) -> bool {
+        let fault = ("zonexml", None);
+        let xml_is_bad = !self.faults.contains(&fault);
+        let differs = |xml: &ZoneXml, row: &ZoneRow| {
+            xml.brand != *row.brand || xml.zonepath != *row.zonepath
+        };
+        self.xml_changed
+            && (xml_is_bad
+                || match (&self.xml, &self.row) {
+                    (Some(xml), Some(row)) => differs(xml, row),
+                    _ => true,
+                })
+    }
+
+    /// Whether zfs is to be asked: the job says so, or the XML names other
+    /// datasets than it did.
+    fn wants_datasets(&self) -> bool {
+        let Some(xml) = self.xml.as_ref().filter(|_| self.is_alive()) else {
+            return false;
+        };
+        self.sources.contains(Sources::ZFS)
+            || self.prior.as_ref().is_none_or(|prior| {
+                prior.xml.disk_paths != xml.disk_paths
+                    || prior.xml.datasets != xml.datasets
+                    || Some(&*prior.row.zonepath) != self.zonepath()
+            })
+    }
+
+    /// The names of the datasets that this VM may be made of.
+    fn dataset_names(&self) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        let own = self.zonepath().map(|p| p.trim_start_matches('/'));
+        names.extend(own.map(Arc::from));
+        names.extend(self.datasets.root.as_ref().map(|d| Arc::clone(&d.name)));
+        names.extend(
+            self.datasets.delegated.as_ref().map(|d| Arc::clone(&d.name)),
+        );
+        names.extend(self.receiving.clone());
+        if let Some(xml) = &self.xml {
+            names.extend(xml.datasets.iter().cloned());
+            let volumes = xml.disk_paths.iter();
+            names.extend(
+                volumes.filter_map(|p| volume_of_path(p)).map(Arc::from),
+            );
+        }
+        names
+    }
+
+    fn select_datasets(&mut self, datasets: &Datasets) {
+        let Some(xml) = self.xml.clone() else { return };
+        let zonepath = self.zonepath().unwrap_or_default().to_string();
+        let receiving = self.receiving.as_deref();
+        self.datasets =
+            VmDatasets::select(datasets, &zonepath, &xml, receiving);
+    }
+
+    fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
+        let (zonename, faults) = (self.zonename, self.faults);
+        let found = match (self.gone, self.row, self.xml) {
+            (true, ..) => Found::Gone,
+            (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
+                row,
+                xml,
+                zoneinfo: self.zoneinfo,
+                lastexited: self.lastexited.flatten(),
+                last_modified: self.last_modified,
+                metadata: self.metadata.unwrap_or_default(),
+                tags: self.tags.unwrap_or_else(files::empty),
+                routes: self.routes.unwrap_or_else(files::empty),
+                receiving: self.receiving,
+                datasets: self.datasets,
+                sysinfo: Arc::clone(sysinfo),
+            })),
+            (false, ..) => Found::Unknown,
+        };
+        Loaded { zonename, found, faults }
+    }
+}

@@ -1,0 +1,386 @@
+//! zfs(8): datasets, volumes and snapshots.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::config::{Paths, ZVOL_RDSK};
+use crate::json::Json;
+use crate::load::command::{CommandError, Run, Runner};
+use crate::translate::parse_number;
+
+/// The columns that are asked for, in this order.
+const COLUMNS: [&str; 17] = [
+    "compression",
+    "creation",
+    "filesystem_limit",
+    "mountpoint",
+    "name",
+    "quota",
+    "recsize",
+    "refquota",
+    "refreservation",
+    "snapshot_limit",
+    "type",
+    "usedbysnapshots",
+    "userrefs",
+    "volblocksize",
+    "volsize",
+    "written",
+    "zoned",
+];
+
+/// A snapshot whose name begins so belongs to vmadm; the rest is its name
+/// there.
+pub const VM_SNAPSHOT: &str = "vmsnap-";
+
+/// A held snapshot of this name makes a dataset indestructible.
+pub const INDESTRUCTIBLE: &str = "indestructible";
+
+/// A dataset: a filesystem or a volume. Sizes are bytes; a column that does
+/// not apply is the string `-`, as the reference keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The name, `pool/…`.
+    pub name: Arc<str>,
+    /// Where it is mounted; of a volume its raw device.
+    pub mountpoint: String,
+    /// Whether it is managed from within a zone.
+    pub zoned: bool,
+    /// The column `compression`.
+    pub compression: Json,
+    /// Seconds since the epoch.
+    pub creation: Json,
+    /// The column `filesystem_limit`.
+    pub filesystem_limit: Json,
+    /// The column `quota`.
+    pub quota: Json,
+    /// The column `recsize`.
+    pub recsize: Json,
+    /// The column `refquota`.
+    pub refquota: Json,
+    /// The column `refreservation`.
+    pub refreservation: Json,
+    /// The column `snapshot_limit`.
+    pub snapshot_limit: Json,
+    /// The column `usedbysnapshots`.
+    pub usedbysnapshots: Json,
+    /// The column `volblocksize`.
+    pub volblocksize: Json,
+    /// The column `volsize`.
+    pub volsize: Json,
+    /// Its snapshots that matter to a VM object, in zfs's order.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot of vmadm's, or one that makes its dataset indestructible.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// What follows the `@`.
+    pub name: Arc<str>,
+    /// Seconds since the epoch.
+    pub creation: Json,
+    /// Bytes written since the snapshot before.
+    pub written: Json,
+    /// Whether a hold keeps it.
+    pub held: bool,
+}
+
+/// Datasets by name and by where they are mounted.
+#[derive(Clone, Debug, Default)]
+pub struct Datasets {
+    by_name: HashMap<Arc<str>, Arc<Dataset>>,
+    by_mountpoint: HashMap<String, Arc<str>>,
+}
+
+impl Datasets {
+    /// The dataset of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Dataset>> {
+        self.by_name.get(name)
+    }
+
+    /// The dataset that is mounted at, or is the device, `path`; datasets
+    /// that a zone manages do not count.
+    #[must_use]
+    pub fn mounted_at(&self, path: &str) -> Option<&Arc<Dataset>> {
+        self.by_mountpoint.get(path).and_then(|name| self.get(name))
+    }
+
+    /// Adds what a further run has listed.
+    pub fn merge(&mut self, other: Self) {
+        self.by_name.extend(other.by_name);
+        self.by_mountpoint.extend(other.by_mountpoint);
+    }
+}
+
+/// The run that lists everything that can matter to a VM: snapshots count as
+/// a level, so that those of `pool/ZONE/data` are the third.
+#[must_use]
+pub fn list_all(paths: &Paths) -> Run {
+    list_run(paths, "3")
+}
+
+/// The runs that list these datasets, their children and snapshots: as many
+/// as it takes to keep each below `arguments_bytes`.
+#[must_use]
+pub fn list_some(
+    paths: &Paths,
+    names: &BTreeSet<Arc<str>>,
+    arguments_bytes: usize,
+) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut room = 0;
+    for name in names.iter().filter(|name| is_dataset_name(name)) {
+        // Each argument also takes a pointer and a NUL.
+        let size = name.len() + 9;
+        if runs.is_empty() || size > room {
+            runs.push(list_run(paths, "1"));
+            room = arguments_bytes;
+        }
+        room = room.saturating_sub(size);
+        if let Some(run) = runs.last_mut() {
+            run.arg(name);
+        }
+    }
+    runs
+}
+
+fn list_run(paths: &Paths, depth: &str) -> Run {
+    let columns = COLUMNS.join(",");
+    let types = "filesystem,snapshot,volume";
+    Run::new(
+        paths.zfs(),
+        &["list", "-H", "-p", "-t", types, "-o", &columns, "-d", depth],
+    )
+}
+
+/// Whether `name` can be a filesystem or volume, and no option of zfs(8).
+/// Names come from the XML of zones, which anyone with zonecfg may write.
+#[must_use]
+pub fn is_dataset_name(name: &str) -> bool {
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || "-_.: /".contains(c);
+    name.len() < 256
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(allowed)
+        && !name.ends_with('/')
+        && !name.contains("//")
+}
+
+/// Runs a listing. Datasets that do not exist are left out.
+///
+/// # Errors
+/// Those of running the command, any other failure of it, and lines that it
+/// can't have meant.
+pub fn list(runner: &Runner, run: &Run) -> Result<Datasets, CommandError> {
+    let output = runner.run(run)?;
+    let missing = |line: &str| line.ends_with("dataset does not exist");
+    let only_missing = !output.stderr.trim().is_empty()
+        && output.stderr.trim().lines().all(missing);
+    if output.exit != Some(0) && !(output.exit == Some(1) && only_missing) {
+        return Err(run.failed(&output));
+    }
+    parse(&output.stdout).map_err(|what| run.error(&what))
+}
+
+/// Parses the output of `zfs list -H -p`: a line a dataset, columns separated
+/// by tabs.
+///
+/// # Errors
+/// If a line has other columns than were asked for, or the last is cut off: a
+/// dataset that is missed would be published as removed.
+pub fn parse(text: &str) -> Result<Datasets, String> {
+    let mut parsed: HashMap<Arc<str>, Dataset> = HashMap::new();
+    let mut order = Vec::new();
+    for line in text.lines().filter(|l| !l.is_empty()) {
+        let fields: Vec<_> = line.split('\t').collect();
+        let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
+            return Err(format!("a line without its columns: {line:?}"));
+        };
+        match fields[4].split_once('@') {
+            None => {
+                let dataset = parse_dataset(&fields);
+                order.push(Arc::clone(&dataset.name));
+                parsed.entry(Arc::clone(&dataset.name)).or_insert(dataset);
+            }
+            Some((name, snapshot)) => {
+                // A snapshot follows its dataset, or its dataset was not
+                // asked for.
+                if let (Some(dataset), Some(snapshot)) =
+                    (parsed.get_mut(name), parse_snapshot(snapshot, &fields))
+                    && !dataset.snapshots.iter().any(|s| *s == snapshot)
+                {
+                    dataset.snapshots.push(snapshot);
+                }
+            }
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("the output is cut off".to_string());
+    }
+    let mut datasets = Datasets::default();
+    for name in order {
+        let Some(dataset) = parsed.remove(&name) else { continue };
+        if is_mapped(&dataset) {
+            let at = dataset.mountpoint.clone();
+            datasets.by_mountpoint.insert(at, Arc::clone(&name));
+        }
+        datasets.by_name.insert(name, Arc::new(dataset));
+    }
+    Ok(datasets)
+}
+
+/// Whether a dataset is found by its mountpoint.
+fn is_mapped(dataset: &Dataset) -> bool {
+    dataset.mountpoint.starts_with('/')
+        && !dataset.zoned
+        && dataset.name.split('/').nth(2) != Some("data")
+}
+
+fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
+    let [
+        compression,
+        creation,
+        filesystem_limit,
+        mountpoint,
+        name,
+        quota,
+        recsize,
+        refquota,
+        refreservation,
+        snapshot_limit,
+        kind,
+        usedbysnapshots,
+        _userrefs,
+        volblocksize,
+        volsize,
+        _written,
+        zoned,
+    ] = *fields;
+    let mountpoint = match (kind, mountpoint) {
+        ("volume", _) => format!("{ZVOL_RDSK}{name}"),
+        (_, "legacy" | "-") => format!("/{name}"),
+        (_, path) => path.to_string(),
+    };
+    Dataset {
+        name: name.into(),
+        mountpoint,
+        zoned: zoned == "on",
+        compression: Json::from(compression),
+        creation: numeric(creation),
+        filesystem_limit: numeric(filesystem_limit),
+        quota: numeric(quota),
+        recsize: numeric(recsize),
+        refquota: numeric(refquota),
+        refreservation: numeric(refreservation),
+        snapshot_limit: numeric(snapshot_limit),
+        usedbysnapshots: numeric(usedbysnapshots),
+        volblocksize: numeric(volblocksize),
+        volsize: numeric(volsize),
+        snapshots: Vec::new(),
+    }
+}
+
+/// `None` for a snapshot that says nothing of a VM: a storm of them, as by
+/// `zfs recv`, costs no memory.
+fn parse_snapshot(
+    name: &str,
+    fields: &[&str; COLUMNS.len()],
+) -> Option<Snapshot> {
+    let (creation, userrefs, written) = (fields[1], fields[12], fields[15]);
+    (name == INDESTRUCTIBLE || name.starts_with(VM_SNAPSHOT)).then(|| {
+        Snapshot {
+            name: name.into(),
+            creation: numeric(creation),
+            written: numeric(written),
+            held: parse_number(userrefs).is_some_and(|n| n > 0.0),
+        }
+    })
+}
+
+/// A numeric column: a number, or the string `-` where it does not apply.
+fn numeric(field: &str) -> Json {
+    match field {
+        "-" => Json::from("-"),
+        text => parse_number(text).map_or(Json::Null, Json::Number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(name: &str, kind: &str, mountpoint: &str, zoned: &str) -> String {
+        format!(
+            "lz4\t1700000000\t18446744073709551615\t{mountpoint}\t{name}\t\
+             26843545600\t131072\t0\t0\t18446744073709551615\t{kind}\t0\t-\t-\
+             \t-\t65536\t{zoned}\n"
+        )
+    }
+
+    fn snapshot(name: &str, userrefs: u32) -> String {
+        format!(
+            "-\t1700001000\t-\t-\t{name}\t-\t-\t-\t-\t-\tsnapshot\t-\t\
+             {userrefs}\t-\t-\t2097152\t-\n"
+        )
+    }
+
+    #[test]
+    fn datasets_are_found_by_name_and_mountpoint() {
+        let text = line("zones/a", "filesystem", "/zones/a", "off")
+            + &line("zones/a/data", "filesystem", "/zones/a/data", "on")
+            + &line("zones/a/disk0", "volume", "-", "-")
+            + &line("zones/b", "filesystem", "legacy", "off")
+            + &line("zones/c", "filesystem", "none", "off");
+        let datasets = parse(&text).unwrap();
+        let at = |path| datasets.mounted_at(path).map(|d| &*d.name);
+        assert_eq!(at("/zones/a"), Some("zones/a"));
+        assert_eq!(at("/zones/a/data"), None);
+        assert!(datasets.get("zones/a/data").unwrap().zoned);
+        assert_eq!(at("/dev/zvol/rdsk/zones/a/disk0"), Some("zones/a/disk0"));
+        assert_eq!(at("/zones/b"), Some("zones/b"));
+        assert_eq!(at("none"), None);
+    }
+
+    #[test]
+    fn only_snapshots_that_matter_are_kept() {
+        let text = line("zones/a", "filesystem", "/zones/a", "off")
+            + &snapshot("zones/a@backup", 0)
+            + &snapshot("zones/a@vmsnap-x", 0)
+            + &snapshot("zones/a@vmsnap-x", 0)
+            + &snapshot("zones/a@indestructible", 1)
+            + &snapshot("zones/unknown@vmsnap-x", 0);
+        let datasets = parse(&text).unwrap();
+        let snapshots = &datasets.get("zones/a").unwrap().snapshots;
+        let names: Vec<_> = snapshots.iter().map(|s| &*s.name).collect();
+        assert_eq!(names, ["vmsnap-x", "indestructible"]);
+        assert!(snapshots[1].held && !snapshots[0].held);
+    }
+
+    #[test]
+    fn a_listing_that_is_not_whole_is_an_error() {
+        let text = line("zones/a", "filesystem", "/zones/a", "off");
+        assert!(parse(&text[..text.len() - 1]).is_err());
+        assert!(parse(&text[..30]).is_err());
+        assert!(parse("garbage\n").is_err());
+        assert!(parse("").unwrap().by_name.is_empty());
+    }
+
+    #[test]
+    fn what_could_be_an_option_is_no_operand() {
+        for bad in ["-r", "", "a//b", "a/", "a@b", "a%b", "/a", "a\tb"] {
+            assert!(!is_dataset_name(bad), "{bad}");
+        }
+        assert!(is_dataset_name("zones/0aa46416-disk0"));
+    }
+
+    #[test]
+    fn operands_are_spread_over_runs() {
+        let paths = Paths::new(std::path::Path::new("/"));
+        let names = (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
+        // 16 bytes each.
+        assert_eq!(list_some(&paths, &names, 48).len(), 4);
+        assert_eq!(list_some(&paths, &names, 1 << 20).len(), 1);
+        assert_eq!(list_some(&paths, &BTreeSet::new(), 48).len(), 0);
+    }
+}

@@ -1,0 +1,271 @@
+//! The only place with `unsafe`: what std does not offer of the system.
+//!
+//! Every function here is a thin, safe cover of one or two system calls. No
+//! function here knows of VMs.
+
+pub mod fswatch;
+pub mod net;
+pub mod process;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+/// A file's content and the time of its last change.
+#[derive(Debug)]
+pub struct FileText {
+    /// The content; invalid UTF-8 is replaced, as JavaScript does.
+    pub text: String,
+    /// Modification time in whole seconds since the epoch.
+    pub mtime: i64,
+}
+
+/// Reads a regular file of at most `limit` bytes.
+///
+/// A symbolic link is refused, not followed, and a FIFO never blocks.
+///
+/// # Errors
+/// Those of open(2) and read(2); `InvalidInput` for what is no regular file,
+/// `FileTooLarge` past the limit.
+pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
+    let file = open_regular_file(path)?;
+    let meta = file.metadata()?;
+    let too_large = || {
+        let why = format!("larger than the limit of {limit} bytes");
+        io::Error::new(io::ErrorKind::FileTooLarge, why)
+    };
+    if meta.len() > limit {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
+    }
+    let text = String::from_utf8(bytes)
+        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into());
+    Ok(FileText { text, mtime: meta.mtime() })
+}
+
+fn open_regular_file(path: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match opened {
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            refuse("is a symbolic link, which is not followed")
+        }
+        Err(e) => Err(e),
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => refuse("is not a regular file"),
+    }
+}
+
+/// Waits until one of `fds` can be read (or is at its end), at most `time`.
+/// Returns which can; none of them when the time is over or a signal came.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    time: Duration,
+) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    poll(&mut polled, time)?;
+    Ok(polled.iter().map(|p| p.revents != 0).collect())
+}
+
+/// poll(2), rounding the time up to a millisecond. EINTR reads as "none".
+fn poll(fds: &mut [libc::pollfd], time: Duration) -> io::Result<()> {
+    let ms = time.as_nanos().div_ceil(1_000_000);
+    let ms = i32::try_from(ms).unwrap_or(i32::MAX);
+    // The type of the count differs between systems.
+    #[allow(clippy::cast_possible_truncation)]
+    let count = fds.len() as libc::nfds_t;
+    // SAFETY: `fds` is a valid array of `count` entries for the whole call.
+    if unsafe { libc::poll(fds.as_mut_ptr(), count, ms) } >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    for entry in fds {
+        entry.revents = 0;
+    }
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// The name of this machine, for log records.
+#[must_use]
+pub fn hostname() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: the buffer is valid for its whole length, and its last byte is
+    // kept out of the call, so that it stays NUL-terminated.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let len = name.iter().position(|b| *b == 0).unwrap_or(0);
+    String::from_utf8_lossy(&name[..len]).into_owned()
+}
+
+/// Memory of this process, in bytes; what the system does not tell is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident set size.
+    pub rss: Option<u64>,
+    /// Heap obtained from the system.
+    pub heap_total: Option<u64>,
+    /// Heap in use.
+    pub heap_used: Option<u64>,
+}
+
+/// Measures the memory of this process.
+#[must_use]
+pub fn memory() -> Memory {
+    let (heap_total, heap_used) = heap();
+    Memory { rss: rss(), heap_total, heap_used }
+}
+
+#[cfg(target_os = "linux")]
+fn rss() -> Option<u64> {
+    let statm = std::fs::read_to_string(Path::new("/proc/self/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: sysconf has no preconditions.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+/// proc(5): `psinfo_t` of a 64-bit process has `pr_rssize`, in KiB, at 56.
+#[cfg(not(target_os = "linux"))]
+fn rss() -> Option<u64> {
+    let psinfo = std::fs::read(Path::new("/proc/self/psinfo")).ok()?;
+    let size = psinfo.get(56..64)?.try_into().ok()?;
+    Some(u64::from_ne_bytes(size) * 1024)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn heap() -> (Option<u64>, Option<u64>) {
+    // SAFETY: mallinfo2 has no preconditions.
+    let info = unsafe { libc::mallinfo2() };
+    let total = info.arena as u64 + info.hblkhd as u64;
+    (Some(total), Some(info.uordblks as u64 + info.hblkhd as u64))
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn heap() -> (Option<u64>, Option<u64>) {
+    (None, None)
+}
+
+/// A signal that ends the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndSignal {
+    /// SIGTERM
+    Terminate,
+    /// SIGINT
+    Interrupt,
+}
+
+/// The ending signals, kept from killing the process: made before the first
+/// thread, so that every thread inherits the mask.
+#[derive(Debug)]
+pub struct EndSignals {
+    set: libc::sigset_t,
+}
+
+impl EndSignals {
+    /// Blocks SIGTERM and SIGINT in this thread and those it starts.
+    ///
+    /// # Errors
+    /// Those of pthread_sigmask(3C).
+    pub fn block() -> io::Result<Self> {
+        // SAFETY: a zeroed sigset_t is valid memory for sigemptyset, which
+        // initialises it before any other use.
+        let set = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            set
+        };
+        // SAFETY: `set` is initialised; the old mask is not asked for.
+        let error = unsafe {
+            libc::pthread_sigmask(
+                libc::SIG_BLOCK,
+                &raw const set,
+                std::ptr::null_mut(),
+            )
+        };
+        if error == 0 {
+            Ok(Self { set })
+        } else {
+            Err(io::Error::from_raw_os_error(error))
+        }
+    }
+
+    /// Blocks until one of them arrives.
+    #[must_use]
+    pub fn wait(&self) -> EndSignal {
+        loop {
+            let mut signal = 0;
+            // SAFETY: both pointers are valid for the call.
+            let error = unsafe {
+                libc::sigwait(&raw const self.set, &raw mut signal)
+            };
+            match (error, signal) {
+                (0, libc::SIGTERM) => return EndSignal::Terminate,
+                (0, libc::SIGINT) => return EndSignal::Interrupt,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_within_the_limit_are_read() {
+        let dir = std::env::temp_dir()
+            .join(format!("vminfod-os-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("file");
+        std::fs::write(&file, b"h\xffi").unwrap();
+        let read = |name: &str, limit| {
+            read_regular_file(&dir.join(name), limit).map(|f| f.text)
+        };
+        assert_eq!(read("file", 3).unwrap(), "h\u{fffd}i");
+        assert!(read("file", 2).unwrap_err().to_string().contains("limit"));
+        std::os::unix::fs::symlink(&file, dir.join("link")).unwrap();
+        let refused = read("link", 9).unwrap_err().to_string();
+        assert!(refused.contains("symbolic link"), "{refused}");
+        let refused = read("", 9).unwrap_err().to_string();
+        assert!(refused.contains("regular file"), "{refused}");
+        let fifo = std::process::Command::new("mkfifo")
+            .arg(dir.join("fifo"))
+            .status();
+        assert!(fifo.unwrap().success());
+        assert!(read("fifo", 9).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn memory_is_measured() {
+        // Other tests may free memory meanwhile, so a lower bound it is.
+        let block = vec![1u8; 64 << 20];
+        let rss = memory().rss.unwrap();
+        assert!(rss > 64 << 20, "{rss}");
+        assert_eq!(block.iter().filter(|b| **b == 1).count(), 64 << 20);
+    }
+}

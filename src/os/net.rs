@@ -1,0 +1,148 @@
+//! Sockets: what std's listener does not let one choose.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// An address that is taken, and not listened on yet: who connects is
+/// refused, until [`Bound::listen`].
+#[derive(Debug)]
+pub struct Bound {
+    fd: OwnedFd,
+}
+
+/// Takes `address` without listening on it.
+///
+/// # Errors
+/// Those of socket(2) and bind(2): `AddrInUse` if it is taken.
+pub fn bind(address: SocketAddr, send_buffer: usize) -> io::Result<Bound> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: socket has no memory preconditions.
+    let fd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` is open and owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let raw = fd.as_raw_fd();
+    // A restart must not wait for the connections of the one before it.
+    set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    // Both are inherited by what is accepted.
+    set_option(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    let send_buffer = i32::try_from(send_buffer).unwrap_or(i32::MAX);
+    set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer)?;
+    bind_to(raw, address)?;
+    Ok(Bound { fd })
+}
+
+impl Bound {
+    /// Listens.
+    ///
+    /// # Errors
+    /// Those of listen(3SOCKET): `AddrInUse` if another was quicker.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        // SAFETY: the descriptor is an open socket that we own.
+        if unsafe { libc::listen(self.fd.as_raw_fd(), BACKLOG) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(TcpListener::from(self.fd))
+    }
+}
+
+fn bind_to(fd: RawFd, address: SocketAddr) -> io::Result<()> {
+    let result = match address {
+        SocketAddr::V4(v4) => {
+            // SAFETY: all-zero bytes are a valid sockaddr_in.
+            let mut sin: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            #[allow(clippy::cast_possible_truncation)]
+            let family = libc::AF_INET as libc::sa_family_t;
+            sin.sin_family = family;
+            sin.sin_port = v4.port().to_be();
+            sin.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            // SAFETY: `sin` is valid and its true size is given.
+            unsafe {
+                libc::bind(fd, (&raw const sin).cast(), socklen(&sin))
+            }
+        }
+        SocketAddr::V6(v6) => {
+            // SAFETY: all-zero bytes are a valid sockaddr_in6.
+            let mut sin: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            #[allow(clippy::cast_possible_truncation)]
+            let family = libc::AF_INET6 as libc::sa_family_t;
+            sin.sin6_family = family;
+            sin.sin6_port = v6.port().to_be();
+            sin.sin6_addr.s6_addr = v6.ip().octets();
+            sin.sin6_scope_id = v6.scope_id();
+            // SAFETY: `sin` is valid and its true size is given.
+            unsafe {
+                libc::bind(fd, (&raw const sin).cast(), socklen(&sin))
+            }
+        }
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn set_option(fd: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: `value` is valid for the call and its true size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            socklen(&value),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn socklen<T>(_: &T) -> libc::socklen_t {
+    #[allow(clippy::cast_possible_truncation)]
+    let size = size_of::<T>() as libc::socklen_t;
+    size
+}
+
+/// One socket of a [`poll_sockets`] call.
+#[derive(Clone, Copy, Debug)]
+pub struct Polled {
+    /// The socket.
+    pub fd: RawFd,
+    /// Whether to wait until it can be written.
+    pub want_write: bool,
+    /// Afterwards: it can be read, is at its end, or has failed.
+    pub readable: bool,
+    /// Afterwards: it can be written.
+    pub writable: bool,
+}
+
+/// Waits until one of `sockets` can be read, or written where that is asked
+/// for, at most `time`.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn poll_sockets(sockets: &mut [Polled], time: Duration) -> io::Result<()> {
+    let mut polled: Vec<_> = sockets
+        .iter()
+        .map(|s| libc::pollfd {
+            fd: s.fd,
+            events: libc::POLLIN
+                | if s.want_write { libc::POLLOUT } else { 0 },
+            revents: 0,
+        })
+        .collect();
+    super::poll(&mut polled, time)?;
+    for (socket, entry) in sockets.iter_mut().zip(&polled) {
+        socket.writable = entry.revents & libc::POLLOUT != 0;
+        socket.readable = entry.revents & !libc::POLLOUT != 0;
+    }
+    Ok(())
+}

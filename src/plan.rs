@@ -1,0 +1,361 @@
+//! From an event to what has to be loaded because of it: pure.
+//!
+//! What an event says is never taken for what is true: it names a VM, and the
+//! VM is looked at. The one exception is a zone's transition, which may be
+//! over by then and must be told all the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::is_zonename;
+use crate::event::{
+    Cause, DatasetChange, Event, Job, Lane, Plan, Seen, Sources, Transition,
+    ZoneChange,
+};
+
+/// Which VM each dataset belongs to.
+#[derive(Clone, Debug, Default)]
+pub struct DatasetIndex {
+    owners: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl DatasetIndex {
+    /// Notes that `dataset` belongs to the VM `zonename`.
+    pub fn insert(&mut self, dataset: &Arc<str>, zonename: &Arc<str>) {
+        self.owners.insert(Arc::clone(dataset), Arc::clone(zonename));
+    }
+
+    /// Forgets a dataset, if it belongs to the VM `zonename`.
+    pub fn remove(&mut self, dataset: &str, zonename: &str) {
+        if self.owners.get(dataset).is_some_and(|z| **z == *zonename) {
+            self.owners.remove(dataset);
+        }
+    }
+
+    /// The VMs that a change of `dataset` concerns: its own, or that of its
+    /// parent if it is new there, or all below it.
+    fn concerned(&self, dataset: &str) -> Vec<Arc<str>> {
+        let own = self.owners.get(dataset);
+        // A new child of a VM's dataset: `ZONE/data`, `ZONE/disk1`. What is
+        // below `ZONE/data` is the zone's own business.
+        let parent = dataset.rsplit_once('/').map(|(parent, _)| parent);
+        let parent = parent
+            .filter(|parent| !parent.ends_with("/data"))
+            .and_then(|parent| self.owners.get(parent));
+        let mut found: Vec<_> =
+            own.or(parent).into_iter().cloned().collect();
+        let below = format!("{dataset}/");
+        let start: Arc<str> = below.as_str().into();
+        for (name, zonename) in self.owners.range(start..) {
+            if !name.starts_with(&below) {
+                break;
+            }
+            if !found.contains(zonename) {
+                found.push(Arc::clone(zonename));
+            }
+        }
+        found
+    }
+}
+
+/// What the planner knows of VMs.
+pub trait Known {
+    /// The datasets of VMs.
+    fn datasets(&self) -> &DatasetIndex;
+
+    /// Whether there is, or may be about to be, a VM of this name.
+    fn is_vm(&self, zonename: &str) -> bool;
+}
+
+/// What has to be done because of an event.
+#[must_use]
+pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
+    let cause = |source: &'static str, detail: String| Cause {
+        source,
+        detail: detail.into(),
+        date: seen.date,
+        at: seen.at,
+    };
+    let job = |lane: Lane, sources: Sources, cause: &Cause| Job {
+        lane,
+        sources,
+        cause: cause.clone(),
+        tries: 0,
+    };
+    match &seen.event {
+        Event::Zone(change) => {
+            let detail =
+                format!("{:?} -> {:?}", change.oldstate, change.newstate);
+            let cause = cause("zone", detail);
+            let zonename = &change.zonename;
+            let lane = Lane::Vm(Arc::clone(zonename));
+            let transition = transition(change);
+            Plan {
+                jobs: vec![job(lane, sources_of_state(change), &cause)],
+                transition: transition.map(|t| (Arc::clone(zonename), t)),
+            }
+        }
+        Event::InitRestart { zonename } => {
+            let cause = cause("zone", "init restart".to_string());
+            let lane = Lane::Vm(Arc::clone(zonename));
+            let jobs = vec![job(lane, Sources::KSTAT, &cause)];
+            Plan { jobs, transition: None }
+        }
+        Event::Dataset(change) => {
+            let DatasetChange { dataset, operation, detail } = change;
+            let detail = format!("{operation} {dataset} {detail}");
+            let cause = cause("zfs", detail.trim_end().to_string());
+            let sources = sources_of_operation(change);
+            let jobs = concerned_by(change, known)
+                .into_iter()
+                .map(|zonename| job(Lane::Vm(zonename), sources, &cause));
+            Plan { jobs: jobs.collect(), transition: None }
+        }
+        Event::File(change) => {
+            let cause = cause("file", change.file.name().to_string());
+            let zonename = change.zonename.clone();
+            let lane = zonename.map_or(Lane::Sysinfo, Lane::Vm);
+            let jobs = vec![job(lane, change.file.into(), &cause)];
+            Plan { jobs, transition: None }
+        }
+        Event::Ready(source) => {
+            let detail = format!("{} events begin", source.name());
+            let cause = cause("refresh", detail);
+            let jobs = vec![job(Lane::All, Sources::ALL, &cause)];
+            Plan { jobs, transition: None }
+        }
+    }
+}
+
+/// Zones that are configured or installed get and lose files; the kernel's
+/// zones change what the kernel says of them alone.
+fn sources_of_state(change: &ZoneChange) -> Sources {
+    match change.newstate.as_str() {
+        "configured" | "incomplete" | "installed" => Sources::ALL,
+        _ => Sources::STATE,
+    }
+}
+
+/// The state that zoneadm shows, where the event tells it. Repeated names
+/// stand for finer states of the kernel, which zoneadm may show by another.
+fn transition(change: &ZoneChange) -> Option<Transition> {
+    let zone_state = match change.newstate.as_str() {
+        state if state == change.oldstate => return None,
+        "configured" => "configured",
+        "incomplete" => "incomplete",
+        "installed" => "installed",
+        "ready" => "ready",
+        "running" => "running",
+        "shutting_down" => "shutting_down",
+        _ => return None,
+    };
+    let zoneid = Some(change.zoneid).filter(|id| *id > 0);
+    Some(Transition { zone_state, zoneid })
+}
+
+/// Operations that may exchange the files of a mounted dataset, without any
+/// event for the files.
+fn sources_of_operation(change: &DatasetChange) -> Sources {
+    match change.operation.as_str() {
+        "set" | "inherit" | "snapshot" | "hold" | "release" | "create"
+        | "defer_destroy" | "bookmark" | "remove bookmark" => Sources::ZFS,
+        // The destruction of a snapshot leaves its dataset alone.
+        "destroy" if change.dataset.contains('@') => Sources::ZFS,
+        _ => Sources::ZFS | Sources::FILES,
+    }
+}
+
+/// The VMs that a dataset's change concerns.
+fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
+    let renamed = Some(change.operation.as_str())
+        .filter(|operation| *operation == "rename")
+        .and_then(|_| change.detail.strip_prefix("-> "));
+    let mut found: Vec<Arc<str>> = Vec::new();
+    for name in [Some(change.dataset.as_str()), renamed].into_iter().flatten() {
+        let dataset = visible_dataset(name);
+        let mut concerned = known.datasets().concerned(dataset);
+        concerned.extend(vm_of_name(dataset, known));
+        for zonename in concerned {
+            if !found.contains(&zonename) {
+                found.push(zonename);
+            }
+        }
+    }
+    found
+}
+
+/// The dataset of a snapshot, or of a hidden clone that stands in for it
+/// during a receive or rollback.
+fn visible_dataset(name: &str) -> &str {
+    let dataset = name.split('@').next().unwrap_or(name);
+    ["/%rollback", "/%recv"]
+        .iter()
+        .find_map(|hidden| dataset.strip_suffix(hidden))
+        .unwrap_or(dataset)
+}
+
+/// By their names, `POOL/ZONE`, `POOL/ZONE/CHILD` and `POOL/ZONE-disk0` belong
+/// to a VM, even to one that is only being created.
+fn vm_of_name(dataset: &str, known: &impl Known) -> Option<Arc<str>> {
+    let mut parts = dataset.split('/');
+    let (_pool, own, depth) = (parts.next()?, parts.next()?, parts.count());
+    let zonename = match own.get(..36) {
+        Some(uuid) if own[36..].starts_with("-disk") => uuid,
+        _ => own,
+    };
+    (depth <= 1 && is_zonename(zonename) && known.is_vm(zonename))
+        .then(|| zonename.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EventSource, FileChange, WatchedFile};
+
+    const A: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
+    const B: &str = "66116621-e669-4f81-d668-bee43fd3b720";
+
+    struct Vms(DatasetIndex);
+
+    impl Known for Vms {
+        fn datasets(&self) -> &DatasetIndex {
+            &self.0
+        }
+        fn is_vm(&self, zonename: &str) -> bool {
+            [A, B, "lx-zone", "new-zone"].contains(&zonename)
+        }
+    }
+
+    fn vms() -> Vms {
+        let mut index = DatasetIndex::default();
+        for (dataset, zonename) in [
+            (format!("zones/{A}"), A),
+            (format!("zones/{A}/data"), A),
+            (format!("zones/{A}-disk0"), A),
+            (format!("tank/vms/{B}"), B),
+            ("zones/odd".to_string(), "lx-zone"),
+        ] {
+            index.insert(&dataset.into(), &zonename.into());
+        }
+        Vms(index)
+    }
+
+    fn dataset(dataset: &str, operation: &str, detail: &str) -> Vec<String> {
+        let event = Event::Dataset(DatasetChange {
+            dataset: dataset.into(),
+            operation: operation.into(),
+            detail: detail.into(),
+        });
+        let plan = plan(&Seen::now(event), &vms());
+        plan.jobs.iter().map(|j| format!("{} {}", j.lane, j.sources)).collect()
+    }
+
+    #[test]
+    fn a_dataset_concerns_its_vm() {
+        let zfs = [format!("{A} zfs")];
+        for name in [
+            format!("zones/{A}"),
+            format!("zones/{A}@vmsnap-x"),
+            format!("zones/{A}-disk0"),
+            format!("zones/{A}-disk7"),
+            format!("zones/{A}/data"),
+            format!("zones/{A}/disk1"),
+        ] {
+            assert_eq!(dataset(&name, "set", "quota=1"), zfs, "{name}");
+        }
+        assert_eq!(dataset("zones/odd", "inherit", ""), ["lx-zone zfs"]);
+        assert_eq!(dataset("zones/new-zone", "create", ""), ["new-zone zfs"]);
+    }
+
+    #[test]
+    fn what_is_above_vms_concerns_all_below() {
+        let sorted = |name| {
+            let mut jobs = dataset(name, "set", "compression=1");
+            jobs.sort();
+            jobs
+        };
+        assert_eq!(sorted("zones"), [format!("{A} zfs"), "lx-zone zfs".into()]);
+        assert_eq!(sorted("tank/vms"), [format!("{B} zfs")]);
+    }
+
+    #[test]
+    fn what_is_no_vms_concerns_none() {
+        for name in [
+            "zones/01b2c898-945f-11e1-a523-af1afbe22822@final",
+            &format!("zones/cores/{A}"),
+            &format!("zones/{A}/data/child"),
+            &format!("zones/{A}/data/child@x"),
+            "zones/cores",
+            "tank",
+        ] {
+            let wanted: &[String] =
+                if name == "tank" { &[format!("{B} zfs")] } else { &[] };
+            assert_eq!(dataset(name, "set", "x=1"), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_rename_concerns_both_names_and_all_below() {
+        let jobs = dataset("zones/gone", "rename", "-> zones/odd");
+        assert_eq!(jobs.len(), 1);
+        assert!(jobs[0].starts_with("lx-zone"), "{jobs:?}");
+        let jobs = dataset("tank", "rename", "-> other");
+        assert!(jobs[0].starts_with(B), "{jobs:?}");
+    }
+
+    #[test]
+    fn hidden_clones_stand_for_their_dataset_and_its_files() {
+        let all = "zonexml+lastexited+metadata.json+tags.json+routes.json+zfs";
+        for (name, operation) in [
+            (format!("zones/{A}/%rollback"), "clone swap"),
+            (format!("zones/{A}/%recv"), "finish receiving"),
+            (format!("zones/{A}"), "promote"),
+            (format!("zones/{A}"), "something new"),
+        ] {
+            let jobs = dataset(&name, operation, "");
+            assert_eq!(jobs, [format!("{A} {all}")], "{name} {operation}");
+        }
+    }
+
+    #[test]
+    fn a_zone_change_tells_its_transition() {
+        let planned = |oldstate: &str, newstate: &str, zoneid| {
+            let change = ZoneChange {
+                zonename: A.into(),
+                oldstate: oldstate.into(),
+                newstate: newstate.into(),
+                zoneid,
+            };
+            plan(&Seen::now(Event::Zone(change)), &vms())
+        };
+        let told = planned("ready", "running", 12).transition.unwrap().1;
+        assert_eq!((told.zone_state, told.zoneid), ("running", Some(12)));
+        let told = planned("incomplete", "installed", -1).transition.unwrap().1;
+        assert_eq!((told.zone_state, told.zoneid), ("installed", None));
+        for (old, new) in [
+            ("ready", "ready"),
+            ("shutting_down", "shutting_down"),
+            ("shutting_down", "uninitialized"),
+            ("uninitialized", "free"),
+            ("configured", ""),
+        ] {
+            let plan = planned(old, new, 12);
+            assert_eq!(plan.transition, None, "{old} {new}");
+            assert_eq!(plan.jobs.len(), 1);
+        }
+    }
+
+    #[test]
+    fn files_and_beginnings() {
+        let file = |zonename: Option<&str>, file| {
+            let zonename = zonename.map(Arc::from);
+            let change = FileChange { zonename, file };
+            plan(&Seen::now(Event::File(change)), &vms()).jobs.remove(0)
+        };
+        let job = file(Some(A), WatchedFile::Tags);
+        assert_eq!((job.lane, job.sources), (Lane::Vm(A.into()), Sources::TAGS));
+        assert_eq!(file(None, WatchedFile::Sysinfo).lane, Lane::Sysinfo);
+        let ready = Seen::now(Event::Ready(EventSource::Zfs));
+        assert_eq!(plan(&ready, &vms()).jobs[0].lane, Lane::All);
+    }
+}

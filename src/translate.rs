@@ -1,0 +1,215 @@
+//! How text of the system becomes a member of a VM object.
+//!
+//! Each rule is one of the reference's translators, edge cases included:
+//! clients depend on them.
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::json::Json;
+
+/// Text as it is.
+#[must_use]
+pub fn text(s: &str) -> Json {
+    Json::from(s)
+}
+
+/// JavaScript's `Number(s)`; what is no number is `null`.
+#[must_use]
+pub fn number(s: &str) -> Json {
+    parse_number(s).map_or(Json::Null, Json::Number)
+}
+
+/// `true` and `false`; any other text stays text.
+#[must_use]
+pub fn bool_strict(s: &str) -> Json {
+    match s {
+        "true" => Json::Bool(true),
+        "false" => Json::Bool(false),
+        other => Json::from(other),
+    }
+}
+
+/// Base64 of UTF-8: blanks and foreign characters are skipped, padding may be
+/// missing, `-` and `_` stand for `+` and `/`, invalid UTF-8 is U+FFFD.
+#[must_use]
+pub fn base64_utf8(s: &str) -> Json {
+    let mut bytes = Vec::with_capacity(s.len() / 4 * 3);
+    let (mut bits, mut held) = (0u32, 0u32);
+    for c in s.bytes() {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            b'=' => break,
+            _ => continue,
+        };
+        bits = bits << 6 | u32::from(six);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push((bits >> held & 0xff) as u8);
+        }
+    }
+    Json::from(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The parts between commas: not trimmed, empty ones kept.
+#[must_use]
+pub fn split_commas(s: &str) -> Json {
+    Json::from(s.split(',').map(Json::from).collect::<Vec<_>>())
+}
+
+/// The parts between commas, as numbers.
+#[must_use]
+pub fn split_commas_number(s: &str) -> Json {
+    Json::from(s.split(',').map(number).collect::<Vec<_>>())
+}
+
+/// Bytes to MiB; a fraction is kept.
+#[must_use]
+pub fn bytes_to_mib(s: &str) -> Json {
+    parse_number(s).map_or(Json::Null, |n| Json::Number(n / MIB))
+}
+
+/// Bytes in a MiB.
+pub const MIB: f64 = 1_048_576.0;
+
+/// Bytes in a GiB.
+pub const GIB: f64 = 1_073_741_824.0;
+
+/// JavaScript's `Number(s)`, `None` for NaN.
+#[must_use]
+pub fn parse_number(s: &str) -> Option<f64> {
+    let s = s.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let radix = |digits: &str, radix| {
+        let value = digits.chars().try_fold(0.0, |value, c| {
+            Some(value * f64::from(radix) + f64::from(c.to_digit(radix)?))
+        });
+        value.filter(|_| !digits.is_empty())
+    };
+    match s.get(..2) {
+        Some("0x" | "0X") => return radix(&s[2..], 16),
+        Some("0o" | "0O") => return radix(&s[2..], 8),
+        Some("0b" | "0B") => return radix(&s[2..], 2),
+        _ => {}
+    }
+    match s {
+        "" => Some(0.0),
+        "Infinity" | "+Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        // Rust also knows "inf" and "nan".
+        _ if s.contains(|c: char| {
+            !c.is_ascii_digit() && !"+-.eE".contains(c)
+        }) =>
+        {
+            None
+        }
+        _ => s.parse().ok(),
+    }
+}
+
+/// Milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SS.mmmZ`, as
+/// `Date.prototype.toISOString` does; `None` past the years 0 to 9999.
+#[must_use]
+pub fn iso_date(ms: i64) -> Option<String> {
+    let nanos = i128::from(ms) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .ok()
+        .filter(|date| date.year() >= 0)?
+        .format(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond \
+             digits:3]Z"
+        ))
+        .ok()
+}
+
+/// Seconds since the epoch, fraction truncated to milliseconds, as ISO 8601.
+#[must_use]
+pub fn epoch_seconds_to_iso(seconds: f64) -> Option<String> {
+    let ms = (seconds * 1000.0).trunc();
+    #[allow(clippy::cast_possible_truncation)]
+    if ms.abs() < 8.64e15 { iso_date(ms as i64) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_javascript_reads_them() {
+        for (text, value) in [
+            ("", Some(0.0)),
+            (" 12\n", Some(12.0)),
+            ("0x10", Some(16.0)),
+            ("0b101", Some(5.0)),
+            ("1e3", Some(1000.0)),
+            (".5", Some(0.5)),
+            ("5.", Some(5.0)),
+            ("+7", Some(7.0)),
+            ("-0x10", None),
+            ("0x", None),
+            ("12px", None),
+            ("nan", None),
+            ("inf", None),
+            ("1_000", None),
+            (".", None),
+            ("Infinity", Some(f64::INFINITY)),
+        ] {
+            assert_eq!(parse_number(text), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn base64_is_lenient() {
+        for (text, decoded) in [
+            ("", ""),
+            ("dm0tMzk=", "vm-39"),
+            ("dm0tMzk", "vm-39"),
+            (" d m\n0t*Mzk=", "vm-39"),
+            ("c8OpY3JldA==", "sécret"),
+            ("_-8=", "\u{fffd}\u{fffd}"),
+        ] {
+            assert_eq!(base64_utf8(text), Json::from(decoded), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lists_keep_what_stands_between_commas() {
+        assert_eq!(split_commas("").to_string(), r#"[""]"#);
+        assert_eq!(split_commas("a, b").to_string(), r#"["a"," b"]"#);
+        assert_eq!(split_commas_number("25,,x").to_string(), "[25,0,null]");
+    }
+
+    #[test]
+    fn other_text_than_a_boolean_stays_text() {
+        assert_eq!(bool_strict("true"), Json::Bool(true));
+        assert_eq!(bool_strict("True"), Json::from("True"));
+        assert_eq!(bool_strict(""), Json::from(""));
+    }
+
+    #[test]
+    fn sizes_keep_their_fraction() {
+        assert_eq!(
+            bytes_to_mib("268435457").to_string(),
+            "256.0000009536743"
+        );
+        assert_eq!(bytes_to_mib("x"), Json::Null);
+    }
+
+    #[test]
+    fn dates_have_three_decimals_and_truncate() {
+        assert_eq!(
+            epoch_seconds_to_iso(1_430_183_276.578_94).as_deref(),
+            Some("2015-04-28T01:07:56.578Z")
+        );
+        assert_eq!(
+            epoch_seconds_to_iso(0.0).as_deref(),
+            Some("1970-01-01T00:00:00.000Z")
+        );
+        assert_eq!(epoch_seconds_to_iso(f64::INFINITY), None);
+        assert_eq!(epoch_seconds_to_iso(1e14), None);
+    }
+}

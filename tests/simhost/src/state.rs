@@ -1,0 +1,321 @@
+//! What a host remembers besides its real files: datasets, the kernel's
+//! zones, counters. Text tables below `ROOT/sim`, replaced by rename, so that
+//! commands read them without a parser of ours being quick.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// Columns of the dataset table; the last is ours: the properties that are
+/// set on the dataset itself and not inherited, separated by commas.
+pub const COLUMNS: [&str; 18] = [
+    "name",
+    "type",
+    "mountpoint",
+    "zoned",
+    "creation",
+    "compression",
+    "refreservation",
+    "usedbysnapshots",
+    "volblocksize",
+    "volsize",
+    "userrefs",
+    "refquota",
+    "quota",
+    "written",
+    "recsize",
+    "filesystem_limit",
+    "snapshot_limit",
+    "local",
+];
+
+/// The place of a column.
+///
+/// # Panics
+/// If there is no such column: a mistake of the caller.
+#[must_use]
+pub fn column(name: &str) -> usize {
+    COLUMNS
+        .iter()
+        .position(|c| *c == name)
+        .unwrap_or_else(|| panic!("no column {name}"))
+}
+
+/// One dataset or snapshot.
+pub type Row = [String; COLUMNS.len()];
+
+/// A zone that the kernel has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelZone {
+    /// As zoneadm shows it.
+    pub state: String,
+    /// Its id; `-` if zoneadm shows none.
+    pub zoneid: String,
+    /// Seconds since the epoch; 0 until booted; empty: no kstat.
+    pub boot_time: String,
+    /// Process id of init.
+    pub init_pid: u64,
+    /// How often init was started again.
+    pub init_restarts: u64,
+}
+
+/// A line of `/etc/zones/index`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// The zone.
+    pub zonename: String,
+    /// configured, incomplete or installed.
+    pub state: String,
+    /// Its directory.
+    pub zonepath: String,
+    /// Empty at first.
+    pub uuid: String,
+    /// Its brand.
+    pub brand: String,
+    /// Empty if undefined.
+    pub debugid: String,
+}
+
+/// The host's memory.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Datasets and snapshots, in the order of zfs.
+    pub datasets: Vec<Row>,
+    /// The kernel's zones, without the global one.
+    pub kernel: BTreeMap<String, KernelZone>,
+    /// Configured zones, in the order of the index.
+    pub index: Vec<IndexEntry>,
+    /// The last number given away: zone ids, debug ids, txgs.
+    pub counter: u64,
+}
+
+/// Holds a lock until dropped.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] File);
+
+/// Locks the host: shared for a command that reads, else exclusive.
+///
+/// # Errors
+/// If the lock file can't be opened or locked.
+pub fn lock(root: &Path, shared: bool) -> io::Result<Lock> {
+    let path = root.join("sim/lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(path)?;
+    let how = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
+    // SAFETY: the descriptor is open; flock has no memory preconditions.
+    if unsafe { libc::flock(file.as_raw_fd(), how) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Lock(file))
+}
+
+impl State {
+    /// Reads the host's memory.
+    ///
+    /// # Errors
+    /// If a table can't be read or is malformed.
+    pub fn load(root: &Path) -> io::Result<Self> {
+        let mut state = Self {
+            datasets: load_datasets(root)?,
+            kernel: load_kernel(root)?,
+            index: load_index(root)?,
+            counter: 0,
+        };
+        let counter = fs::read_to_string(root.join("sim/counter"));
+        state.counter =
+            counter.ok().and_then(|c| c.trim().parse().ok()).unwrap_or(5000);
+        Ok(state)
+    }
+
+    /// Writes the parts that differ from `before`.
+    ///
+    /// # Errors
+    /// If a table can't be written.
+    pub fn save(&self, root: &Path, before: &Self) -> io::Result<()> {
+        if self.datasets != before.datasets {
+            let mut text = COLUMNS.join("\t") + "\n";
+            for row in &self.datasets {
+                text.push_str(&row.join("\t"));
+                text.push('\n');
+            }
+            replace(&root.join("sim/datasets.tsv"), &text)?;
+        }
+        if self.kernel != before.kernel {
+            let mut text = String::new();
+            for (zonename, z) in &self.kernel {
+                text.push_str(&format!(
+                    "{zonename}\t{}\t{}\t{}\t{}\t{}\n",
+                    z.state,
+                    z.zoneid,
+                    z.boot_time,
+                    z.init_pid,
+                    z.init_restarts
+                ));
+            }
+            replace(&root.join("sim/kernel.tsv"), &text)?;
+        }
+        if self.index != before.index {
+            self.save_index(root)?;
+        }
+        replace(&root.join("sim/counter"), &format!("{}\n", self.counter))
+    }
+
+    /// As libzonecfg writes it: a temporary file, renamed over the index.
+    fn save_index(&self, root: &Path) -> io::Result<()> {
+        let mut text = String::from("# DO NOT EDIT: use zonecfg(8)\n");
+        text.push_str("global:installed:/\n");
+        for e in &self.index {
+            let zonepath = if e.zonepath.contains(':') {
+                format!("\"{}\"", e.zonepath)
+            } else {
+                e.zonepath.clone()
+            };
+            let debugid = if e.debugid.is_empty() { "-1" } else { &e.debugid };
+            text.push_str(&format!(
+                "{}:{}:{zonepath}:{}:{}:ex:{debugid}\n",
+                e.zonename, e.state, e.uuid, e.brand
+            ));
+        }
+        let temp = root.join("etc/zones/zonecfg.aIndex");
+        fs::write(&temp, text)?;
+        fs::rename(temp, root.join("etc/zones/index"))
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// The row of a dataset or snapshot.
+    #[must_use]
+    pub fn dataset(&self, name: &str) -> Option<&Row> {
+        self.datasets.iter().find(|row| row[0] == name)
+    }
+
+    /// The row of a dataset or snapshot, to change it.
+    pub fn dataset_mut(&mut self, name: &str) -> Option<&mut Row> {
+        self.datasets.iter_mut().find(|row| row[0] == name)
+    }
+
+    /// Sorts as zfs prints: by name, a dataset's snapshots after it in the
+    /// order of their creation.
+    pub fn sort_datasets(&mut self) {
+        // A stable sort keeps snapshots in the order in which they came.
+        self.datasets.sort_by(|a, b| {
+            let key = |row: &Row| {
+                let (name, snapshot) =
+                    row[0].split_once('@').unwrap_or((&row[0], ""));
+                (name.to_string(), !snapshot.is_empty())
+            };
+            key(a).cmp(&key(b))
+        });
+    }
+
+    /// The index entry of a zone.
+    pub fn entry_mut(&mut self, zonename: &str) -> Option<&mut IndexEntry> {
+        self.index.iter_mut().find(|e| e.zonename == zonename)
+    }
+}
+
+/// Writes a file by rename.
+///
+/// # Errors
+/// Those of writing and renaming.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(format!(".new.{}", std::process::id()));
+    let temp = PathBuf::from(temp);
+    File::create(&temp)?.write_all(text.as_bytes())?;
+    fs::rename(temp, path)
+}
+
+fn read_table(path: &Path) -> io::Result<String> {
+    match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
+
+fn bad(what: &str, line: &str) -> io::Error {
+    io::Error::other(format!("{what}: bad line {line:?}"))
+}
+
+fn load_datasets(root: &Path) -> io::Result<Vec<Row>> {
+    let text = read_table(&root.join("sim/datasets.tsv"))?;
+    text.lines()
+        .skip(1)
+        .map(|line| {
+            let fields: Vec<_> = line.split('\t').map(String::from).collect();
+            Row::try_from(fields).map_err(|_| bad("datasets", line))
+        })
+        .collect()
+}
+
+fn load_kernel(root: &Path) -> io::Result<BTreeMap<String, KernelZone>> {
+    let text = read_table(&root.join("sim/kernel.tsv"))?;
+    text.lines()
+        .map(|line| {
+            let fields: Vec<_> = line.split('\t').collect();
+            let [zonename, state, zoneid, boot_time, pid, restarts] =
+                fields[..]
+            else {
+                return Err(bad("kernel", line));
+            };
+            let zone = KernelZone {
+                state: state.into(),
+                zoneid: zoneid.into(),
+                boot_time: boot_time.into(),
+                init_pid: pid.parse().map_err(|_| bad("kernel", line))?,
+                init_restarts: restarts
+                    .parse()
+                    .map_err(|_| bad("kernel", line))?,
+            };
+            Ok((zonename.to_string(), zone))
+        })
+        .collect()
+}
+
+fn load_index(root: &Path) -> io::Result<Vec<IndexEntry>> {
+    let text = read_table(&root.join("etc/zones/index"))?;
+    let mut entries = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('#') || line.starts_with("global:") {
+            continue;
+        }
+        // A zonepath with a colon is quoted.
+        let parts: Vec<_> = line.splitn(2, '"').collect();
+        let (fields, quoted): (Vec<&str>, Option<&str>) = match parts[..] {
+            [before, rest] => {
+                let Some((path, after)) = rest.split_once('"') else {
+                    return Err(bad("index", line));
+                };
+                let mut fields: Vec<_> =
+                    before.trim_end_matches(':').split(':').collect();
+                fields.push("");
+                fields.extend(after.trim_start_matches(':').split(':'));
+                (fields, Some(path))
+            }
+            _ => (line.split(':').collect(), None),
+        };
+        let [zonename, state, zonepath, uuid, brand, _, debugid] = fields[..]
+        else {
+            return Err(bad("index", line));
+        };
+        entries.push(IndexEntry {
+            zonename: zonename.into(),
+            state: state.into(),
+            zonepath: quoted.unwrap_or(zonepath).into(),
+            uuid: uuid.into(),
+            brand: brand.into(),
+            debugid: if debugid == "-1" { "" } else { debugid }.into(),
+        });
+    }
+    Ok(entries)
+}
