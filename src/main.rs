@@ -1,1 +1,5 @@
-fn main(){}
+//! vminfod, and by the name `vminfo` today's client tool. See `vminfod help`.
+
+fn main() -> std::process::ExitCode {
+    vminfod::cli::main()
+}

@@ -52,8 +52,9 @@ struct Inner {
     waiting: BTreeMap<u64, Job>,
     order_of: HashMap<Lane, u64>,
     working: HashSet<Lane>,
-    /// What is to wait from some time on.
+    /// What is to wait from some time on: one job a lane.
     later: BTreeMap<(Instant, u64), Job>,
+    time_of: HashMap<Lane, (Instant, u64)>,
     transitions: HashMap<Arc<str>, VecDeque<Transition>>,
     overflows: u64,
     order: u64,
@@ -76,17 +77,11 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Adds a job that is to be done after `pause`.
+    /// Adds a job that is to be done after `pause`. If one of its lane is due
+    /// later already, both are one, due at the earlier time.
     pub fn push_later(&self, job: Job, pause: Duration) {
         let mut inner = self.inner.lock();
-        if inner.later.len() >= self.limits.jobs {
-            // Too many to remember which: look at all, now.
-            inner.overflow(&job.cause);
-        } else {
-            inner.order += 1;
-            let at = (Instant::now() + pause, inner.order);
-            inner.later.insert(at, job);
-        }
+        inner.push_later(job, Instant::now() + pause, self.limits.jobs);
         drop(inner);
         self.changed.notify_one();
     }
@@ -118,12 +113,15 @@ impl Queue {
         inner.transitions.remove(zonename).unwrap_or_default().into()
     }
 
-    /// Whether a job of this VM waits or is worked at.
+    /// Whether a job of this VM waits or is worked at, or one of all VMs is
+    /// worked at: then there may be a VM that nobody has heard of yet.
     #[must_use]
-    pub fn has(&self, zonename: &Arc<str>) -> bool {
-        let lane = Lane::Vm(Arc::clone(zonename));
+    pub fn concerns(&self, zonename: &str) -> bool {
+        let lane = Lane::Vm(zonename.into());
         let inner = self.inner.lock();
-        inner.order_of.contains_key(&lane) || inner.working.contains(&lane)
+        inner.order_of.contains_key(&lane)
+            || inner.working.contains(&lane)
+            || inner.working.contains(&Lane::All)
     }
 
     /// Blocks until there is work; `None` once the queue is closed.
@@ -233,6 +231,23 @@ impl Inner {
         self.push(all, usize::MAX);
     }
 
+    fn push_later(&mut self, mut job: Job, mut due: Instant, most: usize) {
+        if let Some(time) = self.time_of.remove(&job.lane)
+            && let Some(other) = self.later.remove(&time)
+        {
+            due = due.min(time.0);
+            job.sources |= other.sources;
+        }
+        if self.later.len() >= most {
+            // Too many to remember which: look at all, now.
+            self.overflow(&job.cause);
+            return;
+        }
+        self.order += 1;
+        self.time_of.insert(job.lane.clone(), (due, self.order));
+        self.later.insert((due, self.order), job);
+    }
+
     /// Lets jobs wait whose time has come; returns when the next one's does.
     fn wake_later(&mut self, now: Instant, most: usize) -> Option<Instant> {
         while let Some(entry) = self.later.first_entry() {
@@ -240,6 +255,7 @@ impl Inner {
                 return Some(entry.key().0);
             }
             let job = entry.remove();
+            self.time_of.remove(&job.lane);
             self.push(job, most);
         }
         None
@@ -351,6 +367,18 @@ mod tests {
         assert!(queue.is_empty());
         assert_eq!(names(&queue.take().unwrap()), ["a"]);
         assert!(begin.elapsed() >= pause);
+    }
+
+    #[test]
+    fn a_lane_has_one_job_for_later() {
+        let queue = queue(10);
+        let pause = Duration::from_millis(1);
+        queue.push_later(vm("a", Sources::ZFS), pause * 100_000);
+        queue.push_later(vm("a", Sources::TAGS), pause);
+        let batch = queue.take().unwrap();
+        assert!(batch.jobs[0].sources.contains(Sources::ZFS | Sources::TAGS));
+        assert!(queue.inner.lock().later.is_empty());
+        assert!(queue.inner.lock().time_of.is_empty());
     }
 
     #[test]

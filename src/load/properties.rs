@@ -91,7 +91,6 @@ pub const ZONE: &[Property] = &[
     ("fs-allowed", "fs_allowed", text),
     ("limitpriv", "limit_priv", text),
     ("name", "zonename", text),
-    ("network", "nics", text),
     ("rctl.zone.cpu-cap.privileged.deny", "cpu_cap", number),
     ("rctl.zone.cpu-shares.privileged.none", "cpu_shares", number),
     ("rctl.zone.max-locked-memory.privileged.deny", "max_locked_memory", bytes_to_mib),

@@ -119,6 +119,23 @@ pub fn hostname() -> String {
     String::from_utf8_lossy(&name[..len]).into_owned()
 }
 
+/// A random UUID. It has to be unlike others, not secret: the keys that std
+/// makes for hash maps will do.
+#[must_use]
+pub fn random_uuid() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = || RandomState::new().hash_one(std::time::SystemTime::now());
+    let (a, b) = (random(), random());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        0x8000 | (b >> 48 & 0x3fff),
+        b & 0xffff_ffff_ffff
+    )
+}
+
 /// Memory of this process, in bytes; what the system does not tell is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {

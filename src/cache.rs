@@ -1,0 +1,442 @@
+//! The picture: every VM as it is served, and the one place where it changes.
+//!
+//! To change a VM is one critical section: compare, store, number, publish. A
+//! subscriber takes the same lock for its snapshot, so that snapshot and
+//! events add up without gap or repeat. Nothing in here blocks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::RwLock;
+
+use crate::diff::{Change, diff, pretty_path};
+use crate::event::{Cause, Transition};
+use crate::hub::{Cursor, Hub};
+use crate::json::{Json, Object, write_string};
+use crate::load::assemble::{
+    Parts, assemble, volume_of_path, with_zone_state,
+};
+use crate::plan::DatasetIndex;
+use crate::translate::iso_date;
+
+/// A VM as it was loaded, ready to be stored.
+#[derive(Debug)]
+pub struct Prepared {
+    parts: Arc<Parts>,
+    object: Arc<Object>,
+    json: Arc<[u8]>,
+}
+
+impl Prepared {
+    /// Makes the object and its JSON; `None` if the VM has no uuid yet, and
+    /// can't be served.
+    #[must_use]
+    pub fn new(parts: Parts) -> Option<Self> {
+        let object = Arc::new(assemble(&parts)?);
+        let json = json_of(&object);
+        Some(Self { parts: Arc::new(parts), object, json })
+    }
+}
+
+/// What a load has found of a VM.
+#[derive(Debug)]
+pub enum Update {
+    /// It is gone.
+    Gone,
+    /// It is this.
+    Vm(Prepared),
+}
+
+/// What a change did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// A line for each event that was published.
+    pub published: Vec<String>,
+    /// The load began before that of what is stored: it was dropped.
+    pub overtaken: bool,
+}
+
+/// Every VM.
+#[derive(Debug)]
+pub struct Cache {
+    epoch: Arc<str>,
+    hub: Arc<Hub>,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    vms: HashMap<Arc<str>, Entry>,
+    /// The order in which VMs are listed.
+    order: BTreeMap<u64, Arc<str>>,
+    last_place: u64,
+    datasets: DatasetIndex,
+}
+
+#[derive(Debug)]
+struct Entry {
+    place: u64,
+    stamp: u64,
+    vm: Prepared,
+}
+
+/// All VMs at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The JSON of each, in order.
+    pub vms: Vec<Arc<[u8]>>,
+    /// The number of the last event that is in it.
+    pub seq: u64,
+}
+
+/// A subscription to what comes after a snapshot.
+#[derive(Debug)]
+pub struct Subscription {
+    /// The hub's number of the listener.
+    pub id: u64,
+    /// Its place in the list of events.
+    pub cursor: Cursor,
+    /// The picture before the first event.
+    pub snapshot: Snapshot,
+}
+
+impl Cache {
+    /// A picture without VMs, whose changes go to `hub`. The epoch tells one
+    /// life of the daemon from another.
+    #[must_use]
+    pub fn new(epoch: Arc<str>, hub: Arc<Hub>) -> Self {
+        Self { epoch, hub, inner: RwLock::default() }
+    }
+
+    /// The daemon's life.
+    #[must_use]
+    pub fn epoch(&self) -> &Arc<str> {
+        &self.epoch
+    }
+
+    /// The number of the last event.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.hub.seq()
+    }
+
+    /// How many VMs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.read().vms.len()
+    }
+
+    /// Whether there are no VMs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is a VM of this name.
+    #[must_use]
+    pub fn contains(&self, zonename: &str) -> bool {
+        self.inner.read().vms.contains_key(zonename)
+    }
+
+    /// The JSON of one VM.
+    #[must_use]
+    pub fn vm(&self, zonename: &str) -> Option<Arc<[u8]>> {
+        let inner = self.inner.read();
+        inner.vms.get(zonename).map(|entry| Arc::clone(&entry.vm.json))
+    }
+
+    /// All VMs.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner.read();
+        Snapshot { vms: inner.listed(), seq: self.hub.seq() }
+    }
+
+    /// All VMs, and a place in the events from there on; `None` if there are
+    /// too many subscribers.
+    #[must_use]
+    pub fn subscribe(
+        &self,
+        uuid: Arc<str>,
+        user_agent: Option<String>,
+    ) -> Option<Subscription> {
+        let inner = self.inner.read();
+        let (id, cursor) = self.hub.subscribe(uuid, user_agent)?;
+        let snapshot = Snapshot { vms: inner.listed(), seq: cursor.seq };
+        Some(Subscription { id, cursor, snapshot })
+    }
+
+    /// What is known of a VM.
+    #[must_use]
+    pub fn parts(&self, zonename: &str) -> Option<Arc<Parts>> {
+        let inner = self.inner.read();
+        inner.vms.get(zonename).map(|entry| Arc::clone(&entry.vm.parts))
+    }
+
+    /// What is known of every VM, in order.
+    #[must_use]
+    pub fn all_parts(&self) -> Vec<(Arc<str>, Arc<Parts>)> {
+        let inner = self.inner.read();
+        let listed = inner.order.values();
+        listed
+            .filter_map(|zonename| {
+                let entry = inner.vms.get(zonename)?;
+                Some((Arc::clone(zonename), Arc::clone(&entry.vm.parts)))
+            })
+            .collect()
+    }
+
+    /// Looks at the datasets of VMs, and at which VMs there are.
+    pub fn look<T>(
+        &self,
+        look: impl FnOnce(&DatasetIndex, &dyn Fn(&str) -> bool) -> T,
+    ) -> T {
+        let inner = self.inner.read();
+        let is_vm = |zonename: &str| inner.vms.contains_key(zonename);
+        look(&inner.datasets, &is_vm)
+    }
+
+    /// Stores what a load that began at `stamp` has found of a VM, and
+    /// publishes what that changes. `transitions` gives the states that the
+    /// zone was reported to enter since the last time: each is published,
+    /// even if it is over. It is not asked if the load was overtaken.
+    pub fn apply(
+        &self,
+        zonename: &Arc<str>,
+        stamp: u64,
+        update: Update,
+        transitions: impl FnOnce() -> Vec<Transition>,
+        cause: &Cause,
+    ) -> Applied {
+        let mut inner = self.inner.write();
+        let stored = inner.vms.get(zonename);
+        if stored.is_some_and(|entry| entry.stamp > stamp) {
+            return Applied { published: Vec::new(), overtaken: true };
+        }
+        let mut publisher = Publisher::new(self, zonename, cause);
+        match update {
+            Update::Gone => {
+                if let Some(entry) = inner.remove(zonename) {
+                    publisher.delete(&entry.vm.object);
+                }
+            }
+            Update::Vm(vm) => {
+                if stored.is_some_and(|entry| is_another(&entry.vm, &vm))
+                    && let Some(entry) = inner.remove(zonename)
+                {
+                    publisher.delete(&entry.vm.object);
+                }
+                let before = inner.vms.get(zonename);
+                let before = before.map(|entry| Arc::clone(&entry.vm.object));
+                publisher.steps(before, &transitions(), &vm);
+                inner.store(zonename, stamp, vm);
+            }
+        }
+        Applied { published: publisher.published, overtaken: false }
+    }
+}
+
+impl Inner {
+    fn listed(&self) -> Vec<Arc<[u8]>> {
+        self.order
+            .values()
+            .filter_map(|zonename| self.vms.get(zonename))
+            .map(|entry| Arc::clone(&entry.vm.json))
+            .collect()
+    }
+
+    fn store(&mut self, zonename: &Arc<str>, stamp: u64, vm: Prepared) {
+        let old = self.vms.get(zonename);
+        let place = old.map_or(self.last_place + 1, |entry| entry.place);
+        let names = dataset_names(&vm.parts);
+        let old_names = old.map(|e| dataset_names(&e.vm.parts));
+        if old_names.as_ref() != Some(&names) {
+            for name in old_names.iter().flatten() {
+                self.datasets.remove(name, zonename);
+            }
+            for name in &names {
+                self.datasets.insert(name, zonename);
+            }
+        }
+        self.last_place = self.last_place.max(place);
+        self.order.insert(place, Arc::clone(zonename));
+        let entry = Entry { place, stamp, vm };
+        self.vms.insert(Arc::clone(zonename), entry);
+    }
+
+    fn remove(&mut self, zonename: &str) -> Option<Entry> {
+        let entry = self.vms.remove(zonename)?;
+        self.order.remove(&entry.place);
+        for name in dataset_names(&entry.vm.parts) {
+            self.datasets.remove(&name, zonename);
+        }
+        Some(entry)
+    }
+}
+
+/// The datasets whose changes concern a VM.
+fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
+    let own: Arc<str> = parts.row.zonepath.trim_start_matches('/').into();
+    let volumes = parts.xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
+    let mut names: Vec<Arc<str>> = std::iter::once(own)
+        .chain(parts.datasets.root.iter().map(|d| Arc::clone(&d.name)))
+        .chain(parts.datasets.delegated.iter().map(|d| Arc::clone(&d.name)))
+        .chain(parts.xml.datasets.iter().cloned())
+        .chain(volumes.map(Arc::from))
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Whether a zone is another one of the same name: deleted and made again
+/// between two looks.
+fn is_another(old: &Prepared, new: &Prepared) -> bool {
+    let (old, new) = (&old.parts.row, &new.parts.row);
+    let differ = |a: &Json, b: &Json| match (a.as_f64(), b.as_f64()) {
+        // zoneadm prints nothing where there is no id, which reads as 0.
+        (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
+        _ => false,
+    };
+    differ(&old.zonedid, &new.zonedid)
+        || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
+}
+
+fn json_of(object: &Arc<Object>) -> Arc<[u8]> {
+    // The common size of a VM, to begin with.
+    let mut out = Vec::with_capacity(4096);
+    Json::Object(Arc::clone(object)).write(&mut out);
+    out.into()
+}
+
+/// Publishes the events of one change.
+struct Publisher<'a> {
+    cache: &'a Cache,
+    zonename: &'a Arc<str>,
+    cause: &'a Cause,
+    published: Vec<String>,
+}
+
+impl<'a> Publisher<'a> {
+    fn new(
+        cache: &'a Cache,
+        zonename: &'a Arc<str>,
+        cause: &'a Cause,
+    ) -> Self {
+        Self { cache, zonename, cause, published: Vec::new() }
+    }
+
+    /// From what was known, by way of every state that was reported, to what
+    /// is.
+    fn steps(
+        &mut self,
+        before: Option<Arc<Object>>,
+        transitions: &[Transition],
+        vm: &Prepared,
+    ) {
+        let last = &*vm.parts.row.zone_state;
+        let mut steps = transitions;
+        // The last is what was loaded.
+        if let [rest @ .., end] = steps
+            && end.zone_state == last
+        {
+            steps = rest;
+        }
+        let mut now = before;
+        for step in steps {
+            let base = now.as_ref().unwrap_or(&vm.object);
+            if now.is_some()
+                && base.get_str("zone_state") == Some(step.zone_state)
+            {
+                continue;
+            }
+            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            let next = Arc::new(next);
+            let json = json_of(&next);
+            self.step(now.as_deref(), &next, &json);
+            now = Some(next);
+        }
+        self.step(now.as_deref(), &vm.object, &vm.json);
+    }
+
+    fn step(&mut self, from: Option<&Object>, to: &Object, json: &[u8]) {
+        let Some(from) = from else {
+            self.publish("create", to, Some(json), None);
+            self.published.push("create".to_string());
+            return;
+        };
+        let changes = diff(from, to);
+        if !changes.is_empty() {
+            self.publish("modify", to, Some(json), Some(&changes));
+            let paths: Vec<_> =
+                changes.iter().map(|c| pretty_path(&c.path)).collect();
+            self.published.push(format!("modify {}", paths.join(" ")));
+        }
+    }
+
+    fn delete(&mut self, object: &Object) {
+        self.publish("delete", object, None, None);
+        self.published.push("delete".to_string());
+    }
+
+    fn publish(
+        &self,
+        kind: &str,
+        object: &Object,
+        vm: Option<&[u8]>,
+        changes: Option<&[Change]>,
+    ) {
+        let uuid = object.get_str("uuid").unwrap_or_default();
+        self.cache.hub.publish(|seq| {
+            let mut out = Vec::with_capacity(512 + vm.map_or(0, <[u8]>::len));
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"date\":");
+            write_date(SystemTime::now(), &mut out);
+            out.extend_from_slice(b",\"zonename\":");
+            write_string(self.zonename, &mut out);
+            out.extend_from_slice(b",\"uuid\":");
+            write_string(uuid, &mut out);
+            if let Some(vm) = vm {
+                out.extend_from_slice(b",\"vm\":");
+                out.extend_from_slice(vm);
+            }
+            if let Some(changes) = changes {
+                let list: Vec<_> = changes.iter().map(Change::to_json).collect();
+                out.extend_from_slice(b",\"changes\":");
+                Json::from(list).write(&mut out);
+            }
+            out.extend_from_slice(format!(",\"seq\":{seq},\"epoch\":").as_bytes());
+            write_string(&self.cache.epoch, &mut out);
+            out.extend_from_slice(b",\"cause\":");
+            write_cause(self.cause, &mut out);
+            out.extend_from_slice(b"}\n");
+            out
+        });
+    }
+}
+
+fn write_cause(cause: &Cause, out: &mut Vec<u8>) {
+    let latency = cause.at.elapsed().as_micros();
+    out.extend_from_slice(b"{\"source\":");
+    write_string(cause.source, out);
+    out.extend_from_slice(b",\"detail\":");
+    write_string(&cause.detail, out);
+    out.extend_from_slice(b",\"seen\":");
+    write_date(cause.date, out);
+    out.extend_from_slice(format!(",\"latency_us\":{latency}}}").as_bytes());
+}
+
+fn write_date(date: SystemTime, out: &mut Vec<u8>) {
+    write_string(&date_text(date), out);
+}
+
+/// A point in time as ISO 8601, UTC, with milliseconds.
+#[must_use]
+pub fn date_text(date: SystemTime) -> String {
+    let since = date.duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0));
+    iso_date(ms).unwrap_or_default()
+}

@@ -1,0 +1,325 @@
+//! The daemon: the one module that knows all stages.
+//!
+//! ```text
+//! watch::{zone, zfs, files} -> Events -> planner -> Queue -> workers
+//!     -> Cache.apply -> Hub -> http
+//! ```
+//!
+//! Threads: `zone-events`, `zfs-events` and `file-events` read; `planner`
+//! turns events into jobs; `worker-N` load; `http-…` serve. The main thread
+//! waits for the signal that ends them, in that order.
+
+mod planner;
+mod status;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, RwLock};
+
+use crate::cache::Cache;
+use crate::config::Settings;
+use crate::event::EventSource;
+use crate::faults::Faults;
+use crate::http::{Bound, Server};
+use crate::hub::{Hub, HubLimits};
+use crate::json::{Json, Object};
+use crate::load::assemble::assemble;
+use crate::load::{Found, Loader};
+use crate::load::command::Runner;
+use crate::load::files::Sysinfo;
+use crate::os::{self, EndSignals, net};
+use crate::queue::Queue;
+use crate::watch::files::FileWatcher;
+use crate::watch::sysevent::{Reader, Stopper};
+use crate::watch::{self, SharedStatus};
+use status::Status;
+use worker::Worker;
+
+/// What ends later than this after the signal is left behind.
+const END_TIME: Duration = Duration::from_millis(900);
+
+/// What stages share besides the data that they hand on.
+#[derive(Debug)]
+pub struct Shared {
+    /// The queue of jobs.
+    pub queue: Queue,
+    /// The picture.
+    pub cache: Arc<Cache>,
+    /// The events of the picture.
+    pub hub: Arc<Hub>,
+    /// What is wrong.
+    pub faults: Faults,
+    /// What the system says of itself.
+    pub sysinfo: RwLock<Arc<Sysinfo>>,
+    /// The last full reload: when it ended, and how long it took.
+    pub last_refresh: Mutex<Option<(Instant, Duration)>>,
+    /// Each source's status.
+    pub sources: [(EventSource, SharedStatus); 3],
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// A sentence, if it can't start.
+pub fn run(settings: &Settings) -> Result<(), String> {
+    let signals = EndSignals::block().map_err(|e| format!("signals: {e}"))?;
+    // Before anything else: a second daemon must disturb nothing.
+    let bound = bind(settings)?;
+    let daemon = Daemon::start(settings, bound)
+        .map_err(|e| format!("can't start: {e}"))?;
+    let signal = signals.wait();
+    log::info!("{signal:?}: ending");
+    daemon.end();
+    Ok(())
+}
+
+fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
+    let bind_one = |address: &SocketAddr| {
+        net::bind(*address, settings.http.send_buffer)
+            .map(|socket| Bound { address: *address, socket })
+            .map_err(|e| format!("can't listen on {address}: {e}"))
+    };
+    settings.listen.iter().map(bind_one).collect()
+}
+
+/// All threads, and what ends them.
+struct Daemon {
+    shared: Arc<Shared>,
+    ending: Arc<AtomicBool>,
+    stoppers: Vec<Stopper>,
+    files: Arc<FileWatcher>,
+    server: Arc<Server>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(settings: &Settings, bound: Vec<Bound>) -> io::Result<Self> {
+        let ending = Arc::new(AtomicBool::new(false));
+        let (sinks, events) = watch::channel(settings.queues.events);
+        let sources = std::array::from_fn(|i| {
+            (EventSource::ALL[i], Arc::clone(sinks[i].status()))
+        });
+        let [zone_sink, zfs_sink, file_sink] = sinks;
+        let shared = Arc::new(new_shared(settings, sources)?);
+        let files =
+            FileWatcher::new(settings.paths.clone(), file_sink).map(Arc::new)?;
+        let (loaded, when_loaded) = bounded(1);
+
+        let mut threads = Vec::new();
+        let mut stoppers = Vec::new();
+        for (stream, sink) in [
+            (watch::zone::stream(&settings.paths), zone_sink),
+            (watch::zfs::stream(&settings.paths), zfs_sink),
+        ] {
+            let name = format!("{}-events", stream.source.name());
+            let reader = Reader::new(stream, sink, settings.sources.clone());
+            stoppers.push(reader.stopper());
+            threads.push(spawn(&name, move || reader.run())?);
+        }
+        threads.push(spawn("file-events", {
+            let files = Arc::clone(&files);
+            move || {
+                if let Err(e) = files.run() {
+                    // Better started again than serving what is old.
+                    panic!("file events have ended: {e}");
+                }
+            }
+        })?);
+        threads.push(spawn("planner", {
+            let shared = Arc::clone(&shared);
+            let ready_time = settings.sources.ready_time;
+            move || planner::run(&events, &shared, ready_time)
+        })?);
+        for n in 0..settings.queues.workers {
+            let worker = new_worker(settings, &shared, &files, &ending, &loaded);
+            threads.push(spawn(&format!("worker-{n}"), move || worker.run())?);
+        }
+        let status = Status::new(Arc::clone(&shared));
+        let server = Arc::new(Server::new(
+            settings.http.clone(),
+            Arc::clone(&shared.cache),
+            Arc::clone(&shared.hub),
+            Box::new(move |full| status.to_json(full)),
+        )?);
+        threads.push(spawn("http-start", {
+            let server = Arc::clone(&server);
+            let ending = Arc::clone(&ending);
+            move || start_http(&server, bound, &when_loaded, &ending)
+        })?);
+        Ok(Self { shared, ending, stoppers, files, server, threads })
+    }
+
+    /// Ends every thread. Readers first, so that nothing new comes; the
+    /// planner ends when the last of them has dropped its sink.
+    fn end(self) {
+        self.ending.store(true, Ordering::SeqCst);
+        // Whatever hangs does not hold up the end.
+        let watchdog = spawn("watchdog", || {
+            std::thread::sleep(END_TIME);
+            log::warn!("some threads are still at work; ending all the same");
+            log::logger().flush();
+            std::process::exit(0);
+        });
+        self.server.end();
+        for stopper in &self.stoppers {
+            stopper.stop();
+        }
+        self.files.stop();
+        self.shared.queue.close();
+        let Self { shared, files, server, threads, .. } = self;
+        // The file watcher holds a sink.
+        drop((files, server));
+        for thread in threads {
+            let _ = thread.join();
+        }
+        drop(shared);
+        drop(watchdog);
+        log::info!("ended");
+        log::logger().flush();
+    }
+}
+
+fn new_shared(
+    settings: &Settings,
+    sources: [(EventSource, SharedStatus); 3],
+) -> io::Result<Shared> {
+    let hub = Arc::new(Hub::new(HubLimits {
+        kept_events: settings.queues.kept_events,
+        kept_bytes: settings.queues.kept_bytes,
+        lag_events: settings.http.lag_events,
+        lag_bytes: settings.http.lag_bytes,
+        subscribers: settings.http.subscribers,
+    })?);
+    Ok(Shared {
+        queue: Queue::new(settings.queues.clone()),
+        cache: Arc::new(Cache::new(os::random_uuid().into(), Arc::clone(&hub))),
+        hub,
+        faults: Faults::default(),
+        sysinfo: RwLock::new(Arc::new(Object::new())),
+        last_refresh: Mutex::new(None),
+        sources,
+        started: Instant::now(),
+    })
+}
+
+fn new_worker(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    files: &Arc<FileWatcher>,
+    ending: &Arc<AtomicBool>,
+    loaded: &Sender<()>,
+) -> Worker {
+    Worker {
+        shared: Arc::clone(shared),
+        loader: new_loader(settings, Arc::clone(ending)),
+        files: Arc::clone(files),
+        times: settings.sources.clone(),
+        refresh_interval: settings.refresh_interval,
+        loaded: loaded.clone(),
+    }
+}
+
+/// A loader by these settings.
+#[must_use]
+pub fn new_loader(settings: &Settings, ending: Arc<AtomicBool>) -> Loader {
+    let limits = settings.load.clone();
+    let runner =
+        Runner::new(limits.command_time, limits.command_output, ending);
+    Loader::new(settings.paths.clone(), limits, runner)
+}
+
+/// What a load without a daemon has found.
+#[derive(Debug)]
+pub struct Dumped {
+    /// The VMs, in zoneadm's order.
+    pub vms: Vec<Json>,
+    /// A line for each thing that is wrong.
+    pub faults: Vec<String>,
+}
+
+/// Loads the system once, without a daemon.
+///
+/// # Errors
+/// A sentence, if zoneadm or zfs fails.
+pub fn dump(settings: &Settings) -> Result<Dumped, String> {
+    let loader = new_loader(settings, Arc::default());
+    let mut faults = Vec::new();
+    let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
+        faults.push(format!("sysinfo: {e}"));
+        Arc::new(Object::new())
+    });
+    let all = loader
+        .load_all(&[], &sysinfo, &|_, _, _| {})
+        .map_err(|e| e.to_string())?;
+    let mut note = |name: &str, source: &str, error: Option<String>| {
+        faults.extend(error.map(|e| format!("{name}: {source}: {e}")));
+    };
+    for (source, error) in all.faults {
+        note("host", source, error);
+    }
+    let mut vms = Vec::new();
+    for loaded in all.vms {
+        for (source, error) in loaded.faults {
+            note(&loaded.zonename, source, error);
+        }
+        if let Found::Parts(parts) = loaded.found {
+            vms.extend(assemble(&parts).map(Json::from));
+        }
+    }
+    Ok(Dumped { vms, faults })
+}
+
+/// HTTP answers only once the first full load is in.
+fn start_http(
+    server: &Arc<Server>,
+    bound: Vec<Bound>,
+    when_loaded: &Receiver<()>,
+    ending: &AtomicBool,
+) {
+    if when_loaded.recv().is_err() || ending.load(Ordering::SeqCst) {
+        return;
+    }
+    if let Err(e) = server.listen(bound) {
+        log::error!("{e}");
+        log::logger().flush();
+        eprintln!("vminfod: {e}");
+        std::process::exit(1);
+    }
+}
+
+/// Starts a thread whose panic ends the process: SMF starts a new one, which
+/// knows what is true.
+fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let owned = name.to_string();
+    std::thread::Builder::new().name(name.to_string()).spawn(move || {
+        let body = std::panic::AssertUnwindSafe(body);
+        if let Err(panic) = std::panic::catch_unwind(body) {
+            let what = panic_text(panic.as_ref());
+            log::error!("{owned}: panic: {what}; ending, to be started again");
+            log::logger().flush();
+            std::process::exit(EXIT_PANIC);
+        }
+    })
+}
+
+/// The exit status after a panic: EX_SOFTWARE of sysexits(3HEAD).
+const EXIT_PANIC: i32 = 70;
+
+/// What a panic said.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_string())
+}

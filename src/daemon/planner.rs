@@ -1,0 +1,112 @@
+//! The planner's thread: events in, jobs out.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use crate::daemon::Shared;
+use crate::event::{Cause, Event, EventSource, Job, Lane, Seen, Sources};
+use crate::plan::{DatasetIndex, Known, plan};
+use crate::watch::Events;
+
+/// Turns events into jobs until every source has ended.
+///
+/// The first full load begins once both sysevent sources listen, so that
+/// nothing happens unseen between load and subscription; after `ready_time`
+/// it begins without the one that does not, whose own beginning will make
+/// another.
+pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
+    let mut beginning = Beginning::new(Instant::now() + ready_time);
+    loop {
+        let received = if beginning.is_over {
+            events.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            events.receiver.recv_deadline(beginning.until)
+        };
+        match received {
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!(
+                    "not every source is ready; loading all the same"
+                );
+                beginning.end(shared);
+            }
+            Ok(seen) if beginning.is_over => handle(&seen, shared),
+            // What happened before the first load is in it.
+            Ok(seen) => beginning.note(&seen.event, shared),
+        }
+        if events.were_lost() && beginning.is_over {
+            log::warn!("events came too fast; every VM is loaded anew");
+            shared.queue.push_overflow(&Cause::now("refresh", "events lost"));
+        }
+    }
+}
+
+fn handle(seen: &Seen, shared: &Shared) {
+    log::debug!("event: {}", seen.event);
+    let plan = shared.cache.look(|datasets, is_vm| {
+        plan(seen, &Picture { datasets, is_vm, shared })
+    });
+    if let Some((zonename, transition)) = plan.transition {
+        shared.queue.push_transition(&zonename, transition);
+    }
+    // Until all VMs are known, no one can tell whose dataset it is.
+    let is_dataset = matches!(seen.event, Event::Dataset(_));
+    if is_dataset && shared.last_refresh.lock().is_none() {
+        let cause = Cause::now("refresh", "a dataset changed meanwhile");
+        shared.queue.push(reload(cause));
+        return;
+    }
+    for job in plan.jobs {
+        shared.queue.push(job);
+    }
+}
+
+fn reload(cause: Cause) -> Job {
+    Job { lane: Lane::All, sources: Sources::ALL, cause, tries: 0 }
+}
+
+/// What the planner may know: the picture, and what is about to be in it.
+struct Picture<'a> {
+    datasets: &'a DatasetIndex,
+    is_vm: &'a dyn Fn(&str) -> bool,
+    shared: &'a Shared,
+}
+
+impl Known for Picture<'_> {
+    fn datasets(&self) -> &DatasetIndex {
+        self.datasets
+    }
+
+    fn is_vm(&self, zonename: &str) -> bool {
+        (self.is_vm)(zonename) || self.shared.queue.concerns(zonename)
+    }
+}
+
+/// The time before the first full load.
+struct Beginning {
+    until: Instant,
+    waiting_for: Vec<EventSource>,
+    is_over: bool,
+}
+
+impl Beginning {
+    fn new(until: Instant) -> Self {
+        let waiting_for = vec![EventSource::Zone, EventSource::Zfs];
+        Self { until, waiting_for, is_over: false }
+    }
+
+    fn note(&mut self, event: &Event, shared: &Shared) {
+        if let Event::Ready(source) = event {
+            self.waiting_for.retain(|waiting| waiting != source);
+            if self.waiting_for.is_empty() {
+                self.end(shared);
+            }
+        }
+    }
+
+    fn end(&mut self, shared: &Shared) {
+        self.is_over = true;
+        shared.queue.push(reload(Cause::now("refresh", "start")));
+    }
+}

@@ -1,0 +1,173 @@
+//! /status: what the daemon says of itself. Today's clients know most of its
+//! members; those from `seq` on are ours.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::cache::date_text;
+use crate::daemon::Shared;
+use crate::json::{Json, Object};
+use crate::os;
+
+/// The most waiting jobs that are listed.
+const BACKLOG_MAX: usize = 1000;
+
+/// Answers for /status.
+#[derive(Clone, Debug)]
+pub struct Status {
+    shared: Arc<Shared>,
+}
+
+impl Status {
+    /// The status of a daemon.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The answer to `/status`; `full` adds what is long.
+    #[must_use]
+    pub fn to_json(&self, full: bool) -> Json {
+        let shared = &self.shared;
+        let mut status = Object::new();
+        status.set("pid", std::process::id());
+        status.set("uptime", shared.started.elapsed().as_secs());
+        status.set("memory", memory());
+        status.set("state", "running");
+        status.set("status", "working");
+        status.set("numVms", shared.cache.len());
+        status.set("curDate", date_text(SystemTime::now()));
+        status.set("queue", self.queue());
+        let refresh = *shared.last_refresh.lock();
+        let refresh = refresh.map(|(ended, took)| {
+            let ago = ended.elapsed().as_secs_f64();
+            format!("{ago:.1}s ({:.1}s)", took.as_secs_f64())
+        });
+        status.set("lastRefresh", refresh);
+        status.set("refreshErrors", self.refresh_errors());
+        status.set("eventsListeners", self.listeners());
+        if full {
+            status.set("refreshLog", Vec::new());
+            let mut fswatcher = Object::new();
+            let (pid, sources) = (std::process::id(), &shared.sources);
+            fswatcher.set("pid", pid);
+            let files = sources.iter().find(|(s, _)| s.name() == "file");
+            fswatcher.set("events", files.map(|(_, s)| s.lock().events));
+            status.set("fswatcher", fswatcher);
+        }
+        status.set("seq", shared.cache.seq());
+        status.set("epoch", shared.cache.epoch());
+        status.set("version", env!("CARGO_PKG_VERSION"));
+        status.set("sources", self.sources());
+        status.set("errors", self.errors());
+        Json::from(status)
+    }
+
+    /// `vasync_queue` is what today's `vminfo status` reads.
+    fn queue(&self) -> Object {
+        let status = self.shared.queue.status(BACKLOG_MAX);
+        let npending = status.working.len();
+        let nqueued = self.shared.queue.len();
+        let working = status.working.iter();
+        let channels: Vec<_> =
+            working.map(|lane| Json::from(lane.to_string())).collect();
+        let backlog = status.waiting.iter().map(|(lane, sources, cause)| {
+            let mut job = Object::new();
+            job.set("description", format!("{lane}: {sources}"));
+            job.set("cause", format!("{}: {}", cause.source, cause.detail));
+            job.set("age", cause.at.elapsed().as_secs_f64());
+            Json::from(job)
+        });
+        let mut vasync = Object::new();
+        vasync.set("concurrency", 2_u32);
+        vasync.set("npending", npending);
+        vasync.set("nqueued", nqueued);
+        vasync.set("pending", Object::new());
+        vasync.set("queued", Vec::new());
+        let mut queue = Object::new();
+        queue.set("paused", false);
+        queue.set("working", npending);
+        queue.set("max_jobs", 2_u32);
+        queue.set("channels", channels);
+        queue.set("backlog", backlog.collect::<Vec<_>>());
+        queue.set("idle", npending == 0 && nqueued == 0);
+        queue.set("overflows", status.overflows);
+        queue.set("vasync_queue", vasync);
+        queue
+    }
+
+    fn refresh_errors(&self) -> Vec<Json> {
+        let errors = self.shared.faults.refresh_errors();
+        let told = errors.into_iter().map(|(error, time)| {
+            let mut object = Object::new();
+            object.set("err", error);
+            object.set("time", date_text(time));
+            object.set("ago", ago(time));
+            Json::from(object)
+        });
+        told.collect()
+    }
+
+    fn listeners(&self) -> Object {
+        let (listeners, _) = self.shared.hub.listeners();
+        let mut object = Object::new();
+        for listener in listeners {
+            let mut told = Object::new();
+            told.set("userAgent", listener.user_agent);
+            let since =
+                listener.created.duration_since(SystemTime::UNIX_EPOCH);
+            let ms = since.map_or(0, |d| d.as_millis());
+            told.set("createdTime", u64::try_from(ms).unwrap_or(0));
+            told.set("createdDate", date_text(listener.created));
+            told.set("createdAgo", ago(listener.created));
+            object.set(listener.uuid.to_string(), told);
+        }
+        object
+    }
+
+    fn sources(&self) -> Object {
+        let mut object = Object::new();
+        for (source, status) in &self.shared.sources {
+            let status = status.lock().clone();
+            let age = |at: Instant| at.elapsed().as_secs_f64();
+            let mut told = Object::new();
+            told.set("ready", status.ready);
+            told.set("pid", status.pid);
+            told.set("restarts", status.restarts);
+            told.set("events", status.events);
+            told.set("lastEventAge", status.last_event.map(age));
+            told.set("lastError", status.last_error);
+            object.set(source.name(), told);
+        }
+        object
+    }
+
+    fn errors(&self) -> Vec<Json> {
+        let faults = self.shared.faults.list();
+        let told = faults.into_iter().map(|((zonename, source), fault)| {
+            let mut object = Object::new();
+            object.set("zonename", zonename.as_ref().map(Json::from));
+            object.set("source", source);
+            object.set("error", fault.error);
+            object.set("since", date_text(fault.since));
+            object.set("retries", fault.retries);
+            Json::from(object)
+        });
+        told.collect()
+    }
+}
+
+/// Bytes, `null` for what the system does not tell.
+fn memory() -> Object {
+    let measured = os::memory();
+    let mut memory = Object::new();
+    memory.set("rss", measured.rss);
+    memory.set("heapTotal", measured.heap_total);
+    memory.set("heapUsed", measured.heap_used);
+    memory
+}
+
+fn ago(time: SystemTime) -> String {
+    let ago = time.elapsed().unwrap_or_default();
+    format!("{:.1}s", ago.as_secs_f64())
+}

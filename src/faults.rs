@@ -1,0 +1,129 @@
+//! What is wrong now: by VM and source, since when, how often retried. What is
+//! mended disappears from here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+/// Full reloads that failed: the last few are kept.
+const REFRESH_ERRORS: usize = 10;
+
+/// Something that is wrong.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// What.
+    pub error: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// How often it was tried again.
+    pub retries: u64,
+}
+
+/// The VM, or `None` for the host, and the source.
+pub type Place = (Option<Arc<str>>, &'static str);
+
+/// All that is wrong.
+#[derive(Debug, Default)]
+pub struct Faults {
+    present: Mutex<BTreeMap<Place, Fault>>,
+    refresh_errors: Mutex<VecDeque<(String, SystemTime)>>,
+}
+
+impl Faults {
+    /// Notes how reading a source went: what is wrong with it, or that it is
+    /// well. A fault is logged when it comes, changes and goes.
+    pub fn note(
+        &self,
+        zonename: Option<&Arc<str>>,
+        source: &'static str,
+        error: Option<&str>,
+    ) {
+        let place = (zonename.cloned(), source);
+        let name = zonename.map_or("host", |z| z);
+        let mut present = self.present.lock();
+        match (present.get_mut(&place), error) {
+            (None, None) => {}
+            (Some(_), None) => {
+                present.remove(&place);
+                log::info!("{name}: {source} is well again");
+            }
+            (Some(fault), Some(error)) => {
+                fault.retries += 1;
+                if fault.error != error {
+                    log::error!("{name}: {source}: {error}");
+                    fault.error = error.to_string();
+                }
+            }
+            (None, Some(error)) => {
+                log::error!("{name}: {source}: {error}");
+                let error = error.to_string();
+                let since = SystemTime::now();
+                present.insert(place, Fault { error, since, retries: 0 });
+            }
+        }
+    }
+
+    /// Forgets a VM that is gone.
+    pub fn forget(&self, zonename: &str) {
+        let mut present = self.present.lock();
+        present.retain(|(name, _), _| name.as_deref() != Some(zonename));
+    }
+
+    /// The VMs with which something is wrong.
+    #[must_use]
+    pub fn zonenames(&self) -> Vec<Arc<str>> {
+        let present = self.present.lock();
+        let mut names: Vec<_> =
+            present.keys().filter_map(|(name, _)| name.clone()).collect();
+        names.dedup();
+        names
+    }
+
+    /// All that is wrong.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Place, Fault)> {
+        let present = self.present.lock();
+        present.iter().map(|(p, f)| (p.clone(), f.clone())).collect()
+    }
+
+    /// Notes a full reload that failed.
+    pub fn note_refresh_error(&self, error: &str) {
+        let mut errors = self.refresh_errors.lock();
+        if errors.len() >= REFRESH_ERRORS {
+            errors.pop_front();
+        }
+        errors.push_back((error.to_string(), SystemTime::now()));
+    }
+
+    /// The last full reloads that failed.
+    #[must_use]
+    pub fn refresh_errors(&self) -> Vec<(String, SystemTime)> {
+        self.refresh_errors.lock().iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_there_until_it_is_mended() {
+        let faults = Faults::default();
+        let zonename: Arc<str> = "a".into();
+        faults.note(Some(&zonename), "zonexml", Some("cut off"));
+        faults.note(Some(&zonename), "zonexml", Some("cut off"));
+        faults.note(None, "zfs", Some("exit 1"));
+        let list = faults.list();
+        assert_eq!(list.len(), 2);
+        assert_eq!(list[1].1.retries, 1);
+        assert_eq!(faults.zonenames(), ["a".into()]);
+        faults.note(Some(&zonename), "zonexml", None);
+        faults.note(Some(&zonename), "zfs", None);
+        assert_eq!(faults.list().len(), 1);
+        faults.note(Some(&zonename), "zfs", Some("x"));
+        faults.forget("a");
+        assert_eq!(faults.list().len(), 1);
+    }
+}

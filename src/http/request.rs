@@ -1,0 +1,167 @@
+//! The head of a request: parsed, bounded, pure.
+
+use crate::config::HttpLimits;
+
+/// The most header fields.
+const HEADERS_MAX: usize = 100;
+
+/// A request. It has no body: those that announce one are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `HEAD`, …
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// HTTP/1.1, and not 1.0.
+    pub is_http11: bool,
+    /// Whether the connection is to stay.
+    pub keep_alive: bool,
+    /// What the client calls itself.
+    pub user_agent: Option<String>,
+}
+
+/// What a buffer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A whole head, and its length.
+    Request(Request, usize),
+    /// The beginning of one.
+    Partial,
+    /// What gets this status and ends the connection.
+    Refused(u16),
+}
+
+/// Parses what a client has sent so far.
+#[must_use]
+pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let len = match parsed.parse(buffer) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) => return partial(buffer, limits),
+        Err(httparse::Error::TooManyHeaders) => return Parsed::Refused(431),
+        Err(_) => return Parsed::Refused(400),
+    };
+    let (Some(method), Some(target), Some(version)) =
+        (parsed.method, parsed.path, parsed.version)
+    else {
+        return Parsed::Refused(400);
+    };
+    if target.len() > limits.target_bytes {
+        return Parsed::Refused(414);
+    }
+    if len > limits.head_bytes {
+        return Parsed::Refused(431);
+    }
+    let is_http11 = version == 1;
+    let mut keep_alive = is_http11;
+    let mut user_agent = None;
+    for header in parsed.headers.iter() {
+        let name = header.name.to_ascii_lowercase();
+        let value = String::from_utf8_lossy(header.value);
+        match name.as_str() {
+            "connection" => {
+                for token in value.split(',').map(str::trim) {
+                    if token.eq_ignore_ascii_case("close") {
+                        keep_alive = false;
+                    } else if token.eq_ignore_ascii_case("keep-alive") {
+                        keep_alive = true;
+                    }
+                }
+            }
+            // What would follow the head could be taken for a request.
+            "content-length" if value.trim() != "0" => {
+                return Parsed::Refused(400);
+            }
+            "transfer-encoding" => return Parsed::Refused(400),
+            "user-agent" => user_agent = Some(value.into_owned()),
+            _ => {}
+        }
+    }
+    let request = Request {
+        method: method.to_string(),
+        target: target.to_string(),
+        is_http11,
+        keep_alive,
+        user_agent,
+    };
+    Parsed::Request(request, len)
+}
+
+/// A head that is not whole yet may already be too long.
+fn partial(buffer: &[u8], limits: &HttpLimits) -> Parsed {
+    // Method and version take a few bytes besides the target.
+    let line_max = limits.target_bytes + 32;
+    if buffer.len() > line_max && !buffer[..line_max].contains(&b'\n') {
+        Parsed::Refused(414)
+    } else if buffer.len() > limits.head_bytes {
+        Parsed::Refused(431)
+    } else {
+        Parsed::Partial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Parsed {
+        parse(text.as_bytes(), &HttpLimits::default())
+    }
+
+    fn request(text: &str) -> Request {
+        match parsed(text) {
+            Parsed::Request(request, len) => {
+                assert_eq!(len, text.len());
+                request
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_connection_stays_by_version_and_header() {
+        let stays = |text: &str| request(text).keep_alive;
+        assert!(stays("GET /ping HTTP/1.1\r\n\r\n"));
+        assert!(!stays("GET /ping HTTP/1.1\r\nConnection: Close\r\n\r\n"));
+        assert!(!stays("GET /ping HTTP/1.0\r\n\r\n"));
+        assert!(stays("GET /ping HTTP/1.0\r\nconnection: keep-alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn the_client_is_named() {
+        let request = request("GET / HTTP/1.1\r\nUser-Agent: vmadm\r\n\r\n");
+        assert_eq!(request.user_agent.as_deref(), Some("vmadm"));
+    }
+
+    #[test]
+    fn what_is_not_whole_is_waited_for() {
+        for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"] {
+            assert_eq!(parsed(text), Parsed::Partial, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        let head = |lines: &str| format!("GET / HTTP/1.1\r\n{lines}\r\n");
+        for (text, status) in [
+            ("rubbish\r\n\r\n".to_string(), 400),
+            ("GET / HTTP/2.0\r\n\r\n".to_string(), 400),
+            ("GET /\0 HTTP/1.1\r\n\r\n".to_string(), 400),
+            (head("Content-Length: 5\r\n"), 400),
+            (head("Content-Length: 100000000000\r\n"), 400),
+            (head("Content-Length: 0\r\nContent-Length: 5\r\n"), 400),
+            (head("Transfer-Encoding: chunked\r\n"), 400),
+            (head("A b: c\r\n"), 400),
+            (head(&"A: b\r\n".repeat(200)), 431),
+            (head(&format!("A: {}\r\n", "b".repeat(40_000))), 431),
+            (format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(9000)), 414),
+            (format!("GET /{}", "a".repeat(9000)), 414),
+            (format!("GET / HTTP/1.1\r\nA: {}", "b".repeat(40_000)), 431),
+        ] {
+            let got = parsed(&text);
+            let shown = &text[..text.len().min(60)];
+            assert_eq!(got, Parsed::Refused(status), "{shown:?}");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The files of VMs: armed by whoever loads a VM, before it reads them.
+//!
+//! A file that is there is watched itself. Of one that is not, the directory
+//! is watched in which it would appear; of a directory that is not there, the
+//! one above. A directory with all its files in place is not watched: nothing
+//! in it that matters can change without one of them telling.
+//!
+//! The order is always: the directory first, then another look for the file,
+//! so that none appears unseen between the two.
+//!
+//! No lock is held across a system call: the tables say what is to be done,
+//! then it is done, then the tables are told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::config::{
+    CONFIG_DIR, LASTEXITED, METADATA, Paths, ROUTES, TAGS,
+};
+use crate::event::{Event, FileChange, WatchedFile};
+use crate::os::fswatch::{FsWatch, WatchEvent};
+use crate::watch::Sink;
+
+/// Which file of which zone: who wants to know.
+type Subject = (Option<Arc<str>>, WatchedFile);
+
+/// One path that is watched, or waited for.
+#[derive(Debug)]
+struct Node {
+    path: PathBuf,
+    parent: Option<u64>,
+    /// Whose file it is; `None` for a directory.
+    subject: Option<Subject>,
+    children: BTreeSet<u64>,
+    /// Children that are not there.
+    missing: BTreeSet<u64>,
+    state: NodeState,
+    /// Held by who arms it, so that its state is that of the last try. A
+    /// child's is taken before its parent's.
+    arming: Arc<Mutex<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NodeState {
+    /// Not looked at.
+    Idle,
+    /// Watched.
+    Armed,
+    /// There is no such path: its directory is watched.
+    Missing,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    last_id: u64,
+    nodes: HashMap<u64, Node>,
+    by_path: HashMap<PathBuf, u64>,
+    /// The files of each zone, and its directory.
+    zones: HashMap<Arc<str>, (Option<PathBuf>, Vec<u64>)>,
+    /// Files that can't be watched, and why.
+    failed: HashMap<u64, String>,
+}
+
+/// The watcher of all files.
+#[derive(Debug)]
+pub struct FileWatcher {
+    watch: FsWatch,
+    paths: Paths,
+    sink: Sink,
+    tables: Mutex<Tables>,
+}
+
+impl FileWatcher {
+    /// A watcher that hands events to `sink`.
+    ///
+    /// # Errors
+    /// If the system gives no event port.
+    pub fn new(paths: Paths, sink: Sink) -> io::Result<Self> {
+        let watch = FsWatch::new()?;
+        Ok(Self { watch, paths, sink, tables: Mutex::default() })
+    }
+
+    /// Hands events on until it is stopped.
+    ///
+    /// # Errors
+    /// If the event port fails: then nothing would tell of files any more.
+    pub fn run(&self) -> io::Result<()> {
+        self.sink.status().lock().ready = true;
+        while let Some(events) = self.watch.wait()? {
+            for event in events {
+                self.handle(event);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends [`FileWatcher::run`].
+    pub fn stop(&self) {
+        if let Err(e) = self.watch.stop() {
+            log::error!("file events can't be stopped: {e}");
+        }
+    }
+
+    /// Watches the system's description.
+    pub fn arm_sysinfo(&self) {
+        let path = self.paths.sysinfo();
+        let id = self.tables.lock().node(&path, self.paths.root());
+        let subject = (None, WatchedFile::Sysinfo);
+        self.tables.lock().set_subject(id, subject);
+        self.try_arm(id);
+    }
+
+    /// Watches the files of a zone whose directory is `dir`; with `anew` also
+    /// those that are watched already, whose change is told then.
+    pub fn arm(&self, zonename: &Arc<str>, dir: Option<&Path>, anew: bool) {
+        let (ids, dropped) = self.register(zonename, dir);
+        for id in dropped {
+            self.watch.remove(id);
+        }
+        for id in ids {
+            let state = self.tables.lock().state(id);
+            match state {
+                Some(NodeState::Armed) if !anew => {}
+                Some(NodeState::Armed) => {
+                    if self.try_arm(id) == Some(true) {
+                        self.tell(id);
+                    }
+                }
+                _ => {
+                    self.try_arm(id);
+                }
+            }
+        }
+    }
+
+    /// Forgets the files of a zone that is gone.
+    pub fn disarm(&self, zonename: &str) {
+        let dropped = {
+            let mut tables = self.tables.lock();
+            match tables.zones.remove(zonename) {
+                Some((_, ids)) => tables.drop_nodes(&ids),
+                None => Vec::new(),
+            }
+        };
+        for id in dropped {
+            self.watch.remove(id);
+        }
+    }
+
+    /// How many paths are watched or waited for, and what of a zone's files
+    /// can't be watched.
+    #[must_use]
+    pub fn status(&self) -> (usize, Vec<(Option<Arc<str>>, String)>) {
+        let tables = self.tables.lock();
+        let failed = tables.failed.iter().map(|(id, error)| {
+            let subject = tables.nodes.get(id).and_then(|n| n.subject.as_ref());
+            (subject.and_then(|(zonename, _)| zonename.clone()), error.clone())
+        });
+        (tables.nodes.len(), failed.collect())
+    }
+
+    /// Notes which files a zone has; returns all of them, and those that it no
+    /// longer has.
+    fn register(
+        &self,
+        zonename: &Arc<str>,
+        dir: Option<&Path>,
+    ) -> (Vec<u64>, Vec<u64>) {
+        let mut tables = self.tables.lock();
+        if let Some((known, ids)) = tables.zones.get(zonename)
+            && known.as_deref() == dir
+        {
+            return (ids.clone(), Vec::new());
+        }
+        let mut files =
+            vec![(self.paths.zone_xml(zonename), WatchedFile::ZoneXml)];
+        if let Some(dir) = dir {
+            let config = dir.join(CONFIG_DIR);
+            files.push((dir.join(LASTEXITED), WatchedFile::LastExited));
+            files.push((config.join(METADATA), WatchedFile::Metadata));
+            files.push((config.join(TAGS), WatchedFile::Tags));
+            files.push((config.join(ROUTES), WatchedFile::Routes));
+        }
+        let mut ids = Vec::new();
+        for (path, file) in files {
+            let id = tables.node(&path, self.paths.root());
+            tables.set_subject(id, (Some(Arc::clone(zonename)), file));
+            ids.push(id);
+        }
+        let zone = (dir.map(Path::to_path_buf), ids.clone());
+        let before = tables.zones.insert(Arc::clone(zonename), zone);
+        let old: Vec<_> = before
+            .map(|(_, ids)| ids)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|id| !ids.contains(id))
+            .collect();
+        let dropped = tables.drop_nodes(&old);
+        (ids, dropped)
+    }
+
+    /// Handles news of one path.
+    fn handle(&self, event: WatchEvent) {
+        let id = event.id;
+        let Some(is_dir) = self.tables.lock().is_dir(id) else { return };
+        if event.gone {
+            self.set_state(id, NodeState::Idle);
+            self.try_arm(id);
+        }
+        if !is_dir {
+            self.tell(id);
+            return;
+        }
+        // A directory that was exchanged has other files in it; otherwise
+        // only those that were missing can have come.
+        let children: Vec<_> = {
+            let tables = self.tables.lock();
+            let Some(node) = tables.nodes.get(&id) else { return };
+            let some = if event.gone { &node.children } else { &node.missing };
+            some.iter().copied().collect()
+        };
+        for child in children {
+            self.look_again(child);
+        }
+        self.rest(id);
+    }
+
+    /// Looks for a path after its directory has changed.
+    fn look_again(&self, id: u64) {
+        let before = self.tables.lock().state(id);
+        let changed = self.try_arm(id);
+        let now = self.tables.lock().state(id);
+        if before == now && changed != Some(true) {
+            return;
+        }
+        let children: Vec<u64> = {
+            let tables = self.tables.lock();
+            let Some(node) = tables.nodes.get(&id) else { return };
+            if node.subject.is_some() {
+                drop(tables);
+                self.tell(id);
+                return;
+            }
+            node.children.iter().copied().collect()
+        };
+        for child in children {
+            self.look_again(child);
+        }
+        self.rest(id);
+    }
+
+    /// Watches a path, or its directory if there is no such path. Returns
+    /// whether it was watched before and has changed since; `None` if it is
+    /// not watched now.
+    fn try_arm(&self, id: u64) -> Option<bool> {
+        let (path, parent, arming) = {
+            let tables = self.tables.lock();
+            let node = tables.nodes.get(&id)?;
+            (node.path.clone(), node.parent, Arc::clone(&node.arming))
+        };
+        let _arming = arming.lock();
+        match self.watch.add(id, &path) {
+            Err(e) if is_missing(&e) => {
+                // From here on, news of the directory makes its reader look
+                // for the file; what came before, the second look finds.
+                self.set_state(id, NodeState::Missing);
+                if let Some(parent) = parent {
+                    let state = self.tables.lock().state(parent);
+                    if state != Some(NodeState::Armed) {
+                        self.try_arm(parent);
+                    }
+                }
+                let added = self.watch.add(id, &path);
+                self.note(id, &path, added)
+            }
+            added => self.note(id, &path, added),
+        }
+    }
+
+    /// Notes how watching a path went.
+    fn note(&self, id: u64, path: &Path, added: io::Result<bool>) -> Option<bool> {
+        match added {
+            Ok(changed) => {
+                if !self.set_state(id, NodeState::Armed) {
+                    // Forgotten meanwhile.
+                    self.watch.remove(id);
+                    return None;
+                }
+                self.tables.lock().failed.remove(&id);
+                Some(changed)
+            }
+            Err(e) if is_missing(&e) => {
+                self.tables.lock().failed.remove(&id);
+                None
+            }
+            Err(e) => {
+                let error = format!("{}: {e}", path.display());
+                self.set_state(id, NodeState::Idle);
+                let mut tables = self.tables.lock();
+                if tables.failed.insert(id, error.clone()).is_none() {
+                    drop(tables);
+                    log::error!("can't be watched: {error}");
+                }
+                None
+            }
+        }
+    }
+
+    fn set_state(&self, id: u64, state: NodeState) -> bool {
+        self.tables.lock().set_state(id, state)
+    }
+
+    /// Stops watching a directory that nothing is missing in.
+    fn rest(&self, id: u64) {
+        let mut tables = self.tables.lock();
+        let idle = tables.nodes.get(&id).is_some_and(|node| {
+            node.subject.is_none()
+                && node.missing.is_empty()
+                && node.state == NodeState::Armed
+        });
+        if !idle {
+            return;
+        }
+        tables.set_state(id, NodeState::Idle);
+        drop(tables);
+        self.watch.remove(id);
+        // One may have gone missing before the watch ended, and come back.
+        let missing = self.tables.lock().missing(id);
+        if !missing.is_empty() {
+            self.try_arm(id);
+            for child in missing {
+                self.look_again(child);
+            }
+        }
+    }
+
+    /// Tells that a file has changed.
+    fn tell(&self, id: u64) {
+        let subject = {
+            let tables = self.tables.lock();
+            tables.nodes.get(&id).and_then(|node| node.subject.clone())
+        };
+        if let Some((zonename, file)) = subject {
+            self.sink.send(Event::File(FileChange { zonename, file }));
+        }
+    }
+}
+
+impl Tables {
+    /// The node of a path; it and the directories above it, up to `root`, are
+    /// made if need be.
+    fn node(&mut self, path: &Path, root: &Path) -> u64 {
+        if let Some(id) = self.by_path.get(path) {
+            return *id;
+        }
+        let parent = path
+            .parent()
+            .filter(|_| path != root && path.starts_with(root))
+            .map(|parent| self.node(parent, root));
+        self.last_id += 1;
+        let id = self.last_id;
+        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
+            parent.children.insert(id);
+        }
+        let node = Node {
+            path: path.to_path_buf(),
+            parent,
+            subject: None,
+            children: BTreeSet::new(),
+            missing: BTreeSet::new(),
+            state: NodeState::Idle,
+            arming: Arc::default(),
+        };
+        self.nodes.insert(id, node);
+        self.by_path.insert(path.to_path_buf(), id);
+        id
+    }
+
+    fn set_subject(&mut self, id: u64, subject: Subject) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.subject = Some(subject);
+        }
+    }
+
+    fn state(&self, id: u64) -> Option<NodeState> {
+        self.nodes.get(&id).map(|node| node.state)
+    }
+
+    fn is_dir(&self, id: u64) -> Option<bool> {
+        self.nodes.get(&id).map(|node| node.subject.is_none())
+    }
+
+    fn missing(&self, id: u64) -> Vec<u64> {
+        let node = self.nodes.get(&id);
+        node.map(|n| n.missing.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Sets a node's state, and tells its directory; `false` if there is no
+    /// such node.
+    fn set_state(&mut self, id: u64, state: NodeState) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        node.state = state;
+        let parent = node.parent;
+        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
+            if state == NodeState::Missing {
+                parent.missing.insert(id);
+            } else {
+                parent.missing.remove(&id);
+            }
+        }
+        true
+    }
+
+    /// Removes files, and directories that nothing is watched in any more;
+    /// returns what no longer has to be watched.
+    fn drop_nodes(&mut self, ids: &[u64]) -> Vec<u64> {
+        let mut dropped = Vec::new();
+        for id in ids {
+            let mut next = Some(*id);
+            while let Some(id) = next {
+                let is_needed = self.nodes.get(&id).is_none_or(|node| {
+                    !node.children.is_empty()
+                        || (node.subject.is_some() && !ids.contains(&id))
+                });
+                if is_needed {
+                    break;
+                }
+                let Some(node) = self.nodes.remove(&id) else { break };
+                self.by_path.remove(&node.path);
+                self.failed.remove(&id);
+                dropped.push(id);
+                if let Some(parent) =
+                    node.parent.and_then(|p| self.nodes.get_mut(&p))
+                {
+                    parent.children.remove(&id);
+                    parent.missing.remove(&id);
+                }
+                next = node.parent;
+            }
+        }
+        dropped
+    }
+}
+
+fn is_missing(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}

@@ -1,0 +1,134 @@
+//! The sources: each has a thread that blocks on the kernel, parses, and
+//! hands an event on. No source knows what an event is good for.
+//!
+//! A source never waits for the daemon: on the platform, a reader of sysevents
+//! that stalls holds up the delivery to every subscriber of the machine. When
+//! the daemon is behind, the events become one bit: everything has to be
+//! loaded anew.
+
+pub mod files;
+pub mod sysevent;
+pub mod zfs;
+pub mod zone;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
+use crate::event::{Event, EventSource, Seen};
+
+/// What a source says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct SourceStatus {
+    /// Process id of its child, if it has one now.
+    pub pid: Option<u32>,
+    /// Whether it is listening to the kernel.
+    pub ready: bool,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How many events it has handed on.
+    pub events: u64,
+    /// When the last one came.
+    pub last_event: Option<Instant>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// The status of one source, shared with who tells of it.
+pub type SharedStatus = Arc<Mutex<SourceStatus>>;
+
+/// Where a source hands its events on.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    sender: Sender<Seen>,
+    lost: Arc<AtomicBool>,
+    status: SharedStatus,
+}
+
+/// The other end of all sinks.
+#[derive(Debug)]
+pub struct Events {
+    /// The events; its end comes when every source has ended.
+    pub receiver: Receiver<Seen>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// Whether events were lost since this was last asked. To be asked after
+    /// each event.
+    #[must_use]
+    pub fn were_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// A channel for `bound` events, and a sink for each source, in the order of
+/// [`EventSource::ALL`].
+#[must_use]
+pub fn channel(bound: usize) -> ([Sink; 3], Events) {
+    let (sender, receiver) = bounded(bound);
+    let lost = Arc::new(AtomicBool::new(false));
+    let sinks = EventSource::ALL.map(|_| Sink {
+        sender: sender.clone(),
+        lost: Arc::clone(&lost),
+        status: SharedStatus::default(),
+    });
+    (sinks, Events { receiver, lost })
+}
+
+impl Sink {
+    /// Hands an event on, or remembers that one was lost. Never blocks.
+    pub fn send(&self, event: Event) {
+        {
+            let mut status = self.status.lock();
+            status.events += 1;
+            status.last_event = Some(Instant::now());
+        }
+        self.try_send(Seen::now(event));
+    }
+
+    /// Says that the source has begun to listen, so that what happened
+    /// before is unknown.
+    pub fn ready(&self, source: EventSource) {
+        self.status.lock().ready = true;
+        self.try_send(Seen::now(Event::Ready(source)));
+    }
+
+    fn try_send(&self, seen: Seen) {
+        if let Err(TrySendError::Full(seen)) = self.sender.try_send(seen) {
+            self.lost.store(true, Ordering::SeqCst);
+            // The receiver looks at the bit after each event. If it has taken
+            // all of them before the bit was set, this one makes it look.
+            let _ = self.sender.try_send(seen);
+        }
+    }
+
+    /// The source's status.
+    #[must_use]
+    pub fn status(&self) -> &SharedStatus {
+        &self.status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_channel_sets_the_bit_and_never_blocks() {
+        let ([sink, ..], events) = channel(2);
+        let event = |name: &str| Event::InitRestart { zonename: name.into() };
+        for name in ["a", "b"] {
+            sink.send(event(name));
+            assert!(!events.were_lost());
+        }
+        sink.send(event("c"));
+        assert!(events.receiver.recv().is_ok());
+        assert!(events.were_lost());
+        assert!(!events.were_lost());
+        assert_eq!(sink.status().lock().events, 3);
+    }
+}

@@ -1,0 +1,381 @@
+//! A sysevent(8) child and the reader of its lines: what the zone and the ZFS
+//! source have in common.
+//!
+//! There is no replay of sysevents. Whatever makes the stream doubtful (the
+//! child dies, prints what no record is, says nothing at the start) ends the
+//! child and starts a new one after a pause; its `ready` says that everything
+//! has to be loaded anew.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::config::SourceTimes;
+use crate::event::{Event, EventSource};
+use crate::json::Json;
+use crate::os;
+use crate::os::process::{
+    ReadSome, Running, kill_group_now, read_some, spawn, terminate_group,
+};
+use crate::watch::Sink;
+
+/// The most bytes of a child's standard error that are logged.
+const STDERR_MAX: usize = 1000;
+
+/// How long the reader waits at most before it looks around.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// One of the two streams.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Which source it is.
+    pub source: EventSource,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: &'static [&'static str],
+    /// What a record of type `event` means; `None` for one of no interest.
+    pub parse: fn(&Json) -> Option<Event>,
+}
+
+/// Ends a reader.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    ending: Arc<AtomicBool>,
+    pid: Arc<Mutex<Option<u32>>>,
+    wake: Sender<()>,
+}
+
+impl Stopper {
+    /// Ends the child, and the reader with it.
+    pub fn stop(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        let _ = self.wake.try_send(());
+        if let Some(pid) = *self.pid.lock() {
+            terminate_group(pid);
+            // sysevent has nothing to save, and may be stuck.
+            kill_group_now(pid);
+        }
+    }
+}
+
+/// Reads a stream for as long as the daemon lives.
+#[derive(Debug)]
+pub struct Reader {
+    stream: Stream,
+    sink: Sink,
+    times: SourceTimes,
+    stopper: Stopper,
+    woken: Receiver<()>,
+}
+
+impl Reader {
+    /// A reader that hands events to `sink`.
+    #[must_use]
+    pub fn new(stream: Stream, sink: Sink, times: SourceTimes) -> Self {
+        let (wake, woken) = bounded(1);
+        let stopper = Stopper {
+            ending: Arc::default(),
+            pid: Arc::default(),
+            wake,
+        };
+        Self { stream, sink, times, stopper, woken }
+    }
+
+    /// What ends the reader.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Reads until it is stopped.
+    pub fn run(self) {
+        let name = self.stream.source.name();
+        let mut pause = self.times.restart_first;
+        let mut last_error = String::new();
+        while !self.is_ending() {
+            let begin = Instant::now();
+            let error = self.session();
+            if self.is_ending() {
+                return;
+            }
+            if begin.elapsed() > self.times.restart_last {
+                pause = self.times.restart_first;
+            }
+            // Once for each cause, not for each try.
+            if error != last_error {
+                log::error!(
+                    "{name} events: {error}; sysevent is started again in \
+                     {pause:?}, then every VM is loaded anew"
+                );
+                last_error.clone_from(&error);
+            }
+            {
+                let mut status = self.sink.status().lock();
+                status.ready = false;
+                status.restarts += 1;
+                status.last_error = Some(error);
+            }
+            let _ = self.woken.recv_timeout(pause);
+            pause = (pause * 2).min(self.times.restart_last);
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.stopper.ending.load(Ordering::SeqCst)
+    }
+
+    /// Runs one child to its end, which it returns the reason of.
+    fn session(&self) -> String {
+        let mut command = Command::new(&self.stream.program);
+        let mut running = match spawn(command.args(self.stream.args)) {
+            Ok(running) => running,
+            Err(e) => {
+                let program = self.stream.program.display();
+                return format!("{program}: can't be started: {e}");
+            }
+        };
+        self.set_pid(Some(running.child.id()));
+        // A stop before this found no pid to kill.
+        let error = if self.is_ending() {
+            String::new()
+        } else {
+            self.read(&mut running)
+        };
+        self.set_pid(None);
+        running.kill();
+        error
+    }
+
+    fn set_pid(&self, pid: Option<u32>) {
+        *self.stopper.pid.lock() = pid;
+        self.sink.status().lock().pid = pid;
+    }
+
+    fn read(&self, running: &mut Running) -> String {
+        let ready_until = Instant::now() + self.times.ready_time;
+        let mut is_ready = false;
+        let mut lines = Lines::new(self.times.line_bytes);
+        let mut stderr = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let fds = [running.stdout.as_fd(), running.stderr.as_fd()];
+            if let Err(e) = os::wait_readable(&fds, WAIT_MAX) {
+                return format!("poll: {e}");
+            }
+            let said = read_some(&mut running.stderr, &mut buffer);
+            if let Ok(ReadSome::Bytes(n)) = said {
+                stderr.extend_from_slice(&buffer[..n.min(STDERR_MAX)]);
+                let text = String::from_utf8_lossy(&stderr);
+                return format!("sysevent said {:?}", text.trim());
+            }
+            match read_some(&mut running.stdout, &mut buffer) {
+                Err(e) => return format!("read: {e}"),
+                Ok(ReadSome::End) => return "sysevent has ended".to_string(),
+                Ok(ReadSome::Nothing) => {}
+                Ok(ReadSome::Bytes(n)) => {
+                    let handled = lines.split(&buffer[..n], |line| {
+                        self.line(line, &mut is_ready)
+                    });
+                    if let Err(error) = handled {
+                        return error;
+                    }
+                }
+            }
+            if !is_ready && Instant::now() > ready_until {
+                let time = self.times.ready_time;
+                return format!("sysevent was not ready in {time:?}");
+            }
+        }
+    }
+
+    /// Handles one line.
+    fn line(&self, line: &[u8], is_ready: &mut bool) -> Result<(), String> {
+        // sysevent prints an empty line where it fails to format a record:
+        // something has happened, and nothing says what.
+        if line.is_empty() {
+            self.sink.ready(self.stream.source);
+            return Ok(());
+        }
+        let shown = || {
+            let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
+            format!("not a record: {shown:?}")
+        };
+        let text = std::str::from_utf8(line).map_err(|_| shown())?;
+        let record = Json::parse(text).map_err(|_| shown())?;
+        match (record.get("type").and_then(Json::as_str), *is_ready) {
+            (Some("ready"), false) => {
+                *is_ready = true;
+                log::info!("{} events: ready", self.stream.source.name());
+                self.sink.ready(self.stream.source);
+                Ok(())
+            }
+            (Some("event"), true) => {
+                if let Some(event) = (self.stream.parse)(&record) {
+                    self.sink.send(event);
+                }
+                Ok(())
+            }
+            _ => Err(shown()),
+        }
+    }
+}
+
+/// Cuts what is read into lines.
+struct Lines {
+    begun: Vec<u8>,
+    limit: usize,
+}
+
+impl Lines {
+    fn new(limit: usize) -> Self {
+        Self { begun: Vec::new(), limit }
+    }
+
+    fn split(
+        &mut self,
+        bytes: &[u8],
+        mut line: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            if self.begun.is_empty() {
+                line(&rest[..end])?;
+            } else {
+                self.begun.extend_from_slice(&rest[..end]);
+                line(&self.begun)?;
+                self.begun.clear();
+            }
+            rest = &rest[end + 1..];
+        }
+        self.begun.extend_from_slice(rest);
+        if self.begun.len() > self.limit {
+            return Err(format!("a line of over {} bytes", self.limit));
+        }
+        Ok(())
+    }
+}
+
+/// Text of a record as it was meant: sysevent prints each *byte* of what is
+/// not ASCII as a character of its own.
+#[must_use]
+pub fn recover_text(text: &str) -> String {
+    let bytes: Option<Vec<u8>> =
+        text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .unwrap_or_else(|| text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{Events, channel, zone};
+
+    #[test]
+    fn lines_are_put_together_and_bounded() {
+        let mut lines = Lines::new(10);
+        let mut got = Vec::new();
+        for bytes in [&b"ab"[..], b"c\nd\n\ne", b"f\n"] {
+            let keep = |line: &[u8]| {
+                got.push(String::from_utf8(line.to_vec()).unwrap());
+                Ok(())
+            };
+            lines.split(bytes, keep).unwrap();
+        }
+        assert_eq!(got, ["abc", "d", "", "ef"]);
+        assert!(lines.split(&[b'x'; 11], |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn bytes_that_became_characters_are_put_back() {
+        assert_eq!(recover_text("\u{c3}\u{a9}"), "é");
+        assert_eq!(recover_text("plain"), "plain");
+        assert_eq!(recover_text("\u{e9}"), "\u{e9}");
+        assert_eq!(recover_text("日"), "日");
+    }
+
+    /// A reader of a shell script in place of sysevent.
+    fn reader(script: &'static str) -> (Reader, Events) {
+        let ([sink, ..], events) = channel(100);
+        let times = SourceTimes {
+            restart_first: Duration::from_millis(1),
+            restart_last: Duration::from_millis(4),
+            ready_time: Duration::from_millis(50),
+            ..SourceTimes::default()
+        };
+        let args: &'static [&'static str] =
+            Box::leak(vec!["-c", script].into_boxed_slice());
+        let stream = Stream {
+            source: EventSource::Zone,
+            program: "/bin/sh".into(),
+            args,
+            parse: zone::parse,
+        };
+        (Reader::new(stream, sink, times), events)
+    }
+
+    /// Runs a reader until it has begun anew often enough.
+    fn runs_again(script: &'static str, error: &str) {
+        let (reader, events) = reader(script);
+        let stopper = reader.stopper();
+        let status = Arc::clone(reader.sink.status());
+        let thread = std::thread::spawn(move || reader.run());
+        let begin = Instant::now();
+        while status.lock().restarts < 3 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{script}");
+            let _ = events.receiver.recv_timeout(Duration::from_millis(5));
+        }
+        stopper.stop();
+        thread.join().unwrap();
+        let said = status.lock().last_error.clone().unwrap();
+        assert!(said.contains(error), "{script}: {said}");
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_child_starts_another() {
+        let ready = "echo '{\"type\":\"ready\"}'; ";
+        let cases: [(&str, &str); 8] = [
+            ("", "has ended"),
+            ("echo '{\"type\":\"ready\"}'", "has ended"),
+            ("sleep 1000", "was not ready"),
+            ("echo rubbish; sleep 1000", "not a record"),
+            ("echo '{\"type\":\"event\"}'; sleep 1000", "not a record"),
+            ("echo '{\"type\":7}'; sleep 1000", "not a record"),
+            ("echo oh no >&2; sleep 1000", "said \"oh no\""),
+            ("printf '\\377\\n'; sleep 1000", "not a record"),
+        ];
+        for (script, error) in cases {
+            runs_again(script, error);
+        }
+        let long = format!("{ready} head -c 2000000 /dev/zero; sleep 1000");
+        runs_again(Box::leak(long.into_boxed_str()), "a line of over");
+    }
+
+    #[test]
+    fn events_come_after_ready_and_an_empty_line_asks_for_a_reload() {
+        let script = "echo '{\"type\":\"ready\"}'; echo '{\"type\":\"event\",\
+            \"class\":\"status\",\"subclass\":\"change\",\"data\":{\
+            \"zonename\":\"a\",\"newstate\":\"running\",\"oldstate\":\
+            \"ready\",\"zoneid\":3,\"when\":1768472560001734000}}'; echo; \
+            exec sleep 1000";
+        let (reader, events) = reader(script);
+        let stopper = reader.stopper();
+        let thread = std::thread::spawn(move || reader.run());
+        let next = || {
+            let wait = Duration::from_secs(60);
+            events.receiver.recv_timeout(wait).unwrap().event.to_string()
+        };
+        assert_eq!(next(), "zone ready");
+        assert_eq!(next(), "zone a \"ready\" -> \"running\"");
+        assert_eq!(next(), "zone ready");
+        stopper.stop();
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,58 @@
+//! ZFS history: what was done to datasets.
+
+use crate::config::Paths;
+use crate::event::{DatasetChange, Event, EventSource};
+use crate::json::Json;
+use crate::watch::sysevent::{Stream, recover_text};
+
+/// The stream of history records.
+#[must_use]
+pub fn stream(paths: &Paths) -> Stream {
+    Stream {
+        source: EventSource::Zfs,
+        program: paths.sysevent(),
+        args: &["-r", "-j", "EC_zfs", "ESC_ZFS_history_event"],
+        parse,
+    }
+}
+
+/// The event of a record:
+///
+/// ```json
+/// {"type":"event","class":"EC_zfs","data":{"pool_name":"zones",
+///  "history_dsname":"zones/0aa46416-…","history_internal_name":"set",
+///  "history_internal_str":"quota=10737418240"}}
+/// ```
+///
+/// Records of a pool (scrub, import) name no dataset and are of no interest.
+#[must_use]
+pub fn parse(record: &Json) -> Option<Event> {
+    let data = record.get("data")?;
+    let text = |name| data.get(name).and_then(Json::as_str).map(recover_text);
+    Some(Event::Dataset(DatasetChange {
+        dataset: text("history_dsname").filter(|name| !name.is_empty())?,
+        operation: text("history_internal_name")?,
+        detail: text("history_internal_str").unwrap_or_default(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_datasets_and_pools() {
+        let event = |text| {
+            parse(&Json::parse(text).unwrap()).map(|event| event.to_string())
+        };
+        let set = r#"{"type":"event","class":"EC_zfs","subclass":"ESC_ZFS_history_event","pid":0,"data":{"pool_name":"zones","pool_guid":13640178914720412019,"history_dsname":"zones/a","history_internal_str":"quota=10737418240","history_internal_name":"set","history_dsid":1422}}"#;
+        let told = "zfs set zones/a quota=10737418240";
+        assert_eq!(event(set).as_deref(), Some(told));
+        let scrub = r#"{"class":"EC_zfs","data":{"pool_name":"zones","history_internal_str":"func=1","history_internal_name":"scan setup"}}"#;
+        assert_eq!(event(scrub), None);
+        let hold = "{\"data\":{\"history_dsname\":\"zones/a@s\",\
+                    \"history_internal_name\":\"hold\",\
+                    \"history_internal_str\":\"tag=\\u00c3\\u00a9\"}}";
+        assert_eq!(event(hold).as_deref(), Some("zfs hold zones/a@s tag=é"));
+    }
+}

@@ -1,0 +1,87 @@
+//! The zone status channel: what the kernel and libzonecfg publish of zones.
+
+use crate::config::{Paths, is_zonename};
+use crate::event::{Event, EventSource, ZoneChange};
+use crate::json::Json;
+use crate::watch::sysevent::Stream;
+
+/// The stream of zone records.
+#[must_use]
+pub fn stream(paths: &Paths) -> Stream {
+    Stream {
+        source: EventSource::Zone,
+        program: paths.sysevent(),
+        args: &["-r", "-j", "-c", "com.sun:zones:status"],
+        parse,
+    }
+}
+
+/// The event of a record:
+///
+/// ```json
+/// {"type":"event","class":"status","subclass":"change","data":{"zonename":
+///  "0aa46416-…","newstate":"running","oldstate":"ready","zoneid":12}}
+/// ```
+///
+/// Records of other classes, and those without a zone's name (`ping`), are
+/// of no interest; nor is the global zone.
+#[must_use]
+pub fn parse(record: &Json) -> Option<Event> {
+    let text = |json: &Json, name| {
+        json.get(name).and_then(Json::as_str).map(String::from)
+    };
+    let class = text(record, "class")?;
+    let subclass = text(record, "subclass")?;
+    let data = record.get("data")?;
+    let zonename = text(data, "zonename").filter(|name| is_zonename(name))?;
+    match (class.as_str(), subclass.as_str()) {
+        ("status", "change") => {
+            let zoneid = data.get("zoneid").and_then(Json::as_f64);
+            #[allow(clippy::cast_possible_truncation)]
+            let zoneid = zoneid.map_or(-1, |id| id as i32);
+            Some(Event::Zone(ZoneChange {
+                zonename: zonename.into(),
+                oldstate: text(data, "oldstate").unwrap_or_default(),
+                newstate: text(data, "newstate").unwrap_or_default(),
+                zoneid,
+            }))
+        }
+        ("init", "restart") => {
+            Some(Event::InitRestart { zonename: zonename.into() })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &str) -> Option<String> {
+        parse(&Json::parse(text).unwrap()).map(|event| event.to_string())
+    }
+
+    #[test]
+    fn records_of_zones() {
+        let change = r#"{"date":"2026-01-15T10:22:44.163Z","type":"event","vendor":"sun.com","publisher":"kernel","class":"status","subclass":"change","pid":0,"data":{"zonename":"z1","newstate":"running","oldstate":"ready","zoneid":12,"when":1768472564162999001},"channel":"com.sun:zones:status"}"#;
+        let told = "zone z1 \"ready\" -> \"running\"";
+        assert_eq!(event(change).as_deref(), Some(told));
+        let restart = r#"{"type":"event","class":"init","subclass":"restart","data":{"restarts":1,"zonename":"z1","zoneid":12,"when":1768473000499123456}}"#;
+        assert_eq!(event(restart).as_deref(), Some("zone z1 init restart"));
+    }
+
+    #[test]
+    fn records_of_no_interest() {
+        for text in [
+            r#"{"class":"status","subclass":"ping","pid":7}"#,
+            r#"{"class":"status","subclass":"change","data":{"zonename":7}}"#,
+            r#"{"class":"status","subclass":"change","data":{"zonename":"global"}}"#,
+            r#"{"class":"status","subclass":"change","data":{"zonename":"../x"}}"#,
+            r#"{"class":"other","subclass":"change","data":{"zonename":"z"}}"#,
+            "{}",
+            "[]",
+        ] {
+            assert_eq!(event(text), None, "{text}");
+        }
+    }
+}
