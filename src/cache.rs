@@ -14,9 +14,7 @@ use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, Transition};
 use crate::hub::{Cursor, Hub};
 use crate::json::{Json, Object, write_string};
-use crate::load::assemble::{
-    Parts, assemble, volume_of_path, with_zone_state,
-};
+use crate::load::assemble::{Parts, assemble, volume_of_path, with_zone_state};
 use crate::plan::DatasetIndex;
 use crate::translate::iso_date;
 
@@ -198,15 +196,16 @@ impl Cache {
     }
 
     /// Stores what a load that began at `stamp` has found of a VM, and
-    /// publishes what that changes. `transitions` gives the states that the
-    /// zone was reported to enter since the last time: each is published,
-    /// even if it is over. It is not asked if the load was overtaken.
+    /// publishes what that changes. `transitions` is given the state that is
+    /// stored, and gives those that the zone was reported to enter since:
+    /// each is published, even if it is over. It is not asked if the load was
+    /// overtaken.
     pub fn apply(
         &self,
         zonename: &Arc<str>,
         stamp: u64,
         update: Update,
-        transitions: impl FnOnce() -> Vec<Transition>,
+        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
         cause: &Cause,
     ) -> Applied {
         let mut inner = self.inner.write();
@@ -229,7 +228,10 @@ impl Cache {
                 }
                 let before = inner.vms.get(zonename);
                 let before = before.map(|entry| Arc::clone(&entry.vm.object));
-                publisher.steps(before, &transitions(), &vm);
+                let state = before.as_ref();
+                let state = state.and_then(|vm| vm.get_str("zone_state"));
+                let transitions = transitions(state);
+                publisher.steps(before, &transitions, &vm);
                 inner.store(zonename, stamp, vm);
             }
         }
@@ -320,11 +322,7 @@ struct Publisher<'a> {
 }
 
 impl<'a> Publisher<'a> {
-    fn new(
-        cache: &'a Cache,
-        zonename: &'a Arc<str>,
-        cause: &'a Cause,
-    ) -> Self {
+    fn new(cache: &'a Cache, zonename: &'a Arc<str>, cause: &'a Cause) -> Self {
         Self { cache, zonename, cause, published: Vec::new() }
     }
 
@@ -404,11 +402,14 @@ impl<'a> Publisher<'a> {
                 out.extend_from_slice(vm);
             }
             if let Some(changes) = changes {
-                let list: Vec<_> = changes.iter().map(Change::to_json).collect();
+                let list: Vec<_> =
+                    changes.iter().map(Change::to_json).collect();
                 out.extend_from_slice(b",\"changes\":");
                 Json::from(list).write(&mut out);
             }
-            out.extend_from_slice(format!(",\"seq\":{seq},\"epoch\":").as_bytes());
+            out.extend_from_slice(
+                format!(",\"seq\":{seq},\"epoch\":").as_bytes(),
+            );
             write_string(&self.cache.epoch, &mut out);
             out.extend_from_slice(b",\"cause\":");
             write_cause(self.cause, &mut out);

@@ -222,8 +222,7 @@ mod tests {
     fn changes(from: &str, to: &str) -> String {
         let parse = |text| Json::parse(text).unwrap();
         let (from, to) = (parse(from), parse(to));
-        let changes =
-            diff(from.as_object().unwrap(), to.as_object().unwrap());
+        let changes = diff(from.as_object().unwrap(), to.as_object().unwrap());
         let changes = changes.iter().map(Change::to_json).collect::<Vec<_>>();
         Json::from(changes).to_string()
     }

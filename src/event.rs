@@ -223,8 +223,7 @@ impl Sources {
             | Self::REARM.0,
     );
     /// Everything.
-    pub const ALL: Self =
-        Self(Self::STATE.0 | Self::FILES.0 | Self::ZFS.0);
+    pub const ALL: Self = Self(Self::STATE.0 | Self::FILES.0 | Self::ZFS.0);
 
     /// Whether all of `other` is in the set.
     #[must_use]

@@ -329,9 +329,8 @@ mod tests {
         use crate::os::wait_readable;
         use std::time::Duration;
         let hub = hub(10, 10);
-        let woken = || {
-            wait_readable(&[hub.wakeup()], Duration::ZERO).unwrap()[0]
-        };
+        let woken =
+            || wait_readable(&[hub.wakeup()], Duration::ZERO).unwrap()[0];
         assert!(!woken());
         publish(&hub);
         publish(&hub);

@@ -12,9 +12,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{
-    Deserialize, Deserializer, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A member's name. Names that the program knows are not allocated.
 pub type Key = Cow<'static, str>;

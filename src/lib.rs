@@ -7,21 +7,22 @@
 pub mod config;
 pub mod event;
 pub mod json;
-pub mod translate;
 pub mod os;
+pub mod translate;
 
 // The stages, from the kernel to the client.
-pub mod watch;
+pub mod cache;
+pub mod diff;
+pub mod faults;
+pub mod http;
+pub mod hub;
+pub mod load;
 pub mod plan;
 pub mod queue;
-pub mod load;
-pub mod diff;
-pub mod cache;
-pub mod hub;
-pub mod http;
-pub mod faults;
+pub mod transition;
+pub mod watch;
 
 // What joins them, and what people see.
+pub mod cli;
 pub mod daemon;
 pub mod log_format;
-pub mod cli;

@@ -7,8 +7,7 @@ use std::time::SystemTime;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use simplelog::{
-    ColorChoice, CombinedLogger, Config, SharedLogger, TermLogger,
-    TerminalMode,
+    ColorChoice, CombinedLogger, Config, SharedLogger, TermLogger, TerminalMode,
 };
 
 use crate::cache::date_text;

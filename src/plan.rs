@@ -42,8 +42,7 @@ impl DatasetIndex {
         let parent = parent
             .filter(|parent| !parent.ends_with("/data"))
             .and_then(|parent| self.owners.get(parent));
-        let mut found: Vec<_> =
-            own.or(parent).into_iter().cloned().collect();
+        let mut found: Vec<_> = own.or(parent).into_iter().cloned().collect();
         let below = format!("{dataset}/");
         let start: Arc<str> = below.as_str().into();
         for (name, zonename) in self.owners.range(start..) {
@@ -353,7 +352,10 @@ mod tests {
             plan(&Seen::now(Event::File(change)), &vms()).jobs.remove(0)
         };
         let job = file(Some(A), WatchedFile::Tags);
-        assert_eq!((job.lane, job.sources), (Lane::Vm(A.into()), Sources::TAGS));
+        assert_eq!(
+            (job.lane, job.sources),
+            (Lane::Vm(A.into()), Sources::TAGS)
+        );
         assert_eq!(file(None, WatchedFile::Sysinfo).lane, Lane::Sysinfo);
         let ready = Seen::now(Event::Ready(EventSource::Zfs));
         assert_eq!(plan(&ready, &vms()).jobs[0].lane, Lane::All);

@@ -25,6 +25,8 @@ pub struct Batch {
     /// Grows with every batch: of two loads of a VM, the one with the
     /// greater stamp began later.
     pub stamp: u64,
+    /// How many transitions of each VM had been noted by then.
+    pub noted: HashMap<Arc<str>, usize>,
 }
 
 /// What the queue says of itself.
@@ -107,10 +109,23 @@ impl Queue {
         waiting.push_back(transition);
     }
 
-    /// Takes the transitions of a VM that have been noted so far.
-    pub fn take_transitions(&self, zonename: &str) -> Vec<Transition> {
+    /// Takes transitions of a VM, in order: as many as `choose` says of those
+    /// that have been noted so far. The others stay.
+    pub fn take_transitions(
+        &self,
+        zonename: &str,
+        choose: impl FnOnce(&[Transition]) -> usize,
+    ) -> Vec<Transition> {
         let mut inner = self.inner.lock();
-        inner.transitions.remove(zonename).unwrap_or_default().into()
+        let Some(noted) = inner.transitions.get_mut(zonename) else {
+            return Vec::new();
+        };
+        let count = choose(noted.make_contiguous()).min(noted.len());
+        let taken = noted.drain(..count).collect();
+        if noted.is_empty() {
+            inner.transitions.remove(zonename);
+        }
+        taken
     }
 
     /// Whether a job of this VM waits or is worked at, or one of all VMs is
@@ -139,7 +154,10 @@ impl Queue {
                 let stamp = inner.stamp;
                 // More may be there for the next worker.
                 self.changed.notify_one();
-                return Some(Batch { jobs, stamp });
+                let noted = inner.transitions.iter();
+                let noted = noted.map(|(z, t)| (Arc::clone(z), t.len()));
+                let noted = noted.collect();
+                return Some(Batch { jobs, stamp, noted });
             }
             match next {
                 Some(time) => {
@@ -388,10 +406,15 @@ mod tests {
             let transition = Transition { zone_state, zoneid: None };
             queue.push_transition(&"a".into(), transition);
         }
-        let states: Vec<_> =
-            queue.take_transitions("a").iter().map(|t| t.zone_state).collect();
-        assert_eq!(states, ["ready", "running"]);
-        assert_eq!(queue.take_transitions("a"), []);
+        queue.push(vm("a", Sources::STATE));
+        assert_eq!(queue.take().unwrap().noted["a"], 2);
+        let take = |count| -> Vec<_> {
+            let taken = queue.take_transitions("a", |_| count);
+            taken.iter().map(|t| t.zone_state).collect()
+        };
+        assert_eq!(take(1), ["ready"]);
+        assert_eq!(take(9), ["running"]);
+        assert_eq!(take(9), [""; 0]);
     }
 
     #[test]

@@ -192,10 +192,7 @@ mod tests {
 
     #[test]
     fn sizes_keep_their_fraction() {
-        assert_eq!(
-            bytes_to_mib("268435457").to_string(),
-            "256.0000009536743"
-        );
+        assert_eq!(bytes_to_mib("268435457").to_string(), "256.0000009536743");
         assert_eq!(bytes_to_mib("x"), Json::Null);
     }
 

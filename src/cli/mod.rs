@@ -93,9 +93,7 @@ fn run(name: &str, mut parser: lexopt::Parser) -> Result<(), Failure> {
     };
     match verb.as_str() {
         "help" => print(USAGE),
-        "version" => {
-            print(&format!("{name} {}\n", env!("CARGO_PKG_VERSION")))
-        }
+        "version" => print(&format!("{name} {}\n", env!("CARGO_PKG_VERSION"))),
         "daemon" if name == "vminfod" => daemon(parser),
         "dump" if name == "vminfod" => dump(parser),
         "ping" => {
@@ -195,14 +193,17 @@ fn daemon(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let mut remote = false;
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("root") => set_root(&mut settings, &parser.value()?.string()?)?,
+            Long("root") => {
+                set_root(&mut settings, &parser.value()?.string()?)?
+            }
             Long("listen") => {
                 let address = socket_address(&parser.value()?.string()?)?;
                 settings.listen.push(address);
             }
             Long("allow-remote") => remote = true,
             Long("refresh-interval") => {
-                settings.refresh_interval = seconds(&parser.value()?.string()?)?;
+                settings.refresh_interval =
+                    seconds(&parser.value()?.string()?)?;
             }
             Long("command-timeout") => {
                 settings.load.command_time =
@@ -237,7 +238,9 @@ fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
     let mut settings = Settings::new(Path::new("/"));
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("root") => set_root(&mut settings, &parser.value()?.string()?)?,
+            Long("root") => {
+                set_root(&mut settings, &parser.value()?.string()?)?
+            }
             other => return Err(other.unexpected().into()),
         }
     }
@@ -268,8 +271,7 @@ fn seconds(text: &str) -> Result<Duration, Failure> {
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, Failure> {
-    text.parse()
-        .map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
+    text.parse().map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
 }
 
 /// Writes to standard output.

@@ -31,9 +31,9 @@ use crate::http::{Bound, Server};
 use crate::hub::{Hub, HubLimits};
 use crate::json::{Json, Object};
 use crate::load::assemble::assemble;
-use crate::load::{Found, Loader};
 use crate::load::command::Runner;
 use crate::load::files::Sysinfo;
+use crate::load::{Found, Loader};
 use crate::os::{self, EndSignals, net};
 use crate::queue::Queue;
 use crate::watch::files::FileWatcher;
@@ -110,8 +110,8 @@ impl Daemon {
         });
         let [zone_sink, zfs_sink, file_sink] = sinks;
         let shared = Arc::new(new_shared(settings, sources)?);
-        let files =
-            FileWatcher::new(settings.paths.clone(), file_sink).map(Arc::new)?;
+        let files = FileWatcher::new(settings.paths.clone(), file_sink)
+            .map(Arc::new)?;
         let (loaded, when_loaded) = bounded(1);
 
         let mut threads = Vec::new();
@@ -140,7 +140,8 @@ impl Daemon {
             move || planner::run(&events, &shared, ready_time)
         })?);
         for n in 0..settings.queues.workers {
-            let worker = new_worker(settings, &shared, &files, &ending, &loaded);
+            let worker =
+                new_worker(settings, &shared, &files, &ending, &loaded);
             threads.push(spawn(&format!("worker-{n}"), move || worker.run())?);
         }
         let status = Status::new(Arc::clone(&shared));

@@ -26,9 +26,7 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
         match received {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
-                log::warn!(
-                    "not every source is ready; loading all the same"
-                );
+                log::warn!("not every source is ready; loading all the same");
                 beginning.end(shared);
             }
             Ok(seen) if beginning.is_over => handle(&seen, shared),

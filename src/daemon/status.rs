@@ -114,8 +114,7 @@ impl Status {
         for listener in listeners {
             let mut told = Object::new();
             told.set("userAgent", listener.user_agent);
-            let since =
-                listener.created.duration_since(SystemTime::UNIX_EPOCH);
+            let since = listener.created.duration_since(SystemTime::UNIX_EPOCH);
             let ms = since.map_or(0, |d| d.as_millis());
             told.set("createdTime", u64::try_from(ms).unwrap_or(0));
             told.set("createdDate", date_text(listener.created));

@@ -1,6 +1,7 @@
 //! A worker: takes a batch of jobs, arms watches, loads, and has the picture
 //! changed.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +12,20 @@ use crossbeam_channel::Sender;
 use crate::cache::{Prepared, Update};
 use crate::config::SourceTimes;
 use crate::daemon::{Shared, panic_text};
-use crate::event::{Cause, Job, Lane, Sources};
+use crate::event::{Cause, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
+use crate::load::zoneadm::ZoneRow;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
+use crate::transition::{Position, due};
 use crate::watch::files::FileWatcher;
+
+/// What a batch began with.
+struct Begun {
+    stamp: u64,
+    /// Transitions of each VM that had been reported by then.
+    noted: HashMap<Arc<str>, usize>,
+}
 
 /// One of the workers.
 pub struct Worker {
@@ -51,13 +61,14 @@ impl Worker {
 
     fn work(&self, batch: Batch) {
         let begin = Instant::now();
-        let Batch { jobs, stamp } = batch;
+        let Batch { jobs, stamp, noted } = batch;
         let Some(first) = jobs.first().cloned() else { return };
         let count = jobs.len();
+        let begun = Begun { stamp, noted };
         match first.lane {
-            Lane::All => self.load_all(&first, stamp),
+            Lane::All => self.load_all(&first, &begun),
             Lane::Sysinfo => self.load_sysinfo(&first),
-            Lane::Vm(_) => self.load_vms(&jobs, stamp),
+            Lane::Vm(_) => self.load_vms(&jobs, &begun),
         }
         let ms = begin.elapsed().as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
@@ -68,7 +79,7 @@ impl Worker {
         }
     }
 
-    fn load_vms(&self, jobs: &[Job], stamp: u64) {
+    fn load_vms(&self, jobs: &[Job], begun: &Begun) {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -81,7 +92,7 @@ impl Worker {
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
         for (job, loaded) in jobs.iter().zip(loaded) {
-            self.finish(job, loaded, stamp);
+            self.finish(job, loaded, begun);
         }
     }
 
@@ -91,7 +102,7 @@ impl Worker {
         }
     }
 
-    fn load_all(&self, job: &Job, stamp: u64) {
+    fn load_all(&self, job: &Job, begun: &Begun) {
         let begin = Instant::now();
         self.files.arm_sysinfo();
         self.read_sysinfo();
@@ -118,7 +129,7 @@ impl Worker {
             absent.retain(|zonename| *zonename != loaded.zonename);
             let lane = Lane::Vm(Arc::clone(&loaded.zonename));
             let of_vm = Job { lane, ..job.clone() };
-            self.finish(&of_vm, loaded, stamp);
+            self.finish(&of_vm, loaded, begun);
         }
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
@@ -180,7 +191,7 @@ impl Worker {
     }
 
     /// Stores what was loaded of a VM, and sees to what is left to do.
-    fn finish(&self, job: &Job, loaded: Loaded, stamp: u64) {
+    fn finish(&self, job: &Job, loaded: Loaded, begun: &Begun) {
         let Loaded { zonename, found, faults } = loaded;
         let mut failed = Sources::NONE;
         for (source, error) in &faults {
@@ -190,10 +201,14 @@ impl Worker {
                 failed |= sources_of(source);
             }
         }
+        let row_is_new = faults.contains(&("zoneadm", None));
         match found {
             Found::Gone => {
-                self.apply(job, &zonename, stamp, Update::Gone);
-                let _ = self.shared.queue.take_transitions(&zonename);
+                let update = Update::Gone;
+                self.apply(job, &zonename, begun.stamp, update, |_| Vec::new());
+                // They were those of a zone that nobody can look at any more.
+                let queue = &self.shared.queue;
+                drop(queue.take_transitions(&zonename, <[_]>::len));
                 self.files.disarm(&zonename);
                 self.shared.faults.forget(&zonename);
                 return;
@@ -203,10 +218,16 @@ impl Worker {
                 if is_passing(&parts) {
                     self.look_again(job);
                 }
+                let row = parts.row.clone();
+                let transitions = |stored: Option<&str>| match row_is_new {
+                    true => self.take_due(&row, stored, begun),
+                    false => Vec::new(),
+                };
                 let error = match Prepared::new(*parts) {
                     None => Some("the zone has no uuid yet"),
                     Some(vm) => {
-                        self.apply(job, &zonename, stamp, Update::Vm(vm));
+                        let (stamp, update) = (begun.stamp, Update::Vm(vm));
+                        self.apply(job, &zonename, stamp, update, transitions);
                         None
                     }
                 };
@@ -224,9 +245,9 @@ impl Worker {
         zonename: &Arc<str>,
         stamp: u64,
         update: Update,
+        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
     ) {
         let queue = &self.shared.queue;
-        let transitions = || queue.take_transitions(zonename);
         let applied = self.shared.cache.apply(
             zonename,
             stamp,
@@ -242,6 +263,23 @@ impl Worker {
             let lane = Lane::Vm(Arc::clone(zonename));
             queue.push(Job { lane, sources: Sources::ALL, cause, tries: 0 });
         }
+    }
+
+    /// The transitions up to the state that zoneadm has shown.
+    fn take_due(
+        &self,
+        row: &ZoneRow,
+        stored: Option<&str>,
+        begun: &Begun,
+    ) -> Vec<Transition> {
+        let zonename = &row.zonename;
+        let earlier = begun.noted.get(zonename).copied().unwrap_or(0);
+        #[allow(clippy::cast_possible_truncation)]
+        let zoneid = row.zoneid.as_f64().map(|id| id as i32);
+        let found = Position { zone_state: &row.zone_state, zoneid };
+        self.shared.queue.take_transitions(zonename, |noted| {
+            due(noted, earlier, stored, found)
+        })
     }
 
     /// Tries a job again, later the more often it has failed.

@@ -134,7 +134,9 @@ impl Fanout {
                 out.blocked = None;
             } else if since.elapsed() > self.stall {
                 let stall = self.stall;
-                return Err(Over::Behind(format!("reads nothing for {stall:?}")));
+                return Err(Over::Behind(format!(
+                    "reads nothing for {stall:?}"
+                )));
             }
         }
         loop {
@@ -219,8 +221,5 @@ fn polled_for(fd: RawFd, want_write: bool) -> Polled {
 }
 
 fn is_later(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -71,10 +71,8 @@ impl Server {
         hub: Arc<Hub>,
         status: StatusOf,
     ) -> io::Result<Self> {
-        let fanout = Arc::new(Fanout::new(
-            Arc::clone(&hub),
-            limits.write_stall_time,
-        ));
+        let fanout =
+            Arc::new(Fanout::new(Arc::clone(&hub), limits.write_stall_time));
         let service = Service {
             limits: limits.clone(),
             cache,
@@ -115,6 +113,8 @@ impl Server {
             let listener = socket
                 .listen()
                 .map_err(|e| format!("can't listen on {address}: {e}"))?;
+            // The port may have been left to the system.
+            let address = listener.local_addr().unwrap_or(address);
             log::info!("listening on {address}");
             let engine = Arc::clone(&self.engine);
             let service = Arc::clone(&self.service);
@@ -155,9 +155,7 @@ impl Service {
     fn answer(&self, request: &Request) -> Answer {
         match route(&request.method, &request.target) {
             Route::Ping => json(200, b"{\"ping\":\"pong\"}".to_vec()),
-            Route::Status { full } => {
-                json(200, (self.status)(full).to_bytes())
-            }
+            Route::Status { full } => json(200, (self.status)(full).to_bytes()),
             Route::Vms => Answer::new(
                 200,
                 engine::JSON,
@@ -215,8 +213,7 @@ fn text(status: u16, body: String) -> Answer {
 
 /// The pieces of the array of all VMs: their JSON is shared, not copied.
 fn array_of(snapshot: Snapshot) -> Vec<Arc<[u8]>> {
-    let [begin, comma, end] =
-        [&b"["[..], b",", b"]"].map(Arc::<[u8]>::from);
+    let [begin, comma, end] = [&b"["[..], b",", b"]"].map(Arc::<[u8]>::from);
     let mut parts = Vec::with_capacity(snapshot.vms.len() * 2 + 1);
     for vm in snapshot.vms {
         let separator = if parts.is_empty() { &begin } else { &comma };

@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_not_whole_is_waited_for() {
-        for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"] {
+        for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"]
+        {
             assert_eq!(parsed(text), Parsed::Partial, "{text:?}");
         }
     }

@@ -82,7 +82,12 @@ impl VmDatasets {
             .chain([own])
             .filter_map(|name| datasets.get(name))
             .map(|dataset| Arc::clone(&dataset.name));
-        Self { volumes: volumes.collect(), known: known.collect(), root, delegated }
+        Self {
+            volumes: volumes.collect(),
+            known: known.collect(),
+            root,
+            delegated,
+        }
     }
 }
 
@@ -301,9 +306,8 @@ fn free_space(vm: &mut Object, datasets: &VmDatasets) {
 
 /// What a VM that is being received does not have yet.
 fn missing(vm: &mut Object, parts: &Parts) {
-    let is_known = |name: &str| {
-        parts.datasets.known.iter().any(|known| &**known == name)
-    };
+    let is_known =
+        |name: &str| parts.datasets.known.iter().any(|known| &**known == name);
     let own = vm
         .get_str("zfs_filesystem")
         .unwrap_or(parts.row.zonepath.trim_start_matches('/'))

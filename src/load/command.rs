@@ -142,10 +142,8 @@ impl Runner {
             let time = self.time_left(end)?;
             let Running { stdout: out, stderr: err, .. } = running;
             // A closed pipe is always readable: it is left out.
-            let fds = [
-                out_open.then(|| out.as_fd()),
-                err_open.then(|| err.as_fd()),
-            ];
+            let fds =
+                [out_open.then(|| out.as_fd()), err_open.then(|| err.as_fd())];
             let polled: Vec<_> = fds.into_iter().flatten().collect();
             os::wait_readable(&polled, time).map_err(|e| e.to_string())?;
             if out_open {

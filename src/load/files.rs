@@ -69,8 +69,9 @@ pub fn modified_files(
     let mut files = vec![paths.zone_xml(zonename)];
     if let Some(dir) = dir {
         files.push(dir.join(LASTEXITED));
-        files
-            .extend([METADATA, TAGS, ROUTES].map(|name| config_file(dir, name)));
+        files.extend(
+            [METADATA, TAGS, ROUTES].map(|name| config_file(dir, name)),
+        );
     }
     files
 }
@@ -105,10 +106,7 @@ pub fn read_optional(
 /// Whether an error says that there is no such file.
 #[must_use]
 pub fn is_missing(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Reads a JSON file, `{}` if there is none.

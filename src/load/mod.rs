@@ -19,9 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{
-    LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
-};
+use crate::config::{LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS};
 use crate::event::Sources;
 use crate::json::Json;
 use assemble::{Parts, VmDatasets, volume_of_path};
@@ -292,8 +290,7 @@ impl Loader {
             });
             draft.store(LASTEXITED, read, |d, v| d.lastexited = Some(v));
         }
-        let modified =
-            files::modified_files(&self.paths, &draft.zonename, dir);
+        let modified = files::modified_files(&self.paths, &draft.zonename, dir);
         draft.last_modified = files::last_modified(&modified);
         self.read_receiving(draft);
     }
@@ -333,7 +330,8 @@ impl Loader {
             [(zoneid, _)] => Some(*zoneid),
             _ => None,
         };
-        let zones = kstat::read(&self.runner, &kstat::read_run(&self.paths, one));
+        let zones =
+            kstat::read(&self.runner, &kstat::read_run(&self.paths, one));
         for (_, draft) in asked {
             match &zones {
                 Ok(zones) => {
@@ -348,10 +346,9 @@ impl Loader {
     fn read_datasets(&self, drafts: &mut [Draft]) {
         let names = wanted_datasets(drafts);
         let mut datasets = Datasets::default();
-        let listed =
-            self.list_datasets(&names, &mut datasets).and_then(|()| {
-                self.list_unexpected(drafts, &names, &mut datasets)
-            });
+        let listed = self
+            .list_datasets(&names, &mut datasets)
+            .and_then(|()| self.list_unexpected(drafts, &names, &mut datasets));
         select_datasets(drafts, &datasets, listed);
     }
 

@@ -158,8 +158,7 @@ fn list_run(paths: &Paths, depth: &str) -> Run {
 /// Names come from the XML of zones, which anyone with zonecfg may write.
 #[must_use]
 pub fn is_dataset_name(name: &str) -> bool {
-    let allowed =
-        |c: char| c.is_ascii_alphanumeric() || "-_.: /".contains(c);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.: /".contains(c);
     name.len() < 256
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(allowed)

@@ -96,9 +96,8 @@ pub fn parse(text: &str) -> Listing {
 
 fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let fields = split_fields(line);
-    let Ok(
-        [zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid],
-    ) = <[String; 8]>::try_from(fields)
+    let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =
+        <[String; 8]>::try_from(fields)
     else {
         return Err("not 8 fields");
     };

@@ -119,7 +119,9 @@ impl FsWatch {
         check(error)?;
         let events = events.iter().take(count as usize);
         Ok(Some(
-            events.map(|e| WatchEvent { id: e.id, gone: e.gone != 0 }).collect(),
+            events
+                .map(|e| WatchEvent { id: e.id, gone: e.gone != 0 })
+                .collect(),
         ))
     }
 

@@ -236,9 +236,8 @@ impl EndSignals {
         loop {
             let mut signal = 0;
             // SAFETY: both pointers are valid for the call.
-            let error = unsafe {
-                libc::sigwait(&raw const self.set, &raw mut signal)
-            };
+            let error =
+                unsafe { libc::sigwait(&raw const self.set, &raw mut signal) };
             match (error, signal) {
                 (0, libc::SIGTERM) => return EndSignal::Terminate,
                 (0, libc::SIGINT) => return EndSignal::Interrupt,
@@ -269,9 +268,8 @@ mod tests {
         assert!(refused.contains("symbolic link"), "{refused}");
         let refused = read("", 9).unwrap_err().to_string();
         assert!(refused.contains("regular file"), "{refused}");
-        let fifo = std::process::Command::new("mkfifo")
-            .arg(dir.join("fifo"))
-            .status();
+        let fifo =
+            std::process::Command::new("mkfifo").arg(dir.join("fifo")).status();
         assert!(fifo.unwrap().success());
         assert!(read("fifo", 9).is_err());
         std::fs::remove_dir_all(&dir).unwrap();

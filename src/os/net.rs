@@ -69,9 +69,7 @@ fn bind_to(fd: RawFd, address: SocketAddr) -> io::Result<()> {
             sin.sin_port = v4.port().to_be();
             sin.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
             // SAFETY: `sin` is valid and its true size is given.
-            unsafe {
-                libc::bind(fd, (&raw const sin).cast(), socklen(&sin))
-            }
+            unsafe { libc::bind(fd, (&raw const sin).cast(), socklen(&sin)) }
         }
         SocketAddr::V6(v6) => {
             // SAFETY: all-zero bytes are a valid sockaddr_in6.
@@ -83,9 +81,7 @@ fn bind_to(fd: RawFd, address: SocketAddr) -> io::Result<()> {
             sin.sin6_addr.s6_addr = v6.ip().octets();
             sin.sin6_scope_id = v6.scope_id();
             // SAFETY: `sin` is valid and its true size is given.
-            unsafe {
-                libc::bind(fd, (&raw const sin).cast(), socklen(&sin))
-            }
+            unsafe { libc::bind(fd, (&raw const sin).cast(), socklen(&sin)) }
         }
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -134,8 +130,7 @@ pub fn poll_sockets(sockets: &mut [Polled], time: Duration) -> io::Result<()> {
         .iter()
         .map(|s| libc::pollfd {
             fd: s.fd,
-            events: libc::POLLIN
-                | if s.want_write { libc::POLLOUT } else { 0 },
+            events: libc::POLLIN | if s.want_write { libc::POLLOUT } else { 0 },
             revents: 0,
         })
         .collect();

@@ -18,9 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::config::{
-    CONFIG_DIR, LASTEXITED, METADATA, Paths, ROUTES, TAGS,
-};
+use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, Paths, ROUTES, TAGS};
 use crate::event::{Event, FileChange, WatchedFile};
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::watch::Sink;
@@ -282,7 +280,12 @@ impl FileWatcher {
     }
 
     /// Notes how watching a path went.
-    fn note(&self, id: u64, path: &Path, added: io::Result<bool>) -> Option<bool> {
+    fn note(
+        &self,
+        id: u64,
+        path: &Path,
+        added: io::Result<bool>,
+    ) -> Option<bool> {
         match added {
             Ok(changed) => {
                 if !self.set_state(id, NodeState::Armed) {
@@ -447,8 +450,5 @@ impl Tables {
 }
 
 fn is_missing(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -80,11 +80,8 @@ impl Reader {
     #[must_use]
     pub fn new(stream: Stream, sink: Sink, times: SourceTimes) -> Self {
         let (wake, woken) = bounded(1);
-        let stopper = Stopper {
-            ending: Arc::default(),
-            pid: Arc::default(),
-            wake,
-        };
+        let stopper =
+            Stopper { ending: Arc::default(), pid: Arc::default(), wake };
         Self { stream, sink, times, stopper, woken }
     }
 

@@ -1,4 +1,22 @@
 //! The tests that run the program, or need more than one of its modules.
 
+/// Hosts, daemons and streams for the others.
+mod harness;
+
 /// Recorded hosts and recorded changes.
 mod conformance;
+
+/// Every operation, from the command to the client.
+mod operations;
+
+/// Files that come, go and are replaced.
+mod files;
+
+/// What is broken, and mended.
+mod faults;
+
+/// The interface by real sockets.
+mod http;
+
+/// The program as a process, and its tools.
+mod process;

@@ -72,7 +72,12 @@ impl Host {
     ///
     /// # Errors
     /// If there is no such dataset or property.
-    pub fn zfs_set(&self, name: &str, property: &str, value: &str) -> Result<()> {
+    pub fn zfs_set(
+        &self,
+        name: &str,
+        property: &str,
+        value: &str,
+    ) -> Result<()> {
         self.step(Channel::Zfs, |state| {
             change_property(state, name, property, Some(value))?;
             let txg = state.next();
@@ -194,8 +199,7 @@ impl Host {
             // What is below goes first.
             doomed.reverse();
             let txg = state.next();
-            let records =
-                doomed.iter().map(|n| history(n, "destroy", "", txg));
+            let records = doomed.iter().map(|n| history(n, "destroy", "", txg));
             Ok(((), records.collect()))
         })
     }
@@ -277,7 +281,11 @@ impl Host {
     }
 
     /// Keeps the files of a dataset for a later rollback.
-    pub(crate) fn save_files(&self, dataset: &str, snapshot: &str) -> Result<()> {
+    pub(crate) fn save_files(
+        &self,
+        dataset: &str,
+        snapshot: &str,
+    ) -> Result<()> {
         let name = format!("{dataset}@{snapshot}").replace('/', "_");
         let saved = self.root.join("sim/snap").join(name);
         let dir = self.path(&format!("/{dataset}"));
@@ -360,8 +368,8 @@ fn change_property(
     if !COLUMNS.contains(&property) {
         return Err(format!("{property}: no such property").into());
     }
-    let effective = value
-        .map_or_else(|| inherited(state, name, property), String::from);
+    let effective =
+        value.map_or_else(|| inherited(state, name, property), String::from);
     let row = state
         .dataset_mut(name)
         .ok_or_else(|| format!("{name}: dataset does not exist"))?;

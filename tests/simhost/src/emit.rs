@@ -105,10 +105,7 @@ fn count(root: &Path, channel: Channel) -> io::Result<()> {
 /// Nanoseconds since the epoch.
 #[must_use]
 pub fn now_ns() -> u128 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
 /// Seconds since the epoch.

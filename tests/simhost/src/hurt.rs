@@ -47,9 +47,8 @@ pub fn set(root: &Path, name: &str, words: &str) -> io::Result<()> {
             _ => Ok(()),
         };
     }
-    parse(words).ok_or_else(|| {
-        io::Error::other(format!("not a fault: {words:?}"))
-    })?;
+    parse(words)
+        .ok_or_else(|| io::Error::other(format!("not a fault: {words:?}")))?;
     fs::create_dir_all(root.join("sim/hurt"))?;
     fs::write(path, words)
 }

@@ -151,11 +151,7 @@ impl State {
             for (zonename, z) in &self.kernel {
                 text.push_str(&format!(
                     "{zonename}\t{}\t{}\t{}\t{}\t{}\n",
-                    z.state,
-                    z.zoneid,
-                    z.boot_time,
-                    z.init_pid,
-                    z.init_restarts
+                    z.state, z.zoneid, z.boot_time, z.init_pid, z.init_restarts
                 ));
             }
             replace(&root.join("sim/kernel.tsv"), &text)?;

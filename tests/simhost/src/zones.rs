@@ -310,15 +310,15 @@ impl Host {
         shown: &str,
     ) -> Result<()> {
         self.step(Channel::Zone, |state| {
-            let zone = state
-                .kernel
-                .entry(zonename.to_string())
-                .or_insert_with(|| KernelZone {
-                    state: String::new(),
-                    zoneid: zoneid.to_string(),
-                    boot_time: "0".to_string(),
-                    init_pid: 0,
-                    init_restarts: 0,
+            let zone =
+                state.kernel.entry(zonename.to_string()).or_insert_with(|| {
+                    KernelZone {
+                        state: String::new(),
+                        zoneid: zoneid.to_string(),
+                        boot_time: "0".to_string(),
+                        init_pid: 0,
+                        init_restarts: 0,
+                    }
                 });
             zone.state = shown.to_string();
             let record = zone_change(zonename, oldstate, newstate, zoneid);

@@ -1,0 +1,122 @@
+//! Which of the transitions that were reported may be published with a load.
+//!
+//! The kernel reports every transition, and zoneadm shows where the zone is
+//! now. A load that was asked for by one report may find the zone further on,
+//! and reports that arrive while it is loaded may be of before or after the
+//! moment at which zoneadm looked. What is published must be all of them, in
+//! order: those before the state that was found now, the others with the next
+//! load. Pure.
+
+use crate::event::Transition;
+
+/// The cycle that a zone's states follow while it is booted and halted.
+const CYCLE: [&str; 5] =
+    ["installed", "ready", "running", "shutting_down", "down"];
+
+/// Where a zone was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Position<'a> {
+    /// The state.
+    pub zone_state: &'a str,
+    /// Its id in the kernel, if it has one.
+    pub zoneid: Option<i32>,
+}
+
+/// How many of `reported` were before, or are, the state `found`. The first
+/// `earlier` of them were reported before the load began, and so are; `stored`
+/// is the state that was published last.
+#[must_use]
+pub fn due(
+    reported: &[Transition],
+    earlier: usize,
+    stored: Option<&str>,
+    found: Position<'_>,
+) -> usize {
+    let earlier = earlier.min(reported.len());
+    let (before, during) = reported.split_at(earlier);
+    let is_found = |t: &Transition| {
+        t.zone_state == found.zone_state
+            && (t.zoneid.is_none()
+                || found.zoneid.is_none()
+                || t.zoneid == found.zoneid)
+    };
+    if let Some(at) = during.iter().rposition(is_found) {
+        return earlier + at + 1;
+    }
+    // Not there itself: those count that lie on the way to it.
+    let mut now = before.last().map(|t| t.zone_state).or(stored);
+    let mut due = earlier;
+    for transition in during {
+        if !now.is_some_and(|now| {
+            is_between(now, transition.zone_state, found.zone_state)
+        }) {
+            break;
+        }
+        now = Some(transition.zone_state);
+        due += 1;
+    }
+    due
+}
+
+/// Whether a zone that goes from `from` to `to` passes `state`.
+fn is_between(from: &str, state: &str, to: &str) -> bool {
+    let place = |s: &str| CYCLE.iter().position(|c| *c == s);
+    let (Some(from), Some(state), Some(to)) =
+        (place(from), place(state), place(to))
+    else {
+        return false;
+    };
+    let steps = |place: usize| (place + CYCLE.len() - from) % CYCLE.len();
+    steps(state) > 0 && steps(state) <= steps(to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(states: &[(&'static str, i32)]) -> Vec<Transition> {
+        let transition = |(zone_state, id): &(&'static str, i32)| Transition {
+            zone_state,
+            zoneid: Some(*id).filter(|id| *id > 0),
+        };
+        states.iter().map(transition).collect()
+    }
+
+    fn at(zone_state: &str, zoneid: i32) -> Position<'_> {
+        Position { zone_state, zoneid: Some(zoneid).filter(|id| *id > 0) }
+    }
+
+    #[test]
+    fn what_was_reported_before_the_load_is_due() {
+        let boot = reported(&[("ready", 7), ("running", 7)]);
+        assert_eq!(due(&boot, 2, Some("installed"), at("installed", 0)), 2);
+        assert_eq!(due(&boot, 1, Some("installed"), at("running", 7)), 2);
+        assert_eq!(due(&boot, 9, Some("installed"), at("running", 7)), 2);
+    }
+
+    #[test]
+    fn what_was_reported_after_zoneadm_looked_is_not() {
+        let create =
+            reported(&[("configured", 0), ("incomplete", 0), ("installed", 0)]);
+        assert_eq!(due(&create, 1, None, at("incomplete", 0)), 2);
+        assert_eq!(due(&create, 1, None, at("configured", 0)), 1);
+        assert_eq!(due(&create, 0, None, at("installed", 0)), 3);
+    }
+
+    #[test]
+    fn what_lies_on_the_way_is_due() {
+        let halt = reported(&[("running", 7), ("shutting_down", 7)]);
+        assert_eq!(due(&halt, 1, Some("ready"), at("installed", 0)), 2);
+        assert_eq!(due(&halt, 1, Some("ready"), at("down", 7)), 2);
+        assert_eq!(due(&halt, 1, Some("ready"), at("running", 7)), 1);
+    }
+
+    #[test]
+    fn a_reboot_is_told_from_no_reboot_by_the_zones_id() {
+        let reboot =
+            reported(&[("shutting_down", 7), ("ready", 8), ("running", 8)]);
+        assert_eq!(due(&reboot, 0, Some("running"), at("running", 8)), 3);
+        assert_eq!(due(&reboot, 0, Some("running"), at("running", 7)), 0);
+        assert_eq!(due(&reboot, 1, Some("running"), at("down", 7)), 1);
+    }
+}

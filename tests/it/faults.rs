@@ -1,0 +1,223 @@
+//! What is broken costs what it is about, is told, and is mended at once.
+
+use std::fs;
+
+use simhost::emit::Channel;
+use vminfod::json::Json;
+
+use crate::harness::{Daemon, TestHost, text, wait_for};
+
+/// The faults that /status tells, as `zonename source`.
+fn errors(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let errors = status.get("errors").unwrap().as_array().unwrap();
+    errors
+        .iter()
+        .map(|e| format!("{} {}", text(e, "zonename"), text(e, "source")))
+        .collect()
+}
+
+fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
+    wait_for("the faults are told", || {
+        let errors = errors(daemon);
+        if errors == wanted { Ok(()) } else { Err(format!("{errors:?}")) }
+    });
+}
+
+#[test]
+fn broken_files_at_start_cost_their_vm_alone() {
+    let host = TestHost::with_vms(6);
+    let names = host.zonenames().unwrap();
+    let [cut, broken, bare, late, ..] = &names[..] else { panic!() };
+    let xml = fs::read_to_string(host.xml_path(cut)).unwrap();
+    fs::write(host.xml_path(cut), &xml[..xml.len() / 2]).unwrap();
+    let metadata = host.zone_dir(broken).unwrap().join("config/metadata.json");
+    fs::write(&metadata, "{\"customer_metadata\":").unwrap();
+    fs::remove_dir_all(host.zone_dir(bare).unwrap()).unwrap();
+    let late_xml = fs::read_to_string(host.xml_path(late)).unwrap();
+    fs::remove_file(host.xml_path(late)).unwrap();
+
+    let daemon = host.start();
+    let mut wanted = vec![
+        format!("{cut} zonexml"),
+        format!("{broken} metadata.json"),
+        format!("{late} zonexml"),
+    ];
+    wanted.sort();
+    wait_for_errors(&daemon, &wanted);
+    let status = daemon.status();
+    let errors = status.get("errors").unwrap().as_array().unwrap();
+    for error in errors {
+        assert!(text(error, "error").contains(host.root().to_str().unwrap()));
+        assert!(text(error, "since").ends_with('Z'));
+        assert!(error.get("retries").unwrap().as_u64().is_some());
+    }
+    // All others are served, and of these what can be.
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 4);
+    let vm = daemon.vm(broken).unwrap();
+    assert_eq!(vm.get("customer_metadata").unwrap().to_string(), "{}");
+    assert!(daemon.vm(bare).is_some());
+    assert!(daemon.vm(cut).is_none());
+
+    // Mended, each is back.
+    host.zonecfg(cut, &xml).unwrap();
+    host.zonecfg(late, &late_xml).unwrap();
+    fs::write(&metadata, "{\"customer_metadata\":{\"a\":\"b\"}}").unwrap();
+    daemon.settle(&host);
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 6);
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn the_last_good_value_stays_while_a_file_is_broken() {
+    let host = TestHost::with_vms(2);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start();
+    let before = daemon.settle(&host);
+    let mut stream = daemon.events();
+    let xml = fs::read_to_string(host.xml_path(&zonename)).unwrap();
+    host.zonecfg(&zonename, &xml[..xml.len() / 2]).unwrap();
+    let config = host.zone_dir(&zonename).unwrap().join("config");
+    let tags = fs::read_to_string(config.join("tags.json")).unwrap();
+    host.write_config(&zonename, "tags.json", "{\"x\"").unwrap();
+    let names =
+        [format!("{zonename} tags.json"), format!("{zonename} zonexml")];
+    wait_for_errors(&daemon, &names);
+    let strip = |vms: &Json| {
+        let vm = vms.as_array().unwrap()[0].as_object().unwrap();
+        let mut vm = vm.clone();
+        // The files were written, after all.
+        vm.remove("last_modified");
+        Json::from(vm)
+    };
+    assert_eq!(strip(&daemon.vms()), strip(&before));
+    host.zonecfg(&zonename, &xml).unwrap();
+    host.write_config(&zonename, "tags.json", &tags).unwrap();
+    wait_for_errors(&daemon, &[]);
+    daemon.settle(&host);
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    for event in stream.read_to(seq) {
+        for change in event.get("changes").unwrap().as_array().unwrap() {
+            assert_eq!(text(change, "prettyPath"), "last_modified");
+        }
+    }
+}
+
+#[test]
+fn links_and_fifos_in_place_of_files_are_refused() {
+    let host = TestHost::with_vms(2);
+    let names = host.zonenames().unwrap();
+    let config = |n: usize| host.zone_dir(&names[n]).unwrap().join("config");
+    let secret = host.root().join("secret.json");
+    fs::write(&secret, "{\"secret\":1}").unwrap();
+    std::os::unix::fs::symlink(&secret, config(0).join("routes.json")).unwrap();
+    let fifo = std::process::Command::new("mkfifo")
+        .arg(config(1).join("routes.json"))
+        .status();
+    assert!(fifo.unwrap().success());
+    let daemon = host.start();
+    let mut wanted: Vec<_> =
+        names.iter().map(|name| format!("{name} routes.json")).collect();
+    wanted.sort();
+    wait_for_errors(&daemon, &wanted);
+    let vm = daemon.vm(&names[0]).unwrap();
+    assert_eq!(vm.get("routes").unwrap().to_string(), "{}");
+    for n in 0..2 {
+        fs::remove_file(config(n).join("routes.json")).unwrap();
+    }
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn commands_that_fail_at_start_are_tried_until_they_work() {
+    for (command, fault) in [
+        ("zoneadm", "fail zoneadm is out of order"),
+        ("zfs", "fail no pools available"),
+        ("zfs", "truncate"),
+        ("zoneadm", "hang"),
+    ] {
+        let host = TestHost::with_vms(3);
+        host.hurt(command, fault).unwrap();
+        let daemon = host.spawn(&["--command-timeout", "0.3"]);
+        wait_for("the fault is logged", || {
+            let log = daemon.log().join("\n");
+            let told = log.contains("host: refresh: ");
+            if told { Ok(()) } else { Err(log) }
+        });
+        assert!(!daemon.log().iter().any(|l| l.contains("listening on")));
+        host.hurt(command, "heal").unwrap();
+        let mut daemon = daemon;
+        daemon.addr = daemon.wait_for_address();
+        daemon.settle(&host);
+        wait_for_errors(&daemon, &[]);
+    }
+}
+
+#[test]
+fn a_load_that_fails_is_tried_again() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start_with(&["--command-timeout", "0.3"]);
+    for (command, fault) in [
+        ("zfs", "fail out of order"),
+        ("zfs", "garbage"),
+        ("zfs", "hang"),
+        ("zoneadm", "garbage"),
+        ("zoneadm", "fail out of order"),
+        ("kstat", "fail out of order"),
+    ] {
+        host.hurt(command, fault).unwrap();
+        let quota = if fault == "hang" { "33" } else { "44" };
+        host.update(&zonename, "quota", quota).unwrap();
+        host.reboot(&zonename).unwrap();
+        let name = format!("{zonename} {command}");
+        wait_for("the fault is told", || {
+            let errors = errors(&daemon);
+            let told = errors.contains(&name);
+            if told { Ok(()) } else { Err(format!("{errors:?}")) }
+        });
+        // Others are served as before, and this one as it was.
+        assert_eq!(daemon.vms().as_array().unwrap().len(), 3);
+        host.hurt(command, "heal").unwrap();
+        daemon.settle(&host);
+        wait_for_errors(&daemon, &[]);
+    }
+}
+
+#[test]
+fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
+    let host = TestHost::with_vms(4);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start_with(&["--refresh-interval", "100000"]);
+    let restarts = |source: &str| {
+        let status = daemon.status();
+        let source = status.get("sources").unwrap().get(source).unwrap();
+        let ready = source.get("ready") == Some(&Json::Bool(true));
+        (source.get("restarts").unwrap().as_u64().unwrap(), ready)
+    };
+    for (source, channel) in [("zfs", Channel::Zfs), ("zone", Channel::Zone)] {
+        host.kill_sysevent(channel).unwrap();
+        wait_for("the source has ended", || match restarts(source) {
+            (1.., _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        // Nobody listens now.
+        host.update(&zonename, "quota", "55").unwrap();
+        host.reboot(&zonename).unwrap();
+        wait_for("the source is back", || match restarts(source) {
+            (_, true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        wait_for("the gap is healed", || {
+            let (served, loaded) = (daemon.vms(), host.dumped());
+            if served == loaded { Ok(()) } else { Err("differs".into()) }
+        });
+        host.update(&zonename, "quota", "66").unwrap();
+    }
+    // Rubbish does the same.
+    host.raw_sysevent(Channel::Zfs, b"{]\n").unwrap();
+    wait_for("the source was started again", || match restarts("zfs") {
+        (2.., true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}

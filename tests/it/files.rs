@@ -1,0 +1,118 @@
+//! Files that come, go and are replaced, in every way in which that is done.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Daemon, TestHost, text, wait_for};
+use vminfod::json::Json;
+
+/// Waits until a VM has this member.
+fn wait_for_member(daemon: &Daemon, zonename: &str, member: &str, value: &str) {
+    wait_for(&format!("{member} is {value}"), || {
+        let vm = daemon.vm(zonename).ok_or("no such VM")?;
+        let found = vm.get(member).map(Json::to_string).unwrap_or_default();
+        if found == value { Ok(()) } else { Err(found) }
+    });
+}
+
+fn alias_of(xml: &str, alias: &str) -> String {
+    simhost::xml::set_attr(xml, "alias", Some(&simhost::xml::base64(alias)))
+}
+
+/// No reload, periodic or for healing, stands in for an event.
+fn start(host: &TestHost) -> Daemon {
+    host.start_with(&["--refresh-interval", "100000"])
+}
+
+#[test]
+fn a_config_file_that_did_not_exist_is_seen() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let config = host.zone_dir(&zonename).unwrap().join("config");
+    fs::remove_file(config.join("tags.json")).unwrap();
+    let daemon = start(&host);
+    wait_for_member(&daemon, &zonename, "tags", "{}");
+    for (file, member, text, value) in [
+        ("routes.json", "routes", r#"{"a":"b"}"#, r#"{"a":"b"}"#),
+        ("tags.json", "tags", r#"{"c":1}"#, r#"{"c":1}"#),
+    ] {
+        fs::write(config.join(file), text).unwrap();
+        wait_for_member(&daemon, &zonename, member, value);
+        fs::remove_file(config.join(file)).unwrap();
+        wait_for_member(&daemon, &zonename, member, "{}");
+    }
+    // The whole directory goes and comes.
+    let aside = config.with_file_name("aside");
+    fs::rename(&config, &aside).unwrap();
+    wait_for_member(&daemon, &zonename, "customer_metadata", "{}");
+    fs::create_dir(&config).unwrap();
+    let metadata = r#"{"customer_metadata":{"k":"v"}}"#;
+    fs::write(config.join("metadata.json"), metadata).unwrap();
+    let member = "customer_metadata";
+    wait_for_member(&daemon, &zonename, member, r#"{"k":"v"}"#);
+}
+
+#[test]
+fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let path = host.xml_path(&zonename);
+    let daemon = start(&host);
+    let mut stream = daemon.events();
+    let elsewhere = Path::new("/dev/shm");
+    let elsewhere = if elsewhere.is_dir() { elsewhere } else { host.root() };
+    let elsewhere =
+        elsewhere.join(format!("vminfod-{}.xml", std::process::id()));
+    for round in 0..10 {
+        let check = |how: &str, replace: &dyn Fn(&str)| {
+            let alias = format!("{how}{round}");
+            let xml = fs::read_to_string(&path).unwrap();
+            replace(&alias_of(&xml, &alias));
+            let value = format!("{alias:?}");
+            wait_for_member(&daemon, &zonename, "alias", &value);
+        };
+        check("renamed", &|xml| {
+            let temp = path.with_file_name("zonecfg.aTest");
+            fs::write(&temp, xml).unwrap();
+            fs::rename(&temp, &path).unwrap();
+        });
+        check("zonecfg", &|xml| host.zonecfg(&zonename, xml).unwrap());
+        // From another file system: unlink, create, write.
+        check("moved", &|xml| {
+            fs::write(&elsewhere, xml).unwrap();
+            let mut mv = Command::new("mv");
+            let moved = mv.arg("-f").arg(&elsewhere).arg(&path).status();
+            assert!(moved.unwrap().success());
+        });
+        check("edited", &|xml| fs::write(&path, xml).unwrap());
+    }
+    let vms = daemon.settle(&host);
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    for event in stream.read_to(seq) {
+        assert_eq!(text(&event, "type"), "modify", "{event}");
+        assert_eq!(text(&event, "zonename"), zonename);
+    }
+    assert_eq!(vms.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn vms_on_another_pool_are_followed() {
+    let host = TestHost::with_vms(2);
+    host.zfs_create("tank", None, &[]).unwrap();
+    host.zfs_create("tank/cores", None, &[]).unwrap();
+    fs::create_dir(host.path("/tank")).unwrap();
+    let mut spec = simhost::Host::spec(40);
+    spec.pool = "tank".to_string();
+    let daemon = start(&host);
+    host.create(&spec).unwrap();
+    daemon.settle(&host);
+    let vm = daemon.vm(&spec.uuid).unwrap();
+    assert_eq!(text(&vm, "zpool"), "tank");
+    host.update(&spec.uuid, "tags.k", "v").unwrap();
+    host.update(&spec.uuid, "quota", "7").unwrap();
+    daemon.settle(&host);
+    let vm = daemon.vm(&spec.uuid).unwrap();
+    assert_eq!(vm.get("quota"), Some(&Json::Number(7.0)));
+    assert_eq!(text(vm.get("tags").unwrap(), "k"), "v");
+}

@@ -1,0 +1,484 @@
+//! A simulated host with the real daemon on it: real processes, files and
+//! sockets. Whoever waits has a deadline, and shows what it saw.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use simhost::Host;
+use vminfod::json::Json;
+
+/// How long anything may take on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The program under test.
+pub const VMINFOD: &str = env!("CARGO_BIN_EXE_vminfod");
+
+/// The simulated host's program, built if it is not there.
+pub fn simhost_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "simhost"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let built = cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .expect("cargo");
+        assert!(built.success(), "simhost does not build");
+        let program = Path::new(VMINFOD).with_file_name("simhost");
+        assert!(program.exists(), "{}", program.display());
+        program
+    })
+}
+
+/// Waits until `look` finds what it wants; fails with what it saw last.
+pub fn wait_for<T>(
+    what: &str,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(saw) if begin.elapsed() > DEADLINE => {
+                panic!("{what}: not in {DEADLINE:?}; saw {saw}")
+            }
+            Err(_) => pause(),
+        }
+    }
+}
+
+/// Lets others work between two looks.
+fn pause() {
+    let (_keep, receiver) = channel::<()>();
+    let _ = receiver.recv_timeout(Duration::from_millis(5));
+}
+
+/// A directory that goes when dropped.
+pub struct TempDir(pub PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Short: the names of Unix sockets below it are bounded.
+        let name = format!("vmi-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A simulated host.
+pub struct TestHost {
+    pub host: Host,
+    _dir: TempDir,
+}
+
+impl std::ops::Deref for TestHost {
+    type Target = Host;
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl TestHost {
+    /// A host with this many VMs.
+    pub fn with_vms(vms: u64) -> Self {
+        let dir = TempDir::new();
+        let host = Host::new(&dir.0);
+        host.init(simhost_program(), vms).unwrap();
+        Self { host, _dir: dir }
+    }
+
+    /// A recorded host.
+    pub fn recorded(recorded: &Path) -> Self {
+        let dir = TempDir::new();
+        let host = Host::new(&dir.0);
+        host.import(simhost_program(), recorded).unwrap();
+        Self { host, _dir: dir }
+    }
+
+    /// Runs vminfod with the host's root.
+    pub fn dump(&self) -> Output {
+        Command::new(VMINFOD)
+            .arg("dump")
+            .arg("--root")
+            .arg(self.host.root())
+            .output()
+            .unwrap()
+    }
+
+    /// The VM objects that a load without a daemon gives.
+    pub fn dumped(&self) -> Json {
+        let output = self.dump();
+        assert!(output.status.success(), "{output:?}");
+        parse(&output.stdout)
+    }
+
+    /// The zonename of the first VM of a brand.
+    pub fn vm_of(&self, brand: &str) -> String {
+        let dumped = self.dumped();
+        let vms = dumped.as_array().unwrap();
+        let vm = vms.iter().find(|vm| text(vm, "brand") == brand).unwrap();
+        text(vm, "zonename").to_string()
+    }
+
+    /// Starts the daemon and waits until it serves.
+    pub fn start(&self) -> Daemon {
+        self.start_with(&[])
+    }
+
+    pub fn start_with(&self, args: &[&str]) -> Daemon {
+        let mut daemon = self.spawn(args);
+        daemon.addr = daemon.wait_for_address();
+        daemon
+    }
+
+    /// Starts the daemon, and waits for nothing.
+    pub fn spawn(&self, args: &[&str]) -> Daemon {
+        let mut command = Command::new(VMINFOD);
+        command.arg("daemon").arg("--root").arg(self.host.root());
+        if !args.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let mut child = command
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        for pipe in [
+            Box::new(child.stdout.take().unwrap()) as Box<dyn Read + Send>,
+            Box::new(child.stderr.take().unwrap()),
+        ] {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    log.lock().unwrap().push(line);
+                }
+            });
+        }
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        Daemon { child, addr, log, before: self.published() }
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    pub child: Child,
+    pub addr: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Sysevents of before its time.
+    before: (u64, u64),
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.len().saturating_sub(60);
+            eprintln!("--- log ---\n{}", log[tail..].join("\n"));
+        }
+    }
+}
+
+impl Daemon {
+    /// What it has logged.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn wait_for_address(&self) -> SocketAddr {
+        let marker = "listening on ";
+        wait_for("the daemon listens", || {
+            let log = self.log();
+            log.iter()
+                .filter_map(|line| {
+                    let (_, rest) = line.split_once(marker)?;
+                    rest.split('"').next()?.parse().ok()
+                })
+                .next()
+                .ok_or_else(|| log.join("\n"))
+        })
+    }
+
+    /// The answer to a GET.
+    pub fn get(&self, path: &str) -> Answer {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+        self.send(request.as_bytes())
+    }
+
+    /// Sends bytes, and reads until the daemon closes.
+    pub fn send(&self, bytes: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        Answer::parse(&answer)
+    }
+
+    pub fn vms(&self) -> Json {
+        let answer = self.get("/vms");
+        assert_eq!(answer.status, 200);
+        parse(&answer.body)
+    }
+
+    pub fn vm(&self, zonename: &str) -> Option<Json> {
+        let answer = self.get(&format!("/vms/{zonename}"));
+        (answer.status == 200).then(|| parse(&answer.body))
+    }
+
+    pub fn status(&self) -> Json {
+        parse(&self.get("/status").body)
+    }
+
+    /// Subscribes to events.
+    pub fn events(&self) -> Stream {
+        Stream::open(self.addr)
+    }
+
+    /// Runs one of the tools against this daemon.
+    pub fn tool(&self, args: &[&str]) -> Output {
+        Command::new(VMINFOD)
+            .args(args)
+            .args(["--server", &self.addr.to_string()])
+            .output()
+            .unwrap()
+    }
+
+    /// Waits until the daemon has seen every sysevent of the host, has
+    /// nothing to do, and serves what a fresh load gives.
+    pub fn settle(&self, host: &TestHost) -> Json {
+        wait_for("the daemon serves what there is", || {
+            let (zone, zfs) = host.published();
+            let (zone, zfs) = (zone - self.before.0, zfs - self.before.1);
+            let status = self.status();
+            let events = |source: &str| {
+                let source = status.get("sources").unwrap().get(source);
+                source.unwrap().get("events").unwrap().as_u64().unwrap()
+            };
+            let idle = status.get("queue").unwrap().get("idle");
+            if (events("zone"), events("zfs")) != (zone, zfs)
+                || idle != Some(&Json::Bool(true))
+            {
+                return Err(format!("{zone} {zfs} {status}"));
+            }
+            let (served, loaded) = (self.vms(), host.dumped());
+            match first_difference(&served, &loaded) {
+                None => Ok(served),
+                Some(difference) => Err(difference),
+            }
+        })
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for the end of the process; its exit status.
+    pub fn wait(&mut self) -> Option<i32> {
+        wait_for("the daemon ends", || {
+            self.child.try_wait().unwrap().ok_or("running".to_string())
+        })
+        .code()
+    }
+}
+
+/// Which VM and member differ, VMs being compared by zonename.
+pub fn first_difference(a: &Json, b: &Json) -> Option<String> {
+    let by_name = |vms: &Json| -> BTreeMap<String, Json> {
+        let vms = vms.as_array().unwrap().iter();
+        vms.map(|vm| (text(vm, "zonename").to_string(), vm.clone())).collect()
+    };
+    let (a, b) = (by_name(a), by_name(b));
+    let names = |vms: &BTreeMap<String, Json>| -> Vec<String> {
+        vms.keys().cloned().collect()
+    };
+    if names(&a) != names(&b) {
+        return Some(format!("{:?}\nand {:?}", names(&a), names(&b)));
+    }
+    for (name, vm) in &a {
+        let (vm, other) = (vm.as_object()?, b[name].as_object()?);
+        for (key, value) in vm.iter() {
+            if other.get(key) != Some(value) {
+                let other = other.get(key).cloned().unwrap_or_default();
+                return Some(format!("{name}.{key}: {value} and {other}"));
+            }
+        }
+        if let Some((key, _)) = other.iter().find(|(k, _)| !vm.contains(k)) {
+            return Some(format!("{name}: lacks {key}"));
+        }
+    }
+    None
+}
+
+/// A whole answer.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        let Some(end) = end else {
+            return Self { status: 0, head: String::new(), body: vec![] };
+        };
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = head[9..12].parse().unwrap();
+        Self { status, head, body: bytes[end + 4..].to_vec() }
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+}
+
+pub fn parse(bytes: &[u8]) -> Json {
+    let text = std::str::from_utf8(bytes).unwrap();
+    Json::parse(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+pub fn text<'a>(json: &'a Json, name: &str) -> &'a str {
+    json.get(name).and_then(Json::as_str).unwrap_or_default()
+}
+
+/// A stream of events, with the picture that they add up to.
+pub struct Stream {
+    lines: Receiver<String>,
+    pub ready: Json,
+    pub vms: BTreeMap<String, Json>,
+    pub seq: u64,
+    pub events: Vec<Json>,
+}
+
+impl Stream {
+    fn open(addr: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\n\r\n").unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            read_chunks(stream, |line| sender.send(line).is_ok())
+        });
+        let ready = lines.recv_timeout(DEADLINE).unwrap();
+        let ready = Json::parse(&ready).unwrap();
+        assert_eq!(text(&ready, "type"), "ready");
+        let vms = Json::parse(text(&ready, "vms")).unwrap();
+        let vms = vms.as_array().unwrap().iter();
+        let vms = vms
+            .map(|vm| (text(vm, "zonename").to_string(), vm.clone()))
+            .collect();
+        let seq = ready.get("seq").unwrap().as_u64().unwrap();
+        Self { lines, ready, vms, seq, events: Vec::new() }
+    }
+
+    /// The next event, applied to the picture; `None` at the stream's end.
+    pub fn next(&mut self) -> Option<Json> {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => Some(self.apply(&line)),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("no event in {DEADLINE:?}")
+            }
+        }
+    }
+
+    /// Reads events up to number `seq`, and returns them.
+    pub fn read_to(&mut self, seq: u64) -> Vec<Json> {
+        let mut read = Vec::new();
+        while self.seq < seq {
+            read.push(self.next().expect("the stream has ended"));
+        }
+        assert_eq!(self.seq, seq);
+        read
+    }
+
+    /// The picture as an array.
+    pub fn array(&self) -> Json {
+        Json::from(self.vms.values().cloned().collect::<Vec<_>>())
+    }
+
+    fn apply(&mut self, line: &str) -> Json {
+        let event = Json::parse(line).unwrap();
+        let seq = event.get("seq").unwrap().as_u64().unwrap();
+        assert_eq!(seq, self.seq + 1, "a hole before {line}");
+        self.seq = seq;
+        assert_eq!(event.get("epoch"), self.ready.get("epoch"));
+        let name = text(&event, "zonename").to_string();
+        let known = self.vms.contains_key(&name);
+        let vm = event.get("vm");
+        match text(&event, "type") {
+            "create" => {
+                assert!(!known, "create of a known VM: {line}");
+                self.vms.insert(name, vm.unwrap().clone());
+            }
+            "modify" => {
+                assert!(known, "modify of an unknown VM: {line}");
+                let changes = event.get("changes").unwrap();
+                assert!(!changes.as_array().unwrap().is_empty(), "{line}");
+                self.vms.insert(name, vm.unwrap().clone());
+            }
+            "delete" => {
+                assert!(known, "delete of an unknown VM: {line}");
+                self.vms.remove(&name);
+            }
+            _ => panic!("what is {line}"),
+        }
+        self.events.push(event.clone());
+        event
+    }
+}
+
+/// Reads a chunked body line by line: each line is a chunk of its own.
+fn read_chunks(stream: TcpStream, mut line: impl FnMut(String) -> bool) {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    assert!(head.contains("Transfer-Encoding: chunked"), "{head}");
+    loop {
+        let mut size = String::new();
+        if reader.read_line(&mut size).unwrap_or(0) == 0 {
+            return;
+        }
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        let mut chunk = vec![0; size + 2];
+        if reader.read_exact(&mut chunk).is_err() || size == 0 {
+            return;
+        }
+        chunk.truncate(size);
+        assert_eq!(chunk.iter().filter(|b| **b == b'\n').count(), 1);
+        assert_eq!(chunk.pop(), Some(b'\n'));
+        if !line(String::from_utf8(chunk).unwrap()) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The HTTP interface by real sockets: its contract, and clients that are
+//! slow, broken or many.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vminfod::json::Json;
+
+use crate::harness::{DEADLINE, TestHost, parse, text, wait_for};
+
+#[test]
+fn the_contract() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(1);
+    let daemon = host.start();
+
+    let ping = daemon.get("/ping");
+    assert_eq!(
+        (ping.status, ping.text().as_str()),
+        (200, "{\"ping\":\"pong\"}")
+    );
+    assert!(ping.head.contains("Content-Type: application/json"));
+    assert!(ping.head.contains("Content-Length: 15"));
+
+    let vm = daemon.get(&format!("/vms/{zonename}"));
+    assert_eq!(text(&parse(&vm.body), "zonename"), zonename);
+    let encoded = zonename.replace('-', "%2D");
+    assert_eq!(daemon.get(&format!("/vms/{encoded}")).body, vm.body);
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 3);
+
+    for (path, status, body) in [
+        ("/vms/nobody", 404, "VM Not Found: nobody"),
+        ("/", 404, "Unsupported URL Path"),
+        ("/ping/", 404, "Unsupported URL Path"),
+        ("/vms?bogus=1", 400, "unknown query parameter or value: bogus"),
+    ] {
+        let answer = daemon.get(path);
+        assert_eq!(answer.status, status, "{path}");
+        assert!(answer.text().contains(body), "{path}: {}", answer.text());
+    }
+    let post = "POST /vms HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let post = daemon.send(post.as_bytes());
+    assert_eq!((post.status, post.text().as_str()), (400, ""));
+    let head = daemon.send(b"HEAD /vms HTTP/1.0\r\n\r\n");
+    assert_eq!((head.status, head.text().as_str()), (200, ""));
+    let length = daemon.get("/vms").body.len();
+    assert!(head.head.contains(&format!("Content-Length: {length}")));
+}
+
+#[test]
+fn status_has_what_clients_know() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let mut stream = daemon.events();
+    let status = parse(&daemon.get("/status?full=true").body);
+    for (member, value) in [
+        ("pid", Json::from(daemon.child.id())),
+        ("state", Json::from("running")),
+        ("status", Json::from("working")),
+        ("numVms", Json::Number(2.0)),
+        ("refreshErrors", Json::from(Vec::new())),
+        ("refreshLog", Json::from(Vec::new())),
+        ("version", Json::from(env!("CARGO_PKG_VERSION"))),
+        ("epoch", stream.ready.get("epoch").unwrap().clone()),
+        ("seq", Json::Number(0.0)),
+    ] {
+        // The first events are those of the start.
+        if member != "seq" {
+            assert_eq!(status.get(member), Some(&value), "{member}");
+        } else {
+            assert!(status.get(member).unwrap().as_u64().is_some());
+        }
+    }
+    let queue = status.get("queue").unwrap();
+    assert_eq!(queue.get("max_jobs"), Some(&Json::Number(2.0)));
+    assert_eq!(queue.get("paused"), Some(&Json::Bool(false)));
+    let vasync = queue.get("vasync_queue").unwrap();
+    assert_eq!(vasync.get("concurrency"), Some(&Json::Number(2.0)));
+    let uuid = text(&stream.ready, "uuid");
+    let listeners = status.get("eventsListeners").unwrap();
+    assert!(listeners.get(uuid).unwrap().get("createdTime").is_some());
+    let rss = status.get("memory").unwrap().get("rss").unwrap();
+    assert!(rss.as_u64().unwrap() > 1 << 20);
+    // A listener that has gone is forgotten though nothing happens.
+    drop(std::mem::take(&mut stream.events));
+    drop(stream);
+    host.update(&host.zonenames().unwrap()[0], "alias", "x").unwrap();
+    wait_for("the listener is forgotten", || {
+        let status = daemon.status();
+        let listeners = status.get("eventsListeners").unwrap().to_string();
+        if listeners == "{}" { Ok(()) } else { Err(listeners) }
+    });
+}
+
+#[test]
+fn a_thousand_vms_are_served_while_events_run() {
+    let host = TestHost::with_vms(1000);
+    let daemon = host.start();
+    let mut stream = daemon.events();
+    let names = host.zonenames().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (host, names) = (host.host.clone(), names.clone());
+        let stop = Arc::clone(&stop);
+        move || {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) || n < 20 {
+                let name = &names[n % 50];
+                host.update(name, "tags.n", &n.to_string()).unwrap();
+                n += 1;
+            }
+            n
+        }
+    });
+    for round in 0..20 {
+        assert_eq!(daemon.get("/ping").text(), "{\"ping\":\"pong\"}");
+        assert_eq!(daemon.vms().as_array().unwrap().len(), 1000);
+        let name = &names[round * 7];
+        assert_eq!(text(&daemon.vm(name).unwrap(), "zonename"), name);
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(writer.join().unwrap() >= 20);
+    let served = daemon.settle(&host);
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    let events = stream.read_to(seq);
+    assert!(!events.is_empty());
+    assert_eq!(
+        crate::harness::first_difference(&stream.array(), &served),
+        None
+    );
+}
+
+#[test]
+fn connections_stay_and_take_several_requests_at_once() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let mut stream = TcpStream::connect(daemon.addr).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ping = "GET /ping HTTP/1.1\r\n\r\n";
+    let last = "GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n";
+    // By pieces, and then several in one.
+    for piece in ping.as_bytes().chunks(5) {
+        stream.write_all(piece).unwrap();
+    }
+    stream.write_all([ping, ping, last].concat().as_bytes()).unwrap();
+    // A client that has nothing more to say is answered all the same.
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("{\"ping\":\"pong\"}").count(), 4);
+}
+
+#[test]
+fn rubbish_gets_an_error_and_harms_nobody() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(10_000));
+    let fields = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(9000));
+    for (request, status) in [
+        ("rubbish\r\n\r\n".as_bytes(), 400),
+        (b"\0\0\0\0\r\n\r\n", 400),
+        (b"GET /ping HTTP/2.0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: 100000000000\r\n\r\n", 400),
+        (
+            b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nGET /",
+            400,
+        ),
+        (b"GET /vms/%00 HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /vms/../ping HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
+        (long.as_bytes(), 414),
+        (fields.as_bytes(), 431),
+    ] {
+        let shown = String::from_utf8_lossy(&request[..request.len().min(40)]);
+        assert_eq!(daemon.send(request).status, status, "{shown}");
+    }
+    assert_eq!(daemon.get("/ping").status, 200);
+}
+
+#[test]
+fn a_burst_of_connections_is_answered_and_idle_ones_hold_up_nobody() {
+    let host = TestHost::with_vms(50);
+    let daemon = host.start();
+    let mut open: Vec<_> =
+        (0..200).map(|_| TcpStream::connect(daemon.addr).unwrap()).collect();
+    // Some begin and do not go on; some ask for much and do not read.
+    for (i, stream) in open.iter_mut().enumerate() {
+        match i % 4 {
+            0 => stream.write_all(b"GET /pi").unwrap(),
+            1 => stream
+                .write_all("GET /vms HTTP/1.1\r\n\r\n".repeat(50).as_bytes())
+                .unwrap(),
+            _ => stream.write_all(b"GET /ping HTTP/1.1\r\n\r\n").unwrap(),
+        }
+    }
+    let mut stream = daemon.events();
+    for (i, stream) in open.iter_mut().enumerate().filter(|(i, _)| i % 4 > 1) {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK", "connection {i}");
+    }
+    host.update(&host.zonenames().unwrap()[0], "alias", "x").unwrap();
+    assert_eq!(text(&stream.next().unwrap(), "type"), "modify");
+    assert_eq!(daemon.get("/ping").status, 200);
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_all() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon =
+        host.start_with(&["--log-level", "warn", "--log-level", "info"]);
+    let mut idle = TcpStream::connect(daemon.addr).unwrap();
+    let request = "GET /events HTTP/1.1\r\nUser-Agent: sleeper\r\n\r\n";
+    idle.write_all(request.as_bytes()).unwrap();
+    let mut stream = daemon.events();
+    // 16 MiB of events are more than it may be behind.
+    let filler = "x".repeat(400_000);
+    let mut rounds = 0;
+    wait_for("the sleeper is cut off", || {
+        rounds += 1;
+        let value = format!("{filler}{rounds}");
+        host.update(&zonename, "customer_metadata.k", &value).unwrap();
+        stream.next().unwrap();
+        let log = daemon.log();
+        let cut = log.iter().any(|l| l.contains("cut off: sleeper"));
+        if cut { Ok(()) } else { Err(format!("{rounds} events")) }
+    });
+    let status = daemon.status();
+    let listeners = status.get("eventsListeners").unwrap();
+    assert_eq!(listeners.as_object().unwrap().len(), 1);
+}

@@ -1,0 +1,215 @@
+//! The program as a process: its end, its neighbours, its tools.
+
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
+
+use vminfod::json::Json;
+
+use crate::harness::{TestHost, VMINFOD, parse, text, wait_for};
+
+#[test]
+fn a_signal_ends_it_with_its_children_and_streams() {
+    for signal in ["TERM", "INT"] {
+        let host = TestHost::with_vms(3);
+        let mut daemon = host.start();
+        let mut stream = daemon.events();
+        let status = daemon.status();
+        let sources = status.get("sources").unwrap();
+        let pids: Vec<_> = ["zone", "zfs"]
+            .iter()
+            .map(|s| sources.get(s).unwrap().get("pid").unwrap().to_string())
+            .collect();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait(), Some(0));
+        assert!(stream.next().is_none());
+        for pid in pids {
+            let alive = Command::new("kill").args(["-0", &pid]).output();
+            assert!(!alive.unwrap().status.success(), "{pid} lives");
+        }
+        let log = daemon.log().join("\n");
+        assert!(log.contains("\"ended\""), "{log}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_while_a_command_hangs() {
+    let host = TestHost::with_vms(3);
+    host.hurt("zfs", "hang").unwrap();
+    let mut daemon = host.spawn(&[]);
+    wait_for("zfs is run", || {
+        let runs = host.runs();
+        let runs_zfs = runs.iter().any(|run| run.starts_with("zfs "));
+        if runs_zfs { Ok(()) } else { Err(format!("{runs:?}")) }
+    });
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn a_second_daemon_on_the_port_says_so_and_disturbs_nothing() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let addr = daemon.addr.to_string();
+    let runs = host.runs().len();
+    let mut second = host.spawn(&["--listen", &addr]);
+    assert_eq!(second.wait(), Some(1));
+    let said = wait_for("it says why", || {
+        let log = second.log();
+        let line = log.iter().find(|l| l.starts_with("vminfod: ")).cloned();
+        line.ok_or_else(|| log.join("\n"))
+    });
+    assert!(said.contains(&addr) && said.contains("in use"), "{said}");
+    assert_eq!(host.runs().len(), runs);
+    assert_eq!(daemon.get("/ping").status, 200);
+}
+
+#[test]
+fn nothing_answers_before_every_vm_is_loaded() {
+    let host = TestHost::with_vms(3);
+    host.hurt("zfs", "fail not yet").unwrap();
+    // A port that is free, and hopefully stays so for a moment.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = free.local_addr().unwrap().to_string();
+    drop(free);
+    let daemon = host.spawn(&["--listen", &addr]);
+    wait_for("a load has failed", || {
+        let log = daemon.log().join("\n");
+        if log.contains("not yet") { Ok(()) } else { Err(log) }
+    });
+    let ping = tool(&["ping", "--server", &addr]);
+    assert_eq!(ping.status.code(), Some(1));
+    let said = String::from_utf8(ping.stderr).unwrap();
+    assert!(said.contains("no daemon answers at"), "{said}");
+    host.hurt("zfs", "heal").unwrap();
+    daemon.wait_for_address();
+    let ping = tool(&["ping", "--server", &addr]);
+    assert!(ping.status.success());
+}
+
+fn tool(args: &[&str]) -> Output {
+    Command::new(VMINFOD).args(args).output().unwrap()
+}
+
+#[test]
+fn the_tools_print_what_the_daemon_says() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start();
+    let out = |args: &[&str]| {
+        let output = daemon.tool(args);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(out(&["ping"]), "{\n  \"ping\": \"pong\"\n}\n");
+    assert_eq!(out(&["vms"]).as_bytes(), host.dump().stdout);
+    let vm = out(&["vm", &zonename]);
+    assert!(vm.starts_with("{\n  \"zonename\": "), "{vm}");
+    assert_eq!(text(&parse(vm.as_bytes()), "zonename"), zonename);
+    assert_eq!(out(&["status", "-j"]).lines().count(), 1);
+    let full = out(&["status", "-f"]);
+    assert!(parse(full.as_bytes()).get("refreshLog").is_some());
+
+    let gone = daemon.tool(&["vm", "nobody"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(gone.stderr, b"vminfod: VM Not Found: nobody\n");
+}
+
+#[test]
+fn events_are_printed_as_they_come() {
+    use std::io::{BufRead, BufReader};
+    let host = TestHost::with_vms(3);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start();
+    let vminfo = host.root().join("vminfo");
+    symlink(VMINFOD, &vminfo).unwrap();
+    let server = daemon.addr.to_string();
+    let lines = |program: &std::path::Path, args: &[&str]| {
+        let mut child = Command::new(program)
+            .args(["events", "-r", "--server", &server])
+            .args(args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut ready = String::new();
+        out.read_line(&mut ready).unwrap();
+        host.update(&zonename, "quota", "31").unwrap();
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        host.update(&zonename, "quota", "32").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The next stream is to begin with its own event.
+        daemon.settle(&host);
+        (ready, line)
+    };
+    let (ready, line) = lines(VMINFOD.as_ref(), &[]);
+    assert!(ready.contains("] ready (uuid "), "{ready}");
+    let end = format!("Z] {zonename} modify: quota changed :: ");
+    assert!(line.contains(&end), "{line}");
+    let (ready, line) = lines(&vminfo, &[]);
+    assert!(ready.ends_with("Z] ready\n"), "{ready}");
+    let short = zonename.split('-').next().unwrap();
+    let end = format!("Z] {short} vm0 modify: quota changed :: 32 -> 31\n");
+    assert!(line.ends_with(&end), "{line}");
+    let (ready, line) = lines(VMINFOD.as_ref(), &["-j"]);
+    assert!(parse(ready.as_bytes()).get("vms").is_some());
+    assert_eq!(text(&parse(line.as_bytes()), "type"), "modify");
+
+    let pong = Command::new(vminfo)
+        .args(["ping", "--server", &server])
+        .output()
+        .unwrap();
+    assert_eq!(pong.stdout, b"pong\n");
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_one_line() {
+    for args in [
+        &[][..],
+        &["bogus"],
+        &["vm"],
+        &["vm", "a", "b"],
+        &["ping", "--bogus"],
+        &["ping", "--server", "nowhere"],
+        &["daemon", "--listen", "0.0.0.0:9090"],
+        &["daemon", "--refresh-interval", "soon"],
+        &["daemon", "--log-level", "loud"],
+        &["daemon", "extra"],
+    ] {
+        let output = tool(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        assert!(said.starts_with("vminfod: "), "{said}");
+    }
+    assert!(tool(&["help"]).stdout.starts_with(b"usage: vminfod"));
+    assert!(tool(&["--version"]).stdout.starts_with(b"vminfod "));
+    let nowhere = tool(&["daemon", "--root", "/no/such/dir"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+}
+
+#[test]
+fn every_line_of_the_log_is_a_record() {
+    let host = TestHost::with_vms(3);
+    let mut daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    host.update(&zonename, "alias", "new\nline").unwrap();
+    daemon.settle(&host);
+    daemon.signal("TERM");
+    daemon.wait();
+    let log = daemon.log();
+    assert!(log.len() > 5);
+    for line in &log {
+        let record = parse(line.as_bytes());
+        for member in ["v", "level", "name", "hostname", "pid", "time", "msg"] {
+            let value = record.get(member);
+            assert!(!matches!(value, None | Some(Json::Null)), "{line}");
+        }
+    }
+    let said = |what: &str| log.iter().any(|line| line.contains(what));
+    assert!(said("event: file"));
+    assert!(said("job done"));
+    assert!(said("modify alias"));
+}
