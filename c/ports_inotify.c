@@ -17,8 +17,8 @@
  * events. News for an association that has fired is dropped, as an event port
  * does; associating it again compares the caller's stamps.
  *
- * WHAT IT DOES NOT DO. FILE_ACCESS and MOUNTEDOVER never come; attributes of
- * a directory's entries are not told to the directory.
+ * WHAT IT DOES NOT DO. FILE_ACCESS and MOUNTEDOVER never come; a second link
+ * to a file is told to its directory as a new file is.
  *
  * LOCKING. p_lock guards everything of a port; it is not held while waiting.
  */
@@ -511,9 +511,11 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	} else if ((mask & IN_ATTRIB) != 0) {
 		int events = FILE_ATTRIB;
 
-		if (stat_path(a->a_path, 0, &st) == 0 &&
-		    same_inode(&st, &a->a_stat) &&
-		    !same_time(&st.st_mtim, &a->a_stat.st_mtim))
+		/* It lost this name: the directory's news says how. */
+		if (stat_path(a->a_path, FILE_NOFOLLOW, &st) != 0 ||
+		    !same_inode(&st, &a->a_stat))
+			return;
+		if (!same_time(&st.st_mtim, &a->a_stat.st_mtim))
 			events |= FILE_MODIFIED;
 		deliver(p, a, events);
 	}
@@ -639,29 +641,51 @@ overflow(port_t *p)
 	}
 }
 
+static int
+is_attributes(const struct inotify_event *ie)
+{
+	return (ie->len == 0 && (ie->mask & IN_ATTRIB) != 0);
+}
+
+static void
+translate(port_t *p, const struct inotify_event *ie)
+{
+	inode_watch_t *iw = watch_find(p, ie->wd);
+
+	if ((ie->mask & IN_Q_OVERFLOW) != 0)
+		overflow(p);
+	else if (iw == NULL)
+		return;		/* removed while this was queued */
+	else if ((ie->mask & IN_IGNORED) != 0)
+		watch_ignored(p, iw);
+	else if (ie->len > 0)
+		directory_event(p, iw, ie->mask, ie->name);
+	else
+		self_events(p, iw, ie->mask);
+}
+
+/*
+ * Translates what there is of news. Attributes come last: an unlink changes
+ * the inode's count of links before the directory tells of the name, and its
+ * association is to have one event, FILE_DELETE.
+ */
 static void
 read_inotify(port_t *p)
 {
 	ssize_t len;
 
 	while ((len = read(p->p_inotify, p->p_buffer, READ_SIZE)) > 0) {
-		char *at = p->p_buffer;
+		for (int attributes = 0; attributes <= 1; attributes++) {
+			char *at = p->p_buffer;
 
-		while (at < p->p_buffer + len) {
-			struct inotify_event *ie = (struct inotify_event *)at;
-			inode_watch_t *iw = watch_find(p, ie->wd);
+			while (at < p->p_buffer + len) {
+				struct inotify_event *ie =
+				    (struct inotify_event *)at;
 
-			if ((ie->mask & IN_Q_OVERFLOW) != 0)
-				overflow(p);
-			else if (iw == NULL)
-				;	/* removed while this was queued */
-			else if ((ie->mask & IN_IGNORED) != 0)
-				watch_ignored(p, iw);
-			else if (ie->len > 0)
-				directory_event(p, iw, ie->mask, ie->name);
-			else
-				self_events(p, iw, ie->mask);
-			at += sizeof (*ie) + ie->len;
+				if (is_attributes(ie) == attributes)
+					translate(p, ie);
+				at += sizeof (*ie) + ie->len;
+			}
 		}
 	}
 }

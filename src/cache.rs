@@ -11,10 +11,13 @@ use std::time::SystemTime;
 use parking_lot::RwLock;
 
 use crate::diff::{Change, diff, pretty_path};
-use crate::event::{Cause, Transition};
+use crate::event::{Cause, GONE, Transition};
 use crate::hub::{Cursor, Hub};
 use crate::json::{Json, Object, write_string};
-use crate::load::assemble::{Parts, assemble, volume_of_path, with_zone_state};
+use crate::load::assemble::{
+    Parts, assemble, uninstalled, volume_of_path, with_zone_state,
+};
+use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::translate::iso_date;
 
@@ -165,6 +168,14 @@ impl Cache {
         Some(Subscription { id, cursor, snapshot })
     }
 
+    /// Whether the zone of this line is another than the VM of its name.
+    #[must_use]
+    pub fn is_another(&self, row: &ZoneRow) -> bool {
+        let inner = self.inner.read();
+        let stored = inner.vms.get(&row.zonename);
+        stored.is_some_and(|entry| entry.is_another(row))
+    }
+
     /// What is known of a VM.
     #[must_use]
     pub fn parts(&self, zonename: &str) -> Option<Arc<Parts>> {
@@ -213,27 +224,30 @@ impl Cache {
         if stored.is_some_and(|entry| entry.stamp > stamp) {
             return Applied { published: Vec::new(), overtaken: true };
         }
-        let mut publisher = Publisher::new(self, zonename, cause);
-        match update {
-            Update::Gone => {
-                if let Some(entry) = inner.remove(zonename) {
-                    publisher.delete(&entry.vm.object);
-                }
-            }
+        let before = stored.map(|entry| Arc::clone(&entry.vm.object));
+        let state = before.as_ref().and_then(|vm| vm.get_str("zone_state"));
+        let reported = transitions(state);
+        let mut publisher = Publisher::new(self, zonename, cause, before);
+        // Up to its end they are those of the zone that was.
+        let end = reported.iter().rposition(|t| t.zone_state == GONE);
+        let (of_old, of_new) = match end {
+            Some(at) => (&reported[..at], &reported[at + 1..]),
+            None if matches!(update, Update::Gone) => (&reported[..], &[][..]),
+            None => (&[][..], &reported[..]),
+        };
+        let is_over = match &update {
+            Update::Gone => true,
             Update::Vm(vm) => {
-                if stored.is_some_and(|entry| is_another(&entry.vm, &vm))
-                    && let Some(entry) = inner.remove(zonename)
-                {
-                    publisher.delete(&entry.vm.object);
-                }
-                let before = inner.vms.get(zonename);
-                let before = before.map(|entry| Arc::clone(&entry.vm.object));
-                let state = before.as_ref();
-                let state = state.and_then(|vm| vm.get_str("zone_state"));
-                let transitions = transitions(state);
-                publisher.steps(before, &transitions, &vm);
-                inner.store(zonename, stamp, vm);
+                let row = &vm.parts.row;
+                end.is_some() || stored.is_some_and(|e| e.is_another(row))
             }
+        };
+        if is_over && let Some(entry) = inner.remove(zonename) {
+            publisher.delete(of_old, &entry.vm.parts);
+        }
+        if let Update::Vm(vm) = update {
+            publisher.load(of_new, &vm);
+            inner.store(zonename, stamp, vm);
         }
         Applied { published: publisher.published, overtaken: false }
     }
@@ -293,17 +307,19 @@ fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
     names
 }
 
-/// Whether a zone is another one of the same name: deleted and made again
-/// between two looks.
-fn is_another(old: &Prepared, new: &Prepared) -> bool {
-    let (old, new) = (&old.parts.row, &new.parts.row);
-    let differ = |a: &Json, b: &Json| match (a.as_f64(), b.as_f64()) {
-        // zoneadm prints nothing where there is no id, which reads as 0.
-        (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
-        _ => false,
-    };
-    differ(&old.zonedid, &new.zonedid)
-        || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
+impl Entry {
+    /// Whether a zone is another one of the same name: this one has been
+    /// deleted, and that one made, between two looks.
+    fn is_another(&self, new: &ZoneRow) -> bool {
+        let old = &self.vm.parts.row;
+        let differ = |a: &Json, b: &Json| match (a.as_f64(), b.as_f64()) {
+            // zoneadm prints nothing where there is no id: that reads as 0.
+            (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
+            _ => false,
+        };
+        differ(&old.zonedid, &new.zonedid)
+            || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
+    }
 }
 
 fn json_of(object: &Arc<Object>) -> Arc<[u8]> {
@@ -318,65 +334,81 @@ struct Publisher<'a> {
     cache: &'a Cache,
     zonename: &'a Arc<str>,
     cause: &'a Cause,
+    /// What subscribers know the VM as.
+    now: Option<Arc<Object>>,
     published: Vec<String>,
 }
 
 impl<'a> Publisher<'a> {
-    fn new(cache: &'a Cache, zonename: &'a Arc<str>, cause: &'a Cause) -> Self {
-        Self { cache, zonename, cause, published: Vec::new() }
+    fn new(
+        cache: &'a Cache,
+        zonename: &'a Arc<str>,
+        cause: &'a Cause,
+        now: Option<Arc<Object>>,
+    ) -> Self {
+        Self { cache, zonename, cause, now, published: Vec::new() }
     }
 
-    /// From what was known, by way of every state that was reported, to what
-    /// is.
-    fn steps(
-        &mut self,
-        before: Option<Arc<Object>>,
-        transitions: &[Transition],
-        vm: &Prepared,
-    ) {
-        let last = &*vm.parts.row.zone_state;
-        let mut steps = transitions;
+    /// By way of every state that was reported, to what was loaded.
+    fn load(&mut self, reported: &[Transition], vm: &Prepared) {
+        let mut steps = reported;
         // The last is what was loaded.
         if let [rest @ .., end] = steps
-            && end.zone_state == last
+            && *end.zone_state == *vm.parts.row.zone_state
         {
             steps = rest;
         }
-        let mut now = before;
         for step in steps {
-            let base = now.as_ref().unwrap_or(&vm.object);
-            if now.is_some()
-                && base.get_str("zone_state") == Some(step.zone_state)
-            {
-                continue;
-            }
+            let base = self.now.as_ref().unwrap_or(&vm.object);
             let next = with_zone_state(base, step.zone_state, step.zoneid);
-            let next = Arc::new(next);
-            let json = json_of(&next);
-            self.step(now.as_deref(), &next, &json);
-            now = Some(next);
+            self.pass(step, next);
         }
-        self.step(now.as_deref(), &vm.object, &vm.json);
+        self.step(&vm.object, &vm.json);
     }
 
-    fn step(&mut self, from: Option<&Object>, to: &Object, json: &[u8]) {
+    /// By way of every state that was reported, to the VM's end.
+    fn delete(&mut self, reported: &[Transition], parts: &Parts) {
+        for step in reported {
+            let Some(base) = &self.now else { break };
+            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            self.pass(step, next);
+        }
+        // A zone can be deleted only from this state. Who deletes a VM waits
+        // for it, and for the datasets to go, which may be faster than a load.
+        if let Some(last) = uninstalled(parts).map(Arc::new) {
+            let json = json_of(&last);
+            self.step(&last, &json);
+        }
+        if let Some(object) = self.now.take() {
+            self.publish("delete", &object, None, None);
+            self.published.push("delete".to_string());
+        }
+    }
+
+    /// Publishes a state that is over, unless subscribers know it.
+    fn pass(&mut self, step: &Transition, next: Object) {
+        let now = self.now.as_ref().and_then(|vm| vm.get_str("zone_state"));
+        if now != Some(step.zone_state) {
+            let next = Arc::new(next);
+            let json = json_of(&next);
+            self.step(&next, &json);
+        }
+    }
+
+    fn step(&mut self, to: &Arc<Object>, json: &[u8]) {
+        let from = self.now.replace(Arc::clone(to));
         let Some(from) = from else {
             self.publish("create", to, Some(json), None);
             self.published.push("create".to_string());
             return;
         };
-        let changes = diff(from, to);
+        let changes = diff(&from, to);
         if !changes.is_empty() {
             self.publish("modify", to, Some(json), Some(&changes));
             let paths: Vec<_> =
                 changes.iter().map(|c| pretty_path(&c.path)).collect();
             self.published.push(format!("modify {}", paths.join(" ")));
         }
-    }
-
-    fn delete(&mut self, object: &Object) {
-        self.publish("delete", object, None, None);
-        self.published.push("delete".to_string());
     }
 
     fn publish(

@@ -325,10 +325,13 @@ pub struct Job {
     pub tries: u32,
 }
 
+/// The state of a zone that no longer exists, as libzonecfg publishes it.
+pub const GONE: &str = "";
+
 /// A state that a zone was reported to enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// As zoneadm(8) names it.
+    /// As zoneadm(8) names it; [`GONE`] where there is no zone any more.
     pub zone_state: &'static str,
     /// The zone's id in the kernel, if it has one.
     pub zoneid: Option<i32>,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::config::is_zonename;
 use crate::event::{
-    Cause, DatasetChange, Event, Job, Lane, Plan, Seen, Sources, Transition,
-    ZoneChange,
+    Cause, DatasetChange, Event, GONE, Job, Lane, Plan, Seen, Sources,
+    Transition, ZoneChange,
 };
 
 /// Which VM each dataset belongs to.
@@ -140,6 +140,7 @@ fn sources_of_state(change: &ZoneChange) -> Sources {
 fn transition(change: &ZoneChange) -> Option<Transition> {
     let zone_state = match change.newstate.as_str() {
         state if state == change.oldstate => return None,
+        GONE => GONE,
         "configured" => "configured",
         "incomplete" => "incomplete",
         "installed" => "installed",
@@ -331,12 +332,13 @@ mod tests {
         assert_eq!((told.zone_state, told.zoneid), ("running", Some(12)));
         let told = planned("incomplete", "installed", -1).transition.unwrap().1;
         assert_eq!((told.zone_state, told.zoneid), ("installed", None));
+        let told = planned("configured", "", -1).transition.unwrap().1;
+        assert_eq!(told.zone_state, GONE);
         for (old, new) in [
             ("ready", "ready"),
             ("shutting_down", "shutting_down"),
             ("shutting_down", "uninitialized"),
             ("uninitialized", "free"),
-            ("configured", ""),
         ] {
             let plan = planned(old, new, 12);
             assert_eq!(plan.transition, None, "{old} {new}");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::QueueLimits;
-use crate::event::{Cause, Job, Lane, Sources, Transition};
+use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 
 /// Jobs that one worker does together, and when it began.
 #[derive(Debug)]
@@ -126,6 +126,14 @@ impl Queue {
             inner.transitions.remove(zonename);
         }
         taken
+    }
+
+    /// Whether the end of this zone has been noted.
+    #[must_use]
+    pub fn has_ended(&self, zonename: &str) -> bool {
+        let inner = self.inner.lock();
+        let noted = inner.transitions.get(zonename);
+        noted.is_some_and(|noted| noted.iter().any(|t| t.zone_state == GONE))
     }
 
     /// Whether a job of this VM waits or is worked at, or one of all VMs is

@@ -7,7 +7,7 @@
 //! order: those before the state that was found now, the others with the next
 //! load. Pure.
 
-use crate::event::Transition;
+use crate::event::{GONE, Transition};
 
 /// The cycle that a zone's states follow while it is booted and halted.
 const CYCLE: [&str; 5] =
@@ -20,6 +20,8 @@ pub struct Position<'a> {
     pub zone_state: &'a str,
     /// Its id in the kernel, if it has one.
     pub zoneid: Option<i32>,
+    /// Whether it is another zone than the one of its name that is stored.
+    pub is_another: bool,
 }
 
 /// How many of `reported` were before, or are, the state `found`. The first
@@ -32,8 +34,22 @@ pub fn due(
     stored: Option<&str>,
     found: Position<'_>,
 ) -> usize {
+    let end = reported.iter().rposition(|t| t.zone_state == GONE);
+    let earlier = match end {
+        // The end of the one was before the other.
+        Some(at) if found.is_another => earlier.max(at + 1),
+        _ => earlier,
+    };
     let earlier = earlier.min(reported.len());
     let (before, during) = reported.split_at(earlier);
+    // A zone that was found, and is the one that is stored, had not ended.
+    let end = during.iter().position(|t| t.zone_state == GONE);
+    let during = match end {
+        Some(at) if stored.is_some() && found.zone_state != GONE => {
+            &during[..at]
+        }
+        _ => during,
+    };
     let is_found = |t: &Transition| {
         t.zone_state == found.zone_state
             && (t.zoneid.is_none()
@@ -42,6 +58,9 @@ pub fn due(
     };
     if let Some(at) = during.iter().rposition(is_found) {
         return earlier + at + 1;
+    }
+    if found.zone_state == GONE {
+        return reported.len();
     }
     // Not there itself: those count that lie on the way to it.
     let mut now = before.last().map(|t| t.zone_state).or(stored);
@@ -83,7 +102,8 @@ mod tests {
     }
 
     fn at(zone_state: &str, zoneid: i32) -> Position<'_> {
-        Position { zone_state, zoneid: Some(zoneid).filter(|id| *id > 0) }
+        let zoneid = Some(zoneid).filter(|id| *id > 0);
+        Position { zone_state, zoneid, is_another: false }
     }
 
     #[test]
@@ -109,6 +129,23 @@ mod tests {
         assert_eq!(due(&halt, 1, Some("ready"), at("installed", 0)), 2);
         assert_eq!(due(&halt, 1, Some("ready"), at("down", 7)), 2);
         assert_eq!(due(&halt, 1, Some("ready"), at("running", 7)), 1);
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_anothers() {
+        let again = reported(&[
+            ("incomplete", 0),
+            ("configured", 0),
+            (GONE, 0),
+            ("configured", 0),
+        ]);
+        assert_eq!(due(&again, 1, Some("installed"), at(GONE, 0)), 3);
+        assert_eq!(due(&again[..2], 1, Some("installed"), at(GONE, 0)), 2);
+        assert_eq!(due(&again, 1, Some("installed"), at("configured", 0)), 2);
+        assert_eq!(due(&again, 3, Some("installed"), at("configured", 0)), 4);
+        assert_eq!(due(&again, 0, None, at("configured", 0)), 4);
+        let other = Position { is_another: true, ..at("incomplete", 0) };
+        assert_eq!(due(&again, 1, Some("installed"), other), 3);
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let dumped = crate::daemon::dump(&settings)?;
+    let dumped = crate::daemon::dump::dump(&settings)?;
     for fault in &dumped.faults {
         eprintln!("vminfod: {fault}");
     }

@@ -9,6 +9,7 @@
 //! turns events into jobs; `worker-N` load; `http-…` serve. The main thread
 //! waits for the signal that ends them, in that order.
 
+pub mod dump;
 mod planner;
 mod status;
 mod worker;
@@ -29,11 +30,10 @@ use crate::event::EventSource;
 use crate::faults::Faults;
 use crate::http::{Bound, Server};
 use crate::hub::{Hub, HubLimits};
-use crate::json::{Json, Object};
-use crate::load::assemble::assemble;
+use crate::json::Object;
+use crate::load::Loader;
 use crate::load::command::Runner;
 use crate::load::files::Sysinfo;
-use crate::load::{Found, Loader};
 use crate::os::{self, EndSignals, net};
 use crate::queue::Queue;
 use crate::watch::files::FileWatcher;
@@ -144,7 +144,7 @@ impl Daemon {
                 new_worker(settings, &shared, &files, &ending, &loaded);
             threads.push(spawn(&format!("worker-{n}"), move || worker.run())?);
         }
-        let status = Status::new(Arc::clone(&shared));
+        let status = Status::new(Arc::clone(&shared), &files);
         let server = Arc::new(Server::new(
             settings.http.clone(),
             Arc::clone(&shared.cache),
@@ -236,47 +236,6 @@ pub fn new_loader(settings: &Settings, ending: Arc<AtomicBool>) -> Loader {
     let runner =
         Runner::new(limits.command_time, limits.command_output, ending);
     Loader::new(settings.paths.clone(), limits, runner)
-}
-
-/// What a load without a daemon has found.
-#[derive(Debug)]
-pub struct Dumped {
-    /// The VMs, in zoneadm's order.
-    pub vms: Vec<Json>,
-    /// A line for each thing that is wrong.
-    pub faults: Vec<String>,
-}
-
-/// Loads the system once, without a daemon.
-///
-/// # Errors
-/// A sentence, if zoneadm or zfs fails.
-pub fn dump(settings: &Settings) -> Result<Dumped, String> {
-    let loader = new_loader(settings, Arc::default());
-    let mut faults = Vec::new();
-    let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
-        faults.push(format!("sysinfo: {e}"));
-        Arc::new(Object::new())
-    });
-    let all = loader
-        .load_all(&[], &sysinfo, &|_, _, _| {})
-        .map_err(|e| e.to_string())?;
-    let mut note = |name: &str, source: &str, error: Option<String>| {
-        faults.extend(error.map(|e| format!("{name}: {source}: {e}")));
-    };
-    for (source, error) in all.faults {
-        note("host", source, error);
-    }
-    let mut vms = Vec::new();
-    for loaded in all.vms {
-        for (source, error) in loaded.faults {
-            note(&loaded.zonename, source, error);
-        }
-        if let Found::Parts(parts) = loaded.found {
-            vms.extend(assemble(&parts).map(Json::from));
-        }
-    }
-    Ok(Dumped { vms, faults })
 }
 
 /// HTTP answers only once the first full load is in.

@@ -1,13 +1,14 @@
 //! /status: what the daemon says of itself. Today's clients know most of its
 //! members; those from `seq` on are ours.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use crate::cache::date_text;
 use crate::daemon::Shared;
 use crate::json::{Json, Object};
 use crate::os;
+use crate::watch::files::FileWatcher;
 
 /// The most waiting jobs that are listed.
 const BACKLOG_MAX: usize = 1000;
@@ -16,13 +17,15 @@ const BACKLOG_MAX: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Status {
     shared: Arc<Shared>,
+    /// Weak, since the watcher's end is what the planner waits for.
+    files: Weak<FileWatcher>,
 }
 
 impl Status {
     /// The status of a daemon.
     #[must_use]
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub fn new(shared: Arc<Shared>, files: &Arc<FileWatcher>) -> Self {
+        Self { shared, files: Arc::downgrade(files) }
     }
 
     /// The answer to `/status`; `full` adds what is long.
@@ -49,10 +52,9 @@ impl Status {
         if full {
             status.set("refreshLog", Vec::new());
             let mut fswatcher = Object::new();
-            let (pid, sources) = (std::process::id(), &shared.sources);
-            fswatcher.set("pid", pid);
-            let files = sources.iter().find(|(s, _)| s.name() == "file");
-            fswatcher.set("events", files.map(|(_, s)| s.lock().events));
+            fswatcher.set("pid", std::process::id());
+            let files = self.files.upgrade();
+            fswatcher.set("watches", files.map(|files| files.count()));
             status.set("fswatcher", fswatcher);
         }
         status.set("seq", shared.cache.seq());
@@ -152,7 +154,16 @@ impl Status {
             object.set("retries", fault.retries);
             Json::from(object)
         });
-        told.collect()
+        let mut errors: Vec<_> = told.collect();
+        let files = self.files.upgrade();
+        for failure in files.iter().flat_map(|files| files.failures()) {
+            let mut object = Object::new();
+            object.set("zonename", failure.zonename.as_ref().map(Json::from));
+            object.set("source", "watch");
+            object.set("error", failure.error);
+            errors.push(Json::from(object));
+        }
+        errors
     }
 }
 

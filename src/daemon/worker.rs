@@ -12,9 +12,8 @@ use crossbeam_channel::Sender;
 use crate::cache::{Prepared, Update};
 use crate::config::SourceTimes;
 use crate::daemon::{Shared, panic_text};
-use crate::event::{Cause, Job, Lane, Sources, Transition};
+use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
-use crate::load::zoneadm::ZoneRow;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
 use crate::transition::{Position, due};
@@ -201,14 +200,25 @@ impl Worker {
                 failed |= sources_of(source);
             }
         }
+        if self.is_end_unheard(job, &zonename, &found) {
+            let again = Job { tries: 1, sources: Sources::ALL, ..job.clone() };
+            let queue = &self.shared.queue;
+            queue.push_later(again, self.times.settle_first);
+            return;
+        }
         let row_is_new = faults.contains(&("zoneadm", None));
         match found {
             Found::Gone => {
-                let update = Update::Gone;
-                self.apply(job, &zonename, begun.stamp, update, |_| Vec::new());
-                // They were those of a zone that nobody can look at any more.
-                let queue = &self.shared.queue;
-                drop(queue.take_transitions(&zonename, <[_]>::len));
+                let (stamp, update) = (begun.stamp, Update::Gone);
+                let found = Position {
+                    zone_state: GONE,
+                    zoneid: None,
+                    is_another: false,
+                };
+                let due = |stored: Option<&str>| {
+                    self.take_due(&zonename, stored, found, begun)
+                };
+                self.apply(job, &zonename, stamp, update, due);
                 self.files.disarm(&zonename);
                 self.shared.faults.forget(&zonename);
                 return;
@@ -219,15 +229,22 @@ impl Worker {
                     self.look_again(job);
                 }
                 let row = parts.row.clone();
-                let transitions = |stored: Option<&str>| match row_is_new {
-                    true => self.take_due(&row, stored, begun),
+                #[allow(clippy::cast_possible_truncation)]
+                let zoneid = row.zoneid.as_f64().map(|id| id as i32);
+                let zone_state = &*row.zone_state;
+                let is_another = self.shared.cache.is_another(&row);
+                let due = |stored: Option<&str>| match row_is_new {
+                    true => {
+                        let found = Position { zone_state, zoneid, is_another };
+                        self.take_due(&zonename, stored, found, begun)
+                    }
                     false => Vec::new(),
                 };
                 let error = match Prepared::new(*parts) {
                     None => Some("the zone has no uuid yet"),
                     Some(vm) => {
                         let (stamp, update) = (begun.stamp, Update::Vm(vm));
-                        self.apply(job, &zonename, stamp, update, transitions);
+                        self.apply(job, &zonename, stamp, update, due);
                         None
                     }
                 };
@@ -237,6 +254,19 @@ impl Worker {
         if failed != Sources::NONE {
             self.retry(job, failed);
         }
+    }
+
+    /// Whether a VM has ended without that its zone's end has been reported.
+    /// A file's event may overtake the sysevents of what came before it,
+    /// which would then come too late to be told: they get a moment.
+    fn is_end_unheard(&self, job: &Job, zonename: &str, found: &Found) -> bool {
+        let cache = &self.shared.cache;
+        let has_ended = match found {
+            Found::Gone => cache.contains(zonename),
+            Found::Unknown => false,
+            Found::Parts(parts) => cache.is_another(&parts.row),
+        };
+        has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
     }
 
     fn apply(
@@ -268,15 +298,12 @@ impl Worker {
     /// The transitions up to the state that zoneadm has shown.
     fn take_due(
         &self,
-        row: &ZoneRow,
+        zonename: &str,
         stored: Option<&str>,
+        found: Position<'_>,
         begun: &Begun,
     ) -> Vec<Transition> {
-        let zonename = &row.zonename;
         let earlier = begun.noted.get(zonename).copied().unwrap_or(0);
-        #[allow(clippy::cast_possible_truncation)]
-        let zoneid = row.zoneid.as_f64().map(|id| id as i32);
-        let found = Position { zone_state: &row.zone_state, zoneid };
         self.shared.queue.take_transitions(zonename, |noted| {
             due(noted, earlier, stored, found)
         })

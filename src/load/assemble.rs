@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
-use crate::load::files::{LastExit, Metadata, Sysinfo};
+use crate::load::files::{LastExit, Metadata, Sysinfo, empty};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
 use crate::load::zoneadm::ZoneRow;
@@ -190,6 +190,22 @@ pub fn with_zone_state(
     }
     state(&mut vm, zone_state);
     vm
+}
+
+/// The object of a VM as it is between its uninstallation and its end: its
+/// datasets are gone, and with them its files.
+#[must_use]
+pub fn uninstalled(parts: &Parts) -> Option<Object> {
+    let mut parts = parts.clone();
+    parts.row.zone_state = "configured".into();
+    parts.row.zoneid = Json::Null;
+    parts.zoneinfo = None;
+    parts.lastexited = None;
+    parts.metadata = Metadata::default();
+    parts.tags = empty();
+    parts.routes = empty();
+    parts.datasets = VmDatasets::default();
+    assemble(&parts)
 }
 
 fn is_receiving(vm: &Object) -> bool {

@@ -54,8 +54,8 @@ pub fn read(
 /// Parses the output of `kstat -p`, of which the name is cut to 30 bytes:
 ///
 /// ```text
-/// zones:3:0aa46416-2c8d-658d-cb21-eba504:boot_time	1768472564
-/// zones:3:0aa46416-2c8d-658d-cb21-eba504:zonename	0aa46416-2c8d-658d-…
+/// zones:3:0aa46416-2c8d-658d-cb21-eba504:boot_time<TAB>1768472564
+/// zones:3:0aa46416-2c8d-658d-cb21-eba504:zonename<TAB>0aa46416-2c8d-658d-…
 /// ```
 ///
 /// A zone that went away while it was read has a part of its lines, and does

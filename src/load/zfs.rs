@@ -207,7 +207,7 @@ pub fn parse(text: &str) -> Result<Datasets, String> {
                 // asked for.
                 if let (Some(dataset), Some(snapshot)) =
                     (parsed.get_mut(name), parse_snapshot(snapshot, &fields))
-                    && !dataset.snapshots.iter().any(|s| *s == snapshot)
+                    && !dataset.snapshots.contains(&snapshot)
                 {
                     dataset.snapshots.push(snapshot);
                 }

@@ -63,6 +63,15 @@ struct Tables {
     failed: HashMap<u64, String>,
 }
 
+/// A file that can't be watched: its changes are seen by reloads alone.
+#[derive(Clone, Debug)]
+pub struct WatchFailure {
+    /// Whose it is; `None` for the host's.
+    pub zonename: Option<Arc<str>>,
+    /// The path and why.
+    pub error: String,
+}
+
 /// The watcher of all files.
 #[derive(Debug)]
 pub struct FileWatcher {
@@ -149,16 +158,22 @@ impl FileWatcher {
         }
     }
 
-    /// How many paths are watched or waited for, and what of a zone's files
-    /// can't be watched.
+    /// How many paths are watched or waited for.
     #[must_use]
-    pub fn status(&self) -> (usize, Vec<(Option<Arc<str>>, String)>) {
+    pub fn count(&self) -> usize {
+        self.tables.lock().nodes.len()
+    }
+
+    /// The files that can't be watched.
+    #[must_use]
+    pub fn failures(&self) -> Vec<WatchFailure> {
         let tables = self.tables.lock();
         let failed = tables.failed.iter().map(|(id, error)| {
-            let subject = tables.nodes.get(id).and_then(|n| n.subject.as_ref());
-            (subject.and_then(|(zonename, _)| zonename.clone()), error.clone())
+            let subject = tables.nodes.get(id).and_then(|n| n.subject.clone());
+            let zonename = subject.and_then(|(zonename, _)| zonename);
+            WatchFailure { zonename, error: error.clone() }
         });
-        (tables.nodes.len(), failed.collect())
+        failed.collect()
     }
 
     /// Notes which files a zone has; returns all of them, and those that it no

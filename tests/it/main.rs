@@ -1,5 +1,8 @@
 //! The tests that run the program, or need more than one of its modules.
 
+// A test that can't go on fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 /// Hosts, daemons and streams for the others.
 mod harness;
 
@@ -20,3 +23,9 @@ mod http;
 
 /// The program as a process, and its tools.
 mod process;
+
+/// The file watcher's C.
+mod c_loop;
+
+/// Rules of the house.
+mod tidy;

@@ -89,6 +89,10 @@ impl Run {
     }
 }
 
+fn is_modify(event: &Json) -> bool {
+    text(event, "type") == "modify"
+}
+
 /// The members that an event says have changed.
 fn changed(event: &Json) -> Vec<String> {
     let changes = event.get("changes").unwrap().as_array().unwrap();
@@ -172,6 +176,21 @@ fn zones_are_created_booted_halted_and_deleted() {
         run.changes("restart", &uuid, &must, &[], |h| h.restart_init(&uuid));
 
         let events = run.operate("delete", |h| h.delete(&uuid));
+        // What vmadm waits for when it deletes.
+        assert_passes(&events, &["incomplete", "configured"]);
+        let all: Vec<_> = events.iter().filter(|e| is_modify(e)).collect();
+        for (member, action) in [
+            ("zone_state", "changed"),
+            ("zfs_filesystem", "removed"),
+            ("zpool", "removed"),
+        ] {
+            let told = all
+                .iter()
+                .flat_map(|e| e.get("changes").unwrap().as_array().unwrap());
+            let told = told.filter(|c| text(c, "prettyPath") == member);
+            let mut told = told.filter(|c| text(c, "action") == action);
+            assert!(told.next().is_some(), "{member} {action}");
+        }
         let last = events.last().unwrap();
         assert_eq!(text(last, "type"), "delete");
         assert!(!run.stream.vms.contains_key(&uuid));

@@ -63,7 +63,7 @@ impl Host {
             let row = new_row(state, name, volume_mib);
             state.datasets.push(row);
             state.sort_datasets();
-            let txg = state.next();
+            let txg = state.next_number();
             Ok(((), vec![history(name, verb, detail, txg)]))
         })
     }
@@ -80,7 +80,7 @@ impl Host {
     ) -> Result<()> {
         self.step(Channel::Zfs, |state| {
             change_property(state, name, property, Some(value))?;
-            let txg = state.next();
+            let txg = state.next_number();
             // The size of a volume is not in the list of its properties.
             let detail = format!("{property}={value}");
             let record = history(name, "set", &detail, txg);
@@ -95,7 +95,7 @@ impl Host {
     pub fn zfs_inherit(&self, name: &str, property: &str) -> Result<()> {
         self.step(Channel::Zfs, |state| {
             let value = change_property(state, name, property, None)?;
-            let txg = state.next();
+            let txg = state.next_number();
             let detail = format!("{property}={value}");
             Ok(((), vec![history(name, "inherit", &detail, txg)]))
         })
@@ -124,7 +124,7 @@ impl Host {
                 }
             }
             state.sort_datasets();
-            let txg = state.next();
+            let txg = state.next_number();
             let detail = match to.split_once('@') {
                 Some((_, snapshot)) => format!("-> @{snapshot}"),
                 None => format!("-> {to}"),
@@ -167,7 +167,7 @@ impl Host {
             for name in names {
                 let row = snapshot_row(&name);
                 state.datasets.push(row);
-                let txg = state.next();
+                let txg = state.next_number();
                 records.push(history(&name, "snapshot", "", txg));
             }
             state.sort_datasets();
@@ -198,7 +198,7 @@ impl Host {
             state.datasets.retain(|row| !is_below(row));
             // What is below goes first.
             doomed.reverse();
-            let txg = state.next();
+            let txg = state.next_number();
             let records = doomed.iter().map(|n| history(n, "destroy", "", txg));
             Ok(((), records.collect()))
         })
@@ -217,7 +217,7 @@ impl Host {
             let n = refs.parse::<u64>().unwrap_or(0);
             let n = if hold { n + 1 } else { n.saturating_sub(1) };
             *refs = n.to_string();
-            let txg = state.next();
+            let txg = state.next_number();
             let verb = if hold { "hold" } else { "release" };
             let detail = format!("tag=sim temp=0 refs={n}");
             Ok(((), vec![history(snapshot, verb, &detail, txg)]))
@@ -235,7 +235,7 @@ impl Host {
         detail: &str,
     ) -> Result<()> {
         self.step(Channel::Zfs, |state| {
-            let txg = state.next();
+            let txg = state.next_number();
             Ok(((), vec![history(name, operation, detail, txg)]))
         })
     }
@@ -268,7 +268,7 @@ impl Host {
         let own = dataset.rsplit('/').next().unwrap_or(dataset);
         let hidden = format!("{dataset}/%rollback");
         self.step(Channel::Zfs, |state| {
-            let txg = state.next();
+            let txg = state.next_number();
             let parent = format!("parent={own}");
             Ok((
                 (),

@@ -142,7 +142,7 @@ impl Host {
         };
         state.datasets.push(row(&own, &[("quota", "26843545600")]));
         state.datasets.push(row(&format!("zones/cores/{uuid}"), &[]));
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             let name = format!("{own}@vmsnap-backup");
             state.datasets.push(snapshot(&name, "0"));
         }
@@ -153,7 +153,7 @@ impl Host {
         if spec.delegated {
             let name = format!("{own}/data");
             state.datasets.push(row(&name, &[("zoned", "on")]));
-            if number % 20 == 0 {
+            if number.is_multiple_of(20) {
                 let name = format!("{name}@indestructible");
                 state.datasets.push(snapshot(&name, "1"));
             }

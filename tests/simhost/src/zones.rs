@@ -283,7 +283,7 @@ impl Host {
     /// The kernel's part of a start.
     fn boot(&self, zonename: &str) -> Result<()> {
         let zoneid = self.step(Channel::Zone, |state| {
-            let zoneid = i64::try_from(state.next())?;
+            let zoneid = i64::try_from(state.next_number())?;
             let record =
                 zone_change(zonename, "uninitialized", "initialized", zoneid);
             Ok((zoneid, vec![record]))
@@ -292,7 +292,7 @@ impl Host {
         // Booting is published as ready, and shown as running.
         self.kernel_step(zonename, zoneid, "ready", "ready", "running")?;
         self.step(Channel::Zone, |state| {
-            let pid = state.next() + 40_000;
+            let pid = state.next_number() + 40_000;
             if let Some(zone) = state.kernel.get_mut(zonename) {
                 zone.boot_time = now().to_string();
                 zone.init_pid = pid;

@@ -1,0 +1,43 @@
+# vminfod: see README.md. `make test` is what has to pass.
+
+CARGO ?= cargo
+# What `make demo` lays out.
+DEMO_VMS ?= 20
+# DEMO=stay leaves the demo's daemon running.
+DEMO ?=
+
+all: build
+
+# The program and the simulated host.
+build:
+	$(CARGO) build --workspace
+
+release:
+	$(CARGO) build --release --package vminfod
+
+# What tests need beyond Rust, gcc and make.
+deps:
+	rustup target add x86_64-unknown-illumos
+	rustup component add rustfmt clippy
+
+demo: build
+	DEMO=$(DEMO) tests/demo.sh target/debug $(DEMO_VMS)
+
+test: fmt clippy
+	$(CARGO) test --workspace
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# The Rust for illumos; the C needs that system's headers.
+check-illumos:
+	VMINFOD_SKIP_C=1 $(CARGO) clippy --package vminfod --lib --bins \
+	    --target x86_64-unknown-illumos -- -D warnings
+
+clean:
+	$(CARGO) clean
+
+.PHONY: all build release deps demo test fmt clippy check-illumos clean

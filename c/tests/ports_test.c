@@ -1,0 +1,475 @@
+/*
+ * This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/.
+ */
+
+/*
+ * What each operation on a file delivers through the port calls, and what
+ * fswatch makes of it. Runs in an empty directory, its only argument; prints
+ * a line a case, and exits with 1 at the first that fails.
+ */
+
+#define	_GNU_SOURCE
+#include <sys/stat.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../fswatch.h"
+#include "../ports_inotify.h"
+
+#define	M	FILE_MODIFIED
+#define	A	FILE_ATTRIB
+#define	T	FILE_TRUNC
+#define	ALL	(FILE_MODIFIED | FILE_ATTRIB | FILE_TRUNC)
+#define	COOKIE	((void *)77)
+
+static int checks;
+
+#define	CHECK(what, cond) do {						\
+	checks++;							\
+	if (!(cond)) {							\
+		(void) printf("FAILED %s: %s, line %d (errno %s)\n",	\
+		    what, #cond, __LINE__, strerror(errno));		\
+		exit(1);						\
+	}								\
+} while (0)
+
+static void
+put(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	CHECK(path, f != NULL);
+	CHECK(path, fputs(text, f) >= 0);
+	CHECK(path, fclose(f) == 0);
+}
+
+static file_obj_t
+object_of(const char *path)
+{
+	file_obj_t fo;
+	struct stat st;
+
+	(void) memset(&fo, 0, sizeof (fo));
+	fo.fo_name = (char *)path;
+	if (stat(path, &st) == 0) {
+		fo.fo_mtime = st.st_mtim;
+		fo.fo_ctime = st.st_ctim;
+	}
+	return (fo);
+}
+
+/* The events of the next port event; 0 if there is none at once. */
+static int
+next(int port, port_event_t *pe)
+{
+	struct timespec none = { 0, 0 };
+	unsigned int nget = 1;
+
+	(void) memset(pe, 0, sizeof (*pe));
+	if (port_getn(port, pe, 1, &nget, &none) != 0) {
+		CHECK("getn", errno == ETIME);
+		CHECK("getn", nget == 0);
+		return (0);
+	}
+	CHECK("getn", nget == 1);
+	return (pe->portev_events);
+}
+
+/* --- what an operation delivers --- */
+
+static void write_it(void) {
+	int fd = open("f", O_WRONLY | O_APPEND);
+	CHECK("write", write(fd, "x", 1) == 1);
+	(void) close(fd);
+}
+static void open_trunc(void) { (void) close(open("f", O_WRONLY | O_TRUNC)); }
+static void creat_trunc(void) {
+	(void) close(open("f", O_WRONLY | O_CREAT | O_TRUNC, 0644));
+}
+static void trunc_zero(void) { CHECK("truncate", truncate("f", 0) == 0); }
+static void trunc_some(void) { CHECK("truncate", truncate("f", 2) == 0); }
+static void touch_it(void) {
+	struct timespec times[2] = { { 1000, 5 }, { 1000, 5 } };
+	CHECK("utimes", utimensat(AT_FDCWD, "f", times, 0) == 0);
+}
+static void chmod_it(void) { CHECK("chmod", chmod("f", 0600) == 0); }
+static void link_it(void) { CHECK("link", link("f", "g") == 0); }
+static void unlink_it(void) { CHECK("unlink", unlink("f") == 0); }
+static void unlink_other(void) { CHECK("unlink", unlink("other") == 0); }
+static void rename_away(void) { CHECK("rename", rename("f", "h") == 0); }
+static void rename_over(void) {
+	put("n", "new");
+	CHECK("rename", rename("n", "f") == 0);
+}
+static void zonecfg_it(void) {
+	/* As libzonecfg: the old file has a second link while it is replaced. */
+	CHECK("link", link("f", ".backup") == 0);
+	put("temp", "new");
+	CHECK("rename", rename("temp", "f") == 0);
+	CHECK("unlink", unlink(".backup") == 0);
+}
+static void unlink_open(void) {
+	int fd = open("f", O_RDONLY);
+	CHECK("unlink", unlink("f") == 0);
+	(void) close(fd);
+}
+static void recreate(void) {
+	CHECK("unlink", unlink("f") == 0);
+	put("f", "again");
+}
+static void read_it(void) {
+	char c;
+	int fd = open("f", O_RDONLY);
+	CHECK("read", read(fd, &c, 1) == 1);
+	(void) close(fd);
+}
+static void create_other(void) { put("brandnew", ""); }
+static void mkdir_it(void) { CHECK("mkdir", mkdir("sub", 0755) == 0); }
+
+typedef struct row {
+	const char *name;
+	void (*operate)(void);
+	int file;	/* what a watcher of the file gets, having asked all */
+	int directory;	/* what a watcher of its directory gets */
+} row_t;
+
+static const row_t rows[] = {
+	{ "write", write_it, M | A, 0 },
+	{ "O_TRUNC", open_trunc, M | A | T, 0 },
+	{ "O_CREAT|O_TRUNC", creat_trunc, M | A | T, 0 },
+	{ "truncate to 0", trunc_zero, M | A | T, 0 },
+	{ "truncate to 2", trunc_some, M | A, 0 },
+	{ "utimes", touch_it, M | A, 0 },
+	{ "chmod", chmod_it, A, 0 },
+	{ "link", link_it, A, M | A },
+	{ "read", read_it, 0, 0 },
+	{ "unlink", unlink_it, FILE_DELETE, M | A },
+	{ "unlink another link", unlink_other, A, M | A },
+	{ "unlink while open", unlink_open, FILE_DELETE, M | A },
+	{ "rename away", rename_away, FILE_RENAME_FROM, M | A },
+	{ "rename over", rename_over, FILE_RENAME_TO, M | A },
+	{ "zonecfg's rename", zonecfg_it, FILE_RENAME_TO, M | A },
+	{ "unlink and create", recreate, FILE_DELETE, M | A },
+	{ "create another", create_other, 0, M | A | T },
+	{ "mkdir", mkdir_it, 0, M | A },
+};
+
+static void
+lay_out(const row_t *row)
+{
+	CHECK(row->name, system("rm -rf ./* ./.backup") == 0);
+	put("f", "text");
+	if (row->operate == unlink_other)
+		CHECK(row->name, link("f", "other") == 0);
+}
+
+/*
+ * The bits that must come, and no others; but FILE_TRUNC of a directory, which
+ * does not tell a new file from a second link here.
+ */
+static void
+check_row(const row_t *row, int requested)
+{
+	int port = port_create();
+	file_obj_t file, directory;
+	port_event_t pe;
+	int got_file = 0, got_directory = 0, events;
+	int wanted = row->file & (requested | FILE_EXCEPTION);
+
+	CHECK(row->name, port >= 0);
+	lay_out(row);
+	file = object_of("f");
+	directory = object_of(".");
+	CHECK(row->name, port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&file, requested, COOKIE) == 0);
+	CHECK(row->name, port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&directory, requested, COOKIE) == 0);
+	CHECK(row->name, next(port, &pe) == 0);
+	row->operate();
+	while ((events = next(port, &pe)) != 0) {
+		CHECK(row->name, pe.portev_source == PORT_SOURCE_FILE);
+		CHECK(row->name, pe.portev_user == COOKIE);
+		if (pe.portev_object == (uintptr_t)&file) {
+			CHECK(row->name, got_file == 0);
+			got_file = events;
+		} else {
+			CHECK(row->name, pe.portev_object ==
+			    (uintptr_t)&directory);
+			CHECK(row->name, got_directory == 0);
+			got_directory = events;
+		}
+	}
+	(void) printf("%-22s file %08x directory %08x\n", row->name, got_file,
+	    got_directory);
+	CHECK(row->name, got_file == wanted);
+	CHECK(row->name, (got_directory & ~T) ==
+	    (row->directory & requested & ~T));
+	CHECK(row->name, port_close(port) == 0);
+}
+
+/* --- the rules of an association --- */
+
+static void
+check_rules(void)
+{
+	int port = port_create();
+	port_event_t pe, list[4];
+	file_obj_t fo, twin;
+	unsigned int nget;
+	struct timespec none = { 0, 0 };
+
+	(void) system("rm -rf ./*");
+	put("f", "text");
+	fo = object_of("f");
+
+	/* One-shot: nothing more after delivery, until associated again. */
+	CHECK("one-shot", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	write_it();
+	write_it();
+	CHECK("one-shot", next(port, &pe) == M);
+	write_it();
+	CHECK("one-shot", next(port, &pe) == 0);
+
+	/* It was written since: the stamps of before differ. */
+	CHECK("stamps", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	touch_it();
+	CHECK("stamps", next(port, &pe) == M);
+	fo = object_of("f");
+	CHECK("stamps", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	CHECK("stamps", next(port, &pe) == 0);
+	fo.fo_mtime.tv_sec -= 5;
+	CHECK("stamps", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	CHECK("stamps", next(port, &pe) == M);
+	/* All-zero stamps are not compared; others only if asked for. */
+	(void) memset(&fo.fo_mtime, 0, sizeof (fo.fo_mtime));
+	fo.fo_ctime.tv_sec -= 5;
+	CHECK("stamps", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	CHECK("stamps", next(port, &pe) == 0);
+
+	/* Associating again takes back what was not collected. */
+	write_it();
+	fo = object_of("f");
+	CHECK("again", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	CHECK("again", next(port, &pe) == 0);
+
+	/* Two objects may watch one path; each has its own event. */
+	twin = object_of("f");
+	CHECK("twin", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&twin, M, &twin) == 0);
+	write_it();
+	nget = 2;
+	CHECK("twin", port_getn(port, list, 4, &nget, &none) == 0);
+	CHECK("twin", nget == 2);
+
+	/* Dissociated: an event that was not collected is gone. */
+	fo = object_of("f");
+	CHECK("dissociate", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, COOKIE) == 0);
+	write_it();
+	CHECK("dissociate", port_dissociate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo) == 0);
+	CHECK("dissociate", next(port, &pe) == 0);
+	CHECK("dissociate", port_dissociate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo) == -1 && errno == ENOENT);
+
+	/* An exception comes unasked and ends the association. */
+	fo = object_of("f");
+	CHECK("exception", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, A, COOKIE) == 0);
+	rename_over();
+	CHECK("exception", next(port, &pe) == FILE_RENAME_TO);
+	CHECK("exception", port_dissociate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo) == -1 && errno == ENOENT);
+
+	/* Errors. */
+	fo.fo_name = "nothing";
+	CHECK("errors", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, NULL) == -1 && errno == ENOENT);
+	fo.fo_name = "f/below";
+	CHECK("errors", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, NULL) == -1 && errno == ENOTDIR);
+	fo.fo_name = "f";
+	CHECK("errors", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, FILE_DELETE, NULL) == -1 && errno == EINVAL);
+	CHECK("errors", port_associate(port, 4, (uintptr_t)&fo, M, NULL) ==
+	    -1 && errno == EINVAL);
+	CHECK("errors", port_associate(-5, PORT_SOURCE_FILE, (uintptr_t)&fo, M,
+	    NULL) == -1 && errno == EBADFD);
+
+	/* A message of ours. */
+	CHECK("send", port_send(port, 9, COOKIE) == 0);
+	CHECK("send", next(port, &pe) == 9);
+	CHECK("send", pe.portev_source == PORT_SOURCE_USER);
+	CHECK("send", pe.portev_user == COOKIE);
+
+	/* A directory that goes; a directory that is moved. */
+	mkdir_it();
+	put("sub/x", "x");
+	twin = object_of("sub");
+	fo = object_of("sub/x");
+	CHECK("dir", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&twin,
+	    M, COOKIE) == 0);
+	CHECK("dir", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, COOKIE) == 0);
+	CHECK("dir", system("rm -r sub") == 0);
+	nget = 2;
+	CHECK("dir", port_getn(port, list, 4, &nget, &none) == 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		int gone = list[i].portev_events & (FILE_DELETE | M);
+		CHECK("dir", gone != 0);
+	}
+	CHECK("dir", port_close(port) == 0);
+	CHECK("close", port_close(port) == -1 && errno == EBADF);
+	(void) printf("the rules of an association hold\n");
+}
+
+/* More news than inotify's queue holds. */
+static void
+check_overflow(void)
+{
+	int port = port_create();
+	file_obj_t fo, quiet;
+	port_event_t pe;
+	FILE *limit = fopen("/proc/sys/fs/inotify/max_queued_events", "r");
+	unsigned int most = 0;
+
+	(void) system("rm -rf ./*");
+	CHECK("overflow", limit != NULL && fscanf(limit, "%u", &most) == 1);
+	(void) fclose(limit);
+	put("f", "text");
+	put("quiet", "text");
+	fo = object_of("f");
+	quiet = object_of("quiet");
+	/* Asked for nothing that comes: the queue just fills. */
+	CHECK("overflow", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&quiet, M, &quiet) == 0);
+	CHECK("overflow", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&fo, M, &fo) == 0);
+	for (unsigned int i = 0; i < most; i++) {
+		CHECK("overflow", rename("quiet", "aside") == 0);
+		CHECK("overflow", rename("aside", "quiet") == 0);
+	}
+	touch_it();
+	/* Whatever else is told, the write that was lost is found. */
+	for (;;) {
+		CHECK("overflow", next(port, &pe) != 0);
+		if (pe.portev_user == &fo)
+			break;
+	}
+	CHECK("overflow", (pe.portev_events & M) != 0);
+	CHECK("overflow", port_close(port) == 0);
+	(void) printf("an overflow of %u is survived\n", most);
+}
+
+/* --- fswatch --- */
+
+static void *
+stop_it(void *fw)
+{
+	CHECK("stop", fswatch_stop(fw) == 0);
+	return (NULL);
+}
+
+static void
+check_fswatch(void)
+{
+	fswatch_t *fw;
+	fswatch_event_t events[8];
+	uint32_t n;
+	int changed;
+	pthread_t thread;
+
+	(void) system("rm -rf ./*");
+	put("f", "text");
+	CHECK("fswatch", fswatch_open(&fw) == 0);
+	CHECK("fswatch", fswatch_add(fw, 1, "nothing", &changed) == ENOENT);
+	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
+	CHECK("fswatch", changed == 0);
+	CHECK("fswatch", fswatch_add(fw, 1, "g", &changed) == EINVAL);
+
+	/* Each way of writing is told, again and again. */
+	for (int i = 0; i < 10; i++) {
+		void (*ways[])(void) =
+		    { write_it, rename_over, zonecfg_it, recreate };
+
+		for (unsigned int w = 0; w < 4; w++) {
+			ways[w]();
+			CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
+			CHECK("fswatch", n == 1 && events[0].fe_id == 1);
+			CHECK("fswatch", events[0].fe_gone == 0);
+		}
+	}
+	/* Armed anew, what was not told is found. */
+	write_it();
+	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
+	CHECK("fswatch", changed == 1);
+	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
+	CHECK("fswatch", changed == 0);
+
+	/* Gone, and there again. */
+	unlink_it();
+	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
+	CHECK("fswatch", n == 1 && events[0].fe_gone == ENOENT);
+	put("f", "text");
+	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
+
+	/* A link is watched itself, not what it leads to. */
+	CHECK("fswatch", symlink("f", "l") == 0);
+	CHECK("fswatch", fswatch_add(fw, 2, "l", &changed) == 0);
+	CHECK("fswatch", unlink("l") == 0);
+	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
+	CHECK("fswatch", n == 1 && events[0].fe_id == 2);
+
+	/* Many, so that tables grow; removed ones are silent. */
+	for (uint64_t id = 100; id < 1100; id++) {
+		char name[32];
+
+		(void) snprintf(name, sizeof (name), "file%d", (int)id);
+		put(name, "x");
+		CHECK("many", fswatch_add(fw, id, name, &changed) == 0);
+	}
+	fswatch_remove(fw, 500);
+	fswatch_remove(fw, 500);
+	put("file500", "y");
+	put("file501", "y");
+	CHECK("many", fswatch_wait(fw, events, 8, &n) == 0);
+	CHECK("many", n == 1 && events[0].fe_id == 501);
+
+	CHECK("stop", pthread_create(&thread, NULL, stop_it, fw) == 0);
+	CHECK("stop", fswatch_wait(fw, events, 8, &n) == ECANCELED);
+	CHECK("stop", pthread_join(thread, NULL) == 0);
+	fswatch_close(fw);
+	(void) printf("fswatch tells of every change\n");
+}
+
+int
+main(int argc, char **argv)
+{
+	if (argc != 2 || chdir(argv[1]) != 0) {
+		(void) fprintf(stderr, "usage: ports_test EMPTY-DIRECTORY\n");
+		return (2);
+	}
+	for (size_t i = 0; i < sizeof (rows) / sizeof (rows[0]); i++) {
+		check_row(&rows[i], ALL);
+		/* What fswatch asks for. */
+		check_row(&rows[i], M | T);
+	}
+	check_rules();
+	check_overflow();
+	check_fswatch();
+	(void) printf("%d checks\n", checks);
+	return (0);
+}

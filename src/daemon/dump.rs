@@ -1,0 +1,50 @@
+//! Loading the system once, without a daemon: what the daemon would serve.
+
+use std::sync::Arc;
+
+use super::new_loader;
+use crate::config::Settings;
+use crate::json::{Json, Object};
+use crate::load::Found;
+use crate::load::assemble::assemble;
+
+/// What a load without a daemon has found.
+#[derive(Debug)]
+pub struct Dumped {
+    /// The VMs, in zoneadm's order.
+    pub vms: Vec<Json>,
+    /// A line for each thing that is wrong.
+    pub faults: Vec<String>,
+}
+
+/// Loads the system once, without a daemon.
+///
+/// # Errors
+/// A sentence, if zoneadm or zfs fails.
+pub fn dump(settings: &Settings) -> Result<Dumped, String> {
+    let loader = new_loader(settings, Arc::default());
+    let mut faults = Vec::new();
+    let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
+        faults.push(format!("sysinfo: {e}"));
+        Arc::new(Object::new())
+    });
+    let all = loader
+        .load_all(&[], &sysinfo, &|_, _, _| {})
+        .map_err(|e| e.to_string())?;
+    let mut note = |name: &str, source: &str, error: Option<String>| {
+        faults.extend(error.map(|e| format!("{name}: {source}: {e}")));
+    };
+    for (source, error) in all.faults {
+        note("host", source, error);
+    }
+    let mut vms = Vec::new();
+    for loaded in all.vms {
+        for (source, error) in loaded.faults {
+            note(&loaded.zonename, source, error);
+        }
+        if let Found::Parts(parts) = loaded.found {
+            vms.extend(assemble(&parts).map(Json::from));
+        }
+    }
+    Ok(Dumped { vms, faults })
+}

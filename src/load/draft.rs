@@ -1,0 +1,210 @@
+//! A VM while it is loaded: what was known of it stands until a source has
+//! been read, and stays where one can't be read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::assemble::{Parts, VmDatasets, volume_of_path};
+use super::files::{self, Metadata, Sysinfo};
+use super::kstat;
+use super::zfs::Datasets;
+use super::zoneadm::ZoneRow;
+use super::zonexml::ZoneXml;
+use super::{Found, Loaded, Request};
+use crate::config::Paths;
+use crate::event::Sources;
+use crate::json::Json;
+
+/// A VM while it is loaded: what was known of it, then what was read.
+pub(super) struct Draft {
+    pub(super) zonename: Arc<str>,
+    pub(super) sources: Sources,
+    pub(super) prior: Option<Arc<Parts>>,
+    pub(super) gone: bool,
+    pub(super) xml_changed: bool,
+    pub(super) row: Option<ZoneRow>,
+    pub(super) xml: Option<Arc<ZoneXml>>,
+    pub(super) zoneinfo: Option<kstat::ZoneInfo>,
+    pub(super) lastexited: Option<Option<files::LastExit>>,
+    pub(super) last_modified: Option<i64>,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) tags: Option<Json>,
+    pub(super) routes: Option<Json>,
+    pub(super) receiving: Option<Arc<str>>,
+    pub(super) datasets: VmDatasets,
+    pub(super) faults: Vec<(&'static str, Option<String>)>,
+}
+
+impl Draft {
+    pub(super) fn new(request: Request) -> Self {
+        let Request { zonename, sources, prior } = request;
+        let known = prior.as_deref();
+        Self {
+            zonename,
+            sources: if known.is_some() { sources } else { Sources::ALL },
+            gone: false,
+            xml_changed: false,
+            row: known.map(|p| p.row.clone()),
+            xml: known.map(|p| Arc::clone(&p.xml)),
+            zoneinfo: known.and_then(|p| p.zoneinfo),
+            lastexited: known.map(|p| p.lastexited.clone()),
+            last_modified: known.and_then(|p| p.last_modified),
+            metadata: known.map(|p| p.metadata.clone()),
+            tags: known.map(|p| p.tags.clone()),
+            routes: known.map(|p| p.routes.clone()),
+            receiving: known.and_then(|p| p.receiving.clone()),
+            datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
+            faults: Vec::new(),
+            prior,
+        }
+    }
+
+    pub(super) fn set_row(&mut self, row: ZoneRow) {
+        let prior = self.row.as_ref();
+        if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
+            self.sources |= Sources::KSTAT;
+        }
+        self.row = Some(row);
+        self.fault("zoneadm", None);
+    }
+
+    /// Notes that a source was read, and what is wrong with it.
+    pub(super) fn fault(
+        &mut self,
+        source: &'static str,
+        error: Option<String>,
+    ) {
+        match self.faults.iter_mut().find(|(s, _)| *s == source) {
+            Some(fault) => fault.1 = error,
+            None => self.faults.push((source, error)),
+        }
+    }
+
+    /// Takes a value that was read; of a bad one the last good one stays.
+    pub(super) fn store<T>(
+        &mut self,
+        source: &'static str,
+        read: Result<T, String>,
+        set: impl FnOnce(&mut Self, T),
+    ) {
+        match read {
+            Ok(value) => {
+                set(self, value);
+                self.fault(source, None);
+            }
+            Err(e) => self.fault(source, Some(e)),
+        }
+    }
+
+    /// Whether there is more to read of it.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.gone && self.row.is_some()
+    }
+
+    pub(super) fn zonepath(&self) -> Option<&str> {
+        let zonepath = self.row.as_ref().map(|row| &*row.zonepath);
+        zonepath.filter(|path| !path.is_empty())
+    }
+
+    pub(super) fn dir(&self, paths: &Paths) -> Option<PathBuf> {
+        paths.zone_dir(self.zonepath()?)
+    }
+
+    pub(super) fn zoneid(&self) -> Option<u64> {
+        self.row.as_ref().and_then(|row| row.zoneid.as_u64())
+    }
+
+    /// Whether the zone has been installed, and so has a dataset.
+    pub(super) fn is_installed(&self) -> bool {
+        let state = self.row.as_ref().map_or("", |row| &row.zone_state);
+        !matches!(state, "" | "configured" | "incomplete")
+    }
+
+    pub(super) fn needs_watches(&self) -> bool {
+        self.sources.contains(Sources::REARM)
+            || self
+                .prior
+                .as_ref()
+                .is_none_or(|p| Some(&*p.row.zonepath) != self.zonepath())
+    }
+
+    /// Whether the XML that was just read does not go with the line of
+    /// zoneadm that is known, or could not be read at all.
+    pub(super) fn row_is_old(&self) -> bool {
+        let fault = ("zonexml", None);
+        let xml_is_bad = !self.faults.contains(&fault);
+        let differs = |xml: &ZoneXml, row: &ZoneRow| {
+            xml.brand != *row.brand || xml.zonepath != *row.zonepath
+        };
+        self.xml_changed
+            && (xml_is_bad
+                || match (&self.xml, &self.row) {
+                    (Some(xml), Some(row)) => differs(xml, row),
+                    _ => true,
+                })
+    }
+
+    /// Whether zfs is to be asked: the job says so, or the XML names other
+    /// datasets than it did.
+    pub(super) fn wants_datasets(&self) -> bool {
+        let Some(xml) = self.xml.as_ref().filter(|_| self.is_alive()) else {
+            return false;
+        };
+        self.sources.contains(Sources::ZFS)
+            || self.prior.as_ref().is_none_or(|prior| {
+                prior.xml.disk_paths != xml.disk_paths
+                    || prior.xml.datasets != xml.datasets
+                    || Some(&*prior.row.zonepath) != self.zonepath()
+            })
+    }
+
+    /// The names of the datasets that this VM may be made of.
+    pub(super) fn dataset_names(&self) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        let own = self.zonepath().map(|p| p.trim_start_matches('/'));
+        names.extend(own.map(Arc::from));
+        names.extend(self.datasets.root.as_ref().map(|d| Arc::clone(&d.name)));
+        names.extend(
+            self.datasets.delegated.as_ref().map(|d| Arc::clone(&d.name)),
+        );
+        names.extend(self.receiving.clone());
+        if let Some(xml) = &self.xml {
+            names.extend(xml.datasets.iter().cloned());
+            let volumes = xml.disk_paths.iter();
+            names.extend(
+                volumes.filter_map(|p| volume_of_path(p)).map(Arc::from),
+            );
+        }
+        names
+    }
+
+    pub(super) fn select_datasets(&mut self, datasets: &Datasets) {
+        let Some(xml) = self.xml.clone() else { return };
+        let zonepath = self.zonepath().unwrap_or_default().to_string();
+        let receiving = self.receiving.as_deref();
+        self.datasets =
+            VmDatasets::select(datasets, &zonepath, &xml, receiving);
+    }
+
+    pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
+        let (zonename, faults) = (self.zonename, self.faults);
+        let found = match (self.gone, self.row, self.xml) {
+            (true, ..) => Found::Gone,
+            (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
+                row,
+                xml,
+                zoneinfo: self.zoneinfo,
+                lastexited: self.lastexited.flatten(),
+                last_modified: self.last_modified,
+                metadata: self.metadata.unwrap_or_default(),
+                tags: self.tags.unwrap_or_else(files::empty),
+                routes: self.routes.unwrap_or_else(files::empty),
+                receiving: self.receiving,
+                datasets: self.datasets,
+                sysinfo: Arc::clone(sysinfo),
+            })),
+            (false, ..) => Found::Unknown,
+        };
+        Loaded { zonename, found, faults }
+    }
+}

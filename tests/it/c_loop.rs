@@ -1,0 +1,42 @@
+//! The C side, with its own tests, under AddressSanitizer and
+//! UndefinedBehaviorSanitizer; every warning is an error.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::harness::TempDir;
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+#[test]
+fn the_loop_and_its_ports_hold_what_they_promise() {
+    let dir = TempDir::new();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
+    let program = dir.0.join("ports_test");
+    let empty = dir.0.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let cc = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
+    run(Command::new(cc)
+        .args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror"])
+        .arg("-Wno-unused-result")
+        .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+        .args(
+            ["tests/ports_test.c", "fswatch.c", "ports_inotify.c"]
+                .map(|file| sources.join(file)),
+        )
+        .arg("-o")
+        .arg(&program)
+        .arg("-lpthread"));
+    let output = run(Command::new(program).arg(empty));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.lines().last().unwrap().ends_with(" checks"), "{said}");
+}

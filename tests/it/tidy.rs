@@ -1,0 +1,95 @@
+//! Rules of the house that no other tool checks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file with more lines is two.
+const LINES_MAX: usize = 600;
+
+fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut dirs = vec![root.join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root).unwrap().to_path_buf();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// The lines of a file that are no comments, nor its unit tests.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .take_while(|line| *line != "#[cfg(test)]")
+        .filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn unsafe_code_lives_in_one_place() {
+    for (path, text) in sources("src") {
+        if !path.starts_with("src/os") {
+            assert!(!text.contains("unsafe"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn paths_of_the_system_live_in_one_place() {
+    let roots = ["etc", "usr", "zones", "tmp", "var", "proc"];
+    for (path, text) in sources("src") {
+        if path.ends_with("config.rs") || path.starts_with("src/os") {
+            continue;
+        }
+        for line in code(&text) {
+            for root in roots {
+                let literal = format!("\"/{root}/");
+                assert!(!line.contains(&literal), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn files_have_a_size_that_one_reads() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{}: {lines} lines", path.display());
+        let head = text.lines().next().unwrap_or_default();
+        assert!(head.starts_with("//! "), "{} has no head", path.display());
+    }
+}
+
+#[test]
+fn the_stages_do_not_know_each_other() {
+    // Whoever may import whom: data flows down, and daemon joins the stages.
+    let stages = ["watch", "plan", "queue", "load", "cache", "hub", "http"];
+    let allowed = [
+        ("cache", "hub"),
+        ("cache", "load"),
+        ("cache", "plan"),
+        ("http", "cache"),
+        ("http", "hub"),
+    ];
+    for (path, text) in sources("src") {
+        let name = path.strip_prefix("src").unwrap().iter().next().unwrap();
+        let name = name.to_str().unwrap().trim_end_matches(".rs");
+        for stage in stages.iter().filter(|s| **s != name) {
+            let import = format!("crate::{stage}");
+            let may =
+                allowed.contains(&(name, stage)) || !stages.contains(&name);
+            for line in code(&text).filter(|_| !may) {
+                let uses = line.contains(&format!("{import}::"));
+                assert!(!uses, "{} uses {import}: {line}", path.display());
+            }
+        }
+    }
+}
