@@ -99,7 +99,7 @@ if [ "$DEMO" = stay ]; then
   $vminfod vms --server $server
   $vminfod status --server $server
   curl http://$server/events
-  $simhost start $root $vm
+  $simhost reboot $root $vm
   $simhost update $root $vm alias=new
   tail -f $root/log
   (simhost and vminfod without arguments, or with 'help', say what they can)

@@ -379,3 +379,38 @@ fn a_zone_made_again_under_its_name_is_another() {
         .collect();
     assert_eq!(kinds, ["delete", "create"]);
 }
+
+#[test]
+fn a_burst_is_loaded_together() {
+    let mut run = Run::new(60);
+    let names = run.host.zonenames().unwrap();
+    let up: Vec<_> =
+        names.iter().filter(|n| run.host.is_up(n).unwrap()).collect();
+    assert!(up.len() >= 30, "{}", up.len());
+    // While commands take their time, more and more waits.
+    run.host.hurt("zoneadm", "slow 300").unwrap();
+    run.host.hurt("zfs", "slow 300").unwrap();
+    let count = |host: &Host, command: &str| {
+        let runs = host.runs();
+        runs.iter().filter(|run| run.starts_with(command)).count()
+    };
+    let before = count(&run.host, "zoneadm ");
+    let events = run.operate("reboots", |host| {
+        for name in &up {
+            host.reboot(name)?;
+        }
+        host.hurt("zoneadm", "heal")?;
+        host.hurt("zfs", "heal")
+    });
+    let runs = count(&run.host, "zoneadm ") - before;
+    // A run a VM would be twice as many, a run an event ten times.
+    assert!(runs < up.len() / 2, "{runs} runs for {} reboots", up.len());
+    for name in &up {
+        let of_vm: Vec<_> = events
+            .iter()
+            .filter(|e| text(e, "zonename") == **name)
+            .cloned()
+            .collect();
+        assert_passes(&of_vm, &["shutting_down", "ready", "running"]);
+    }
+}
