@@ -30,6 +30,10 @@ use files::{Metadata, Sysinfo, config_file};
 use zfs::Datasets;
 use zoneadm::Listing;
 
+/// VMs that a listing of doubtful content may lack, each of which is then
+/// asked for by name.
+const ABSENT_MAX: usize = 16;
+
 /// A VM to load.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -127,11 +131,17 @@ impl Loader {
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
     ) -> Result<LoadedAll, CommandError> {
-        let listing = self.list(&zoneadm::list_all(&self.paths))?;
+        let all = zoneadm::list_all(&self.paths);
+        let listing = self.list(&all)?;
         let known: HashMap<_, _> =
             known.iter().map(|(name, parts)| (name, parts)).collect();
         let listed: BTreeSet<_> =
             listing.rows.iter().map(|row| Arc::clone(&row.zonename)).collect();
+        let absent = known.keys().filter(|name| !listed.contains(**name));
+        if !listing.errors.is_empty() && absent.count() > ABSENT_MAX {
+            // Rubbish, not the end of so many VMs.
+            return Err(all.error(&listing.errors.join("; ")));
+        }
         let mut drafts = Vec::new();
         for row in listing.rows {
             let mut draft = Draft::new(Request {
@@ -177,23 +187,25 @@ impl Loader {
             asked.iter_mut().for_each(|draft| self.read_row(draft));
             return;
         }
-        let mut rows: HashMap<_, _> =
-            match self.list(&zoneadm::list_all(&self.paths)) {
-                Ok(listing) => listing
-                    .rows
-                    .into_iter()
-                    .map(|row| (Arc::clone(&row.zonename), row))
-                    .collect(),
-                Err(e) => {
-                    for draft in asked {
-                        draft.fault("zoneadm", Some(e.to_string()));
-                    }
-                    return;
+        let listing = match self.list(&zoneadm::list_all(&self.paths)) {
+            Ok(listing) => listing,
+            Err(e) => {
+                for draft in asked {
+                    draft.fault("zoneadm", Some(e.to_string()));
                 }
-            };
+                return;
+            }
+        };
+        let is_whole = listing.errors.is_empty();
+        let rows = listing.rows.into_iter();
+        let mut rows: HashMap<_, _> =
+            rows.map(|row| (Arc::clone(&row.zonename), row)).collect();
         for draft in asked {
             match rows.remove(&draft.zonename) {
                 Some(row) => draft.set_row(row),
+                // Nobody knows it, so that nothing is deleted: events of
+                // zones that never were cost no run each.
+                None if draft.prior.is_none() && is_whole => draft.gone = true,
                 // Only zoneadm's word on this very zone says that it is gone:
                 // a listing may leave out a zone that changes just now.
                 None => self.read_row(draft),
