@@ -54,7 +54,7 @@ pub enum Update {
 pub struct Applied {
     /// A line for each event that was published.
     pub published: Vec<String>,
-    /// The load began before that of what is stored: it was dropped.
+    /// What is stored is no longer what the load began with: it was dropped.
     pub overtaken: bool,
 }
 
@@ -78,7 +78,6 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     place: u64,
-    stamp: u64,
     vm: Prepared,
 }
 
@@ -206,7 +205,7 @@ impl Cache {
         look(&inner.datasets, &is_vm)
     }
 
-    /// Stores what a load that began at `stamp` has found of a VM, and
+    /// Stores what a load has found of a VM that it knew as `base`, and
     /// publishes what that changes. `transitions` is given the state that is
     /// stored, and gives those that the zone was reported to enter since:
     /// each is published, even if it is over. It is not asked if the load was
@@ -214,14 +213,21 @@ impl Cache {
     pub fn apply(
         &self,
         zonename: &Arc<str>,
-        stamp: u64,
+        base: Option<&Arc<Parts>>,
         update: Update,
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
         cause: &Cause,
     ) -> Applied {
         let mut inner = self.inner.write();
         let stored = inner.vms.get(zonename);
-        if stored.is_some_and(|entry| entry.stamp > stamp) {
+        // Another load was quicker: this one may have begun before it, and
+        // what this one did not read is of before it.
+        let is_base = match (stored, base) {
+            (Some(entry), Some(base)) => Arc::ptr_eq(&entry.vm.parts, base),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_base {
             return Applied { published: Vec::new(), overtaken: true };
         }
         let before = stored.map(|entry| Arc::clone(&entry.vm.object));
@@ -247,7 +253,7 @@ impl Cache {
         }
         if let Update::Vm(vm) = update {
             publisher.load(of_new, &vm);
-            inner.store(zonename, stamp, vm);
+            inner.store(zonename, vm);
         }
         Applied { published: publisher.published, overtaken: false }
     }
@@ -262,7 +268,7 @@ impl Inner {
             .collect()
     }
 
-    fn store(&mut self, zonename: &Arc<str>, stamp: u64, vm: Prepared) {
+    fn store(&mut self, zonename: &Arc<str>, vm: Prepared) {
         let old = self.vms.get(zonename);
         let place = old.map_or(self.last_place + 1, |entry| entry.place);
         let names = dataset_names(&vm.parts);
@@ -277,7 +283,7 @@ impl Inner {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, stamp, vm };
+        let entry = Entry { place, vm };
         self.vms.insert(Arc::clone(zonename), entry);
     }
 

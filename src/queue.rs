@@ -17,14 +17,11 @@ use parking_lot::{Condvar, Mutex};
 use crate::config::QueueLimits;
 use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 
-/// Jobs that one worker does together, and when it began.
+/// Jobs that one worker does together.
 #[derive(Debug)]
 pub struct Batch {
     /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], or of VMs.
     pub jobs: Vec<Job>,
-    /// Grows with every batch: of two loads of a VM, the one with the
-    /// greater stamp began later.
-    pub stamp: u64,
     /// How many transitions of each VM had been noted by then.
     pub noted: HashMap<Arc<str>, usize>,
 }
@@ -60,7 +57,6 @@ struct Inner {
     transitions: HashMap<Arc<str>, VecDeque<Transition>>,
     overflows: u64,
     order: u64,
-    stamp: u64,
     closed: bool,
 }
 
@@ -158,14 +154,12 @@ impl Queue {
             let next = inner.wake_later(now, self.limits.jobs);
             let jobs = inner.choose(self.limits.batch);
             if !jobs.is_empty() {
-                inner.stamp += 1;
-                let stamp = inner.stamp;
                 // More may be there for the next worker.
                 self.changed.notify_one();
                 let noted = inner.transitions.iter();
                 let noted = noted.map(|(z, t)| (Arc::clone(z), t.len()));
                 let noted = noted.collect();
-                return Some(Batch { jobs, stamp, noted });
+                return Some(Batch { jobs, noted });
             }
             match next {
                 Some(time) => {
@@ -357,7 +351,6 @@ mod tests {
         queue.push(vm("b", Sources::XML));
         let second = queue.take().unwrap();
         assert_eq!(names(&second), ["b"]);
-        assert!(second.stamp > first.stamp);
         queue.done(&lanes(&first));
         assert_eq!(names(&queue.take().unwrap()), ["a"]);
     }

@@ -19,12 +19,8 @@ use crate::queue::Batch;
 use crate::transition::{Position, due};
 use crate::watch::files::FileWatcher;
 
-/// What a batch began with.
-struct Begun {
-    stamp: u64,
-    /// Transitions of each VM that had been reported by then.
-    noted: HashMap<Arc<str>, usize>,
-}
+/// How many transitions of each VM had been reported when a batch began.
+type Noted = HashMap<Arc<str>, usize>;
 
 /// One of the workers.
 pub struct Worker {
@@ -60,14 +56,13 @@ impl Worker {
 
     fn work(&self, batch: Batch) {
         let begin = Instant::now();
-        let Batch { jobs, stamp, noted } = batch;
+        let Batch { jobs, noted } = batch;
         let Some(first) = jobs.first().cloned() else { return };
         let count = jobs.len();
-        let begun = Begun { stamp, noted };
         match first.lane {
-            Lane::All => self.load_all(&first, &begun),
+            Lane::All => self.load_all(&first, &noted),
             Lane::Sysinfo => self.load_sysinfo(&first),
-            Lane::Vm(_) => self.load_vms(&jobs, &begun),
+            Lane::Vm(_) => self.load_vms(&jobs, &noted),
         }
         let ms = begin.elapsed().as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
@@ -78,7 +73,7 @@ impl Worker {
         }
     }
 
-    fn load_vms(&self, jobs: &[Job], begun: &Begun) {
+    fn load_vms(&self, jobs: &[Job], noted: &Noted) {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -91,7 +86,7 @@ impl Worker {
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
         for (job, loaded) in jobs.iter().zip(loaded) {
-            self.finish(job, loaded, begun);
+            self.finish(job, loaded, noted);
         }
     }
 
@@ -101,7 +96,7 @@ impl Worker {
         }
     }
 
-    fn load_all(&self, job: &Job, begun: &Begun) {
+    fn load_all(&self, job: &Job, noted: &Noted) {
         let begin = Instant::now();
         self.files.arm_sysinfo();
         self.read_sysinfo();
@@ -128,7 +123,7 @@ impl Worker {
             absent.retain(|zonename| *zonename != loaded.zonename);
             let lane = Lane::Vm(Arc::clone(&loaded.zonename));
             let of_vm = Job { lane, ..job.clone() };
-            self.finish(&of_vm, loaded, begun);
+            self.finish(&of_vm, loaded, noted);
         }
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
@@ -190,8 +185,9 @@ impl Worker {
     }
 
     /// Stores what was loaded of a VM, and sees to what is left to do.
-    fn finish(&self, job: &Job, loaded: Loaded, begun: &Begun) {
-        let Loaded { zonename, found, faults } = loaded;
+    fn finish(&self, job: &Job, loaded: Loaded, noted: &Noted) {
+        let Loaded { zonename, prior, found, faults } = loaded;
+        let base = prior.as_ref();
         let mut failed = Sources::NONE;
         for (source, error) in &faults {
             let error = error.as_deref();
@@ -209,16 +205,16 @@ impl Worker {
         let row_is_new = faults.contains(&("zoneadm", None));
         match found {
             Found::Gone => {
-                let (stamp, update) = (begun.stamp, Update::Gone);
+                let update = Update::Gone;
                 let found = Position {
                     zone_state: GONE,
                     zoneid: None,
                     is_another: false,
                 };
                 let due = |stored: Option<&str>| {
-                    self.take_due(&zonename, stored, found, begun)
+                    self.take_due(&zonename, stored, found, noted)
                 };
-                self.apply(job, &zonename, stamp, update, due);
+                self.apply(job, &zonename, base, update, due);
                 self.files.disarm(&zonename);
                 self.shared.faults.forget(&zonename);
                 return;
@@ -236,15 +232,15 @@ impl Worker {
                 let due = |stored: Option<&str>| match row_is_new {
                     true => {
                         let found = Position { zone_state, zoneid, is_another };
-                        self.take_due(&zonename, stored, found, begun)
+                        self.take_due(&zonename, stored, found, noted)
                     }
                     false => Vec::new(),
                 };
                 let error = match Prepared::new(*parts) {
                     None => Some("the zone has no uuid yet"),
                     Some(vm) => {
-                        let (stamp, update) = (begun.stamp, Update::Vm(vm));
-                        self.apply(job, &zonename, stamp, update, due);
+                        let update = Update::Vm(vm);
+                        self.apply(job, &zonename, base, update, due);
                         None
                     }
                 };
@@ -273,14 +269,14 @@ impl Worker {
         &self,
         job: &Job,
         zonename: &Arc<str>,
-        stamp: u64,
+        base: Option<&Arc<Parts>>,
         update: Update,
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
     ) {
         let queue = &self.shared.queue;
         let applied = self.shared.cache.apply(
             zonename,
-            stamp,
+            base,
             update,
             transitions,
             &job.cause,
@@ -301,11 +297,11 @@ impl Worker {
         zonename: &str,
         stored: Option<&str>,
         found: Position<'_>,
-        begun: &Begun,
+        noted: &Noted,
     ) -> Vec<Transition> {
-        let earlier = begun.noted.get(zonename).copied().unwrap_or(0);
-        self.shared.queue.take_transitions(zonename, |noted| {
-            due(noted, earlier, stored, found)
+        let earlier = noted.get(zonename).copied().unwrap_or(0);
+        self.shared.queue.take_transitions(zonename, |reported| {
+            due(reported, earlier, stored, found)
         })
     }
 

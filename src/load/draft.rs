@@ -187,7 +187,8 @@ impl Draft {
     }
 
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
-        let (zonename, faults) = (self.zonename, self.faults);
+        let (zonename, prior) = (self.zonename, self.prior);
+        let faults = self.faults;
         let found = match (self.gone, self.row, self.xml) {
             (true, ..) => Found::Gone,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
@@ -205,6 +206,6 @@ impl Draft {
             })),
             (false, ..) => Found::Unknown,
         };
-        Loaded { zonename, found, faults }
+        Loaded { zonename, prior, found, faults }
     }
 }

@@ -50,6 +50,8 @@ pub struct Request {
 pub struct Loaded {
     /// The VM.
     pub zonename: Arc<str>,
+    /// What was known of it.
+    pub prior: Option<Arc<Parts>>,
     /// What it is now.
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
