@@ -384,6 +384,8 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 	while (*n == 0 && !stopped) {
 		unsigned int nget = 1;
 
+		/* Whatever fails, what was not collected is no event. */
+		(void) memset(collected, 0, sizeof (collected));
 		/* On ETIME and EINTR there may be events all the same. */
 		if (port_getn(fw->fw_port, collected, max, &nget, NULL) != 0 &&
 		    errno != EINTR && errno != ETIME)
@@ -393,10 +395,10 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 			fswatch_event_t *fe = &events[*n];
 			watch_t *w;
 
-			if (pe->portev_source != PORT_SOURCE_FILE) {
+			if (pe->portev_source == PORT_SOURCE_USER)
 				stopped = 1;
+			if (pe->portev_source != PORT_SOURCE_FILE)
 				continue;
-			}
 			w = watch_hold(fw, (uintptr_t)pe->portev_user);
 			if (w == NULL)
 				continue;

@@ -806,12 +806,14 @@ port_associate(int fd, int source, uintptr_t object, int events, void *user)
 	if (source != PORT_SOURCE_FILE)
 		return (port_unlock(p, EINVAL));
 	int err = associate(p, object, events, user);
-	if (err == 0 && p->p_ready.l_next != &p->p_ready) {
+	if (p->p_ready.l_next != &p->p_ready) {
 		uint64_t one = 1;
 
-		/* The stamps differed: a reader may be waiting. */
-		if (write(p->p_wake, &one, sizeof (one)) < 0)
-			err = errno == EAGAIN ? 0 : errno;
+		/*
+		 * The stamps differed, or news of others was read: a reader
+		 * may be waiting. EAGAIN: it is awake already.
+		 */
+		(void) !write(p->p_wake, &one, sizeof (one));
 	}
 	return (port_unlock(p, err));
 }

@@ -21,6 +21,9 @@ use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::translate::iso_date;
 
+/// The most paths of a change that are logged.
+const LOGGED_PATHS: usize = 20;
+
 /// A VM as it was loaded, ready to be stored.
 #[derive(Debug)]
 pub struct Prepared {
@@ -411,9 +414,7 @@ impl<'a> Publisher<'a> {
         let changes = diff(&from, to);
         if !changes.is_empty() {
             self.publish("modify", to, Some(json), Some(&changes));
-            let paths: Vec<_> =
-                changes.iter().map(|c| pretty_path(&c.path)).collect();
-            self.published.push(format!("modify {}", paths.join(" ")));
+            self.published.push(format!("modify {}", paths(&changes)));
         }
     }
 
@@ -455,6 +456,16 @@ impl<'a> Publisher<'a> {
             out
         });
     }
+}
+
+/// What has changed, for the log.
+fn paths(changes: &[Change]) -> String {
+    let first = changes.iter().take(LOGGED_PATHS);
+    let mut paths: Vec<_> = first.map(|c| pretty_path(&c.path)).collect();
+    if let Some(more) = changes.len().checked_sub(LOGGED_PATHS + 1) {
+        paths.push(format!("… ({} more)", more + 1));
+    }
+    paths.join(" ")
 }
 
 fn write_cause(cause: &Cause, out: &mut Vec<u8>) {

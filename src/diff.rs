@@ -15,6 +15,10 @@ const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];
 /// Arrays of more elements are compared by hash.
 const SCAN_MAX: usize = 32;
 
+/// An object of which more has changed is told as a whole: a tenant chooses
+/// how many keys his metadata has, and every subscriber gets what is told.
+const CHANGES_MAX: usize = 1000;
+
 /// A part of a path; `None` stands for "an element of this array".
 pub type PathPart = Option<String>;
 
@@ -133,7 +137,12 @@ impl Differ {
                 self.arrays(from, to);
             }
             (Json::Object(from), Json::Object(to)) if old != new => {
+                let before = self.changes.len();
                 self.objects(from, to);
+                if self.changes.len() - before > CHANGES_MAX {
+                    self.changes.truncate(before);
+                    self.tell(Action::Changed(old.clone(), new.clone()));
+                }
             }
             _ if old == new => {}
             _ => self.tell(Action::Changed(old.clone(), new.clone())),
@@ -252,6 +261,20 @@ mod tests {
         let text = changes(r#"{"nics":[5]}"#, r#"{"nics":[{"ip":"x"}]}"#);
         assert!(text.contains(r#""action":"removed","oldValue":5"#), "{text}");
         assert!(text.contains(r#""action":"added""#), "{text}");
+    }
+
+    #[test]
+    fn what_has_changed_too_much_is_told_as_a_whole() {
+        let object = |value: u32, count: u32| {
+            let members: Vec<_> =
+                (0..count).map(|i| format!("\"k{i}\":{value}")).collect();
+            format!("{{\"x\":{{{}}},\"y\":0}}", members.join(","))
+        };
+        let text = changes(&object(1, 1000), &object(2, 1000));
+        assert_eq!(text.matches("\"action\"").count(), 1000);
+        let text = changes(&object(1, 1001), &object(2, 1001));
+        assert_eq!(text.matches("\"action\"").count(), 1);
+        assert!(text.starts_with(r#"[{"prettyPath":"x","path":["x"],"#));
     }
 
     #[test]

@@ -305,10 +305,9 @@ impl Object {
         self.members.iter().map(|(k, v)| (k.as_ref(), v))
     }
 
-    /// Makes the object of a parsed text's members: of a repeated key the
-    /// last value counts, at the first place; integer-like keys come first,
-    /// ascending.
-    fn from_parsed(mut members: Vec<(Key, Json)>) -> Self {
+    /// Makes an object of members in order: of a repeated key the last value
+    /// counts, at the first place.
+    fn from_members(mut members: Vec<(Key, Json)>) -> Self {
         // A stable sort leaves repeats of a key in the order of the text.
         let mut places: Vec<usize> = (0..members.len()).collect();
         places.sort_by(|a, b| members[*a].0.cmp(&members[*b].0));
@@ -330,9 +329,6 @@ impl Object {
                 place += 1;
                 !repeats[place - 1]
             });
-        }
-        if members.iter().any(|(k, _)| array_index(k).is_some()) {
-            members.sort_by_key(|(k, _)| array_index(k).unwrap_or(u32::MAX));
         }
         let by_key = (members.len() > SCAN_MAX).then(|| {
             let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
@@ -362,11 +358,7 @@ impl PartialEq for Object {
 
 impl FromIterator<(Key, Json)> for Object {
     fn from_iter<I: IntoIterator<Item = (Key, Json)>>(iter: I) -> Self {
-        let mut object = Self::new();
-        for (key, value) in iter {
-            object.set(key, value);
-        }
-        object
+        Self::from_members(iter.into_iter().collect())
     }
 }
 
@@ -419,7 +411,13 @@ impl<'de> Deserialize<'de> for Json {
                 {
                     members.push((Key::Owned(key), value));
                 }
-                Ok(Json::from(Object::from_parsed(members)))
+                // JavaScript's order: integer-like keys first, ascending.
+                if members.iter().any(|(k, _)| array_index(k).is_some()) {
+                    members.sort_by_key(|(k, _)| {
+                        array_index(k).unwrap_or(u32::MAX)
+                    });
+                }
+                Ok(Json::from(Object::from_members(members)))
             }
         }
 

@@ -37,6 +37,9 @@ ping, status, vms, vm and events ask the daemon at --server ADDR:PORT
 (127.0.0.1:9090).
 ";
 
+/// The longest time that can be set, some thirty years.
+const SECONDS_MAX: f64 = 1e9;
+
 /// Exit status of a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
@@ -73,11 +76,11 @@ pub fn main() -> ExitCode {
     match run(name, lexopt::Parser::from_env()) {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(e)) => {
-            eprintln!("{name}: {e}");
+            complain(&format!("{name}: {e}"));
             ExitCode::FAILURE
         }
         Err(Failure::Usage(e)) => {
-            eprintln!("{name}: {e}; try '{name} help'");
+            complain(&format!("{name}: {e}; try '{name} help'"));
             ExitCode::from(EXIT_USAGE)
         }
     }
@@ -246,7 +249,7 @@ fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
     }
     let dumped = crate::daemon::dump::dump(&settings)?;
     for fault in &dumped.faults {
-        eprintln!("vminfod: {fault}");
+        complain(&format!("vminfod: {fault}"));
     }
     print_json(&Json::from(dumped.vms))
 }
@@ -265,13 +268,18 @@ fn set_root(settings: &mut Settings, root: &str) -> Result<(), Failure> {
 fn seconds(text: &str) -> Result<Duration, Failure> {
     text.parse::<f64>()
         .ok()
-        .filter(|s| *s > 0.0)
+        .filter(|s| *s > 0.0 && *s <= SECONDS_MAX)
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
         .ok_or_else(|| Failure::Usage(format!("not a time in seconds: {text}")))
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, Failure> {
     text.parse().map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
+}
+
+/// Writes a line to standard error, if anybody listens there.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Writes to standard output.

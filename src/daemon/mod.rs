@@ -14,7 +14,7 @@ mod planner;
 mod status;
 mod worker;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -251,7 +251,7 @@ fn start_http(
     if let Err(e) = server.listen(bound) {
         log::error!("{e}");
         log::logger().flush();
-        eprintln!("vminfod: {e}");
+        let _ = writeln!(io::stderr(), "vminfod: {e}");
         std::process::exit(1);
     }
 }

@@ -8,7 +8,7 @@
 //!   reading holds up himself.
 //! * A panic costs one connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -36,6 +36,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refused client may go on sending before it is cut off; without
 /// it, it might never read why.
 const LINGER_TIME: Duration = Duration::from_millis(500);
+
+/// Refused connections that are kept for as long at the most.
+const REFUSED_MAX: usize = 256;
+
+/// The pause between two records about connections too many.
+const REFUSED_LOG_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long accepting waits at most before it looks around.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Stack of a connection's thread.
 const STACK_BYTES: usize = 256 << 10;
@@ -121,6 +130,7 @@ pub struct Stream {
 pub struct Engine {
     limits: HttpLimits,
     open: Arc<Open>,
+    refused: Refused,
     ending: AtomicBool,
     waker: UnixStream,
     wakee: UnixStream,
@@ -152,8 +162,9 @@ impl Engine {
     /// If there are no descriptors left.
     pub fn new(limits: HttpLimits) -> io::Result<Self> {
         let (waker, wakee) = UnixStream::pair()?;
-        let (open, ending) = (Arc::default(), AtomicBool::new(false));
-        Ok(Self { limits, open, ending, waker, wakee })
+        let ending = AtomicBool::new(false);
+        let (open, refused) = (Arc::default(), Refused::default());
+        Ok(Self { limits, open, refused, ending, waker, wakee })
     }
 
     /// Ends accepting, and closes what is open.
@@ -178,7 +189,8 @@ impl Engine {
         }
         while !self.ending.load(Ordering::SeqCst) {
             let fds = [listener.as_fd(), self.wakee.as_fd()];
-            let waited = os::wait_readable(&fds, Duration::from_secs(60));
+            let time = self.refused.close_old().unwrap_or(WAIT_MAX);
+            let waited = os::wait_readable(&fds, time);
             let accepted = waited.and_then(|_| listener.accept());
             match accepted {
                 Ok((socket, _)) => {
@@ -208,10 +220,7 @@ impl Engine {
         let _ = socket.set_nonblocking(false);
         let socket = Arc::new(socket);
         let Some(slot) = self.slot(&socket) else {
-            let most = self.limits.connections;
-            log::warn!("over {most} connections; one is refused");
-            let _ = socket.set_nonblocking(true);
-            let _ = (&*socket).write(BUSY);
+            self.refused.refuse(socket, self.limits.connections);
             return;
         };
         let engine = Arc::clone(self);
@@ -240,6 +249,49 @@ impl Engine {
         let id = sockets.0;
         sockets.1.insert(id, Arc::clone(socket));
         Some(Slot { id, open: Arc::clone(&self.open) })
+    }
+}
+
+/// Connections too many that have been told so. Closing one with its request
+/// unread would reset it, and the client might never read why.
+#[derive(Debug, Default)]
+struct Refused {
+    sockets: Mutex<VecDeque<(Instant, Arc<TcpStream>)>>,
+    logged: Mutex<Option<Instant>>,
+}
+
+impl Refused {
+    fn refuse(&self, socket: Arc<TcpStream>, most: usize) {
+        let now = Instant::now();
+        let mut logged = self.logged.lock();
+        if logged.is_none_or(|last| now - last > REFUSED_LOG_PAUSE) {
+            log::warn!("over {most} connections; more are refused");
+            *logged = Some(now);
+        }
+        drop(logged);
+        let _ = socket.set_nonblocking(true);
+        let _ = (&*socket).write(BUSY);
+        let _ = socket.shutdown(Shutdown::Write);
+        let mut sockets = self.sockets.lock();
+        sockets.push_back((now, socket));
+        if sockets.len() > REFUSED_MAX {
+            sockets.pop_front();
+        }
+    }
+
+    /// Closes those that have had their time; how long until the next has.
+    fn close_old(&self) -> Option<Duration> {
+        let mut sockets = self.sockets.lock();
+        while let Some((since, socket)) = sockets.front() {
+            let left = LINGER_TIME.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                return Some(left);
+            }
+            let mut request = [0; 4096];
+            let _ = (&**socket).read(&mut request);
+            sockets.pop_front();
+        }
+        None
     }
 }
 

@@ -25,6 +25,9 @@ const LINES_MAX: usize = 64;
 /// How long the thread waits at most before it looks around.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// The most bytes that a subscriber may send after its request.
+const RECEIVED_MAX: usize = 64 << 10;
+
 /// The end of a chunked body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -58,6 +61,8 @@ struct Out {
     sent: usize,
     /// Whether it could not take more, since when.
     blocked: Option<Instant>,
+    /// Bytes that it has sent, which nobody asked for.
+    received: usize,
 }
 
 /// Why a subscriber gets no more.
@@ -80,7 +85,8 @@ impl Fanout {
     /// Takes a connection whose first line is out.
     pub fn join(&self, stream: Stream, subscriber: Subscriber) {
         let lines = VecDeque::new();
-        let out = Out { stream, subscriber, lines, sent: 0, blocked: None };
+        let (sent, blocked, received) = (0, None, 0);
+        let out = Out { stream, subscriber, lines, sent, blocked, received };
         self.joining.lock().push(out);
         self.hub.wake();
     }
@@ -180,7 +186,13 @@ impl Out {
         let mut bytes = [0; 4096];
         match (&*self.stream.socket).read(&mut bytes) {
             Ok(0) => Err(Over::Gone),
-            Ok(_) => Ok(()),
+            Ok(n) if self.received + n > RECEIVED_MAX => {
+                Err(Over::Behind("it sends without end".to_string()))
+            }
+            Ok(n) => {
+                self.received += n;
+                Ok(())
+            }
             Err(e) if is_later(&e) => Ok(()),
             Err(_) => Err(Over::Gone),
         }

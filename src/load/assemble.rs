@@ -322,8 +322,9 @@ fn free_space(vm: &mut Object, datasets: &VmDatasets) {
 
 /// What a VM that is being received does not have yet.
 fn missing(vm: &mut Object, parts: &Parts) {
-    let is_known =
-        |name: &str| parts.datasets.known.iter().any(|known| &**known == name);
+    let root = parts.datasets.root.as_ref().map(|root| &root.name);
+    let known = parts.datasets.known.iter().chain(root);
+    let is_known = |name: &str| known.clone().any(|known| **known == *name);
     let own = vm
         .get_str("zfs_filesystem")
         .unwrap_or(parts.row.zonepath.trim_start_matches('/'))

@@ -313,6 +313,7 @@ impl Loader {
     /// A VM that is being received may say which dataset it will have.
     fn read_receiving(&self, draft: &mut Draft) {
         draft.receiving = None;
+        draft.fault("receiving", None);
         let state = draft.xml.as_ref().and_then(|xml| xml.vm.get_str("state"));
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
         let (Some("receiving"), Some(uuid)) = (state, uuid) else { return };
@@ -334,7 +335,10 @@ impl Loader {
             if draft.sources.contains(Sources::KSTAT) {
                 match draft.zoneid() {
                     Some(zoneid) => asked.push((zoneid, draft)),
-                    None => draft.zoneinfo = None,
+                    None => {
+                        draft.zoneinfo = None;
+                        draft.fault("kstat", None);
+                    }
                 }
             }
         }
