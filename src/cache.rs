@@ -4,7 +4,7 @@
 //! subscriber takes the same lock for its snapshot, so that snapshot and
 //! events add up without gap or repeat. Nothing in here blocks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +20,10 @@ use crate::load::assemble::{
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::translate::iso_date;
+
+/// VMs that may go while everything is loaded. If it is more, every VM that is
+/// new to the load is looked at by itself.
+const GONE_MAX: usize = 16_384;
 
 /// The most paths of a change that are logged.
 const LOGGED_PATHS: usize = 20;
@@ -76,6 +80,8 @@ struct Inner {
     order: BTreeMap<u64, Arc<str>>,
     last_place: u64,
     datasets: DatasetIndex,
+    /// While everything is loaded: who was found gone meanwhile.
+    gone: Option<HashSet<Arc<str>>>,
 }
 
 #[derive(Debug)]
@@ -198,6 +204,20 @@ impl Cache {
             .collect()
     }
 
+    /// Begins to load everything: what is known of every VM. Until
+    /// [`Cache::end_reload`], who goes is remembered, so that a listing of
+    /// before does not bring him back.
+    #[must_use]
+    pub fn begin_reload(&self) -> Vec<(Arc<str>, Arc<Parts>)> {
+        self.inner.write().gone = Some(HashSet::new());
+        self.all_parts()
+    }
+
+    /// Ends what [`Cache::begin_reload`] began.
+    pub fn end_reload(&self) {
+        self.inner.write().gone = None;
+    }
+
     /// Looks at the datasets of VMs, and at which VMs there are.
     pub fn look<T>(
         &self,
@@ -222,17 +242,10 @@ impl Cache {
         cause: &Cause,
     ) -> Applied {
         let mut inner = self.inner.write();
-        let stored = inner.vms.get(zonename);
-        // Another load was quicker: this one may have begun before it, and
-        // what this one did not read is of before it.
-        let is_base = match (stored, base) {
-            (Some(entry), Some(base)) => Arc::ptr_eq(&entry.vm.parts, base),
-            (None, None) => true,
-            _ => false,
-        };
-        if !is_base {
+        if inner.is_overtaken(zonename, base, &update) {
             return Applied { published: Vec::new(), overtaken: true };
         }
+        let stored = inner.vms.get(zonename);
         let before = stored.map(|entry| Arc::clone(&entry.vm.object));
         let state = before.as_ref().and_then(|vm| vm.get_str("zone_state"));
         let reported = transitions(state);
@@ -254,6 +267,11 @@ impl Cache {
         if is_over && let Some(entry) = inner.remove(zonename) {
             publisher.delete(of_old, &entry.vm.parts);
         }
+        if let (Update::Gone, Some(gone)) = (&update, &mut inner.gone)
+            && gone.len() < GONE_MAX
+        {
+            gone.insert(Arc::clone(zonename));
+        }
         if let Update::Vm(vm) = update {
             publisher.load(of_new, &vm);
             inner.store(zonename, vm);
@@ -263,6 +281,27 @@ impl Cache {
 }
 
 impl Inner {
+    /// Whether another load was quicker than one that knew a VM as `base`: it
+    /// may have begun before that, and what it did not read is of before it.
+    fn is_overtaken(
+        &mut self,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        update: &Update,
+    ) -> bool {
+        match (self.vms.get(zonename), base) {
+            (Some(entry), Some(base)) => !Arc::ptr_eq(&entry.vm.parts, base),
+            (None, None) => match (&mut self.gone, update) {
+                // Once: then the VM is looked at by itself.
+                (Some(gone), Update::Vm(_)) => {
+                    gone.len() >= GONE_MAX || gone.remove(zonename)
+                }
+                _ => false,
+            },
+            _ => true,
+        }
+    }
+
     fn listed(&self) -> Vec<Arc<[u8]>> {
         self.order
             .values()

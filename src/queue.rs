@@ -22,8 +22,8 @@ use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 pub struct Batch {
     /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], or of VMs.
     pub jobs: Vec<Job>,
-    /// How many transitions of each VM had been noted by then.
-    pub noted: HashMap<Arc<str>, usize>,
+    /// The number of the last transition that had been noted by then.
+    pub noted: u64,
 }
 
 /// What the queue says of itself.
@@ -54,7 +54,9 @@ struct Inner {
     /// What is to wait from some time on: one job a lane.
     later: BTreeMap<(Instant, u64), Job>,
     time_of: HashMap<Lane, (Instant, u64)>,
-    transitions: HashMap<Arc<str>, VecDeque<Transition>>,
+    /// With a running number each.
+    transitions: HashMap<Arc<str>, VecDeque<(u64, Transition)>>,
+    noted: u64,
     overflows: u64,
     order: u64,
     closed: bool,
@@ -93,6 +95,8 @@ impl Queue {
     /// Notes a transition that the VM's next job will publish.
     pub fn push_transition(&self, zonename: &Arc<str>, transition: Transition) {
         let mut inner = self.inner.lock();
+        inner.noted += 1;
+        let number = inner.noted;
         let waiting =
             inner.transitions.entry(Arc::clone(zonename)).or_default();
         if waiting.len() >= self.limits.transitions {
@@ -102,22 +106,26 @@ impl Queue {
                  is not published"
             );
         }
-        waiting.push_back(transition);
+        waiting.push_back((number, transition));
     }
 
-    /// Takes transitions of a VM, in order: as many as `choose` says of those
-    /// that have been noted so far. The others stay.
+    /// Takes transitions of a VM, in order: as many as `choose` says, which is
+    /// given all of them, and how many had been noted when a batch began. The
+    /// others stay.
     pub fn take_transitions(
         &self,
         zonename: &str,
-        choose: impl FnOnce(&[Transition]) -> usize,
+        batch_noted: u64,
+        choose: impl FnOnce(&[Transition], usize) -> usize,
     ) -> Vec<Transition> {
         let mut inner = self.inner.lock();
         let Some(noted) = inner.transitions.get_mut(zonename) else {
             return Vec::new();
         };
-        let count = choose(noted.make_contiguous()).min(noted.len());
-        let taken = noted.drain(..count).collect();
+        let earlier = noted.iter().filter(|(n, _)| *n <= batch_noted).count();
+        let all: Vec<_> = noted.iter().map(|(_, t)| t.clone()).collect();
+        let count = choose(&all, earlier).min(noted.len());
+        let taken = noted.drain(..count).map(|(_, t)| t).collect();
         if noted.is_empty() {
             inner.transitions.remove(zonename);
         }
@@ -129,7 +137,9 @@ impl Queue {
     pub fn has_ended(&self, zonename: &str) -> bool {
         let inner = self.inner.lock();
         let noted = inner.transitions.get(zonename);
-        noted.is_some_and(|noted| noted.iter().any(|t| t.zone_state == GONE))
+        noted.is_some_and(|noted| {
+            noted.iter().any(|(_, t)| t.zone_state == GONE)
+        })
     }
 
     /// Whether a job of this VM waits or is worked at, or one of all VMs is
@@ -156,9 +166,7 @@ impl Queue {
             if !jobs.is_empty() {
                 // More may be there for the next worker.
                 self.changed.notify_one();
-                let noted = inner.transitions.iter();
-                let noted = noted.map(|(z, t)| (Arc::clone(z), t.len()));
-                let noted = noted.collect();
+                let noted = inner.noted;
                 return Some(Batch { jobs, noted });
             }
             match next {
@@ -408,9 +416,12 @@ mod tests {
             queue.push_transition(&"a".into(), transition);
         }
         queue.push(vm("a", Sources::STATE));
-        assert_eq!(queue.take().unwrap().noted["a"], 2);
+        let batch = queue.take().unwrap();
         let take = |count| -> Vec<_> {
-            let taken = queue.take_transitions("a", |_| count);
+            let taken = queue.take_transitions("a", batch.noted, |all, n| {
+                assert_eq!(n, all.len());
+                count
+            });
             taken.iter().map(|t| t.zone_state).collect()
         };
         assert_eq!(take(1), ["ready"]);

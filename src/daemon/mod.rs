@@ -17,7 +17,7 @@ mod worker;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,8 @@ pub struct Shared {
     pub faults: Faults,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
+    /// How often that has been read.
+    pub sysinfo_reads: AtomicU64,
     /// The last full reload: when it ended, and how long it took.
     pub last_refresh: Mutex<Option<(Instant, Duration)>>,
     /// Each source's status.
@@ -206,6 +208,7 @@ fn new_shared(
         hub,
         faults: Faults::default(),
         sysinfo: RwLock::new(Arc::new(Object::new())),
+        sysinfo_reads: AtomicU64::new(0),
         last_refresh: Mutex::new(None),
         sources,
         started: Instant::now(),

@@ -1,10 +1,10 @@
 //! A worker: takes a batch of jobs, arms watches, loads, and has the picture
 //! changed.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -14,13 +14,14 @@ use crate::config::SourceTimes;
 use crate::daemon::{Shared, panic_text};
 use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
+use crate::load::files::Sysinfo;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
 use crate::transition::{Position, due};
 use crate::watch::files::FileWatcher;
 
-/// How many transitions of each VM had been reported when a batch began.
-type Noted = HashMap<Arc<str>, usize>;
+/// The number of the last transition that was reported before a batch began.
+type Noted = u64;
 
 /// One of the workers.
 pub struct Worker {
@@ -60,9 +61,9 @@ impl Worker {
         let Some(first) = jobs.first().cloned() else { return };
         let count = jobs.len();
         match first.lane {
-            Lane::All => self.load_all(&first, &noted),
+            Lane::All => self.load_all(&first, noted),
             Lane::Sysinfo => self.load_sysinfo(&first),
-            Lane::Vm(_) => self.load_vms(&jobs, &noted),
+            Lane::Vm(_) => self.load_vms(&jobs, noted),
         }
         let ms = begin.elapsed().as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
@@ -73,7 +74,7 @@ impl Worker {
         }
     }
 
-    fn load_vms(&self, jobs: &[Job], noted: &Noted) {
+    fn load_vms(&self, jobs: &[Job], noted: Noted) {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -86,7 +87,9 @@ impl Worker {
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
         for (job, loaded) in jobs.iter().zip(loaded) {
+            let zonename = [Arc::clone(&loaded.zonename)];
             self.finish(job, loaded, noted);
+            self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
         }
     }
 
@@ -96,16 +99,17 @@ impl Worker {
         }
     }
 
-    fn load_all(&self, job: &Job, noted: &Noted) {
+    fn load_all(&self, job: &Job, noted: Noted) {
         let begin = Instant::now();
         self.files.arm_sysinfo();
         self.read_sysinfo();
-        let known = self.shared.cache.all_parts();
+        let known = self.shared.cache.begin_reload();
         let sysinfo = Arc::clone(&self.shared.sysinfo.read());
         let faults = &self.shared.faults;
         let all = match self.loader.load_all(&known, &sysinfo, &self.arm()) {
             Ok(all) => all,
             Err(e) => {
+                self.shared.cache.end_reload();
                 let error = e.to_string();
                 faults.note(None, "refresh", Some(&error));
                 faults.note_refresh_error(&error);
@@ -119,12 +123,15 @@ impl Worker {
         }
         let count = all.vms.len();
         let mut absent = faults.zonenames();
+        let mut all_names = Vec::with_capacity(count);
         for loaded in all.vms {
+            all_names.push(Arc::clone(&loaded.zonename));
             absent.retain(|zonename| *zonename != loaded.zonename);
             let lane = Lane::Vm(Arc::clone(&loaded.zonename));
             let of_vm = Job { lane, ..job.clone() };
             self.finish(&of_vm, loaded, noted);
         }
+        self.shared.cache.end_reload();
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
             if !self.shared.cache.contains(&zonename) {
@@ -141,12 +148,32 @@ impl Worker {
         );
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
-        let next = Job {
-            cause: Cause::now("refresh", "periodic"),
-            tries: 0,
-            ..job.clone()
-        };
-        self.shared.queue.push_later(next, jittered(self.refresh_interval));
+        self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
+        if all.faults.iter().any(|(_, error)| error.is_some()) {
+            self.retry(job, Sources::ALL);
+        } else {
+            let cause = Cause::now("refresh", "periodic");
+            let next = Job { cause, tries: 0, ..job.clone() };
+            let pause = jittered(self.refresh_interval);
+            self.shared.queue.push_later(next, pause);
+        }
+    }
+
+    /// The system's description has changed while VMs were loaded with it.
+    fn rebuild_if_stale(
+        &self,
+        zonenames: &[Arc<str>],
+        used: &Arc<Sysinfo>,
+        cause: &Cause,
+    ) {
+        if Arc::ptr_eq(used, &self.shared.sysinfo.read()) {
+            return;
+        }
+        for zonename in zonenames {
+            let lane = Lane::Vm(Arc::clone(zonename));
+            let (cause, sources) = (cause.clone(), Sources::NONE);
+            self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
+        }
     }
 
     /// The system's description is in every VM: each is made anew.
@@ -164,12 +191,18 @@ impl Worker {
 
     /// Returns whether it has changed.
     fn read_sysinfo(&self) -> bool {
+        // Of two workers that read at once, the later to begin is right.
+        let reads = &self.shared.sysinfo_reads;
+        let ticket = reads.fetch_add(1, Ordering::SeqCst) + 1;
         match self.loader.sysinfo() {
             Ok(sysinfo) => {
                 self.shared.faults.note(None, "sysinfo", None);
                 let mut stored = self.shared.sysinfo.write();
-                let changed = *stored != sysinfo;
-                *stored = sysinfo;
+                let changed = *stored != sysinfo
+                    && reads.load(Ordering::SeqCst) == ticket;
+                if changed {
+                    *stored = sysinfo;
+                }
                 changed
             }
             Err(e) => {
@@ -185,7 +218,7 @@ impl Worker {
     }
 
     /// Stores what was loaded of a VM, and sees to what is left to do.
-    fn finish(&self, job: &Job, loaded: Loaded, noted: &Noted) {
+    fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) {
         let Loaded { zonename, prior, found, faults } = loaded;
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
@@ -297,10 +330,10 @@ impl Worker {
         zonename: &str,
         stored: Option<&str>,
         found: Position<'_>,
-        noted: &Noted,
+        noted: Noted,
     ) -> Vec<Transition> {
-        let earlier = noted.get(zonename).copied().unwrap_or(0);
-        self.shared.queue.take_transitions(zonename, |reported| {
+        let queue = &self.shared.queue;
+        queue.take_transitions(zonename, noted, |reported, earlier| {
             due(reported, earlier, stored, found)
         })
     }

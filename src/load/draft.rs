@@ -1,6 +1,7 @@
 //! A VM while it is loaded: what was known of it stands until a source has
 //! been read, and stays where one can't be read.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,8 +65,34 @@ impl Draft {
         if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
             self.sources |= Sources::KSTAT;
         }
+        // Other files, other datasets.
+        if prior.is_some_and(|prior| prior.zonepath != row.zonepath) {
+            self.sources |= Sources::FILES | Sources::ZFS;
+        }
         self.row = Some(row);
         self.fault("zoneadm", None);
+    }
+
+    /// Takes the zone's kstat. A running zone has one: where it is missing,
+    /// the last good one of this life of the zone stays.
+    pub(super) fn set_zoneinfo(
+        &mut self,
+        zones: &HashMap<String, kstat::ZoneInfo>,
+    ) {
+        let found = zones.get(&*self.zonename).copied();
+        let row = self.row.as_ref();
+        let is_running = row.is_some_and(|row| &*row.zone_state == "running");
+        if found.is_some() || !is_running {
+            self.zoneinfo = found;
+            self.fault("kstat", None);
+            return;
+        }
+        let prior = self.prior.as_ref().map(|p| &p.row.zoneid);
+        if prior != row.map(|row| &row.zoneid) {
+            self.zoneinfo = None;
+        }
+        let error = "the zone is running and has no kstat".to_string();
+        self.fault("kstat", Some(error));
     }
 
     /// Notes that a source was read, and what is wrong with it.
@@ -158,16 +185,16 @@ impl Draft {
             })
     }
 
-    /// The names of the datasets that this VM may be made of.
-    pub(super) fn dataset_names(&self) -> Vec<Arc<str>> {
-        let mut names = Vec::new();
-        let own = self.zonepath().map(|p| p.trim_start_matches('/'));
-        names.extend(own.map(Arc::from));
-        names.extend(self.datasets.root.as_ref().map(|d| Arc::clone(&d.name)));
-        names.extend(
-            self.datasets.delegated.as_ref().map(|d| Arc::clone(&d.name)),
-        );
-        names.extend(self.receiving.clone());
+    /// The names that the zone's own dataset may have.
+    pub(super) fn roots(&self) -> Vec<Arc<str>> {
+        let own = self.zonepath().map(|p| p.trim_start_matches('/').into());
+        let known = self.datasets.root.as_ref().map(|d| Arc::clone(&d.name));
+        own.into_iter().chain(known).collect()
+    }
+
+    /// The names of the other datasets that this VM may be made of.
+    pub(super) fn other_datasets(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<_> = self.receiving.iter().cloned().collect();
         if let Some(xml) = &self.xml {
             names.extend(xml.datasets.iter().cloned());
             let volumes = xml.disk_paths.iter();

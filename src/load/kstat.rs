@@ -45,7 +45,7 @@ pub fn read(
 ) -> Result<HashMap<String, ZoneInfo>, CommandError> {
     let output = runner.run(run)?;
     match output.exit {
-        Some(0) => Ok(parse(&output.stdout)),
+        Some(0) => parse(&output.stdout).map_err(|what| run.error(&what)),
         Some(1) if output.stderr.trim().is_empty() => Ok(HashMap::new()),
         _ => Err(run.failed(&output)),
     }
@@ -60,14 +60,24 @@ pub fn read(
 ///
 /// A zone that went away while it was read has a part of its lines, and does
 /// not count.
-#[must_use]
-pub fn parse(text: &str) -> HashMap<String, ZoneInfo> {
+///
+/// # Errors
+/// If a line is none of kstat's, or the last is cut off.
+pub fn parse(text: &str) -> Result<HashMap<String, ZoneInfo>, String> {
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("the output is cut off".to_string());
+    }
     let mut instances: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
     for line in text.lines() {
-        let Some((path, value)) = line.split_once('\t') else { continue };
-        let Some((_, rest)) = path.split_once(':') else { continue };
-        let Some((instance, rest)) = rest.split_once(':') else { continue };
-        let Some((_, statistic)) = rest.rsplit_once(':') else { continue };
+        let parsed = line.split_once('\t').and_then(|(path, value)| {
+            let (_module, rest) = path.split_once(':')?;
+            let (instance, rest) = rest.split_once(':')?;
+            let (_name, statistic) = rest.rsplit_once(':')?;
+            Some((instance, statistic, value))
+        });
+        let Some((instance, statistic, value)) = parsed else {
+            return Err(format!("not a statistic: {line:?}"));
+        };
         instances.entry(instance).or_default().insert(statistic, value);
     }
     let complete = |values: &HashMap<&str, &str>| {
@@ -79,7 +89,7 @@ pub fn parse(text: &str) -> HashMap<String, ZoneInfo> {
         };
         Some(((*values.get("zonename")?).to_string(), info))
     };
-    instances.values().filter_map(complete).collect()
+    Ok(instances.values().filter_map(complete).collect())
 }
 
 #[cfg(test)]
@@ -100,9 +110,10 @@ zones:5:od:d:boot_time\t1
 zones:5:od:d:init_pid\t2
 zones:5:od:d:init_restarts\t3
 zones:5:od:d:zonename\tod:d
-rubbish
 ";
-        let zones = parse(text);
+        let zones = parse(text).unwrap();
+        assert!(parse(&text[..text.len() - 1]).is_err());
+        assert!(parse("rubbish\n").is_err());
         assert_eq!(zones.len(), 2);
         let zone = zones["0aa46416-2c8d-658d-cb21-eba504d46270"];
         assert_eq!(

@@ -27,7 +27,7 @@ use assemble::Parts;
 use command::{CommandError, Run, Runner};
 use draft::Draft;
 use files::{Metadata, Sysinfo, config_file};
-use zfs::Datasets;
+use zfs::{Datasets, Depth, INDESTRUCTIBLE};
 use zoneadm::Listing;
 
 /// VMs that a listing of doubtful content may lack, each of which is then
@@ -116,7 +116,7 @@ impl Loader {
         let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
         self.read_rows(&mut drafts);
         self.read_files(&mut drafts, arm);
-        self.read_changed_rows(&mut drafts);
+        self.read_changed_rows(&mut drafts, arm);
         self.read_kstats(&mut drafts);
         self.read_datasets(&mut drafts);
         drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
@@ -167,12 +167,12 @@ impl Loader {
         }
         self.read_files(&mut drafts, arm);
         self.read_kstats(&mut drafts);
-        self.read_all_datasets(&mut drafts)?;
+        let odd = self.read_all_datasets(&mut drafts)?;
         let error = (!listing.errors.is_empty())
             .then(|| listing.errors[..listing.errors.len().min(3)].join("; "));
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
-            faults: vec![("zoneadm", error)],
+            faults: vec![("zoneadm", error), ("zfs", odd)],
         })
     }
 
@@ -225,10 +225,12 @@ impl Loader {
                 let mut rows = listing.rows.into_iter();
                 match rows.find(|row| row.zonename == zonename) {
                     Some(row) => draft.set_row(row),
-                    None if listing.errors.is_empty() => draft.gone = true,
+                    None if listing.no_such_zone => draft.gone = true,
                     None => {
-                        let errors = listing.errors.join("; ");
-                        draft.fault("zoneadm", Some(errors));
+                        let said = listing.errors.join("; ");
+                        let error = format!("does not list it: {said}");
+                        let error = run.error(error.trim_end_matches(": "));
+                        draft.fault("zoneadm", Some(error.to_string()));
                     }
                 }
             }
@@ -236,10 +238,15 @@ impl Loader {
     }
 
     /// The XML says that zoneadm's line has changed, or is away.
-    fn read_changed_rows(&self, drafts: &mut [Draft]) {
+    fn read_changed_rows(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            if !draft.sources.contains(Sources::ZONEADM) && draft.row_is_old() {
-                self.read_row(draft);
+            if draft.sources.contains(Sources::ZONEADM) || !draft.row_is_old() {
+                continue;
+            }
+            let dir = draft.dir(&self.paths);
+            self.read_row(draft);
+            if draft.is_alive() && draft.dir(&self.paths) != dir {
+                self.read_files(std::slice::from_mut(draft), arm);
             }
         }
     }
@@ -353,33 +360,54 @@ impl Loader {
             kstat::read(&self.runner, &kstat::read_run(&self.paths, one));
         for (_, draft) in asked {
             match &zones {
-                Ok(zones) => {
-                    draft.zoneinfo = zones.get(&*draft.zonename).copied();
-                    draft.fault("kstat", None);
-                }
+                Ok(zones) => draft.set_zoneinfo(zones),
                 Err(e) => draft.fault("kstat", Some(e.to_string())),
             }
         }
     }
 
     fn read_datasets(&self, drafts: &mut [Draft]) {
-        let names = wanted_datasets(drafts);
         let mut datasets = Datasets::default();
         let listed = self
-            .list_datasets(&names, &mut datasets)
-            .and_then(|()| self.list_unexpected(drafts, &names, &mut datasets));
+            .list_datasets(&names(drafts, Draft::roots), &mut datasets)
+            .and_then(|()| self.list_lost_roots(drafts, &mut datasets))
+            .and_then(|()| self.list_others(drafts, &mut datasets));
         select_datasets(drafts, &datasets, listed);
     }
 
-    /// Datasets that were not asked for by name and matter all the same.
-    fn list_unexpected(
+    /// As [`Self::read_datasets`], but by a list of everything. Returns what
+    /// was odd in it.
+    fn read_all_datasets(
         &self,
-        drafts: &[Draft],
-        asked: &BTreeSet<Arc<str>>,
+        drafts: &mut [Draft],
+    ) -> Result<Option<String>, CommandError> {
+        let all = zfs::list_all(&self.paths);
+        let mut datasets = zfs::list(&self.runner, &all)?;
+        let listed = self.list_others(drafts, &mut datasets);
+        select_datasets(drafts, &datasets, listed);
+        Ok(datasets.odd().map(String::from))
+    }
+
+    /// Zones' own datasets, with children and snapshots.
+    fn list_datasets(
+        &self,
+        names: &BTreeSet<Arc<str>>,
         datasets: &mut Datasets,
     ) -> Result<(), CommandError> {
-        // A zone's directory may be another dataset's than its name says:
-        // only a list of everything finds that.
+        let bytes = self.limits.arguments_bytes;
+        for run in zfs::list_some(&self.paths, names, Depth::Children, bytes) {
+            datasets.merge(zfs::list(&self.runner, &run)?);
+        }
+        Ok(())
+    }
+
+    /// A zone's directory may be another dataset's than its name says: only a
+    /// list of everything finds that.
+    fn list_lost_roots(
+        &self,
+        drafts: &[Draft],
+        datasets: &mut Datasets,
+    ) -> Result<(), CommandError> {
         let is_lost = |draft: &Draft| {
             let root = draft.zonepath().and_then(|p| datasets.mounted_at(p));
             draft.wants_datasets() && draft.is_installed() && root.is_none()
@@ -387,62 +415,42 @@ impl Loader {
         if drafts.iter().any(is_lost) {
             let all = zfs::list_all(&self.paths);
             datasets.merge(zfs::list(&self.runner, &all)?);
-            return Ok(());
         }
-        // A dataset for delegation that the XML does not name was listed as
-        // a child, without its snapshots.
-        let delegated = |draft: &Draft| {
-            let root = datasets.mounted_at(draft.zonepath()?)?;
-            datasets.get(&format!("{}/data", root.name))
-        };
-        let more = drafts
-            .iter()
-            .filter(|draft| draft.wants_datasets())
-            .filter_map(delegated)
-            .map(|dataset| Arc::clone(&dataset.name))
-            .filter(|name| !asked.contains(name))
-            .collect();
-        self.list_datasets(&more, datasets)
-    }
-
-    /// As [`Self::read_datasets`], but by a list of everything; it does not
-    /// go deep enough for every disk.
-    fn read_all_datasets(
-        &self,
-        drafts: &mut [Draft],
-    ) -> Result<(), CommandError> {
-        let all = zfs::list_all(&self.paths);
-        let mut datasets = zfs::list(&self.runner, &all)?;
-        let deeper = wanted_datasets(drafts)
-            .into_iter()
-            .filter(|name| name.split('/').count() > 3)
-            .filter(|name| datasets.get(name).is_none())
-            .collect();
-        let listed = self.list_datasets(&deeper, &mut datasets);
-        select_datasets(drafts, &datasets, listed);
         Ok(())
     }
 
-    fn list_datasets(
+    /// Disks, and what matters of what is delegated: each by its name, since
+    /// a tenant decides how much there is besides.
+    fn list_others(
         &self,
-        names: &BTreeSet<Arc<str>>,
+        drafts: &[Draft],
         datasets: &mut Datasets,
     ) -> Result<(), CommandError> {
+        let mut more = names(drafts, Draft::other_datasets);
+        more.retain(|name| datasets.get(name).is_none());
+        for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
+            let root = draft.zonepath().and_then(|p| datasets.mounted_at(p));
+            let data = root.map(|root| format!("{}/data", root.name));
+            let data = data.and_then(|name| datasets.get(&name));
+            let held =
+                data.map(|data| format!("{}@{INDESTRUCTIBLE}", data.name));
+            more.extend(held.map(Arc::from));
+        }
         let bytes = self.limits.arguments_bytes;
-        for run in zfs::list_some(&self.paths, names, bytes) {
+        for run in zfs::list_some(&self.paths, &more, Depth::Alone, bytes) {
             datasets.merge(zfs::list(&self.runner, &run)?);
         }
         Ok(())
     }
 }
 
-/// The names of the datasets that VMs may be made of.
-fn wanted_datasets(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
-    drafts
-        .iter()
-        .filter(|draft| draft.wants_datasets())
-        .flat_map(Draft::dataset_names)
-        .collect()
+/// Names of datasets of the VMs that want theirs.
+fn names<I: IntoIterator<Item = Arc<str>>>(
+    drafts: &[Draft],
+    of: impl Fn(&Draft) -> I,
+) -> BTreeSet<Arc<str>> {
+    let wanting = drafts.iter().filter(|draft| draft.wants_datasets());
+    wanting.flat_map(of).collect()
 }
 
 /// Gives each VM its datasets, unless they could not be listed.
@@ -453,9 +461,19 @@ fn select_datasets(
 ) {
     let error = listed.err().map(|e| e.to_string());
     for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
-        if error.is_none() {
+        let names = draft.roots().into_iter().chain(draft.other_datasets());
+        let failure = names
+            .filter_map(|name| {
+                Some(format!("{name}: {}", datasets.failure(&name)?))
+            })
+            .next()
+            .or_else(|| error.clone());
+        // Of what was known the last good value stays; else a part is better
+        // than nothing.
+        let is_new = draft.prior.is_none() && error.is_none();
+        if failure.is_none() || is_new {
             draft.select_datasets(datasets);
         }
-        draft.fault("zfs", error.clone());
+        draft.fault("zfs", failure);
     }
 }

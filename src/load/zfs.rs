@@ -8,12 +8,12 @@ use crate::json::Json;
 use crate::load::command::{CommandError, Run, Runner};
 use crate::translate::parse_number;
 
-/// The columns that are asked for, in this order.
+/// The columns that are asked for, in this order. A tenant may put a tab into
+/// the mountpoint of a dataset that is delegated to him: it comes last.
 const COLUMNS: [&str; 17] = [
     "compression",
     "creation",
     "filesystem_limit",
-    "mountpoint",
     "name",
     "quota",
     "recsize",
@@ -27,6 +27,7 @@ const COLUMNS: [&str; 17] = [
     "volsize",
     "written",
     "zoned",
+    "mountpoint",
 ];
 
 /// A snapshot whose name begins so belongs to vmadm; the rest is its name
@@ -90,6 +91,12 @@ pub struct Snapshot {
 pub struct Datasets {
     by_name: HashMap<Arc<str>, Arc<Dataset>>,
     by_mountpoint: HashMap<String, Arc<str>>,
+    /// Snapshots that were listed without their dataset.
+    snapshots: HashMap<Arc<str>, Vec<Snapshot>>,
+    /// Names that could not be listed, and why.
+    failed: HashMap<Arc<str>, String>,
+    /// A line that could not be understood.
+    odd: Option<String>,
 }
 
 impl Datasets {
@@ -106,35 +113,88 @@ impl Datasets {
         self.by_mountpoint.get(path).and_then(|name| self.get(name))
     }
 
+    /// Why a name could not be listed, if it could not.
+    #[must_use]
+    pub fn failure(&self, name: &str) -> Option<&str> {
+        self.failed.get(name).map(String::as_str)
+    }
+
+    /// A line that could not be understood, if there was one.
+    #[must_use]
+    pub fn odd(&self) -> Option<&str> {
+        self.odd.as_deref()
+    }
+
     /// Adds what a further run has listed.
     pub fn merge(&mut self, other: Self) {
         self.by_name.extend(other.by_name);
         self.by_mountpoint.extend(other.by_mountpoint);
+        self.failed.extend(other.failed);
+        self.odd = self.odd.take().or(other.odd);
+        for (name, snapshots) in other.snapshots {
+            for snapshot in snapshots {
+                self.add_snapshot(&name, snapshot);
+            }
+        }
+    }
+
+    fn add_snapshot(&mut self, dataset: &str, snapshot: Snapshot) {
+        match self.by_name.get_mut(dataset) {
+            Some(dataset) => Arc::make_mut(dataset).add(snapshot),
+            None => {
+                self.snapshots
+                    .entry(dataset.into())
+                    .or_default()
+                    .push(snapshot);
+            }
+        }
     }
 }
 
-/// The run that lists everything that can matter to a VM: snapshots count as
-/// a level, so that those of `pool/ZONE/data` are the third.
-#[must_use]
-pub fn list_all(paths: &Paths) -> Run {
-    list_run(paths, "3")
+impl Dataset {
+    fn add(&mut self, snapshot: Snapshot) {
+        if !self.snapshots.contains(&snapshot) {
+            self.snapshots.push(snapshot);
+        }
+    }
 }
 
-/// The runs that list these datasets, their children and snapshots: as many
-/// as it takes to keep each below `arguments_bytes`.
+/// The run that lists every zone's dataset with its children and snapshots.
+/// What is deeper, and the tenants' own, is asked for by name.
+#[must_use]
+pub fn list_all(paths: &Paths) -> Run {
+    list_run(paths, "2")
+}
+
+/// How much of a dataset is listed with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Nothing. A tenant decides how much there is below what is delegated.
+    Alone,
+    /// Its children and snapshots.
+    Children,
+}
+
+/// The runs that list these datasets or snapshots: as many as it takes to keep
+/// the arguments of each below `arguments_bytes`.
 #[must_use]
 pub fn list_some(
     paths: &Paths,
     names: &BTreeSet<Arc<str>>,
+    depth: Depth,
     arguments_bytes: usize,
 ) -> Vec<Run> {
+    let depth = match depth {
+        Depth::Alone => "0",
+        Depth::Children => "1",
+    };
     let mut runs = Vec::new();
     let mut room = 0;
     for name in names.iter().filter(|name| is_dataset_name(name)) {
         // Each argument also takes a pointer and a NUL.
         let size = name.len() + 9;
         if runs.is_empty() || size > room {
-            runs.push(list_run(paths, "1"));
+            runs.push(list_run(paths, depth));
             room = arguments_bytes;
         }
         room = room.saturating_sub(size);
@@ -154,72 +214,102 @@ fn list_run(paths: &Paths, depth: &str) -> Run {
     )
 }
 
-/// Whether `name` can be a filesystem or volume, and no option of zfs(8).
+/// Whether `name` can be a dataset or snapshot, and no option of zfs(8).
 /// Names come from the XML of zones, which anyone with zonecfg may write.
 #[must_use]
 pub fn is_dataset_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.: /".contains(c);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.: ".contains(c);
+    let is_component = |part: &str| {
+        !matches!(part, "" | "." | "..") && part.chars().all(allowed)
+    };
+    let (dataset, snapshot) = name.split_once('@').unwrap_or((name, "x"));
     name.len() < 256
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(allowed)
-        && !name.ends_with('/')
-        && !name.contains("//")
+        && dataset.split('/').all(is_component)
+        && is_component(snapshot)
 }
 
-/// Runs a listing. Datasets that do not exist are left out.
+/// What zfs says of one name that it can't list.
+const MISSING: &str = "dataset does not exist";
+
+/// Runs a listing. Datasets that do not exist are left out; others that can't
+/// be listed are noted as failed.
 ///
 /// # Errors
-/// Those of running the command, any other failure of it, and lines that it
-/// can't have meant.
+/// Those of running the command, any failure of it that is not about one
+/// dataset, and output that zfs can't have meant.
 pub fn list(runner: &Runner, run: &Run) -> Result<Datasets, CommandError> {
     let output = runner.run(run)?;
-    let missing = |line: &str| line.ends_with("dataset does not exist");
-    let only_missing = !output.stderr.trim().is_empty()
-        && output.stderr.trim().lines().all(missing);
-    if output.exit != Some(0) && !(output.exit == Some(1) && only_missing) {
+    let mut failed = HashMap::new();
+    let is_of_names = output.stderr.trim().lines().all(|line| {
+        match line
+            .strip_prefix("cannot open '")
+            .and_then(|l| l.split_once("': "))
+        {
+            Some((_, MISSING)) => true,
+            Some((name, why)) => {
+                failed.insert(Arc::from(name), why.to_string());
+                true
+            }
+            None => false,
+        }
+    });
+    let is_partial = output.exit == Some(1)
+        && is_of_names
+        && !output.stderr.trim().is_empty();
+    if output.exit != Some(0) && !is_partial {
         return Err(run.failed(&output));
     }
-    parse(&output.stdout).map_err(|what| run.error(&what))
+    let mut datasets =
+        parse(&output.stdout).map_err(|what| run.error(&what))?;
+    datasets.failed = failed;
+    Ok(datasets)
 }
 
 /// Parses the output of `zfs list -H -p`: a line a dataset, columns separated
-/// by tabs.
+/// by tabs. Lines that are none are passed over, as names and mountpoints of
+/// tenants may have line ends.
 ///
 /// # Errors
-/// If a line has other columns than were asked for, or the last is cut off: a
-/// dataset that is missed would be published as removed.
+/// If no line is one, or the last is cut off: a dataset that is missed would
+/// be published as removed.
 pub fn parse(text: &str) -> Result<Datasets, String> {
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err("the output is cut off".to_string());
+    }
     let mut parsed: HashMap<Arc<str>, Dataset> = HashMap::new();
-    let mut order = Vec::new();
+    let mut datasets = Datasets::default();
+    let mut good = 0;
     for line in text.lines().filter(|l| !l.is_empty()) {
-        let fields: Vec<_> = line.split('\t').collect();
+        let fields: Vec<_> = line.splitn(COLUMNS.len(), '\t').collect();
         let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
-            return Err(format!("a line without its columns: {line:?}"));
+            let line: String = line.chars().take(200).collect();
+            datasets.odd.get_or_insert(format!("not a dataset: {line:?}"));
+            continue;
         };
-        match fields[4].split_once('@') {
+        good += 1;
+        match fields[3].split_once('@') {
             None => {
                 let dataset = parse_dataset(&fields);
-                order.push(Arc::clone(&dataset.name));
                 parsed.entry(Arc::clone(&dataset.name)).or_insert(dataset);
             }
             Some((name, snapshot)) => {
-                // A snapshot follows its dataset, or its dataset was not
-                // asked for.
-                if let (Some(dataset), Some(snapshot)) =
-                    (parsed.get_mut(name), parse_snapshot(snapshot, &fields))
-                    && !dataset.snapshots.contains(&snapshot)
-                {
-                    dataset.snapshots.push(snapshot);
+                let Some(snapshot) = parse_snapshot(snapshot, &fields) else {
+                    continue;
+                };
+                // It follows its dataset, or that was not asked for.
+                match parsed.get_mut(name) {
+                    Some(dataset) => dataset.add(snapshot),
+                    None => datasets.add_snapshot(name, snapshot),
                 }
             }
         }
     }
-    if !text.is_empty() && !text.ends_with('\n') {
-        return Err("the output is cut off".to_string());
+    match datasets.odd {
+        Some(odd) if good == 0 => return Err(odd),
+        _ => {}
     }
-    let mut datasets = Datasets::default();
-    for name in order {
-        let Some(dataset) = parsed.remove(&name) else { continue };
+    for (name, dataset) in parsed {
         if is_mapped(&dataset) {
             let at = dataset.mountpoint.clone();
             datasets.by_mountpoint.insert(at, Arc::clone(&name));
@@ -241,7 +331,6 @@ fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
         compression,
         creation,
         filesystem_limit,
-        mountpoint,
         name,
         quota,
         recsize,
@@ -255,6 +344,7 @@ fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
         volsize,
         _written,
         zoned,
+        mountpoint,
     ] = *fields;
     let mountpoint = match (kind, mountpoint) {
         ("volume", _) => format!("{ZVOL_RDSK}{name}"),
@@ -286,7 +376,7 @@ fn parse_snapshot(
     name: &str,
     fields: &[&str; COLUMNS.len()],
 ) -> Option<Snapshot> {
-    let (creation, userrefs, written) = (fields[1], fields[12], fields[15]);
+    let (creation, userrefs, written) = (fields[1], fields[11], fields[14]);
     (name == INDESTRUCTIBLE || name.starts_with(VM_SNAPSHOT)).then(|| {
         Snapshot {
             name: name.into(),
@@ -311,16 +401,16 @@ mod tests {
 
     fn line(name: &str, kind: &str, mountpoint: &str, zoned: &str) -> String {
         format!(
-            "lz4\t1700000000\t18446744073709551615\t{mountpoint}\t{name}\t\
+            "lz4\t1700000000\t18446744073709551615\t{name}\t\
              26843545600\t131072\t0\t0\t18446744073709551615\t{kind}\t0\t-\t-\
-             \t-\t65536\t{zoned}\n"
+             \t-\t65536\t{zoned}\t{mountpoint}\n"
         )
     }
 
     fn snapshot(name: &str, userrefs: u32) -> String {
         format!(
-            "-\t1700001000\t-\t-\t{name}\t-\t-\t-\t-\t-\tsnapshot\t-\t\
-             {userrefs}\t-\t-\t2097152\t-\n"
+            "-\t1700001000\t-\t{name}\t-\t-\t-\t-\t-\tsnapshot\t-\t\
+             {userrefs}\t-\t-\t2097152\t-\t-\n"
         )
     }
 
@@ -357,6 +447,25 @@ mod tests {
     }
 
     #[test]
+    fn one_odd_line_costs_no_other() {
+        let text = line("zones/a", "filesystem", "/zones/a", "off")
+            + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
+        let datasets = parse(&text).unwrap();
+        assert!(datasets.mounted_at("/zones/a").is_some());
+        assert_eq!(datasets.get("zones/a/data").unwrap().mountpoint, "/x\ty");
+        assert!(datasets.odd().unwrap().contains('z'));
+    }
+
+    #[test]
+    fn a_snapshot_may_come_without_its_dataset() {
+        let mut datasets =
+            parse(&line("zones/a", "filesystem", "/zones/a", "off")).unwrap();
+        let text = snapshot("zones/a@indestructible", 1);
+        datasets.merge(parse(&text).unwrap());
+        assert!(datasets.get("zones/a").unwrap().snapshots[0].held);
+    }
+
+    #[test]
     fn a_listing_that_is_not_whole_is_an_error() {
         let text = line("zones/a", "filesystem", "/zones/a", "off");
         assert!(parse(&text[..text.len() - 1]).is_err());
@@ -367,7 +476,10 @@ mod tests {
 
     #[test]
     fn what_could_be_an_option_is_no_operand() {
-        for bad in ["-r", "", "a//b", "a/", "a@b", "a%b", "/a", "a\tb"] {
+        for bad in [
+            "-r", "", "a//b", "a/", "a@", "a@b@c", "a%b", "/a", "a\tb",
+            "a/../b", "a/.", "a@b/c",
+        ] {
             assert!(!is_dataset_name(bad), "{bad}");
         }
         assert!(is_dataset_name("zones/0aa46416-disk0"));
@@ -378,8 +490,11 @@ mod tests {
         let paths = Paths::new(std::path::Path::new("/"));
         let names = (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
         // 16 bytes each.
-        assert_eq!(list_some(&paths, &names, 48).len(), 4);
-        assert_eq!(list_some(&paths, &names, 1 << 20).len(), 1);
-        assert_eq!(list_some(&paths, &BTreeSet::new(), 48).len(), 0);
+        let runs = |names: &BTreeSet<_>, bytes| {
+            list_some(&paths, names, Depth::Alone, bytes).len()
+        };
+        assert_eq!(runs(&names, 48), 4);
+        assert_eq!(runs(&names, 1 << 20), 1);
+        assert_eq!(runs(&BTreeSet::new(), 48), 0);
     }
 }

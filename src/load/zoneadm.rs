@@ -42,6 +42,8 @@ pub struct Listing {
     pub rows: Vec<ZoneRow>,
     /// What could not be understood.
     pub errors: Vec<String>,
+    /// zoneadm says that there is no zone of the name that was asked for.
+    pub no_such_zone: bool,
 }
 
 /// The run that lists every zone.
@@ -59,16 +61,21 @@ pub fn list_one(paths: &Paths, zonename: &str) -> Run {
 /// What zoneadm(8) says last of a zone that there is not.
 const NO_SUCH_ZONE: &str = "No such zone configured";
 
-/// Runs a listing. A zone that does not exist is an empty one.
+/// Runs a listing.
 ///
 /// # Errors
-/// Those of running the command, and any other failure of it.
+/// Those of running the command, any failure of it but that there is no such
+/// zone, and output that is cut off: a zone that is missed would be taken for
+/// one that has gone.
 pub fn list(runner: &Runner, run: &Run) -> Result<Listing, CommandError> {
     let output = runner.run(run)?;
     match output.exit {
+        Some(0) if is_cut_off(&output.stdout) => {
+            Err(run.error("the output is cut off"))
+        }
         Some(0) => Ok(parse(&output.stdout)),
         Some(1) if output.stderr.trim_end().ends_with(NO_SUCH_ZONE) => {
-            Ok(Listing::default())
+            Ok(Listing { no_such_zone: true, ..Listing::default() })
         }
         _ => Err(run.failed(&output)),
     }
@@ -87,11 +94,12 @@ pub fn parse(text: &str) -> Listing {
             }
         }
     }
-    // Without its line end the last line may be a part of one.
-    if !text.is_empty() && !text.ends_with('\n') {
-        listing.errors.push("zoneadm list: the output is cut off".into());
-    }
     listing
+}
+
+/// Without its line end the last line may be a part of one.
+fn is_cut_off(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('\n')
 }
 
 fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
@@ -219,6 +227,6 @@ mod tests {
              -:a:installed:/zones/a:{UUID}:lx:excl:1\n-:b:inst"
         ));
         assert_eq!(listing.rows.len(), 1);
-        assert_eq!(listing.errors.len(), 4, "{:?}", listing.errors);
+        assert_eq!(listing.errors.len(), 3, "{:?}", listing.errors);
     }
 }
