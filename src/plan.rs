@@ -13,22 +13,28 @@ use crate::event::{
     Transition, ZoneChange,
 };
 
-/// Which VM each dataset belongs to.
+/// Which VM each dataset belongs to; by mistake it may be several.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetIndex {
-    owners: BTreeMap<Arc<str>, Arc<str>>,
+    owners: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 impl DatasetIndex {
     /// Notes that `dataset` belongs to the VM `zonename`.
     pub fn insert(&mut self, dataset: &Arc<str>, zonename: &Arc<str>) {
-        self.owners.insert(Arc::clone(dataset), Arc::clone(zonename));
+        let owners = self.owners.entry(Arc::clone(dataset)).or_default();
+        if !owners.contains(zonename) {
+            owners.push(Arc::clone(zonename));
+        }
     }
 
     /// Forgets a dataset, if it belongs to the VM `zonename`.
     pub fn remove(&mut self, dataset: &str, zonename: &str) {
-        if self.owners.get(dataset).is_some_and(|z| **z == *zonename) {
-            self.owners.remove(dataset);
+        if let Some(owners) = self.owners.get_mut(dataset) {
+            owners.retain(|owner| **owner != *zonename);
+            if owners.is_empty() {
+                self.owners.remove(dataset);
+            }
         }
     }
 
@@ -42,15 +48,17 @@ impl DatasetIndex {
         let parent = parent
             .filter(|parent| !parent.ends_with("/data"))
             .and_then(|parent| self.owners.get(parent));
-        let mut found: Vec<_> = own.or(parent).into_iter().cloned().collect();
+        let mut found = own.or(parent).cloned().unwrap_or_default();
         let below = format!("{dataset}/");
         let start: Arc<str> = below.as_str().into();
-        for (name, zonename) in self.owners.range(start..) {
+        for (name, owners) in self.owners.range(start..) {
             if !name.starts_with(&below) {
                 break;
             }
-            if !found.contains(zonename) {
-                found.push(Arc::clone(zonename));
+            for zonename in owners {
+                if !found.contains(zonename) {
+                    found.push(Arc::clone(zonename));
+                }
             }
         }
         found
@@ -167,11 +175,14 @@ fn sources_of_operation(change: &DatasetChange) -> Sources {
 
 /// The VMs that a dataset's change concerns.
 fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
-    let renamed = Some(change.operation.as_str())
-        .filter(|operation| *operation == "rename")
-        .and_then(|_| change.detail.strip_prefix("-> "));
+    let other = match change.operation.as_str() {
+        "rename" => change.detail.strip_prefix("-> "),
+        // Snapshots move from one dataset to another, which is not named.
+        "promote" => change.dataset.split('/').next(),
+        _ => None,
+    };
     let mut found: Vec<Arc<str>> = Vec::new();
-    for name in [Some(change.dataset.as_str()), renamed].into_iter().flatten() {
+    for name in [Some(change.dataset.as_str()), other].into_iter().flatten() {
         let dataset = visible_dataset(name);
         let mut concerned = known.datasets().concerned(dataset);
         concerned.extend(vm_of_name(dataset, known));
@@ -309,12 +320,27 @@ mod tests {
         for (name, operation) in [
             (format!("zones/{A}/%rollback"), "clone swap"),
             (format!("zones/{A}/%recv"), "finish receiving"),
-            (format!("zones/{A}"), "promote"),
             (format!("zones/{A}"), "something new"),
         ] {
             let jobs = dataset(&name, operation, "");
             assert_eq!(jobs, [format!("{A} {all}")], "{name} {operation}");
         }
+    }
+
+    #[test]
+    fn a_promotion_concerns_whoever_may_lose_snapshots() {
+        let jobs = dataset(&format!("zones/{A}"), "promote", "");
+        assert_eq!(jobs.len(), 2, "{jobs:?}");
+    }
+
+    #[test]
+    fn a_dataset_that_two_vms_name_concerns_both() {
+        let Vms(mut index) = vms();
+        let disk: Arc<str> = format!("zones/{A}-disk0").into();
+        index.insert(&disk, &"lx-zone".into());
+        assert_eq!(index.concerned(&disk), [A.into(), "lx-zone".into()]);
+        index.remove(&disk, "lx-zone");
+        assert_eq!(index.concerned(&disk), [A.into()]);
     }
 
     #[test]

@@ -76,13 +76,29 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let signals = EndSignals::block().map_err(|e| format!("signals: {e}"))?;
     // Before anything else: a second daemon must disturb nothing.
     let bound = bind(settings)?;
-    let daemon = Daemon::start(settings, bound)
+    let settings = within_descriptors(settings.clone());
+    let daemon = Daemon::start(&settings, bound)
         .map_err(|e| format!("can't start: {e}"))?;
     let signal = signals.wait();
     log::info!("{signal:?}: ending");
     daemon.end();
     Ok(())
 }
+
+/// Clients must not take the descriptors that loading needs.
+fn within_descriptors(mut settings: Settings) -> Settings {
+    let limit = os::raise_descriptor_limit();
+    let free = limit.saturating_sub(OWN_DESCRIPTORS).max(1);
+    let most = usize::try_from(free).unwrap_or(usize::MAX);
+    if settings.http.connections > most {
+        log::warn!("only {limit} descriptors: {most} connections are the most");
+        settings.http.connections = most;
+    }
+    settings
+}
+
+/// Descriptors that commands, files and sources take.
+const OWN_DESCRIPTORS: u64 = 64;
 
 fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
     let bind_one = |address: &SocketAddr| {

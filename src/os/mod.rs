@@ -184,6 +184,25 @@ fn heap() -> (Option<u64>, Option<u64>) {
     (None, None)
 }
 
+/// Lets this process have as many descriptors as it may; returns how many.
+#[must_use]
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return DESCRIPTORS_MIN;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: `raised` is valid for the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => raised.rlim_cur,
+        _ => limit.rlim_cur,
+    }
+}
+
+/// Descriptors that POSIX grants any process.
+const DESCRIPTORS_MIN: u64 = 20;
+
 /// A signal that ends the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndSignal {

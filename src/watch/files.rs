@@ -317,7 +317,9 @@ impl FileWatcher {
             }
             Err(e) => {
                 let error = format!("{}: {e}", path.display());
-                self.set_state(id, NodeState::Idle);
+                if !self.set_state(id, NodeState::Idle) {
+                    return None;
+                }
                 let mut tables = self.tables.lock();
                 if tables.failed.insert(id, error.clone()).is_none() {
                     drop(tables);

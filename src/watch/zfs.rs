@@ -16,6 +16,9 @@ pub fn stream(paths: &Paths) -> Stream {
     }
 }
 
+/// What is done to a pool and concerns every dataset of it.
+const OF_ALL_DATASETS: [&str; 3] = ["import", "open", "checkpoint rewind"];
+
 /// The event of a record:
 ///
 /// ```json
@@ -24,14 +27,19 @@ pub fn stream(paths: &Paths) -> Stream {
 ///  "history_internal_str":"quota=10737418240"}}
 /// ```
 ///
-/// Records of a pool (scrub, import) name no dataset and are of no interest.
+/// Records of a pool name no dataset. Most (scrubs, its own properties) are of
+/// no interest; by others its datasets come, or are exchanged.
 #[must_use]
 pub fn parse(record: &Json) -> Option<Event> {
     let data = record.get("data")?;
     let text = |name| data.get(name).and_then(Json::as_str).map(recover_text);
+    let operation = text("history_internal_name")?;
+    let pool = text("pool_name")
+        .filter(|_| OF_ALL_DATASETS.contains(&operation.as_str()));
+    let dataset = text("history_dsname").filter(|name| !name.is_empty());
     Some(Event::Dataset(DatasetChange {
-        dataset: text("history_dsname").filter(|name| !name.is_empty())?,
-        operation: text("history_internal_name")?,
+        dataset: dataset.or(pool)?,
+        operation,
         detail: text("history_internal_str").unwrap_or_default(),
     }))
 }
@@ -50,6 +58,8 @@ mod tests {
         assert_eq!(event(set).as_deref(), Some(told));
         let scrub = r#"{"class":"EC_zfs","data":{"pool_name":"zones","history_internal_str":"func=1","history_internal_name":"scan setup"}}"#;
         assert_eq!(event(scrub), None);
+        let import = r#"{"class":"EC_zfs","data":{"pool_name":"tank","history_internal_str":"","history_internal_name":"import"}}"#;
+        assert_eq!(event(import).as_deref(), Some("zfs import tank "));
         let hold = "{\"data\":{\"history_dsname\":\"zones/a@s\",\
                     \"history_internal_name\":\"hold\",\
                     \"history_internal_str\":\"tag=\\u00c3\\u00a9\"}}";
