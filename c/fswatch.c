@@ -404,9 +404,14 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 				continue;
 			(void) pthread_mutex_lock(&w->w_lock);
 			if (!w->w_ended) {
+				stamp_t before = w->w_stamp;
+
 				fe->fe_id = w->w_id;
 				fe->fe_changes = pe->portev_events;
 				fe->fe_gone = watch_arm(fw, w);
+				fe->fe_exchanged = (pe->portev_events &
+				    FILE_EXCEPTION) != 0 ||
+				    !same_file(&before, &w->w_stamp);
 				if (fe->fe_gone != 0)
 					watch_end(fw, w);
 				(*n)++;

@@ -23,6 +23,7 @@ typedef struct fswatch fswatch_t;
 typedef struct fswatch_event {
 	uint64_t	fe_id;		/* the caller's number */
 	int		fe_changes;	/* FILE_* bits of the port event */
+	int		fe_exchanged;	/* the path leads to another file */
 	int		fe_gone;	/* 0, or why the watch has ended */
 } fswatch_event_t;
 

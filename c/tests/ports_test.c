@@ -410,6 +410,7 @@ check_fswatch(void)
 			CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
 			CHECK("fswatch", n == 1 && events[0].fe_id == 1);
 			CHECK("fswatch", events[0].fe_gone == 0);
+			CHECK("fswatch", events[0].fe_exchanged == (w != 0));
 		}
 	}
 	/* Armed anew, what was not told is found. */

@@ -17,6 +17,7 @@ const EVENTS_MAX: usize = 256;
 struct RawEvent {
     id: u64,
     changes: c_int,
+    exchanged: c_int,
     gone: c_int,
 }
 
@@ -49,6 +50,8 @@ unsafe extern "C" {
 pub struct WatchEvent {
     /// The number that the watch was added with.
     pub id: u64,
+    /// Whether the path leads to another file than before.
+    pub exchanged: bool,
     /// Whether the watch is over: the path leads nowhere, or can't be watched.
     pub gone: bool,
 }
@@ -104,7 +107,7 @@ impl FsWatch {
     /// # Errors
     /// Those of `port_getn(3C)`.
     pub fn wait(&self) -> io::Result<Option<Vec<WatchEvent>>> {
-        let none = RawEvent { id: 0, changes: 0, gone: 0 };
+        let none = RawEvent { id: 0, changes: 0, exchanged: 0, gone: 0 };
         let mut events = [none; EVENTS_MAX];
         let mut count = 0;
         #[allow(clippy::cast_possible_truncation)]
@@ -120,7 +123,11 @@ impl FsWatch {
         let events = events.iter().take(count as usize);
         Ok(Some(
             events
-                .map(|e| WatchEvent { id: e.id, gone: e.gone != 0 })
+                .map(|e| WatchEvent {
+                    id: e.id,
+                    exchanged: e.exchanged != 0,
+                    gone: e.gone != 0,
+                })
                 .collect(),
         ))
     }

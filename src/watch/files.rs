@@ -1,9 +1,9 @@
 //! The files of VMs: armed by whoever loads a VM, before it reads them.
 //!
-//! A file that is there is watched itself. Of one that is not, the directory
-//! is watched in which it would appear; of a directory that is not there, the
-//! one above. A directory with all its files in place is not watched: nothing
-//! in it that matters can change without one of them telling.
+//! A file that is there is watched itself, and so is the directory that holds
+//! it, since a file may appear, and a directory may be exchanged with all that
+//! is in it. Of a directory that is not there, the one above is watched for as
+//! long as that is so.
 //!
 //! The order is always: the directory first, then another look for the file,
 //! so that none appears unseen between the two.
@@ -128,6 +128,19 @@ impl FileWatcher {
         for id in dropped {
             self.watch.remove(id);
         }
+        // The directories first: what appears after that is told.
+        let parents: BTreeSet<_> = {
+            let tables = self.tables.lock();
+            let node = |id| tables.nodes.get(id);
+            ids.iter().filter_map(|id| node(id)?.parent).collect()
+        };
+        for parent in parents {
+            if !anew {
+                self.ensure_armed(parent);
+            } else if self.try_arm(parent) == Some(true) {
+                self.look_for_missing(parent);
+            }
+        }
         for id in ids {
             let state = self.tables.lock().state(id);
             match state {
@@ -230,13 +243,21 @@ impl FileWatcher {
         }
         // A directory that was exchanged has other files in it; otherwise
         // only those that were missing can have come.
-        let children: Vec<_> = {
-            let tables = self.tables.lock();
-            let Some(node) = tables.nodes.get(&id) else { return };
-            let some = if event.gone { &node.children } else { &node.missing };
-            some.iter().copied().collect()
-        };
-        for child in children {
+        if event.gone || event.exchanged {
+            let children = self.tables.lock().children(id);
+            for child in children {
+                self.look_again(child);
+            }
+            self.rest(id);
+        } else {
+            self.look_for_missing(id);
+        }
+    }
+
+    /// Looks for what was missing in a directory.
+    fn look_for_missing(&self, id: u64) {
+        let missing = self.tables.lock().missing(id);
+        for child in missing {
             self.look_again(child);
         }
         self.rest(id);
@@ -266,26 +287,41 @@ impl FileWatcher {
         self.rest(id);
     }
 
+    /// Watches a path unless that is done already: to arm it anew would take
+    /// back news that is on its way.
+    fn ensure_armed(&self, id: u64) {
+        self.try_arm_if(id, |state| state != NodeState::Armed);
+    }
+
     /// Watches a path, or its directory if there is no such path. Returns
     /// whether it was watched before and has changed since; `None` if it is
     /// not watched now.
     fn try_arm(&self, id: u64) -> Option<bool> {
+        self.try_arm_if(id, |_| true)
+    }
+
+    fn try_arm_if(
+        &self,
+        id: u64,
+        wanted: impl FnOnce(NodeState) -> bool,
+    ) -> Option<bool> {
         let (path, parent, arming) = {
             let tables = self.tables.lock();
             let node = tables.nodes.get(&id)?;
             (node.path.clone(), node.parent, Arc::clone(&node.arming))
         };
         let _arming = arming.lock();
+        let state = self.tables.lock().state(id)?;
+        if !wanted(state) {
+            return Some(false);
+        }
         match self.watch.add(id, &path) {
             Err(e) if is_missing(&e) => {
                 // From here on, news of the directory makes its reader look
                 // for the file; what came before, the second look finds.
                 self.set_state(id, NodeState::Missing);
                 if let Some(parent) = parent {
-                    let state = self.tables.lock().state(parent);
-                    if state != Some(NodeState::Armed) {
-                        self.try_arm(parent);
-                    }
+                    self.ensure_armed(parent);
                 }
                 let added = self.watch.add(id, &path);
                 self.note(id, &path, added)
@@ -334,27 +370,26 @@ impl FileWatcher {
         self.tables.lock().set_state(id, state)
     }
 
-    /// Stops watching a directory that nothing is missing in.
+    /// Stops watching a directory that holds no files and lacks nothing.
     fn rest(&self, id: u64) {
-        let mut tables = self.tables.lock();
-        let idle = tables.nodes.get(&id).is_some_and(|node| {
-            node.subject.is_none()
-                && node.missing.is_empty()
-                && node.state == NodeState::Armed
-        });
-        if !idle {
-            return;
-        }
-        tables.set_state(id, NodeState::Idle);
-        drop(tables);
-        self.watch.remove(id);
-        // One may have gone missing before the watch ended, and come back.
-        let missing = self.tables.lock().missing(id);
-        if !missing.is_empty() {
-            self.try_arm(id);
-            for child in missing {
-                self.look_again(child);
+        let node =
+            self.tables.lock().nodes.get(&id).map(|n| Arc::clone(&n.arming));
+        let Some(arming) = node else { return };
+        let rested = {
+            let _arming = arming.lock();
+            let mut tables = self.tables.lock();
+            let rests = tables.may_rest(id);
+            if rests {
+                tables.set_state(id, NodeState::Idle);
+                drop(tables);
+                self.watch.remove(id);
             }
+            rests
+        };
+        // One may have gone missing before the watch ended, and come back.
+        if rested && !self.tables.lock().missing(id).is_empty() {
+            self.ensure_armed(id);
+            self.look_for_missing(id);
         }
     }
 
@@ -412,6 +447,20 @@ impl Tables {
 
     fn is_dir(&self, id: u64) -> Option<bool> {
         self.nodes.get(&id).map(|node| node.subject.is_none())
+    }
+
+    fn may_rest(&self, id: u64) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        let is_file = |child: &u64| self.is_dir(*child) == Some(false);
+        node.state == NodeState::Armed
+            && node.missing.is_empty()
+            && !node.children.iter().any(is_file)
+            && node.subject.is_none()
+    }
+
+    fn children(&self, id: u64) -> Vec<u64> {
+        let node = self.nodes.get(&id);
+        node.map(|n| n.children.iter().copied().collect()).unwrap_or_default()
     }
 
     fn missing(&self, id: u64) -> Vec<u64> {

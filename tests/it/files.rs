@@ -54,6 +54,34 @@ fn a_config_file_that_did_not_exist_is_seen() {
 }
 
 #[test]
+fn a_directory_that_is_exchanged_is_seen_with_all_its_files() {
+    let host = TestHost::with_vms(3);
+    let daemon = start(&host);
+    let names = host.zonenames().unwrap();
+    for (zonename, with_routes) in [(&names[0], true), (&names[1], false)] {
+        let config = host.zone_dir(zonename).unwrap().join("config");
+        if with_routes {
+            // Nothing is missing in it then.
+            host.write_config(zonename, "routes.json", "{}").unwrap();
+            daemon.settle(&host);
+        }
+        let [new, old] = ["new", "old"].map(|n| config.with_file_name(n));
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join("tags.json"), r#"{"is":"new"}"#).unwrap();
+        fs::rename(&config, &old).unwrap();
+        fs::rename(&new, &config).unwrap();
+        wait_for_member(&daemon, zonename, "tags", r#"{"is":"new"}"#);
+        wait_for_member(&daemon, zonename, "customer_metadata", "{}");
+        // And followed from there on.
+        fs::write(config.join("tags.json"), r#"{"is":"newer"}"#).unwrap();
+        wait_for_member(&daemon, zonename, "tags", r#"{"is":"newer"}"#);
+        fs::write(config.join("routes.json"), r#"{"a":"b"}"#).unwrap();
+        wait_for_member(&daemon, zonename, "routes", r#"{"a":"b"}"#);
+        daemon.settle(&host);
+    }
+}
+
+#[test]
 fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(0);
