@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
-use crate::load::files::{LastExit, Metadata, Sysinfo, empty};
+use crate::load::files::{LastExit, Metadata, Mtimes, Sysinfo, empty};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
 use crate::load::zoneadm::ZoneRow;
@@ -28,8 +28,8 @@ pub struct Parts {
     pub zoneinfo: Option<ZoneInfo>,
     /// How it last ended.
     pub lastexited: Option<LastExit>,
-    /// The newest modification of its files, in seconds since the epoch.
-    pub last_modified: Option<i64>,
+    /// When its files had last been modified.
+    pub mtimes: Mtimes,
     /// Its metadata.
     pub metadata: Metadata,
     /// Its tags.
@@ -141,7 +141,7 @@ fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {
 
 fn files(vm: &mut Object, parts: &Parts) {
     // Whole seconds: vmadm waits for a value without milliseconds.
-    if let Some(seconds) = parts.last_modified {
+    if let Some(seconds) = parts.mtimes.last() {
         vm.set("last_modified", iso_date(seconds.saturating_mul(1000)));
     }
     if &*parts.row.zone_state != "running"
@@ -201,6 +201,7 @@ pub fn uninstalled(parts: &Parts) -> Option<Object> {
     parts.row.zoneid = Json::Null;
     parts.zoneinfo = None;
     parts.lastexited = None;
+    parts.mtimes = Mtimes { xml: parts.mtimes.xml, ..Mtimes::default() };
     parts.metadata = Metadata::default();
     parts.tags = empty();
     parts.routes = empty();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
-use super::files::{self, Metadata, Sysinfo};
+use super::files::{self, Metadata, Mtimes, Sysinfo};
 use super::kstat;
 use super::zfs::Datasets;
 use super::zoneadm::ZoneRow;
@@ -27,7 +27,7 @@ pub(super) struct Draft {
     pub(super) xml: Option<Arc<ZoneXml>>,
     pub(super) zoneinfo: Option<kstat::ZoneInfo>,
     pub(super) lastexited: Option<Option<files::LastExit>>,
-    pub(super) last_modified: Option<i64>,
+    pub(super) mtimes: Mtimes,
     pub(super) metadata: Option<Metadata>,
     pub(super) tags: Option<Json>,
     pub(super) routes: Option<Json>,
@@ -49,7 +49,7 @@ impl Draft {
             xml: known.map(|p| Arc::clone(&p.xml)),
             zoneinfo: known.and_then(|p| p.zoneinfo),
             lastexited: known.map(|p| p.lastexited.clone()),
-            last_modified: known.and_then(|p| p.last_modified),
+            mtimes: known.map(|p| p.mtimes).unwrap_or_default(),
             metadata: known.map(|p| p.metadata.clone()),
             tags: known.map(|p| p.tags.clone()),
             routes: known.map(|p| p.routes.clone()),
@@ -223,7 +223,7 @@ impl Draft {
                 xml,
                 zoneinfo: self.zoneinfo,
                 lastexited: self.lastexited.flatten(),
-                last_modified: self.last_modified,
+                mtimes: self.mtimes,
                 metadata: self.metadata.unwrap_or_default(),
                 tags: self.tags.unwrap_or_else(files::empty),
                 routes: self.routes.unwrap_or_else(files::empty),

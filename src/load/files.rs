@@ -1,14 +1,14 @@
 //! The files of a VM besides its XML, and the system's own description.
 
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{
-    CONFIG_DIR, LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
-};
+use crate::config::{LoadLimits, Paths};
 use crate::json::{Json, Object};
-use crate::os;
+use crate::load::zonexml::{self, ZoneXml};
+use crate::os::{self, FileText};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 
 /// `metadata.json`: what it says to the VM, and of it.
@@ -53,39 +53,65 @@ pub fn empty() -> Json {
     Json::from(Object::new())
 }
 
-/// The files of a zone whose zonepath is `dir`.
-#[must_use]
-pub fn config_file(dir: &Path, name: &str) -> PathBuf {
-    dir.join(CONFIG_DIR).join(name)
+/// Where a file is: below a directory that is trusted, by a way on which no
+/// symbolic link is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The directory; without a way, the file itself.
+    pub dir: &'a Path,
+    /// The way.
+    pub below: &'a [&'a str],
 }
 
-/// Every file that counts for `last_modified`.
-#[must_use]
-pub fn modified_files(
-    paths: &Paths,
-    zonename: &str,
-    dir: Option<&Path>,
-) -> Vec<PathBuf> {
-    let mut files = vec![paths.zone_xml(zonename)];
-    if let Some(dir) = dir {
-        files.push(dir.join(LASTEXITED));
-        files.extend(
-            [METADATA, TAGS, ROUTES].map(|name| config_file(dir, name)),
-        );
+impl<'a> Place<'a> {
+    /// The file at `path`.
+    #[must_use]
+    pub fn at(path: &'a Path) -> Self {
+        Self { dir: path, below: &[] }
     }
-    files
+
+    /// The error that this file is `what`.
+    #[must_use]
+    pub fn error(&self, what: impl fmt::Display) -> String {
+        let mut path = self.dir.to_path_buf();
+        path.extend(self.below);
+        format!("{}: {what}", path.display())
+    }
 }
 
-/// The newest modification time of regular files, in whole seconds since the
-/// epoch; `None` if there are none.
-#[must_use]
-pub fn last_modified(files: &[PathBuf]) -> Option<i64> {
-    use std::os::unix::fs::MetadataExt;
-    let mtime = |path: &PathBuf| {
-        let meta = path.symlink_metadata().ok()?;
-        meta.is_file().then(|| meta.mtime())
-    };
-    files.iter().filter_map(mtime).max()
+/// What a file says, and when it was last modified, in whole seconds since
+/// the epoch; `None` if there is no such file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dated<T> {
+    /// What it says.
+    pub value: T,
+    /// When it was modified.
+    pub mtime: Option<i64>,
+}
+
+/// When the files that were read had last been modified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mtimes {
+    /// Of the zone's XML.
+    pub xml: Option<i64>,
+    /// Of `lastexited`.
+    pub lastexited: Option<i64>,
+    /// Of `metadata.json`.
+    pub metadata: Option<i64>,
+    /// Of `tags.json`.
+    pub tags: Option<i64>,
+    /// Of `routes.json`.
+    pub routes: Option<i64>,
+}
+
+impl Mtimes {
+    /// The newest. It is that of what is known, not of what may have been
+    /// written since: who waits for it waits for the content.
+    #[must_use]
+    pub fn last(&self) -> Option<i64> {
+        let Self { xml, lastexited, metadata, tags, routes } = *self;
+        xml.max(lastexited).max(metadata).max(tags).max(routes)
+    }
 }
 
 /// Reads a file that need not exist.
@@ -93,13 +119,17 @@ pub fn last_modified(files: &[PathBuf]) -> Option<i64> {
 /// # Errors
 /// A sentence that names the file, if it exists and can't be read.
 pub fn read_optional(
-    path: &Path,
+    place: Place<'_>,
     limit: u64,
-) -> Result<Option<String>, String> {
-    match os::read_regular_file(path, limit) {
-        Ok(file) => Ok(Some(file.text)),
+) -> Result<Option<FileText>, String> {
+    let read = match place.below {
+        [] => os::read_regular_file(place.dir, limit),
+        below => os::read_below(place.dir, below, limit),
+    };
+    match read {
+        Ok(file) => Ok(Some(file)),
         Err(e) if is_missing(&e) => Ok(None),
-        Err(e) => Err(format!("{}: {e}", path.display())),
+        Err(e) => Err(place.error(e)),
     }
 }
 
@@ -113,28 +143,47 @@ pub fn is_missing(e: &io::Error) -> bool {
 ///
 /// # Errors
 /// A sentence that names the file, if it can't be read or is not JSON.
-pub fn read_json(path: &Path, limit: u64) -> Result<Json, String> {
-    match read_optional(path, limit)? {
-        None => Ok(empty()),
-        Some(text) => Json::parse(&text)
-            .map_err(|e| format!("{}: not JSON: {e}", path.display())),
-    }
+pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
+    let Some(file) = read_optional(place, limit)? else {
+        return Ok(Dated { value: empty(), mtime: None });
+    };
+    let value = Json::parse(&file.text)
+        .map_err(|e| place.error(format!("not JSON: {e}")))?;
+    Ok(Dated { value, mtime: Some(file.mtime) })
 }
 
 /// Reads `metadata.json`.
 ///
 /// # Errors
 /// As [`read_json`], and if it is JSON but no object.
-pub fn read_metadata(path: &Path, limit: u64) -> Result<Metadata, String> {
-    let json = read_json(path, limit)?;
-    let Some(object) = json.as_object() else {
-        return Err(format!("{}: not a JSON object", path.display()));
-    };
+pub fn read_metadata(
+    place: Place<'_>,
+    limit: u64,
+) -> Result<Dated<Metadata>, String> {
+    let Dated { value, mtime } = read_json(place, limit)?;
+    let object =
+        value.as_object().ok_or_else(|| place.error("not a JSON object"))?;
     let member = |name| object.get(name).cloned().unwrap_or_else(empty);
-    Ok(Metadata {
+    let value = Metadata {
         customer: member("customer_metadata"),
         internal: member("internal_metadata"),
-    })
+    };
+    Ok(Dated { value, mtime })
+}
+
+/// Reads a zone's XML.
+///
+/// # Errors
+/// A sentence that names the file, if it is not there, can't be read, or is
+/// not the XML of a zone.
+pub fn read_zonexml(
+    place: Place<'_>,
+    limit: u64,
+) -> Result<Dated<ZoneXml>, String> {
+    let file = read_optional(place, limit)?
+        .ok_or_else(|| place.error("no such file"))?;
+    let value = zonexml::parse(&file.text).map_err(|e| place.error(e))?;
+    Ok(Dated { value, mtime: Some(file.mtime) })
 }
 
 /// Reads `lastexited`, `None` if there is none.
@@ -143,15 +192,17 @@ pub fn read_metadata(path: &Path, limit: u64) -> Result<Metadata, String> {
 /// A sentence, if it can't be read or is not whole: zoneadmd(8) truncates it
 /// before it writes.
 pub fn read_lastexited(
-    path: &Path,
+    place: Place<'_>,
     limit: u64,
-) -> Result<Option<LastExit>, String> {
-    let Some(text) = read_optional(path, limit)? else { return Ok(None) };
-    let exit = parse_lastexited(&text).ok_or_else(|| {
-        let path = path.display();
-        format!("{path}: not a time and a status: {:?}", text.trim_end())
+) -> Result<Dated<Option<LastExit>>, String> {
+    let Some(file) = read_optional(place, limit)? else {
+        return Ok(Dated { value: None, mtime: None });
+    };
+    let exit = parse_lastexited(&file.text).ok_or_else(|| {
+        let text = file.text.trim_end();
+        place.error(format!("not a time and a status: {text:?}"))
     })?;
-    Ok(Some(exit))
+    Ok(Dated { value: Some(exit), mtime: Some(file.mtime) })
 }
 
 /// Parses `SECONDS.MICROSECONDS STATUS`; the microseconds are not padded, and
@@ -187,10 +238,10 @@ pub fn read_sysinfo(
     limits: &LoadLimits,
 ) -> Result<Arc<Sysinfo>, String> {
     let path = paths.sysinfo();
-    let json = read_json(&path, limits.json_bytes)?;
-    let Some(object) = json.as_object() else {
-        return Err(format!("{}: not a JSON object", path.display()));
-    };
+    let place = Place::at(&path);
+    let json = read_json(place, limits.json_bytes)?.value;
+    let object =
+        json.as_object().ok_or_else(|| place.error("not a JSON object"))?;
     let mut sysinfo = Object::new();
     for (member, key) in SYSINFO_MEMBERS {
         if let Some(value) = object.get(key) {

@@ -17,16 +17,18 @@ pub mod zoneadm;
 pub mod zonexml;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS};
+use crate::config::{
+    CONFIG_DIR, LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
+};
 use crate::event::Sources;
 use crate::json::Json;
 use assemble::Parts;
 use command::{CommandError, Run, Runner};
 use draft::Draft;
-use files::{Metadata, Sysinfo, config_file};
+use files::{Dated, Place, Sysinfo};
 use zfs::{Datasets, Depth, INDESTRUCTIBLE};
 use zoneadm::Listing;
 
@@ -266,54 +268,56 @@ impl Loader {
         let sources = draft.sources;
         if sources.contains(Sources::XML) {
             let path = self.paths.zone_xml(&draft.zonename);
-            let xml = files::read_optional(&path, self.limits.xml_bytes)
-                .and_then(|text| {
-                    text.ok_or_else(|| {
-                        format!("{}: no such file", path.display())
-                    })
-                })
-                .and_then(|text| {
-                    zonexml::parse(&text)
-                        .map_err(|e| format!("{}: {e}", path.display()))
-                });
-            if let Ok(xml) = &xml
+            let limit = self.limits.xml_bytes;
+            let read = files::read_zonexml(Place::at(&path), limit);
+            if let Ok(Dated { value: xml, .. }) = &read
                 && !xml.unknown.is_empty()
             {
                 let (zonename, unknown) = (&draft.zonename, &xml.unknown);
                 log::debug!("{zonename}: its XML has unknown {unknown:?}");
             }
             draft.xml_changed = true;
-            draft.store("zonexml", xml, |d, xml| d.xml = Some(Arc::new(xml)));
-        }
-        let limit = self.limits.json_bytes;
-        let file = |name: &str| -> Option<PathBuf> {
-            dir.map(|dir| config_file(dir, name))
-        };
-        if sources.contains(Sources::METADATA) {
-            let read = file(METADATA).map_or(Ok(Metadata::default()), |path| {
-                files::read_metadata(&path, limit)
+            draft.store("zonexml", read, |d, read| {
+                d.mtimes.xml = read.mtime;
+                d.xml = Some(Arc::new(read.value));
             });
-            draft.store(METADATA, read, |d, v| d.metadata = Some(v));
+        }
+        // Without a directory there are no files: as if they were missing.
+        let nowhere = Path::new("");
+        let dir = dir.unwrap_or(nowhere);
+        let limit = self.limits.json_bytes;
+        if sources.contains(Sources::METADATA) {
+            let below = &[CONFIG_DIR, METADATA];
+            let read = files::read_metadata(Place { dir, below }, limit);
+            draft.store(METADATA, read, |d, read| {
+                d.mtimes.metadata = read.mtime;
+                d.metadata = Some(read.value);
+            });
         }
         if sources.contains(Sources::TAGS) {
-            let read = file(TAGS)
-                .map_or(Ok(files::empty()), |p| files::read_json(&p, limit));
-            draft.store(TAGS, read, |d, v| d.tags = Some(v));
+            let below = &[CONFIG_DIR, TAGS];
+            let read = files::read_json(Place { dir, below }, limit);
+            draft.store(TAGS, read, |d, read| {
+                d.mtimes.tags = read.mtime;
+                d.tags = Some(read.value);
+            });
         }
         if sources.contains(Sources::ROUTES) {
-            let read = file(ROUTES)
-                .map_or(Ok(files::empty()), |p| files::read_json(&p, limit));
-            draft.store(ROUTES, read, |d, v| d.routes = Some(v));
+            let below = &[CONFIG_DIR, ROUTES];
+            let read = files::read_json(Place { dir, below }, limit);
+            draft.store(ROUTES, read, |d, read| {
+                d.mtimes.routes = read.mtime;
+                d.routes = Some(read.value);
+            });
         }
         if sources.contains(Sources::LASTEXITED) {
-            let limit = self.limits.lastexited_bytes;
-            let read = dir.map_or(Ok(None), |dir| {
-                files::read_lastexited(&dir.join(LASTEXITED), limit)
+            let (below, limit) = (&[LASTEXITED], self.limits.lastexited_bytes);
+            let read = files::read_lastexited(Place { dir, below }, limit);
+            draft.store(LASTEXITED, read, |d, read| {
+                d.mtimes.lastexited = read.mtime;
+                d.lastexited = Some(read.value);
             });
-            draft.store(LASTEXITED, read, |d, v| d.lastexited = Some(v));
         }
-        let modified = files::modified_files(&self.paths, &draft.zonename, dir);
-        draft.last_modified = files::last_modified(&modified);
         self.read_receiving(draft);
     }
 
@@ -325,9 +329,10 @@ impl Loader {
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
         let (Some("receiving"), Some(uuid)) = (state, uuid) else { return };
         let path = self.paths.receiving(uuid);
-        match files::read_json(&path, self.limits.json_bytes) {
+        match files::read_json(Place::at(&path), self.limits.json_bytes) {
             Ok(json) => {
                 draft.receiving = json
+                    .value
                     .get("zfs_filesystem")
                     .and_then(Json::as_str)
                     .map(Arc::from);

@@ -7,9 +7,10 @@ pub mod fswatch;
 pub mod net;
 pub mod process;
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -31,8 +32,74 @@ pub struct FileText {
 /// Those of open(2) and read(2); `InvalidInput` for what is no regular file,
 /// `FileTooLarge` past the limit.
 pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
-    let file = open_regular_file(path)?;
+    let opened =
+        OpenOptions::new().read(true).custom_flags(FILE_FLAGS).open(path);
+    read_opened(opened, limit)
+}
+
+/// As [`read_regular_file`], by a way below a directory on which no symbolic
+/// link is followed either.
+///
+/// # Errors
+/// As there; `InvalidInput` for a link on the way.
+pub fn read_below(
+    dir: &Path,
+    below: &[&str],
+    limit: u64,
+) -> io::Result<FileText> {
+    let Some((name, way)) = below.split_last() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = libc::O_DIRECTORY;
+    let mut at = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
+    for name in way {
+        at = match open_at(&at, name, libc::O_DIRECTORY | libc::O_NOFOLLOW) {
+            // What a link with O_DIRECTORY gives differs between systems.
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                let is_link = dir.join(name).is_symlink();
+                return Err(if is_link { is_a_link() } else { e });
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(is_a_link());
+            }
+            opened => opened?,
+        };
+    }
+    read_opened(open_at(&at, name, FILE_FLAGS), limit)
+}
+
+/// A FIFO must not block, nor a link be followed.
+const FILE_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+fn open_at(dir: &File, name: &str, flags: i32) -> io::Result<File> {
+    let name = CString::new(name)?;
+    let flags = flags | libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the directory is open, and the name is NUL-terminated.
+    let fd = unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn is_a_link() -> io::Error {
+    let what = "is a symbolic link, which is not followed";
+    io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+fn read_opened(opened: io::Result<File>, limit: u64) -> io::Result<FileText> {
+    let file = match opened {
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(is_a_link());
+        }
+        opened => opened?,
+    };
     let meta = file.metadata()?;
+    if !meta.is_file() {
+        let what = "is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
     let too_large = || {
         let why = format!("larger than the limit of {limit} bytes");
         io::Error::new(io::ErrorKind::FileTooLarge, why)
@@ -48,22 +115,6 @@ pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
     let text = String::from_utf8(bytes)
         .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into());
     Ok(FileText { text, mtime: meta.mtime() })
-}
-
-fn open_regular_file(path: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path);
-    let refuse = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    match opened {
-        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-            refuse("is a symbolic link, which is not followed")
-        }
-        Err(e) => Err(e),
-        Ok(file) if file.metadata()?.is_file() => Ok(file),
-        Ok(_) => refuse("is not a regular file"),
-    }
 }
 
 /// Waits until one of `fds` can be read (or is at its end), at most `time`.
@@ -291,6 +342,15 @@ mod tests {
             std::process::Command::new("mkfifo").arg(dir.join("fifo")).status();
         assert!(fifo.unwrap().success());
         assert!(read("fifo", 9).is_err());
+        let below =
+            |way: &[&str]| read_below(&dir, way, 9).map_err(|e| e.to_string());
+        std::fs::create_dir(dir.join("sub")).unwrap();
+        std::fs::write(dir.join("sub/x"), b"x").unwrap();
+        std::os::unix::fs::symlink("sub", dir.join("way")).unwrap();
+        assert_eq!(below(&["sub", "x"]).unwrap().text, "x");
+        assert!(below(&["way", "x"]).unwrap_err().contains("symbolic link"));
+        assert!(below(&["link"]).unwrap_err().contains("symbolic link"));
+        assert!(below(&["none", "x"]).is_err());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
