@@ -91,6 +91,20 @@ pub fn pretty_path(path: &[PathPart]) -> String {
 }
 
 /// All changes from one VM object to another.
+///
+/// ```
+/// use vminfod::diff::{diff, pretty_path};
+/// use vminfod::json::Json;
+///
+/// let object = |text| Json::parse(text).unwrap();
+/// let (from, to) = (
+///     object(r#"{"nics":[{"mac":"a","ip":"10.0.0.1"}]}"#),
+///     object(r#"{"nics":[{"mac":"a","ip":"10.0.0.2"}]}"#),
+/// );
+/// let changes = diff(from.as_object().unwrap(), to.as_object().unwrap());
+/// assert_eq!(pretty_path(&changes[0].path), "nics.*.ip");
+/// assert_eq!(changes[0].ident, Some(Json::from("a")));
+/// ```
 #[must_use]
 pub fn diff(from: &Object, to: &Object) -> Vec<Change> {
     let mut differ = Differ { path: Vec::new(), ident: None, changes: vec![] };

@@ -8,11 +8,16 @@
 //!
 //! This module does not know what a VM is.
 
+mod text;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use text::write_value;
+pub use text::{number_text, write_string};
 
 /// A member's name. Names that the program knows are not allocated.
 pub type Key = Cow<'static, str>;
@@ -37,6 +42,11 @@ pub enum Json {
 
 impl Json {
     /// Parses one JSON document.
+    ///
+    /// ```
+    /// let json = vminfod::json::Json::parse(r#"{"b":1.0,"10":2,"9":3}"#);
+    /// assert_eq!(json.unwrap().to_string(), r#"{"9":3,"10":2,"b":1}"#);
+    /// ```
     ///
     /// # Errors
     /// A sentence with line and column, if `text` is not JSON or nests deeper
@@ -425,94 +435,12 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
-/// A number as JavaScript's `String(n)` prints it; `null` if not finite.
-#[must_use]
-pub fn number_text(n: f64) -> String {
-    if !n.is_finite() {
-        "null".to_string()
-    } else if n == 0.0 {
-        "0".to_string()
-    } else if n.abs() >= 1e21 || n.abs() < 1e-6 {
-        let text = format!("{n:e}");
-        match text.split_once('e') {
-            Some((digits, exponent)) if !exponent.starts_with('-') => {
-                format!("{digits}e+{exponent}")
-            }
-            _ => text,
-        }
-    } else {
-        format!("{n}")
-    }
-}
-
-/// Appends `s` as a JSON string, quotes included.
-pub fn write_string(s: &str, out: &mut Vec<u8>) {
-    // Writing to a Vec can't fail, and any str can be written.
-    let _ = serde_json::to_writer(out, s);
-}
-
 /// The number of a key that JavaScript treats as an array index.
 fn array_index(key: &str) -> Option<u32> {
     let canonical = key == "0"
         || (key.starts_with(|c: char| ('1'..='9').contains(&c))
             && key.bytes().all(|b| b.is_ascii_digit()));
     if canonical { key.parse().ok().filter(|n| *n < u32::MAX) } else { None }
-}
-
-fn write_value(value: &Json, out: &mut Vec<u8>, indent: Option<usize>) {
-    match value {
-        Json::Null => out.extend_from_slice(b"null"),
-        Json::Bool(true) => out.extend_from_slice(b"true"),
-        Json::Bool(false) => out.extend_from_slice(b"false"),
-        Json::Number(n) => out.extend_from_slice(number_text(*n).as_bytes()),
-        Json::String(s) => write_string(s, out),
-        Json::Array(elements) => {
-            write_list(out, b"[]", indent, elements.iter(), |e, out, inner| {
-                write_value(e, out, inner);
-            });
-        }
-        Json::Object(object) => {
-            let members = object.members.iter();
-            write_list(out, b"{}", indent, members, |(k, v), out, inner| {
-                write_string(k, out);
-                out.push(b':');
-                if inner.is_some() {
-                    out.push(b' ');
-                }
-                write_value(v, out, inner);
-            });
-        }
-    }
-}
-
-fn write_list<T>(
-    out: &mut Vec<u8>,
-    brackets: &[u8; 2],
-    indent: Option<usize>,
-    items: impl ExactSizeIterator<Item = T>,
-    write_item: impl Fn(T, &mut Vec<u8>, Option<usize>),
-) {
-    let inner = indent.map(|i| i + 2);
-    let empty = items.len() == 0;
-    out.push(brackets[0]);
-    for (i, item) in items.enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        new_line(out, inner);
-        write_item(item, out, inner);
-    }
-    if !empty {
-        new_line(out, indent);
-    }
-    out.push(brackets[1]);
-}
-
-fn new_line(out: &mut Vec<u8>, indent: Option<usize>) {
-    if let Some(spaces) = indent {
-        out.push(b'\n');
-        out.extend(std::iter::repeat_n(b' ', spaces));
-    }
 }
 
 #[cfg(test)]
