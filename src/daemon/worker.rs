@@ -149,7 +149,12 @@ impl Worker {
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
-        if all.faults.iter().any(|(_, error)| error.is_some()) {
+        let missed = |(source, error): &(&str, Option<String>)| {
+            *source == "zoneadm" && error.is_some()
+        };
+        if all.faults.iter().any(missed) {
+            // A VM may be missing. (An odd line of zfs may be a tenant's, and
+            // is no reason to load everything again and again.)
             self.retry(job, Sources::ALL);
         } else {
             let cause = Cause::now("refresh", "periodic");
@@ -247,9 +252,10 @@ impl Worker {
                 let due = |stored: Option<&str>| {
                     self.take_due(&zonename, stored, found, noted)
                 };
-                self.apply(job, &zonename, base, update, due);
-                self.files.disarm(&zonename);
-                self.shared.faults.forget(&zonename);
+                if self.apply(job, &zonename, base, update, due) {
+                    self.files.disarm(&zonename);
+                    self.shared.faults.forget(&zonename);
+                }
                 return;
             }
             Found::Unknown => {}
@@ -298,6 +304,8 @@ impl Worker {
         has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
     }
 
+    /// Has the picture changed; `false` if another load was quicker, and the
+    /// VM has to be loaded again.
     fn apply(
         &self,
         job: &Job,
@@ -305,7 +313,7 @@ impl Worker {
         base: Option<&Arc<Parts>>,
         update: Update,
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
-    ) {
+    ) -> bool {
         let queue = &self.shared.queue;
         let applied = self.shared.cache.apply(
             zonename,
@@ -322,6 +330,7 @@ impl Worker {
             let lane = Lane::Vm(Arc::clone(zonename));
             queue.push(Job { lane, sources: Sources::ALL, cause, tries: 0 });
         }
+        !applied.overtaken
     }
 
     /// The transitions up to the state that zoneadm has shown.
