@@ -164,7 +164,9 @@ fn a_load_that_fails_is_tried_again() {
         ("zfs", "hang"),
         ("zoneadm", "garbage"),
         ("zoneadm", "fail out of order"),
+        ("zoneadm", "empty"),
         ("kstat", "fail out of order"),
+        ("kstat", "garbage"),
     ] {
         host.hurt(command, fault).unwrap();
         let quota = if fault == "hang" { "33" } else { "44" };
@@ -220,4 +222,88 @@ fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
         (2.., true) => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+/// Waits until a command with these words in it has been run more often.
+fn wait_for_run(host: &TestHost, words: &str, more_than: usize) -> usize {
+    wait_for(&format!("{words} is run"), || {
+        let count = runs_of(host, words);
+        if count > more_than { Ok(count) } else { Err(count.to_string()) }
+    })
+}
+
+fn runs_of(host: &TestHost, words: &str) -> usize {
+    host.runs().iter().filter(|run| run.contains(words)).count()
+}
+
+/// What a full reload asks of zfs.
+const LIST_ALL: &str = "-d 2";
+
+#[test]
+fn a_reload_does_not_bring_back_who_has_gone_meanwhile() {
+    let host = TestHost::with_vms(4);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start_with(&["--refresh-interval", "0.2"]);
+    let mut stream = daemon.events();
+    for round in 0..3 {
+        let before = runs_of(&host, LIST_ALL);
+        host.hurt("zfs", "slow 700").unwrap();
+        // A reload has its list of zones, and waits for zfs.
+        let count = wait_for_run(&host, LIST_ALL, before);
+        host.delete(&zonename).unwrap();
+        wait_for("the VM is gone", || match daemon.vm(&zonename) {
+            None => Ok(()),
+            Some(vm) => Err(vm.to_string()),
+        });
+        host.hurt("zfs", "heal").unwrap();
+        // That reload is over when the one after the next begins.
+        wait_for_run(&host, LIST_ALL, count + 1);
+        assert!(daemon.vm(&zonename).is_none());
+        let mut spec = simhost::Host::spec(0);
+        spec.debugid = 7000 + round;
+        assert_eq!(spec.uuid, zonename);
+        host.create(&spec).unwrap();
+        daemon.settle(&host);
+    }
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    let kinds: Vec<_> = stream
+        .read_to(seq)
+        .iter()
+        .filter(|e| text(e, "zonename") == zonename)
+        .map(|e| text(e, "type").to_string())
+        .filter(|kind| kind != "modify")
+        .collect();
+    assert_eq!(kinds, ["delete", "create"].repeat(3));
+}
+
+#[test]
+fn sysinfo_that_comes_while_vms_are_loaded_reaches_them() {
+    let host = TestHost::with_vms(4);
+    let sysinfo = host.path("/tmp/.sysinfo.json");
+    let text_of = fs::read_to_string(&sysinfo).unwrap();
+    fs::remove_file(&sysinfo).unwrap();
+    host.hurt("zfs", "slow 500").unwrap();
+    let mut daemon = host.spawn(&["--refresh-interval", "100000"]);
+    wait_for_run(&host, LIST_ALL, 0);
+    fs::write(&sysinfo, text_of).unwrap();
+    host.hurt("zfs", "heal").unwrap();
+    daemon.addr = daemon.wait_for_address();
+    let vms = daemon.settle(&host);
+    for vm in vms.as_array().unwrap() {
+        assert_eq!(text(vm, "datacenter_name"), "sim");
+    }
+}
+
+#[test]
+fn a_fault_that_no_longer_matters_is_forgotten() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start();
+    host.hurt("kstat", "fail out of order").unwrap();
+    host.restart_init(&zonename).unwrap();
+    wait_for_errors(&daemon, &[format!("{zonename} kstat")]);
+    host.stop(&zonename, 0).unwrap();
+    wait_for_errors(&daemon, &[]);
+    host.hurt("kstat", "heal").unwrap();
+    daemon.settle(&host);
 }

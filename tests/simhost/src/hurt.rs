@@ -23,6 +23,8 @@ pub enum Fault {
     Truncate,
     /// It prints what no command prints.
     Garbage,
+    /// It prints nothing, and exits with 0.
+    Empty,
     /// Sysevent: each record is dropped.
     Drop,
     /// Sysevent: each record comes twice.
@@ -62,6 +64,7 @@ fn parse(words: &str) -> Option<Fault> {
         "hang" => Fault::Hang,
         "truncate" => Fault::Truncate,
         "garbage" => Fault::Garbage,
+        "empty" => Fault::Empty,
         "drop" => Fault::Drop,
         "duplicate" => Fault::Duplicate,
         "reorder" => Fault::Reorder,
@@ -111,6 +114,7 @@ pub fn print(root: &Path, command: &str, output: &str, exit: i32) -> i32 {
         Some(Fault::Garbage) => {
             put(b"\x00\xff{]garbage\t\t\n\xc3\x28:::::\n");
         }
+        Some(Fault::Empty) => return 0,
         _ => put(output.as_bytes()),
     }
     exit

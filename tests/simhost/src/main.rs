@@ -27,7 +27,7 @@ usage: simhost COMMAND ROOT [ARGUMENT]...
   zfs ROOT rename OLD NEW
   touch-sysinfo ROOT [KEY=VALUE]
   hurt ROOT zoneadm|zfs|kstat|sysevent-zone|sysevent-zfs FAULT...
-            slow MS, fail TEXT, hang, truncate, garbage, heal;
+            slow MS, fail TEXT, hang, truncate, garbage, empty, heal;
             for sysevent also: drop, duplicate, reorder, die, raw TEXT
             a last word times=N limits it
 ";
