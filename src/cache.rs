@@ -21,8 +21,8 @@ use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::translate::iso_date;
 
-/// VMs that may go while everything is loaded. If it is more, every VM that is
-/// new to the load is looked at by itself.
+/// VMs that may go while everything is loaded. If it is more, everything is
+/// loaded once more.
 const GONE_MAX: usize = 16_384;
 
 /// The most paths of a change that are logged.
@@ -213,9 +213,12 @@ impl Cache {
         self.all_parts()
     }
 
-    /// Ends what [`Cache::begin_reload`] began.
-    pub fn end_reload(&self) {
-        self.inner.write().gone = None;
+    /// Ends what [`Cache::begin_reload`] began; `false` if more have gone than
+    /// could be remembered.
+    #[must_use]
+    pub fn end_reload(&self) -> bool {
+        let gone = self.inner.write().gone.take();
+        gone.is_none_or(|gone| gone.len() < GONE_MAX)
     }
 
     /// Looks at the datasets of VMs, and at which VMs there are.
@@ -293,9 +296,7 @@ impl Inner {
             (Some(entry), Some(base)) => !Arc::ptr_eq(&entry.vm.parts, base),
             (None, None) => match (&mut self.gone, update) {
                 // Once: then the VM is looked at by itself.
-                (Some(gone), Update::Vm(_)) => {
-                    gone.len() >= GONE_MAX || gone.remove(zonename)
-                }
+                (Some(gone), Update::Vm(_)) => gone.remove(zonename),
                 _ => false,
             },
             _ => true,

@@ -166,7 +166,9 @@ fn transition(change: &ZoneChange) -> Option<Transition> {
 fn sources_of_operation(change: &DatasetChange) -> Sources {
     match change.operation.as_str() {
         "set" | "inherit" | "snapshot" | "hold" | "release" | "create"
-        | "defer_destroy" | "bookmark" | "remove bookmark" => Sources::ZFS,
+        | "promote" | "defer_destroy" | "bookmark" | "remove bookmark" => {
+            Sources::ZFS
+        }
         // The destruction of a snapshot leaves its dataset alone.
         "destroy" if change.dataset.contains('@') => Sources::ZFS,
         _ => Sources::ZFS | Sources::FILES,
@@ -178,7 +180,9 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
     let other = match change.operation.as_str() {
         "rename" => change.detail.strip_prefix("-> "),
         // Snapshots move from one dataset to another, which is not named.
-        "promote" => change.dataset.split('/').next(),
+        "promote" if !is_tenants(&change.dataset, known) => {
+            change.dataset.split('/').next()
+        }
         _ => None,
     };
     let mut found: Vec<Arc<str>> = Vec::new();
@@ -193,6 +197,13 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
         }
     }
     found
+}
+
+/// Whether a dataset is below one that is delegated to a zone.
+fn is_tenants(dataset: &str, known: &impl Known) -> bool {
+    let ancestors = dataset.match_indices('/').map(|(at, _)| &dataset[..at]);
+    let mut delegated = ancestors.filter(|name| name.ends_with("/data"));
+    delegated.any(|name| known.datasets().owners.contains_key(name))
 }
 
 /// The dataset of a snapshot, or of a hidden clone that stands in for it
@@ -331,6 +342,9 @@ mod tests {
     fn a_promotion_concerns_whoever_may_lose_snapshots() {
         let jobs = dataset(&format!("zones/{A}"), "promote", "");
         assert_eq!(jobs.len(), 2, "{jobs:?}");
+        assert!(jobs.iter().all(|job| job.ends_with(" zfs")), "{jobs:?}");
+        let own = format!("zones/{A}/data/of/tenant");
+        assert_eq!(dataset(&own, "promote", ""), [""; 0]);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn within_descriptors(mut settings: Settings) -> Settings {
 }
 
 /// Descriptors that commands, files and sources take.
-const OWN_DESCRIPTORS: u64 = 64;
+const OWN_DESCRIPTORS: u64 = 128;
 
 fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
     let bind_one = |address: &SocketAddr| {

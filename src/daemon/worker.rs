@@ -23,6 +23,9 @@ use crate::watch::files::FileWatcher;
 /// The number of the last transition that was reported before a batch began.
 type Noted = u64;
 
+/// How often everything is loaded again because zoneadm's list was odd.
+const LISTING_TRIES: u32 = 5;
+
 /// One of the workers.
 pub struct Worker {
     pub shared: Arc<Shared>,
@@ -102,14 +105,17 @@ impl Worker {
     fn load_all(&self, job: &Job, noted: Noted) {
         let begin = Instant::now();
         self.files.arm_sysinfo();
-        self.read_sysinfo();
+        let has_new_sysinfo = self.read_sysinfo();
         let known = self.shared.cache.begin_reload();
         let sysinfo = Arc::clone(&self.shared.sysinfo.read());
         let faults = &self.shared.faults;
         let all = match self.loader.load_all(&known, &sysinfo, &self.arm()) {
             Ok(all) => all,
             Err(e) => {
-                self.shared.cache.end_reload();
+                let _ = self.shared.cache.end_reload();
+                if has_new_sysinfo {
+                    self.rebuild_all(&job.cause);
+                }
                 let error = e.to_string();
                 faults.note(None, "refresh", Some(&error));
                 faults.note_refresh_error(&error);
@@ -131,7 +137,10 @@ impl Worker {
             let of_vm = Job { lane, ..job.clone() };
             self.finish(&of_vm, loaded, noted);
         }
-        self.shared.cache.end_reload();
+        if !self.shared.cache.end_reload() {
+            // More have gone than were remembered: some may be back.
+            self.shared.queue.push(Job { tries: 0, ..job.clone() });
+        }
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
             if !self.shared.cache.contains(&zonename) {
@@ -152,9 +161,9 @@ impl Worker {
         let missed = |(source, error): &(&str, Option<String>)| {
             *source == "zoneadm" && error.is_some()
         };
-        if all.faults.iter().any(missed) {
-            // A VM may be missing. (An odd line of zfs may be a tenant's, and
-            // is no reason to load everything again and again.)
+        if all.faults.iter().any(missed) && job.tries < LISTING_TRIES {
+            // A VM may be missing. What lasts is no reason to load everything
+            // again and again; an odd line of zfs, that of a tenant, is none.
             self.retry(job, Sources::ALL);
         } else {
             let cause = Cause::now("refresh", "periodic");
@@ -183,13 +192,16 @@ impl Worker {
 
     /// The system's description is in every VM: each is made anew.
     fn load_sysinfo(&self, job: &Job) {
-        if !self.read_sysinfo() {
-            return;
+        if self.read_sysinfo() {
+            self.rebuild_all(&job.cause);
         }
+    }
+
+    /// Makes every VM anew of what is known.
+    fn rebuild_all(&self, cause: &Cause) {
         for (zonename, _) in self.shared.cache.all_parts() {
             let lane = Lane::Vm(zonename);
-            let cause = job.cause.clone();
-            let sources = Sources::NONE;
+            let (cause, sources) = (cause.clone(), Sources::NONE);
             self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
         }
     }

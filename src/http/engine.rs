@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LINGER_TIME: Duration = Duration::from_millis(500);
 
 /// Refused connections that are kept for as long at the most.
-const REFUSED_MAX: usize = 256;
+const REFUSED_MAX: usize = 32;
 
 /// The pause between two records about connections too many.
 const REFUSED_LOG_PAUSE: Duration = Duration::from_secs(10);

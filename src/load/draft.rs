@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::files::{self, Metadata, Mtimes, Sysinfo};
 use super::kstat;
-use super::zfs::Datasets;
+use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
 use super::{Found, Loaded, Request};
@@ -203,6 +203,32 @@ impl Draft {
             );
         }
         names
+    }
+
+    /// Why one of its datasets could not be listed, if so.
+    pub(super) fn failure(&self, datasets: &Datasets) -> Option<String> {
+        let delegated = self.roots().into_iter().flat_map(|root| {
+            let data = format!("{root}/data");
+            let held = format!("{data}@{INDESTRUCTIBLE}");
+            [root, data.into(), held.into()]
+        });
+        let mut names = delegated.chain(self.other_datasets());
+        names.find_map(|name| {
+            let why = datasets.failure(&name)?;
+            Some(format!("{name}: {why}"))
+        })
+    }
+
+    /// A line that could not be understood may have been that of a dataset
+    /// which it had before and has no more.
+    pub(super) fn loss(&self, datasets: &Datasets) -> Option<String> {
+        let odd = datasets.odd()?;
+        let had = &self.prior.as_ref()?.datasets;
+        let is_lost = |name: &Arc<str>| datasets.get(name).is_none();
+        let names = had.root.iter().chain(&had.delegated);
+        let volumes = had.volumes.iter().map(|(_, volume)| volume);
+        let mut names = names.chain(volumes).map(|dataset| &dataset.name);
+        names.any(is_lost).then(|| odd.to_string())
     }
 
     pub(super) fn select_datasets(&mut self, datasets: &Datasets) {

@@ -323,11 +323,13 @@ impl Loader {
 
     /// A VM that is being received may say which dataset it will have.
     fn read_receiving(&self, draft: &mut Draft) {
-        draft.receiving = None;
         draft.fault("receiving", None);
         let state = draft.xml.as_ref().and_then(|xml| xml.vm.get_str("state"));
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
-        let (Some("receiving"), Some(uuid)) = (state, uuid) else { return };
+        let (Some("receiving"), Some(uuid)) = (state, uuid) else {
+            draft.receiving = None;
+            return;
+        };
         let path = self.paths.receiving(uuid);
         match files::read_json(Place::at(&path), self.limits.json_bytes) {
             Ok(json) => {
@@ -387,10 +389,15 @@ impl Loader {
         drafts: &mut [Draft],
     ) -> Result<Option<String>, CommandError> {
         let all = zfs::list_all(&self.paths);
-        let mut datasets = zfs::list(&self.runner, &all)?;
-        let listed = self.list_others(drafts, &mut datasets);
+        let mut datasets = zfs::list(&self.runner, &all, Depth::Children)?;
+        // Zones that are deeper than a pool's children.
+        let mut deep = names(drafts, Draft::roots);
+        deep.retain(|name| name.split('/').count() > 2);
+        let listed = self
+            .list_datasets(&deep, &mut datasets)
+            .and_then(|()| self.list_others(drafts, &mut datasets));
         select_datasets(drafts, &datasets, listed);
-        Ok(datasets.odd().map(String::from))
+        Ok(datasets.faults())
     }
 
     /// Zones' own datasets, with children and snapshots.
@@ -401,7 +408,8 @@ impl Loader {
     ) -> Result<(), CommandError> {
         let bytes = self.limits.arguments_bytes;
         for run in zfs::list_some(&self.paths, names, Depth::Children, bytes) {
-            datasets.merge(zfs::list(&self.runner, &run)?);
+            let listed = zfs::list(&self.runner, &run, Depth::Children)?;
+            datasets.merge(listed);
         }
         Ok(())
     }
@@ -419,7 +427,7 @@ impl Loader {
         };
         if drafts.iter().any(is_lost) {
             let all = zfs::list_all(&self.paths);
-            datasets.merge(zfs::list(&self.runner, &all)?);
+            datasets.merge(zfs::list(&self.runner, &all, Depth::Children)?);
         }
         Ok(())
     }
@@ -443,7 +451,9 @@ impl Loader {
         }
         let bytes = self.limits.arguments_bytes;
         for run in zfs::list_some(&self.paths, &more, Depth::Alone, bytes) {
-            datasets.merge(zfs::list(&self.runner, &run)?);
+            let mut listed = zfs::list(&self.runner, &run, Depth::Alone)?;
+            listed.retain(&more);
+            datasets.merge(listed);
         }
         Ok(())
     }
@@ -466,12 +476,9 @@ fn select_datasets(
 ) {
     let error = listed.err().map(|e| e.to_string());
     for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
-        let names = draft.roots().into_iter().chain(draft.other_datasets());
-        let failure = names
-            .filter_map(|name| {
-                Some(format!("{name}: {}", datasets.failure(&name)?))
-            })
-            .next()
+        let failure = draft
+            .failure(datasets)
+            .or_else(|| draft.loss(datasets))
             .or_else(|| error.clone());
         // Of what was known the last good value stays; else a part is better
         // than nothing.

@@ -1,5 +1,6 @@
 //! zfs(8): datasets, volumes and snapshots.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -117,6 +118,29 @@ impl Datasets {
     #[must_use]
     pub fn failure(&self, name: &str) -> Option<&str> {
         self.failed.get(name).map(String::as_str)
+    }
+
+    /// Keeps only what was asked for by these names.
+    pub fn retain(&mut self, names: &BTreeSet<Arc<str>>) {
+        self.by_name.retain(|name, _| names.contains(name));
+        self.by_mountpoint.retain(|_, name| names.contains(name));
+        self.snapshots.retain(|dataset, snapshots| {
+            snapshots.retain(|snapshot| {
+                let name = format!("{dataset}@{}", snapshot.name);
+                names.contains(name.as_str())
+            });
+            !snapshots.is_empty()
+        });
+    }
+
+    /// All that could not be listed, and a line that could not be understood.
+    #[must_use]
+    pub fn faults(&self) -> Option<String> {
+        let failed = self.failed.iter().map(|(n, why)| format!("{n}: {why}"));
+        let mut faults: Vec<_> = failed.chain(self.odd.clone()).collect();
+        faults.sort();
+        faults.truncate(3);
+        (!faults.is_empty()).then(|| faults.join("; "))
     }
 
     /// A line that could not be understood, if there was one.
@@ -238,7 +262,11 @@ const MISSING: &str = "dataset does not exist";
 /// # Errors
 /// Those of running the command, any failure of it that is not about one
 /// dataset, and output that zfs can't have meant.
-pub fn list(runner: &Runner, run: &Run) -> Result<Datasets, CommandError> {
+pub fn list(
+    runner: &Runner,
+    run: &Run,
+    depth: Depth,
+) -> Result<Datasets, CommandError> {
     let output = runner.run(run)?;
     let mut failed = HashMap::new();
     let is_of_names = output.stderr.trim().lines().all(|line| {
@@ -261,23 +289,26 @@ pub fn list(runner: &Runner, run: &Run) -> Result<Datasets, CommandError> {
         return Err(run.failed(&output));
     }
     let mut datasets =
-        parse(&output.stdout).map_err(|what| run.error(&what))?;
-    datasets.failed = failed;
+        parse(&output.stdout, depth).map_err(|what| run.error(&what))?;
+    datasets.failed.extend(failed);
     Ok(datasets)
 }
 
 /// Parses the output of `zfs list -H -p`: a line a dataset, columns separated
-/// by tabs. Lines that are none are passed over, as names and mountpoints of
-/// tenants may have line ends.
+/// by tabs. Lines that are none are passed over, as the mountpoints of what is
+/// delegated to tenants may have line ends. What follows one may be a line
+/// that is made up: so a snapshot counts only behind its dataset, where the
+/// dataset was asked for, and a dataset that is listed twice has failed.
 ///
 /// # Errors
 /// If no line is one, or the last is cut off: a dataset that is missed would
 /// be published as removed.
-pub fn parse(text: &str) -> Result<Datasets, String> {
+pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the output is cut off".to_string());
     }
     let mut parsed: HashMap<Arc<str>, Dataset> = HashMap::new();
+    let mut order: Vec<Arc<str>> = Vec::new();
     let mut datasets = Datasets::default();
     let mut good = 0;
     for line in text.lines().filter(|l| !l.is_empty()) {
@@ -291,16 +322,31 @@ pub fn parse(text: &str) -> Result<Datasets, String> {
         match fields[3].split_once('@') {
             None => {
                 let dataset = parse_dataset(&fields);
-                parsed.entry(Arc::clone(&dataset.name)).or_insert(dataset);
+                match parsed.entry(Arc::clone(&dataset.name)) {
+                    Entry::Occupied(twice) => {
+                        let why = "is listed twice".to_string();
+                        datasets.failed.insert(Arc::clone(twice.key()), why);
+                    }
+                    Entry::Vacant(new) => {
+                        order.push(Arc::clone(new.key()));
+                        new.insert(dataset);
+                    }
+                }
             }
             Some((name, snapshot)) => {
                 let Some(snapshot) = parse_snapshot(snapshot, &fields) else {
                     continue;
                 };
-                // It follows its dataset, or that was not asked for.
+                let is_next = order.last().is_some_and(|last| **last == *name);
                 match parsed.get_mut(name) {
-                    Some(dataset) => dataset.add(snapshot),
-                    None => datasets.add_snapshot(name, snapshot),
+                    Some(dataset) if is_next => dataset.add(snapshot),
+                    _ if depth == Depth::Alone => {
+                        datasets.add_snapshot(name, snapshot);
+                    }
+                    _ => {
+                        let why = "a snapshot is listed elsewhere".to_string();
+                        datasets.failed.insert(name.into(), why);
+                    }
                 }
             }
         }
@@ -309,10 +355,15 @@ pub fn parse(text: &str) -> Result<Datasets, String> {
         Some(odd) if good == 0 => return Err(odd),
         _ => {}
     }
-    for (name, dataset) in parsed {
+    for name in order {
+        let Some(dataset) = parsed.remove(&name) else { continue };
         if is_mapped(&dataset) {
+            // Of several at one place it is the one that is named like it.
             let at = dataset.mountpoint.clone();
-            datasets.by_mountpoint.insert(at, Arc::clone(&name));
+            let is_named_so = at.strip_prefix('/') == Some(&*name);
+            if is_named_so || !datasets.by_mountpoint.contains_key(&at) {
+                datasets.by_mountpoint.insert(at, Arc::clone(&name));
+            }
         }
         datasets.by_name.insert(name, Arc::new(dataset));
     }
@@ -421,7 +472,7 @@ mod tests {
             + &line("zones/a/disk0", "volume", "-", "-")
             + &line("zones/b", "filesystem", "legacy", "off")
             + &line("zones/c", "filesystem", "none", "off");
-        let datasets = parse(&text).unwrap();
+        let datasets = parse(&text, Depth::Children).unwrap();
         let at = |path| datasets.mounted_at(path).map(|d| &*d.name);
         assert_eq!(at("/zones/a"), Some("zones/a"));
         assert_eq!(at("/zones/a/data"), None);
@@ -437,9 +488,8 @@ mod tests {
             + &snapshot("zones/a@backup", 0)
             + &snapshot("zones/a@vmsnap-x", 0)
             + &snapshot("zones/a@vmsnap-x", 0)
-            + &snapshot("zones/a@indestructible", 1)
-            + &snapshot("zones/unknown@vmsnap-x", 0);
-        let datasets = parse(&text).unwrap();
+            + &snapshot("zones/a@indestructible", 1);
+        let datasets = parse(&text, Depth::Children).unwrap();
         let snapshots = &datasets.get("zones/a").unwrap().snapshots;
         let names: Vec<_> = snapshots.iter().map(|s| &*s.name).collect();
         assert_eq!(names, ["vmsnap-x", "indestructible"]);
@@ -447,10 +497,30 @@ mod tests {
     }
 
     #[test]
+    fn made_up_lines_are_not_believed() {
+        let real =
+            |name: &str| line(name, "filesystem", &format!("/{name}"), "off");
+        let forged = line("zones/v", "filesystem", "/zones/v", "off")
+            .replace("26843545600", "1");
+        let text = real("zones/t")
+            + &forged
+            + &snapshot("zones/w@indestructible", 1)
+            + &line("zones/x", "filesystem", "/zones/w", "off")
+            + &real("zones/v")
+            + &real("zones/w");
+        let datasets = parse(&text, Depth::Children).unwrap();
+        assert!(datasets.failure("zones/v").is_some());
+        assert!(datasets.failure("zones/w").is_some());
+        assert!(datasets.get("zones/w").unwrap().snapshots.is_empty());
+        let at = datasets.mounted_at("/zones/w").unwrap();
+        assert_eq!(&*at.name, "zones/w");
+    }
+
+    #[test]
     fn one_odd_line_costs_no_other() {
         let text = line("zones/a", "filesystem", "/zones/a", "off")
             + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
-        let datasets = parse(&text).unwrap();
+        let datasets = parse(&text, Depth::Children).unwrap();
         assert!(datasets.mounted_at("/zones/a").is_some());
         assert_eq!(datasets.get("zones/a/data").unwrap().mountpoint, "/x\ty");
         assert!(datasets.odd().unwrap().contains('z'));
@@ -458,20 +528,23 @@ mod tests {
 
     #[test]
     fn a_snapshot_may_come_without_its_dataset() {
-        let mut datasets =
-            parse(&line("zones/a", "filesystem", "/zones/a", "off")).unwrap();
+        let mut datasets = parse(
+            &line("zones/a", "filesystem", "/zones/a", "off"),
+            Depth::Children,
+        )
+        .unwrap();
         let text = snapshot("zones/a@indestructible", 1);
-        datasets.merge(parse(&text).unwrap());
+        datasets.merge(parse(&text, Depth::Alone).unwrap());
         assert!(datasets.get("zones/a").unwrap().snapshots[0].held);
     }
 
     #[test]
     fn a_listing_that_is_not_whole_is_an_error() {
         let text = line("zones/a", "filesystem", "/zones/a", "off");
-        assert!(parse(&text[..text.len() - 1]).is_err());
-        assert!(parse(&text[..30]).is_err());
-        assert!(parse("garbage\n").is_err());
-        assert!(parse("").unwrap().by_name.is_empty());
+        assert!(parse(&text[..text.len() - 1], Depth::Children).is_err());
+        assert!(parse(&text[..30], Depth::Children).is_err());
+        assert!(parse("garbage\n", Depth::Children).is_err());
+        assert!(parse("", Depth::Children).unwrap().by_name.is_empty());
     }
 
     #[test]

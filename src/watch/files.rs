@@ -135,10 +135,16 @@ impl FileWatcher {
             ids.iter().filter_map(|id| node(id)?.parent).collect()
         };
         for parent in parents {
-            if !anew {
+            let is_own = dir.is_some_and(|dir| {
+                let tables = self.tables.lock();
+                let node = tables.nodes.get(&parent);
+                node.is_some_and(|node| node.path.starts_with(dir))
+            });
+            // What other zones share keeps its news.
+            if anew && is_own {
+                self.try_arm(parent);
+            } else {
                 self.ensure_armed(parent);
-            } else if self.try_arm(parent) == Some(true) {
-                self.look_for_missing(parent);
             }
         }
         for id in ids {
@@ -162,7 +168,10 @@ impl FileWatcher {
         let dropped = {
             let mut tables = self.tables.lock();
             match tables.zones.remove(zonename) {
-                Some((_, ids)) => tables.drop_nodes(&ids),
+                Some((_, ids)) => {
+                    let own = tables.own_nodes(zonename, &ids);
+                    tables.drop_nodes(&own)
+                }
                 None => Vec::new(),
             }
         };
@@ -199,6 +208,7 @@ impl FileWatcher {
         let mut tables = self.tables.lock();
         if let Some((known, ids)) = tables.zones.get(zonename)
             && known.as_deref() == dir
+            && ids.iter().all(|id| tables.nodes.contains_key(id))
         {
             return (ids.clone(), Vec::new());
         }
@@ -225,6 +235,7 @@ impl FileWatcher {
             .into_iter()
             .filter(|id| !ids.contains(id))
             .collect();
+        let old = tables.own_nodes(zonename, &old);
         let dropped = tables.drop_nodes(&old);
         (ids, dropped)
     }
@@ -482,6 +493,18 @@ impl Tables {
             }
         }
         true
+    }
+
+    /// Those of these files that are this zone's still: after a rename, a
+    /// directory is that of a zone of another name.
+    fn own_nodes(&self, zonename: &str, ids: &[u64]) -> Vec<u64> {
+        let is_own = |id: &&u64| {
+            let node = self.nodes.get(id);
+            let subject = node.and_then(|node| node.subject.as_ref());
+            let owner = subject.and_then(|(owner, _)| owner.as_deref());
+            owner == Some(zonename)
+        };
+        ids.iter().filter(is_own).copied().collect()
     }
 
     /// Removes files, and directories that nothing is watched in any more;

@@ -250,6 +250,8 @@ impl Host {
             }
             state.datasets.push(row);
         }
+        // The recording is in the order of its text.
+        state.sort_datasets();
         state.save(&self.root, &State::default())?;
         let mtimes = fs::read_to_string(recorded.join("mtimes.tsv"))?;
         for line in mtimes.lines() {
