@@ -125,22 +125,69 @@ fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
 }
 
 #[test]
-fn vms_on_another_pool_are_followed() {
-    let host = TestHost::with_vms(2);
-    host.zfs_create("tank", None, &[]).unwrap();
-    host.zfs_create("tank/cores", None, &[]).unwrap();
-    fs::create_dir(host.path("/tank")).unwrap();
-    let mut spec = simhost::Host::spec(40);
-    spec.pool = "tank".to_string();
-    let daemon = start(&host);
-    host.create(&spec).unwrap();
-    daemon.settle(&host);
-    let vm = daemon.vm(&spec.uuid).unwrap();
-    assert_eq!(text(&vm, "zpool"), "tank");
-    host.update(&spec.uuid, "tags.k", "v").unwrap();
-    host.update(&spec.uuid, "quota", "7").unwrap();
-    daemon.settle(&host);
-    let vm = daemon.vm(&spec.uuid).unwrap();
-    assert_eq!(vm.get("quota"), Some(&Json::Number(7.0)));
-    assert_eq!(text(vm.get("tags").unwrap(), "k"), "v");
+fn vms_on_other_pools_and_deeper_ones_are_followed() {
+    for pool in ["tank", "zones/vms"] {
+        let host = TestHost::with_vms(2);
+        host.zfs_create(pool, None, &[]).unwrap();
+        host.zfs_create(&format!("{pool}/cores"), None, &[]).unwrap();
+        fs::create_dir_all(host.path(&format!("/{pool}"))).unwrap();
+        let mut spec = simhost::Host::spec(40);
+        assert!(spec.delegated);
+        spec.pool = pool.to_string();
+        let uuid = &spec.uuid;
+        let daemon = start(&host);
+        host.create(&spec).unwrap();
+        daemon.settle(&host);
+        let vm = daemon.vm(uuid).unwrap();
+        assert_eq!(text(&vm, "zfs_filesystem"), format!("{pool}/{uuid}"));
+        host.update(uuid, "tags.k", "v").unwrap();
+        host.update(uuid, "quota", "7").unwrap();
+        host.snapshot(uuid, "one").unwrap();
+        let data = format!("{pool}/{uuid}/data");
+        host.zfs_snapshot(&data, "indestructible", false).unwrap();
+        host.zfs_hold(&format!("{data}@indestructible"), true).unwrap();
+        // One VM's load and that of all see the same.
+        daemon.settle(&host);
+        let vm = daemon.vm(uuid).unwrap();
+        assert_eq!(vm.get("quota"), Some(&Json::Number(7.0)));
+        assert_eq!(text(vm.get("tags").unwrap(), "k"), "v");
+        let held = vm.get("indestructible_delegated");
+        assert_eq!(held, Some(&Json::Bool(true)));
+        let snapshots = vm.get("snapshots").unwrap().as_array().unwrap();
+        assert_eq!(snapshots.len(), 1);
+    }
+}
+
+#[test]
+fn the_files_of_a_renamed_zone_are_followed() {
+    let host = TestHost::with_vms(3);
+    let old = host.zonenames().unwrap().remove(2);
+    assert!(!host.is_up(&old).unwrap());
+    // No event tells of it here: the reload finds it.
+    let daemon = host.start_with(&["--refresh-interval", "0.3"]);
+    let xml = fs::read_to_string(host.xml_path(&old)).unwrap();
+    let name = format!(" name=\"{old}\"");
+    let renamed = xml.replacen(&name, " name=\"web\"", 1);
+    fs::write(host.xml_path("web"), renamed).unwrap();
+    let index = host.path("/etc/zones/index");
+    let text_of = fs::read_to_string(&index).unwrap();
+    let entry = format!("\n{old}:");
+    fs::write(&index, text_of.replace(&entry, "\nweb:")).unwrap();
+    fs::remove_file(host.xml_path(&old)).unwrap();
+    wait_for("the zone has its new name", || {
+        match (daemon.vm(&old), daemon.vm("web")) {
+            (None, Some(_)) => Ok(()),
+            (old, new) => Err(format!("{} {}", old.is_some(), new.is_some())),
+        }
+    });
+    for n in 0..3 {
+        host.update("web", "tags.n", &n.to_string()).unwrap();
+        wait_for("the change is seen by an event", || {
+            let log = daemon.log();
+            // A reload may be quicker to read it than the event's own job.
+            let of_file = "event: file web tags.json";
+            let count = log.iter().filter(|l| l.contains(of_file)).count();
+            if count > n { Ok(()) } else { Err(count.to_string()) }
+        });
+    }
 }
