@@ -8,8 +8,9 @@
 //! The order is always: the directory first, then another look for the file,
 //! so that none appears unseen between the two.
 //!
-//! No lock is held across a system call: the tables say what is to be done,
-//! then it is done, then the tables are told.
+//! The tables are not locked across a system call: they say what is to be
+//! done, then it is done, then they are told. A path's own lock is: a file
+//! system that hangs holds up whoever arms that one path.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
