@@ -25,6 +25,8 @@ pub enum Fault {
     Garbage,
     /// It prints nothing, and exits with 0.
     Empty,
+    /// It waits until it is healed, then answers.
+    Block,
     /// Sysevent: each record is dropped.
     Drop,
     /// Sysevent: each record comes twice.
@@ -65,6 +67,7 @@ fn parse(words: &str) -> Option<Fault> {
         "truncate" => Fault::Truncate,
         "garbage" => Fault::Garbage,
         "empty" => Fault::Empty,
+        "block" => Fault::Block,
         "drop" => Fault::Drop,
         "duplicate" => Fault::Duplicate,
         "reorder" => Fault::Reorder,
@@ -115,6 +118,12 @@ pub fn print(root: &Path, command: &str, output: &str, exit: i32) -> i32 {
             put(b"\x00\xff{]garbage\t\t\n\xc3\x28:::::\n");
         }
         Some(Fault::Empty) => return 0,
+        Some(Fault::Block) => {
+            while take(root, command) == Some(Fault::Block) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            put(output.as_bytes());
+        }
         _ => put(output.as_bytes()),
     }
     exit

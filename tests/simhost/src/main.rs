@@ -27,7 +27,8 @@ usage: simhost COMMAND ROOT [ARGUMENT]...
   zfs ROOT rename OLD NEW
   touch-sysinfo ROOT [KEY=VALUE]
   hurt ROOT zoneadm|zfs|kstat|sysevent-zone|sysevent-zfs FAULT...
-            slow MS, fail TEXT, hang, truncate, garbage, empty, heal;
+            slow MS, fail TEXT, hang, truncate, garbage, empty,
+            block (until heal), heal;
             for sysevent also: drop, duplicate, reorder, die, raw TEXT
             a last word times=N limits it
 ";
