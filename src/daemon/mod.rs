@@ -14,12 +14,13 @@ mod planner;
 mod status;
 mod worker;
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +46,35 @@ use worker::Worker;
 /// What ends later than this after the signal is left behind.
 const END_TIME: Duration = Duration::from_millis(900);
 
+/// Full reloads that are remembered.
+const REFRESHES_MAX: usize = 20;
+
+/// A full reload that is over.
+#[derive(Clone, Debug)]
+pub struct Refresh {
+    /// When it ended, for measuring.
+    pub ended: Instant,
+    /// When it ended, for people.
+    pub date: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// How many VMs were loaded.
+    pub vms: usize,
+    /// Why.
+    pub cause: Arc<str>,
+}
+
+impl Shared {
+    /// Notes a full reload that is over.
+    fn note_refresh(&self, refresh: Refresh) {
+        let mut refreshes = self.refreshes.lock();
+        if refreshes.len() >= REFRESHES_MAX {
+            refreshes.pop_front();
+        }
+        refreshes.push_back(refresh);
+    }
+}
+
 /// What stages share besides the data that they hand on.
 #[derive(Debug)]
 pub struct Shared {
@@ -60,8 +90,10 @@ pub struct Shared {
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
     pub sysinfo_reads: AtomicU64,
-    /// The last full reload: when it ended, and how long it took.
-    pub last_refresh: Mutex<Option<(Instant, Duration)>>,
+    /// The last full reloads, the newest last.
+    pub refreshes: Mutex<VecDeque<Refresh>>,
+    /// How many workers there are.
+    pub workers: usize,
     /// Each source's status.
     pub sources: [(EventSource, SharedStatus); 3],
     /// When the daemon started.
@@ -225,7 +257,8 @@ fn new_shared(
         faults: Faults::default(),
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
-        last_refresh: Mutex::new(None),
+        refreshes: Mutex::default(),
+        workers: settings.queues.workers,
         sources,
         started: Instant::now(),
     })

@@ -50,7 +50,7 @@ fn handle(seen: &Seen, shared: &Shared) {
     }
     // Until all VMs are known, no one can tell whose dataset it is.
     let is_dataset = matches!(seen.event, Event::Dataset(_));
-    if is_dataset && shared.last_refresh.lock().is_none() {
+    if is_dataset && shared.refreshes.lock().is_empty() {
         let cause = Cause::now("refresh", "a dataset changed meanwhile");
         shared.queue.push(reload(cause));
         return;

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::cache::date_text;
 use crate::daemon::Shared;
+use crate::hub::Listener;
 use crate::json::{Json, Object};
 use crate::os;
 use crate::watch::files::FileWatcher;
@@ -41,16 +42,18 @@ impl Status {
         status.set("numVms", shared.cache.len());
         status.set("curDate", date_text(SystemTime::now()));
         status.set("queue", self.queue());
-        let refresh = *shared.last_refresh.lock();
-        let refresh = refresh.map(|(ended, took)| {
-            let ago = ended.elapsed().as_secs_f64();
-            format!("{ago:.1}s ({:.1}s)", took.as_secs_f64())
+        let last = shared.refreshes.lock().back().cloned();
+        let last = last.map(|refresh| {
+            let ago = refresh.ended.elapsed().as_secs_f64();
+            format!("{ago:.1}s ({:.1}s)", refresh.took.as_secs_f64())
         });
-        status.set("lastRefresh", refresh);
+        status.set("lastRefresh", last);
         status.set("refreshErrors", self.refresh_errors());
-        status.set("eventsListeners", self.listeners());
+        let (listeners, cut_off) = shared.hub.listeners();
+        status.set("eventsListeners", told_listeners(listeners));
+        status.set("eventsListenersCutOff", cut_off);
         if full {
-            status.set("refreshLog", Vec::new());
+            status.set("refreshLog", self.refresh_log());
             let mut fswatcher = Object::new();
             fswatcher.set("pid", std::process::id());
             let files = self.files.upgrade();
@@ -81,7 +84,7 @@ impl Status {
             Json::from(job)
         });
         let mut vasync = Object::new();
-        vasync.set("concurrency", 2_u32);
+        vasync.set("concurrency", self.shared.workers);
         vasync.set("npending", npending);
         vasync.set("nqueued", nqueued);
         vasync.set("pending", Object::new());
@@ -89,13 +92,26 @@ impl Status {
         let mut queue = Object::new();
         queue.set("paused", false);
         queue.set("working", npending);
-        queue.set("max_jobs", 2_u32);
+        queue.set("max_jobs", self.shared.workers);
         queue.set("channels", channels);
         queue.set("backlog", backlog.collect::<Vec<_>>());
         queue.set("idle", npending == 0 && nqueued == 0);
         queue.set("overflows", status.overflows);
         queue.set("vasync_queue", vasync);
         queue
+    }
+
+    fn refresh_log(&self) -> Vec<Json> {
+        let refreshes = self.shared.refreshes.lock().clone();
+        let told = refreshes.into_iter().map(|refresh| {
+            let mut object = Object::new();
+            object.set("date", date_text(refresh.date));
+            object.set("took", refresh.took.as_secs_f64());
+            object.set("numVms", refresh.vms);
+            object.set("cause", &refresh.cause);
+            Json::from(object)
+        });
+        told.collect()
     }
 
     fn refresh_errors(&self) -> Vec<Json> {
@@ -108,22 +124,6 @@ impl Status {
             Json::from(object)
         });
         told.collect()
-    }
-
-    fn listeners(&self) -> Object {
-        let (listeners, _) = self.shared.hub.listeners();
-        let mut object = Object::new();
-        for listener in listeners {
-            let mut told = Object::new();
-            told.set("userAgent", listener.user_agent);
-            let since = listener.created.duration_since(SystemTime::UNIX_EPOCH);
-            let ms = since.map_or(0, |d| d.as_millis());
-            told.set("createdTime", u64::try_from(ms).unwrap_or(0));
-            told.set("createdDate", date_text(listener.created));
-            told.set("createdAgo", ago(listener.created));
-            object.set(listener.uuid.to_string(), told);
-        }
-        object
     }
 
     fn sources(&self) -> Object {
@@ -165,6 +165,21 @@ impl Status {
         }
         errors
     }
+}
+
+fn told_listeners(listeners: Vec<Listener>) -> Object {
+    let mut object = Object::new();
+    for listener in listeners {
+        let mut told = Object::new();
+        told.set("userAgent", listener.user_agent);
+        let since = listener.created.duration_since(SystemTime::UNIX_EPOCH);
+        let ms = since.map_or(0, |d| d.as_millis());
+        told.set("createdTime", u64::try_from(ms).unwrap_or(0));
+        told.set("createdDate", date_text(listener.created));
+        told.set("createdAgo", ago(listener.created));
+        object.set(listener.uuid.to_string(), told);
+    }
+    object
 }
 
 /// Bytes, `null` for what the system does not tell.

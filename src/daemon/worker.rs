@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
 use crate::cache::{Prepared, Update};
 use crate::config::SourceTimes;
-use crate::daemon::{Shared, panic_text};
+use crate::daemon::{Refresh, Shared, panic_text};
 use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
 use crate::load::files::Sysinfo;
@@ -149,7 +149,13 @@ impl Worker {
             }
         }
         let took = begin.elapsed();
-        *self.shared.last_refresh.lock() = Some((Instant::now(), took));
+        self.shared.note_refresh(Refresh {
+            ended: Instant::now(),
+            date: SystemTime::now(),
+            took,
+            vms: count,
+            cause: Arc::clone(&job.cause.detail),
+        });
         log::info!(
             "loaded {count} VMs in {:.1} ms ({})",
             took.as_secs_f64() * 1000.0,
