@@ -47,6 +47,9 @@
 #define	READ_SIZE	65536
 /* A path that leads elsewhere at each look is given up with EAGAIN. */
 #define	HOOK_TRIES	100
+/* As the resource control process.max-port-events; the default is illumos'. */
+#define	EVENTS_MAX	65536
+#define	EVENTS_MAX_ENV	"PROCESS_MAX_PORT_EVENTS"
 
 #define	CONTAINER_OF(p, type, member) \
 	((type *)((char *)(p) - offsetof(type, member)))
@@ -107,6 +110,7 @@ typedef struct port {
 	struct port	*p_next;	/* in ports */
 	int		p_inotify;
 	int		p_wake;
+	size_t		p_max;
 	pthread_mutex_t	p_lock;
 	table_t		p_watches;
 	table_t		p_assocs;
@@ -459,6 +463,8 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 		assoc_free(p, a);
 		a = NULL;
 	}
+	if (a == NULL && p->p_assocs.t_count >= p->p_max)
+		return (EAGAIN);
 	if (a == NULL && (a = assoc_create(p, fo, object)) == NULL)
 		return (ENOMEM);
 	while ((err = assoc_hook(p, a, events)) == EAGAIN &&
@@ -718,6 +724,23 @@ port_unlock(port_t *p, int err)
 	return (err == 0 ? 0 : -1);
 }
 
+/* The most associations of a port, which an operator may have set. */
+static size_t
+events_max(void)
+{
+	const char *text = getenv(EVENTS_MAX_ENV);
+	char *end;
+	unsigned long max;
+
+	if (text == NULL)
+		return (EVENTS_MAX);
+	errno = 0;
+	max = strtoul(text, &end, 10);
+	if (errno != 0 || end == text || *end != '\0' || max == 0)
+		return (EVENTS_MAX);
+	return (max);
+}
+
 int
 port_create(void)
 {
@@ -729,6 +752,7 @@ port_create(void)
 		return (-1);
 	}
 	p->p_wake = -1;
+	p->p_max = events_max();
 	list_init(&p->p_ready);
 	(void) pthread_mutex_init(&p->p_lock, NULL);
 	p->p_inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);

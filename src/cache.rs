@@ -5,6 +5,7 @@
 //! events add up without gap or repeat. Nothing in here blocks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,7 +26,7 @@ use crate::translate::iso_date;
 /// loaded once more.
 const GONE_MAX: usize = 16_384;
 
-/// The most paths of a change that are logged.
+/// The most paths of a change that are told to the daemon itself.
 const LOGGED_PATHS: usize = 20;
 
 /// A VM as it was loaded, ready to be stored.
@@ -57,12 +58,38 @@ pub enum Update {
 }
 
 /// What a change did.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// A line for each event that was published.
-    pub published: Vec<String>,
+#[derive(Debug)]
+pub enum Applied {
+    /// It was stored, and these events published.
+    Stored(Vec<Published>),
     /// What is stored is no longer what the load began with: it was dropped.
-    pub overtaken: bool,
+    Overtaken,
+    /// Its uuid is that of this other zone, which is served: it was dropped.
+    Twin(Arc<str>),
+}
+
+/// An event that was published.
+#[derive(Debug)]
+pub struct Published {
+    /// `create`, `modify` or `delete`.
+    pub kind: &'static str,
+    /// Of a `modify`, the first paths that have changed.
+    pub paths: Vec<String>,
+    /// How many more have.
+    pub more: usize,
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind)?;
+        for path in &self.paths {
+            write!(f, " {path}")?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, " … ({more} more)"),
+        }
+    }
 }
 
 /// Every VM.
@@ -80,6 +107,8 @@ struct Inner {
     order: BTreeMap<u64, Arc<str>>,
     last_place: u64,
     datasets: DatasetIndex,
+    /// By uuid, the zone that is served.
+    zone_of: HashMap<Arc<str>, Arc<str>>,
     /// While everything is loaded: who was found gone meanwhile.
     gone: Option<HashSet<Arc<str>>>,
 }
@@ -246,7 +275,10 @@ impl Cache {
     ) -> Applied {
         let mut inner = self.inner.write();
         if inner.is_overtaken(zonename, base, &update) {
-            return Applied { published: Vec::new(), overtaken: true };
+            return Applied::Overtaken;
+        }
+        if let Some(twin) = inner.twin(zonename, &update) {
+            return Applied::Twin(twin);
         }
         let stored = inner.vms.get(zonename);
         let before = stored.map(|entry| Arc::clone(&entry.vm.object));
@@ -279,7 +311,7 @@ impl Cache {
             publisher.load(of_new, &vm);
             inner.store(zonename, vm);
         }
-        Applied { published: publisher.published, overtaken: false }
+        Applied::Stored(publisher.published)
     }
 }
 
@@ -303,6 +335,13 @@ impl Inner {
         }
     }
 
+    /// The other zone that is served with the uuid of this one.
+    fn twin(&self, zonename: &str, update: &Update) -> Option<Arc<str>> {
+        let Update::Vm(vm) = update else { return None };
+        let served = self.zone_of.get(vm.parts.row.uuid.as_ref()?)?;
+        (**served != *zonename).then(|| Arc::clone(served))
+    }
+
     fn listed(&self) -> Vec<Arc<[u8]>> {
         self.order
             .values()
@@ -324,6 +363,12 @@ impl Inner {
                 self.datasets.insert(name, zonename);
             }
         }
+        if let Some(old) = self.vms.get(zonename).and_then(Entry::uuid) {
+            self.zone_of.remove(&old);
+        }
+        if let Some(uuid) = vm.parts.row.uuid.clone() {
+            self.zone_of.insert(uuid, Arc::clone(zonename));
+        }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
         let entry = Entry { place, vm };
@@ -333,6 +378,9 @@ impl Inner {
     fn remove(&mut self, zonename: &str) -> Option<Entry> {
         let entry = self.vms.remove(zonename)?;
         self.order.remove(&entry.place);
+        if let Some(uuid) = entry.uuid() {
+            self.zone_of.remove(&uuid);
+        }
         for name in dataset_names(&entry.vm.parts) {
             self.datasets.remove(&name, zonename);
         }
@@ -357,6 +405,10 @@ fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
 }
 
 impl Entry {
+    fn uuid(&self) -> Option<Arc<str>> {
+        self.vm.parts.row.uuid.clone()
+    }
+
     /// Whether a zone is another one of the same name: this one has been
     /// deleted, and that one made, between two looks.
     fn is_another(&self, new: &ZoneRow) -> bool {
@@ -385,7 +437,7 @@ struct Publisher<'a> {
     cause: &'a Cause,
     /// What subscribers know the VM as.
     now: Option<Arc<Object>>,
-    published: Vec<String>,
+    published: Vec<Published>,
 }
 
 impl<'a> Publisher<'a> {
@@ -430,7 +482,6 @@ impl<'a> Publisher<'a> {
         }
         if let Some(object) = self.now.take() {
             self.publish("delete", &object, None, None);
-            self.published.push("delete".to_string());
         }
     }
 
@@ -448,19 +499,17 @@ impl<'a> Publisher<'a> {
         let from = self.now.replace(Arc::clone(to));
         let Some(from) = from else {
             self.publish("create", to, Some(json), None);
-            self.published.push("create".to_string());
             return;
         };
         let changes = diff(&from, to);
         if !changes.is_empty() {
             self.publish("modify", to, Some(json), Some(&changes));
-            self.published.push(format!("modify {}", paths(&changes)));
         }
     }
 
     fn publish(
-        &self,
-        kind: &str,
+        &mut self,
+        kind: &'static str,
         object: &Object,
         vm: Option<&[u8]>,
         changes: Option<&[Change]>,
@@ -495,17 +544,12 @@ impl<'a> Publisher<'a> {
             out.extend_from_slice(b"}\n");
             out
         });
+        let changes = changes.unwrap_or_default();
+        let first = changes.iter().take(LOGGED_PATHS);
+        let paths = first.map(|c| pretty_path(&c.path)).collect();
+        let more = changes.len().saturating_sub(LOGGED_PATHS);
+        self.published.push(Published { kind, paths, more });
     }
-}
-
-/// What has changed, for the log.
-fn paths(changes: &[Change]) -> String {
-    let first = changes.iter().take(LOGGED_PATHS);
-    let mut paths: Vec<_> = first.map(|c| pretty_path(&c.path)).collect();
-    if let Some(more) = changes.len().checked_sub(LOGGED_PATHS + 1) {
-        paths.push(format!("… ({} more)", more + 1));
-    }
-    paths.join(" ")
 }
 
 fn write_cause(cause: &Cause, out: &mut Vec<u8>) {

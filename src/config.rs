@@ -127,6 +127,11 @@ impl Default for HttpLimits {
 pub struct QueueLimits {
     /// Workers: as many batches of jobs are loaded at once.
     pub workers: usize,
+    /// A worker that has been at one batch for longer waits for something
+    /// that hangs, and gets a substitute.
+    pub stuck_time: Duration,
+    /// Workers at the most, those that hang included.
+    pub workers_max: usize,
     /// VMs that wait for a worker; past it the queue remembers "reload
     /// everything".
     pub jobs: usize,
@@ -146,6 +151,8 @@ impl Default for QueueLimits {
     fn default() -> Self {
         Self {
             workers: 2,
+            stuck_time: Duration::from_secs(1),
+            workers_max: 8,
             jobs: 16_384,
             batch: 1024,
             events: 8192,
@@ -174,8 +181,18 @@ pub struct SourceTimes {
     /// The first pause before a zone in passing is looked at again; it
     /// doubles.
     pub settle_first: Duration,
-    /// How often a zone in passing is looked at again.
-    pub settle_tries: u32,
+    /// The longest pause before a zone in passing is looked at again.
+    pub settle_last: Duration,
+    /// A VM whose datasets change again and again is loaded no sooner than
+    /// this after the last time; it doubles while that goes on.
+    pub pace_first: Duration,
+    /// The longest that the load of such a VM is put off.
+    pub pace_last: Duration,
+    /// Files that can't be watched are looked at this often.
+    pub poll_time: Duration,
+    /// What a full reload finds changed is drift if no event tells of it
+    /// within this time.
+    pub drift_time: Duration,
 }
 
 impl Default for SourceTimes {
@@ -188,7 +205,11 @@ impl Default for SourceTimes {
             retry_first: Duration::from_millis(500),
             retry_last: Duration::from_secs(30),
             settle_first: Duration::from_millis(100),
-            settle_tries: 8,
+            settle_last: Duration::from_secs(30),
+            pace_first: Duration::from_millis(20),
+            pace_last: Duration::from_millis(250),
+            poll_time: Duration::from_secs(1),
+            drift_time: Duration::from_secs(2),
         }
     }
 }

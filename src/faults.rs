@@ -21,6 +21,25 @@ pub struct Fault {
     pub retries: u64,
 }
 
+impl Fault {
+    /// A fault of now.
+    #[must_use]
+    pub fn new(error: String) -> Self {
+        Self { error, since: SystemTime::now(), retries: 0 }
+    }
+
+    /// Notes that something has gone wrong, for the first time or again.
+    pub fn note(present: &mut Option<Self>, error: String) {
+        match present {
+            None => *present = Some(Self::new(error)),
+            Some(fault) => {
+                fault.retries += 1;
+                fault.error = error;
+            }
+        }
+    }
+}
+
 /// The VM, or `None` for the host, and the source.
 pub type Place = (Option<Arc<str>>, &'static str);
 
@@ -58,9 +77,7 @@ impl Faults {
             }
             (None, Some(error)) => {
                 log::error!("{name}: {source}: {error}");
-                let error = error.to_string();
-                let since = SystemTime::now();
-                present.insert(place, Fault { error, since, retries: 0 });
+                present.insert(place, Fault::new(error.to_string()));
             }
         }
     }
@@ -79,6 +96,14 @@ impl Faults {
             present.keys().filter_map(|(name, _)| name.clone()).collect();
         names.dedup();
         names
+    }
+
+    /// The VMs of which this source is bad.
+    #[must_use]
+    pub fn zonenames_of(&self, source: &str) -> Vec<Arc<str>> {
+        let present = self.present.lock();
+        let bad = present.keys().filter(|(_, bad)| *bad == source);
+        bad.filter_map(|(name, _)| name.clone()).collect()
     }
 
     /// All that is wrong.

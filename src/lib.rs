@@ -8,11 +8,14 @@ pub mod config;
 pub mod event;
 pub mod json;
 pub mod os;
+pub mod settings;
+pub mod sync;
 pub mod translate;
 
 // The stages, from the kernel to the client.
 pub mod cache;
 pub mod diff;
+pub mod drift;
 pub mod faults;
 pub mod http;
 pub mod hub;

@@ -14,6 +14,7 @@ use log::LevelFilter;
 
 use crate::config::{DEFAULT_LISTEN, Settings};
 use crate::json::Json;
+use crate::settings;
 use client::Client;
 use events::Format;
 
@@ -21,7 +22,8 @@ const USAGE: &str = "\
 usage: vminfod VERB [OPTION]...
 
   daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]
-         [--refresh-interval SECS] [--command-timeout SECS] [--log-level LEVEL]
+         [--refresh-interval SECS] [--command-timeout SECS]
+         [--set NAME=VALUE]... [--log-level LEVEL]
                      serve the VMs of this host, or of the one below DIR
   dump [--root DIR]  load the system once, without a daemon, and print all VMs
   ping               is the daemon up, and has it loaded every VM?
@@ -31,14 +33,12 @@ usage: vminfod VERB [OPTION]...
   events [-j] [-f] [-r]
                      what happens to VMs, as it happens; -j as JSON, -r with
                      the line that says that the stream has begun, -f in full
+  settings           what --set can set, with defaults and meanings
   help, --version
 
 ping, status, vms, vm and events ask the daemon at --server ADDR:PORT
 (127.0.0.1:9090).
 ";
-
-/// The longest time that can be set, some thirty years.
-const SECONDS_MAX: f64 = 1e9;
 
 /// Exit status of a wrong command line.
 const EXIT_USAGE: u8 = 2;
@@ -97,6 +97,7 @@ fn run(name: &str, mut parser: lexopt::Parser) -> Result<(), Failure> {
     match verb.as_str() {
         "help" => print(USAGE),
         "version" => print(&format!("{name} {}\n", env!("CARGO_PKG_VERSION"))),
+        "settings" => print(&settings::table()),
         "daemon" if name == "vminfod" => daemon(parser),
         "dump" if name == "vminfod" => dump(parser),
         "ping" => {
@@ -208,6 +209,10 @@ fn daemon(mut parser: lexopt::Parser) -> Result<(), Failure> {
                 settings.refresh_interval =
                     seconds(&parser.value()?.string()?)?;
             }
+            Long("set") => {
+                let words = parser.value()?.string()?;
+                settings::set(&mut settings, &words).map_err(Failure::Usage)?;
+            }
             Long("command-timeout") => {
                 settings.load.command_time =
                     seconds(&parser.value()?.string()?)?;
@@ -266,10 +271,7 @@ fn set_root(settings: &mut Settings, root: &str) -> Result<(), Failure> {
 }
 
 fn seconds(text: &str) -> Result<Duration, Failure> {
-    text.parse::<f64>()
-        .ok()
-        .filter(|s| *s > 0.0 && *s <= SECONDS_MAX)
-        .and_then(|s| Duration::try_from_secs_f64(s).ok())
+    settings::seconds(text)
         .ok_or_else(|| Failure::Usage(format!("not a time in seconds: {text}")))
 }
 

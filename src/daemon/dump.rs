@@ -1,5 +1,6 @@
 //! Loading the system once, without a daemon: what the daemon would serve.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::new_loader;
@@ -38,12 +39,20 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
         note("host", source, error);
     }
     let mut vms = Vec::new();
+    let mut uuids = HashSet::new();
     for loaded in all.vms {
         for (source, error) in loaded.faults {
             note(&loaded.zonename, source, error);
         }
-        if let Found::Parts(parts) = loaded.found {
-            vms.extend(assemble(&parts).map(Json::from));
+        let Found::Parts(parts) = loaded.found else { continue };
+        let Some(vm) = assemble(&parts) else { continue };
+        let uuid = parts.row.uuid.clone().unwrap_or_default();
+        // As the daemon: of zones with one uuid, the first is kept.
+        if uuids.insert(uuid) {
+            vms.push(Json::from(vm));
+        } else {
+            let error = "another zone has the same, and is served".to_string();
+            note(&loaded.zonename, "uuid", Some(error));
         }
     }
     Ok(Dumped { vms, faults })

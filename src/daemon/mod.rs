@@ -12,6 +12,7 @@
 pub mod dump;
 mod planner;
 mod status;
+mod store;
 mod worker;
 
 use std::collections::VecDeque;
@@ -22,18 +23,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use parking_lot::{Mutex, RwLock};
 
 use crate::cache::Cache;
 use crate::config::Settings;
+use crate::drift::Drift;
 use crate::event::EventSource;
 use crate::faults::Faults;
 use crate::http::{Bound, Server};
 use crate::hub::{Hub, HubLimits};
 use crate::json::Object;
 use crate::load::Loader;
-use crate::load::command::Runner;
+use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
 use crate::os::{self, EndSignals, net};
 use crate::queue::Queue;
@@ -86,6 +88,12 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// What is wrong.
     pub faults: Faults,
+    /// What periodic reloads had to heal.
+    pub drift: Drift,
+    /// What reloads after a gap in a source had to heal.
+    pub gaps: Drift,
+    /// How the runs of commands went.
+    pub commands: RunCounts,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
@@ -159,7 +167,9 @@ impl Daemon {
             (EventSource::ALL[i], Arc::clone(sinks[i].status()))
         });
         let [zone_sink, zfs_sink, file_sink] = sinks;
-        let shared = Arc::new(new_shared(settings, sources)?);
+        let loader = new_loader(settings, Arc::clone(&ending));
+        let commands = Arc::clone(loader.run_counts());
+        let shared = Arc::new(new_shared(settings, sources, commands)?);
         let files = FileWatcher::new(settings.paths.clone(), file_sink)
             .map(Arc::new)?;
         let (loaded, when_loaded) = bounded(1);
@@ -184,14 +194,28 @@ impl Daemon {
                 }
             }
         })?);
+        threads.push(spawn("file-poll", {
+            let (files, every) =
+                (Arc::clone(&files), settings.sources.poll_time);
+            move || files.poll(every)
+        })?);
         threads.push(spawn("planner", {
             let shared = Arc::clone(&shared);
             let ready_time = settings.sources.ready_time;
             move || planner::run(&events, &shared, ready_time)
         })?);
-        for n in 0..settings.queues.workers {
-            let worker =
-                new_worker(settings, &shared, &files, &ending, &loaded);
+        // The queue sees to it that only some are at work, and that others
+        // take their places while they hang.
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            loader,
+            files: Arc::clone(&files),
+            times: settings.sources.clone(),
+            refresh_interval: settings.refresh_interval,
+            loaded,
+        };
+        for n in 0..settings.queues.workers_max.max(settings.queues.workers) {
+            let worker = worker.clone();
             threads.push(spawn(&format!("worker-{n}"), move || worker.run())?);
         }
         let status = Status::new(Arc::clone(&shared), &files);
@@ -242,6 +266,7 @@ impl Daemon {
 fn new_shared(
     settings: &Settings,
     sources: [(EventSource, SharedStatus); 3],
+    commands: RunCounts,
 ) -> io::Result<Shared> {
     let hub = Arc::new(Hub::new(HubLimits {
         kept_events: settings.queues.kept_events,
@@ -251,10 +276,13 @@ fn new_shared(
         subscribers: settings.http.subscribers,
     })?);
     Ok(Shared {
-        queue: Queue::new(settings.queues.clone()),
+        queue: Queue::new(settings.queues.clone(), &settings.sources),
         cache: Arc::new(Cache::new(os::random_uuid().into(), Arc::clone(&hub))),
         hub,
         faults: Faults::default(),
+        drift: Drift::new(settings.sources.drift_time),
+        gaps: Drift::new(settings.sources.drift_time),
+        commands,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
         refreshes: Mutex::default(),
@@ -262,23 +290,6 @@ fn new_shared(
         sources,
         started: Instant::now(),
     })
-}
-
-fn new_worker(
-    settings: &Settings,
-    shared: &Arc<Shared>,
-    files: &Arc<FileWatcher>,
-    ending: &Arc<AtomicBool>,
-    loaded: &Sender<()>,
-) -> Worker {
-    Worker {
-        shared: Arc::clone(shared),
-        loader: new_loader(settings, Arc::clone(ending)),
-        files: Arc::clone(files),
-        times: settings.sources.clone(),
-        refresh_interval: settings.refresh_interval,
-        loaded: loaded.clone(),
-    }
 }
 
 /// A loader by these settings.

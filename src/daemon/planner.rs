@@ -46,7 +46,8 @@ fn handle(seen: &Seen, shared: &Shared) {
         plan(seen, &Picture { datasets, is_vm, shared })
     });
     if let Some((zonename, transition)) = plan.transition {
-        shared.queue.push_transition(&zonename, transition);
+        let is_vm = shared.cache.contains(&zonename);
+        shared.queue.push_transition(&zonename, transition, is_vm);
     }
     // Until all VMs are known, no one can tell whose dataset it is.
     let is_dataset = matches!(seen.event, Event::Dataset(_));
@@ -56,7 +57,15 @@ fn handle(seen: &Seen, shared: &Shared) {
         return;
     }
     for job in plan.jobs {
-        shared.queue.push(job);
+        if let Lane::Vm(zonename) = &job.lane {
+            shared.drift.heard(zonename);
+            shared.gaps.heard(zonename);
+        }
+        if is_dataset {
+            shared.queue.push_paced(job);
+        } else {
+            shared.queue.push(job);
+        }
     }
 }
 

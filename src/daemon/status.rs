@@ -6,6 +6,8 @@ use std::time::{Instant, SystemTime};
 
 use crate::cache::date_text;
 use crate::daemon::Shared;
+use crate::drift::Healed;
+use crate::faults::Fault;
 use crate::hub::Listener;
 use crate::json::{Json, Object};
 use crate::os;
@@ -64,6 +66,9 @@ impl Status {
         status.set("epoch", shared.cache.epoch());
         status.set("version", env!("CARGO_PKG_VERSION"));
         status.set("sources", self.sources());
+        status.set("commands", self.commands());
+        status.set("drift", told_healed(shared.drift.healed()));
+        status.set("gaps", told_healed(shared.gaps.healed()));
         status.set("errors", self.errors());
         Json::from(status)
     }
@@ -72,7 +77,7 @@ impl Status {
     fn queue(&self) -> Object {
         let status = self.shared.queue.status(BACKLOG_MAX);
         let npending = status.working.len();
-        let nqueued = self.shared.queue.len();
+        let nqueued = status.waiting_count;
         let working = status.working.iter();
         let channels: Vec<_> =
             working.map(|lane| Json::from(lane.to_string())).collect();
@@ -97,6 +102,10 @@ impl Status {
         queue.set("backlog", backlog.collect::<Vec<_>>());
         queue.set("idle", npending == 0 && nqueued == 0);
         queue.set("overflows", status.overflows);
+        queue.set("later", status.later_count);
+        queue.set("stuck", status.stuck);
+        let sick = status.sick.iter().map(|lane| Json::from(lane.to_string()));
+        queue.set("sick", sick.collect::<Vec<_>>());
         queue.set("vasync_queue", vasync);
         queue
     }
@@ -136,6 +145,8 @@ impl Status {
             told.set("pid", status.pid);
             told.set("restarts", status.restarts);
             told.set("events", status.events);
+            told.set("ignored", status.ignored);
+            told.set("lost", status.lost);
             told.set("lastEventAge", status.last_event.map(age));
             told.set("lastError", status.last_error);
             object.set(source.name(), told);
@@ -143,28 +154,69 @@ impl Status {
         object
     }
 
+    fn commands(&self) -> Object {
+        let mut object = Object::new();
+        for (name, count) in self.shared.commands.lock().iter() {
+            let mut told = Object::new();
+            told.set("runs", count.runs);
+            told.set("failures", count.failures);
+            told.set("hangs", count.hangs);
+            told.set("seconds", count.time.as_secs_f64());
+            object.set(name.clone(), told);
+        }
+        object
+    }
+
     fn errors(&self) -> Vec<Json> {
-        let faults = self.shared.faults.list();
-        let told = faults.into_iter().map(|((zonename, source), fault)| {
-            let mut object = Object::new();
-            object.set("zonename", zonename.as_ref().map(Json::from));
-            object.set("source", source);
-            object.set("error", fault.error);
-            object.set("since", date_text(fault.since));
-            object.set("retries", fault.retries);
-            Json::from(object)
-        });
-        let mut errors: Vec<_> = told.collect();
+        let mut errors = Vec::new();
+        for ((zonename, source), fault) in self.shared.faults.list() {
+            errors.push(told_fault(zonename.as_ref(), source, fault));
+        }
+        for (source, status) in &self.shared.sources {
+            if let Some(fault) = status.lock().fault.clone() {
+                let source = format!("{} events", source.name());
+                errors.push(told_fault(None, &source, fault));
+            }
+        }
         let files = self.files.upgrade();
         for failure in files.iter().flat_map(|files| files.failures()) {
-            let mut object = Object::new();
-            object.set("zonename", failure.zonename.as_ref().map(Json::from));
-            object.set("source", "watch");
-            object.set("error", failure.error);
-            errors.push(Json::from(object));
+            let zonename = failure.zonename.as_ref();
+            errors.push(told_fault(zonename, "watch", failure.fault));
         }
         errors
     }
+}
+
+fn told_fault(zonename: Option<&Arc<str>>, source: &str, fault: Fault) -> Json {
+    let mut object = Object::new();
+    object.set("zonename", zonename.map(Json::from));
+    object.set("source", source);
+    object.set("error", fault.error);
+    object.set("since", date_text(fault.since));
+    object.set("retries", fault.retries);
+    Json::from(object)
+}
+
+fn told_healed(healed: Healed) -> Object {
+    let mut properties = Object::new();
+    let mut of_property = Object::new();
+    let mut last = None;
+    for ((property, source), count) in healed.properties {
+        if last.as_ref().is_some_and(|last| *last != property) {
+            properties.set(last.unwrap_or_default(), of_property);
+            of_property = Object::new();
+        }
+        of_property.set(source, count);
+        last = Some(property);
+    }
+    if let Some(last) = last {
+        properties.set(last, of_property);
+    }
+    let mut object = Object::new();
+    object.set("vms", healed.vms);
+    object.set("last", healed.last.map(date_text));
+    object.set("properties", properties);
+    object
 }
 
 fn told_listeners(listeners: Vec<Listener>) -> Object {

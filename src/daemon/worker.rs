@@ -1,6 +1,7 @@
 //! A worker: takes a batch of jobs, arms watches, loads, and has the picture
 //! changed.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,24 +10,27 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::cache::{Prepared, Update};
+use crate::cache::Published;
 use crate::config::SourceTimes;
 use crate::daemon::{Refresh, Shared, panic_text};
-use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
-use crate::load::assemble::Parts;
+use crate::drift::Drift;
+use crate::event::{Cause, Job, Lane, Sources};
 use crate::load::files::Sysinfo;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
-use crate::transition::{Position, due};
 use crate::watch::files::FileWatcher;
 
 /// The number of the last transition that was reported before a batch began.
-type Noted = u64;
+pub type Noted = u64;
+
+/// Why everything is loaded from time to time.
+const PERIODIC: &str = "periodic";
 
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
 
 /// One of the workers.
+#[derive(Clone)]
 pub struct Worker {
     pub shared: Arc<Shared>,
     pub loader: Loader,
@@ -41,32 +45,36 @@ impl Worker {
     /// Works until the queue is closed.
     pub fn run(&self) {
         while let Some(batch) = self.shared.queue.take() {
-            let jobs = batch.jobs.clone();
-            let work = AssertUnwindSafe(|| self.work(batch));
-            match catch_unwind(work) {
-                Ok(()) => {
-                    self.shared.faults.note(None, "worker", None);
-                }
-                Err(panic) => {
-                    let what = format!("panic: {}", panic_text(panic.as_ref()));
-                    self.shared.faults.note(None, "worker", Some(&what));
-                    jobs.iter().for_each(|job| self.retry(job, Sources::ALL));
-                }
-            }
-            let lanes: Vec<_> = jobs.into_iter().map(|job| job.lane).collect();
-            self.shared.queue.done(&lanes);
+            self.guarded(&batch, |batch| self.work(batch));
         }
     }
 
-    fn work(&self, batch: Batch) {
+    /// Does `work`, which returns the lanes that hung. A panic costs its jobs
+    /// alone: they are told, and tried again apart from others.
+    fn guarded(&self, batch: &Batch, work: impl FnOnce(&Batch) -> Vec<Lane>) {
+        let work = AssertUnwindSafe(|| work(batch));
+        let hung = catch_unwind(work).unwrap_or_else(|panic| {
+            let what = format!("panic: {}", panic_text(panic.as_ref()));
+            for job in &batch.jobs {
+                let faults = &self.shared.faults;
+                faults.note(zonename_of(&job.lane), "worker", Some(&what));
+                self.retry(job, Sources::ALL);
+            }
+            batch.jobs.iter().map(|job| job.lane.clone()).collect()
+        });
+        self.shared.queue.done(&batch.ticket(), &hung);
+    }
+
+    fn work(&self, batch: &Batch) -> Vec<Lane> {
         let begin = Instant::now();
-        let Batch { jobs, noted } = batch;
-        let Some(first) = jobs.first().cloned() else { return };
+        let Batch { jobs, noted, .. } = batch;
+        let Some(first) = jobs.first() else { return Vec::new() };
         let count = jobs.len();
+        let mut hung = Vec::new();
         match first.lane {
-            Lane::All => self.load_all(&first, noted),
-            Lane::Sysinfo => self.load_sysinfo(&first),
-            Lane::Vm(_) => self.load_vms(&jobs, noted),
+            Lane::All => self.load_all(first, *noted),
+            Lane::Sysinfo => self.load_sysinfo(first),
+            Lane::Vm(_) => hung = self.load_vms(jobs, *noted),
         }
         let ms = begin.elapsed().as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
@@ -75,9 +83,10 @@ impl Worker {
             1 => log::debug!("job done: {lane} ({detail}) in {ms:.1} ms"),
             n => log::debug!("{n} jobs done: {lane} and others in {ms:.1} ms"),
         }
+        hung
     }
 
-    fn load_vms(&self, jobs: &[Job], noted: Noted) {
+    fn load_vms(&self, jobs: &[Job], noted: Noted) -> Vec<Lane> {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -89,11 +98,16 @@ impl Worker {
         let sysinfo = Arc::clone(&self.shared.sysinfo.read());
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
+        let mut hung = Vec::new();
         for (job, loaded) in jobs.iter().zip(loaded) {
             let zonename = [Arc::clone(&loaded.zonename)];
+            if loaded.hung {
+                hung.push(job.lane.clone());
+            }
             self.finish(job, loaded, noted);
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
         }
+        hung
     }
 
     fn arm(&self) -> impl Fn(&Arc<str>, Option<&Path>, bool) {
@@ -124,10 +138,12 @@ impl Worker {
             }
         };
         faults.note(None, "refresh", None);
+        faults.note(None, "worker", None);
         for (source, error) in &all.faults {
             faults.note(None, source, error.as_deref());
         }
         let count = all.vms.len();
+        let heals = self.heals(job);
         let mut absent = faults.zonenames();
         let mut all_names = Vec::with_capacity(count);
         for loaded in all.vms {
@@ -135,12 +151,22 @@ impl Worker {
             absent.retain(|zonename| *zonename != loaded.zonename);
             let lane = Lane::Vm(Arc::clone(&loaded.zonename));
             let of_vm = Job { lane, ..job.clone() };
-            self.finish(&of_vm, loaded, noted);
+            let sources = changed_sources(&loaded);
+            let is_known = self.shared.queue.is_at(&loaded.zonename);
+            let zonename = Arc::clone(&loaded.zonename);
+            let published = self.finish(&of_vm, loaded, noted);
+            if let Some(drift) = heals.filter(|_| !is_known) {
+                note_drift(drift, &zonename, &published, &sources);
+            }
         }
         if !self.shared.cache.end_reload() {
             // More have gone than were remembered: some may be back.
             self.shared.queue.push(Job { tries: 0, ..job.clone() });
         }
+        let cache = &self.shared.cache;
+        self.shared
+            .queue
+            .forget_transitions(noted, |zonename| cache.contains(zonename));
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
             if !self.shared.cache.contains(&zonename) {
@@ -172,10 +198,21 @@ impl Worker {
             // again and again; an odd line of zfs, that of a tenant, is none.
             self.retry(job, Sources::ALL);
         } else {
-            let cause = Cause::now("refresh", "periodic");
+            let cause = Cause::now("refresh", PERIODIC);
             let next = Job { cause, tries: 0, ..job.clone() };
             let pause = jittered(self.refresh_interval);
-            self.shared.queue.push_later(next, pause);
+            self.shared.queue.set_periodic(next, pause);
+        }
+    }
+
+    /// Where it is counted what this full reload finds changed: drift, if it
+    /// was not asked for, or what a gap in a source has hidden.
+    fn heals(&self, job: &Job) -> Option<&Drift> {
+        let shared = &self.shared;
+        match &*job.cause.detail {
+            _ if shared.refreshes.lock().is_empty() => None,
+            PERIODIC => Some(&shared.drift),
+            _ => Some(&shared.gaps),
         }
     }
 
@@ -239,182 +276,52 @@ impl Worker {
             }
         }
     }
+}
 
-    /// Stores what was loaded of a VM, and sees to what is left to do.
-    fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) {
-        let Loaded { zonename, prior, found, faults } = loaded;
-        let base = prior.as_ref();
-        let mut failed = Sources::NONE;
-        for (source, error) in &faults {
-            let error = error.as_deref();
-            self.shared.faults.note(Some(&zonename), source, error);
-            if error.is_some() {
-                failed |= sources_of(source);
-            }
-        }
-        if self.is_end_unheard(job, &zonename, &found) {
-            let again = Job { tries: 1, sources: Sources::ALL, ..job.clone() };
-            let queue = &self.shared.queue;
-            queue.push_later(again, self.times.settle_first);
-            return;
-        }
-        let row_is_new = faults.contains(&("zoneadm", None));
-        match found {
-            Found::Gone => {
-                let update = Update::Gone;
-                let found = Position {
-                    zone_state: GONE,
-                    zoneid: None,
-                    is_another: false,
-                };
-                let due = |stored: Option<&str>| {
-                    self.take_due(&zonename, stored, found, noted)
-                };
-                if self.apply(job, &zonename, base, update, due) {
-                    self.files.disarm(&zonename);
-                    self.shared.faults.forget(&zonename);
-                }
-                return;
-            }
-            Found::Unknown => {}
-            Found::Parts(parts) => {
-                if is_passing(&parts) {
-                    self.look_again(job);
-                }
-                let row = parts.row.clone();
-                #[allow(clippy::cast_possible_truncation)]
-                let zoneid = row.zoneid.as_f64().map(|id| id as i32);
-                let zone_state = &*row.zone_state;
-                let is_another = self.shared.cache.is_another(&row);
-                let due = |stored: Option<&str>| match row_is_new {
-                    true => {
-                        let found = Position { zone_state, zoneid, is_another };
-                        self.take_due(&zonename, stored, found, noted)
-                    }
-                    false => Vec::new(),
-                };
-                let error = match Prepared::new(*parts) {
-                    None => Some("the zone has no uuid yet"),
-                    Some(vm) => {
-                        let update = Update::Vm(vm);
-                        self.apply(job, &zonename, base, update, due);
-                        None
-                    }
-                };
-                self.shared.faults.note(Some(&zonename), "uuid", error);
-            }
-        }
-        if failed != Sources::NONE {
-            self.retry(job, failed);
-        }
-    }
-
-    /// Whether a VM has ended without that its zone's end has been reported.
-    /// A file's event may overtake the sysevents of what came before it,
-    /// which would then come too late to be told: they get a moment.
-    fn is_end_unheard(&self, job: &Job, zonename: &str, found: &Found) -> bool {
-        let cache = &self.shared.cache;
-        let has_ended = match found {
-            Found::Gone => cache.contains(zonename),
-            Found::Unknown => false,
-            Found::Parts(parts) => cache.is_another(&parts.row),
-        };
-        has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
-    }
-
-    /// Has the picture changed; `false` if another load was quicker, and the
-    /// VM has to be loaded again.
-    fn apply(
-        &self,
-        job: &Job,
-        zonename: &Arc<str>,
-        base: Option<&Arc<Parts>>,
-        update: Update,
-        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
-    ) -> bool {
-        let queue = &self.shared.queue;
-        let applied = self.shared.cache.apply(
-            zonename,
-            base,
-            update,
-            transitions,
-            &job.cause,
-        );
-        for line in applied.published {
-            log::info!("{zonename}: {line} ({})", job.cause.detail);
-        }
-        if applied.overtaken {
-            let cause = job.cause.clone();
-            let lane = Lane::Vm(Arc::clone(zonename));
-            queue.push(Job { lane, sources: Sources::ALL, cause, tries: 0 });
-        }
-        !applied.overtaken
-    }
-
-    /// The transitions up to the state that zoneadm has shown.
-    fn take_due(
-        &self,
-        zonename: &str,
-        stored: Option<&str>,
-        found: Position<'_>,
-        noted: Noted,
-    ) -> Vec<Transition> {
-        let queue = &self.shared.queue;
-        queue.take_transitions(zonename, noted, |reported, earlier| {
-            due(reported, earlier, stored, found)
-        })
-    }
-
-    /// Tries a job again, later the more often it has failed.
-    fn retry(&self, job: &Job, sources: Sources) {
-        let SourceTimes { retry_first, retry_last, .. } = self.times;
-        let pause = doubled(retry_first, job.tries).min(retry_last);
-        let tries = job.tries.saturating_add(1);
-        let again = Job { sources, tries, ..job.clone() };
-        self.shared.queue.push_later(again, pause);
-    }
-
-    /// The zone is on its way from one state to another, and no event may
-    /// mark its arrival.
-    fn look_again(&self, job: &Job) {
-        if job.tries < self.times.settle_tries {
-            let pause = doubled(self.times.settle_first, job.tries);
-            let cause = Cause::now("zone", "looked at again");
-            let (lane, tries) = (job.lane.clone(), job.tries + 1);
-            let again = Job { lane, sources: Sources::STATE, cause, tries };
-            self.shared.queue.push_later(again, pause);
-        }
+/// The VM that a lane is of.
+fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
+    match lane {
+        Lane::Vm(zonename) => Some(zonename),
+        Lane::All | Lane::Sysinfo => None,
     }
 }
 
-/// Whether a zone's state is one that it does not stay in, or that the kernel
-/// has not told all of.
-fn is_passing(parts: &Parts) -> bool {
-    let booted = parts.zoneinfo.is_some_and(|info| info.boot_time > 0.0);
-    match &*parts.row.zone_state {
-        "ready" | "shutting_down" | "down" => true,
-        "running" => !booted,
-        _ => !parts.row.uuid_is_set,
+/// The sources of which a load has found something else than was known.
+fn changed_sources(loaded: &Loaded) -> String {
+    match (&loaded.found, &loaded.prior) {
+        (Found::Parts(new), Some(old)) => new.differing(old).join("+"),
+        _ => "zoneadm".to_string(),
     }
 }
 
-/// What has to be read again after a source failed.
-fn sources_of(source: &str) -> Sources {
-    use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS};
-    match source {
-        "zoneadm" => Sources::STATE,
-        "kstat" => Sources::KSTAT,
-        "zonexml" => Sources::XML,
-        "zfs" => Sources::ZFS,
-        LASTEXITED => Sources::LASTEXITED,
-        METADATA => Sources::METADATA,
-        TAGS => Sources::TAGS,
-        ROUTES => Sources::ROUTES,
-        _ => Sources::ALL,
+fn note_drift(
+    drift: &Drift,
+    zonename: &Arc<str>,
+    published: &[Published],
+    sources: &str,
+) {
+    let mut properties = BTreeSet::new();
+    for event in published {
+        match event.kind {
+            "modify" => {
+                // `nics.*.ip` is of `nics`, `routes[10.0.0.0/8]` of `routes`.
+                let member = |path: &String| {
+                    path.split(['.', '[']).next().unwrap_or(path).to_string()
+                };
+                properties.extend(event.paths.iter().map(member));
+            }
+            kind => {
+                properties.insert(format!("({kind})"));
+            }
+        }
+    }
+    if !properties.is_empty() {
+        let properties = properties.into_iter().collect();
+        drift.suspect(zonename, properties, sources.to_string());
     }
 }
 
-fn doubled(first: Duration, times: u32) -> Duration {
+pub fn doubled(first: Duration, times: u32) -> Duration {
     first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
 

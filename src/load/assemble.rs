@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{ZVOL_DSK, ZVOL_RDSK};
+use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
 use crate::load::files::{LastExit, Metadata, Mtimes, Sysinfo, empty};
 use crate::load::kstat::ZoneInfo;
@@ -42,6 +42,31 @@ pub struct Parts {
     pub datasets: VmDatasets,
     /// What the system says of itself.
     pub sysinfo: Arc<Sysinfo>,
+}
+
+impl Parts {
+    /// The sources that say something else than they did.
+    #[must_use]
+    pub fn differing(&self, old: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("zoneadm", self.row != old.row),
+            ("kstat", self.zoneinfo != old.zoneinfo),
+            ("zonexml", self.xml != old.xml),
+            (LASTEXITED, self.lastexited != old.lastexited),
+            (METADATA, self.metadata != old.metadata),
+            (TAGS, self.tags != old.tags),
+            (ROUTES, self.routes != old.routes),
+            ("mtime", self.mtimes != old.mtimes),
+            (
+                "zfs",
+                self.datasets != old.datasets
+                    || self.receiving != old.receiving,
+            ),
+            ("sysinfo", self.sysinfo != old.sysinfo),
+        ];
+        let differs = differs.into_iter().filter(|(_, differs)| *differs);
+        differs.map(|(source, _)| source).collect()
+    }
 }
 
 /// The datasets of one VM.

@@ -1,6 +1,7 @@
 //! Running the platform's commands: by absolute path, with a cleared
 //! environment, a time limit and a bound on what they print.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::os;
 use crate::os::process::{ReadSome, Running, read_some, spawn};
@@ -35,6 +38,15 @@ pub struct Output {
 pub struct CommandError {
     command: String,
     what: String,
+    is_hang: bool,
+}
+
+impl CommandError {
+    /// Whether the command had to be killed since it took too long.
+    #[must_use]
+    pub fn is_hang(&self) -> bool {
+        self.is_hang
+    }
 }
 
 impl fmt::Display for CommandError {
@@ -79,7 +91,7 @@ impl Run {
             command.push(' ');
             command.push_str(arg);
         }
-        CommandError { command, what: what.to_string() }
+        CommandError { command, what: what.to_string(), is_hang: false }
     }
 
     /// The error of a run that ended badly: its status and first lines of
@@ -94,12 +106,29 @@ impl Run {
     }
 }
 
+/// How the runs of one command went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunCount {
+    /// Runs, all of them.
+    pub runs: u64,
+    /// Those that could not be started, or had to be killed.
+    pub failures: u64,
+    /// Those that had to be killed since they took too long.
+    pub hangs: u64,
+    /// The time of all of them.
+    pub time: Duration,
+}
+
+/// How runs went, by the name of the command.
+pub type RunCounts = Arc<Mutex<BTreeMap<String, RunCount>>>;
+
 /// Runs commands.
 #[derive(Clone, Debug)]
 pub struct Runner {
     limit: Duration,
     output_limit: usize,
     ending: Arc<AtomicBool>,
+    counts: RunCounts,
 }
 
 impl Runner {
@@ -111,7 +140,14 @@ impl Runner {
         output_limit: usize,
         ending: Arc<AtomicBool>,
     ) -> Self {
-        Self { limit, output_limit, ending }
+        let counts = RunCounts::default();
+        Self { limit, output_limit, ending, counts }
+    }
+
+    /// How runs went, those of every clone of this runner.
+    #[must_use]
+    pub fn counts(&self) -> &RunCounts {
+        &self.counts
     }
 
     /// Runs a command to its end, whatever its exit status.
@@ -119,13 +155,30 @@ impl Runner {
     /// # Errors
     /// If it can't be started, or had to be killed.
     pub fn run(&self, run: &Run) -> Result<Output, CommandError> {
+        let begin = Instant::now();
+        let result = self.run_uncounted(run);
+        let name = run.program.file_name().unwrap_or_default();
+        let mut counts = self.counts.lock();
+        let name = name.to_string_lossy().into_owned();
+        let count = counts.entry(name).or_default();
+        count.runs += 1;
+        count.time += begin.elapsed();
+        if let Err(e) = &result {
+            count.failures += 1;
+            count.hangs += u64::from(e.is_hang);
+        }
+        result
+    }
+
+    fn run_uncounted(&self, run: &Run) -> Result<Output, CommandError> {
         let end = Instant::now() + self.limit;
         let mut command = Command::new(&run.program);
         let mut running = spawn(command.args(&run.args))
             .map_err(|e| run.error(&format!("can't be started: {e}")))?;
         self.finish(&mut running, end).map_err(|what| {
             running.kill();
-            run.error(&what)
+            let is_hang = Instant::now() >= end;
+            CommandError { is_hang, ..run.error(&what) }
         })
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
+use super::command::CommandError;
 use super::files::{self, Metadata, Mtimes, Sysinfo};
 use super::kstat;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
@@ -34,6 +35,7 @@ pub(super) struct Draft {
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
+    pub(super) hung: bool,
 }
 
 impl Draft {
@@ -56,6 +58,7 @@ impl Draft {
             receiving: known.and_then(|p| p.receiving.clone()),
             datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
             faults: Vec::new(),
+            hung: false,
             prior,
         }
     }
@@ -105,6 +108,16 @@ impl Draft {
             Some(fault) => fault.1 = error,
             None => self.faults.push((source, error)),
         }
+    }
+
+    /// Notes that the command for a source has failed.
+    pub(super) fn failed(
+        &mut self,
+        source: &'static str,
+        error: &CommandError,
+    ) {
+        self.hung |= error.is_hang();
+        self.fault(source, Some(error.to_string()));
     }
 
     /// Takes a value that was read; of a bad one the last good one stays.
@@ -241,7 +254,7 @@ impl Draft {
 
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
         let (zonename, prior) = (self.zonename, self.prior);
-        let faults = self.faults;
+        let (faults, hung) = (self.faults, self.hung);
         let found = match (self.gone, self.row, self.xml) {
             (true, ..) => Found::Gone,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
@@ -259,6 +272,6 @@ impl Draft {
             })),
             (false, ..) => Found::Unknown,
         };
-        Loaded { zonename, prior, found, faults }
+        Loaded { zonename, prior, found, faults, hung }
     }
 }

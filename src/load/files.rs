@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
 use crate::json::{Json, Object};
@@ -195,15 +196,29 @@ pub fn read_lastexited(
     place: Place<'_>,
     limit: u64,
 ) -> Result<Dated<Option<LastExit>>, String> {
-    let Some(file) = read_optional(place, limit)? else {
-        return Ok(Dated { value: None, mtime: None });
-    };
-    let exit = parse_lastexited(&file.text).ok_or_else(|| {
-        let text = file.text.trim_end();
-        place.error(format!("not a time and a status: {text:?}"))
-    })?;
-    Ok(Dated { value: Some(exit), mtime: Some(file.mtime) })
+    let mut tries = 0;
+    loop {
+        let Some(file) = read_optional(place, limit)? else {
+            return Ok(Dated { value: None, mtime: None });
+        };
+        if let Some(exit) = parse_lastexited(&file.text) {
+            return Ok(Dated { value: Some(exit), mtime: Some(file.mtime) });
+        }
+        tries += 1;
+        if tries == TORN_TRIES {
+            let text = file.text.trim_end();
+            let what = format!("not a time and a status: {text:?}");
+            return Err(place.error(what));
+        }
+        std::thread::sleep(TORN_PAUSE);
+    }
 }
+
+/// A `lastexited` that is not whole is read so often before it counts as bad.
+const TORN_TRIES: u32 = 4;
+
+/// Its writer has it whole again long before this.
+const TORN_PAUSE: Duration = Duration::from_millis(2);
 
 /// Parses `SECONDS.MICROSECONDS STATUS`; the microseconds are not padded, and
 /// are read as a fraction all the same, as they always were.
@@ -273,6 +288,30 @@ mod tests {
             let exit = parse_lastexited(text);
             assert_eq!(exit.map(|e| e.status), status, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_lastexited_that_is_being_written_is_read_again() {
+        let dir = std::env::temp_dir();
+        let path = dir.join(format!("lastexited-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        let read = || read_lastexited(Place::at(&path), 100);
+        let torn = read().unwrap_err();
+        assert!(torn.contains("not a time and a status"), "{torn}");
+        // Until it is whole, there is nothing to see but that it is not.
+        let reader = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                loop {
+                    if let Ok(read) = read() {
+                        break read.value.unwrap().status;
+                    }
+                }
+            });
+            std::fs::write(&path, "1430183276.5 256\n").unwrap();
+            reader.join().unwrap()
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!((reader - 1.0).abs() < f64::EPSILON);
     }
 
     #[test]

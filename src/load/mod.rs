@@ -26,7 +26,7 @@ use crate::config::{
 use crate::event::Sources;
 use crate::json::Json;
 use assemble::Parts;
-use command::{CommandError, Run, Runner};
+use command::{CommandError, Run, RunCounts, Runner};
 use draft::Draft;
 use files::{Dated, Place, Sysinfo};
 use zfs::{Datasets, Depth, INDESTRUCTIBLE};
@@ -58,6 +58,8 @@ pub struct Loaded {
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
     pub faults: Vec<(&'static str, Option<String>)>,
+    /// Whether a command had to be killed since it took too long.
+    pub hung: bool,
 }
 
 /// What there is of a VM.
@@ -97,6 +99,12 @@ impl Loader {
     #[must_use]
     pub fn new(paths: Paths, limits: LoadLimits, runner: Runner) -> Self {
         Self { paths, limits, runner }
+    }
+
+    /// How the runs of commands went.
+    #[must_use]
+    pub fn run_counts(&self) -> &RunCounts {
+        self.runner.counts()
     }
 
     /// Reads what the system says of itself.
@@ -183,19 +191,21 @@ impl Loader {
     }
 
     fn read_rows(&self, drafts: &mut [Draft]) {
-        let mut asked: Vec<_> = drafts
+        let asked: Vec<_> = drafts
             .iter_mut()
             .filter(|d| d.sources.contains(Sources::ZONEADM))
             .collect();
         if asked.len() <= 1 {
-            asked.iter_mut().for_each(|draft| self.read_row(draft));
+            for draft in asked {
+                self.read_row(draft);
+            }
             return;
         }
         let listing = match self.list(&zoneadm::list_all(&self.paths)) {
             Ok(listing) => listing,
             Err(e) => {
                 for draft in asked {
-                    draft.fault("zoneadm", Some(e.to_string()));
+                    draft.failed("zoneadm", &e);
                 }
                 return;
             }
@@ -204,6 +214,7 @@ impl Loader {
         let rows = listing.rows.into_iter();
         let mut rows: HashMap<_, _> =
             rows.map(|row| (Arc::clone(&row.zonename), row)).collect();
+        let mut hang = None;
         for draft in asked {
             match rows.remove(&draft.zonename) {
                 Some(row) => draft.set_row(row),
@@ -212,16 +223,23 @@ impl Loader {
                 None if draft.prior.is_none() && is_whole => draft.gone = true,
                 // Only zoneadm's word on this very zone says that it is gone:
                 // a listing may leave out a zone that changes just now.
-                None => self.read_row(draft),
+                None => match &hang {
+                    // It would hang for each of them.
+                    Some(e) => draft.failed("zoneadm", e),
+                    None => hang = self.read_row(draft),
+                },
             }
         }
     }
 
-    /// Asks zoneadm for one zone.
-    fn read_row(&self, draft: &mut Draft) {
+    /// Asks zoneadm for one zone; returns the error if that hung.
+    fn read_row(&self, draft: &mut Draft) -> Option<CommandError> {
         let run = zoneadm::list_one(&self.paths, &draft.zonename);
         match self.list(&run) {
-            Err(e) => draft.fault("zoneadm", Some(e.to_string())),
+            Err(e) => {
+                draft.failed("zoneadm", &e);
+                return Some(e).filter(CommandError::is_hang);
+            }
             Ok(listing) => {
                 let zonename = Arc::clone(&draft.zonename);
                 let mut rows = listing.rows.into_iter();
@@ -237,6 +255,7 @@ impl Loader {
                 }
             }
         }
+        None
     }
 
     /// The XML says that zoneadm's line has changed, or is away.
@@ -368,7 +387,7 @@ impl Loader {
         for (_, draft) in asked {
             match &zones {
                 Ok(zones) => draft.set_zoneinfo(zones),
-                Err(e) => draft.fault("kstat", Some(e.to_string())),
+                Err(e) => draft.failed("kstat", e),
             }
         }
     }
@@ -474,6 +493,7 @@ fn select_datasets(
     datasets: &Datasets,
     listed: Result<(), CommandError>,
 ) {
+    let is_hang = listed.as_ref().is_err_and(CommandError::is_hang);
     let error = listed.err().map(|e| e.to_string());
     for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
         let failure = draft
@@ -486,6 +506,7 @@ fn select_datasets(
         if failure.is_none() || is_new {
             draft.select_datasets(datasets);
         }
+        draft.hung |= is_hang;
         draft.fault("zfs", failure);
     }
 }

@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use crate::event::{Event, EventSource, Seen};
+use crate::faults::Fault;
 
 /// What a source says of itself.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,14 @@ pub struct SourceStatus {
     pub events: u64,
     /// When the last one came.
     pub last_event: Option<Instant>,
+    /// Records that were of no interest.
+    pub ignored: u64,
+    /// Events that found no room, so that everything had to be loaded.
+    pub lost: u64,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// What is wrong now.
+    pub fault: Option<Fault>,
 }
 
 /// The status of one source, shared with who tells of it.
@@ -93,13 +100,18 @@ impl Sink {
     /// Says that the source has begun to listen, so that what happened
     /// before is unknown.
     pub fn ready(&self, source: EventSource) {
-        self.status.lock().ready = true;
+        {
+            let mut status = self.status.lock();
+            status.ready = true;
+            status.fault = None;
+        }
         self.try_send(Seen::now(Event::Ready(source)));
     }
 
     fn try_send(&self, seen: Seen) {
         if let Err(TrySendError::Full(seen)) = self.sender.try_send(seen) {
             self.lost.store(true, Ordering::SeqCst);
+            self.status.lock().lost += 1;
             // The receiver looks at the bit after each event. If it has taken
             // all of them before the bit was set, this one makes it look.
             let _ = self.sender.try_send(seen);

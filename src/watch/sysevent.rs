@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::config::SourceTimes;
 use crate::event::{Event, EventSource};
+use crate::faults::Fault;
 use crate::json::Json;
 use crate::os;
 use crate::os::process::{
@@ -117,7 +118,8 @@ impl Reader {
                 let mut status = self.sink.status().lock();
                 status.ready = false;
                 status.restarts += 1;
-                status.last_error = Some(error);
+                status.last_error = Some(error.clone());
+                Fault::note(&mut status.fault, error);
             }
             let _ = self.woken.recv_timeout(pause);
             pause = (pause * 2).min(self.times.restart_last);
@@ -214,8 +216,9 @@ impl Reader {
                 Ok(())
             }
             (Some("event"), true) => {
-                if let Some(event) = (self.stream.parse)(&record) {
-                    self.sink.send(event);
+                match (self.stream.parse)(&record) {
+                    Some(event) => self.sink.send(event),
+                    None => self.sink.status().lock().ignored += 1,
                 }
                 Ok(())
             }

@@ -33,15 +33,29 @@ const OF_ALL_DATASETS: [&str; 3] = ["import", "open", "checkpoint rewind"];
 pub fn parse(record: &Json) -> Option<Event> {
     let data = record.get("data")?;
     let text = |name| data.get(name).and_then(Json::as_str).map(recover_text);
-    let operation = text("history_internal_name")?;
+    // Without a name it is one that is not known: something has changed.
+    let operation = text("history_internal_name").unwrap_or_default();
     let pool = text("pool_name")
         .filter(|_| OF_ALL_DATASETS.contains(&operation.as_str()));
-    let dataset = text("history_dsname").filter(|name| !name.is_empty());
+    let is_name = |name: &String| (1..=NAME_MAX).contains(&name.len());
+    let dataset = text("history_dsname").filter(is_name);
     Some(Event::Dataset(DatasetChange {
         dataset: dataset.or(pool)?,
-        operation,
-        detail: text("history_internal_str").unwrap_or_default(),
+        operation: shortened(&operation),
+        detail: shortened(&text("history_internal_str").unwrap_or_default()),
     }))
+}
+
+/// No dataset or snapshot has a longer name, hidden components included
+/// (ZFS_MAX_DATASET_NAME_LEN is 256).
+const NAME_MAX: usize = 1024;
+
+/// The most characters of a record's text that are kept: the longest name of
+/// a dataset, and some more for people.
+const DETAIL_MAX: usize = 512;
+
+fn shortened(text: &str) -> String {
+    text.chars().take(DETAIL_MAX).collect()
 }
 
 #[cfg(test)]

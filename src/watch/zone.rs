@@ -16,6 +16,9 @@ pub fn stream(paths: &Paths) -> Stream {
     }
 }
 
+/// No state has a longer name.
+const STATE_MAX: usize = 64;
+
 /// The event of a record:
 ///
 /// ```json
@@ -34,6 +37,10 @@ pub fn parse(record: &Json) -> Option<Event> {
     let subclass = text(record, "subclass")?;
     let data = record.get("data")?;
     let zonename = text(data, "zonename").filter(|name| is_zonename(name))?;
+    let state = |name| {
+        let state = text(data, name).unwrap_or_default();
+        state.chars().take(STATE_MAX).collect()
+    };
     match (class.as_str(), subclass.as_str()) {
         ("status", "change") => {
             let zoneid = data.get("zoneid").and_then(Json::as_f64);
@@ -41,8 +48,8 @@ pub fn parse(record: &Json) -> Option<Event> {
             let zoneid = zoneid.map_or(-1, |id| id as i32);
             Some(Event::Zone(ZoneChange {
                 zonename: zonename.into(),
-                oldstate: text(data, "oldstate").unwrap_or_default(),
-                newstate: text(data, "newstate").unwrap_or_default(),
+                oldstate: state("oldstate"),
+                newstate: state("newstate"),
                 zoneid,
             }))
         }

@@ -12,65 +12,30 @@
 //! done, then it is done, then they are told. A path's own lock is: a file
 //! system that hangs holds up whoever arms that one path.
 
-use std::collections::{BTreeSet, HashMap};
+mod poll;
+mod tables;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, Paths, ROUTES, TAGS};
 use crate::event::{Event, FileChange, WatchedFile};
+use crate::faults::Fault;
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::watch::Sink;
+use tables::{NodeState, Tables};
 
-/// Which file of which zone: who wants to know.
-type Subject = (Option<Arc<str>>, WatchedFile);
-
-/// One path that is watched, or waited for.
-#[derive(Debug)]
-struct Node {
-    path: PathBuf,
-    parent: Option<u64>,
-    /// Whose file it is; `None` for a directory.
-    subject: Option<Subject>,
-    children: BTreeSet<u64>,
-    /// Children that are not there.
-    missing: BTreeSet<u64>,
-    state: NodeState,
-    /// Held by who arms it, so that its state is that of the last try. A
-    /// child's is taken before its parent's.
-    arming: Arc<Mutex<()>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NodeState {
-    /// Not looked at.
-    Idle,
-    /// Watched.
-    Armed,
-    /// There is no such path: its directory is watched.
-    Missing,
-}
-
-#[derive(Debug, Default)]
-struct Tables {
-    last_id: u64,
-    nodes: HashMap<u64, Node>,
-    by_path: HashMap<PathBuf, u64>,
-    /// The files of each zone, and its directory.
-    zones: HashMap<Arc<str>, (Option<PathBuf>, Vec<u64>)>,
-    /// Files that can't be watched, and why.
-    failed: HashMap<u64, String>,
-}
-
-/// A file that can't be watched: its changes are seen by reloads alone.
+/// A file that can't be watched: it is looked at from time to time instead.
 #[derive(Clone, Debug)]
 pub struct WatchFailure {
-    /// Whose it is; `None` for the host's.
+    /// Whose it is; `None` for the host's, and for directories.
     pub zonename: Option<Arc<str>>,
-    /// The path and why.
-    pub error: String,
+    /// The path, and why.
+    pub fault: Fault,
 }
 
 /// The watcher of all files.
@@ -80,6 +45,8 @@ pub struct FileWatcher {
     paths: Paths,
     sink: Sink,
     tables: Mutex<Tables>,
+    /// Some path can't be watched, or the watcher is being stopped.
+    to_poll: Condvar,
 }
 
 impl FileWatcher {
@@ -89,7 +56,8 @@ impl FileWatcher {
     /// If the system gives no event port.
     pub fn new(paths: Paths, sink: Sink) -> io::Result<Self> {
         let watch = FsWatch::new()?;
-        Ok(Self { watch, paths, sink, tables: Mutex::default() })
+        let (tables, to_poll) = (Mutex::default(), Condvar::new());
+        Ok(Self { watch, paths, sink, tables, to_poll })
     }
 
     /// Hands events on until it is stopped.
@@ -108,6 +76,8 @@ impl FileWatcher {
 
     /// Ends [`FileWatcher::run`].
     pub fn stop(&self) {
+        self.tables.lock().stopping = true;
+        self.to_poll.notify_all();
         if let Err(e) = self.watch.stop() {
             log::error!("file events can't be stopped: {e}");
         }
@@ -194,7 +164,7 @@ impl FileWatcher {
         let failed = tables.failed.iter().map(|(id, error)| {
             let subject = tables.nodes.get(id).and_then(|n| n.subject.clone());
             let zonename = subject.and_then(|(zonename, _)| zonename);
-            WatchFailure { zonename, error: error.clone() }
+            WatchFailure { zonename, fault: error.fault.clone() }
         });
         failed.collect()
     }
@@ -356,22 +326,16 @@ impl FileWatcher {
                     self.watch.remove(id);
                     return None;
                 }
-                self.tables.lock().failed.remove(&id);
+                self.note_watched(id);
                 Some(changed)
             }
             Err(e) if is_missing(&e) => {
-                self.tables.lock().failed.remove(&id);
+                self.note_watched(id);
                 None
             }
             Err(e) => {
-                let error = format!("{}: {e}", path.display());
-                if !self.set_state(id, NodeState::Idle) {
-                    return None;
-                }
-                let mut tables = self.tables.lock();
-                if tables.failed.insert(id, error.clone()).is_none() {
-                    drop(tables);
-                    log::error!("can't be watched: {error}");
+                if self.set_state(id, NodeState::Idle) {
+                    self.note_unwatched(id, format!("{}: {e}", path.display()));
                 }
                 None
             }
@@ -414,128 +378,6 @@ impl FileWatcher {
         if let Some((zonename, file)) = subject {
             self.sink.send(Event::File(FileChange { zonename, file }));
         }
-    }
-}
-
-impl Tables {
-    /// The node of a path; it and the directories above it, up to `root`, are
-    /// made if need be.
-    fn node(&mut self, path: &Path, root: &Path) -> u64 {
-        if let Some(id) = self.by_path.get(path) {
-            return *id;
-        }
-        let parent = path
-            .parent()
-            .filter(|_| path != root && path.starts_with(root))
-            .map(|parent| self.node(parent, root));
-        self.last_id += 1;
-        let id = self.last_id;
-        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            parent.children.insert(id);
-        }
-        let node = Node {
-            path: path.to_path_buf(),
-            parent,
-            subject: None,
-            children: BTreeSet::new(),
-            missing: BTreeSet::new(),
-            state: NodeState::Idle,
-            arming: Arc::default(),
-        };
-        self.nodes.insert(id, node);
-        self.by_path.insert(path.to_path_buf(), id);
-        id
-    }
-
-    fn set_subject(&mut self, id: u64, subject: Subject) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.subject = Some(subject);
-        }
-    }
-
-    fn state(&self, id: u64) -> Option<NodeState> {
-        self.nodes.get(&id).map(|node| node.state)
-    }
-
-    fn is_dir(&self, id: u64) -> Option<bool> {
-        self.nodes.get(&id).map(|node| node.subject.is_none())
-    }
-
-    fn may_rest(&self, id: u64) -> bool {
-        let Some(node) = self.nodes.get(&id) else { return false };
-        let is_file = |child: &u64| self.is_dir(*child) == Some(false);
-        node.state == NodeState::Armed
-            && node.missing.is_empty()
-            && !node.children.iter().any(is_file)
-            && node.subject.is_none()
-    }
-
-    fn children(&self, id: u64) -> Vec<u64> {
-        let node = self.nodes.get(&id);
-        node.map(|n| n.children.iter().copied().collect()).unwrap_or_default()
-    }
-
-    fn missing(&self, id: u64) -> Vec<u64> {
-        let node = self.nodes.get(&id);
-        node.map(|n| n.missing.iter().copied().collect()).unwrap_or_default()
-    }
-
-    /// Sets a node's state, and tells its directory; `false` if there is no
-    /// such node.
-    fn set_state(&mut self, id: u64, state: NodeState) -> bool {
-        let Some(node) = self.nodes.get_mut(&id) else { return false };
-        node.state = state;
-        let parent = node.parent;
-        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            if state == NodeState::Missing {
-                parent.missing.insert(id);
-            } else {
-                parent.missing.remove(&id);
-            }
-        }
-        true
-    }
-
-    /// Those of these files that are this zone's still: after a rename, a
-    /// directory is that of a zone of another name.
-    fn own_nodes(&self, zonename: &str, ids: &[u64]) -> Vec<u64> {
-        let is_own = |id: &&u64| {
-            let node = self.nodes.get(id);
-            let subject = node.and_then(|node| node.subject.as_ref());
-            let owner = subject.and_then(|(owner, _)| owner.as_deref());
-            owner == Some(zonename)
-        };
-        ids.iter().filter(is_own).copied().collect()
-    }
-
-    /// Removes files, and directories that nothing is watched in any more;
-    /// returns what no longer has to be watched.
-    fn drop_nodes(&mut self, ids: &[u64]) -> Vec<u64> {
-        let mut dropped = Vec::new();
-        for id in ids {
-            let mut next = Some(*id);
-            while let Some(id) = next {
-                let is_needed = self.nodes.get(&id).is_none_or(|node| {
-                    !node.children.is_empty()
-                        || (node.subject.is_some() && !ids.contains(&id))
-                });
-                if is_needed {
-                    break;
-                }
-                let Some(node) = self.nodes.remove(&id) else { break };
-                self.by_path.remove(&node.path);
-                self.failed.remove(&id);
-                dropped.push(id);
-                if let Some(parent) =
-                    node.parent.and_then(|p| self.nodes.get_mut(&p))
-                {
-                    parent.children.remove(&id);
-                    parent.missing.remove(&id);
-                }
-                next = node.parent;
-            }
-        }
-        dropped
     }
 }
 

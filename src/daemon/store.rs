@@ -1,0 +1,226 @@
+//! What a worker does with what it has loaded: the picture is changed, faults
+//! are told, and what is not settled is looked at again.
+
+use std::sync::Arc;
+
+use super::worker::{Noted, Worker, doubled};
+use crate::cache::{Applied, Prepared, Published, Update};
+use crate::config::SourceTimes;
+use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
+use crate::load::assemble::Parts;
+use crate::load::{Found, Loaded};
+use crate::transition::{Position, due};
+
+/// The source of faults about a zone's uuid.
+const UUID: &str = "uuid";
+
+impl Worker {
+    /// Stores what was loaded of a VM, and sees to what is left to do.
+    /// Returns what was published.
+    pub fn finish(
+        &self,
+        job: &Job,
+        loaded: Loaded,
+        noted: Noted,
+    ) -> Vec<Published> {
+        let Loaded { zonename, prior, found, faults, .. } = loaded;
+        self.shared.faults.note(Some(&zonename), "worker", None);
+        let base = prior.as_ref();
+        let mut failed = Sources::NONE;
+        for (source, error) in &faults {
+            let error = error.as_deref();
+            self.shared.faults.note(Some(&zonename), source, error);
+            if error.is_some() {
+                failed |= sources_of(source);
+            }
+        }
+        if self.is_end_unheard(job, &zonename, &found) {
+            let again = Job { tries: 1, sources: Sources::ALL, ..job.clone() };
+            let queue = &self.shared.queue;
+            queue.push_later(again, self.times.settle_first);
+            return Vec::new();
+        }
+        let mut published = Vec::new();
+        let row_is_new = faults.contains(&("zoneadm", None));
+        match found {
+            Found::Gone => {
+                let update = Update::Gone;
+                let found = Position {
+                    zone_state: GONE,
+                    zoneid: None,
+                    is_another: false,
+                };
+                let due = |stored: Option<&str>| {
+                    self.take_due(&zonename, stored, found, noted)
+                };
+                let stored = self.apply(job, &zonename, base, update, due);
+                if stored.is_some() {
+                    self.files.disarm(&zonename);
+                    self.shared.faults.forget(&zonename);
+                    self.look_at_twins(job);
+                }
+                return stored.unwrap_or_default();
+            }
+            Found::Unknown => {}
+            Found::Parts(parts) => {
+                if is_passing(&parts) {
+                    self.look_again(job);
+                }
+                let row = parts.row.clone();
+                #[allow(clippy::cast_possible_truncation)]
+                let zoneid = row.zoneid.as_f64().map(|id| id as i32);
+                let zone_state = &*row.zone_state;
+                let is_another = self.shared.cache.is_another(&row);
+                let due = |stored: Option<&str>| match row_is_new {
+                    true => {
+                        let found = Position { zone_state, zoneid, is_another };
+                        self.take_due(&zonename, stored, found, noted)
+                    }
+                    false => Vec::new(),
+                };
+                match Prepared::new(*parts) {
+                    None => {
+                        let error = Some("the zone has no uuid yet");
+                        self.shared.faults.note(Some(&zonename), UUID, error);
+                    }
+                    Some(vm) => {
+                        let update = Update::Vm(vm);
+                        let stored =
+                            self.apply(job, &zonename, base, update, due);
+                        published = stored.unwrap_or_default();
+                    }
+                }
+            }
+        }
+        if failed != Sources::NONE {
+            self.retry(job, failed);
+        }
+        published
+    }
+
+    /// A VM is gone: another zone may have had its uuid, and been refused.
+    fn look_at_twins(&self, job: &Job) {
+        for zonename in self.shared.faults.zonenames_of(UUID) {
+            let (lane, sources) = (Lane::Vm(zonename), Sources::ALL);
+            let cause = job.cause.clone();
+            self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
+        }
+    }
+
+    /// Whether a VM has ended without that its zone's end has been reported.
+    /// A file's event may overtake the sysevents of what came before it,
+    /// which would then come too late to be told: they get a moment.
+    fn is_end_unheard(&self, job: &Job, zonename: &str, found: &Found) -> bool {
+        let cache = &self.shared.cache;
+        let has_ended = match found {
+            Found::Gone => cache.contains(zonename),
+            Found::Unknown => false,
+            Found::Parts(parts) => cache.is_another(&parts.row),
+        };
+        has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
+    }
+
+    /// Has the picture changed; returns what was published, `None` if the VM
+    /// could not be stored: then it has to be loaded again.
+    fn apply(
+        &self,
+        job: &Job,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        update: Update,
+        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
+    ) -> Option<Vec<Published>> {
+        let applied = self.shared.cache.apply(
+            zonename,
+            base,
+            update,
+            transitions,
+            &job.cause,
+        );
+        let faults = &self.shared.faults;
+        match applied {
+            Applied::Stored(published) => {
+                faults.note(Some(zonename), UUID, None);
+                for event in &published {
+                    log::info!("{zonename}: {event} ({})", job.cause.detail);
+                }
+                Some(published)
+            }
+            Applied::Overtaken => {
+                let (cause, sources) = (job.cause.clone(), Sources::ALL);
+                let lane = Lane::Vm(Arc::clone(zonename));
+                let again = Job { lane, sources, cause, tries: 0 };
+                self.shared.queue.push(again);
+                None
+            }
+            Applied::Twin(twin) => {
+                let error = format!("zone {twin} has the same, and is served");
+                faults.note(Some(zonename), UUID, Some(&error));
+                self.retry(job, Sources::ALL);
+                None
+            }
+        }
+    }
+
+    /// The transitions up to the state that zoneadm has shown.
+    fn take_due(
+        &self,
+        zonename: &str,
+        stored: Option<&str>,
+        found: Position<'_>,
+        noted: Noted,
+    ) -> Vec<Transition> {
+        let queue = &self.shared.queue;
+        queue.take_transitions(zonename, noted, |reported, earlier| {
+            due(reported, earlier, stored, found)
+        })
+    }
+
+    /// Tries a job again, later the more often it has failed.
+    pub fn retry(&self, job: &Job, sources: Sources) {
+        let SourceTimes { retry_first, retry_last, .. } = self.times;
+        let pause = doubled(retry_first, job.tries).min(retry_last);
+        let tries = job.tries.saturating_add(1);
+        let again = Job { sources, tries, ..job.clone() };
+        self.shared.queue.push_later(again, pause);
+    }
+
+    /// The zone is on its way from one state to another, and no event may
+    /// mark its arrival.
+    fn look_again(&self, job: &Job) {
+        let SourceTimes { settle_first, settle_last, .. } = self.times;
+        let pause = doubled(settle_first, job.tries).min(settle_last);
+        let cause = Cause::now("zone", "looked at again");
+        let tries = job.tries.saturating_add(1);
+        let (lane, sources) = (job.lane.clone(), Sources::STATE);
+        let again = Job { lane, sources, cause, tries };
+        self.shared.queue.push_later(again, pause);
+    }
+}
+
+/// Whether a zone's state is one that it does not stay in, or that the kernel
+/// has not told all of.
+fn is_passing(parts: &Parts) -> bool {
+    let booted = parts.zoneinfo.is_some_and(|info| info.boot_time > 0.0);
+    match &*parts.row.zone_state {
+        "ready" | "shutting_down" | "down" => true,
+        "running" => !booted,
+        _ => !parts.row.uuid_is_set,
+    }
+}
+
+/// What has to be read again after a source failed.
+fn sources_of(source: &str) -> Sources {
+    use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS};
+    match source {
+        "zoneadm" => Sources::STATE,
+        "kstat" => Sources::KSTAT,
+        "zonexml" => Sources::XML,
+        "zfs" => Sources::ZFS,
+        LASTEXITED => Sources::LASTEXITED,
+        METADATA => Sources::METADATA,
+        TAGS => Sources::TAGS,
+        ROUTES => Sources::ROUTES,
+        _ => Sources::ALL,
+    }
+}

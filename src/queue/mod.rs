@@ -1,0 +1,241 @@
+//! The queue of jobs: one lane a VM, bounded, in batches.
+//!
+//! Jobs of one lane that wait are one job; never are two workers at one lane.
+//! Workers take all that waits together, so that a burst costs as many
+//! commands as there are batches, not jobs. When the queue is full it forgets
+//! which VMs were meant and remembers "all": a bound never loses a change.
+//!
+//! Besides jobs it keeps, by VM, the zone transitions that are not published
+//! yet, in order.
+
+mod reported;
+mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{QueueLimits, SourceTimes};
+use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
+use crate::sync::{Condvar, Mutex};
+use reported::Reported;
+use state::State;
+
+/// Jobs that one worker does together.
+#[derive(Debug)]
+pub struct Batch {
+    /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], or of VMs.
+    pub jobs: Vec<Job>,
+    /// The number of the last transition that had been noted by then.
+    pub noted: u64,
+    number: u64,
+}
+
+/// What gives the lanes of a batch back.
+#[derive(Debug)]
+pub struct Ticket {
+    number: u64,
+}
+
+impl Batch {
+    /// What gives its lanes back.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        Ticket { number: self.number }
+    }
+}
+
+/// What the queue says of itself.
+#[derive(Debug, Default)]
+pub struct QueueStatus {
+    /// Lanes at which a worker is.
+    pub working: Vec<Lane>,
+    /// What waits, the oldest first: lane, sources, cause, age.
+    pub waiting: Vec<(Lane, Sources, Cause)>,
+    /// How many wait.
+    pub waiting_count: usize,
+    /// How many are to wait from some time on.
+    pub later_count: usize,
+    /// Workers that have been at one batch for long.
+    pub stuck: usize,
+    /// Lanes whose last load hung.
+    pub sick: Vec<Lane>,
+    /// How often it was full.
+    pub overflows: u64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Queue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    reported: Reported,
+    /// Until when a worker waits who looks at the clock for all.
+    watched_until: Option<Instant>,
+    closed: bool,
+}
+
+impl Queue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
+        let reported = Reported::new(limits.transitions, limits.jobs);
+        let state = State::new(limits, times.pace_first, times.pace_last);
+        let inner =
+            Inner { state, reported, watched_until: None, closed: false };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.inner.lock());
+        self.changed.notify_one();
+        result
+    }
+
+    /// Adds a job, or merges it into the one of its lane that waits.
+    pub fn push(&self, job: Job) {
+        self.change(|inner| inner.state.push(job));
+    }
+
+    /// Adds a job like many before it: if they come on and on, it is put off,
+    /// so that a storm costs by the time it takes and not by its events.
+    pub fn push_paced(&self, job: Job) {
+        self.change(|inner| inner.state.push_paced(job, Instant::now()));
+    }
+
+    /// Adds a job that is to be done after `pause`. If one of its lane is due
+    /// later already, both are one, due at the earlier time.
+    pub fn push_later(&self, job: Job, pause: Duration) {
+        let due = Instant::now() + pause;
+        self.change(|inner| inner.state.push_later(job, due));
+    }
+
+    /// Adds the job of all lanes, for when there is nothing else to do after
+    /// `pause`, at the latest after twice that. It takes the place of the one
+    /// before.
+    pub fn set_periodic(&self, job: Job, pause: Duration) {
+        let due = Instant::now() + pause;
+        self.change(|inner| inner.state.set_periodic(job, due, due + pause));
+    }
+
+    /// Remembers that everything has to be loaded, since events were lost.
+    pub fn push_overflow(&self, cause: &Cause) {
+        self.change(|inner| inner.state.overflow(cause));
+    }
+
+    /// Notes a transition that the VM's next job will publish. `is_vm` says
+    /// that there is such a VM; of others only so many are remembered.
+    pub fn push_transition(
+        &self,
+        zonename: &Arc<str>,
+        transition: Transition,
+        is_vm: bool,
+    ) {
+        self.inner.lock().reported.add(zonename, transition, is_vm);
+    }
+
+    /// Takes transitions of a VM, in order: as many as `choose` says, which is
+    /// given all of them, and how many had been noted when a batch began. The
+    /// others stay.
+    pub fn take_transitions(
+        &self,
+        zonename: &str,
+        batch_noted: u64,
+        choose: impl FnOnce(&[Transition], usize) -> usize,
+    ) -> Vec<Transition> {
+        self.inner.lock().reported.take(zonename, batch_noted, choose)
+    }
+
+    /// Forgets what was noted before a batch of zones that `is_vm` does not
+    /// know, and of which no job waits to know more.
+    pub fn forget_transitions(
+        &self,
+        batch_noted: u64,
+        is_vm: impl Fn(&str) -> bool,
+    ) {
+        let mut inner = self.inner.lock();
+        let Inner { state, reported, .. } = &mut *inner;
+        reported.retain(batch_noted, |zonename| {
+            is_vm(zonename) || state.concerns(&Lane::Vm(zonename.into()))
+        });
+    }
+
+    /// Whether the end of this zone has been noted.
+    #[must_use]
+    pub fn has_ended(&self, zonename: &str) -> bool {
+        self.inner.lock().reported.has(zonename, GONE)
+    }
+
+    /// Whether a job of this VM waits or is worked at.
+    #[must_use]
+    pub fn is_at(&self, zonename: &str) -> bool {
+        self.inner.lock().state.concerns(&Lane::Vm(zonename.into()))
+    }
+
+    /// Whether a job of this VM waits or is worked at, or one of all VMs is
+    /// worked at: then there may be a VM that nobody has heard of yet.
+    #[must_use]
+    pub fn concerns(&self, zonename: &str) -> bool {
+        let inner = self.inner.lock();
+        inner.state.concerns(&Lane::Vm(zonename.into()))
+            || inner.state.is_working(&Lane::All)
+    }
+
+    /// Blocks until there is work; `None` once the queue is closed.
+    pub fn take(&self) -> Option<Batch> {
+        let mut inner = self.inner.lock();
+        loop {
+            if inner.closed {
+                return None;
+            }
+            match inner.state.take(Instant::now()) {
+                Ok((number, jobs)) => {
+                    // There may be more for the next worker.
+                    self.changed.notify_one();
+                    let noted = inner.reported.last();
+                    return Some(Batch { jobs, noted, number });
+                }
+                Err(None) => self.changed.wait(&mut inner),
+                // One worker looks at the clock; the others sleep.
+                Err(Some(time)) => match inner.watched_until {
+                    Some(until) if until <= time => {
+                        self.changed.wait(&mut inner);
+                    }
+                    _ => {
+                        inner.watched_until = Some(time);
+                        self.changed.wait_until(&mut inner, time);
+                        if inner.watched_until == Some(time) {
+                            inner.watched_until = None;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Frees the lanes of a batch that is done. Of those in `hung`, the load
+    /// had to be given up: until that has changed they are loaded apart from
+    /// others, which would be held up with them.
+    pub fn done(&self, ticket: &Ticket, hung: &[Lane]) {
+        self.change(|inner| inner.state.done(ticket.number, hung));
+    }
+
+    /// Ends the queue: workers stop after what they are at.
+    pub fn close(&self) {
+        self.inner.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// What the queue says of itself; at most `most` waiting jobs are listed.
+    #[must_use]
+    pub fn status(&self, most: usize) -> QueueStatus {
+        self.inner.lock().state.status(most, Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! What waits, what is worked at, and what comes next: without locks or a
+//! clock of its own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::QueueStatus;
+use crate::config::QueueLimits;
+use crate::event::{Cause, Job, Lane, Sources};
+
+/// What jobs need, and so what may hang: only alike ones are loaded together,
+/// and each kind leaves workers to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Files, or nothing.
+    Files,
+    /// Commands, but not zfs.
+    State,
+    /// zfs, too.
+    Datasets,
+}
+
+impl Kind {
+    fn of(sources: Sources) -> Self {
+        if sources.contains(Sources::ZFS) {
+            Self::Datasets
+        } else if sources.need_commands() {
+            Self::State
+        } else {
+            Self::Files
+        }
+    }
+}
+
+/// A batch that is worked at.
+#[derive(Debug)]
+struct Working {
+    lanes: Vec<Lane>,
+    kind: Kind,
+    is_apart: bool,
+    begun: Instant,
+}
+
+/// How quickly jobs of a lane follow each other.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    last: Instant,
+    pause: Duration,
+}
+
+/// A job for when there is nothing else to do.
+#[derive(Debug)]
+struct Periodic {
+    job: Job,
+    due: Instant,
+    latest: Instant,
+}
+
+/// All jobs.
+#[derive(Debug)]
+pub struct State {
+    limits: QueueLimits,
+    pace_first: Duration,
+    pace_last: Duration,
+    /// What waits, by the order in which it was asked for.
+    waiting: BTreeMap<u64, Job>,
+    order_of: HashMap<Lane, u64>,
+    /// What is to wait from some time on: one job a lane.
+    later: BTreeMap<(Instant, u64), Job>,
+    time_of: HashMap<Lane, (Instant, u64)>,
+    periodic: Option<Periodic>,
+    working: BTreeMap<u64, Working>,
+    at_work: HashSet<Lane>,
+    /// Lanes whose last load hung.
+    sick: HashSet<Lane>,
+    /// How many of those are tried together: twice as many each time that it
+    /// goes well, one by one after it does not.
+    apart: usize,
+    paces: HashMap<Lane, Pace>,
+    overflows: u64,
+    number: u64,
+}
+
+impl State {
+    /// No jobs.
+    pub fn new(
+        limits: QueueLimits,
+        pace_first: Duration,
+        pace_last: Duration,
+    ) -> Self {
+        Self {
+            limits,
+            pace_first,
+            pace_last,
+            waiting: BTreeMap::new(),
+            order_of: HashMap::new(),
+            later: BTreeMap::new(),
+            time_of: HashMap::new(),
+            periodic: None,
+            working: BTreeMap::new(),
+            at_work: HashSet::new(),
+            sick: HashSet::new(),
+            apart: 1,
+            paces: HashMap::new(),
+            overflows: 0,
+            number: 0,
+        }
+    }
+
+    /// See [`super::Queue::push`].
+    pub fn push(&mut self, job: Job) {
+        self.push_bounded(job, self.limits.jobs);
+    }
+
+    fn push_bounded(&mut self, job: Job, most: usize) {
+        if let Some(order) = self.order_of.get(&job.lane) {
+            if let Some(waiting) = self.waiting.get_mut(order) {
+                waiting.sources |= job.sources;
+                waiting.tries = waiting.tries.min(job.tries);
+            }
+            return;
+        }
+        if self.waiting.len() >= most && job.lane != Lane::All {
+            self.overflow(&job.cause);
+            return;
+        }
+        self.number += 1;
+        self.order_of.insert(job.lane.clone(), self.number);
+        self.waiting.insert(self.number, job);
+    }
+
+    /// See [`super::Queue::push_paced`].
+    pub fn push_paced(&mut self, job: Job, now: Instant) {
+        let Some(pace) = self.paces.get(&job.lane).copied() else {
+            self.note_pace(&job.lane, now, Duration::ZERO);
+            return self.push(job);
+        };
+        let due = pace.last + pace.pause;
+        if due > now && !self.order_of.contains_key(&job.lane) {
+            // What is put off already is merged with this, and due as before.
+            return self.push_later(job, due);
+        }
+        let pause = match now.saturating_duration_since(pace.last) {
+            calm if calm > pace.pause * 2 => Duration::ZERO,
+            _ => pace.pause,
+        };
+        self.note_pace(&job.lane, now, pause);
+        self.push(job);
+    }
+
+    /// The next job of this lane comes no sooner than twice `pause` after.
+    fn note_pace(&mut self, lane: &Lane, now: Instant, pause: Duration) {
+        if self.paces.len() >= self.limits.jobs {
+            let is_recent = |pace: &Pace| {
+                now.saturating_duration_since(pace.last) <= self.pace_last
+            };
+            self.paces.retain(|_, pace| is_recent(pace));
+            if self.paces.len() >= self.limits.jobs {
+                return;
+            }
+        }
+        let pause = (pause * 2).clamp(self.pace_first, self.pace_last);
+        self.paces.insert(lane.clone(), Pace { last: now, pause });
+    }
+
+    /// See [`super::Queue::push_later`].
+    pub fn push_later(&mut self, mut job: Job, mut due: Instant) {
+        if let Some(time) = self.time_of.remove(&job.lane)
+            && let Some(other) = self.later.remove(&time)
+        {
+            due = due.min(time.0);
+            job.sources |= other.sources;
+        }
+        if self.later.len() >= self.limits.jobs {
+            // Too many to remember which: look at all, now.
+            self.overflow(&job.cause);
+            return;
+        }
+        self.number += 1;
+        self.time_of.insert(job.lane.clone(), (due, self.number));
+        self.later.insert((due, self.number), job);
+    }
+
+    /// See [`super::Queue::set_periodic`].
+    pub fn set_periodic(&mut self, job: Job, due: Instant, latest: Instant) {
+        self.periodic = Some(Periodic { job, due, latest });
+    }
+
+    /// Exchanges every job that waits for one that loads everything. A VM
+    /// that is not known yet is found by that, too.
+    pub fn overflow(&mut self, cause: &Cause) {
+        self.overflows += 1;
+        self.waiting.clear();
+        self.order_of.clear();
+        let all = Job {
+            lane: Lane::All,
+            sources: Sources::ALL,
+            cause: cause.clone(),
+            tries: 0,
+        };
+        self.push_bounded(all, usize::MAX);
+    }
+
+    /// Whether a job of this lane waits or is worked at.
+    pub fn concerns(&self, lane: &Lane) -> bool {
+        self.order_of.contains_key(lane) || self.is_working(lane)
+    }
+
+    /// Whether a job of this lane is worked at.
+    pub fn is_working(&self, lane: &Lane) -> bool {
+        self.at_work.contains(lane)
+    }
+
+    /// The next batch and its number; else the time at which there may be one
+    /// though nothing has happened.
+    pub fn take(
+        &mut self,
+        now: Instant,
+    ) -> Result<(u64, Vec<Job>), Option<Instant>> {
+        let wake = [self.wake_later(now), self.wake_periodic(now)];
+        let stuck_time = self.limits.stuck_time;
+        let free_at = {
+            let begun = self.working.values().map(|w| w.begun + stuck_time);
+            let mut busy: Vec<_> = begun.filter(|at| *at > now).collect();
+            busy.sort();
+            busy.len()
+                .checked_sub(self.limits.workers)
+                .and_then(|at| busy.get(at).copied())
+        };
+        let has_room = free_at.is_none();
+        if has_room && let Some(batch) = self.choose(now) {
+            return Ok(batch);
+        }
+        // A worker who turns out to be stuck makes room for another.
+        let free_at = free_at.filter(|_| !self.waiting.is_empty());
+        Err(wake.into_iter().chain([free_at]).flatten().min())
+    }
+
+    /// Lets jobs wait whose time has come; returns when the next one's does.
+    fn wake_later(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(entry) = self.later.first_entry() {
+            if entry.key().0 > now {
+                return Some(entry.key().0);
+            }
+            let job = entry.remove();
+            self.time_of.remove(&job.lane);
+            if let Some(pace) = self.paces.get(&job.lane).copied()
+                && pace.last + pace.pause <= now
+            {
+                self.note_pace(&job.lane, now, pace.pause);
+            }
+            self.push(job);
+        }
+        None
+    }
+
+    fn wake_periodic(&mut self, now: Instant) -> Option<Instant> {
+        let Periodic { due, latest, .. } = *self.periodic.as_ref()?;
+        if due > now {
+            return Some(due);
+        }
+        let is_idle = self.waiting.is_empty() && self.working.is_empty();
+        if !is_idle && latest > now {
+            return Some(latest);
+        }
+        let periodic = self.periodic.take()?;
+        self.push(periodic.job);
+        None
+    }
+
+    /// Takes the oldest job whose lane is free, and with it all others that
+    /// can be loaded together.
+    fn choose(&mut self, now: Instant) -> Option<(u64, Vec<Job>)> {
+        let may_begin = |job: &&Job| {
+            !self.at_work.contains(&job.lane)
+                && self.has_worker_for(job)
+                && !(self.sick.contains(&job.lane) && self.is_apart_at_work())
+        };
+        let first = self.waiting.values().find(may_begin)?;
+        let is_apart = self.sick.contains(&first.lane);
+        let kind = Kind::of(first.sources);
+        let most = if is_apart { self.apart } else { self.limits.batch };
+        let alike = |job: &Job| match (&first.lane, &job.lane) {
+            (Lane::Vm(_), Lane::Vm(_)) => {
+                Kind::of(job.sources) == kind
+                    && self.sick.contains(&job.lane) == is_apart
+            }
+            (a, b) => a == b,
+        };
+        let chosen: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, job)| may_begin(job) && alike(job))
+            .map(|(order, _)| *order)
+            .take(most.max(1))
+            .collect();
+        let jobs: Vec<_> =
+            chosen.iter().filter_map(|o| self.waiting.remove(o)).collect();
+        let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
+        for lane in &lanes {
+            self.order_of.remove(lane);
+            self.at_work.insert(lane.clone());
+        }
+        self.number += 1;
+        let working = Working { lanes, kind, is_apart, begun: now };
+        self.working.insert(self.number, working);
+        Some((self.number, jobs))
+    }
+
+    fn is_apart_at_work(&self) -> bool {
+        self.working.values().any(|working| working.is_apart)
+    }
+
+    /// Of all workers, commands leave some to files, and zfs some to others:
+    /// what hangs never has all of them.
+    fn has_worker_for(&self, job: &Job) -> bool {
+        let kind = Kind::of(job.sources);
+        if job.lane == Lane::All {
+            return true;
+        }
+        let reserved = match kind {
+            Kind::Files => 0,
+            Kind::State => self.limits.workers,
+            Kind::Datasets => 2 * self.limits.workers,
+        };
+        let most = self.limits.workers_max.saturating_sub(reserved).max(1);
+        let busy = self.working.values().filter(|w| w.kind >= kind).count();
+        kind == Kind::Files || busy < most
+    }
+
+    /// See [`super::Queue::done`].
+    pub fn done(&mut self, number: u64, hung: &[Lane]) {
+        let Some(working) = self.working.remove(&number) else { return };
+        if working.is_apart {
+            self.apart = match hung {
+                [] => (self.apart * 2).min(self.limits.batch),
+                _ => 1,
+            };
+        }
+        for lane in working.lanes {
+            self.at_work.remove(&lane);
+            if hung.contains(&lane) {
+                self.sick.insert(lane);
+            } else {
+                self.sick.remove(&lane);
+            }
+        }
+    }
+
+    /// See [`super::Queue::status`].
+    pub fn status(&self, most: usize, now: Instant) -> QueueStatus {
+        let sorted = |lanes: &HashSet<Lane>| {
+            let mut lanes: Vec<_> = lanes.iter().cloned().collect();
+            lanes.sort();
+            lanes
+        };
+        let is_stuck = |w: &&Working| w.begun + self.limits.stuck_time <= now;
+        let waiting = self.waiting.values().take(most);
+        QueueStatus {
+            working: sorted(&self.at_work),
+            waiting: waiting
+                .map(|j| (j.lane.clone(), j.sources, j.cause.clone()))
+                .collect(),
+            waiting_count: self.waiting.len(),
+            later_count: self.later.len(),
+            stuck: self.working.values().filter(is_stuck).count(),
+            sick: sorted(&self.sick),
+            overflows: self.overflows,
+        }
+    }
+}

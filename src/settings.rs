@@ -1,0 +1,252 @@
+//! Every limit and time-out by a name, so that an operator can set it: the
+//! table behind `--set NAME=VALUE` and `vminfod settings`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::Settings;
+
+/// The longest time that can be set, some thirty years.
+const SECONDS_MAX: f64 = 1e9;
+
+/// The largest count or size that can be set.
+const NUMBER_MAX: u64 = 1 << 40;
+
+/// Where a setting is kept, by its kind.
+enum Field<'a> {
+    /// A time, in seconds.
+    Time(&'a mut Duration),
+    /// Bytes; `k`, `m` and `g` stand for powers of 1024.
+    Bytes(&'a mut u64),
+    /// Bytes, of what is held in memory.
+    Size(&'a mut usize),
+    /// How many.
+    Count(&'a mut usize),
+    /// How many events.
+    Events(&'a mut u64),
+}
+
+/// One setting.
+struct Setting {
+    name: &'static str,
+    help: &'static str,
+    field: fn(&mut Settings) -> Field<'_>,
+}
+
+macro_rules! settings {
+    ($($name:literal $kind:ident $($field:ident).+, $help:literal;)+) => {
+        &[$(Setting {
+            name: $name,
+            help: $help,
+            field: |s| Field::$kind(&mut s.$($field).+),
+        }),+]
+    };
+}
+
+/// All of them, in the order in which they are listed.
+const SETTINGS: &[Setting] = settings! {
+    "refresh-interval" Time refresh_interval,
+        "between two full reloads, a tenth more or less; as long again if \
+         there is always something to do";
+    "drift-time" Time sources.drift_time,
+        "what a full reload finds changed is drift, if no event tells of it \
+         for this long";
+    "command-time" Time load.command_time,
+        "a command that runs longer is killed, with its children";
+    "command-output" Size load.command_output,
+        "a command that prints more is killed";
+    "arguments-bytes" Size load.arguments_bytes,
+        "arguments of one run of a command";
+    "xml-bytes" Bytes load.xml_bytes, "a zone's XML that is longer is refused";
+    "json-bytes" Bytes load.json_bytes,
+        "a JSON file that is longer is refused";
+    "lastexited-bytes" Bytes load.lastexited_bytes,
+        "a lastexited that is longer is refused";
+    "workers" Count queues.workers, "batches that are loaded at once";
+    "stuck-time" Time queues.stuck_time,
+        "a worker that is at one batch for longer gets a substitute";
+    "workers-max" Count queues.workers_max,
+        "workers at the most, stuck ones included";
+    "jobs" Count queues.jobs,
+        "VMs that wait to be loaded; past it, all are loaded";
+    "batch" Count queues.batch, "VMs that are loaded together";
+    "events" Count queues.events,
+        "events that wait to be looked at; past it, all VMs are loaded";
+    "transitions" Count queues.transitions,
+        "transitions of one zone that wait to be published";
+    "kept-events" Count queues.kept_events, "events kept for subscribers";
+    "kept-bytes" Size queues.kept_bytes, "bytes of events kept";
+    "ready-time" Time sources.ready_time,
+        "a sysevent that is not ready by then is killed";
+    "restart-first" Time sources.restart_first,
+        "before a sysevent is started again; doubles";
+    "restart-last" Time sources.restart_last, "the longest such pause";
+    "line-bytes" Size sources.line_bytes,
+        "a sysevent that prints a longer line is killed";
+    "retry-first" Time sources.retry_first,
+        "before a load that failed is tried again; doubles";
+    "retry-last" Time sources.retry_last, "the longest such pause";
+    "settle-first" Time sources.settle_first,
+        "before a zone on its way is looked at again; doubles";
+    "settle-last" Time sources.settle_last, "the longest such pause";
+    "pace-first" Time sources.pace_first,
+        "between two loads of a VM whose datasets change on and on; doubles";
+    "pace-last" Time sources.pace_last, "the longest such pause";
+    "poll-time" Time sources.poll_time,
+        "between two looks at files that can't be watched";
+    "connections" Count http.connections, "HTTP connections at once";
+    "subscribers" Count http.subscribers, "subscribers of /events at once";
+    "idle-time" Time http.idle_time,
+        "a connection without a request is closed after it";
+    "head-time" Time http.head_time, "a request's head has to be whole by then";
+    "write-stall-time" Time http.write_stall_time,
+        "a client that takes nothing for longer is left";
+    "head-bytes" Size http.head_bytes, "a request's head";
+    "target-bytes" Size http.target_bytes, "a request's target";
+    "lag-events" Events http.lag_events,
+        "a subscriber that is more events behind is cut off";
+    "lag-bytes" Bytes http.lag_bytes,
+        "a subscriber that is more bytes behind is cut off";
+    "send-buffer" Size http.send_buffer, "a connection's send buffer";
+};
+
+/// Sets one of the settings by its words, `NAME=VALUE`.
+///
+/// # Errors
+/// A sentence, if there is no such setting, or it can't have that value.
+pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
+    let (name, value) = words
+        .split_once('=')
+        .ok_or_else(|| format!("not NAME=VALUE: {words}"))?;
+    let setting = SETTINGS
+        .iter()
+        .find(|setting| setting.name == name)
+        .ok_or_else(|| format!("no such setting: {name}"))?;
+    let error = |what| format!("{name}={value}: {what}");
+    match (setting.field)(settings) {
+        Field::Time(time) => {
+            *time =
+                seconds(value).ok_or_else(|| error("not a time in seconds"))?;
+        }
+        Field::Bytes(bytes) => {
+            *bytes = size(value).ok_or_else(|| error("not a size"))?;
+        }
+        Field::Size(bytes) => {
+            *bytes = size(value)
+                .and_then(|bytes| usize::try_from(bytes).ok())
+                .ok_or_else(|| error("not a size"))?;
+        }
+        Field::Count(count) => {
+            *count = number(value)
+                .and_then(|count| usize::try_from(count).ok())
+                .ok_or_else(|| error("not a number from 1 on"))?;
+        }
+        Field::Events(count) => {
+            *count =
+                number(value).ok_or_else(|| error("not a number from 1 on"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A time in seconds, more than none.
+#[must_use]
+pub fn seconds(text: &str) -> Option<Duration> {
+    let seconds = text.parse::<f64>().ok()?;
+    (seconds > 0.0 && seconds <= SECONDS_MAX)
+        .then(|| Duration::try_from_secs_f64(seconds).ok())?
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|n| (1..=NUMBER_MAX).contains(n))
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.to_ascii_lowercase().chars().last()? {
+        'k' => (&text[..text.len() - 1], 10),
+        'm' => (&text[..text.len() - 1], 20),
+        'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let size = number(digits)?.checked_mul(1 << shift)?;
+    (size <= NUMBER_MAX).then_some(size)
+}
+
+/// Every setting with its default and meaning, a line each.
+#[must_use]
+pub fn table() -> String {
+    let mut defaults = Settings::new(Path::new("/"));
+    let mut table = String::new();
+    for setting in SETTINGS {
+        let value = match (setting.field)(&mut defaults) {
+            Field::Time(time) => format!("{} s", time.as_secs_f64()),
+            Field::Bytes(bytes) => size_text(*bytes),
+            Field::Size(bytes) => size_text(*bytes as u64),
+            Field::Count(count) => count.to_string(),
+            Field::Events(count) => count.to_string(),
+        };
+        let (name, help) = (setting.name, setting.help);
+        let _ = writeln!(table, "{name:17} {value:>8}  {help}");
+    }
+    table
+}
+
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{}m", b >> 20),
+        b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{}k", b >> 10),
+        b => b.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_set_by_its_name() {
+        let mut settings = Settings::new(Path::new("/"));
+        for words in ["command-time=0.5", "xml-bytes=2M", "jobs=7"] {
+            set(&mut settings, words).unwrap();
+        }
+        assert_eq!(settings.load.command_time, Duration::from_millis(500));
+        assert_eq!(settings.load.xml_bytes, 2 << 20);
+        assert_eq!(settings.queues.jobs, 7);
+    }
+
+    #[test]
+    fn what_no_setting_can_be_is_told() {
+        let mut settings = Settings::new(Path::new("/"));
+        for words in [
+            "jobs",
+            "jobs=0",
+            "jobs=-1",
+            "jobs=",
+            "jobs=é",
+            "xml-bytes=1x",
+            "xml-bytes=é",
+            "xml-bytes=99999999999g",
+            "command-time=0",
+            "command-time=inf",
+            "command-time=NaN",
+            "bogus=1",
+        ] {
+            let error = set(&mut settings, words).unwrap_err();
+            let name = words.split('=').next().unwrap();
+            assert!(error.contains(name), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_table_names_each_with_a_default_that_can_be_set() {
+        let table = table();
+        assert_eq!(table.lines().count(), SETTINGS.len());
+        for line in table.lines() {
+            let mut words = line.split_whitespace();
+            let (name, value) = (words.next().unwrap(), words.next().unwrap());
+            let mut settings = Settings::new(Path::new("/"));
+            set(&mut settings, &format!("{name}={value}")).unwrap();
+        }
+    }
+}

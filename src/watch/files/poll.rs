@@ -1,0 +1,137 @@
+//! Files that can't be watched, since the system has no watches left (EAGAIN
+//! of event ports, ENOSPC of inotify): they are looked at from time to time,
+//! and armed as soon as that can be done.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::FileWatcher;
+use super::tables::{Tables, Unwatched};
+use crate::faults::Fault;
+
+/// By what a file is told from another, or from itself before a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// That of the file at `path`, if there is one.
+    fn of(path: &Path) -> Option<Self> {
+        let file = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+impl FileWatcher {
+    /// Looks at what can't be watched, until the watcher is stopped.
+    pub fn poll(&self, every: Duration) {
+        loop {
+            let failed: Vec<u64> = {
+                let mut tables = self.tables.lock();
+                while tables.failed.is_empty() && !tables.stopping {
+                    self.to_poll.wait(&mut tables);
+                }
+                if !tables.stopping {
+                    self.to_poll.wait_for(&mut tables, every);
+                }
+                if tables.stopping {
+                    return;
+                }
+                tables.failed.keys().copied().collect()
+            };
+            for id in failed {
+                self.look_at(id);
+            }
+        }
+    }
+
+    fn look_at(&self, id: u64) {
+        self.try_arm(id);
+        let seen: Vec<_> = {
+            let tables = self.tables.lock();
+            let Some(unwatched) = tables.failed.get(&id) else { return };
+            unwatched.files.clone().into_iter().collect()
+        };
+        for (file, before) in seen {
+            let path = self.tables.lock().path(file);
+            let now = path.and_then(|path| FileStamp::of(&path));
+            if now != before {
+                let mut tables = self.tables.lock();
+                if let Some(unwatched) = tables.failed.get_mut(&id) {
+                    unwatched.files.insert(file, now);
+                }
+                drop(tables);
+                self.tell(file);
+            }
+        }
+    }
+
+    /// Notes that a path can't be watched, for the first time or again.
+    pub(super) fn note_unwatched(&self, id: u64, error: String) {
+        let files = {
+            let mut tables = self.tables.lock();
+            if let Some(unwatched) = tables.failed.get_mut(&id) {
+                unwatched.fault.retries += 1;
+                unwatched.fault.error = error;
+                return;
+            }
+            tables.files_of(id)
+        };
+        // Before they are read: what is written after that is seen.
+        let stamps = files.into_iter().map(|(id, p)| (id, FileStamp::of(&p)));
+        let stamps = stamps.collect();
+        log::error!("can't be watched, is looked at instead: {error}");
+        let unwatched = Unwatched { fault: Fault::new(error), files: stamps };
+        let mut tables = self.tables.lock();
+        let is_first = tables.failed.is_empty();
+        tables.failed.insert(id, unwatched);
+        if is_first {
+            self.to_poll.notify_all();
+        }
+    }
+
+    /// Notes that a path is watched, or need not be. If it could not be, its
+    /// files may have changed since they were last looked at.
+    pub(super) fn note_watched(&self, id: u64) {
+        let Some(unwatched) = self.tables.lock().failed.remove(&id) else {
+            return;
+        };
+        log::info!("is watched again: {}", unwatched.fault.error);
+        for file in unwatched.files.into_keys() {
+            self.tell(file);
+            if file != id {
+                self.try_arm(file);
+            }
+        }
+    }
+}
+
+impl Tables {
+    fn path(&self, id: u64) -> Option<PathBuf> {
+        self.nodes.get(&id).map(|node| node.path.clone())
+    }
+
+    /// The file itself, or all files below a directory.
+    fn files_of(&self, id: u64) -> Vec<(u64, PathBuf)> {
+        let mut files = Vec::new();
+        let mut ids = vec![id];
+        while let Some(id) = ids.pop() {
+            let Some(node) = self.nodes.get(&id) else { continue };
+            if node.subject.is_some() {
+                files.push((id, node.path.clone()));
+            }
+            ids.extend(&node.children);
+        }
+        files
+    }
+}
