@@ -225,7 +225,8 @@ impl Draft {
             let held = format!("{data}@{INDESTRUCTIBLE}");
             [root, data.into(), held.into()]
         });
-        let mut names = delegated.chain(self.other_datasets());
+        let mut names =
+            delegated.chain(self.other_datasets()).chain(self.datasets.names());
         names.find_map(|name| {
             let why = datasets.failure(&name)?;
             Some(format!("{name}: {why}"))
@@ -236,12 +237,9 @@ impl Draft {
     /// which it had before and has no more.
     pub(super) fn loss(&self, datasets: &Datasets) -> Option<String> {
         let odd = datasets.odd()?;
-        let had = &self.prior.as_ref()?.datasets;
-        let is_lost = |name: &Arc<str>| datasets.get(name).is_none();
-        let names = had.root.iter().chain(&had.delegated);
-        let volumes = had.volumes.iter().map(|(_, volume)| volume);
-        let mut names = names.chain(volumes).map(|dataset| &dataset.name);
-        names.any(is_lost).then(|| odd.to_string())
+        let had = self.prior.as_ref()?.datasets.names();
+        let mut lost = had.iter().filter(|name| datasets.get(name).is_none());
+        lost.next().is_some().then(|| odd.to_string())
     }
 
     pub(super) fn select_datasets(&mut self, datasets: &Datasets) {

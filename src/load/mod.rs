@@ -144,7 +144,7 @@ impl Loader {
         arm: ArmWatches<'_>,
     ) -> Result<LoadedAll, CommandError> {
         let all = zoneadm::list_all(&self.paths);
-        let listing = self.list(&all)?;
+        let listing = self.list_all_rows()?;
         let known: HashMap<_, _> =
             known.iter().map(|(name, parts)| (name, parts)).collect();
         let listed: BTreeSet<_> =
@@ -186,6 +186,15 @@ impl Loader {
         })
     }
 
+    fn list_all_rows(&self) -> Result<Listing, CommandError> {
+        let run = zoneadm::list_all(&self.paths);
+        let listing = self.list(&run)?;
+        match listing.has_global {
+            true => Ok(listing),
+            false => Err(run.error("does not list the global zone")),
+        }
+    }
+
     fn list(&self, run: &Run) -> Result<Listing, CommandError> {
         zoneadm::list(&self.runner, run)
     }
@@ -201,7 +210,7 @@ impl Loader {
             }
             return;
         }
-        let listing = match self.list(&zoneadm::list_all(&self.paths)) {
+        let listing = match self.list_all_rows() {
             Ok(listing) => listing,
             Err(e) => {
                 for draft in asked {
@@ -430,6 +439,7 @@ impl Loader {
             let listed = zfs::list(&self.runner, &run, Depth::Children)?;
             datasets.merge(listed);
         }
+        datasets.expect(names);
         Ok(())
     }
 
@@ -468,12 +478,18 @@ impl Loader {
                 data.map(|data| format!("{}@{INDESTRUCTIBLE}", data.name));
             more.extend(held.map(Arc::from));
         }
+        // A dataset is gone when zfs says so, not when it is not listed.
+        let had = names(drafts, |draft| draft.datasets.names());
+        more.extend(
+            had.into_iter().filter(|name| datasets.get(name).is_none()),
+        );
         let bytes = self.limits.arguments_bytes;
         for run in zfs::list_some(&self.paths, &more, Depth::Alone, bytes) {
             let mut listed = zfs::list(&self.runner, &run, Depth::Alone)?;
             listed.retain(&more);
             datasets.merge(listed);
         }
+        datasets.expect(&more);
         Ok(())
     }
 }

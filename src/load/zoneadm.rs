@@ -42,6 +42,8 @@ pub struct Listing {
     pub rows: Vec<ZoneRow>,
     /// What could not be understood.
     pub errors: Vec<String>,
+    /// Whether the global zone is there: if not, neither may others be.
+    pub has_global: bool,
     /// zoneadm says that there is no zone of the name that was asked for.
     pub no_such_zone: bool,
 }
@@ -88,7 +90,7 @@ pub fn parse(text: &str) -> Listing {
     for line in text.lines().filter(|l| !l.is_empty()) {
         match parse_line(line) {
             Ok(Some(row)) => listing.rows.push(row),
-            Ok(None) => {}
+            Ok(None) => listing.has_global = true,
             Err(what) => {
                 listing.errors.push(format!("zoneadm list: {what}: {line:?}"));
             }
@@ -102,6 +104,7 @@ fn is_cut_off(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('\n')
 }
 
+/// The row of a line; `None` for the global zone.
 fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let fields = split_fields(line);
     let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =

@@ -161,6 +161,8 @@ fn a_load_that_fails_is_tried_again() {
     for (command, fault) in [
         ("zfs", "fail out of order"),
         ("zfs", "garbage"),
+        ("zfs", "empty"),
+        ("zfs", "truncate"),
         ("zfs", "hang"),
         ("zoneadm", "garbage"),
         ("zoneadm", "fail out of order"),

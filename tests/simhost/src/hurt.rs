@@ -112,7 +112,11 @@ pub fn print(root: &Path, command: &str, output: &str, exit: i32) -> i32 {
             let _ = std::process::Command::new("sleep").arg("1000").status();
         },
         Some(Fault::Truncate) => {
-            put(&output.as_bytes()[..output.len() / 2]);
+            // Within a line: no reader can tell whole lines that are missing.
+            let bytes = output.as_bytes();
+            let half = bytes.len() / 2;
+            let end = bytes[..half].iter().rposition(|b| *b != b'\n');
+            put(&bytes[..end.map_or(half, |end| end + 1)]);
         }
         Some(Fault::Garbage) => {
             put(b"\x00\xff{]garbage\t\t\n\xc3\x28:::::\n");

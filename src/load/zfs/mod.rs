@@ -1,7 +1,7 @@
 //! zfs(8): datasets, volumes and snapshots.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{Paths, ZVOL_RDSK};
@@ -96,6 +96,8 @@ pub struct Datasets {
     snapshots: HashMap<Arc<str>, Vec<Snapshot>>,
     /// Names that could not be listed, and why.
     failed: HashMap<Arc<str>, String>,
+    /// Names that zfs says there are not.
+    missing: HashSet<Arc<str>>,
     /// A line that could not be understood.
     odd: Option<String>,
 }
@@ -149,8 +151,30 @@ impl Datasets {
         self.odd.as_deref()
     }
 
+    /// These names were asked for: of each zfs has to have said what it is, or
+    /// that there is none. One of which it has said nothing has failed.
+    pub fn expect(&mut self, names: &BTreeSet<Arc<str>>) {
+        for name in names.iter().filter(|name| is_dataset_name(name)) {
+            if !self.has(name) && !self.missing.contains(name) {
+                let why = || "is not listed".to_string();
+                self.failed.entry(Arc::clone(name)).or_insert_with(why);
+            }
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let Some((dataset, snapshot)) = name.split_once('@') else {
+            return self.by_name.contains_key(name);
+        };
+        let own = self.by_name.get(dataset).map(|d| &d.snapshots);
+        let apart = self.snapshots.get(dataset);
+        let mut all = own.into_iter().chain(apart).flatten();
+        all.any(|s| *s.name == *snapshot)
+    }
+
     /// Adds what a further run has listed.
     pub fn merge(&mut self, other: Self) {
+        self.missing.extend(other.missing);
         self.by_name.extend(other.by_name);
         self.by_mountpoint.extend(other.by_mountpoint);
         self.failed.extend(other.failed);
@@ -254,7 +278,7 @@ pub fn is_dataset_name(name: &str) -> bool {
 }
 
 /// What zfs says of one name that it can't list.
-const MISSING: &str = "dataset does not exist";
+const MISSING: &str = "does not exist";
 
 /// Runs a listing. Datasets that do not exist are left out; others that can't
 /// be listed are noted as failed.
@@ -269,12 +293,16 @@ pub fn list(
 ) -> Result<Datasets, CommandError> {
     let output = runner.run(run)?;
     let mut failed = HashMap::new();
+    let mut missing = HashSet::new();
     let is_of_names = output.stderr.trim().lines().all(|line| {
         match line
             .strip_prefix("cannot open '")
             .and_then(|l| l.split_once("': "))
         {
-            Some((_, MISSING)) => true,
+            Some((name, why)) if why.ends_with(MISSING) => {
+                missing.insert(Arc::from(name));
+                true
+            }
             Some((name, why)) => {
                 failed.insert(Arc::from(name), why.to_string());
                 true
@@ -291,6 +319,7 @@ pub fn list(
     let mut datasets =
         parse(&output.stdout, depth).map_err(|what| run.error(&what))?;
     datasets.failed.extend(failed);
+    datasets.missing = missing;
     Ok(datasets)
 }
 
@@ -447,127 +476,4 @@ fn numeric(field: &str) -> Json {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(name: &str, kind: &str, mountpoint: &str, zoned: &str) -> String {
-        format!(
-            "lz4\t1700000000\t18446744073709551615\t{name}\t\
-             26843545600\t131072\t0\t0\t18446744073709551615\t{kind}\t0\t-\t-\
-             \t-\t65536\t{zoned}\t{mountpoint}\n"
-        )
-    }
-
-    fn snapshot(name: &str, userrefs: u32) -> String {
-        format!(
-            "-\t1700001000\t-\t{name}\t-\t-\t-\t-\t-\tsnapshot\t-\t\
-             {userrefs}\t-\t-\t2097152\t-\t-\n"
-        )
-    }
-
-    #[test]
-    fn datasets_are_found_by_name_and_mountpoint() {
-        let text = line("zones/a", "filesystem", "/zones/a", "off")
-            + &line("zones/a/data", "filesystem", "/zones/a/data", "on")
-            + &line("zones/a/disk0", "volume", "-", "-")
-            + &line("zones/b", "filesystem", "legacy", "off")
-            + &line("zones/c", "filesystem", "none", "off");
-        let datasets = parse(&text, Depth::Children).unwrap();
-        let at = |path| datasets.mounted_at(path).map(|d| &*d.name);
-        assert_eq!(at("/zones/a"), Some("zones/a"));
-        assert_eq!(at("/zones/a/data"), None);
-        assert!(datasets.get("zones/a/data").unwrap().zoned);
-        assert_eq!(at("/dev/zvol/rdsk/zones/a/disk0"), Some("zones/a/disk0"));
-        assert_eq!(at("/zones/b"), Some("zones/b"));
-        assert_eq!(at("none"), None);
-    }
-
-    #[test]
-    fn only_snapshots_that_matter_are_kept() {
-        let text = line("zones/a", "filesystem", "/zones/a", "off")
-            + &snapshot("zones/a@backup", 0)
-            + &snapshot("zones/a@vmsnap-x", 0)
-            + &snapshot("zones/a@vmsnap-x", 0)
-            + &snapshot("zones/a@indestructible", 1);
-        let datasets = parse(&text, Depth::Children).unwrap();
-        let snapshots = &datasets.get("zones/a").unwrap().snapshots;
-        let names: Vec<_> = snapshots.iter().map(|s| &*s.name).collect();
-        assert_eq!(names, ["vmsnap-x", "indestructible"]);
-        assert!(snapshots[1].held && !snapshots[0].held);
-    }
-
-    #[test]
-    fn made_up_lines_are_not_believed() {
-        let real =
-            |name: &str| line(name, "filesystem", &format!("/{name}"), "off");
-        let forged = line("zones/v", "filesystem", "/zones/v", "off")
-            .replace("26843545600", "1");
-        let text = real("zones/t")
-            + &forged
-            + &snapshot("zones/w@indestructible", 1)
-            + &line("zones/x", "filesystem", "/zones/w", "off")
-            + &real("zones/v")
-            + &real("zones/w");
-        let datasets = parse(&text, Depth::Children).unwrap();
-        assert!(datasets.failure("zones/v").is_some());
-        assert!(datasets.failure("zones/w").is_some());
-        assert!(datasets.get("zones/w").unwrap().snapshots.is_empty());
-        let at = datasets.mounted_at("/zones/w").unwrap();
-        assert_eq!(&*at.name, "zones/w");
-    }
-
-    #[test]
-    fn one_odd_line_costs_no_other() {
-        let text = line("zones/a", "filesystem", "/zones/a", "off")
-            + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
-        let datasets = parse(&text, Depth::Children).unwrap();
-        assert!(datasets.mounted_at("/zones/a").is_some());
-        assert_eq!(datasets.get("zones/a/data").unwrap().mountpoint, "/x\ty");
-        assert!(datasets.odd().unwrap().contains('z'));
-    }
-
-    #[test]
-    fn a_snapshot_may_come_without_its_dataset() {
-        let mut datasets = parse(
-            &line("zones/a", "filesystem", "/zones/a", "off"),
-            Depth::Children,
-        )
-        .unwrap();
-        let text = snapshot("zones/a@indestructible", 1);
-        datasets.merge(parse(&text, Depth::Alone).unwrap());
-        assert!(datasets.get("zones/a").unwrap().snapshots[0].held);
-    }
-
-    #[test]
-    fn a_listing_that_is_not_whole_is_an_error() {
-        let text = line("zones/a", "filesystem", "/zones/a", "off");
-        assert!(parse(&text[..text.len() - 1], Depth::Children).is_err());
-        assert!(parse(&text[..30], Depth::Children).is_err());
-        assert!(parse("garbage\n", Depth::Children).is_err());
-        assert!(parse("", Depth::Children).unwrap().by_name.is_empty());
-    }
-
-    #[test]
-    fn what_could_be_an_option_is_no_operand() {
-        for bad in [
-            "-r", "", "a//b", "a/", "a@", "a@b@c", "a%b", "/a", "a\tb",
-            "a/../b", "a/.", "a@b/c",
-        ] {
-            assert!(!is_dataset_name(bad), "{bad}");
-        }
-        assert!(is_dataset_name("zones/0aa46416-disk0"));
-    }
-
-    #[test]
-    fn operands_are_spread_over_runs() {
-        let paths = Paths::new(std::path::Path::new("/"));
-        let names = (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
-        // 16 bytes each.
-        let runs = |names: &BTreeSet<_>, bytes| {
-            list_some(&paths, names, Depth::Alone, bytes).len()
-        };
-        assert_eq!(runs(&names, 48), 4);
-        assert_eq!(runs(&names, 1 << 20), 1);
-        assert_eq!(runs(&BTreeSet::new(), 48), 0);
-    }
-}
+mod tests;

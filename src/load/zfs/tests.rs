@@ -1,0 +1,148 @@
+//! Listings of zfs: good ones, odd ones, and ones that are not whole.
+
+use super::*;
+
+fn line(name: &str, kind: &str, mountpoint: &str, zoned: &str) -> String {
+    format!(
+        "lz4\t1700000000\t18446744073709551615\t{name}\t\
+         26843545600\t131072\t0\t0\t18446744073709551615\t{kind}\t0\t-\t-\
+         \t-\t65536\t{zoned}\t{mountpoint}\n"
+    )
+}
+
+fn snapshot(name: &str, userrefs: u32) -> String {
+    format!(
+        "-\t1700001000\t-\t{name}\t-\t-\t-\t-\t-\tsnapshot\t-\t\
+         {userrefs}\t-\t-\t2097152\t-\t-\n"
+    )
+}
+
+#[test]
+fn datasets_are_found_by_name_and_mountpoint() {
+    let text = line("zones/a", "filesystem", "/zones/a", "off")
+        + &line("zones/a/data", "filesystem", "/zones/a/data", "on")
+        + &line("zones/a/disk0", "volume", "-", "-")
+        + &line("zones/b", "filesystem", "legacy", "off")
+        + &line("zones/c", "filesystem", "none", "off");
+    let datasets = parse(&text, Depth::Children).unwrap();
+    let at = |path| datasets.mounted_at(path).map(|d| &*d.name);
+    assert_eq!(at("/zones/a"), Some("zones/a"));
+    assert_eq!(at("/zones/a/data"), None);
+    assert!(datasets.get("zones/a/data").unwrap().zoned);
+    assert_eq!(at("/dev/zvol/rdsk/zones/a/disk0"), Some("zones/a/disk0"));
+    assert_eq!(at("/zones/b"), Some("zones/b"));
+    assert_eq!(at("none"), None);
+}
+
+#[test]
+fn only_snapshots_that_matter_are_kept() {
+    let text = line("zones/a", "filesystem", "/zones/a", "off")
+        + &snapshot("zones/a@backup", 0)
+        + &snapshot("zones/a@vmsnap-x", 0)
+        + &snapshot("zones/a@vmsnap-x", 0)
+        + &snapshot("zones/a@indestructible", 1);
+    let datasets = parse(&text, Depth::Children).unwrap();
+    let snapshots = &datasets.get("zones/a").unwrap().snapshots;
+    let names: Vec<_> = snapshots.iter().map(|s| &*s.name).collect();
+    assert_eq!(names, ["vmsnap-x", "indestructible"]);
+    assert!(snapshots[1].held && !snapshots[0].held);
+}
+
+#[test]
+fn made_up_lines_are_not_believed() {
+    let real =
+        |name: &str| line(name, "filesystem", &format!("/{name}"), "off");
+    let forged = line("zones/v", "filesystem", "/zones/v", "off")
+        .replace("26843545600", "1");
+    let text = real("zones/t")
+        + &forged
+        + &snapshot("zones/w@indestructible", 1)
+        + &line("zones/x", "filesystem", "/zones/w", "off")
+        + &real("zones/v")
+        + &real("zones/w");
+    let datasets = parse(&text, Depth::Children).unwrap();
+    assert!(datasets.failure("zones/v").is_some());
+    assert!(datasets.failure("zones/w").is_some());
+    assert!(datasets.get("zones/w").unwrap().snapshots.is_empty());
+    let at = datasets.mounted_at("/zones/w").unwrap();
+    assert_eq!(&*at.name, "zones/w");
+}
+
+#[test]
+fn one_odd_line_costs_no_other() {
+    let text = line("zones/a", "filesystem", "/zones/a", "off")
+        + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
+    let datasets = parse(&text, Depth::Children).unwrap();
+    assert!(datasets.mounted_at("/zones/a").is_some());
+    assert_eq!(datasets.get("zones/a/data").unwrap().mountpoint, "/x\ty");
+    assert!(datasets.odd().unwrap().contains('z'));
+}
+
+#[test]
+fn a_snapshot_may_come_without_its_dataset() {
+    let mut datasets = parse(
+        &line("zones/a", "filesystem", "/zones/a", "off"),
+        Depth::Children,
+    )
+    .unwrap();
+    let text = snapshot("zones/a@indestructible", 1);
+    datasets.merge(parse(&text, Depth::Alone).unwrap());
+    assert!(datasets.get("zones/a").unwrap().snapshots[0].held);
+}
+
+#[test]
+fn a_listing_that_is_not_whole_is_an_error() {
+    let text = line("zones/a", "filesystem", "/zones/a", "off");
+    assert!(parse(&text[..text.len() - 1], Depth::Children).is_err());
+    assert!(parse(&text[..30], Depth::Children).is_err());
+    assert!(parse("garbage\n", Depth::Children).is_err());
+    assert!(parse("", Depth::Children).unwrap().by_name.is_empty());
+}
+
+#[test]
+fn what_could_be_an_option_is_no_operand() {
+    for bad in [
+        "-r", "", "a//b", "a/", "a@", "a@b@c", "a%b", "/a", "a\tb", "a/../b",
+        "a/.", "a@b/c",
+    ] {
+        assert!(!is_dataset_name(bad), "{bad}");
+    }
+    assert!(is_dataset_name("zones/0aa46416-disk0"));
+}
+
+#[test]
+fn operands_are_spread_over_runs() {
+    let paths = Paths::new(std::path::Path::new("/"));
+    let names = (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
+    // 16 bytes each.
+    let runs = |names: &BTreeSet<_>, bytes| {
+        list_some(&paths, names, Depth::Alone, bytes).len()
+    };
+    assert_eq!(runs(&names, 48), 4);
+    assert_eq!(runs(&names, 1 << 20), 1);
+    assert_eq!(runs(&BTreeSet::new(), 48), 0);
+}
+
+#[test]
+fn a_name_of_which_zfs_says_nothing_has_failed() {
+    let names = |names: &[&str]| names.iter().map(|n| (*n).into()).collect();
+    let text = line("zones/a", "filesystem", "/zones/a", "off")
+        + &snapshot("zones/a@indestructible", 1);
+    let mut datasets = parse(&text, Depth::Alone).unwrap();
+    datasets.missing.insert("zones/gone".into());
+    datasets.merge(
+        parse(&snapshot("zones/b@indestructible", 1), Depth::Alone).unwrap(),
+    );
+    let good = [
+        "zones/a",
+        "zones/a@indestructible",
+        "zones/b@indestructible",
+        "zones/gone",
+        "-no operand",
+    ];
+    datasets.expect(&names(&good));
+    assert!(datasets.failed.is_empty(), "{:?}", datasets.failed);
+    datasets.expect(&names(&["zones/c", "zones/a@other"]));
+    assert_eq!(datasets.failure("zones/c"), Some("is not listed"));
+    assert_eq!(datasets.failed.len(), 2);
+}
