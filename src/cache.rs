@@ -285,22 +285,37 @@ impl Cache {
         let state = before.as_ref().and_then(|vm| vm.get_str("zone_state"));
         let reported = transitions(state);
         let mut publisher = Publisher::new(self, zonename, cause, before);
-        // Up to its end they are those of the zone that was.
-        let end = reported.iter().rposition(|t| t.zone_state == GONE);
-        let (of_old, of_new) = match end {
-            Some(at) => (&reported[..at], &reported[at + 1..]),
-            None if matches!(update, Update::Gone) => (&reported[..], &[][..]),
-            None => (&[][..], &reported[..]),
-        };
-        let is_over = match &update {
-            Update::Gone => true,
+        // Each end is that of one zone, and what follows is another's.
+        let mut lives: Vec<_> =
+            reported.split(|t| t.zone_state == GONE).collect();
+        let last = lives.pop().unwrap_or_default();
+        let (mut ended, mut now) = (lives, last);
+        match &update {
+            Update::Gone => ended.push(std::mem::take(&mut now)),
             Update::Vm(vm) => {
-                let row = &vm.parts.row;
-                end.is_some() || stored.is_some_and(|e| e.is_another(row))
+                let is_another =
+                    stored.is_some_and(|e| e.is_another(&vm.parts.row));
+                if is_another && ended.is_empty() {
+                    ended.push(&[]);
+                }
             }
+        }
+        let mut entry = None;
+        if !ended.is_empty() {
+            entry = inner.remove(zonename);
+        }
+        let found = match &update {
+            Update::Gone => None,
+            Update::Vm(vm) => Some(vm),
         };
-        if is_over && let Some(entry) = inner.remove(zonename) {
-            publisher.delete(of_old, &entry.vm.parts);
+        for life in ended {
+            // Of a zone that was over before it could be loaded no more is
+            // known than of the one after it.
+            let entry = entry.take();
+            let vm = entry.as_ref().map(|entry| &entry.vm).or(found);
+            if let Some(vm) = vm {
+                publisher.delete(life, vm);
+            }
         }
         if let (Update::Gone, Some(gone)) = (&update, &mut inner.gone)
             && gone.len() < GONE_MAX
@@ -308,7 +323,7 @@ impl Cache {
             gone.insert(Arc::clone(zonename));
         }
         if let Update::Vm(vm) = update {
-            publisher.load(of_new, &vm);
+            publisher.load(now, &vm);
             inner.store(zonename, vm);
         }
         Applied::Stored(publisher.published)
@@ -459,29 +474,33 @@ impl<'a> Publisher<'a> {
         {
             steps = rest;
         }
-        for step in steps {
-            let base = self.now.as_ref().unwrap_or(&vm.object);
-            let next = with_zone_state(base, step.zone_state, step.zoneid);
-            self.pass(step, next);
-        }
+        self.pass_all(steps, vm);
         self.step(&vm.object, &vm.json);
     }
 
-    /// By way of every state that was reported, to the VM's end.
-    fn delete(&mut self, reported: &[Transition], parts: &Parts) {
-        for step in reported {
-            let Some(base) = &self.now else { break };
-            let next = with_zone_state(base, step.zone_state, step.zoneid);
-            self.pass(step, next);
+    /// By way of every state that was reported, to the VM's end. One that
+    /// nobody has heard of before, and of which nothing was reported, is none.
+    fn delete(&mut self, reported: &[Transition], vm: &Prepared) {
+        self.pass_all(reported, vm);
+        if self.now.is_none() {
+            return;
         }
         // A zone can be deleted only from this state. Who deletes a VM waits
         // for it, and for the datasets to go, which may be faster than a load.
-        if let Some(last) = uninstalled(parts).map(Arc::new) {
+        if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
             let json = json_of(&last);
             self.step(&last, &json);
         }
         if let Some(object) = self.now.take() {
             self.publish("delete", &object, None, None);
+        }
+    }
+
+    fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
+        for step in reported {
+            let base = self.now.as_ref().unwrap_or(&vm.object);
+            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            self.pass(step, next);
         }
     }
 

@@ -141,6 +141,8 @@ pub struct QueueLimits {
     pub events: usize,
     /// Zone transitions of one VM that wait to be published.
     pub transitions: usize,
+    /// Zones that are no VMs yet, or never, of which transitions wait.
+    pub unknown_zones: usize,
     /// Event lines that are kept for subscribers that are behind.
     pub kept_events: usize,
     /// Bytes of event lines that are kept.
@@ -157,6 +159,7 @@ impl Default for QueueLimits {
             batch: 1024,
             events: 8192,
             transitions: 64,
+            unknown_zones: 16_384,
             kept_events: 4096,
             kept_bytes: 64 << 20,
         }

@@ -75,6 +75,8 @@ const SETTINGS: &[Setting] = settings! {
         "events that wait to be looked at; past it, all VMs are loaded";
     "transitions" Count queues.transitions,
         "transitions of one zone that wait to be published";
+    "unknown-zones" Count queues.unknown_zones,
+        "zones that are no VMs, or not yet, of which transitions wait";
     "kept-events" Count queues.kept_events, "events kept for subscribers";
     "kept-bytes" Size queues.kept_bytes, "bytes of events kept";
     "ready-time" Time sources.ready_time,

@@ -34,7 +34,7 @@ pub fn due(
     stored: Option<&str>,
     found: Position<'_>,
 ) -> usize {
-    let end = reported.iter().rposition(|t| t.zone_state == GONE);
+    let end = reported.iter().position(|t| t.zone_state == GONE);
     let earlier = match end {
         // The end of the one was before the other.
         Some(at) if found.is_another => earlier.max(at + 1),
@@ -42,14 +42,19 @@ pub fn due(
     };
     let earlier = earlier.min(reported.len());
     let (before, during) = reported.split_at(earlier);
-    // A zone that was found, and is the one that is stored, had not ended.
+    // A zone that was found had not ended, or was the next one of its name:
+    // nothing tells which, and what is left is published with the next load.
     let end = during.iter().position(|t| t.zone_state == GONE);
     let during = match end {
-        Some(at) if stored.is_some() && found.zone_state != GONE => {
-            &during[..at]
-        }
-        _ => during,
+        Some(at) if found.zone_state == GONE => return earlier + at + 1,
+        Some(at) => &during[..at],
+        None => during,
     };
+    if found.zone_state == GONE {
+        // What was reported after its end is the next one's.
+        let was_gone = before.last().is_some_and(|t| t.zone_state == GONE);
+        return if was_gone { earlier } else { reported.len() };
+    }
     let is_found = |t: &Transition| {
         t.zone_state == found.zone_state
             && (t.zoneid.is_none()
@@ -58,9 +63,6 @@ pub fn due(
     };
     if let Some(at) = during.iter().rposition(is_found) {
         return earlier + at + 1;
-    }
-    if found.zone_state == GONE {
-        return reported.len();
     }
     // Not there itself: those count that lie on the way to it.
     let mut now = before.last().map(|t| t.zone_state).or(stored);
@@ -143,7 +145,8 @@ mod tests {
         assert_eq!(due(&again[..2], 1, Some("installed"), at(GONE, 0)), 2);
         assert_eq!(due(&again, 1, Some("installed"), at("configured", 0)), 2);
         assert_eq!(due(&again, 3, Some("installed"), at("configured", 0)), 4);
-        assert_eq!(due(&again, 0, None, at("configured", 0)), 4);
+        assert_eq!(due(&again, 3, Some("configured"), at(GONE, 0)), 3);
+        assert_eq!(due(&again, 0, None, at("configured", 0)), 2);
         let other = Position { is_another: true, ..at("incomplete", 0) };
         assert_eq!(due(&again, 1, Some("installed"), other), 3);
     }

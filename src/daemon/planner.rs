@@ -1,5 +1,6 @@
 //! The planner's thread: events in, jobs out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
@@ -87,6 +88,15 @@ impl Known for Picture<'_> {
 
     fn is_vm(&self, zonename: &str) -> bool {
         (self.is_vm)(zonename) || self.shared.queue.concerns(zonename)
+    }
+
+    fn begun(&self) -> Vec<Arc<str>> {
+        let at_work = self.shared.queue.at_work().into_iter();
+        at_work.filter(|zonename| !(self.is_vm)(zonename)).collect()
+    }
+
+    fn is_reloading(&self) -> bool {
+        self.shared.queue.is_reloading()
     }
 }
 

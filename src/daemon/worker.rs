@@ -1,7 +1,7 @@
 //! A worker: takes a batch of jobs, arms watches, loads, and has the picture
 //! changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -163,10 +163,9 @@ impl Worker {
             // More have gone than were remembered: some may be back.
             self.shared.queue.push(Job { tries: 0, ..job.clone() });
         }
-        let cache = &self.shared.cache;
-        self.shared
-            .queue
-            .forget_transitions(noted, |zonename| cache.contains(zonename));
+        let listed: HashSet<&str> = all_names.iter().map(|n| &**n).collect();
+        let queue = &self.shared.queue;
+        queue.forget_transitions(noted, |name| listed.contains(name));
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
             if !self.shared.cache.contains(&zonename) {

@@ -83,7 +83,7 @@ impl Queue {
     /// An empty queue.
     #[must_use]
     pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
-        let reported = Reported::new(limits.transitions, limits.jobs);
+        let reported = Reported::new(limits.transitions, limits.unknown_zones);
         let state = State::new(limits, times.pace_first, times.pace_last);
         let inner =
             Inner { state, reported, watched_until: None, closed: false };
@@ -183,6 +183,18 @@ impl Queue {
         let inner = self.inner.lock();
         inner.state.concerns(&Lane::Vm(zonename.into()))
             || inner.state.is_working(&Lane::All)
+    }
+
+    /// The zones that are worked at.
+    #[must_use]
+    pub fn at_work(&self) -> Vec<Arc<str>> {
+        self.inner.lock().state.at_work()
+    }
+
+    /// Whether everything is being loaded.
+    #[must_use]
+    pub fn is_reloading(&self) -> bool {
+        self.inner.lock().state.is_working(&Lane::All)
     }
 
     /// Blocks until there is work; `None` once the queue is closed.

@@ -2,6 +2,7 @@
 //! clock of its own.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::QueueStatus;
@@ -201,14 +202,26 @@ impl State {
         self.push_bounded(all, usize::MAX);
     }
 
-    /// Whether a job of this lane waits or is worked at.
+    /// Whether a job of this lane waits, now or from some time on, or is
+    /// worked at.
     pub fn concerns(&self, lane: &Lane) -> bool {
-        self.order_of.contains_key(lane) || self.is_working(lane)
+        self.order_of.contains_key(lane)
+            || self.time_of.contains_key(lane)
+            || self.is_working(lane)
     }
 
     /// Whether a job of this lane is worked at.
     pub fn is_working(&self, lane: &Lane) -> bool {
         self.at_work.contains(lane)
+    }
+
+    /// The zones that are worked at.
+    pub fn at_work(&self) -> Vec<Arc<str>> {
+        let zone = |lane: &Lane| match lane {
+            Lane::Vm(zonename) => Some(Arc::clone(zonename)),
+            Lane::All | Lane::Sysinfo => None,
+        };
+        self.at_work.iter().filter_map(zone).collect()
     }
 
     /// The next batch and its number; else the time at which there may be one
@@ -299,12 +312,27 @@ impl State {
         let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         for lane in &lanes {
             self.order_of.remove(lane);
-            self.at_work.insert(lane.clone());
         }
+        if let Some(all) = jobs.iter().find(|job| job.lane == Lane::All) {
+            self.owe_those_at_work(&all.cause);
+        }
+        self.at_work.extend(lanes.iter().cloned());
         self.number += 1;
         let working = Working { lanes, kind, is_apart, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
+    }
+
+    /// A VM that is being loaded while everything is has perhaps been looked
+    /// at before: if that load finds a zone, and the other did not since it
+    /// has gone, none would know which was right. So it is loaded once more.
+    fn owe_those_at_work(&mut self, cause: &Cause) {
+        for zonename in self.at_work() {
+            let lane = Lane::Vm(zonename);
+            let (sources, cause) = (Sources::ALL, cause.clone());
+            let job = Job { lane, sources, cause, tries: 0 };
+            self.push_bounded(job, usize::MAX);
+        }
     }
 
     fn is_apart_at_work(&self) -> bool {

@@ -119,7 +119,9 @@ fn transitions_stay_in_order_until_taken() {
 
 #[test]
 fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
-    let queue = queue(2);
+    let limits =
+        QueueLimits { jobs: 2, unknown_zones: 2, ..QueueLimits::default() };
+    let queue = queue_of(limits);
     let add = |name: &str, is_vm| {
         let transition = Transition { zone_state: "running", zoneid: None };
         queue.push_transition(&name.into(), transition, is_vm);
@@ -286,6 +288,19 @@ fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
     clock.pass(1000);
     clock.state.push_paced(vm("b", Sources::ZFS), clock.now);
     assert_eq!(clock.taken(), "b");
+}
+
+#[test]
+fn who_is_loaded_while_everything_is_is_loaded_again() {
+    let mut clock = Clock::new();
+    clock.state.push(vm("a", Sources::TAGS));
+    let (of_a, _) = clock.take().unwrap();
+    clock.state.push(all());
+    let (of_all, names) = clock.take().unwrap();
+    assert_eq!(names, "refresh");
+    clock.state.done(of_all, &[]);
+    clock.state.done(of_a, &[]);
+    assert_eq!(clock.taken(), "a");
 }
 
 #[test]
