@@ -26,6 +26,13 @@ demo: build
 test: fmt clippy
 	$(CARGO) test --workspace
 
+# Random operations and faults for SECONDS, from SEED on: see tests/it/model.
+SECONDS ?= 600
+SEED ?= 1000
+soak:
+	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
+	    whatever_happens -- --nocapture
+
 fmt:
 	$(CARGO) fmt --all --check
 
@@ -40,4 +47,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak fmt clippy check-illumos clean

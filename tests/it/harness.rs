@@ -41,7 +41,13 @@ pub fn simhost_program() -> &'static Path {
 }
 
 /// Waits until `look` finds what it wants; fails with what it saw last.
-pub fn wait_for<T>(
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
+    wait_within(DEADLINE, what, look)
+}
+
+/// As [`wait_for`], with a deadline of its own.
+pub fn wait_within<T>(
+    deadline: Duration,
     what: &str,
     mut look: impl FnMut() -> Result<T, String>,
 ) -> T {
@@ -49,8 +55,8 @@ pub fn wait_for<T>(
     loop {
         match look() {
             Ok(found) => return found,
-            Err(saw) if begin.elapsed() > DEADLINE => {
-                panic!("{what}: not in {DEADLINE:?}; saw {saw}")
+            Err(saw) if begin.elapsed() > deadline => {
+                panic!("{what}: not in {deadline:?}; saw {saw}")
             }
             Err(_) => pause(),
         }

@@ -18,6 +18,9 @@ mod files;
 /// What is broken, and mended.
 mod faults;
 
+/// Random operations and faults, checked against what must always hold.
+mod model;
+
 /// The interface by real sockets.
 mod http;
 

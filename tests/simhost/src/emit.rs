@@ -75,11 +75,43 @@ pub fn publish(
     channel: Channel,
     records: &[String],
 ) -> io::Result<()> {
+    log_records(root, channel, records)?;
     for record in hurt::distort(root, channel, records)? {
         count(root, channel)?;
         send(root, channel, record.as_bytes())?;
     }
     Ok(())
+}
+
+/// Keeps records as they were meant, whatever hurts the channel.
+fn log_records(
+    root: &Path,
+    channel: Channel,
+    records: &[String],
+) -> io::Result<()> {
+    use std::io::Write;
+    let mut lines = String::new();
+    for record in records {
+        lines.push('{');
+        lines.push_str(record);
+        lines.push('\n');
+    }
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log(root, channel))?
+        .write_all(lines.as_bytes())
+}
+
+/// Every record that was to be published, a line of JSON each.
+#[must_use]
+pub fn records(root: &Path, channel: Channel) -> Vec<String> {
+    let text = fs::read_to_string(log(root, channel)).unwrap_or_default();
+    text.lines().map(String::from).collect()
+}
+
+fn log(root: &Path, channel: Channel) -> PathBuf {
+    root.join(format!("sim/records.{}", channel.name()))
 }
 
 /// How many records have been published.

@@ -1,0 +1,205 @@
+//! What must hold while steps are done, and after.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use simhost::emit::{Channel, records};
+use vminfod::json::Json;
+
+use super::Kind;
+use super::step::{Step, VMS};
+use crate::harness::{Daemon, Stream, TestHost, first_difference, parse};
+use crate::harness::{text, wait_within};
+
+/// How long it may take until all is well again.
+const SETTLE_TIME: Duration = Duration::from_secs(20);
+
+/// A host, the daemon on it, and one who listens. The order is that in which
+/// they have to go.
+pub struct Model {
+    stream: Stream,
+    daemon: Daemon,
+    host: TestHost,
+    kind: Kind,
+    /// Files that were cut, and what they were.
+    torn: HashMap<PathBuf, String>,
+    debugid: u64,
+}
+
+impl Model {
+    pub fn new(kind: Kind, args: &[&str]) -> Self {
+        let host = TestHost::with_vms(VMS);
+        let daemon = host.start_with(args);
+        let stream = daemon.events();
+        Self {
+            stream,
+            daemon,
+            host,
+            kind,
+            torn: HashMap::new(),
+            debugid: 100_000,
+        }
+    }
+
+    /// Does a step. One that the host refuses is passed over.
+    pub fn step(&mut self, n: usize, step: &Step) {
+        self.debugid += 1;
+        match step {
+            Step::Compare => self.compare(&format!("step {n}")),
+            Step::Tear(vm, file) => self.tear(*vm, Some(file)),
+            Step::TearXml(vm) => self.tear(*vm, None),
+            // Nobody edits a file that is cut; a host would refuse it.
+            _ => {
+                let _ = step.run(&self.host, self.debugid);
+            }
+        }
+    }
+
+    /// Cuts a file in half, in place.
+    fn tear(&mut self, vm: usize, file: Option<&str>) {
+        let Ok(names) = self.host.zonenames() else { return };
+        let Some(name) = names.get(vm % names.len().max(1)) else { return };
+        let path = match file {
+            None => self.host.xml_path(name),
+            Some(file) => {
+                let Ok(dir) = self.host.zone_dir(name) else { return };
+                dir.join("config").join(file)
+            }
+        };
+        let Ok(text) = fs::read_to_string(&path) else { return };
+        if text.len() > 2 && !self.torn.contains_key(&path) {
+            fs::write(&path, &text[..text.len() / 2]).unwrap();
+            self.torn.insert(path, text);
+        }
+    }
+
+    /// Who subscribes now is told what the stream has added up to by then.
+    fn compare(&mut self, when: &str) {
+        let other = self.daemon.events();
+        self.stream.read_to(other.seq);
+        let (ours, theirs) = (self.stream.array(), other.array());
+        if let Some(difference) = first_difference(&ours, &theirs) {
+            panic!("{when}: the stream does not add up: {difference}");
+        }
+    }
+
+    /// Ends all faults, and waits until the daemon serves what there is.
+    pub fn settle(mut self) {
+        Step::Heal.run(&self.host, 0).unwrap();
+        for (path, text) in std::mem::take(&mut self.torn) {
+            // What was replaced or removed since is whole.
+            let is_whole = |now: &String| match path.extension() {
+                Some(e) if e == "xml" => now.trim_end().ends_with("</zone>"),
+                _ => Json::parse(now).is_ok(),
+            };
+            if fs::read_to_string(&path).is_ok_and(|now| !is_whole(&now)) {
+                fs::write(&path, &text).unwrap();
+            }
+        }
+        wait_within(SETTLE_TIME, "all is well again", || {
+            let status = self.daemon.status();
+            let errors = status.get("errors").unwrap();
+            let idle = status.get("queue").unwrap().get("idle");
+            let is_well = errors.as_array().unwrap().is_empty();
+            if !is_well || idle != Some(&Json::Bool(true)) {
+                return Err(status.to_string());
+            }
+            let (served, loaded) = (self.daemon.vms(), self.host.dumped());
+            first_difference(&served, &loaded).map_or(Ok(()), Err)
+        });
+        self.compare("at the end");
+        if self.kind != Kind::Lossy && self.lost() == 0 {
+            self.check_transitions();
+        }
+    }
+
+    /// Events that found no room.
+    fn lost(&self) -> u64 {
+        let status = self.daemon.status();
+        let sources = status.get("sources").unwrap().as_object().unwrap();
+        let lost = |s: &Json| s.get("lost").unwrap().as_u64().unwrap();
+        sources.iter().map(|(_, source)| lost(source)).sum()
+    }
+
+    /// Every transition that was reported has been published, in order.
+    fn check_transitions(&self) {
+        let mut published = published(&self.stream);
+        for (name, reported) in reported(&self.host, &self.stream) {
+            let published = published.remove(&name).unwrap_or_default();
+            // A VM may be over before it could be loaded: then it is not
+            // known which of its lives was which.
+            if published.len() != reported.len() {
+                continue;
+            }
+            for (reported, published) in reported.iter().zip(&published) {
+                let mut rest = published.iter();
+                for state in reported {
+                    assert!(
+                        rest.any(|s| s == state),
+                        "{name}: {state} was not published: reported \
+                         {reported:?}, published {published:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// By zone, the states of each of its lives.
+type Lives = BTreeMap<String, Vec<Vec<String>>>;
+
+/// The states that zones were reported to enter.
+fn reported(host: &TestHost, stream: &Stream) -> Lives {
+    let mut lives = begun(stream);
+    for record in records(host.root(), Channel::Zone) {
+        let record = parse(record.as_bytes());
+        let data = record.get("data").unwrap();
+        let (old, new) = (text(data, "oldstate"), text(data, "newstate"));
+        let lives = lives.entry(text(data, "zonename").to_string());
+        let lives = lives.or_default();
+        if old.is_empty() {
+            lives.push(Vec::new());
+        }
+        // Those that zoneadm shows, too; one that is repeated is none.
+        let is_told = old != new
+            && [
+                "configured",
+                "incomplete",
+                "installed",
+                "ready",
+                "running",
+                "shutting_down",
+            ]
+            .contains(&new);
+        if let Some(life) = lives.last_mut().filter(|_| is_told) {
+            life.push(new.to_string());
+        }
+    }
+    lives
+}
+
+/// The states that subscribers were told of.
+fn published(stream: &Stream) -> Lives {
+    let mut lives = begun(stream);
+    for event in &stream.events {
+        let name = text(event, "zonename").to_string();
+        let lives = lives.entry(name).or_default();
+        if text(event, "type") == "create" {
+            lives.push(Vec::new());
+        }
+        let state = event.get("vm").map(|vm| text(vm, "zone_state"));
+        if let (Some(life), Some(state)) = (lives.last_mut(), state) {
+            life.push(state.to_string());
+        }
+    }
+    lives
+}
+
+/// One life for each VM that was there when the stream began.
+fn begun(stream: &Stream) -> Lives {
+    let vms = parse(text(&stream.ready, "vms").as_bytes());
+    let names = vms.as_array().unwrap().iter().map(|vm| text(vm, "zonename"));
+    names.map(|name| (name.to_string(), vec![Vec::new()])).collect()
+}

@@ -1,0 +1,155 @@
+//! The model test: random operations on a host, with random faults switched
+//! on and off, against the real daemon. Whatever happens, its stream must add
+//! up; once the faults are over, it must serve what there is.
+//!
+//! A run is made of its seed alone. `MODEL_SEED` sets the first, `MODEL_RUNS`
+//! how many there are, `MODEL_STEPS` how many steps each has, and
+//! `MODEL_SECONDS` for how long to go on; `make soak` uses them. What fails is
+//! tried again with ever fewer steps, and printed.
+
+mod check;
+mod step;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use check::Model;
+use step::{Step, Steps};
+
+/// Runs and steps of `make test`.
+const RUNS: u64 = 30;
+const STEPS: usize = 100;
+
+/// Tries of making a failing sequence shorter, and their time.
+const SHRINK_TRIES: usize = 100;
+const SHRINK_TIME: Duration = Duration::from_secs(180);
+
+/// What a run is like, by its seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Events are all that tells of changes, and none is lost: every
+    /// transition has to be published.
+    Strict,
+    /// Events are dropped, doubled and exchanged: the periodic reload heals.
+    Lossy,
+    /// Queues are tiny, so that they overflow.
+    Tiny,
+}
+
+impl Kind {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            0 | 1 => Self::Strict,
+            2 => Self::Lossy,
+            _ => Self::Tiny,
+        }
+    }
+
+    /// Short times, so that much happens; what else the kind wants.
+    fn args(self) -> Vec<&'static str> {
+        let times = [
+            "command-time=0.5",
+            "stuck-time=0.1",
+            "retry-first=0.02",
+            "retry-last=0.2",
+            "restart-first=0.02",
+            "restart-last=0.2",
+            "ready-time=1",
+            "settle-last=0.2",
+            "poll-time=0.1",
+        ];
+        let own: &[&str] = match self {
+            Self::Strict => &["refresh-interval=100000"],
+            Self::Lossy => &["refresh-interval=0.7", "drift-time=0.1"],
+            Self::Tiny => &[
+                "refresh-interval=100000",
+                "jobs=2",
+                "batch=2",
+                "events=3",
+                "workers-max=3",
+            ],
+        };
+        let settings = times.iter().chain(own);
+        settings.flat_map(|setting| ["--set", setting]).collect()
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| {
+        value.parse().unwrap_or_else(|_| panic!("{name}={value}?"))
+    })
+}
+
+/// What went wrong, if anything did.
+fn failure_of(kind: Kind, steps: &[Step]) -> Option<String> {
+    let run = AssertUnwindSafe(|| {
+        let mut model = Model::new(kind, &kind.args());
+        for (n, step) in steps.iter().enumerate() {
+            model.step(n, step);
+        }
+        model.settle();
+    });
+    let panic = catch_unwind(run).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    Some(text.unwrap_or_else(|| "a panic without text".to_string()))
+}
+
+/// Leaves out steps for as long as it still fails.
+fn shrunk(kind: Kind, steps: Vec<Step>) -> Vec<Step> {
+    let begin = Instant::now();
+    let mut shortest = steps;
+    let mut chunk = shortest.len() / 2;
+    let mut tries = 0;
+    while chunk > 0 {
+        let mut at = 0;
+        while at < shortest.len() {
+            if tries >= SHRINK_TRIES || begin.elapsed() > SHRINK_TIME {
+                return shortest;
+            }
+            tries += 1;
+            let mut fewer = shortest.clone();
+            fewer.drain(at..(at + chunk).min(fewer.len()));
+            if failure_of(kind, &fewer).is_some() {
+                shortest = fewer;
+            } else {
+                at += chunk;
+            }
+        }
+        chunk /= 2;
+    }
+    shortest
+}
+
+#[test]
+fn whatever_happens_the_picture_is_right_in_the_end() {
+    let begin = Instant::now();
+    let first = number("MODEL_SEED", 1);
+    let seconds = number("MODEL_SECONDS", 0);
+    let steps = usize::try_from(number("MODEL_STEPS", STEPS as u64)).unwrap();
+    let runs = match seconds {
+        0 => number("MODEL_RUNS", RUNS),
+        _ => u64::MAX / 2,
+    };
+    let mut count = 0;
+    for seed in first..first + runs {
+        if seconds > 0 && begin.elapsed() > Duration::from_secs(seconds) {
+            break;
+        }
+        let kind = Kind::of(seed);
+        let steps: Vec<_> = Steps::new(seed, kind).take(steps).collect();
+        count += steps.len();
+        let Some(failure) = failure_of(kind, &steps) else { continue };
+        eprintln!("seed {seed}, {kind:?}: {failure}\nnow with fewer steps:");
+        let fewer = shrunk(kind, steps);
+        let again = failure_of(kind, &fewer);
+        let listed: Vec<_> =
+            fewer.iter().map(|step| format!("  {step:?}")).collect();
+        panic!(
+            "seed {seed}, {kind:?}, {} steps:\n{}\n{}",
+            fewer.len(),
+            listed.join("\n"),
+            again.unwrap_or(format!("not again, but once: {failure}"))
+        );
+    }
+    eprintln!("{count} steps in {:?}", begin.elapsed());
+}

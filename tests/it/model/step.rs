@@ -1,0 +1,333 @@
+//! The steps of the model: what is done to a host, and what to its commands.
+
+use simhost::Host;
+use simhost::emit::Channel;
+
+use super::Kind;
+
+/// Hosts begin with this many VMs.
+pub const VMS: u64 = 5;
+
+/// Numbers of VMs that may be created: each has its own name.
+const SPECS: u64 = 4;
+
+/// One step. VMs are chosen by a number of which the rest counts, so that a
+/// sequence makes sense with any step left out.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Creates a VM of this number, if it is not there.
+    Create(u64),
+    /// Deletes a VM.
+    Delete(usize),
+    /// Deletes a VM and makes another of its name.
+    Remake(u64),
+    /// Starts a VM.
+    Start(usize),
+    /// Stops a VM.
+    Stop(usize),
+    /// Reboots a VM.
+    Reboot(usize),
+    /// The kernel starts its init again.
+    RestartInit(usize),
+    /// `vmadm update`.
+    Update(usize, &'static str, String),
+    /// A file of its config directory is replaced.
+    Write(usize, &'static str, String),
+    /// A file of its config directory is removed.
+    Remove(usize, &'static str),
+    /// A file of its config directory is written in place, and half of it.
+    Tear(usize, &'static str),
+    /// Its XML is cut in half.
+    TearXml(usize),
+    /// Its `lastexited` is emptied, then written.
+    LastExited(usize, i32),
+    /// A property of its dataset is set.
+    Set(usize, &'static str, String),
+    /// A property of its dataset is inherited.
+    Inherit(usize, &'static str),
+    /// A property of the pool is set.
+    SetPool(String),
+    /// `vmadm create-snapshot`.
+    Snapshot(usize, u64),
+    /// `vmadm delete-snapshot`.
+    DeleteSnapshot(usize, u64),
+    /// `vmadm rollback-snapshot`.
+    Rollback(usize, u64),
+    /// Its dataset is renamed away, and back.
+    RenameAndBack(usize),
+    /// Records of datasets that say nothing.
+    Noise(usize),
+    /// The system's description changes.
+    Sysinfo(String),
+    /// A command is hurt.
+    Hurt(&'static str, &'static str),
+    /// A channel is hurt.
+    HurtChannel(&'static str, &'static str),
+    /// All sysevents of a channel die.
+    Kill(bool),
+    /// A sysevent prints this.
+    Raw(bool, &'static str),
+    /// No new sysevent can be started, for a moment.
+    NoStart(&'static str, &'static str),
+    /// Everything is healed.
+    Heal,
+    /// Snapshot and stream are compared.
+    Compare,
+}
+
+/// Makes steps of a seed.
+pub struct Steps {
+    random: u64,
+    kind: Kind,
+}
+
+impl Steps {
+    pub fn new(seed: u64, kind: Kind) -> Self {
+        // Seeds that follow each other are to have nothing in common.
+        Self { random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), kind }
+    }
+
+    /// The next random number below `below` (splitmix64).
+    fn below(&mut self, below: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).unwrap()]
+    }
+
+    fn vm(&mut self) -> usize {
+        usize::try_from(self.below(1000)).unwrap()
+    }
+
+    fn value(&mut self) -> String {
+        self.below(90).to_string()
+    }
+
+    fn operation(&mut self) -> Step {
+        const FILES: [&str; 3] = ["metadata.json", "tags.json", "routes.json"];
+        match self.below(40) {
+            0..=2 => Step::Create(self.below(SPECS)),
+            3 => Step::Delete(self.vm()),
+            4 => Step::Remake(self.below(SPECS)),
+            5..=7 => Step::Start(self.vm()),
+            8..=10 => Step::Stop(self.vm()),
+            11..=13 => Step::Reboot(self.vm()),
+            14 => Step::RestartInit(self.vm()),
+            15..=18 => {
+                let property = self.one_of(&[
+                    "alias",
+                    "cpu_cap",
+                    "max_physical_memory",
+                    "quota",
+                    "tags.colour",
+                    "customer_metadata.k",
+                    "internal_metadata.k",
+                    "resolvers",
+                ]);
+                Step::Update(self.vm(), property, format!("1{}", self.value()))
+            }
+            19..=22 => {
+                let text = format!("{{\"k\":\"{}\"}}", self.value());
+                Step::Write(self.vm(), self.one_of(&FILES), text)
+            }
+            23 => Step::Remove(self.vm(), self.one_of(&FILES)),
+            24 => Step::Tear(self.vm(), self.one_of(&FILES)),
+            25 => Step::TearXml(self.vm()),
+            26 => Step::LastExited(self.vm(), self.one_of(&[0, 256, 9])),
+            27 | 28 => {
+                let property = self.one_of(&[
+                    "recsize",
+                    "quota",
+                    "snapshot_limit",
+                    "compression",
+                ]);
+                Step::Set(self.vm(), property, format!("1{}", self.value()))
+            }
+            29 => {
+                let property = self.one_of(&["recsize", "compression"]);
+                Step::Inherit(self.vm(), property)
+            }
+            30 => Step::SetPool(format!("lz{}", self.value())),
+            31 | 32 => Step::Snapshot(self.vm(), self.below(3)),
+            33 => Step::DeleteSnapshot(self.vm(), self.below(3)),
+            34 => Step::Rollback(self.vm(), self.below(3)),
+            35 => Step::RenameAndBack(self.vm()),
+            36 => Step::Noise(self.vm()),
+            37 => Step::Sysinfo(self.value()),
+            _ => Step::Compare,
+        }
+    }
+
+    fn fault(&mut self) -> Step {
+        const COMMANDS: [&str; 3] = ["zoneadm", "zfs", "kstat"];
+        const FAULTS: [&str; 8] = [
+            "slow 20",
+            "slow 100",
+            "fail out of order",
+            "garbage",
+            "truncate",
+            "empty",
+            "hang times=2",
+            "fail once times=1",
+        ];
+        match (self.kind, self.below(8)) {
+            (Kind::Lossy, 0..=1) => {
+                let channel = self.one_of(&["sysevent-zone", "sysevent-zfs"]);
+                let fault = self.one_of(&["drop", "duplicate", "reorder"]);
+                Step::HurtChannel(channel, fault)
+            }
+            (Kind::Lossy, 2) => Step::Kill(self.below(2) == 0),
+            (Kind::Lossy, 3) => {
+                let words = self.one_of(&[
+                    "\n",
+                    "rubbish\n",
+                    "{\"type\":\"event\"}\n",
+                    "{\"type\":7}\n",
+                    "\u{1}\u{2}",
+                    "{\"type\":\"event\",\"class\":[]}\n",
+                ]);
+                Step::Raw(self.below(2) == 0, words)
+            }
+            (Kind::Lossy, 4) => {
+                let channel =
+                    self.one_of(&["sysevent-zone-start", "sysevent-zfs-start"]);
+                let fault = self.one_of(&["fail no times=2", "hang times=1"]);
+                Step::NoStart(channel, fault)
+            }
+            _ => Step::Hurt(self.one_of(&COMMANDS), self.one_of(&FAULTS)),
+        }
+    }
+}
+
+impl Iterator for Steps {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        Some(match self.below(20) {
+            0..=1 => self.fault(),
+            2 => Step::Heal,
+            _ => self.operation(),
+        })
+    }
+}
+
+/// What hurts, to be healed.
+pub const HURT: [&str; 7] = [
+    "zoneadm",
+    "zfs",
+    "kstat",
+    "sysevent-zone",
+    "sysevent-zfs",
+    "sysevent-zone-start",
+    "sysevent-zfs-start",
+];
+
+fn channel(is_zone: bool) -> Channel {
+    if is_zone { Channel::Zone } else { Channel::Zfs }
+}
+
+impl Step {
+    /// Does it, but for what only the model itself can do. What a host in its
+    /// present state refuses is no step.
+    pub fn run(&self, host: &Host, debugid: u64) -> simhost::Result<()> {
+        let names = host.zonenames()?;
+        let name = |n: &usize| {
+            let name = names.get(n % names.len().max(1));
+            name.cloned().ok_or("no VM is left")
+        };
+        match self {
+            Self::Create(n) => create(host, *n, debugid),
+            Self::Delete(n) => host.delete(&name(n)?),
+            Self::Remake(n) => {
+                host.delete(&Host::spec(50 + n).uuid)?;
+                create(host, *n, debugid)
+            }
+            Self::Start(n) => host.start(&name(n)?),
+            Self::Stop(n) => host.stop(&name(n)?, 256),
+            Self::Reboot(n) => host.reboot(&name(n)?),
+            Self::RestartInit(n) => host.restart_init(&name(n)?),
+            Self::Update(n, property, value) => {
+                host.update(&name(n)?, property, value)
+            }
+            Self::Write(n, file, text) => {
+                host.write_config(&name(n)?, file, text)
+            }
+            Self::Remove(n, file) => {
+                let path = host.zone_dir(&name(n)?)?.join("config").join(file);
+                Ok(std::fs::remove_file(path)?)
+            }
+            Self::LastExited(n, status) => {
+                let path = host.zone_dir(&name(n)?)?.join("lastexited");
+                std::fs::write(&path, "")?;
+                let text = format!("1700000000.5 {status}\n");
+                Ok(std::fs::write(path, text)?)
+            }
+            Self::Set(n, property, value) => {
+                host.zfs_set(&own(host, &name(n)?)?, property, value)
+            }
+            Self::Inherit(n, property) => {
+                host.zfs_inherit(&own(host, &name(n)?)?, property)
+            }
+            Self::SetPool(value) => host.zfs_set("zones", "compression", value),
+            Self::Snapshot(n, snapshot) => {
+                host.snapshot(&name(n)?, &format!("s{snapshot}"))
+            }
+            Self::DeleteSnapshot(n, snapshot) => {
+                host.delete_snapshot(&name(n)?, &format!("s{snapshot}"))
+            }
+            Self::Rollback(n, snapshot) => {
+                host.rollback(&name(n)?, &format!("s{snapshot}"))
+            }
+            Self::RenameAndBack(n) => {
+                let own = own(host, &name(n)?)?;
+                let other = format!("{own}-away");
+                host.zfs_rename(&own, &other)?;
+                host.zfs_rename(&other, &own)
+            }
+            Self::Noise(n) => {
+                let own = own(host, &name(n)?)?;
+                for operation in ["something new", "bookmark", "hold"] {
+                    host.zfs_record(&own, operation, "")?;
+                    host.zfs_record("zones/cores/x", operation, "")?;
+                }
+                Ok(())
+            }
+            Self::Sysinfo(value) => {
+                host.touch_sysinfo(Some(("Datacenter Name", value)))
+            }
+            Self::Hurt(what, words)
+            | Self::HurtChannel(what, words)
+            | Self::NoStart(what, words) => host.hurt(what, words),
+            Self::Kill(is_zone) => host.kill_sysevent(channel(*is_zone)),
+            Self::Raw(is_zone, words) => {
+                host.raw_sysevent(channel(*is_zone), words.as_bytes())
+            }
+            Self::Heal => {
+                for what in HURT {
+                    host.hurt(what, "heal")?;
+                }
+                Ok(())
+            }
+            Self::Tear(..) | Self::TearXml(_) | Self::Compare => Ok(()),
+        }
+    }
+}
+
+fn create(host: &Host, n: u64, debugid: u64) -> simhost::Result<()> {
+    let mut spec = Host::spec(50 + n);
+    spec.debugid = debugid;
+    spec.autoboot = n < 2;
+    host.create(&spec)
+}
+
+/// The dataset at a zone's zonepath.
+fn own(host: &Host, zonename: &str) -> simhost::Result<String> {
+    let dir = host.zone_dir(zonename)?;
+    let below = dir.strip_prefix(host.root())?;
+    Ok(below.to_string_lossy().into_owned())
+}
