@@ -5,24 +5,9 @@ use std::fs;
 use simhost::emit::Channel;
 use vminfod::json::Json;
 
-use crate::harness::{Daemon, TestHost, text, wait_for};
-
-/// The faults that /status tells, as `zonename source`.
-fn errors(daemon: &Daemon) -> Vec<String> {
-    let status = daemon.status();
-    let errors = status.get("errors").unwrap().as_array().unwrap();
-    errors
-        .iter()
-        .map(|e| format!("{} {}", text(e, "zonename"), text(e, "source")))
-        .collect()
-}
-
-fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
-    wait_for("the faults are told", || {
-        let errors = errors(daemon);
-        if errors == wanted { Ok(()) } else { Err(format!("{errors:?}")) }
-    });
-}
+use crate::harness::{
+    TestHost, errors, runs_of, text, wait_for, wait_for_errors,
+};
 
 #[test]
 fn broken_files_at_start_cost_their_vm_alone() {
@@ -232,10 +217,6 @@ fn wait_for_run(host: &TestHost, words: &str, more_than: usize) -> usize {
         let count = runs_of(host, words);
         if count > more_than { Ok(count) } else { Err(count.to_string()) }
     })
-}
-
-fn runs_of(host: &TestHost, words: &str) -> usize {
-    host.runs().iter().filter(|run| run.contains(words)).count()
 }
 
 /// What a full reload asks of zfs.

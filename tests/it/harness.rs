@@ -158,7 +158,13 @@ impl TestHost {
 
     /// Starts the daemon, and waits for nothing.
     pub fn spawn(&self, args: &[&str]) -> Daemon {
+        self.spawn_with(args, &[])
+    }
+
+    /// As [`TestHost::spawn`], with these variables in its environment.
+    pub fn spawn_with(&self, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut command = Command::new(VMINFOD);
+        command.envs(env.iter().copied());
         command.arg("daemon").arg("--root").arg(self.host.root());
         if !args.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -312,6 +318,29 @@ impl Daemon {
         })
         .code()
     }
+}
+
+/// The faults that /status tells, as `zonename source`.
+pub fn errors(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let errors = status.get("errors").unwrap().as_array().unwrap();
+    errors
+        .iter()
+        .map(|e| format!("{} {}", text(e, "zonename"), text(e, "source")))
+        .collect()
+}
+
+/// Waits until these are the faults that /status tells.
+pub fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
+    wait_for("the faults are told", || {
+        let errors = errors(daemon);
+        if errors == wanted { Ok(()) } else { Err(format!("{errors:?}")) }
+    });
+}
+
+/// How many command lines with these words in them have been run.
+pub fn runs_of(host: &TestHost, words: &str) -> usize {
+    host.runs().iter().filter(|run| run.contains(words)).count()
 }
 
 /// Which VM and member differ, VMs being compared by zonename.

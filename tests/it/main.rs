@@ -18,6 +18,9 @@ mod files;
 /// What is broken, and mended.
 mod faults;
 
+/// What heals by itself: hangs, gaps, drift, floods, lack of watches.
+mod healing;
+
 /// Random operations and faults, checked against what must always hold.
 mod model;
 

@@ -36,9 +36,9 @@ impl FileWatcher {
     /// Looks at what can't be watched, until the watcher is stopped.
     pub fn poll(&self, every: Duration) {
         loop {
-            let failed: Vec<u64> = {
+            let (failed, to_arm) = {
                 let mut tables = self.tables.lock();
-                while tables.failed.is_empty() && !tables.stopping {
+                while !tables.has_unwatched() && !tables.stopping {
                     self.to_poll.wait(&mut tables);
                 }
                 if !tables.stopping {
@@ -47,10 +47,14 @@ impl FileWatcher {
                 if tables.stopping {
                     return;
                 }
-                tables.failed.keys().copied().collect()
+                let failed: Vec<u64> = tables.failed.keys().copied().collect();
+                (failed, std::mem::take(&mut tables.to_arm))
             };
             for id in failed {
                 self.look_at(id);
+            }
+            for id in to_arm {
+                self.try_arm(id);
             }
         }
     }
@@ -93,7 +97,11 @@ impl FileWatcher {
         log::error!("can't be watched, is looked at instead: {error}");
         let unwatched = Unwatched { fault: Fault::new(error), files: stamps };
         let mut tables = self.tables.lock();
-        let is_first = tables.failed.is_empty();
+        // It may have been forgotten meanwhile.
+        if !tables.nodes.contains_key(&id) {
+            return;
+        }
+        let is_first = !tables.has_unwatched();
         tables.failed.insert(id, unwatched);
         if is_first {
             self.to_poll.notify_all();
@@ -101,22 +109,26 @@ impl FileWatcher {
     }
 
     /// Notes that a path is watched, or need not be. If it could not be, its
-    /// files may have changed since they were last looked at.
+    /// files may have changed since they were last looked at. Those below a
+    /// directory are armed by the next look: its own lock is held here.
     pub(super) fn note_watched(&self, id: u64) {
-        let Some(unwatched) = self.tables.lock().failed.remove(&id) else {
-            return;
+        let unwatched = {
+            let mut tables = self.tables.lock();
+            let Some(unwatched) = tables.failed.remove(&id) else { return };
+            let below = unwatched.files.keys().filter(|file| **file != id);
+            tables.to_arm.extend(below);
+            unwatched
         };
         log::info!("is watched again: {}", unwatched.fault.error);
-        for file in unwatched.files.into_keys() {
-            self.tell(file);
-            if file != id {
-                self.try_arm(file);
-            }
-        }
+        unwatched.files.into_keys().for_each(|file| self.tell(file));
     }
 }
 
 impl Tables {
+    fn has_unwatched(&self) -> bool {
+        !self.failed.is_empty() || !self.to_arm.is_empty()
+    }
+
     fn path(&self, id: u64) -> Option<PathBuf> {
         self.nodes.get(&id).map(|node| node.path.clone())
     }

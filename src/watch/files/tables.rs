@@ -48,6 +48,8 @@ pub struct Tables {
     pub zones: HashMap<Arc<str>, (Option<PathBuf>, Vec<u64>)>,
     /// Paths that can't be watched, why, and what their files looked like.
     pub failed: BTreeMap<u64, Unwatched>,
+    /// Files whose directory could not be watched, and now is.
+    pub to_arm: BTreeSet<u64>,
     pub stopping: bool,
 }
 

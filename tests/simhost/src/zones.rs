@@ -125,6 +125,19 @@ impl Host {
         Ok(())
     }
 
+    /// `zonecfg set uuid`: no sysevent tells of it.
+    ///
+    /// # Errors
+    /// If there is no such zone.
+    pub fn set_uuid(&self, zonename: &str, uuid: &str) -> Result<()> {
+        self.step(Channel::Zone, |state| {
+            let entry = state.entry_mut(zonename);
+            let entry = entry.ok_or("no such zone")?;
+            entry.uuid = uuid.to_string();
+            Ok(((), vec![]))
+        })
+    }
+
     fn index_step(
         &self,
         zonename: &str,

@@ -1,0 +1,393 @@
+//! What heals by itself: hangs, gaps, drift, floods, and a lack of watches.
+
+use std::fs;
+
+use simhost::emit::{Channel, history, zone_change};
+use vminfod::json::Json;
+
+use crate::harness::{
+    Daemon, TestHost, errors, first_difference, runs_of, text, wait_for,
+    wait_for_errors,
+};
+
+/// No reload stands in for an event.
+const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
+
+fn member(daemon: &Daemon, zonename: &str, member: &str) -> String {
+    let vm = daemon.vm(zonename);
+    let value = vm.and_then(|vm| vm.get(member).map(Json::to_string));
+    value.unwrap_or_default()
+}
+
+fn wait_for_member(daemon: &Daemon, zonename: &str, name: &str, value: &str) {
+    wait_for(&format!("{name} is {value}"), || {
+        let found = member(daemon, zonename, name);
+        if found == value { Ok(()) } else { Err(found) }
+    });
+}
+
+/// A number of /status, by its path.
+fn count(daemon: &Daemon, path: &[&str]) -> u64 {
+    let status = daemon.status();
+    let found = path.iter().try_fold(&status, |json, name| json.get(name));
+    found.and_then(Json::as_u64).unwrap_or(0)
+}
+
+/// Waits until nothing is at work, waits, or is put off.
+fn wait_for_rest(daemon: &Daemon) {
+    wait_for("it rests", || {
+        let status = daemon.status();
+        let queue = status.get("queue").unwrap();
+        let later = queue.get("later").and_then(Json::as_u64);
+        match (queue.get("idle"), later) {
+            (Some(Json::Bool(true)), Some(0)) => Ok(()),
+            _ => Err(queue.to_string()),
+        }
+    });
+}
+
+#[test]
+fn what_hangs_holds_up_no_other_vm() {
+    let host = TestHost::with_vms(20);
+    let names = host.zonenames().unwrap();
+    let up: Vec<_> = names.iter().filter(|n| host.is_up(n).unwrap()).collect();
+    // Nothing is killed for as long as this test takes.
+    let mut daemon = host.start_with(&["--command-timeout", "1000"]);
+    let mut stream = daemon.events();
+
+    // More VMs than there are workers wait for zfs ...
+    host.hurt("zfs", "hang").unwrap();
+    for (n, zonename) in up[..6].iter().enumerate() {
+        let before = runs_of(&host, "zfs ");
+        host.zfs_set(&format!("zones/{zonename}"), "quota", "1").unwrap();
+        if n < 4 {
+            wait_for("zfs is run for it", || match runs_of(&host, "zfs ") {
+                runs if runs > before => Ok(()),
+                runs => Err(runs.to_string()),
+            });
+        }
+    }
+    // ... and others go through their states, and have their files read.
+    let other = up[6];
+    host.reboot(other).unwrap();
+    let mut states = Vec::new();
+    while !states.ends_with(&["ready".to_string(), "running".to_string()]) {
+        let event = stream.next().unwrap();
+        assert_eq!(text(&event, "zonename"), other.as_str());
+        states.push(text(event.get("vm").unwrap(), "zone_state").to_string());
+        states.dedup();
+    }
+    assert!(states.contains(&"shutting_down".to_string()), "{states:?}");
+    host.write_config(other, "tags.json", "{\"a\":1}").unwrap();
+    wait_for_member(&daemon, other, "tags", "{\"a\":1}");
+    wait_for("zfs hangs", || match count(&daemon, &["queue", "stuck"]) {
+        4.. => Ok(()),
+        stuck => Err(stuck.to_string()),
+    });
+
+    // The same with zoneadm: files are read all the same.
+    host.hurt("zoneadm", "hang").unwrap();
+    for zonename in &up[6..9] {
+        host.restart_init(zonename).unwrap();
+        host.reboot(zonename).unwrap();
+    }
+    wait_for("zoneadm hangs", || match count(&daemon, &["queue", "stuck"]) {
+        5.. => Ok(()),
+        stuck => Err(stuck.to_string()),
+    });
+    host.write_config(up[9], "tags.json", "{\"b\":2}").unwrap();
+    wait_for_member(&daemon, up[9], "tags", "{\"b\":2}");
+
+    // And it ends when it is told to.
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn one_vm_that_hangs_spoils_no_other_for_long() {
+    let host = TestHost::with_vms(8);
+    let names = host.zonenames().unwrap();
+    let args = ["--set", "command-time=0.3", "--set", "retry-last=0.2"];
+    let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
+    // As if one of the datasets could not be read: the others come after.
+    host.hurt("zfs", "hang times=5").unwrap();
+    for zonename in &names {
+        host.zfs_set(&format!("zones/{zonename}"), "recsize", "65536").unwrap();
+    }
+    for zonename in &names {
+        wait_for_member(&daemon, zonename, "zfs_root_recsize", "65536");
+    }
+    wait_for_errors(&daemon, &[]);
+    assert!(count(&daemon, &["commands", "zfs", "hangs"]) >= 3);
+    wait_for("none is sick", || {
+        let status = daemon.status();
+        let sick = status.get("queue").unwrap().get("sick").unwrap();
+        let none = sick.as_array().unwrap().is_empty();
+        if none { Ok(()) } else { Err(sick.to_string()) }
+    });
+}
+
+#[test]
+fn what_no_event_told_of_is_healed_and_counted() {
+    let host = TestHost::with_vms(4);
+    let zonename = host.vm_of("joyent");
+    let own = format!("zones/{zonename}");
+    let args = ["--refresh-interval", "0.3", "--set", "drift-time=0.2"];
+    let daemon = host.start_with(&args);
+    host.hurt("sysevent-zfs", "drop").unwrap();
+    host.zfs_set(&own, "quota", "64424509440").unwrap();
+    wait_for_member(&daemon, &zonename, "quota", "60");
+    let path = ["drift", "properties", "quota", "zfs"];
+    wait_for("it is counted", || match count(&daemon, &path) {
+        1 => Ok(()),
+        _ => Err(daemon.status().to_string()),
+    });
+    assert_eq!(count(&daemon, &["drift", "vms"]), 1);
+    let log = daemon.log().join("\n");
+    assert!(log.contains("no event told of quota (zfs)"), "{log}");
+    // What an event tells of is not.
+    host.hurt("sysevent-zfs", "heal").unwrap();
+    for quota in ["10737418240", "21474836480"] {
+        host.zfs_set(&own, "quota", quota).unwrap();
+    }
+    wait_for_member(&daemon, &zonename, "quota", "20");
+    let reloads = runs_of(&host, "-d 2");
+    wait_for("a reload later", || match runs_of(&host, "-d 2") {
+        runs if runs > reloads + 2 => Ok(()),
+        runs => Err(runs.to_string()),
+    });
+    assert_eq!(count(&daemon, &["drift", "vms"]), 1);
+}
+
+#[test]
+fn what_happened_in_a_gap_is_counted_apart_from_drift() {
+    let host = TestHost::with_vms(4);
+    let zonename = host.vm_of("joyent");
+    let args = ["--set", "drift-time=0.1", "--set", "restart-first=0.2"];
+    let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
+    host.hurt("sysevent-zfs-start", "fail not now").unwrap();
+    host.kill_sysevent(Channel::Zfs).unwrap();
+    wait_for_errors(&daemon, &[" zfs events".to_string()]);
+    let quota = "64424509440";
+    host.zfs_set(&format!("zones/{zonename}"), "quota", quota).unwrap();
+    host.hurt("sysevent-zfs-start", "heal").unwrap();
+    wait_for_member(&daemon, &zonename, "quota", "60");
+    wait_for_errors(&daemon, &[]);
+    let path = ["gaps", "properties", "quota", "zfs"];
+    wait_for("it is counted", || match count(&daemon, &path) {
+        1 => Ok(()),
+        _ => Err(daemon.status().to_string()),
+    });
+    assert_eq!(count(&daemon, &["drift", "vms"]), 0);
+}
+
+#[test]
+fn of_two_zones_with_one_uuid_the_first_is_served() {
+    let host = TestHost::with_vms(3);
+    let names = host.zonenames().unwrap();
+    host.set_uuid(&names[1], &names[0]).unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    wait_for_errors(&daemon, &[format!("{} uuid", names[1])]);
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 2);
+    assert_eq!(daemon.vms(), host.dumped());
+    assert!(daemon.vm(&names[1]).is_none());
+    // The first goes: the second may have it.
+    host.delete(&names[0]).unwrap();
+    daemon.settle(&host);
+    let vm = daemon.vm(&names[1]).unwrap();
+    assert_eq!(text(&vm, "uuid"), names[0]);
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn files_that_cannot_be_watched_are_looked_at() {
+    let host = TestHost::with_vms(5);
+    let names = host.zonenames().unwrap();
+    // The system lets it watch a few files, and no more.
+    let args = ["--set", "poll-time=0.05"];
+    let args = [&args[..], &NO_REFRESH].concat();
+    let mut daemon =
+        host.spawn_with(&args, &[("PROCESS_MAX_PORT_EVENTS", "12")]);
+    daemon.addr = daemon.wait_for_address();
+    assert!(!errors(&daemon).is_empty());
+    assert!(errors(&daemon).iter().all(|e| e.ends_with(" watch")));
+    let status = daemon.status();
+    let error = &status.get("errors").unwrap().as_array().unwrap()[0];
+    assert!(text(error, "since").ends_with('Z'), "{error}");
+    for (n, zonename) in names.iter().enumerate() {
+        let tags = format!("{{\"n\":{n}}}");
+        host.write_config(zonename, "tags.json", &tags).unwrap();
+        wait_for_member(&daemon, zonename, "tags", &tags);
+        let config = host.zone_dir(zonename).unwrap().join("config");
+        host.write_config(zonename, "routes.json", "{\"r\":1}").unwrap();
+        wait_for_member(&daemon, zonename, "routes", "{\"r\":1}");
+        fs::remove_file(config.join("routes.json")).unwrap();
+        wait_for_member(&daemon, zonename, "routes", "{}");
+        host.write_config(zonename, "routes.json", &tags).unwrap();
+        wait_for_member(&daemon, zonename, "routes", &tags);
+        host.update(zonename, "cpu_cap", "777").unwrap();
+        wait_for_member(&daemon, zonename, "cpu_cap", "777");
+    }
+    // When others need none any more, all can be watched.
+    for zonename in &names[1..] {
+        host.delete(zonename).unwrap();
+    }
+    wait_for_errors(&daemon, &[]);
+    daemon.settle(&host);
+    let tags = "{\"at\":\"last\"}";
+    host.write_config(&names[0], "tags.json", tags).unwrap();
+    wait_for_member(&daemon, &names[0], "tags", tags);
+}
+
+/// Has sysevent print records, as many at once as go.
+fn flood(
+    host: &TestHost,
+    channel: Channel,
+    records: impl Iterator<Item = String>,
+) {
+    let mut bytes = Vec::new();
+    let send = |bytes: &mut Vec<u8>, most: usize| {
+        if bytes.len() > most {
+            host.raw_sysevent(channel, bytes).unwrap();
+            bytes.clear();
+        }
+    };
+    for record in records {
+        bytes.extend_from_slice(format!("{{{record}\n").as_bytes());
+        send(&mut bytes, 60_000);
+    }
+    send(&mut bytes, 0);
+}
+
+#[test]
+fn a_flood_of_events_loses_nothing_and_takes_no_memory() {
+    let host = TestHost::with_vms(5);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start_with(&NO_REFRESH);
+    let rss = || count(&daemon, &["memory", "rss"]);
+    let before = rss();
+    // Zones that never were.
+    let records = (0..100_000).map(|n| {
+        zone_change(&format!("nobody{n}"), "ready", "running", n + 10_000)
+    });
+    flood(&host, Channel::Zone, records);
+    host.reboot(&zonename).unwrap();
+    wait_for("all is served", || {
+        let (served, loaded) = (daemon.vms(), host.dumped());
+        first_difference(&served, &loaded).map_or(Ok(()), Err)
+    });
+    wait_for("all events were read", || {
+        match count(&daemon, &["sources", "zone", "events"]) {
+            100_000.. => Ok(()),
+            events => Err(events.to_string()),
+        }
+    });
+    wait_for_rest(&daemon);
+    assert!(rss() < before + (30 << 20), "{before} {}", rss());
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 5);
+}
+
+#[test]
+fn a_storm_of_snapshots_costs_few_runs() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.vm_of("joyent");
+    let daemon = host.start_with(&NO_REFRESH);
+    let before = runs_of(&host, "zfs ");
+    let records = (0..5000).map(|n| {
+        let name = format!("zones/{zonename}@backup{n}");
+        history(&name, "snapshot", "", n)
+    });
+    flood(&host, Channel::Zfs, records);
+    host.zfs_set(&format!("zones/{zonename}"), "quota", "64424509440").unwrap();
+    wait_for_member(&daemon, &zonename, "quota", "60");
+    let runs = runs_of(&host, "zfs ") - before;
+    assert!(runs < 100, "{runs} runs for 5001 events");
+    wait_for("the events were read", || {
+        match count(&daemon, &["sources", "zfs", "events"]) {
+            5001.. => Ok(()),
+            events => Err(events.to_string()),
+        }
+    });
+    wait_for_rest(&daemon);
+    // What is no VM's costs nothing.
+    let before = runs_of(&host, "zfs ");
+    let records = (0..500).map(|n| {
+        let names = [
+            "zones/01b2c898-945f-11e1-a523-af1afbe22822@final".to_string(),
+            format!("zones/cores/{zonename}"),
+            format!("zones/{zonename}/data/of/tenant"),
+        ];
+        history(&names[n % 3], "set", "x=1", 7)
+    });
+    flood(&host, Channel::Zfs, records);
+    wait_for("the events were read", || {
+        match count(&daemon, &["sources", "zfs", "events"]) {
+            5501.. => Ok(()),
+            events => Err(events.to_string()),
+        }
+    });
+    host.write_config(&zonename, "tags.json", "{\"x\":1}").unwrap();
+    wait_for_member(&daemon, &zonename, "tags", "{\"x\":1}");
+    assert_eq!(runs_of(&host, "zfs ") - before, 0);
+}
+
+#[test]
+fn what_is_too_large_is_refused_and_told() {
+    let host = TestHost::with_vms(4);
+    let names = host.zonenames().unwrap();
+    let dir = |n: usize| host.zone_dir(&names[n]).unwrap();
+    let args = [
+        "--set",
+        "json-bytes=1k",
+        "--set",
+        "xml-bytes=64k",
+        "--set",
+        "lastexited-bytes=100",
+    ];
+    let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
+    let before = daemon.vms();
+    let long = format!("{{\"long\":\"{}\"}}", "x".repeat(2000));
+    host.write_config(&names[0], "routes.json", &long).unwrap();
+    let xml = fs::read_to_string(host.xml_path(&names[1])).unwrap();
+    let comment = format!("<!-- {} -->", "x".repeat(70_000));
+    host.zonecfg(&names[1], &(xml.clone() + &comment)).unwrap();
+    fs::write(dir(2).join("lastexited"), "1".repeat(200)).unwrap();
+    // Entities that stand for ever more of each other.
+    let mut bomb = "<!DOCTYPE zone [<!ENTITY a0 \"xxxxxxxxxx\">".to_string();
+    for n in 1..20 {
+        let refs = format!("&a{};", n - 1).repeat(10);
+        bomb.push_str(&format!("<!ENTITY a{n} \"{refs}\">"));
+    }
+    bomb.push_str("]><zone name=\"x\" brand=\"lx\" zonepath=\"/x\">");
+    bomb.push_str("<attr name=\"alias\" value=\"&a19;\"/></zone>");
+    host.zonecfg(&names[3], &bomb).unwrap();
+    let mut wanted = vec![
+        format!("{} routes.json", names[0]),
+        format!("{} zonexml", names[1]),
+        format!("{} lastexited", names[2]),
+        format!("{} zonexml", names[3]),
+    ];
+    wanted.sort();
+    wait_for_errors(&daemon, &wanted);
+    assert_eq!(daemon.vms(), before);
+    for error in daemon.status().get("errors").unwrap().as_array().unwrap() {
+        assert!(text(error, "error").contains(host.root().to_str().unwrap()));
+    }
+}
+
+#[test]
+fn a_running_zone_without_kstat_is_served_without_what_it_tells() {
+    let host = TestHost::with_vms(3);
+    let names = host.zonenames().unwrap();
+    let up = names.iter().find(|n| host.is_up(n).unwrap()).unwrap();
+    host.hurt("kstat", "empty").unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    let vm = daemon.vm(up).unwrap();
+    assert_eq!(text(&vm, "zone_state"), "running");
+    assert!(vm.get("pid").is_none() && vm.get("boot_timestamp").is_none());
+    assert!(errors(&daemon).contains(&format!("{up} kstat")));
+    host.hurt("kstat", "heal").unwrap();
+    daemon.settle(&host);
+    assert!(daemon.vm(up).unwrap().get("pid").is_some());
+    wait_for_errors(&daemon, &[]);
+}
