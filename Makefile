@@ -33,6 +33,21 @@ soak:
 	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
 	    whatever_happens -- --nocapture
 
+# What `make fuzz` needs besides: a nightly compiler, and a C++ compiler.
+deps-fuzz:
+	rustup toolchain install nightly --profile minimal
+	$(CARGO) install cargo-fuzz --locked
+
+# Each parser for FUZZ_SECONDS on whatever the fuzzer thinks up: see fuzz/.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= zonexml sysevent zoneadm zfs kstat http diff
+fuzz:
+	cd fuzz && for target in $(FUZZ_TARGETS); do \
+	    mkdir -p corpus/$$target && \
+	    $(CARGO) +nightly fuzz run $$target corpus/$$target \
+	        seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
 fmt:
 	$(CARGO) fmt --all --check
 
@@ -47,4 +62,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak deps-fuzz fuzz fmt clippy check-illumos clean

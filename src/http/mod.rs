@@ -11,8 +11,8 @@
 
 mod engine;
 mod fanout;
-mod request;
-mod route;
+pub mod request;
+pub mod route;
 
 use std::fmt;
 use std::io;

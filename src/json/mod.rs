@@ -476,6 +476,8 @@ mod tests {
             ("1.5e-7", "1.5e-7"),
             ("0.000001", "0.000001"),
             ("5e-324", "5e-324"),
+            // Read by its nearest double, not by one beside it.
+            ("511.9991416931152", "511.9991416931152"),
         ] {
             assert_eq!(again(text), printed);
         }

@@ -196,35 +196,59 @@ impl Reader {
 
     /// Handles one line.
     fn line(&self, line: &[u8], is_ready: &mut bool) -> Result<(), String> {
-        // sysevent prints an empty line where it fails to format a record:
-        // something has happened, and nothing says what.
-        if line.is_empty() {
-            self.sink.ready(self.stream.source);
-            return Ok(());
-        }
-        let shown = || {
-            let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-            format!("not a record: {shown:?}")
-        };
-        let text = std::str::from_utf8(line).map_err(|_| shown())?;
-        let record = Json::parse(text).map_err(|_| shown())?;
-        match (record.get("type").and_then(Json::as_str), *is_ready) {
-            (Some("ready"), false) => {
+        match (Record::parse(line)?, *is_ready) {
+            (Record::Unprinted, _) => self.sink.ready(self.stream.source),
+            (Record::Ready, false) => {
                 *is_ready = true;
                 log::info!("{} events: ready", self.stream.source.name());
                 self.sink.ready(self.stream.source);
-                Ok(())
             }
-            (Some("event"), true) => {
+            (Record::Event(record), true) => {
                 match (self.stream.parse)(&record) {
                     Some(event) => self.sink.send(event),
                     None => self.sink.status().lock().ignored += 1,
                 }
-                Ok(())
             }
-            _ => Err(shown()),
+            (Record::Ready | Record::Event(_), _) => return Err(shown(line)),
+        }
+        Ok(())
+    }
+}
+
+/// What a line says.
+#[derive(Debug)]
+pub enum Record {
+    /// The subscription has begun.
+    Ready,
+    /// Something has happened.
+    Event(Json),
+    /// Nothing: sysevent prints an empty line where it fails to format a
+    /// record, so that something has happened, and nothing says what.
+    Unprinted,
+}
+
+impl Record {
+    /// Parses a line, its end left out.
+    ///
+    /// # Errors
+    /// A sentence that shows the line, if it is no record.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        if line.is_empty() {
+            return Ok(Self::Unprinted);
+        }
+        let text = std::str::from_utf8(line).map_err(|_| shown(line))?;
+        let record = Json::parse(text).map_err(|_| shown(line))?;
+        match record.get("type").and_then(Json::as_str) {
+            Some("ready") => Ok(Self::Ready),
+            Some("event") => Ok(Self::Event(record)),
+            _ => Err(shown(line)),
         }
     }
+}
+
+fn shown(line: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
+    format!("not a record: {shown:?}")
 }
 
 /// Cuts what is read into lines.

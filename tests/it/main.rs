@@ -33,5 +33,8 @@ mod process;
 /// The file watcher's C.
 mod c_loop;
 
+/// What the fuzzer checks, of its seeds and of what it has found.
+mod fuzz;
+
 /// Rules of the house.
 mod tidy;

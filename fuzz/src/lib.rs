@@ -1,0 +1,206 @@
+//! What must hold of whatever comes from outside: a function for each parser,
+//! called by the fuzzer with what it thinks up, and by the tests with the
+//! seeds.
+
+mod apply;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use vminfod::cache::Prepared;
+use vminfod::config::{HttpLimits, Paths, is_zonename};
+use vminfod::diff::diff as changes_of;
+use vminfod::event::Event;
+use vminfod::http::request::{Parsed, parse as parse_request};
+use vminfod::http::route::{Route, route};
+use vminfod::json::{Json, Object};
+use vminfod::load::assemble::{Parts, VmDatasets, assemble};
+use vminfod::load::zfs::Depth;
+use vminfod::load::{files, kstat, zfs, zoneadm, zonexml};
+use vminfod::watch::sysevent::Record;
+use vminfod::watch::{zfs as zfs_events, zone as zone_events};
+
+const UUID: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
+
+/// Zone XML, to the VM object that is served, and its JSON.
+pub fn zonexml(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(xml) = zonexml::parse(text) else { return };
+    let line = format!("-:z:installed:/zones/z:{UUID}:joyent:excl:7\n");
+    let row = zoneadm::parse(&line).rows.remove(0);
+    let parts = Parts {
+        row,
+        xml: Arc::new(xml),
+        zoneinfo: None,
+        lastexited: None,
+        mtimes: files::Mtimes::default(),
+        metadata: files::Metadata::default(),
+        tags: files::empty(),
+        routes: files::empty(),
+        receiving: None,
+        datasets: VmDatasets::default(),
+        sysinfo: Arc::new(Object::new()),
+    };
+    let object = assemble(&parts).expect("it has a uuid");
+    assert_eq!(object.get_str("uuid"), Some(UUID));
+    assert!(changes_of(&object, &object).is_empty());
+    let served = Json::from(object).to_string();
+    let read = Json::parse(&served).expect("it is JSON");
+    assert_eq!(read.to_string(), served);
+    assert!(Prepared::new(parts).is_some());
+}
+
+/// A line of sysevent, to the event of either source.
+pub fn sysevent(data: &[u8]) {
+    let Ok(Record::Event(record)) = Record::parse(data) else { return };
+    let events = [zone_events::parse(&record), zfs_events::parse(&record)];
+    for event in events.into_iter().flatten() {
+        // It is logged, and kept while it waits.
+        assert!(event.to_string().len() < 1 << 16);
+        match event {
+            Event::Zone(change) => assert!(is_zonename(&change.zonename)),
+            Event::InitRestart { zonename } => assert!(is_zonename(&zonename)),
+            Event::Dataset(change) => assert!(!change.dataset.is_empty()),
+            other => panic!("not of sysevent: {other}"),
+        }
+    }
+}
+
+/// Lines of zoneadm, to rows whose names and paths stay where they belong.
+pub fn zoneadm(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let paths = Paths::new(Path::new("/root"));
+    for row in zoneadm::parse(&text).rows {
+        assert!(is_zonename(&row.zonename));
+        let xml = paths.zone_xml(&row.zonename);
+        assert_eq!(xml.parent(), Some(Path::new("/root/etc/zones")));
+        if let Some(dir) = paths.zone_dir(&row.zonepath) {
+            assert!(dir.starts_with("/root/"));
+            let above = |c: &std::path::Component<'_>| c.as_os_str() == "..";
+            assert!(!dir.components().any(|c| above(&c)));
+        }
+    }
+}
+
+/// Lines of zfs, to datasets that are found by where they are mounted.
+pub fn zfs(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for depth in [Depth::Alone, Depth::Children] {
+        let Ok(datasets) = zfs::parse(&text, depth) else { continue };
+        for line in text.lines() {
+            let Some(at) = line.split('\t').nth(16) else { continue };
+            if let Some(found) = datasets.mounted_at(at) {
+                assert!(datasets.get(&found.name).is_some());
+                assert!(!found.zoned);
+            }
+        }
+    }
+}
+
+/// Lines of kstat, to what the kernel says of zones.
+pub fn kstat(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(zones) = kstat::parse(&text) {
+        for (zonename, info) in zones {
+            assert!(text.contains(&zonename));
+            assert!(!info.boot_time.is_nan() && !info.init_pid.is_nan());
+        }
+    }
+}
+
+/// A request, byte by byte the same as at once, to what it asks for.
+pub fn http(data: &[u8]) {
+    let limits = HttpLimits::default();
+    let parsed = parse_request(data, &limits);
+    if let Parsed::Request(request, len) = &parsed {
+        assert!(*len <= data.len());
+        assert_eq!(parse_request(&data[..*len], &limits), parsed);
+        // A head is whole at its last byte, and not before.
+        let before = parse_request(&data[..*len - 1], &limits);
+        assert_eq!(before, Parsed::Partial);
+        let target = &request.target;
+        let route = route(&request.method, target);
+        if let Route::Vm(name) = route {
+            assert!(!name.is_empty() && target.starts_with("/vms/"));
+        }
+    }
+    let target = String::from_utf8_lossy(data);
+    let _ = route("GET", &target);
+    let _ = route("GET", &format!("/vms/{target}"));
+    let _ = route("GET", &format!("/status?{target}"));
+}
+
+/// Two objects of bytes: the changes from one to the other lead there.
+pub fn diff(data: &[u8]) {
+    let mut bytes = Bytes { data, at: 0 };
+    let (from, to) = (bytes.vm(), bytes.vm());
+    let changes = changes_of(&from, &to);
+    assert_eq!(
+        changes.is_empty(),
+        Json::from(from.clone()) == Json::from(to.clone())
+    );
+    let reached = apply::apply(&from, &changes)
+        .unwrap_or_else(|what| panic!("{what}: {changes:?}"));
+    assert_eq!(
+        apply::as_set(&Json::from(reached)),
+        apply::as_set(&Json::from(to.clone())),
+        "from {}",
+        Json::from(from)
+    );
+}
+
+/// Makes objects of bytes: few names and values, so that they meet.
+struct Bytes<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl Bytes<'_> {
+    fn below(&mut self, below: u8) -> u8 {
+        let byte = self.data.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        byte % below
+    }
+
+    fn vm(&mut self) -> Object {
+        let mut vm = self.object(2);
+        for (array, member) in [("nics", "mac"), ("disks", "path")] {
+            let elements = (0..self.below(4)).map(|n| {
+                let mut element = self.object(1);
+                element.set(member, Json::Number(f64::from(n)));
+                Json::from(element)
+            });
+            let mut elements: Vec<_> = elements.collect();
+            if self.below(4) == 0 {
+                elements.reverse();
+            }
+            vm.set(array, elements);
+        }
+        vm
+    }
+
+    fn object(&mut self, depth: u8) -> Object {
+        const NAMES: [&str; 6] = ["a", "b.c", "[", "nics", "*", ""];
+        let mut object = Object::new();
+        for _ in 0..self.below(4) {
+            let name = NAMES[usize::from(self.below(6))];
+            object.set(name, self.value(depth));
+        }
+        object
+    }
+
+    fn value(&mut self, depth: u8) -> Json {
+        match self.below(if depth == 0 { 4 } else { 6 }) {
+            0 => Json::Null,
+            1 => Json::Bool(self.below(2) == 0),
+            2 => Json::Number(f64::from(self.below(3))),
+            3 => Json::from(["x", "y"][usize::from(self.below(2))]),
+            4 => Json::from(self.object(depth - 1)),
+            _ => {
+                let count = self.below(4);
+                let elements = (0..count).map(|_| self.value(depth - 1));
+                Json::from(elements.collect::<Vec<_>>())
+            }
+        }
+    }
+}
