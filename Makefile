@@ -33,6 +33,11 @@ soak:
 	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
 	    whatever_happens -- --nocapture
 
+# Every interleaving of a few threads at the queue and the hub.
+interleavings:
+	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test --release --test interleavings \
+	    --target-dir target/loom
+
 # What `make fuzz` needs besides: a nightly compiler, and a C++ compiler.
 deps-fuzz:
 	rustup toolchain install nightly --profile minimal
@@ -62,4 +67,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak interleavings deps-fuzz fuzz fmt clippy check-illumos clean

@@ -8,14 +8,12 @@
 //! The hub does no I/O: it says when there is something to send.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::Mutex;
+use crate::sync::{Bell, Mutex};
 
 /// One event as it goes to subscribers.
 #[derive(Debug)]
@@ -104,9 +102,7 @@ pub struct TooFarBehind {
 pub struct Hub {
     limits: HubLimits,
     inner: Mutex<Inner>,
-    waker: UnixStream,
-    wakee: UnixStream,
-    awake: AtomicBool,
+    bell: Bell,
 }
 
 #[derive(Debug, Default)]
@@ -126,11 +122,7 @@ impl Hub {
     /// # Errors
     /// If there are no descriptors left.
     pub fn new(limits: HubLimits) -> io::Result<Self> {
-        let (waker, wakee) = UnixStream::pair()?;
-        waker.set_nonblocking(true)?;
-        wakee.set_nonblocking(true)?;
-        let inner = Mutex::default();
-        Ok(Self { limits, inner, waker, wakee, awake: AtomicBool::new(false) })
+        Ok(Self { limits, inner: Mutex::default(), bell: Bell::new()? })
     }
 
     /// The number of the last event.
@@ -230,23 +222,24 @@ impl Hub {
 
     /// Wakes who waits for [`Hub::wakeup`].
     pub fn wake(&self) {
-        if !self.awake.swap(true, Ordering::SeqCst) {
-            // A full socket wakes as well as one more byte would.
-            let _ = (&self.waker).write(&[1]);
-        }
+        self.bell.ring();
     }
 
     /// A descriptor that can be read when there is something to send.
     #[must_use]
     pub fn wakeup(&self) -> BorrowedFd<'_> {
-        self.wakee.as_fd()
+        self.bell.fd()
+    }
+
+    /// Waits until there is something to send.
+    #[cfg(loom)]
+    pub fn wait(&self) {
+        self.bell.wait();
     }
 
     /// To be called before looking for what there is to send.
     pub fn rest(&self) {
-        self.awake.store(false, Ordering::SeqCst);
-        let mut bytes = [0; 64];
-        while matches!((&self.wakee).read(&mut bytes), Ok(n) if n > 0) {}
+        self.bell.silence();
     }
 }
 

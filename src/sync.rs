@@ -1,15 +1,114 @@
-//! Locks: parking_lot's; under `--cfg loom` those of loom, which tries every
-//! interleaving of the threads of a test.
+//! Locks, and the bell that wakes a thread in poll(2): parking_lot's locks;
+//! under `--cfg loom` those of loom, which tries every interleaving of the
+//! threads of a test.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(not(loom))]
 pub use parking_lot::{Condvar, Mutex};
 
 #[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering};
+#[cfg(loom)]
 pub use model::{Condvar, Mutex};
 
 #[cfg(loom)]
+use model::Pipe;
+#[cfg(not(loom))]
+use pipe::Pipe;
+
+/// Wakes one thread that waits for a descriptor. However often it is rung
+/// before that thread looks, it costs one write.
+#[derive(Debug)]
+pub struct Bell {
+    pipe: Pipe,
+    is_rung: AtomicBool,
+}
+
+impl Bell {
+    /// A silent bell.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { pipe: Pipe::new()?, is_rung: AtomicBool::new(false) })
+    }
+
+    /// Wakes the thread.
+    pub fn ring(&self) {
+        if !self.is_rung.swap(true, Ordering::SeqCst) {
+            self.pipe.write();
+        }
+    }
+
+    /// To be called by the thread before it looks why it was woken. The pipe
+    /// first: a bell that is rung in between writes nothing, and what it was
+    /// rung for is seen by the look. The other way round its byte would be
+    /// taken, and the next ring not heard.
+    pub fn silence(&self) {
+        self.pipe.drain();
+        self.is_rung.store(false, Ordering::SeqCst);
+    }
+
+    /// A descriptor that can be read when the bell was rung.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.pipe.fd()
+    }
+
+    /// Waits until the bell is rung.
+    #[cfg(loom)]
+    pub fn wait(&self) {
+        self.pipe.wait();
+    }
+}
+
+#[cfg(not(loom))]
+mod pipe {
+    use std::io::{self, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixStream;
+
+    /// Both ends of a pipe, non-blocking.
+    #[derive(Debug)]
+    pub struct Pipe {
+        to: UnixStream,
+        from: UnixStream,
+    }
+
+    impl Pipe {
+        pub fn new() -> io::Result<Self> {
+            let (to, from) = UnixStream::pair()?;
+            to.set_nonblocking(true)?;
+            from.set_nonblocking(true)?;
+            Ok(Self { to, from })
+        }
+
+        pub fn write(&self) {
+            // A full pipe wakes as well as one more byte would.
+            let _ = (&self.to).write(&[1]);
+        }
+
+        pub fn drain(&self) {
+            let mut bytes = [0; 64];
+            while matches!((&self.from).read(&mut bytes), Ok(n) if n > 0) {}
+        }
+
+        pub fn fd(&self) -> BorrowedFd<'_> {
+            self.from.as_fd()
+        }
+    }
+}
+
+#[cfg(loom)]
 mod model {
+    use std::io;
     use std::ops::{Deref, DerefMut};
+    use std::os::fd::BorrowedFd;
     use std::time::Instant;
 
     use loom::sync as theirs;
@@ -25,6 +124,39 @@ mod model {
     /// only saved by the clock is a deadlock here.
     #[derive(Debug, Default)]
     pub struct Condvar(theirs::Condvar);
+
+    /// Bytes that nobody has read.
+    #[derive(Debug)]
+    pub struct Pipe {
+        bytes: Mutex<usize>,
+        written: Condvar,
+    }
+
+    impl Pipe {
+        pub fn new() -> io::Result<Self> {
+            Ok(Self { bytes: Mutex::new(0), written: Condvar::new() })
+        }
+
+        pub fn write(&self) {
+            *self.bytes.lock() += 1;
+            self.written.notify_all();
+        }
+
+        pub fn drain(&self) {
+            *self.bytes.lock() = 0;
+        }
+
+        pub fn wait(&self) {
+            let mut bytes = self.bytes.lock();
+            while *bytes == 0 {
+                self.written.wait(&mut bytes);
+            }
+        }
+
+        pub fn fd(&self) -> BorrowedFd<'_> {
+            panic!("nothing polls under loom")
+        }
+    }
 
     impl<T: Default> Default for Mutex<T> {
         fn default() -> Self {

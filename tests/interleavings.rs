@@ -1,0 +1,178 @@
+//! The queue and the hub, in every interleaving of a few threads: run by
+//! `make interleavings`, which sets `--cfg loom`.
+
+#![cfg(loom)]
+#![allow(clippy::unwrap_used)]
+
+use loom::sync::Arc;
+use loom::thread;
+
+use vminfod::config::{QueueLimits, SourceTimes};
+use vminfod::event::{Cause, Job, Lane, Sources};
+use vminfod::hub::{Hub, HubLimits};
+use vminfod::queue::Queue;
+use vminfod::sync::{Condvar, Mutex};
+
+/// Runs `body` in all interleavings with few switches against a thread's will:
+/// that is where mistakes are, and what can be waited for.
+fn in_every_order(body: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(body);
+}
+
+/// What workers and pushers of one lane know of each other.
+#[derive(Default)]
+struct Lanes {
+    /// By lane: what was last pushed, what was last loaded, who is at it.
+    state: Mutex<[(u32, u32, bool); 2]>,
+    loaded: Condvar,
+}
+
+const NAMES: [&str; 2] = ["a", "b"];
+
+fn job(n: usize) -> Job {
+    let lane = Lane::Vm(NAMES[n].into());
+    let cause = Cause::now("zone", "");
+    Job { lane, sources: Sources::TAGS, cause, tries: 0 }
+}
+
+impl Lanes {
+    fn push(&self, queue: &Queue, n: usize) {
+        self.state.lock()[n].0 += 1;
+        queue.push(job(n));
+    }
+
+    fn lanes_of(job: &Job) -> Vec<usize> {
+        match &job.lane {
+            Lane::Vm(name) => vec![usize::from(**name != *NAMES[0])],
+            _ => vec![0, 1],
+        }
+    }
+
+    /// A worker: never at a lane where another is.
+    fn work(&self, queue: &Queue) {
+        while let Some(batch) = queue.take() {
+            for job in batch.jobs.iter().filter(|j| j.lane != Lane::All) {
+                for n in Self::lanes_of(job) {
+                    let lane = &mut self.state.lock()[n];
+                    assert!(!lane.2, "two workers in one lane");
+                    lane.2 = true;
+                }
+            }
+            // What was pushed by now is loaded by this.
+            let now = self.state.lock().map(|lane| lane.0);
+            thread::yield_now();
+            for job in &batch.jobs {
+                for n in Self::lanes_of(job) {
+                    let lane = &mut self.state.lock()[n];
+                    lane.1 = lane.1.max(now[n]);
+                    if job.lane != Lane::All {
+                        lane.2 = false;
+                    }
+                }
+            }
+            queue.done(&batch.ticket(), &[]);
+            self.loaded.notify_all();
+        }
+    }
+
+    /// Waits until all that was pushed has been loaded.
+    fn wait(&self) {
+        let mut state = self.state.lock();
+        while state.iter().any(|lane| lane.0 != lane.1) {
+            self.loaded.wait(&mut state);
+        }
+    }
+}
+
+/// Two workers, and what is pushed while they are at it: all is loaded after
+/// it was pushed, and closing ends both.
+fn nothing_is_lost(pushes: &'static [usize], jobs: usize) {
+    in_every_order(move || {
+        let limits =
+            QueueLimits { jobs, workers_max: 2, ..QueueLimits::default() };
+        let queue = Arc::new(Queue::new(limits, &SourceTimes::default()));
+        let lanes = Arc::new(Lanes::default());
+        let workers = [(); 2].map(|()| {
+            let (queue, lanes) = (Arc::clone(&queue), Arc::clone(&lanes));
+            thread::spawn(move || lanes.work(&queue))
+        });
+        for n in pushes {
+            lanes.push(&queue, *n);
+        }
+        lanes.wait();
+        queue.close();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn pushes_to_one_lane_are_all_loaded_by_one_worker_at_a_time() {
+    nothing_is_lost(&[0, 0], 10);
+}
+
+#[test]
+fn pushes_to_two_lanes_are_all_loaded() {
+    nothing_is_lost(&[0, 1], 10);
+}
+
+#[test]
+fn a_full_queue_loads_everything() {
+    nothing_is_lost(&[0, 1], 1);
+}
+
+#[test]
+fn closing_ends_workers_whatever_they_are_at() {
+    in_every_order(|| {
+        let limits = QueueLimits::default();
+        let queue = Arc::new(Queue::new(limits, &SourceTimes::default()));
+        let workers = [(); 2].map(|()| {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                while let Some(batch) = queue.take() {
+                    queue.done(&batch.ticket(), &[]);
+                }
+            })
+        });
+        queue.push(job(0));
+        queue.close();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn each_event_wakes_who_sends_it() {
+    in_every_order(|| {
+        let limits = HubLimits {
+            kept_events: 9,
+            kept_bytes: 1 << 20,
+            lag_events: 9,
+            lag_bytes: 1 << 20,
+            subscribers: 1,
+        };
+        let hub = Arc::new(Hub::new(limits).unwrap());
+        let (_, mut cursor) = hub.subscribe("x".into(), None).unwrap();
+        let sender = {
+            let hub = Arc::clone(&hub);
+            thread::spawn(move || {
+                let mut sent = Vec::new();
+                while sent.len() < 2 {
+                    hub.wait();
+                    hub.rest();
+                    let lines = hub.next(&mut cursor, 9).unwrap();
+                    sent.extend(lines.iter().map(|line| line.seq));
+                }
+                assert_eq!(sent, [1, 2]);
+            })
+        };
+        for _ in 0..2 {
+            hub.publish(|seq| format!("{seq}\n").into_bytes());
+        }
+        sender.join().unwrap();
+    });
+}
