@@ -51,7 +51,11 @@ impl Worker {
 
     /// Does `work`, which returns the lanes that hung. A panic costs its jobs
     /// alone: they are told, and tried again apart from others.
-    fn guarded(&self, batch: &Batch, work: impl FnOnce(&Batch) -> Vec<Lane>) {
+    pub fn guarded(
+        &self,
+        batch: &Batch,
+        work: impl FnOnce(&Batch) -> Vec<Lane>,
+    ) {
         let work = AssertUnwindSafe(|| work(batch));
         let hung = catch_unwind(work).unwrap_or_else(|panic| {
             let what = format!("panic: {}", panic_text(panic.as_ref()));

@@ -1,0 +1,75 @@
+//! Panics: one in a worker costs its jobs alone, one elsewhere the process.
+
+use std::process::Command;
+
+use super::*;
+use crate::event::{Cause, Job, Lane, Sources};
+
+fn worker() -> (Worker, Arc<Shared>) {
+    let settings = Settings::new(&std::env::temp_dir());
+    let (sinks, _) = watch::channel(1);
+    let sources = std::array::from_fn(|i| {
+        (EventSource::ALL[i], Arc::clone(sinks[i].status()))
+    });
+    let loader = new_loader(&settings, Arc::default());
+    let commands = Arc::clone(loader.run_counts());
+    let shared = Arc::new(new_shared(&settings, sources, commands).unwrap());
+    let [_, _, file_sink] = sinks;
+    let files = FileWatcher::new(settings.paths.clone(), file_sink).unwrap();
+    let worker = Worker {
+        shared: Arc::clone(&shared),
+        loader,
+        files: Arc::new(files),
+        times: settings.sources,
+        refresh_interval: settings.refresh_interval,
+        loaded: bounded(1).0,
+    };
+    (worker, shared)
+}
+
+#[test]
+fn a_panic_in_a_worker_costs_its_jobs_alone() {
+    let (worker, shared) = worker();
+    for name in ["a", "b"] {
+        let lane = Lane::Vm(name.into());
+        let cause = Cause::now("zone", "x");
+        let sources = Sources::TAGS;
+        shared.queue.push(Job { lane, sources, cause, tries: 0 });
+    }
+    let batch = shared.queue.take().unwrap();
+    assert_eq!(batch.jobs.len(), 2);
+    worker.guarded(&batch, |_| panic!("planted"));
+    let faults: Vec<_> = shared.faults.list();
+    assert_eq!(faults.len(), 2);
+    for ((_, source), fault) in faults {
+        assert_eq!((source, &*fault.error), ("worker", "panic: planted"));
+    }
+    let status = shared.queue.status(9);
+    assert!(status.working.is_empty(), "the lanes are free");
+    assert_eq!((status.later_count, status.sick.len()), (2, 2));
+    // They come again, one by one.
+    let batch = shared.queue.take().unwrap();
+    assert_eq!((batch.jobs.len(), batch.jobs[0].tries), (1, 1));
+}
+
+/// Set for the process that is to panic.
+const PANICS: &str = "VMINFOD_TEST_PANICS";
+
+#[test]
+fn a_panic_elsewhere_ends_the_process_and_says_why() {
+    if std::env::var_os(PANICS).is_some() {
+        crate::log_format::start(log::LevelFilter::Debug);
+        let thread = spawn("planner", || panic!("planted")).unwrap();
+        let _ = thread.join();
+        unreachable!("the process has ended");
+    }
+    let name = "daemon::tests::a_panic_elsewhere_ends_the_process";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--nocapture"])
+        .env(PANICS, "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(EXIT_PANIC), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("planner: panic: planted; ending"), "{said}");
+}
