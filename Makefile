@@ -33,10 +33,14 @@ soak:
 	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
 	    whatever_happens -- --nocapture
 
+# Plants bugs, and sees whether the tests find them: see tests/mutants.
+mutants:
+	tests/mutants/run.sh $(MUTANTS)
+
 # Every interleaving of a few threads at the queue and the hub.
 interleavings:
-	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test --release --test interleavings \
-	    --target-dir target/loom
+	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test \
+	    --release --test interleavings --target-dir target/loom
 
 # What `make fuzz` needs besides: a nightly compiler, and a C++ compiler.
 deps-fuzz:
@@ -67,4 +71,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak mutants interleavings deps-fuzz fuzz fmt clippy check-illumos clean

@@ -375,6 +375,42 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_on_a_vms_dataset_loads_it() {
+        let files = |jobs: &[String]| jobs[0].contains("metadata.json");
+        for (operation, has_files) in [
+            ("create", false),
+            ("clone", true),
+            ("snapshot", false),
+            ("set", false),
+            ("inherit", false),
+            ("rename", true),
+            ("destroy", true),
+            ("defer_destroy", false),
+            ("destroy begin", true),
+            ("hold", false),
+            ("release", false),
+            ("clone swap", true),
+            ("receive", true),
+            ("resume receive", true),
+            ("finish receiving", true),
+            ("promote", false),
+            ("bookmark", false),
+            ("remove bookmark", false),
+            ("permission update", true),
+            ("permission remove", true),
+            ("permission who remove", true),
+            ("upgrade", true),
+            ("", true),
+        ] {
+            let name = format!("zones/{A}");
+            let jobs = dataset(&name, operation, "-> zones/elsewhere");
+            assert!(jobs[0].starts_with(A), "{operation}: {jobs:?}");
+            assert!(jobs[0].ends_with("zfs"), "{operation}: {jobs:?}");
+            assert_eq!(files(&jobs), has_files, "{operation}: {jobs:?}");
+        }
+    }
+
+    #[test]
     fn a_promotion_concerns_whoever_may_lose_snapshots() {
         let jobs = dataset(&format!("zones/{A}"), "promote", "");
         assert_eq!(jobs.len(), 2, "{jobs:?}");

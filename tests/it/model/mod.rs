@@ -5,7 +5,7 @@
 //! A run is made of its seed alone. `MODEL_SEED` sets the first, `MODEL_RUNS`
 //! how many there are, `MODEL_STEPS` how many steps each has, and
 //! `MODEL_SECONDS` for how long to go on; `make soak` uses them. What fails is
-//! tried again with ever fewer steps, and printed.
+//! tried again with ever fewer steps, and printed, unless `MODEL_SHRINK=0`.
 
 mod check;
 mod step;
@@ -80,12 +80,16 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// What went wrong, if anything did.
-fn failure_of(kind: Kind, steps: &[Step]) -> Option<String> {
+/// What went wrong, if anything did. `each` compares snapshot and stream at
+/// every step, which leaves the daemon less to do at once.
+fn failure_of(kind: Kind, each: bool, steps: &[Step]) -> Option<String> {
     let run = AssertUnwindSafe(|| {
         let mut model = Model::new(kind, &kind.args());
         for (n, step) in steps.iter().enumerate() {
             model.step(n, step);
+            if each {
+                model.step(n, &Step::Compare);
+            }
         }
         model.settle();
     });
@@ -95,7 +99,7 @@ fn failure_of(kind: Kind, steps: &[Step]) -> Option<String> {
 }
 
 /// Leaves out steps for as long as it still fails.
-fn shrunk(kind: Kind, steps: Vec<Step>) -> Vec<Step> {
+fn shrunk(kind: Kind, each: bool, steps: Vec<Step>) -> Vec<Step> {
     let begin = Instant::now();
     let mut shortest = steps;
     let mut chunk = shortest.len() / 2;
@@ -109,7 +113,7 @@ fn shrunk(kind: Kind, steps: Vec<Step>) -> Vec<Step> {
             tries += 1;
             let mut fewer = shortest.clone();
             fewer.drain(at..(at + chunk).min(fewer.len()));
-            if failure_of(kind, &fewer).is_some() {
+            if failure_of(kind, each, &fewer).is_some() {
                 shortest = fewer;
             } else {
                 at += chunk;
@@ -138,10 +142,14 @@ fn whatever_happens_the_picture_is_right_in_the_end() {
         let kind = Kind::of(seed);
         let steps: Vec<_> = Steps::new(seed, kind).take(steps).collect();
         count += steps.len();
-        let Some(failure) = failure_of(kind, &steps) else { continue };
+        let each = seed % 8 < 4;
+        let Some(failure) = failure_of(kind, each, &steps) else { continue };
         eprintln!("seed {seed}, {kind:?}: {failure}\nnow with fewer steps:");
-        let fewer = shrunk(kind, steps);
-        let again = failure_of(kind, &fewer);
+        let fewer = match number("MODEL_SHRINK", 1) {
+            0 => steps,
+            _ => shrunk(kind, each, steps),
+        };
+        let again = failure_of(kind, each, &fewer);
         let listed: Vec<_> =
             fewer.iter().map(|step| format!("  {step:?}")).collect();
         panic!(

@@ -1,7 +1,7 @@
 //! The steps of the model: what is done to a host, and what to its commands.
 
 use simhost::Host;
-use simhost::emit::Channel;
+use simhost::emit::{Channel, zone_change};
 
 use super::Kind;
 
@@ -67,6 +67,8 @@ pub enum Step {
     Kill(bool),
     /// A sysevent prints this.
     Raw(bool, &'static str),
+    /// Many records of zones that never were, then a reboot.
+    Burst(usize),
     /// No new sysevent can be started, for a moment.
     NoStart(&'static str, &'static str),
     /// Everything is healed.
@@ -199,6 +201,7 @@ impl Steps {
                 let fault = self.one_of(&["fail no times=2", "hang times=1"]);
                 Step::NoStart(channel, fault)
             }
+            (Kind::Tiny, 0..=2) => Step::Burst(self.vm()),
             _ => Step::Hurt(self.one_of(&COMMANDS), self.one_of(&FAULTS)),
         }
     }
@@ -306,6 +309,16 @@ impl Step {
             Self::Kill(is_zone) => host.kill_sysevent(channel(*is_zone)),
             Self::Raw(is_zone, words) => {
                 host.raw_sysevent(channel(*is_zone), words.as_bytes())
+            }
+            Self::Burst(n) => {
+                let mut bytes = Vec::new();
+                for n in 0..300 {
+                    let name = format!("nobody{n}");
+                    let record = zone_change(&name, "ready", "running", n);
+                    bytes.extend_from_slice(format!("{{{record}\n").as_bytes());
+                }
+                host.raw_sysevent(Channel::Zone, &bytes)?;
+                host.reboot(&name(n)?)
             }
             Self::Heal => {
                 for what in HURT {

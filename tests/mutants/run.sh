@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Plants each bug of this directory in a copy of the project, and runs the
+# tests that have to find it. A mutant that lives, or no longer applies, is a
+# failure. Names of mutants, if given, are the only ones tried.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+copy=$PWD/target/mutants/project
+mkdir -p "$copy"
+git ls-files -z | tar --null -T - -cf - | tar -C "$copy" -xf -
+export CARGO_TARGET_DIR=$PWD/target/mutants/target
+export MODEL_SHRINK=0 MODEL_RUNS=${MODEL_RUNS:-120}
+log=$PWD/target/mutants/log
+mutants=("$@")
+if [ ${#mutants[@]} -eq 0 ]; then
+    mutants=(tests/mutants/*.patch)
+    mutants=("${mutants[@]##*/}")
+    mutants=("${mutants[@]%.patch}")
+fi
+cd "$copy"
+lived=0
+for mutant in "${mutants[@]}"; do
+    patch=tests/mutants/$mutant.patch
+    killers=$(sed -n 's/^killed by: //p' "$patch")
+    if ! patch -p1 --quiet --force < "$patch" > "$log"; then
+        echo "$mutant: does not apply"
+        exit 1
+    fi
+    # Of a change that does not build it is not known whether it is found.
+    if [ "$killers" = interleavings ]; then
+        build=(make interleavings)
+        run=("${build[@]}")
+    else
+        build=(cargo test --quiet --no-run)
+        # shellcheck disable=SC2206 # several names
+        run=(cargo test --quiet --lib --test it -- $killers)
+    fi
+    if [ "$killers" != interleavings ] && ! "${build[@]}" > "$log" 2>&1; then
+        echo "$mutant: does not build, see $log"
+        exit 1
+    fi
+    if "${run[@]}" > "$log" 2>&1; then
+        echo "$mutant: LIVES"
+        lived=$((lived + 1))
+    else
+        echo "$mutant: killed by $killers"
+    fi
+    patch -p1 --quiet --reverse --force < "$patch"
+done
+exit "$lived"
