@@ -79,6 +79,14 @@ pub struct Published {
     pub more: usize,
 }
 
+impl Published {
+    /// A VM's end.
+    #[must_use]
+    pub fn deleted() -> Self {
+        Self { kind: "delete", paths: Vec::new(), more: 0 }
+    }
+}
+
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind)?;

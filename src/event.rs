@@ -231,11 +231,46 @@ impl Sources {
         self.0 & other.0 == other.0
     }
 
-    /// Whether a command has to run for it.
+    /// What of the set has to be asked for.
     #[must_use]
-    pub fn need_commands(self) -> bool {
-        self.0 & (Self::ZONEADM.0 | Self::KSTAT.0 | Self::ZFS.0) != 0
+    pub fn kind(self) -> Kind {
+        if self.contains(Self::ZFS) {
+            Kind::Datasets
+        } else if self.0 & (Self::ZONEADM.0 | Self::KSTAT.0) != 0 {
+            Kind::State
+        } else {
+            Kind::Files
+        }
     }
+
+    /// What of the set is not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// What of the set needs less than `kind`.
+    #[must_use]
+    pub fn below(self, kind: Kind) -> Self {
+        let more = match kind {
+            Kind::Files => u16::MAX,
+            // How a zone ended goes with the state that it is in.
+            Kind::State => Self::STATE.0 | Self::ZFS.0,
+            Kind::Datasets => Self::ZFS.0,
+        };
+        Self(self.0 & !more)
+    }
+}
+
+/// What a load needs, and so what may hang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Files, or nothing.
+    Files,
+    /// Commands, but not zfs.
+    State,
+    /// zfs, too.
+    Datasets,
 }
 
 impl BitOr for Sources {
@@ -323,6 +358,17 @@ pub struct Job {
     pub cause: Cause,
     /// Which try this is, if an earlier one failed: 0 for a first one.
     pub tries: u32,
+    /// Whether all of it has to be read at once: of a VM that is not known, a
+    /// part says nothing.
+    pub is_whole: bool,
+}
+
+impl Job {
+    /// A first try of this.
+    #[must_use]
+    pub fn new(lane: Lane, sources: Sources, cause: Cause) -> Self {
+        Self { lane, sources, cause, tries: 0, is_whole: false }
+    }
 }
 
 /// The state of a zone that no longer exists, as libzonecfg publishes it.
@@ -335,6 +381,16 @@ pub struct Transition {
     pub zone_state: &'static str,
     /// The zone's id in the kernel, if it has one.
     pub zoneid: Option<i32>,
+    /// Whether there was no such zone before.
+    pub is_first: bool,
+}
+
+impl Transition {
+    /// To this state, of a zone that was there before.
+    #[must_use]
+    pub fn new(zone_state: &'static str, zoneid: Option<i32>) -> Self {
+        Self { zone_state, zoneid, is_first: false }
+    }
 }
 
 /// What the planner makes of an event.

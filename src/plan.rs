@@ -90,11 +90,8 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
         date: seen.date,
         at: seen.at,
     };
-    let job = |lane: Lane, sources: Sources, cause: &Cause| Job {
-        lane,
-        sources,
-        cause: cause.clone(),
-        tries: 0,
+    let job = |lane: Lane, sources: Sources, cause: &Cause| {
+        Job::new(lane, sources, cause.clone())
     };
     match &seen.event {
         Event::Zone(change) => {
@@ -169,7 +166,8 @@ fn transition(change: &ZoneChange) -> Option<Transition> {
         _ => return None,
     };
     let zoneid = Some(change.zoneid).filter(|id| *id > 0);
-    Some(Transition { zone_state, zoneid })
+    let is_first = change.oldstate.is_empty();
+    Some(Transition { zone_state, zoneid, is_first })
 }
 
 /// Operations that may exchange the files of a mounted dataset, without any

@@ -96,9 +96,8 @@ mod tests {
     use super::*;
 
     fn reported(states: &[(&'static str, i32)]) -> Vec<Transition> {
-        let transition = |(zone_state, id): &(&'static str, i32)| Transition {
-            zone_state,
-            zoneid: Some(*id).filter(|id| *id > 0),
+        let transition = |(zone_state, id): &(&'static str, i32)| {
+            Transition::new(zone_state, Some(*id).filter(|id| *id > 0))
         };
         states.iter().map(transition).collect()
     }

@@ -19,12 +19,8 @@ use crate::watch::Events;
 pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
     let mut beginning = Beginning::new(Instant::now() + ready_time);
     loop {
-        let received = if beginning.is_over {
-            events.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            events.receiver.recv_deadline(beginning.until)
-        };
-        match received {
+        let until = (!beginning.is_over).then_some(beginning.until);
+        match events.next(until) {
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 log::warn!("not every source is ready; loading all the same");
@@ -71,7 +67,7 @@ fn handle(seen: &Seen, shared: &Shared) {
 }
 
 fn reload(cause: Cause) -> Job {
-    Job { lane: Lane::All, sources: Sources::ALL, cause, tries: 0 }
+    Job::new(Lane::All, Sources::ALL, cause)
 }
 
 /// What the planner may know: the picture, and what is about to be in it.

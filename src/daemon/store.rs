@@ -24,6 +24,11 @@ impl Worker {
         noted: Noted,
     ) -> Vec<Published> {
         let Loaded { zonename, prior, found, faults, .. } = loaded;
+        if let Found::Needs(sources) = found {
+            let again = Job { sources, is_whole: true, ..job.clone() };
+            self.shared.queue.push(again);
+            return Vec::new();
+        }
         self.shared.faults.note(Some(&zonename), "worker", None);
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
@@ -61,7 +66,7 @@ impl Worker {
                 }
                 return stored.unwrap_or_default();
             }
-            Found::Unknown => {}
+            Found::Unknown | Found::Needs(_) => {}
             Found::Parts(parts) => {
                 if is_passing(&parts) {
                     self.look_again(job);
@@ -103,18 +108,23 @@ impl Worker {
         for zonename in self.shared.faults.zonenames_of(UUID) {
             let (lane, sources) = (Lane::Vm(zonename), Sources::ALL);
             let cause = job.cause.clone();
-            self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
+            self.shared.queue.push(Job::new(lane, sources, cause));
         }
     }
 
     /// Whether a VM has ended without that its zone's end has been reported.
     /// A file's event may overtake the sysevents of what came before it,
     /// which would then come too late to be told: they get a moment.
-    fn is_end_unheard(&self, job: &Job, zonename: &str, found: &Found) -> bool {
+    pub fn is_end_unheard(
+        &self,
+        job: &Job,
+        zonename: &str,
+        found: &Found,
+    ) -> bool {
         let cache = &self.shared.cache;
         let has_ended = match found {
             Found::Gone => cache.contains(zonename),
-            Found::Unknown => false,
+            Found::Unknown | Found::Needs(_) => false,
             Found::Parts(parts) => cache.is_another(&parts.row),
         };
         has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
@@ -149,7 +159,7 @@ impl Worker {
             Applied::Overtaken => {
                 let (cause, sources) = (job.cause.clone(), Sources::ALL);
                 let lane = Lane::Vm(Arc::clone(zonename));
-                let again = Job { lane, sources, cause, tries: 0 };
+                let again = Job::new(lane, sources, cause);
                 self.shared.queue.push(again);
                 None
             }
@@ -193,7 +203,7 @@ impl Worker {
         let cause = Cause::now("zone", "looked at again");
         let tries = job.tries.saturating_add(1);
         let (lane, sources) = (job.lane.clone(), Sources::STATE);
-        let again = Job { lane, sources, cause, tries };
+        let again = Job { tries, ..Job::new(lane, sources, cause) };
         self.shared.queue.push_later(again, pause);
     }
 }

@@ -34,7 +34,7 @@ fn a_panic_in_a_worker_costs_its_jobs_alone() {
         let lane = Lane::Vm(name.into());
         let cause = Cause::now("zone", "x");
         let sources = Sources::TAGS;
-        shared.queue.push(Job { lane, sources, cause, tries: 0 });
+        shared.queue.push(Job::new(lane, sources, cause));
     }
     let batch = shared.queue.take().unwrap();
     assert_eq!(batch.jobs.len(), 2);

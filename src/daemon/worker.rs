@@ -158,7 +158,13 @@ impl Worker {
             let sources = changed_sources(&loaded);
             let is_known = self.shared.queue.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
-            let published = self.finish(&of_vm, loaded, noted);
+            let has_ended =
+                self.is_end_unheard(&of_vm, &zonename, &loaded.found);
+            let mut published = self.finish(&of_vm, loaded, noted);
+            if has_ended {
+                // It is put off for a moment, and told by then.
+                published.push(Published::deleted());
+            }
             if let Some(drift) = heals.filter(|_| !is_known) {
                 note_drift(drift, &zonename, &published, &sources);
             }
@@ -172,7 +178,10 @@ impl Worker {
         queue.forget_transitions(noted, |name| listed.contains(name));
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
-            if !self.shared.cache.contains(&zonename) {
+            // One that came after zoneadm was asked sees to itself.
+            let is_gone = !self.shared.cache.contains(&zonename)
+                && !self.shared.queue.is_at(&zonename);
+            if is_gone {
                 self.files.disarm(&zonename);
                 faults.forget(&zonename);
             }
@@ -232,7 +241,7 @@ impl Worker {
         for zonename in zonenames {
             let lane = Lane::Vm(Arc::clone(zonename));
             let (cause, sources) = (cause.clone(), Sources::NONE);
-            self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
+            self.shared.queue.push(Job::new(lane, sources, cause));
         }
     }
 
@@ -248,7 +257,7 @@ impl Worker {
         for (zonename, _) in self.shared.cache.all_parts() {
             let lane = Lane::Vm(zonename);
             let (cause, sources) = (cause.clone(), Sources::NONE);
-            self.shared.queue.push(Job { lane, sources, cause, tries: 0 });
+            self.shared.queue.push(Job::new(lane, sources, cause));
         }
     }
 
@@ -273,7 +282,7 @@ impl Worker {
                 let lane = Lane::Sysinfo;
                 let cause = Cause::now("refresh", "sysinfo again");
                 let sources = Sources::NONE;
-                let job = Job { lane, sources, cause, tries: 0 };
+                let job = Job::new(lane, sources, cause);
                 self.shared.queue.push_later(job, self.times.retry_last);
                 false
             }

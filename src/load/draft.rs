@@ -36,6 +36,8 @@ pub(super) struct Draft {
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
     pub(super) hung: bool,
+    /// What has to be read besides, for which the load was not meant.
+    pub(super) needs: Sources,
 }
 
 impl Draft {
@@ -44,7 +46,7 @@ impl Draft {
         let known = prior.as_deref();
         Self {
             zonename,
-            sources: if known.is_some() { sources } else { Sources::ALL },
+            sources,
             gone: false,
             xml_changed: false,
             row: known.map(|p| p.row.clone()),
@@ -59,6 +61,7 @@ impl Draft {
             datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
             faults: Vec::new(),
             hung: false,
+            needs: Sources::NONE,
             prior,
         }
     }
@@ -70,7 +73,11 @@ impl Draft {
         }
         // Other files, other datasets.
         if prior.is_some_and(|prior| prior.zonepath != row.zonepath) {
-            self.sources |= Sources::FILES | Sources::ZFS;
+            self.need(Sources::FILES | Sources::ZFS);
+        }
+        // Of one that is not known all has to be read.
+        if self.prior.is_none() {
+            self.need(Sources::ALL);
         }
         self.row = Some(row);
         self.fault("zoneadm", None);
@@ -138,7 +145,19 @@ impl Draft {
 
     /// Whether there is more to read of it.
     pub(super) fn is_alive(&self) -> bool {
-        !self.gone && self.row.is_some()
+        !self.gone && self.row.is_some() && self.needs == Sources::NONE
+    }
+
+    /// Finds that more has to be read than was asked for. What needs no other
+    /// commands is read at once; with others, which may hang, the VM goes
+    /// back to wait among those that need them.
+    pub(super) fn need(&mut self, sources: Sources) {
+        let all = self.sources | sources;
+        if all.kind() == self.sources.kind() {
+            self.sources = all;
+        } else {
+            self.needs = all;
+        }
     }
 
     pub(super) fn zonepath(&self) -> Option<&str> {
@@ -254,6 +273,7 @@ impl Draft {
         let (zonename, prior) = (self.zonename, self.prior);
         let (faults, hung) = (self.faults, self.hung);
         let found = match (self.gone, self.row, self.xml) {
+            _ if self.needs != Sources::NONE => Found::Needs(self.needs),
             (true, ..) => Found::Gone,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
                 row,

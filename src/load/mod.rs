@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::config::{
     CONFIG_DIR, LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
 };
-use crate::event::Sources;
+use crate::event::{Kind, Sources};
 use crate::json::Json;
 use assemble::Parts;
 use command::{CommandError, Run, RunCounts, Runner};
@@ -41,7 +41,7 @@ const ABSENT_MAX: usize = 16;
 pub struct Request {
     /// The VM.
     pub zonename: Arc<str>,
-    /// What of it to read; of a VM that is not known all is read.
+    /// What of it to read.
     pub sources: Sources,
     /// What is known of it.
     pub prior: Option<Arc<Parts>>,
@@ -69,6 +69,8 @@ pub enum Found {
     Gone,
     /// It exists, but without a good XML it can't be told what it is.
     Unknown,
+    /// All of this has to be read, which the load was not meant for.
+    Needs(Sources),
     /// All that the sources say.
     Parts(Box<Parts>),
 }
@@ -124,9 +126,18 @@ impl Loader {
         arm: ArmWatches<'_>,
     ) -> Vec<Loaded> {
         let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
+        // A file's event of a VM that is not known.
+        for draft in drafts.iter_mut().filter(|d| d.row.is_none()) {
+            if !draft.sources.contains(Sources::ZONEADM) {
+                draft.need(Sources::ALL);
+            }
+        }
         self.read_rows(&mut drafts);
         self.read_files(&mut drafts, arm);
         self.read_changed_rows(&mut drafts, arm);
+        for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
+            draft.need(Sources::ZFS);
+        }
         self.read_kstats(&mut drafts);
         self.read_datasets(&mut drafts);
         drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
@@ -164,6 +175,7 @@ impl Loader {
             draft.set_row(row);
             drafts.push(draft);
         }
+        let mut hang = None;
         for (zonename, parts) in known {
             if !listed.contains(zonename) {
                 let mut draft = Draft::new(Request {
@@ -171,7 +183,11 @@ impl Loader {
                     sources: Sources::ALL,
                     prior: Some(Arc::clone(parts)),
                 });
-                self.read_row(&mut draft);
+                match &hang {
+                    // It would hang for each of them.
+                    Some(e) => draft.failed("zoneadm", e),
+                    None => hang = self.read_row(&mut draft),
+                }
                 drafts.push(draft);
             }
         }
@@ -269,12 +285,22 @@ impl Loader {
 
     /// The XML says that zoneadm's line has changed, or is away.
     fn read_changed_rows(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
+        let mut hang = None;
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
             if draft.sources.contains(Sources::ZONEADM) || !draft.row_is_old() {
                 continue;
             }
+            if draft.sources.kind() == Kind::Files {
+                draft.needs = draft.sources | Sources::STATE;
+                continue;
+            }
             let dir = draft.dir(&self.paths);
-            self.read_row(draft);
+            if let Some(e) = &hang {
+                // It would hang for each of them.
+                draft.failed("zoneadm", e);
+                continue;
+            }
+            hang = self.read_row(draft);
             if draft.is_alive() && draft.dir(&self.paths) != dir {
                 self.read_files(std::slice::from_mut(draft), arm);
             }

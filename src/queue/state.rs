@@ -7,31 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::QueueStatus;
 use crate::config::QueueLimits;
-use crate::event::{Cause, Job, Lane, Sources};
-
-/// What jobs need, and so what may hang: only alike ones are loaded together,
-/// and each kind leaves workers to those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// Files, or nothing.
-    Files,
-    /// Commands, but not zfs.
-    State,
-    /// zfs, too.
-    Datasets,
-}
-
-impl Kind {
-    fn of(sources: Sources) -> Self {
-        if sources.contains(Sources::ZFS) {
-            Self::Datasets
-        } else if sources.need_commands() {
-            Self::State
-        } else {
-            Self::Files
-        }
-    }
-}
+use crate::event::{Cause, Job, Kind, Lane, Sources};
 
 /// A batch that is worked at.
 #[derive(Debug)]
@@ -72,8 +48,8 @@ pub struct State {
     periodic: Option<Periodic>,
     working: BTreeMap<u64, Working>,
     at_work: HashSet<Lane>,
-    /// Lanes whose last load hung.
-    sick: HashSet<Lane>,
+    /// Lanes whose last load hung, and what it needed.
+    sick: HashMap<Lane, Kind>,
     /// How many of those are tried together: twice as many each time that it
     /// goes well, one by one after it does not.
     apart: usize,
@@ -100,7 +76,7 @@ impl State {
             periodic: None,
             working: BTreeMap::new(),
             at_work: HashSet::new(),
-            sick: HashSet::new(),
+            sick: HashMap::new(),
             apart: 1,
             paces: HashMap::new(),
             overflows: 0,
@@ -118,6 +94,7 @@ impl State {
             if let Some(waiting) = self.waiting.get_mut(order) {
                 waiting.sources |= job.sources;
                 waiting.tries = waiting.tries.min(job.tries);
+                waiting.is_whole |= job.is_whole;
             }
             return;
         }
@@ -171,6 +148,7 @@ impl State {
         {
             due = due.min(time.0);
             job.sources |= other.sources;
+            job.is_whole |= other.is_whole;
         }
         if self.later.len() >= self.limits.jobs {
             // Too many to remember which: look at all, now.
@@ -193,12 +171,7 @@ impl State {
         self.overflows += 1;
         self.waiting.clear();
         self.order_of.clear();
-        let all = Job {
-            lane: Lane::All,
-            sources: Sources::ALL,
-            cause: cause.clone(),
-            tries: 0,
-        };
+        let all = Job::new(Lane::All, Sources::ALL, cause.clone());
         self.push_bounded(all, usize::MAX);
     }
 
@@ -281,46 +254,88 @@ impl State {
         None
     }
 
-    /// Takes the oldest job whose lane is free, and with it all others that
-    /// can be loaded together.
+    /// Takes the oldest job that can begin, and with it all others that can be
+    /// loaded together.
     fn choose(&mut self, now: Instant) -> Option<(u64, Vec<Job>)> {
-        let may_begin = |job: &&Job| {
-            !self.at_work.contains(&job.lane)
-                && self.has_worker_for(job)
-                && !(self.sick.contains(&job.lane) && self.is_apart_at_work())
-        };
-        let first = self.waiting.values().find(may_begin)?;
-        let is_apart = self.sick.contains(&first.lane);
-        let kind = Kind::of(first.sources);
-        let most = if is_apart { self.apart } else { self.limits.batch };
-        let alike = |job: &Job| match (&first.lane, &job.lane) {
-            (Lane::Vm(_), Lane::Vm(_)) => {
-                Kind::of(job.sources) == kind
-                    && self.sick.contains(&job.lane) == is_apart
+        let mut first: Option<(Lane, Kind, bool)> = None;
+        let mut chosen: Vec<(u64, Sources)> = Vec::new();
+        let mut most = 1;
+        for (order, job) in &self.waiting {
+            let Some(sources) = self.can_begin(job) else { continue };
+            let kind = sources.kind();
+            let is_apart = self.is_sick(&job.lane, kind);
+            let is_alike = match (&first, &job.lane) {
+                (None, _) => true,
+                (Some((Lane::Vm(_), k, apart)), Lane::Vm(_)) => {
+                    (*k, *apart) == (kind, is_apart)
+                }
+                _ => false,
+            };
+            if first.is_none() {
+                most = if is_apart { self.apart } else { self.limits.batch };
+                first = Some((job.lane.clone(), kind, is_apart));
             }
-            (a, b) => a == b,
-        };
-        let chosen: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, job)| may_begin(job) && alike(job))
-            .map(|(order, _)| *order)
-            .take(most.max(1))
-            .collect();
-        let jobs: Vec<_> =
-            chosen.iter().filter_map(|o| self.waiting.remove(o)).collect();
-        let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
-        for lane in &lanes {
-            self.order_of.remove(lane);
+            if is_alike {
+                chosen.push((*order, sources));
+                if chosen.len() >= most.max(1) {
+                    break;
+                }
+            }
         }
+        let (_, kind, is_apart) = first?;
+        let jobs: Vec<_> = chosen
+            .into_iter()
+            .filter_map(|(order, sources)| self.take_part(order, sources))
+            .collect();
         if let Some(all) = jobs.iter().find(|job| job.lane == Lane::All) {
             self.owe_those_at_work(&all.cause);
         }
+        let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         self.at_work.extend(lanes.iter().cloned());
         self.number += 1;
         let working = Working { lanes, kind, is_apart, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
+    }
+
+    /// What of a job can be begun now: all of it, or, while what hangs keeps
+    /// it from that, the part that needs less.
+    fn can_begin(&self, job: &Job) -> Option<Sources> {
+        if self.at_work.contains(&job.lane) {
+            return None;
+        }
+        let mut sources = job.sources;
+        loop {
+            let kind = sources.kind();
+            let waits_for_others =
+                self.is_sick(&job.lane, kind) && self.is_apart_at_work();
+            if !waits_for_others && self.has_worker_for(&job.lane, kind) {
+                return Some(sources);
+            }
+            let less = sources.below(kind);
+            if job.is_whole || kind == Kind::Files || less == Sources::NONE {
+                return None;
+            }
+            sources = less;
+        }
+    }
+
+    /// Takes a job, or a part of it; the rest goes on waiting.
+    fn take_part(&mut self, order: u64, sources: Sources) -> Option<Job> {
+        let waiting = self.waiting.get_mut(&order)?;
+        if sources == waiting.sources {
+            let job = self.waiting.remove(&order)?;
+            self.order_of.remove(&job.lane);
+            return Some(job);
+        }
+        let part = Job { sources, ..waiting.clone() };
+        waiting.sources = waiting.sources.without(sources);
+        Some(part)
+    }
+
+    /// Whether the last load of this lane that needed as much hung.
+    fn is_sick(&self, lane: &Lane, kind: Kind) -> bool {
+        self.sick.get(lane).is_some_and(|hung| kind >= *hung)
     }
 
     /// A VM that is being loaded while everything is has perhaps been looked
@@ -330,7 +345,7 @@ impl State {
         for zonename in self.at_work() {
             let lane = Lane::Vm(zonename);
             let (sources, cause) = (Sources::ALL, cause.clone());
-            let job = Job { lane, sources, cause, tries: 0 };
+            let job = Job::new(lane, sources, cause);
             self.push_bounded(job, usize::MAX);
         }
     }
@@ -341,19 +356,16 @@ impl State {
 
     /// Of all workers, commands leave some to files, and zfs some to others:
     /// what hangs never has all of them.
-    fn has_worker_for(&self, job: &Job) -> bool {
-        let kind = Kind::of(job.sources);
-        if job.lane == Lane::All {
-            return true;
-        }
+    fn has_worker_for(&self, lane: &Lane, kind: Kind) -> bool {
         let reserved = match kind {
-            Kind::Files => 0,
+            Kind::Files => return true,
+            _ if *lane == Lane::All => return true,
             Kind::State => self.limits.workers,
             Kind::Datasets => 2 * self.limits.workers,
         };
         let most = self.limits.workers_max.saturating_sub(reserved).max(1);
         let busy = self.working.values().filter(|w| w.kind >= kind).count();
-        kind == Kind::Files || busy < most
+        busy < most
     }
 
     /// See [`super::Queue::done`].
@@ -368,8 +380,8 @@ impl State {
         for lane in working.lanes {
             self.at_work.remove(&lane);
             if hung.contains(&lane) {
-                self.sick.insert(lane);
-            } else {
+                self.sick.insert(lane, working.kind);
+            } else if self.is_sick(&lane, working.kind) {
                 self.sick.remove(&lane);
             }
         }
@@ -377,22 +389,21 @@ impl State {
 
     /// See [`super::Queue::status`].
     pub fn status(&self, most: usize, now: Instant) -> QueueStatus {
-        let sorted = |lanes: &HashSet<Lane>| {
-            let mut lanes: Vec<_> = lanes.iter().cloned().collect();
-            lanes.sort();
-            lanes
-        };
+        let mut at_work: Vec<_> = self.at_work.iter().cloned().collect();
+        at_work.sort();
+        let mut sick: Vec<_> = self.sick.keys().cloned().collect();
+        sick.sort();
         let is_stuck = |w: &&Working| w.begun + self.limits.stuck_time <= now;
         let waiting = self.waiting.values().take(most);
         QueueStatus {
-            working: sorted(&self.at_work),
+            working: at_work,
             waiting: waiting
                 .map(|j| (j.lane.clone(), j.sources, j.cause.clone()))
                 .collect(),
             waiting_count: self.waiting.len(),
             later_count: self.later.len(),
             stuck: self.working.values().filter(is_stuck).count(),
-            sick: sorted(&self.sick),
+            sick,
             overflows: self.overflows,
         }
     }

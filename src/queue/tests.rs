@@ -12,7 +12,7 @@ fn queue(jobs: usize) -> Queue {
 
 fn vm(name: &str, sources: Sources) -> Job {
     let lane = Lane::Vm(name.into());
-    Job { lane, sources, cause: Cause::now("zone", name), tries: 0 }
+    Job::new(lane, sources, Cause::now("zone", name))
 }
 
 fn all() -> Job {
@@ -100,7 +100,7 @@ fn a_lane_has_one_job_for_later() {
 fn transitions_stay_in_order_until_taken() {
     let queue = queue(10);
     for zone_state in ["ready", "running"] {
-        let transition = Transition { zone_state, zoneid: None };
+        let transition = Transition::new(zone_state, None);
         queue.push_transition(&"a".into(), transition, true);
     }
     queue.push(vm("a", Sources::STATE));
@@ -123,7 +123,7 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
         QueueLimits { jobs: 2, unknown_zones: 2, ..QueueLimits::default() };
     let queue = queue_of(limits);
     let add = |name: &str, is_vm| {
-        let transition = Transition { zone_state: "running", zoneid: None };
+        let transition = Transition::new("running", None);
         queue.push_transition(&name.into(), transition, is_vm);
     };
     add("a", false);
@@ -261,6 +261,41 @@ fn who_has_hung_is_tried_apart() {
     done(&mut clock, number, "d");
     let sick = clock.state.status(9, clock.now).sick;
     assert_eq!(sick, ["d", "e", "f"].map(|n| Lane::Vm(n.into())));
+}
+
+#[test]
+fn who_hangs_in_zfs_goes_on_with_all_else() {
+    let mut clock = Clock::new();
+    for name in ["a", "b", "c"] {
+        clock.state.push(vm(name, Sources::ZFS));
+    }
+    let (number, _) = clock.take().unwrap();
+    let lanes = ["a", "b", "c"].map(|n| Lane::Vm(n.into()));
+    clock.state.done(number, &lanes);
+    for name in ["a", "b", "c"] {
+        clock.state.push(vm(name, Sources::ZFS));
+    }
+    assert_eq!(clock.taken(), "a");
+    // b and c wait for their turn at zfs, and for nothing else.
+    clock.state.push(vm("b", Sources::STATE));
+    clock.state.push(vm("c", Sources::TAGS));
+    let parts = |clock: &mut Clock| {
+        let (number, jobs) = clock.state.take(clock.now).unwrap();
+        let told = format!("{} {}", jobs[0].lane, jobs[0].sources);
+        clock.state.done(number, &[]);
+        told
+    };
+    assert_eq!(parts(&mut clock), "b zoneadm+kstat+lastexited");
+    assert_eq!(parts(&mut clock), "c tags.json");
+    let status = clock.state.status(9, clock.now);
+    assert_eq!(status.sick.len(), 3);
+    let waiting: Vec<_> =
+        status.waiting.iter().map(|(_, s, _)| s.to_string()).collect();
+    assert_eq!(waiting, ["zfs", "zfs"]);
+    // What is of no use in part is not taken in part.
+    let whole = Job { is_whole: true, ..vm("b", Sources::ALL) };
+    clock.state.push(whole);
+    assert_eq!(clock.taken(), "-");
 }
 
 #[test]

@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError,
+    bounded,
+};
 use parking_lot::Mutex;
 
 use crate::event::{Event, EventSource, Seen};
@@ -55,15 +58,52 @@ pub struct Sink {
     status: SharedStatus,
 }
 
-/// The other end of all sinks.
+/// The other end of all sinks. Zones have a channel of their own, which is
+/// read first: neither does a flood of others push their transitions out, nor
+/// is a reload done before they are known.
 #[derive(Debug)]
 pub struct Events {
-    /// The events; its end comes when every source has ended.
-    pub receiver: Receiver<Seen>,
+    of_zones: Receiver<Seen>,
+    others: Receiver<Seen>,
     lost: Arc<AtomicBool>,
 }
 
 impl Events {
+    /// The next event; waits for it until `until`, if that is set.
+    ///
+    /// # Errors
+    /// If the time is over, or every source has ended.
+    pub fn next(
+        &self,
+        until: Option<Instant>,
+    ) -> Result<Seen, RecvTimeoutError> {
+        loop {
+            let mut select = Select::new();
+            let mut has_ended = true;
+            for channel in [&self.of_zones, &self.others] {
+                match channel.try_recv() {
+                    Ok(seen) => return Ok(seen),
+                    Err(TryRecvError::Disconnected) => {}
+                    Err(TryRecvError::Empty) => {
+                        select.recv(channel);
+                        has_ended = false;
+                    }
+                }
+            }
+            if has_ended {
+                return Err(RecvTimeoutError::Disconnected);
+            }
+            // Whichever it is, or if one has ended: look again, zones first.
+            let ready = match until {
+                None => Ok(select.ready()),
+                Some(until) => select.ready_deadline(until),
+            };
+            if ready.is_err() {
+                return Err(RecvTimeoutError::Timeout);
+            }
+        }
+    }
+
     /// Whether events were lost since this was last asked. To be asked after
     /// each event.
     #[must_use]
@@ -72,18 +112,22 @@ impl Events {
     }
 }
 
-/// A channel for `bound` events, and a sink for each source, in the order of
+/// Channels for `bound` events each, and a sink for each source, in the order of
 /// [`EventSource::ALL`].
 #[must_use]
 pub fn channel(bound: usize) -> ([Sink; 3], Events) {
-    let (sender, receiver) = bounded(bound);
+    let (zone_sender, of_zones) = bounded(bound);
+    let (sender, others) = bounded(bound);
     let lost = Arc::new(AtomicBool::new(false));
-    let sinks = EventSource::ALL.map(|_| Sink {
-        sender: sender.clone(),
+    let sinks = EventSource::ALL.map(|source| Sink {
+        sender: match source {
+            EventSource::Zone => zone_sender.clone(),
+            EventSource::Zfs | EventSource::File => sender.clone(),
+        },
         lost: Arc::clone(&lost),
         status: SharedStatus::default(),
     });
-    (sinks, Events { receiver, lost })
+    (sinks, Events { of_zones, others, lost })
 }
 
 impl Sink {
@@ -105,6 +149,11 @@ impl Sink {
             status.ready = true;
             status.fault = None;
         }
+        self.gap(source);
+    }
+
+    /// Says that something has happened of which nothing is known.
+    pub fn gap(&self, source: EventSource) {
         self.try_send(Seen::now(Event::Ready(source)));
     }
 
@@ -138,9 +187,29 @@ mod tests {
             assert!(!events.were_lost());
         }
         sink.send(event("c"));
-        assert!(events.receiver.recv().is_ok());
+        assert!(events.next(None).is_ok());
         assert!(events.were_lost());
         assert!(!events.were_lost());
         assert_eq!(sink.status().lock().events, 3);
+    }
+
+    #[test]
+    fn zones_come_first_and_have_room_of_their_own() {
+        let ([zones, zfs, files], events) = channel(2);
+        let event = |name: &str| Event::InitRestart { zonename: name.into() };
+        for _ in 0..3 {
+            zfs.send(event("flood"));
+        }
+        zones.send(event("zone"));
+        assert_eq!(zones.status().lock().lost, 0);
+        let next = || events.next(None).map(|seen| seen.event);
+        assert_eq!(next(), Ok(event("zone")));
+        assert_eq!(next(), Ok(event("flood")));
+        let soon = Some(Instant::now());
+        assert_eq!(next(), Ok(event("flood")));
+        let timeout = events.next(soon).map(|_| ());
+        assert_eq!(timeout, Err(RecvTimeoutError::Timeout));
+        drop((zones, zfs, files));
+        assert_eq!(next(), Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -27,7 +27,10 @@ use crate::os::process::{
 use crate::watch::Sink;
 
 /// The most bytes of a child's standard error that are logged.
-const STDERR_MAX: usize = 1000;
+const STDERR_MAX: usize = 300;
+
+/// Lines that say nothing come no more often than this.
+const UNPRINTED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the reader waits at most before it looks around.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -106,7 +109,11 @@ impl Reader {
             if begin.elapsed() > self.times.restart_last {
                 pause = self.times.restart_first;
             }
-            // Once for each cause, not for each try.
+            // Once for each cause, not for each try; but again if it was well
+            // meanwhile.
+            if self.sink.status().lock().ready {
+                last_error.clear();
+            }
             if error != last_error {
                 log::error!(
                     "{name} events: {error}; sysevent is started again in \
@@ -161,26 +168,41 @@ impl Reader {
         let ready_until = Instant::now() + self.times.ready_time;
         let mut is_ready = false;
         let mut lines = Lines::new(self.times.line_bytes);
-        let mut stderr = Vec::new();
+        let mut unprinted = None;
+        let mut stderr_is_open = true;
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let fds = [running.stdout.as_fd(), running.stderr.as_fd()];
+            let stderr = stderr_is_open.then(|| running.stderr.as_fd());
+            let fds: Vec<_> = [Some(running.stdout.as_fd()), stderr]
+                .into_iter()
+                .flatten()
+                .collect();
             if let Err(e) = os::wait_readable(&fds, WAIT_MAX) {
                 return format!("poll: {e}");
             }
-            let said = read_some(&mut running.stderr, &mut buffer);
-            if let Ok(ReadSome::Bytes(n)) = said {
-                stderr.extend_from_slice(&buffer[..n.min(STDERR_MAX)]);
-                let text = String::from_utf8_lossy(&stderr);
-                return format!("sysevent said {:?}", text.trim());
+            match read_some(&mut running.stderr, &mut buffer) {
+                Ok(ReadSome::Bytes(n)) => {
+                    let said = &buffer[..n.min(STDERR_MAX)];
+                    let text = String::from_utf8_lossy(said);
+                    return format!("sysevent said {:?}", text.trim());
+                }
+                // A closed pipe is always readable.
+                Ok(ReadSome::End) => stderr_is_open = false,
+                Ok(ReadSome::Nothing) => {}
+                Err(e) => return format!("read: {e}"),
             }
             match read_some(&mut running.stdout, &mut buffer) {
                 Err(e) => return format!("read: {e}"),
                 Ok(ReadSome::End) => return "sysevent has ended".to_string(),
-                Ok(ReadSome::Nothing) => {}
+                // Others may hold its pipe.
+                Ok(ReadSome::Nothing) => match running.child.try_wait() {
+                    Ok(Some(_)) => return "sysevent has ended".to_string(),
+                    Ok(None) => {}
+                    Err(e) => return format!("wait: {e}"),
+                },
                 Ok(ReadSome::Bytes(n)) => {
                     let handled = lines.split(&buffer[..n], |line| {
-                        self.line(line, &mut is_ready)
+                        self.line(line, &mut is_ready, &mut unprinted)
                     });
                     if let Err(error) = handled {
                         return error;
@@ -195,9 +217,22 @@ impl Reader {
     }
 
     /// Handles one line.
-    fn line(&self, line: &[u8], is_ready: &mut bool) -> Result<(), String> {
+    /// `unprinted` is when the last line came that says nothing.
+    fn line(
+        &self,
+        line: &[u8],
+        is_ready: &mut bool,
+        unprinted: &mut Option<Instant>,
+    ) -> Result<(), String> {
         match (Record::parse(line)?, *is_ready) {
-            (Record::Unprinted, _) => self.sink.ready(self.stream.source),
+            (Record::Unprinted, true) => {
+                let last = unprinted.replace(Instant::now());
+                // One costs a reload; again and again they are no records.
+                if last.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE) {
+                    return Err("lines without records".to_string());
+                }
+                self.sink.gap(self.stream.source);
+            }
             (Record::Ready, false) => {
                 *is_ready = true;
                 log::info!("{} events: ready", self.stream.source.name());
@@ -209,7 +244,7 @@ impl Reader {
                     None => self.sink.status().lock().ignored += 1,
                 }
             }
-            (Record::Ready | Record::Event(_), _) => return Err(shown(line)),
+            (_, _) => return Err(shown(line)),
         }
         Ok(())
     }
@@ -354,7 +389,8 @@ mod tests {
         let begin = Instant::now();
         while status.lock().restarts < 3 {
             assert!(begin.elapsed() < Duration::from_secs(60), "{script}");
-            let _ = events.receiver.recv_timeout(Duration::from_millis(5));
+            let soon = Instant::now() + Duration::from_millis(5);
+            let _ = events.next(Some(soon));
         }
         stopper.stop();
         thread.join().unwrap();
@@ -365,7 +401,7 @@ mod tests {
     #[test]
     fn whatever_is_wrong_with_a_child_starts_another() {
         let ready = "echo '{\"type\":\"ready\"}'; ";
-        let cases: [(&str, &str); 8] = [
+        let cases: [(&str, &str); 11] = [
             ("", "has ended"),
             ("echo '{\"type\":\"ready\"}'", "has ended"),
             ("sleep 1000", "was not ready"),
@@ -373,6 +409,9 @@ mod tests {
             ("echo '{\"type\":\"event\"}'; sleep 1000", "not a record"),
             ("echo '{\"type\":7}'; sleep 1000", "not a record"),
             ("echo oh no >&2; sleep 1000", "said \"oh no\""),
+            ("echo '{\"type\":\"ready\"}'; yes ''", "without records"),
+            ("echo; sleep 1000", "not a record"),
+            ("echo '{\"type\":\"ready\"}'; sleep 1000 & exit", "ended"),
             ("printf '\\377\\n'; sleep 1000", "not a record"),
         ];
         for (script, error) in cases {
@@ -393,8 +432,8 @@ mod tests {
         let stopper = reader.stopper();
         let thread = std::thread::spawn(move || reader.run());
         let next = || {
-            let wait = Duration::from_secs(60);
-            events.receiver.recv_timeout(wait).unwrap().event.to_string()
+            let until = Instant::now() + Duration::from_secs(60);
+            events.next(Some(until)).unwrap().event.to_string()
         };
         assert_eq!(next(), "zone ready");
         assert_eq!(next(), "zone a \"ready\" -> \"running\"");
