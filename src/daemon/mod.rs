@@ -113,15 +113,21 @@ pub struct Shared {
 /// # Errors
 /// A sentence, if it can't start.
 pub fn run(settings: &Settings) -> Result<(), String> {
-    let signals = EndSignals::block().map_err(|e| format!("signals: {e}"))?;
+    let signals = EndSignals::catch().map_err(|e| format!("signals: {e}"))?;
     // Before anything else: a second daemon must disturb nothing.
     let bound = bind(settings)?;
     let settings = within_descriptors(settings.clone());
     let daemon = Daemon::start(&settings, bound)
         .map_err(|e| format!("can't start: {e}"))?;
     let signal = signals.wait();
+    // Whatever hangs does not hold up the end, not even the log.
+    let watchdog = spawn("watchdog", || {
+        std::thread::sleep(END_TIME);
+        exit(0);
+    });
     log::info!("{signal:?}: ending");
     daemon.end();
+    drop(watchdog);
     Ok(())
 }
 
@@ -237,13 +243,6 @@ impl Daemon {
     /// planner ends when the last of them has dropped its sink.
     fn end(self) {
         self.ending.store(true, Ordering::SeqCst);
-        // Whatever hangs does not hold up the end.
-        let watchdog = spawn("watchdog", || {
-            std::thread::sleep(END_TIME);
-            log::warn!("some threads are still at work; ending all the same");
-            log::logger().flush();
-            std::process::exit(0);
-        });
         self.server.end();
         for stopper in &self.stoppers {
             stopper.stop();
@@ -257,7 +256,6 @@ impl Daemon {
             let _ = thread.join();
         }
         drop(shared);
-        drop(watchdog);
         log::info!("ended");
         log::logger().flush();
     }
@@ -315,7 +313,7 @@ fn start_http(
         log::error!("{e}");
         log::logger().flush();
         let _ = writeln!(io::stderr(), "vminfod: {e}");
-        std::process::exit(1);
+        exit(1);
     }
 }
 
@@ -332,9 +330,15 @@ fn spawn(
             let what = panic_text(panic.as_ref());
             log::error!("{owned}: panic: {what}; ending, to be started again");
             log::logger().flush();
-            std::process::exit(EXIT_PANIC);
+            exit(EXIT_PANIC);
         }
     })
+}
+
+/// Ends the process at once, and its children with it.
+fn exit(status: i32) -> ! {
+    os::process::kill_all();
+    os::exit_now(status);
 }
 
 /// The exit status after a panic: EX_SOFTWARE of sysexits(3HEAD).

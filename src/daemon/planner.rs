@@ -39,6 +39,9 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
 
 fn handle(seen: &Seen, shared: &Shared) {
     log::debug!("event: {}", seen.event);
+    if matches!(seen.event, Event::Ready(EventSource::Zone)) {
+        shared.queue.expect_no_ends();
+    }
     let plan = shared.cache.look(|datasets, is_vm| {
         plan(seen, &Picture { datasets, is_vm, shared })
     });

@@ -11,6 +11,9 @@ use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded};
 use crate::transition::{Position, due};
 
+/// The source of faults about zones that may not be there.
+pub const STRANGERS: &str = "zoneadm of unknown zones";
+
 /// The source of faults about a zone's uuid.
 const UUID: &str = "uuid";
 
@@ -32,9 +35,15 @@ impl Worker {
         self.shared.faults.note(Some(&zonename), "worker", None);
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
+        // Of zones that nobody knows one fault says as much as thousands.
+        let is_unknown = prior.is_none() && !matches!(found, Found::Parts(_));
         for (source, error) in &faults {
             let error = error.as_deref();
-            self.shared.faults.note(Some(&zonename), source, error);
+            let noted = &self.shared.faults;
+            match *source {
+                "zoneadm" if is_unknown => noted.note(None, STRANGERS, error),
+                source => noted.note(Some(&zonename), source, error),
+            }
             if error.is_some() {
                 failed |= sources_of(source);
             }
@@ -46,6 +55,11 @@ impl Worker {
             return Vec::new();
         }
         let mut published = Vec::new();
+        let is_answered =
+            matches!(found, Found::Gone) || faults.contains(&("zoneadm", None));
+        if prior.is_none() && is_answered {
+            self.shared.faults.note(None, STRANGERS, None);
+        }
         let row_is_new = faults.contains(&("zoneadm", None));
         match found {
             Found::Gone => {
@@ -149,7 +163,10 @@ impl Worker {
         );
         let faults = &self.shared.faults;
         match applied {
-            Applied::Stored(published) => {
+            Applied::Stored { published, is_end_unheard } => {
+                if is_end_unheard {
+                    self.shared.queue.expect_end(zonename);
+                }
                 faults.note(Some(zonename), UUID, None);
                 for event in &published {
                     log::info!("{zonename}: {event} ({})", job.cause.detail);
@@ -163,7 +180,10 @@ impl Worker {
                 self.shared.queue.push(again);
                 None
             }
-            Applied::Twin(twin) => {
+            Applied::Twin(twin, published) => {
+                for event in &published {
+                    log::info!("{zonename}: {event} ({})", job.cause.detail);
+                }
                 let error = format!("zone {twin} has the same, and is served");
                 faults.note(Some(zonename), UUID, Some(&error));
                 self.retry(job, Sources::ALL);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
+use super::store::STRANGERS;
 use crate::cache::Published;
 use crate::config::SourceTimes;
 use crate::daemon::{Refresh, Shared, panic_text};
@@ -143,6 +144,7 @@ impl Worker {
         };
         faults.note(None, "refresh", None);
         faults.note(None, "worker", None);
+        faults.note(None, STRANGERS, None);
         for (source, error) in &all.faults {
             faults.note(None, source, error.as_deref());
         }

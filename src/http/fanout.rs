@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::http::engine::Stream;
 use crate::hub::{Cursor, Hub, Line, TooFarBehind};
@@ -49,7 +49,11 @@ pub struct Fanout {
     stall: Duration,
     joining: Mutex<Vec<Out>>,
     ending: AtomicBool,
+    has_ended: (Mutex<bool>, Condvar),
 }
+
+/// How long the streams may take to end.
+const END_TIME: Duration = Duration::from_millis(300);
 
 /// One subscriber's connection.
 #[derive(Debug)]
@@ -79,7 +83,8 @@ impl Fanout {
     #[must_use]
     pub fn new(hub: Arc<Hub>, stall: Duration) -> Self {
         let (joining, ending) = (Mutex::default(), AtomicBool::new(false));
-        Self { hub, stall, joining, ending }
+        let has_ended = (Mutex::new(false), Condvar::new());
+        Self { hub, stall, joining, ending, has_ended }
     }
 
     /// Takes a connection whose first line is out.
@@ -91,10 +96,19 @@ impl Fanout {
         self.hub.wake();
     }
 
-    /// Ends every stream, and the thread.
+    /// Ends every stream, and the thread: waits until each stream has got its
+    /// last chunk, since who comes next closes all connections.
     pub fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
         self.hub.wake();
+        let until = Instant::now() + END_TIME;
+        let mut has_ended = self.has_ended.0.lock();
+        while !*has_ended {
+            let waited = self.has_ended.1.wait_until(&mut has_ended, until);
+            if waited.timed_out() {
+                break;
+            }
+        }
     }
 
     /// Writes events until it is ended.
@@ -125,9 +139,12 @@ impl Fanout {
                 }
             }
         }
-        for out in outs {
+        let joining = std::mem::take(&mut *self.joining.lock());
+        for out in outs.into_iter().chain(joining) {
             out.end();
         }
+        *self.has_ended.0.lock() = true;
+        self.has_ended.1.notify_all();
     }
 
     /// Does what there is to do for one subscriber.

@@ -133,9 +133,11 @@ impl Server {
     /// Ends streams cleanly and closes every connection.
     pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
-        self.fanout.end();
-        self.engine.end();
         let threads = std::mem::take(&mut *self.threads.lock());
+        if !threads.is_empty() {
+            self.fanout.end();
+        }
+        self.engine.end();
         for thread in threads {
             let _ = thread.join();
         }

@@ -134,10 +134,11 @@ pub fn read_optional(
     }
 }
 
-/// Whether an error says that there is no such file.
+/// Whether an error says that there is no such file. Something else in the
+/// place of a directory is a fault.
 #[must_use]
 pub fn is_missing(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    e.kind() == io::ErrorKind::NotFound
 }
 
 /// Reads a JSON file, `{}` if there is none.

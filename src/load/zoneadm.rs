@@ -61,7 +61,7 @@ pub fn list_one(paths: &Paths, zonename: &str) -> Run {
 }
 
 /// What zoneadm(8) says last of a zone that there is not.
-const NO_SUCH_ZONE: &str = "No such zone configured";
+const NO_SUCH_ZONE: &str = ": No such zone configured";
 
 /// Runs a listing.
 ///
@@ -76,11 +76,18 @@ pub fn list(runner: &Runner, run: &Run) -> Result<Listing, CommandError> {
             Err(run.error("the output is cut off"))
         }
         Some(0) => Ok(parse(&output.stdout)),
-        Some(1) if output.stderr.trim_end().ends_with(NO_SUCH_ZONE) => {
+        Some(1) if says_no_such_zone(run, &output.stderr) => {
             Ok(Listing { no_such_zone: true, ..Listing::default() })
         }
         _ => Err(run.failed(&output)),
     }
+}
+
+/// Whether it is the very zone that was asked for that there is not.
+fn says_no_such_zone(run: &Run, stderr: &str) -> bool {
+    let said = stderr.trim_end().strip_suffix(NO_SUCH_ZONE);
+    let name = said.and_then(|said| said.rsplit(' ').next());
+    name.is_some_and(|name| run.has_arg(name))
 }
 
 /// Parses the output of `zoneadm list -p`.

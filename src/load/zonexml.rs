@@ -16,6 +16,10 @@ use crate::translate::number;
 /// The most elements, attributes and texts of a document.
 const NODES_MAX: u32 = 100_000;
 
+/// The most attributes of a document, counted by their `=`; a tenth of it
+/// where entities may repeat them.
+const ATTRIBUTES_MAX: usize = 10_000;
+
 /// What a zone's XML says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ZoneXml {
@@ -60,6 +64,15 @@ pub fn brand_rules(brand: &str) -> BrandRules {
 /// A sentence, if the document is malformed, or is not that of a zone with a
 /// brand.
 pub fn parse(text: &str) -> Result<ZoneXml, String> {
+    // Attributes of an element are compared each with each.
+    let most = if text.contains("<!ENTITY") {
+        ATTRIBUTES_MAX / 10
+    } else {
+        ATTRIBUTES_MAX
+    };
+    if text.bytes().filter(|b| *b == b'=').count() > most {
+        return Err(format!("over {most} attributes"));
+    }
     let options = ParsingOptions {
         allow_dtd: true,
         nodes_limit: NODES_MAX,
@@ -370,6 +383,20 @@ mod tests {
         assert_eq!(xml.vm.get("vm_autoboot"), None);
         let xml = zone("autoboot=\"true\" brand=\"bhyve\"", vm_autoboot);
         assert_eq!(xml.vm.get("autoboot"), Some(&Json::Bool(true)));
+    }
+
+    #[test]
+    fn attributes_are_bounded() {
+        let zone = |count: usize| {
+            let all: Vec<_> =
+                (0..count).map(|n| format!("a{n}=\"1\"")).collect();
+            format!("<zone brand=\"lx\" {}/>", all.join(" "))
+        };
+        assert!(parse(&zone(1000)).is_ok());
+        let error = parse(&zone(10_000)).unwrap_err();
+        assert_eq!(error, "over 10000 attributes");
+        let entity = "<!DOCTYPE zone [<!ENTITY a \"x\">]>".to_string();
+        assert!(parse(&(entity + &zone(1001))).is_err());
     }
 
     #[test]

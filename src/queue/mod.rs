@@ -150,6 +150,17 @@ impl Queue {
         self.inner.lock().reported.take(zonename, batch_noted, choose)
     }
 
+    /// The end of a VM has been published without that it was reported: what
+    /// is reported up to it is late.
+    pub fn expect_end(&self, zonename: &Arc<str>) {
+        self.inner.lock().reported.expect_end(zonename);
+    }
+
+    /// A source has begun anew: nothing of before is to come.
+    pub fn expect_no_ends(&self) {
+        self.inner.lock().reported.expect_no_ends();
+    }
+
     /// Forgets what was noted before a batch of zones that `is_vm` does not
     /// know, and of which no job waits to know more.
     pub fn forget_transitions(

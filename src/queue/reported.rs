@@ -1,9 +1,9 @@
 //! Zone transitions that were reported and are not published yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::event::Transition;
+use crate::event::{GONE, Transition};
 
 /// By zone, in order, each with a running number.
 #[derive(Debug)]
@@ -14,13 +14,16 @@ pub struct Reported {
     most: usize,
     /// The most zones that are no VMs.
     most_zones: usize,
+    /// Zones whose end has been published before it was reported.
+    ended: HashSet<Arc<str>>,
 }
 
 impl Reported {
     /// None, and never more than `most` of a zone; `most_zones` bounds the
     /// zones that are not known as VMs.
     pub fn new(most: usize, most_zones: usize) -> Self {
-        Self { of_zone: HashMap::new(), last: 0, most, most_zones }
+        let (of_zone, ended) = (HashMap::new(), HashSet::new());
+        Self { of_zone, last: 0, most, most_zones, ended }
     }
 
     /// The number of the last one.
@@ -35,6 +38,17 @@ impl Reported {
         transition: Transition,
         is_vm: bool,
     ) {
+        if self.ended.contains(zonename) {
+            // Late news of one that is over; another begins anew.
+            if transition.zone_state == GONE {
+                self.ended.remove(zonename);
+                return;
+            }
+            if !transition.is_first {
+                return;
+            }
+            self.ended.remove(zonename);
+        }
         let is_full = self.of_zone.len() >= self.most_zones;
         if is_full && !is_vm && !self.of_zone.contains_key(zonename) {
             return;
@@ -49,6 +63,36 @@ impl Reported {
             );
         }
         waiting.push_back((self.last, transition));
+    }
+
+    /// The end of a zone has been published, which is not reported yet: what
+    /// is reported up to it is late, and of no one who is there.
+    pub fn expect_end(&mut self, zonename: &Arc<str>) {
+        if let Some(waiting) = self.of_zone.get_mut(zonename) {
+            let end = waiting.iter().position(|(_, t)| t.zone_state == GONE);
+            let first = waiting.iter().position(|(_, t)| t.is_first);
+            let late = match (end, first) {
+                (Some(end), Some(first)) => (end + 1).min(first),
+                (Some(end), None) => end + 1,
+                (None, Some(first)) => first,
+                (None, None) => waiting.len(),
+            };
+            waiting.drain(..late);
+            if waiting.is_empty() {
+                self.of_zone.remove(zonename);
+            }
+            if end.is_some() || first.is_some() {
+                return;
+            }
+        }
+        if self.ended.len() < self.most_zones {
+            self.ended.insert(Arc::clone(zonename));
+        }
+    }
+
+    /// Nothing more is to come of before.
+    pub fn expect_no_ends(&mut self) {
+        self.ended.clear();
     }
 
     /// Takes as many of a zone as `choose` says, which is given all, and how

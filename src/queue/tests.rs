@@ -143,6 +143,46 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
 }
 
 #[test]
+fn news_of_who_is_over_is_late() {
+    let queue = queue(9);
+    let name: Arc<str> = "a".into();
+    let add = |zone_state: &'static str| {
+        let is_first = zone_state == "configured";
+        let transition =
+            Transition { is_first, ..Transition::new(zone_state, None) };
+        queue.push_transition(&name, transition, true);
+    };
+    let waiting = || -> Vec<_> {
+        let taken = queue.take_transitions("a", u64::MAX, |all, _| all.len());
+        taken.iter().map(|t| t.zone_state).collect()
+    };
+    // Its end comes late, and then another of its name.
+    queue.expect_end(&name);
+    for state in ["incomplete", GONE, "configured", "incomplete"] {
+        add(state);
+    }
+    assert_eq!(waiting(), ["configured", "incomplete"]);
+    // Its end never comes: the next begins all the same.
+    queue.expect_end(&name);
+    for state in ["incomplete", "configured", "installed", GONE] {
+        add(state);
+    }
+    assert_eq!(waiting(), ["configured", "installed", GONE]);
+    // A part of it waits already.
+    for state in ["incomplete", GONE, "configured"] {
+        add(state);
+    }
+    queue.expect_end(&name);
+    add("installed");
+    assert_eq!(waiting(), ["configured", "installed"]);
+    // A source that begins anew brings nothing of before.
+    queue.expect_end(&name);
+    queue.expect_no_ends();
+    add("running");
+    assert_eq!(waiting(), ["running"]);
+}
+
+#[test]
 fn closing_ends_the_workers() {
     let queue = Arc::new(queue(10));
     let waiters = [(); 4].map(|()| {

@@ -90,7 +90,7 @@ fn the_last_good_value_stays_while_a_file_is_broken() {
 
 #[test]
 fn links_and_fifos_in_place_of_files_are_refused() {
-    let host = TestHost::with_vms(2);
+    let host = TestHost::with_vms(3);
     let names = host.zonenames().unwrap();
     let config = |n: usize| host.zone_dir(&names[n]).unwrap().join("config");
     let secret = host.root().join("secret.json");
@@ -100,9 +100,17 @@ fn links_and_fifos_in_place_of_files_are_refused() {
         .arg(config(1).join("routes.json"))
         .status();
     assert!(fifo.unwrap().success());
+    // One more, with a FIFO in place of the directory.
+    let third = config(2);
+    fs::remove_dir_all(&third).unwrap();
+    let fifo = std::process::Command::new("mkfifo").arg(&third).status();
+    assert!(fifo.unwrap().success());
     let daemon = host.start();
     let mut wanted: Vec<_> =
-        names.iter().map(|name| format!("{name} routes.json")).collect();
+        names[..2].iter().map(|name| format!("{name} routes.json")).collect();
+    for file in ["metadata.json", "routes.json", "tags.json"] {
+        wanted.push(format!("{} {file}", names[2]));
+    }
     wanted.sort();
     wait_for_errors(&daemon, &wanted);
     let vm = daemon.vm(&names[0]).unwrap();
@@ -110,6 +118,7 @@ fn links_and_fifos_in_place_of_files_are_refused() {
     for n in 0..2 {
         fs::remove_file(config(n).join("routes.json")).unwrap();
     }
+    fs::remove_file(&third).unwrap();
     wait_for_errors(&daemon, &[]);
 }
 

@@ -200,6 +200,31 @@ fn of_two_zones_with_one_uuid_the_first_is_served() {
 }
 
 #[test]
+fn a_vm_that_takes_the_uuid_of_another_is_no_longer_served() {
+    let host = TestHost::with_vms(3);
+    let names = host.zonenames().unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    let mut stream = daemon.events();
+    host.set_uuid(&names[1], &names[0]).unwrap();
+    let other = host.is_up(&names[1]).unwrap();
+    if other {
+        host.stop(&names[1], 0).unwrap();
+    } else {
+        host.host.start(&names[1]).unwrap();
+    }
+    loop {
+        let event = stream.next().unwrap();
+        assert_eq!(text(&event, "zonename"), names[1]);
+        if text(&event, "type") == "delete" {
+            break;
+        }
+    }
+    daemon.settle(&host);
+    assert!(daemon.vm(&names[1]).is_none());
+    wait_for_errors(&daemon, &[format!("{} uuid", names[1])]);
+}
+
+#[test]
 fn files_that_cannot_be_watched_are_looked_at() {
     let host = TestHost::with_vms(5);
     let names = host.zonenames().unwrap();

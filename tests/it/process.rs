@@ -33,6 +33,122 @@ fn a_signal_ends_it_with_its_children_and_streams() {
 }
 
 #[test]
+fn streams_end_with_their_last_chunk() {
+    use std::io::{Read, Write};
+    for _ in 0..5 {
+        let host = TestHost::with_vms(2);
+        let mut daemon = host.start();
+        let streams: Vec<_> = (0..8)
+            .map(|_| {
+                let mut stream =
+                    std::net::TcpStream::connect(daemon.addr).unwrap();
+                stream.write_all(b"GET /events HTTP/1.1\r\n\r\n").unwrap();
+                // Its head, and so its subscription.
+                let mut begin = [0; 12];
+                stream.read_exact(&mut begin).unwrap();
+                stream
+            })
+            .collect();
+        daemon.signal("TERM");
+        for mut stream in streams {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            let end = String::from_utf8_lossy(&bytes[bytes.len() - 20..]);
+            assert!(bytes.ends_with(b"\r\n0\r\n\r\n"), "{end:?}");
+        }
+        assert_eq!(daemon.wait(), Some(0));
+    }
+}
+
+#[test]
+fn its_children_can_be_ended_by_a_signal() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zone = || {
+        let status = daemon.status();
+        status.get("sources").unwrap().get("zone").unwrap().clone()
+    };
+    let pid = zone().get("pid").unwrap().to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(killed.unwrap().success());
+    wait_for("it was started again", || {
+        match zone().get("restarts").and_then(Json::as_u64) {
+            Some(1..) => Ok(()),
+            restarts => Err(format!("{restarts:?}")),
+        }
+    });
+}
+
+/// The processes of a host that run one of its commands.
+#[cfg(target_os = "linux")]
+fn processes_of(host: &TestHost) -> Vec<String> {
+    let root = host.root().to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let cmdline = std::fs::read(entry.path().join("cmdline"));
+        let line = String::from_utf8_lossy(&cmdline.unwrap_or_default())
+            .replace('\0', " ");
+        if line.contains(&format!("{root}/usr/")) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_daemon_that_loses_its_port_leaves_no_child() {
+    let (host, other) = (TestHost::with_vms(2), TestHost::with_vms(2));
+    host.hurt("zoneadm", "block").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = free.local_addr().unwrap().to_string();
+    drop(free);
+    // It has not loaded yet, and so does not listen.
+    let mut first = host.spawn(&["--listen", &addr]);
+    wait_for("zoneadm is run", || {
+        if host.runs().iter().any(|r| r.starts_with("zoneadm")) {
+            return Ok(());
+        }
+        Err("not yet".to_string())
+    });
+    let _second = other.start_with(&["--listen", &addr]);
+    host.hurt("zoneadm", "heal").unwrap();
+    assert_eq!(first.wait(), Some(1));
+    wait_for("its children have gone", || match processes_of(&host) {
+        none if none.is_empty() => Ok(()),
+        some => Err(format!("{some:?}")),
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    use std::process::Stdio;
+    let host = TestHost::with_vms(3);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = Command::new(VMINFOD)
+        .args(["daemon", "--listen", "127.0.0.1:0", "--log-level", "trace"])
+        .args(["--refresh-interval", "0.001", "--root"])
+        .arg(host.root())
+        .stdout(Stdio::from(writer))
+        .spawn()
+        .unwrap();
+    let (mut last, mut same) = (0, 0);
+    wait_for("it works until its log is full", || {
+        let runs = host.runs().len();
+        same = if runs == last { same + 1 } else { 0 };
+        last = runs;
+        if runs > 20 && same > 100 { Ok(()) } else { Err(runs.to_string()) }
+    });
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    let status = wait_for("it ends", || {
+        child.try_wait().unwrap().ok_or("it lives".to_string())
+    });
+    assert_eq!(status.code(), Some(0));
+    drop(reader);
+}
+
+#[test]
 fn a_signal_ends_it_while_a_command_hangs() {
     let host = TestHost::with_vms(3);
     host.hurt("zfs", "hang").unwrap();

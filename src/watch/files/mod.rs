@@ -88,7 +88,7 @@ impl FileWatcher {
         let path = self.paths.sysinfo();
         let id = self.tables.lock().node(&path, self.paths.root());
         let subject = (None, WatchedFile::Sysinfo);
-        self.tables.lock().set_subject(id, subject);
+        self.tables.lock().add_subject(id, subject);
         self.try_arm(id);
     }
 
@@ -140,7 +140,7 @@ impl FileWatcher {
             let mut tables = self.tables.lock();
             match tables.zones.remove(zonename) {
                 Some((_, ids)) => {
-                    let own = tables.own_nodes(zonename, &ids);
+                    let own = tables.disown(zonename, &ids);
                     tables.drop_nodes(&own)
                 }
                 None => Vec::new(),
@@ -162,8 +162,9 @@ impl FileWatcher {
     pub fn failures(&self) -> Vec<WatchFailure> {
         let tables = self.tables.lock();
         let failed = tables.failed.iter().map(|(id, error)| {
-            let subject = tables.nodes.get(id).and_then(|n| n.subject.clone());
-            let zonename = subject.and_then(|(zonename, _)| zonename);
+            let node = tables.nodes.get(id);
+            let subject = node.and_then(|node| node.subjects.first());
+            let zonename = subject.and_then(|(zonename, _)| zonename.clone());
             WatchFailure { zonename, fault: error.fault.clone() }
         });
         failed.collect()
@@ -195,7 +196,7 @@ impl FileWatcher {
         let mut ids = Vec::new();
         for (path, file) in files {
             let id = tables.node(&path, self.paths.root());
-            tables.set_subject(id, (Some(Arc::clone(zonename)), file));
+            tables.add_subject(id, (Some(Arc::clone(zonename)), file));
             ids.push(id);
         }
         let zone = (dir.map(Path::to_path_buf), ids.clone());
@@ -206,7 +207,7 @@ impl FileWatcher {
             .into_iter()
             .filter(|id| !ids.contains(id))
             .collect();
-        let old = tables.own_nodes(zonename, &old);
+        let old = tables.disown(zonename, &old);
         let dropped = tables.drop_nodes(&old);
         (ids, dropped)
     }
@@ -256,7 +257,7 @@ impl FileWatcher {
         let children: Vec<u64> = {
             let tables = self.tables.lock();
             let Some(node) = tables.nodes.get(&id) else { return };
-            if node.subject.is_some() {
+            if !node.subjects.is_empty() {
                 drop(tables);
                 self.tell(id);
                 return;
@@ -371,11 +372,11 @@ impl FileWatcher {
 
     /// Tells that a file has changed.
     fn tell(&self, id: u64) {
-        let subject = {
+        let subjects = {
             let tables = self.tables.lock();
-            tables.nodes.get(&id).and_then(|node| node.subject.clone())
+            tables.nodes.get(&id).map(|node| node.subjects.clone())
         };
-        if let Some((zonename, file)) = subject {
+        for (zonename, file) in subjects.into_iter().flatten() {
             self.sink.send(Event::File(FileChange { zonename, file }));
         }
     }
@@ -384,3 +385,6 @@ impl FileWatcher {
 fn is_missing(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,7 @@ impl Tables {
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {
             let Some(node) = self.nodes.get(&id) else { continue };
-            if node.subject.is_some() {
+            if !node.subjects.is_empty() {
                 files.push((id, node.path.clone()));
             }
             ids.extend(&node.children);

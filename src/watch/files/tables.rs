@@ -18,8 +18,8 @@ pub type Subject = (Option<Arc<str>>, WatchedFile);
 pub struct Node {
     pub path: PathBuf,
     pub parent: Option<u64>,
-    /// Whose file it is; `None` for a directory.
-    pub subject: Option<Subject>,
+    /// Whose file it is; nobody's, if it is a directory.
+    pub subjects: Vec<Subject>,
     pub children: BTreeSet<u64>,
     /// Children that are not there.
     pub missing: BTreeSet<u64>,
@@ -80,7 +80,7 @@ impl Tables {
         let node = Node {
             path: path.to_path_buf(),
             parent,
-            subject: None,
+            subjects: Vec::new(),
             children: BTreeSet::new(),
             missing: BTreeSet::new(),
             state: NodeState::Idle,
@@ -91,9 +91,12 @@ impl Tables {
         id
     }
 
-    pub fn set_subject(&mut self, id: u64, subject: Subject) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.subject = Some(subject);
+    /// Notes whose file a path is; by mistake it may be that of several.
+    pub fn add_subject(&mut self, id: u64, subject: Subject) {
+        if let Some(node) = self.nodes.get_mut(&id)
+            && !node.subjects.contains(&subject)
+        {
+            node.subjects.push(subject);
         }
     }
 
@@ -102,7 +105,7 @@ impl Tables {
     }
 
     pub fn is_dir(&self, id: u64) -> Option<bool> {
-        self.nodes.get(&id).map(|node| node.subject.is_none())
+        self.nodes.get(&id).map(|node| node.subjects.is_empty())
     }
 
     pub fn may_rest(&self, id: u64) -> bool {
@@ -111,7 +114,7 @@ impl Tables {
         node.state == NodeState::Armed
             && node.missing.is_empty()
             && !node.children.iter().any(is_file)
-            && node.subject.is_none()
+            && node.subjects.is_empty()
     }
 
     pub fn children(&self, id: u64) -> Vec<u64> {
@@ -140,16 +143,21 @@ impl Tables {
         true
     }
 
-    /// Those of these files that are this zone's still: after a rename, a
-    /// directory is that of a zone of another name.
-    pub fn own_nodes(&self, zonename: &str, ids: &[u64]) -> Vec<u64> {
-        let is_own = |id: &&u64| {
-            let node = self.nodes.get(id);
-            let subject = node.and_then(|node| node.subject.as_ref());
-            let owner = subject.and_then(|(owner, _)| owner.as_deref());
-            owner == Some(zonename)
-        };
-        ids.iter().filter(is_own).copied().collect()
+    /// Forgets that these files are this zone's; returns those that are
+    /// nobody's now: after a rename, they are that of a zone of another name.
+    pub fn disown(&mut self, zonename: &str, ids: &[u64]) -> Vec<u64> {
+        let mut nobodys = Vec::new();
+        for id in ids {
+            let Some(node) = self.nodes.get_mut(id) else { continue };
+            let is_other = |(owner, _): &Subject| {
+                owner.as_deref().is_none_or(|owner| *owner != *zonename)
+            };
+            node.subjects.retain(is_other);
+            if node.subjects.is_empty() {
+                nobodys.push(*id);
+            }
+        }
+        nobodys
     }
 
     /// Removes files, and directories that nothing is watched in any more;
@@ -161,7 +169,7 @@ impl Tables {
             while let Some(id) = next {
                 let is_needed = self.nodes.get(&id).is_none_or(|node| {
                     !node.children.is_empty()
-                        || (node.subject.is_some() && !ids.contains(&id))
+                        || (!node.subjects.is_empty() && !ids.contains(&id))
                 });
                 if is_needed {
                     break;

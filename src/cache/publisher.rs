@@ -1,0 +1,204 @@
+//! The events of one change: which steps they are, and how each is written.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Cache, Prepared};
+use crate::diff::{Change, diff, pretty_path};
+use crate::event::{Cause, Transition};
+use crate::json::{Json, Object, write_string};
+use crate::load::assemble::{uninstalled, with_zone_state};
+use crate::translate::iso_date;
+
+/// The most paths of a change that are told to the daemon itself.
+const LOGGED_PATHS: usize = 20;
+
+/// An event that was published.
+#[derive(Debug)]
+pub struct Published {
+    /// `create`, `modify` or `delete`.
+    pub kind: &'static str,
+    /// Of a `modify`, the first paths that have changed.
+    pub paths: Vec<String>,
+    /// How many more have.
+    pub more: usize,
+}
+
+impl Published {
+    /// A VM's end.
+    #[must_use]
+    pub fn deleted() -> Self {
+        Self { kind: "delete", paths: Vec::new(), more: 0 }
+    }
+}
+
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind)?;
+        for path in &self.paths {
+            write!(f, " {path}")?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, " … ({more} more)"),
+        }
+    }
+}
+
+/// The JSON of an object.
+pub fn json_of(object: &Arc<Object>) -> Arc<[u8]> {
+    // The common size of a VM, to begin with.
+    let mut out = Vec::with_capacity(4096);
+    Json::Object(Arc::clone(object)).write(&mut out);
+    out.into()
+}
+
+/// Publishes the events of one change.
+pub struct Publisher<'a> {
+    cache: &'a Cache,
+    zonename: &'a Arc<str>,
+    cause: &'a Cause,
+    /// What subscribers know the VM as.
+    pub now: Option<Arc<Object>>,
+    pub published: Vec<Published>,
+}
+
+impl<'a> Publisher<'a> {
+    pub fn new(
+        cache: &'a Cache,
+        zonename: &'a Arc<str>,
+        cause: &'a Cause,
+        now: Option<Arc<Object>>,
+    ) -> Self {
+        Self { cache, zonename, cause, now, published: Vec::new() }
+    }
+
+    /// By way of every state that was reported, to what was loaded.
+    pub fn load(&mut self, reported: &[Transition], vm: &Prepared) {
+        let mut steps = reported;
+        // The last is what was loaded.
+        if let [rest @ .., end] = steps
+            && *end.zone_state == *vm.parts.row.zone_state
+        {
+            steps = rest;
+        }
+        self.pass_all(steps, vm);
+        self.step(&vm.object, &vm.json);
+    }
+
+    /// By way of every state that was reported, to the VM's end. One that
+    /// nobody has heard of before, and of which nothing was reported, is none.
+    pub fn delete(&mut self, reported: &[Transition], vm: &Prepared) {
+        self.pass_all(reported, vm);
+        if self.now.is_none() {
+            return;
+        }
+        // A zone can be deleted only from this state. Who deletes a VM waits
+        // for it, and for the datasets to go, which may be faster than a load.
+        if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
+            let json = json_of(&last);
+            self.step(&last, &json);
+        }
+        if let Some(object) = self.now.take() {
+            self.publish("delete", &object, None, None);
+        }
+    }
+
+    fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
+        for step in reported {
+            let base = self.now.as_ref().unwrap_or(&vm.object);
+            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            self.pass(step, next);
+        }
+    }
+
+    /// Publishes a state that is over, unless subscribers know it.
+    fn pass(&mut self, step: &Transition, next: Object) {
+        let now = self.now.as_ref().and_then(|vm| vm.get_str("zone_state"));
+        if now != Some(step.zone_state) {
+            let next = Arc::new(next);
+            let json = json_of(&next);
+            self.step(&next, &json);
+        }
+    }
+
+    fn step(&mut self, to: &Arc<Object>, json: &[u8]) {
+        let from = self.now.replace(Arc::clone(to));
+        let Some(from) = from else {
+            self.publish("create", to, Some(json), None);
+            return;
+        };
+        let changes = diff(&from, to);
+        if !changes.is_empty() {
+            self.publish("modify", to, Some(json), Some(&changes));
+        }
+    }
+
+    fn publish(
+        &mut self,
+        kind: &'static str,
+        object: &Object,
+        vm: Option<&[u8]>,
+        changes: Option<&[Change]>,
+    ) {
+        let uuid = object.get_str("uuid").unwrap_or_default();
+        self.cache.hub.publish(|seq| {
+            let mut out = Vec::with_capacity(512 + vm.map_or(0, <[u8]>::len));
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"date\":");
+            write_date(SystemTime::now(), &mut out);
+            out.extend_from_slice(b",\"zonename\":");
+            write_string(self.zonename, &mut out);
+            out.extend_from_slice(b",\"uuid\":");
+            write_string(uuid, &mut out);
+            if let Some(vm) = vm {
+                out.extend_from_slice(b",\"vm\":");
+                out.extend_from_slice(vm);
+            }
+            if let Some(changes) = changes {
+                let list: Vec<_> =
+                    changes.iter().map(Change::to_json).collect();
+                out.extend_from_slice(b",\"changes\":");
+                Json::from(list).write(&mut out);
+            }
+            out.extend_from_slice(
+                format!(",\"seq\":{seq},\"epoch\":").as_bytes(),
+            );
+            write_string(&self.cache.epoch, &mut out);
+            out.extend_from_slice(b",\"cause\":");
+            write_cause(self.cause, &mut out);
+            out.extend_from_slice(b"}\n");
+            out
+        });
+        let changes = changes.unwrap_or_default();
+        let first = changes.iter().take(LOGGED_PATHS);
+        let paths = first.map(|c| pretty_path(&c.path)).collect();
+        let more = changes.len().saturating_sub(LOGGED_PATHS);
+        self.published.push(Published { kind, paths, more });
+    }
+}
+
+fn write_cause(cause: &Cause, out: &mut Vec<u8>) {
+    let latency = cause.at.elapsed().as_micros();
+    out.extend_from_slice(b"{\"source\":");
+    write_string(cause.source, out);
+    out.extend_from_slice(b",\"detail\":");
+    write_string(&cause.detail, out);
+    out.extend_from_slice(b",\"seen\":");
+    write_date(cause.date, out);
+    out.extend_from_slice(format!(",\"latency_us\":{latency}}}").as_bytes());
+}
+
+fn write_date(date: SystemTime, out: &mut Vec<u8>) {
+    write_string(&date_text(date), out);
+}
+
+/// A point in time as ISO 8601, UTC, with milliseconds.
+#[must_use]
+pub fn date_text(date: SystemTime) -> String {
+    let since = date.duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0));
+    iso_date(ms).unwrap_or_default()
+}
