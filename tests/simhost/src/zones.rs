@@ -307,10 +307,16 @@ impl Host {
         self.step(Channel::Zone, |state| {
             let pid = state.next_number() + 40_000;
             if let Some(zone) = state.kernel.get_mut(zonename) {
-                zone.boot_time = now().to_string();
                 zone.init_pid = pid;
             }
             Ok(((), vec![zone_change(zonename, "ready", "running", zoneid)]))
+        })?;
+        // The time of its boot is there a little later, and no event tells.
+        self.step(Channel::Zone, |state| {
+            if let Some(zone) = state.kernel.get_mut(zonename) {
+                zone.boot_time = now().to_string();
+            }
+            Ok(((), vec![]))
         })
     }
 
