@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 copy=$PWD/target/mutants/project
+rm -rf "$copy"
 mkdir -p "$copy"
 git ls-files -z | tar --null -T - -cf - | tar -C "$copy" -xf -
 export CARGO_TARGET_DIR=$PWD/target/mutants/target
