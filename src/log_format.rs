@@ -1,10 +1,15 @@
 //! The log: bunyan records on standard output, for SMF's log file and
 //! bunyan(1); besides, lines for people on standard error, if that is a
 //! terminal.
+//!
+//! Whoever logs never waits for who reads the log: lines go through a bounded
+//! queue to a thread of their own, and those that find no room are counted.
 
 use std::io::{IsTerminal, Write};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{LevelFilter, Log, Metadata, Record};
 use simplelog::{
     ColorChoice, CombinedLogger, Config, SharedLogger, TermLogger, TerminalMode,
@@ -14,9 +19,27 @@ use crate::cache::date_text;
 use crate::json::write_string;
 use crate::os;
 
+/// Lines that wait to be written.
+const LINES_MAX: usize = 8192;
+
+/// How long the end of the program waits for them.
+const FLUSH_TIME: Duration = Duration::from_millis(300);
+
 /// Starts logging.
 pub fn start(level: LevelFilter) {
-    let bunyan = Bunyan { level, hostname: os::hostname() };
+    let (lines, receiver) = bounded(LINES_MAX);
+    let writer = std::thread::Builder::new().name("log".to_string());
+    let started =
+        writer.spawn(move || write_lines(&receiver, std::io::stdout()));
+    if started.is_err() {
+        return;
+    }
+    let bunyan = Bunyan {
+        level,
+        hostname: os::hostname(),
+        lines,
+        missed: AtomicU64::new(0),
+    };
     let mut loggers: Vec<Box<dyn SharedLogger>> = vec![Box::new(bunyan)];
     // Where both outputs are the same terminal, once is enough.
     if std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
@@ -35,6 +58,32 @@ pub fn start(level: LevelFilter) {
 struct Bunyan {
     level: LevelFilter,
     hostname: String,
+    lines: Sender<Message>,
+    /// Lines that found no room.
+    missed: AtomicU64,
+}
+
+/// What goes to the thread that writes.
+enum Message {
+    /// A line.
+    Line(Vec<u8>),
+    /// To be answered when all before it has been written.
+    Flush(Sender<()>),
+}
+
+fn write_lines(messages: &Receiver<Message>, mut out: impl Write) {
+    for message in messages {
+        // Without a log there is nobody to tell that it can't be written.
+        match message {
+            Message::Line(line) => {
+                let _ = out.write_all(&line);
+            }
+            Message::Flush(done) => {
+                let _ = out.flush();
+                let _ = done.send(());
+            }
+        }
+    }
 }
 
 impl Log for Bunyan {
@@ -45,17 +94,36 @@ impl Log for Bunyan {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = self.line(record, SystemTime::now());
-            // Without a log there is nobody to tell that it can't be written.
-            let _ = std::io::stdout().write_all(&line);
+            let missed = self.missed.swap(0, Ordering::Relaxed);
+            if missed > 0 && !self.send(self.missed_line(missed)) {
+                self.missed.fetch_add(missed, Ordering::Relaxed);
+            }
+            if !self.send(line) {
+                self.missed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
     fn flush(&self) {
-        let _ = std::io::stdout().flush();
+        let (done, is_done) = bounded(1);
+        if self.lines.send_timeout(Message::Flush(done), FLUSH_TIME).is_ok() {
+            let _ = is_done.recv_timeout(FLUSH_TIME);
+        }
     }
 }
 
 impl Bunyan {
+    fn send(&self, line: Vec<u8>) -> bool {
+        self.lines.try_send(Message::Line(line)).is_ok()
+    }
+
+    fn missed_line(&self, missed: u64) -> Vec<u8> {
+        let what = format_args!("the log was full: {missed} lines are missing");
+        let mut record = Record::builder();
+        record.level(log::Level::Warn).target(module_path!());
+        self.line(&record.args(what).build(), SystemTime::now())
+    }
+
     fn line(&self, record: &Record<'_>, time: SystemTime) -> Vec<u8> {
         let level = match record.level() {
             log::Level::Error => 50,
@@ -103,10 +171,37 @@ mod tests {
     use super::*;
     use crate::json::Json;
 
+    fn bunyan(lines_max: usize) -> (Bunyan, Receiver<Message>) {
+        let (lines, receiver) = bounded(lines_max);
+        let (level, missed) = (LevelFilter::Info, AtomicU64::new(0));
+        (Bunyan { level, hostname: "h".into(), lines, missed }, receiver)
+    }
+
+    #[test]
+    fn who_logs_never_waits_and_what_is_missing_is_told() {
+        let (bunyan, receiver) = bunyan(2);
+        let log = |text: &str| {
+            let mut record = Record::builder();
+            record.level(log::Level::Warn).target("vminfod::x");
+            bunyan.log(&record.args(format_args!("{text}")).build());
+        };
+        let next = || match receiver.try_recv().unwrap() {
+            Message::Line(line) => String::from_utf8(line).unwrap(),
+            Message::Flush(_) => panic!("nobody flushes"),
+        };
+        for text in ["one", "two", "three", "four"] {
+            log(text);
+        }
+        assert!(next().contains("one") && next().contains("two"));
+        log("five");
+        assert!(next().contains("2 lines are missing"));
+        assert!(next().contains("five"));
+        assert!(receiver.is_empty());
+    }
+
     #[test]
     fn a_record_has_what_bunyan_wants() {
-        let bunyan =
-            Bunyan { level: LevelFilter::Info, hostname: "h".to_string() };
+        let bunyan = bunyan(1).0;
         let record = Record::builder()
             .level(log::Level::Warn)
             .target("vminfod::queue")

@@ -238,6 +238,7 @@ fn daemon(mut parser: lexopt::Parser) -> Result<(), Failure> {
     crate::log_format::start(level);
     crate::daemon::run(&settings).inspect_err(|e| {
         log::error!("{e}");
+        log::logger().flush();
     })?;
     Ok(())
 }

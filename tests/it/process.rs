@@ -121,7 +121,7 @@ fn a_daemon_that_loses_its_port_leaves_no_child() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+fn a_log_that_nobody_reads_holds_up_nothing() {
     use std::process::Stdio;
     let host = TestHost::with_vms(3);
     let (reader, writer) = std::io::pipe().unwrap();
@@ -132,12 +132,10 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
         .stdout(Stdio::from(writer))
         .spawn()
         .unwrap();
-    let (mut last, mut same) = (0, 0);
-    wait_for("it works until its log is full", || {
-        let runs = host.runs().len();
-        same = if runs == last { same + 1 } else { 0 };
-        last = runs;
-        if runs > 20 && same > 100 { Ok(()) } else { Err(runs.to_string()) }
+    // A pipe has room for the lines of some 30 reloads.
+    wait_for("it works though its log is full", || match host.runs().len() {
+        500.. => Ok(()),
+        runs => Err(runs.to_string()),
     });
     let pid = child.id().to_string();
     assert!(Command::new("kill").arg(&pid).status().unwrap().success());
