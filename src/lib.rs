@@ -10,6 +10,7 @@ pub mod json;
 pub mod os;
 pub mod settings;
 pub mod sync;
+pub mod threads;
 pub mod translate;
 
 // The stages, from the kernel to the client.

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{Cursor, Hub};
-use crate::json::{Json, Object};
+use crate::json::Object;
 use crate::load::assemble::{Parts, assemble, volume_of_path};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
@@ -283,6 +283,13 @@ impl Cache {
                 }
             }
         }
+        // A zone that got another uuid is another VM, but has not ended.
+        let has_ended = match &update {
+            Update::Gone => true,
+            Update::Vm(vm) => {
+                stored.is_some_and(|e| e.has_other_zonedid(&vm.parts.row))
+            }
+        };
         let ends = reported.iter().filter(|t| t.zone_state == GONE).count();
         let mut entry = None;
         if !ended.is_empty() {
@@ -312,7 +319,8 @@ impl Cache {
         }
         let published = publisher.published;
         let deleted = published.iter().filter(|p| p.kind == "delete").count();
-        Applied::Stored { published, is_end_unheard: deleted > ends }
+        let is_end_unheard = deleted > ends && has_ended;
+        Applied::Stored { published, is_end_unheard }
     }
 }
 
@@ -414,12 +422,16 @@ impl Entry {
     /// deleted, and that one made, between two looks.
     fn is_another(&self, new: &ZoneRow) -> bool {
         let old = &self.vm.parts.row;
-        let differ = |a: &Json, b: &Json| match (a.as_f64(), b.as_f64()) {
+        self.has_other_zonedid(new)
+            || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
+    }
+
+    fn has_other_zonedid(&self, new: &ZoneRow) -> bool {
+        let old = &self.vm.parts.row;
+        match (old.zonedid.as_f64(), new.zonedid.as_f64()) {
             // zoneadm prints nothing where there is no id: that reads as 0.
             (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
             _ => false,
-        };
-        differ(&old.zonedid, &new.zonedid)
-            || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
+        }
     }
 }

@@ -32,6 +32,7 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
         }
         if events.were_lost() && beginning.is_over {
             log::warn!("events came too fast; every VM is loaded anew");
+            shared.queue.expect_no_ends();
             shared.queue.push_overflow(&Cause::now("refresh", "events lost"));
         }
     }

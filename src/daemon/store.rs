@@ -76,6 +76,7 @@ impl Worker {
                 if stored.is_some() {
                     self.files.disarm(&zonename);
                     self.shared.faults.forget(&zonename);
+                    self.shared.queue.forget_hang(&zonename);
                     self.look_at_twins(job);
                 }
                 return stored.unwrap_or_default();
@@ -211,7 +212,7 @@ impl Worker {
         let SourceTimes { retry_first, retry_last, .. } = self.times;
         let pause = doubled(retry_first, job.tries).min(retry_last);
         let tries = job.tries.saturating_add(1);
-        let again = Job { sources, tries, ..job.clone() };
+        let again = Job { sources, tries, is_whole: false, ..job.clone() };
         self.shared.queue.push_later(again, pause);
     }
 

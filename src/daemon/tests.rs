@@ -4,6 +4,7 @@ use std::process::Command;
 
 use super::*;
 use crate::event::{Cause, Job, Lane, Sources};
+use crate::threads::EXIT_PANIC;
 
 fn worker() -> (Worker, Arc<Shared>) {
     let settings = Settings::new(&std::env::temp_dir());

@@ -13,12 +13,13 @@ use crossbeam_channel::Sender;
 use super::store::STRANGERS;
 use crate::cache::Published;
 use crate::config::SourceTimes;
-use crate::daemon::{Refresh, Shared, panic_text};
+use crate::daemon::{Refresh, Shared};
 use crate::drift::Drift;
-use crate::event::{Cause, Job, Lane, Sources};
+use crate::event::{Cause, Job, Kind, Lane, Sources};
 use crate::load::files::Sysinfo;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
+use crate::threads::panic_text;
 use crate::watch::files::FileWatcher;
 
 /// The number of the last transition that was reported before a batch began.
@@ -50,12 +51,12 @@ impl Worker {
         }
     }
 
-    /// Does `work`, which returns the lanes that hung. A panic costs its jobs
+    /// Does `work`, which returns the lanes that hung, and in what. A panic costs its jobs
     /// alone: they are told, and tried again apart from others.
     pub fn guarded(
         &self,
         batch: &Batch,
-        work: impl FnOnce(&Batch) -> Vec<Lane>,
+        work: impl FnOnce(&Batch) -> Vec<(Lane, Kind)>,
     ) {
         let work = AssertUnwindSafe(|| work(batch));
         let hung = catch_unwind(work).unwrap_or_else(|panic| {
@@ -65,12 +66,13 @@ impl Worker {
                 faults.note(zonename_of(&job.lane), "worker", Some(&what));
                 self.retry(job, Sources::ALL);
             }
-            batch.jobs.iter().map(|job| job.lane.clone()).collect()
+            let lanes = batch.jobs.iter().map(|job| job.lane.clone());
+            lanes.map(|lane| (lane, Kind::Files)).collect()
         });
         self.shared.queue.done(&batch.ticket(), &hung);
     }
 
-    fn work(&self, batch: &Batch) -> Vec<Lane> {
+    fn work(&self, batch: &Batch) -> Vec<(Lane, Kind)> {
         let begin = Instant::now();
         let Batch { jobs, noted, .. } = batch;
         let Some(first) = jobs.first() else { return Vec::new() };
@@ -91,7 +93,7 @@ impl Worker {
         hung
     }
 
-    fn load_vms(&self, jobs: &[Job], noted: Noted) -> Vec<Lane> {
+    fn load_vms(&self, jobs: &[Job], noted: Noted) -> Vec<(Lane, Kind)> {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -106,8 +108,8 @@ impl Worker {
         let mut hung = Vec::new();
         for (job, loaded) in jobs.iter().zip(loaded) {
             let zonename = [Arc::clone(&loaded.zonename)];
-            if loaded.hung {
-                hung.push(job.lane.clone());
+            if let Some(kind) = loaded.hung {
+                hung.push((job.lane.clone(), kind));
             }
             self.finish(job, loaded, noted);
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);

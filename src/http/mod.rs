@@ -94,15 +94,13 @@ impl Server {
     /// # Errors
     /// A sentence, if another process was quicker.
     pub fn listen(&self, bound: Vec<Bound>) -> Result<(), String> {
-        let mut threads = self.threads.lock();
+        let mut started = self.threads.lock();
         if self.ended.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut start = |name: String, run: Box<dyn FnOnce() + Send>| {
-            let thread =
-                std::thread::Builder::new().name(name.clone()).spawn(run);
-            match thread {
-                Ok(thread) => threads.push(thread),
+            match crate::threads::spawn(&name, run) {
+                Ok(thread) => started.push(thread),
                 Err(e) => return Err(format!("thread {name}: {e}")),
             }
             Ok(())

@@ -14,7 +14,7 @@ use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
 use super::{Found, Loaded, Request};
 use crate::config::Paths;
-use crate::event::Sources;
+use crate::event::{Kind, Sources};
 use crate::json::Json;
 
 /// A VM while it is loaded: what was known of it, then what was read.
@@ -35,7 +35,7 @@ pub(super) struct Draft {
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
-    pub(super) hung: bool,
+    pub(super) hung: Option<Kind>,
     /// What has to be read besides, for which the load was not meant.
     pub(super) needs: Sources,
 }
@@ -60,7 +60,7 @@ impl Draft {
             receiving: known.and_then(|p| p.receiving.clone()),
             datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
             faults: Vec::new(),
-            hung: false,
+            hung: None,
             needs: Sources::NONE,
             prior,
         }
@@ -123,7 +123,10 @@ impl Draft {
         source: &'static str,
         error: &CommandError,
     ) {
-        self.hung |= error.is_hang();
+        if error.is_hang() {
+            // zoneadm and kstat; zfs says so by itself.
+            self.hung = Some(Kind::State);
+        }
         self.fault(source, Some(error.to_string()));
     }
 

@@ -58,8 +58,8 @@ pub struct Loaded {
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
     pub faults: Vec<(&'static str, Option<String>)>,
-    /// Whether a command had to be killed since it took too long.
-    pub hung: bool,
+    /// What hung, if a command had to be killed since it took too long.
+    pub hung: Option<Kind>,
 }
 
 /// What there is of a VM.
@@ -548,7 +548,9 @@ fn select_datasets(
         if failure.is_none() || is_new {
             draft.select_datasets(datasets);
         }
-        draft.hung |= is_hang;
+        if is_hang && draft.hung.is_none() {
+            draft.hung = Some(Kind::Datasets);
+        }
         draft.fault("zfs", failure);
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{QueueLimits, SourceTimes};
-use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
+use crate::event::{Cause, GONE, Job, Kind, Lane, Sources, Transition};
 use crate::sync::{Condvar, Mutex};
 use reported::Reported;
 use state::State;
@@ -241,10 +241,16 @@ impl Queue {
     }
 
     /// Frees the lanes of a batch that is done. Of those in `hung`, the load
-    /// had to be given up: until that has changed they are loaded apart from
+    /// had to be given up for what is of that kind: until that has changed they are loaded apart from
     /// others, which would be held up with them.
-    pub fn done(&self, ticket: &Ticket, hung: &[Lane]) {
+    pub fn done(&self, ticket: &Ticket, hung: &[(Lane, Kind)]) {
         self.change(|inner| inner.state.done(ticket.number, hung));
+    }
+
+    /// Forgets that the load of a VM has hung: it is gone.
+    pub fn forget_hang(&self, zonename: &Arc<str>) {
+        let lane = Lane::Vm(Arc::clone(zonename));
+        self.inner.lock().state.forget_hang(&lane);
     }
 
     /// Ends the queue: workers stop after what they are at.

@@ -1,7 +1,8 @@
 //! Zone transitions that were reported and are not published yet.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::event::{GONE, Transition};
 
@@ -14,16 +15,21 @@ pub struct Reported {
     most: usize,
     /// The most zones that are no VMs.
     most_zones: usize,
-    /// Zones whose end has been published before it was reported.
-    ended: HashSet<Arc<str>>,
+    /// Zones whose end has been published before it was reported, and when.
+    ended: HashMap<Arc<str>, Instant>,
+    /// When reports were last lost: ends may be among them.
+    gap: Option<Instant>,
 }
+
+/// News that is later than this is none of what is over.
+const LATE_TIME: Duration = Duration::from_secs(5);
 
 impl Reported {
     /// None, and never more than `most` of a zone; `most_zones` bounds the
     /// zones that are not known as VMs.
     pub fn new(most: usize, most_zones: usize) -> Self {
-        let (of_zone, ended) = (HashMap::new(), HashSet::new());
-        Self { of_zone, last: 0, most, most_zones, ended }
+        let (of_zone, ended) = (HashMap::new(), HashMap::new());
+        Self { of_zone, last: 0, most, most_zones, ended, gap: None }
     }
 
     /// The number of the last one.
@@ -38,7 +44,10 @@ impl Reported {
         transition: Transition,
         is_vm: bool,
     ) {
-        if self.ended.contains(zonename) {
+        let ended = self.ended.get(zonename);
+        if ended.is_some_and(|at| at.elapsed() > LATE_TIME) {
+            self.ended.remove(zonename);
+        } else if ended.is_some() {
             // Late news of one that is over; another begins anew.
             if transition.zone_state == GONE {
                 self.ended.remove(zonename);
@@ -85,14 +94,17 @@ impl Reported {
                 return;
             }
         }
-        if self.ended.len() < self.most_zones {
-            self.ended.insert(Arc::clone(zonename));
+        self.ended.retain(|_, at| at.elapsed() <= LATE_TIME);
+        let was_lost = self.gap.is_some_and(|gap| gap.elapsed() <= LATE_TIME);
+        if !was_lost && self.ended.len() < self.most_zones {
+            self.ended.insert(Arc::clone(zonename), Instant::now());
         }
     }
 
-    /// Nothing more is to come of before.
+    /// Reports were lost: nothing more is to come of before.
     pub fn expect_no_ends(&mut self) {
         self.ended.clear();
+        self.gap = Some(Instant::now());
     }
 
     /// Takes as many of a zone as `choose` says, which is given all, and how

@@ -369,7 +369,7 @@ impl State {
     }
 
     /// See [`super::Queue::done`].
-    pub fn done(&mut self, number: u64, hung: &[Lane]) {
+    pub fn done(&mut self, number: u64, hung: &[(Lane, Kind)]) {
         let Some(working) = self.working.remove(&number) else { return };
         if working.is_apart {
             self.apart = match hung {
@@ -379,12 +379,18 @@ impl State {
         }
         for lane in working.lanes {
             self.at_work.remove(&lane);
-            if hung.contains(&lane) {
-                self.sick.insert(lane, working.kind);
+            if let Some((_, kind)) = hung.iter().find(|(l, _)| *l == lane) {
+                let old = self.sick.get(&lane).copied().unwrap_or(*kind);
+                self.sick.insert(lane, old.min(*kind));
             } else if self.is_sick(&lane, working.kind) {
                 self.sick.remove(&lane);
             }
         }
+    }
+
+    /// See [`super::Queue::forget_hang`].
+    pub fn forget_hang(&mut self, lane: &Lane) {
+        self.sick.remove(lane);
     }
 
     /// See [`super::Queue::status`].

@@ -29,8 +29,11 @@ use crate::watch::Sink;
 /// The most bytes of a child's standard error that are logged.
 const STDERR_MAX: usize = 300;
 
-/// Lines that say nothing come no more often than this.
+/// Lines that say nothing ask for a reload no more often than this.
 const UNPRINTED_PAUSE: Duration = Duration::from_secs(1);
+
+/// If more of them come in between, the child prints no records.
+const UNPRINTED_MAX: u32 = 1000;
 
 /// How long the reader waits at most before it looks around.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -168,7 +171,7 @@ impl Reader {
         let ready_until = Instant::now() + self.times.ready_time;
         let mut is_ready = false;
         let mut lines = Lines::new(self.times.line_bytes);
-        let mut unprinted = None;
+        let mut unprinted = Unprinted::default();
         let mut stderr_is_open = true;
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -209,6 +212,7 @@ impl Reader {
                     }
                 }
             }
+            self.tell_unprinted(&mut unprinted);
             if !is_ready && Instant::now() > ready_until {
                 let time = self.times.ready_time;
                 return format!("sysevent was not ready in {time:?}");
@@ -216,22 +220,31 @@ impl Reader {
         }
     }
 
+    /// Lines that say nothing have come: tells of it, once in a while.
+    fn tell_unprinted(&self, unprinted: &mut Unprinted) {
+        let is_soon =
+            unprinted.told.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
+        if unprinted.count > 0 && !is_soon {
+            self.sink.gap(self.stream.source);
+            *unprinted = Unprinted { told: Some(Instant::now()), count: 0 };
+        }
+    }
+
     /// Handles one line.
-    /// `unprinted` is when the last line came that says nothing.
     fn line(
         &self,
         line: &[u8],
         is_ready: &mut bool,
-        unprinted: &mut Option<Instant>,
+        unprinted: &mut Unprinted,
     ) -> Result<(), String> {
         match (Record::parse(line)?, *is_ready) {
             (Record::Unprinted, true) => {
-                let last = unprinted.replace(Instant::now());
-                // One costs a reload; again and again they are no records.
-                if last.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE) {
+                unprinted.count += 1;
+                // A few cost a reload; so many are no records.
+                if unprinted.count > UNPRINTED_MAX {
                     return Err("lines without records".to_string());
                 }
-                self.sink.gap(self.stream.source);
+                self.tell_unprinted(unprinted);
             }
             (Record::Ready, false) => {
                 *is_ready = true;
@@ -248,6 +261,15 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Lines that say nothing.
+#[derive(Debug, Default)]
+struct Unprinted {
+    /// When a reload was last asked for.
+    told: Option<Instant>,
+    /// How many have come since.
+    count: u32,
 }
 
 /// What a line says.

@@ -88,6 +88,9 @@ impl Model {
     /// Ends all faults, and waits until the daemon serves what there is.
     pub fn settle(mut self) {
         Step::Heal.run(&self.host, 0).unwrap();
+        // Of some the daemon has seen that they run, and not since when.
+        self.compare("before the end");
+        self.host.set_boot_times().unwrap();
         for (path, text) in std::mem::take(&mut self.torn) {
             // What was replaced or removed since is whole.
             let is_whole = |now: &String| match path.extension() {

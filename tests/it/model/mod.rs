@@ -65,7 +65,7 @@ impl Kind {
                 "refresh-interval=100000",
                 "jobs=2",
                 "batch=2",
-                "events=3",
+                "events=1",
                 "workers-max=3",
             ],
         };

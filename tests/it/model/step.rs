@@ -1,7 +1,7 @@
 //! The steps of the model: what is done to a host, and what to its commands.
 
 use simhost::Host;
-use simhost::emit::{Channel, zone_change};
+use simhost::emit::{Channel, records, zone_change};
 
 use super::Kind;
 
@@ -27,6 +27,8 @@ pub enum Step {
     Stop(usize),
     /// Reboots a VM.
     Reboot(usize),
+    /// Reboots a VM, whose boot time comes later.
+    RebootLate(usize),
     /// The kernel starts its init again.
     RestartInit(usize),
     /// `vmadm update`.
@@ -67,7 +69,7 @@ pub enum Step {
     Kill(bool),
     /// A sysevent prints this.
     Raw(bool, &'static str),
-    /// Many records of zones that never were, then a reboot.
+    /// A reboot, and many records of zones that never were.
     Burst(usize),
     /// No new sysevent can be started, for a moment.
     NoStart(&'static str, &'static str),
@@ -118,7 +120,8 @@ impl Steps {
             4 => Step::Remake(self.below(SPECS)),
             5..=7 => Step::Start(self.vm()),
             8..=10 => Step::Stop(self.vm()),
-            11..=13 => Step::Reboot(self.vm()),
+            11 | 12 => Step::Reboot(self.vm()),
+            13 => Step::RebootLate(self.vm()),
             14 => Step::RestartInit(self.vm()),
             15..=18 => {
                 let property = self.one_of(&[
@@ -253,6 +256,7 @@ impl Step {
             Self::Start(n) => host.start(&name(n)?),
             Self::Stop(n) => host.stop(&name(n)?, 256),
             Self::Reboot(n) => host.reboot(&name(n)?),
+            Self::RebootLate(n) => host.reboot_without_time(&name(n)?),
             Self::RestartInit(n) => host.restart_init(&name(n)?),
             Self::Update(n, property, value) => {
                 host.update(&name(n)?, property, value)
@@ -311,14 +315,27 @@ impl Step {
                 host.raw_sysevent(channel(*is_zone), words.as_bytes())
             }
             Self::Burst(n) => {
-                let mut bytes = Vec::new();
-                for n in 0..300 {
-                    let name = format!("nobody{n}");
-                    let record = zone_change(&name, "ready", "running", n);
-                    bytes.extend_from_slice(format!("{{{record}\n").as_bytes());
-                }
-                host.raw_sysevent(Channel::Zone, &bytes)?;
-                host.reboot(&name(n)?)
+                // What tells of the reboot comes in the middle of it.
+                let before = records(host.root(), Channel::Zone).len();
+                host.hurt("sysevent-zone", "drop")?;
+                let rebooted = name(n).map(|name| host.reboot(&name));
+                host.hurt("sysevent-zone", "heal")?;
+                let told =
+                    records(host.root(), Channel::Zone).split_off(before);
+                let others = |from: i64| {
+                    (from..from + 200).map(|n| {
+                        let name = format!("nobody{n}");
+                        format!(
+                            "{{{}",
+                            zone_change(&name, "ready", "running", n)
+                        )
+                    })
+                };
+                let all = others(0).chain(told).chain(others(200));
+                let lines =
+                    all.fold(String::new(), |all, line| all + &line + "\n");
+                host.raw_sysevent(Channel::Zone, lines.as_bytes())?;
+                rebooted?
             }
             Self::Heal => {
                 for what in HURT {

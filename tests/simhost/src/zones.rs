@@ -295,6 +295,27 @@ impl Host {
 
     /// The kernel's part of a start.
     fn boot(&self, zonename: &str) -> Result<()> {
+        self.boot_without_time(zonename)?;
+        self.set_boot_times()
+    }
+
+    /// Notes when zones were booted that are running: this happens a little
+    /// after the event that they are, and no event tells of it.
+    ///
+    /// # Errors
+    /// If the state can't be written.
+    pub fn set_boot_times(&self) -> Result<()> {
+        self.step(Channel::Zone, |state| {
+            for zone in state.kernel.values_mut() {
+                if zone.state == "running" && zone.boot_time == "0" {
+                    zone.boot_time = now().to_string();
+                }
+            }
+            Ok(((), vec![]))
+        })
+    }
+
+    fn boot_without_time(&self, zonename: &str) -> Result<()> {
         let zoneid = self.step(Channel::Zone, |state| {
             let zoneid = i64::try_from(state.next_number())?;
             let record =
@@ -310,13 +331,6 @@ impl Host {
                 zone.init_pid = pid;
             }
             Ok(((), vec![zone_change(zonename, "ready", "running", zoneid)]))
-        })?;
-        // The time of its boot is there a little later, and no event tells.
-        self.step(Channel::Zone, |state| {
-            if let Some(zone) = state.kernel.get_mut(zonename) {
-                zone.boot_time = now().to_string();
-            }
-            Ok(((), vec![]))
         })
     }
 
@@ -394,6 +408,16 @@ impl Host {
     pub fn reboot(&self, zonename: &str) -> Result<()> {
         self.halt(zonename)?;
         self.boot(zonename)
+    }
+
+    /// As [`Host::reboot`], but the zone's boot time is not there yet: see
+    /// [`Host::set_boot_times`].
+    ///
+    /// # Errors
+    /// If the zone is not up.
+    pub fn reboot_without_time(&self, zonename: &str) -> Result<()> {
+        self.halt(zonename)?;
+        self.boot_without_time(zonename)
     }
 
     /// The kernel starts init of a zone again.
