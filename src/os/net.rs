@@ -34,13 +34,20 @@ pub fn bind(address: SocketAddr, send_buffer: usize) -> io::Result<Bound> {
     // SAFETY: `fd` is open and owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let raw = fd.as_raw_fd();
-    // A restart must not wait for the connections of the one before it.
-    set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     // Both are inherited by what is accepted.
     set_option(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     let send_buffer = i32::try_from(send_buffer).unwrap_or(i32::MAX);
     set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer)?;
-    bind_to(raw, address)?;
+    match bind_to(raw, address) {
+        // It may be the connections of the one before, for which a restart
+        // must not wait. With this option from the start, two could take the
+        // address, and the second to listen on it would lose it.
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+            bind_to(raw, address)?;
+        }
+        other => other?,
+    }
     Ok(Bound { fd })
 }
 
@@ -50,6 +57,9 @@ impl Bound {
     /// # Errors
     /// Those of listen(3SOCKET): `AddrInUse` if another was quicker.
     pub fn listen(self) -> io::Result<TcpListener> {
+        // For its connections, which inherit it, and the one after.
+        let raw = self.fd.as_raw_fd();
+        set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         // SAFETY: the descriptor is an open socket that we own.
         if unsafe { libc::listen(self.fd.as_raw_fd(), BACKLOG) } < 0 {
             return Err(io::Error::last_os_error());

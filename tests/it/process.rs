@@ -79,30 +79,17 @@ fn its_children_can_be_ended_by_a_signal() {
     });
 }
 
-/// The processes of a host that run one of its commands.
-#[cfg(target_os = "linux")]
-fn processes_of(host: &TestHost) -> Vec<String> {
-    let root = host.root().to_str().unwrap();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let cmdline = std::fs::read(entry.path().join("cmdline"));
-        let line = String::from_utf8_lossy(&cmdline.unwrap_or_default())
-            .replace('\0', " ");
-        if line.contains(&format!("{root}/usr/")) {
-            found.push(line);
-        }
-    }
-    found
+/// A port that is free, and hopefully stays so for a moment.
+fn free_address() -> String {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().to_string()
 }
 
 #[test]
-#[cfg(target_os = "linux")]
-fn a_daemon_that_loses_its_port_leaves_no_child() {
+fn a_second_daemon_disturbs_nothing_while_the_first_loads() {
     let (host, other) = (TestHost::with_vms(2), TestHost::with_vms(2));
     host.hurt("zoneadm", "block").unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
+    let addr = free_address();
     // It has not loaded yet, and so does not listen.
     let mut first = host.spawn(&["--listen", &addr]);
     wait_for("zoneadm is run", || {
@@ -111,13 +98,25 @@ fn a_daemon_that_loses_its_port_leaves_no_child() {
         }
         Err("not yet".to_string())
     });
-    let _second = other.start_with(&["--listen", &addr]);
+    let mut second = other.spawn(&["--listen", &addr]);
+    assert_eq!(second.wait(), Some(1));
+    assert!(other.runs().is_empty());
     host.hurt("zoneadm", "heal").unwrap();
-    assert_eq!(first.wait(), Some(1));
-    wait_for("its children have gone", || match processes_of(&host) {
-        none if none.is_empty() => Ok(()),
-        some => Err(format!("{some:?}")),
-    });
+    first.addr = first.wait_for_address();
+    first.settle(&host);
+}
+
+#[test]
+fn a_restart_does_not_wait_for_old_connections() {
+    let host = TestHost::with_vms(2);
+    let addr = free_address();
+    for _ in 0..3 {
+        let mut daemon = host.start_with(&["--listen", &addr]);
+        // The daemon closes first, and so its side waits for a while.
+        assert_eq!(daemon.get("/ping").status, 200);
+        daemon.signal("TERM");
+        assert_eq!(daemon.wait(), Some(0));
+    }
 }
 
 #[test]
@@ -182,10 +181,7 @@ fn a_second_daemon_on_the_port_says_so_and_disturbs_nothing() {
 fn nothing_answers_before_every_vm_is_loaded() {
     let host = TestHost::with_vms(3);
     host.hurt("zfs", "fail not yet").unwrap();
-    // A port that is free, and hopefully stays so for a moment.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap().to_string();
-    drop(free);
+    let addr = free_address();
     let daemon = host.spawn(&["--listen", &addr]);
     wait_for("a load has failed", || {
         let log = daemon.log().join("\n");
