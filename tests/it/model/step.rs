@@ -67,6 +67,8 @@ pub enum Step {
     HurtChannel(&'static str, &'static str),
     /// All sysevents of a channel die.
     Kill(bool),
+    /// Everything is loaded anew, and that takes a while.
+    SlowReload,
     /// A sysevent prints this.
     Raw(bool, &'static str),
     /// A reboot, and many records of zones that never were.
@@ -205,6 +207,7 @@ impl Steps {
                 Step::NoStart(channel, fault)
             }
             (Kind::Tiny, 0..=2) => Step::Burst(self.vm()),
+            (Kind::Strict, 0..=1) => Step::SlowReload,
             _ => Step::Hurt(self.one_of(&COMMANDS), self.one_of(&FAULTS)),
         }
     }
@@ -310,6 +313,11 @@ impl Step {
             Self::Hurt(what, words)
             | Self::HurtChannel(what, words)
             | Self::NoStart(what, words) => host.hurt(what, words),
+            Self::SlowReload => {
+                host.hurt("zfs", "slow 150 times=1")?;
+                // Of zones nothing is lost by that.
+                host.kill_sysevent(Channel::Zfs)
+            }
             Self::Kill(is_zone) => host.kill_sysevent(channel(*is_zone)),
             Self::Raw(is_zone, words) => {
                 host.raw_sysevent(channel(*is_zone), words.as_bytes())
