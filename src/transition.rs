@@ -52,8 +52,11 @@ pub fn due(
     };
     if found.zone_state == GONE {
         // What was reported after its end is the next one's.
+        // ... and what began meanwhile was not there yet.
         let was_gone = before.last().is_some_and(|t| t.zone_state == GONE);
-        return if was_gone { earlier } else { reported.len() };
+        let begun = during.iter().position(|t| t.is_first);
+        let of_it = begun.unwrap_or(during.len());
+        return if was_gone { earlier } else { earlier + of_it };
     }
     let is_found = |t: &Transition| {
         t.zone_state == found.zone_state
@@ -145,6 +148,12 @@ mod tests {
         assert_eq!(due(&again, 1, Some("installed"), at("configured", 0)), 2);
         assert_eq!(due(&again, 3, Some("installed"), at("configured", 0)), 4);
         assert_eq!(due(&again, 3, Some("configured"), at(GONE, 0)), 3);
+        // Looked for before it was there.
+        let mut new = reported(&[("configured", 0), ("installed", 0)]);
+        assert_eq!(due(&new, 0, Some("installed"), at(GONE, 0)), 2);
+        new[0].is_first = true;
+        assert_eq!(due(&new, 0, None, at(GONE, 0)), 0);
+        assert_eq!(due(&new, 1, None, at(GONE, 0)), 2);
         assert_eq!(due(&again, 0, None, at("configured", 0)), 2);
         let other = Position { is_another: true, ..at("incomplete", 0) };
         assert_eq!(due(&again, 1, Some("installed"), other), 3);
