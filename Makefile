@@ -40,7 +40,8 @@ mutants:
 # Every interleaving of a few threads at the queue and the hub.
 interleavings:
 	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test \
-	    --release --test interleavings --target-dir target/loom
+	    --release --test interleavings --target-dir target/loom \
+	    $(INTERLEAVINGS)
 
 # What `make fuzz` needs besides: a nightly compiler, and a C++ compiler.
 deps-fuzz:

@@ -51,7 +51,8 @@ impl Bell {
     /// taken, and the next ring not heard.
     pub fn silence(&self) {
         self.pipe.drain();
-        self.is_rung.store(false, Ordering::SeqCst);
+        // A swap, as ring's: loom orders swaps among each other.
+        self.is_rung.swap(false, Ordering::SeqCst);
     }
 
     /// A descriptor that can be read when the bell was rung.

@@ -34,7 +34,7 @@ const NAMES: [&str; 2] = ["a", "b"];
 fn job(n: usize) -> Job {
     let lane = Lane::Vm(NAMES[n].into());
     let cause = Cause::now("zone", "");
-    Job { lane, sources: Sources::TAGS, cause, tries: 0 }
+    Job::new(lane, Sources::TAGS, cause)
 }
 
 impl Lanes {
