@@ -97,7 +97,7 @@ fn run(name: &str, mut parser: lexopt::Parser) -> Result<(), Failure> {
     match verb.as_str() {
         "help" => print(USAGE),
         "version" => print(&format!("{name} {}\n", env!("CARGO_PKG_VERSION"))),
-        "settings" => print(&settings::table()),
+        "settings" if name == "vminfod" => print(&settings::table()),
         "daemon" if name == "vminfod" => daemon(parser),
         "dump" if name == "vminfod" => dump(parser),
         "ping" => {

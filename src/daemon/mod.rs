@@ -5,9 +5,10 @@
 //!     -> Cache.apply -> Hub -> http
 //! ```
 //!
-//! Threads: `zone-events`, `zfs-events` and `file-events` read; `planner`
-//! turns events into jobs; `worker-N` load; `http-…` serve. The main thread
-//! waits for the signal that ends them, in that order.
+//! Threads: `zone-events`, `zfs-events` and `file-events` read, `file-poll`
+//! looks at what can't be watched; `planner` turns events into jobs; `worker-N`
+//! load, two at a time but for those that hang; `http-…` serve; `log` writes.
+//! The main thread waits for the signal that ends them, in that order.
 
 pub mod dump;
 mod planner;
