@@ -8,6 +8,7 @@ pub mod config;
 pub mod event;
 pub mod json;
 pub mod os;
+pub mod select;
 pub mod settings;
 pub mod sync;
 pub mod threads;

@@ -1,0 +1,276 @@
+//! Filters and conditions: `PROP=VALUE`, as `vmadm lookup` has them.
+
+use std::borrow::Cow;
+
+use regex_lite::{Regex, RegexBuilder};
+
+use super::path::{Part, Path};
+use crate::json::{Json, Object, number_text};
+
+/// Something that a VM is, or is not.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    what: What,
+    test: Test,
+    is_negated: bool,
+}
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+enum What {
+    /// A property.
+    Property(Path),
+    /// `type`, which vmadm makes of the brand.
+    Type,
+    /// `ram`, which vmadm makes of another property for most brands.
+    Ram,
+}
+
+/// What it has to be.
+#[derive(Clone, Debug)]
+enum Test {
+    /// Its text is this.
+    Equals(String),
+    /// Its text matches this somewhere, upper and lower case being one.
+    Matches(Regex),
+}
+
+impl Condition {
+    /// Reads a condition. `value` is a text to be equal to, `~` and a regular
+    /// expression, or `!` and either, for what must not hold.
+    ///
+    /// # Errors
+    /// A sentence that names the property no VM can have, or the expression
+    /// that is none.
+    pub fn new(property: &str, value: &str) -> Result<Self, String> {
+        let what = match property {
+            "type" => What::Type,
+            "ram" => What::Ram,
+            _ => What::Property(Path::parse(property)?),
+        };
+        let (is_negated, value) = match value.strip_prefix('!') {
+            Some(value) => (true, value),
+            None => (false, value),
+        };
+        let test = match value.strip_prefix('~') {
+            Some(pattern) => Test::Matches(regex(pattern)?),
+            None if is_mac(&what) => Test::Equals(whole_mac(value)),
+            None => Test::Equals(value.to_string()),
+        };
+        Ok(Self { what, test, is_negated })
+    }
+
+    /// Whether it holds of a VM. Of a property that is not there, or `null`,
+    /// nothing holds but what is negated.
+    #[must_use]
+    pub fn holds(&self, vm: &Object) -> bool {
+        let is_so = match &self.what {
+            What::Property(path) => {
+                path.any(vm, |value| self.test.is_met(value))
+            }
+            What::Type => self.test.is_met_by(type_of(vm)),
+            What::Ram => {
+                let is_hvm = matches!(type_of(vm), "KVM" | "BHYV");
+                let member = match is_hvm {
+                    true => "ram",
+                    false => "max_physical_memory",
+                };
+                vm.get(member).is_some_and(|value| self.test.is_met(value))
+            }
+        };
+        is_so != self.is_negated
+    }
+}
+
+impl Test {
+    fn is_met(&self, value: &Json) -> bool {
+        text_of(value).is_some_and(|text| self.is_met_by(&text))
+    }
+
+    fn is_met_by(&self, text: &str) -> bool {
+        match self {
+            Self::Equals(wanted) => wanted == text,
+            Self::Matches(regex) => regex.is_match(text),
+        }
+    }
+}
+
+/// All of these conditions.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    conditions: Vec<(String, Condition)>,
+}
+
+impl Filter {
+    /// Adds a condition, in place of an earlier one on the same property.
+    ///
+    /// # Errors
+    /// As [`Condition::new`].
+    pub fn add(&mut self, property: &str, value: &str) -> Result<(), String> {
+        let condition = Condition::new(property, value)?;
+        self.conditions.retain(|(name, _)| name != property);
+        self.conditions.push((property.to_string(), condition));
+        Ok(())
+    }
+
+    /// Whether every VM passes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Whether all conditions hold of a VM.
+    #[must_use]
+    pub fn passes(&self, vm: &Object) -> bool {
+        self.conditions.iter().all(|(_, condition)| condition.holds(vm))
+    }
+}
+
+fn regex(pattern: &str) -> Result<Regex, String> {
+    let built = RegexBuilder::new(pattern).case_insensitive(true).build();
+    built.map_err(|e| format!("no regular expression: {pattern}: {e}"))
+}
+
+/// The type of a VM, as vmadm(8) shows it: four letters at the most.
+fn type_of(vm: &Object) -> &'static str {
+    match vm.get_str("brand") {
+        Some("lx") => "LX",
+        Some("kvm") => "KVM",
+        Some("bhyve") => "BHYV",
+        _ => "OS",
+    }
+}
+
+/// A value as JavaScript's `String(value)`; `None` for `null`.
+fn text_of(value: &Json) -> Option<Cow<'_, str>> {
+    Some(match value {
+        Json::Null => return None,
+        Json::Bool(true) => "true".into(),
+        Json::Bool(false) => "false".into(),
+        Json::Number(n) => number_text(*n).into(),
+        Json::String(text) => Cow::from(&**text),
+        Json::Array(elements) => {
+            let texts = elements.iter().map(|e| text_of(e).unwrap_or_default());
+            texts.collect::<Vec<_>>().join(",").into()
+        }
+        Json::Object(_) => "[object Object]".into(),
+    })
+}
+
+fn is_mac(what: &What) -> bool {
+    let What::Property(path) = what else { return false };
+    matches!(path.parts(), [Part::Name(nics), _, Part::Name(mac)]
+        if nics == "nics" && mac == "mac")
+}
+
+/// A MAC address with two digits an octet; zonecfg(8) leaves zeros out.
+fn whole_mac(mac: &str) -> String {
+    let octets = mac.split(':').map(|octet| format!("{octet:0>2}"));
+    octets.collect::<Vec<_>>().join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VM: &str = r#"{"uuid":"u","alias":"Web=1","brand":"joyent",
+        "quota":10,"max_physical_memory":256,"autoboot":false,"zoneid":null,
+        "resolvers":["8.8.8.8","8.8.4.4"],"empty":"","hostname":"",
+        "nics":[{"mac":"02:08:20:00:00:01","ip":"10.0.0.1"},
+                {"mac":"02:08:20:00:00:02","vlan_id":7}],
+        "disks":[{"size":0.5}],"tags":{"a.b":"x","n":3,"t":true}}"#;
+
+    #[test]
+    fn conditions_are_those_of_vmadm() {
+        let vm = Json::parse(VM).unwrap();
+        let vm = vm.as_object().unwrap();
+        for (property, value, holds) in [
+            ("alias", "Web=1", true),
+            ("alias", "web=1", false),
+            ("alias", "~^web", true),
+            ("alias", "~b.1$", true),
+            ("alias", "~", true),
+            ("alias", "", false),
+            ("hostname", "", true),
+            ("quota", "10", true),
+            ("quota", "10.0", false),
+            ("autoboot", "false", true),
+            ("zoneid", "null", false),
+            ("zoneid", "", false),
+            ("zoneid", "~.", false),
+            ("billing_id", "", false),
+            ("resolvers", "8.8.8.8,8.8.4.4", true),
+            ("resolvers.1", "8.8.4.4", true),
+            ("type", "OS", true),
+            ("type", "os", false),
+            ("type", "~os", true),
+            ("ram", "256", true),
+            ("nics.*.ip", "10.0.0.1", true),
+            ("nics.1.ip", "10.0.0.1", false),
+            ("nics.*.vlan_id", "7", true),
+            ("nics.*.mac", "2:8:20:0:0:2", true),
+            ("nics.0.mac", "2:8:20:0:0:2", false),
+            ("nics.*.mac", "~^2:8", false),
+            ("disks.*.size", "0.5", true),
+            ("tags.a.b", "x", true),
+            ("tags.n", "3", true),
+            ("tags.t", "true", true),
+            ("tags.*", "3", true),
+            ("alias", "!Web=1", false),
+            ("alias", "!other", true),
+            ("alias", "!~^web", false),
+            ("billing_id", "!x", true),
+            ("nics.*.ip", "!10.0.0.2", true),
+        ] {
+            let condition = Condition::new(property, value).unwrap();
+            assert_eq!(condition.holds(vm), holds, "{property}={value}");
+        }
+    }
+
+    #[test]
+    fn types_and_memory_go_by_brand() {
+        for (brand, kind, ram) in [
+            ("kvm", "KVM", "1"),
+            ("bhyve", "BHYV", "1"),
+            ("lx", "LX", "2"),
+            ("joyent-minimal", "OS", "2"),
+            ("new", "OS", "2"),
+        ] {
+            let vm = format!(
+                r#"{{"brand":"{brand}","ram":1,"max_physical_memory":2}}"#
+            );
+            let vm = Json::parse(&vm).unwrap();
+            let mut filter = Filter::default();
+            filter.add("type", kind).unwrap();
+            filter.add("ram", ram).unwrap();
+            assert!(filter.passes(vm.as_object().unwrap()), "{brand}");
+        }
+    }
+
+    #[test]
+    fn all_must_hold_and_the_last_of_a_property_counts() {
+        let vm = Json::parse(VM).unwrap();
+        let vm = vm.as_object().unwrap();
+        let mut filter = Filter::default();
+        assert!(filter.is_empty() && filter.passes(vm));
+        filter.add("quota", "11").unwrap();
+        assert!(!filter.passes(vm));
+        filter.add("quota", "10").unwrap();
+        assert!(filter.passes(vm));
+        filter.add("alias", "x").unwrap();
+        assert!(!filter.passes(vm));
+    }
+
+    #[test]
+    fn what_is_no_condition_is_named() {
+        for (property, value, named) in [
+            ("bogus", "1", "bogus"),
+            ("state!", "running", "state!"),
+            ("alias", "~(", "("),
+            ("alias", "!~[", "["),
+        ] {
+            let error = Condition::new(property, value).unwrap_err();
+            assert!(error.contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Which VMs, and what of them: paths into a VM object, `fields=`, filters in
+//! the syntax of vmadm(8), and conditions to wait for. Pure.
+
+mod fields;
+mod filter;
+mod path;
+
+pub use fields::Fields;
+pub use filter::{Condition, Filter};
+pub use path::{Part, Path};

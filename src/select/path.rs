@@ -1,0 +1,305 @@
+//! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
+
+use crate::json::{Json, Object};
+use crate::load::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
+
+/// Members of the VM object that do not come from the zone's XML as they are,
+/// and hold one value, or an array of values.
+const OTHERS: &[&str] = &[
+    "boot_timestamp",
+    "create_timestamp",
+    "datacenter_name",
+    "datasets",
+    "device",
+    "exit_status",
+    "exit_timestamp",
+    "free_space",
+    "headnode_id",
+    "hvm",
+    "indestructible_delegated",
+    "indestructible_zoneroot",
+    "init_restarts",
+    "last_modified",
+    "missing",
+    "pid",
+    "platform_buildstamp",
+    "quota",
+    "server_uuid",
+    "state",
+    "transition_expire",
+    "transition_to",
+    "uuid",
+    "zfs_data_compression",
+    "zfs_data_recsize",
+    "zfs_filesystem",
+    "zfs_filesystem_limit",
+    "zfs_root_compression",
+    "zfs_root_recsize",
+    "zfs_snapshot_limit",
+    "zone_state",
+    "zonedid",
+    "zoneid",
+    "zonepath",
+    "zpool",
+];
+
+/// What disks have besides what the zone's XML says.
+const DISK_OTHERS: &[&str] = &[
+    "block_size",
+    "compression",
+    "missing",
+    "refreservation",
+    "size",
+    "zfs_filesystem",
+    "zpool",
+];
+
+/// What snapshots have.
+const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
+
+/// Members that hold whatever names their owner has chosen.
+const MAPS: &[&str] =
+    &["customer_metadata", "internal_metadata", "routes", "tags"];
+
+/// What a member holds.
+enum Shape {
+    /// A value, or an array of values.
+    Plain,
+    /// An array of objects, whose members have these names.
+    Elements(&'static [Property], &'static [&'static str]),
+    /// An object with any names.
+    Map,
+}
+
+fn shape_of(member: &str) -> Option<Shape> {
+    let is_of = |table: &[Property]| table.iter().any(|row| row.1 == member);
+    Some(match member {
+        "nics" => Shape::Elements(NETWORK, &[]),
+        "disks" | "pci_devices" => Shape::Elements(DEVICE, DISK_OTHERS),
+        "filesystems" => Shape::Elements(FILESYSTEM, &["options"]),
+        "snapshots" => Shape::Elements(&[], SNAPSHOT),
+        map if MAPS.contains(&map) => Shape::Map,
+        other if OTHERS.contains(&other) || is_of(ZONE) => Shape::Plain,
+        _ => return None,
+    })
+}
+
+/// A step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The member of this name.
+    Name(String),
+    /// Every element, or every member.
+    Any,
+    /// The element at this place, from 0 on.
+    Index(usize),
+}
+
+/// Where something is in a VM object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path(Vec<Part>);
+
+impl Path {
+    /// Reads a path: parts joined by `.`, `*` for every element. What follows
+    /// `tags.` and its like is one name, whatever dots are in it.
+    ///
+    /// # Errors
+    /// A sentence that has `text` in it, if no VM object can have such a path.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let unknown = || format!("no such property: {text}");
+        let (member, rest) = match text.split_once('.') {
+            Some((member, rest)) => (member, Some(rest)),
+            None => (text, None),
+        };
+        let shape = shape_of(member).ok_or_else(unknown)?;
+        let mut parts = vec![Part::Name(member.to_string())];
+        let Some(rest) = rest else { return Ok(Self(parts)) };
+        if let Shape::Map = shape {
+            if rest.is_empty() {
+                return Err(unknown());
+            }
+            parts.push(match rest {
+                "*" => Part::Any,
+                name => Part::Name(name.to_string()),
+            });
+            return Ok(Self(parts));
+        }
+        for (n, word) in rest.split('.').enumerate() {
+            let is_member = |table: &[Property], others: &[&str]| {
+                table.iter().any(|row| row.1 == word) || others.contains(&word)
+            };
+            parts.push(match (&shape, n) {
+                (Shape::Elements(table, others), 1) => {
+                    if !is_member(table, others) {
+                        return Err(unknown());
+                    }
+                    Part::Name(word.to_string())
+                }
+                (Shape::Elements(..), 0 | 2) | (_, 0) => {
+                    place(word).ok_or_else(unknown)?
+                }
+                _ => return Err(unknown()),
+            });
+        }
+        Ok(Self(parts))
+    }
+
+    /// The parts, of which there is at least one.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.0
+    }
+
+    /// Whether `holds` holds of a value that is there.
+    pub fn any(
+        &self,
+        object: &Object,
+        mut holds: impl FnMut(&Json) -> bool,
+    ) -> bool {
+        let [Part::Name(member), rest @ ..] = &self.0[..] else {
+            return false;
+        };
+        object.get(member).is_some_and(|value| any(value, rest, &mut holds))
+    }
+
+    /// Whether a change at `path`, as /events tells it, is here or below.
+    #[must_use]
+    pub fn is_prefix_of(&self, path: &[Json]) -> bool {
+        self.0.len() <= path.len()
+            && self.0.iter().zip(path).all(|(part, other)| match part {
+                Part::Name(name) => other.as_str() == Some(name),
+                Part::Any => true,
+                Part::Index(_) => false,
+            })
+    }
+}
+
+fn place(word: &str) -> Option<Part> {
+    match word {
+        "*" => Some(Part::Any),
+        // As written: no sign, nothing before the digits.
+        word if word.len() < 10 && word.bytes().all(|b| b.is_ascii_digit()) => {
+            word.parse().ok().map(Part::Index)
+        }
+        _ => None,
+    }
+}
+
+fn any(
+    value: &Json,
+    parts: &[Part],
+    holds: &mut dyn FnMut(&Json) -> bool,
+) -> bool {
+    let Some((part, rest)) = parts.split_first() else { return holds(value) };
+    match (part, value) {
+        (Part::Name(name), Json::Object(object)) => {
+            object.get(name).is_some_and(|value| any(value, rest, holds))
+        }
+        (Part::Any, Json::Array(elements)) => {
+            elements.iter().any(|value| any(value, rest, holds))
+        }
+        (Part::Any, Json::Object(object)) => {
+            object.iter().any(|(_, value)| any(value, rest, holds))
+        }
+        (Part::Index(at), Json::Array(elements)) => {
+            elements.get(*at).is_some_and(|value| any(value, rest, holds))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths_of(value: &Json, path: &str, found: &mut Vec<String>) {
+        found.push(path.to_string());
+        match value {
+            Json::Array(elements) => {
+                for value in elements.iter() {
+                    paths_of(value, &format!("{path}.*"), found);
+                }
+            }
+            Json::Object(object) => {
+                for (name, value) in object.iter() {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    paths_of(value, &format!("{path}{dot}{name}"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_path_of_the_recorded_vms_is_known() {
+        let mut count = 0;
+        for host in ["basic", "edge"] {
+            let file = format!("tests/fixtures/objects-{host}");
+            let file = format!("{file}/expected-vms.json");
+            let vms = std::fs::read_to_string(file).unwrap();
+            for vm in Json::parse(&vms).unwrap().as_array().unwrap() {
+                let mut found = Vec::new();
+                paths_of(vm, "", &mut found);
+                let object = vm.as_object().unwrap();
+                for text in found.iter().filter(|text| !text.is_empty()) {
+                    let path = Path::parse(text).unwrap();
+                    assert!(path.any(object, |_| true), "{text}");
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 1000, "{count}");
+    }
+
+    #[test]
+    fn what_no_vm_can_have_is_refused_by_name() {
+        for text in [
+            "",
+            ".",
+            "bogus",
+            "state.x",
+            "state.-1",
+            "nics.x",
+            "nics.ip",
+            "nics.*.bogus",
+            "nics.*.ips.0.x",
+            "nics.*.",
+            "nics..ip",
+            "nics.+1.ip",
+            "nics.99999999999999999999.ip",
+            "tags.",
+            "Tags.x",
+        ] {
+            let error = Path::parse(text).unwrap_err();
+            assert!(error.ends_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_the_owners_may_have_dots() {
+        let path = Path::parse("customer_metadata.a.b.*").unwrap();
+        let vm = r#"{"customer_metadata":{"a.b.*":"x","c":"y"}}"#;
+        let vm = Json::parse(vm).unwrap();
+        let vm = vm.as_object().unwrap();
+        assert!(path.any(vm, |v| v.as_str() == Some("x")));
+        assert!(!path.any(vm, |v| v.as_str() == Some("y")));
+        let all = Path::parse("customer_metadata.*").unwrap();
+        assert!(all.any(vm, |v| v.as_str() == Some("y")));
+    }
+
+    #[test]
+    fn a_change_is_at_a_path_or_below() {
+        let is_prefix = |path: &str, of: &str| {
+            let of = Json::parse(of).unwrap();
+            Path::parse(path).unwrap().is_prefix_of(of.as_array().unwrap())
+        };
+        assert!(is_prefix("state", r#"["state"]"#));
+        assert!(is_prefix("nics", r#"["nics",null,"ip"]"#));
+        assert!(is_prefix("nics.*.ip", r#"["nics",null,"ip"]"#));
+        assert!(!is_prefix("nics.*.ip", r#"["nics",null]"#));
+        assert!(!is_prefix("nics.*.ip", r#"["nics",null,"mac"]"#));
+        assert!(!is_prefix("state", r#"["zone_state"]"#));
+        assert!(is_prefix("tags.*", r#"["tags","a.b"]"#));
+        assert!(is_prefix("tags.a.b", r#"["tags","a.b"]"#));
+    }
+}
