@@ -80,11 +80,26 @@ impl Default for LoadLimits {
 /// The bounds of the HTTP server.
 #[derive(Clone, Debug)]
 pub struct HttpLimits {
-    /// Connections that are open at once, each with a thread; further ones
-    /// are answered 503.
+    /// Connections that are open at once; further ones are answered 503.
     pub connections: usize,
+    /// Threads that answer requests, at the most.
+    pub threads: usize,
+    /// How long such a thread stays with a connection on which nothing goes
+    /// on, if nobody else wants it.
+    pub patience: Duration,
     /// Subscribers of /events at once; further ones are answered 503.
     pub subscribers: usize,
+    /// Requests at once that wait for a load or a change; further ones are
+    /// answered 503.
+    pub waiting: usize,
+    /// Names besides `localhost` that a request's Host may have.
+    pub hosts: Vec<String>,
+    /// How long `sync` may take, unless the client says.
+    pub sync_time: Duration,
+    /// How long `wait` waits, unless the client says.
+    pub wait_time: Duration,
+    /// The longest time that a client may say.
+    pub timeout_max: Duration,
     /// A connection without a request is closed after this long.
     pub idle_time: Duration,
     /// A request's head must be complete this long after its first byte.
@@ -100,6 +115,12 @@ pub struct HttpLimits {
     pub lag_events: u64,
     /// A subscriber that is more bytes behind is cut off.
     pub lag_bytes: u64,
+    /// What all subscribers together, and the events that are kept, may hold
+    /// in bytes; past it, who is most behind is cut off.
+    pub held_bytes: usize,
+    /// What clients may leave of their answers, in bytes, all together; past
+    /// it, a connection that would add to it is closed.
+    pub unsent_bytes: usize,
     /// Send buffer of a connection, in bytes: what a client that does not
     /// read holds in the kernel.
     pub send_buffer: usize,
@@ -109,7 +130,14 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            threads: 32,
+            patience: Duration::from_millis(10),
             subscribers: 512,
+            waiting: 256,
+            hosts: Vec::new(),
+            sync_time: Duration::from_secs(30),
+            wait_time: Duration::from_secs(60),
+            timeout_max: Duration::from_secs(86_400),
             idle_time: Duration::from_secs(120),
             head_time: Duration::from_secs(10),
             write_stall_time: Duration::from_secs(30),
@@ -117,6 +145,8 @@ impl Default for HttpLimits {
             target_bytes: 8 << 10,
             lag_events: 1024,
             lag_bytes: 16 << 20,
+            held_bytes: 512 << 20,
+            unsent_bytes: 256 << 20,
             send_buffer: 128 << 10,
         }
     }
@@ -143,10 +173,12 @@ pub struct QueueLimits {
     pub transitions: usize,
     /// Zones that are no VMs yet, or never, of which transitions wait.
     pub unknown_zones: usize,
-    /// Event lines that are kept for subscribers that are behind.
+    /// Event lines that are kept for subscribers that come back.
     pub kept_events: usize,
     /// Bytes of event lines that are kept.
     pub kept_bytes: usize,
+    /// Events of its VM that a request may be behind that waits for a change.
+    pub sights: usize,
 }
 
 impl Default for QueueLimits {
@@ -162,6 +194,7 @@ impl Default for QueueLimits {
             unknown_zones: 16_384,
             kept_events: 4096,
             kept_bytes: 64 << 20,
+            sights: 1024,
         }
     }
 }

@@ -161,7 +161,7 @@ impl Seen {
 /// Why something is loaded, and so why an event was published.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// `zone`, `zfs`, `file`, `refresh` or `retry`.
+    /// `zone`, `zfs`, `file`, `refresh` or `sync`.
     pub source: &'static str,
     /// What happened, for people.
     pub detail: Arc<str>,
@@ -361,13 +361,16 @@ pub struct Job {
     /// Whether all of it has to be read at once: of a VM that is not known, a
     /// part says nothing.
     pub is_whole: bool,
+    /// Whether somebody waits for it: it comes before all others.
+    pub is_urgent: bool,
 }
 
 impl Job {
     /// A first try of this.
     #[must_use]
     pub fn new(lane: Lane, sources: Sources, cause: Cause) -> Self {
-        Self { lane, sources, cause, tries: 0, is_whole: false }
+        let (tries, is_whole, is_urgent) = (0, false, false);
+        Self { lane, sources, cause, tries, is_whole, is_urgent }
     }
 }
 

@@ -7,7 +7,9 @@
 pub mod config;
 pub mod event;
 pub mod json;
+pub mod metrics;
 pub mod os;
+pub mod requested;
 pub mod select;
 pub mod settings;
 pub mod sync;

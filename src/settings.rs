@@ -77,8 +77,11 @@ const SETTINGS: &[Setting] = settings! {
         "transitions of one zone that wait to be published";
     "unknown-zones" Count queues.unknown_zones,
         "zones that are no VMs, or not yet, of which transitions wait";
-    "kept-events" Count queues.kept_events, "events kept for subscribers";
+    "kept-events" Count queues.kept_events,
+        "events kept for subscribers that come back";
     "kept-bytes" Size queues.kept_bytes, "bytes of events kept";
+    "sights" Count queues.sights,
+        "events of its VM that a request may be behind that waits";
     "ready-time" Time sources.ready_time,
         "a sysevent that is not ready by then is killed";
     "restart-first" Time sources.restart_first,
@@ -98,7 +101,15 @@ const SETTINGS: &[Setting] = settings! {
     "poll-time" Time sources.poll_time,
         "between two looks at files that can't be watched";
     "connections" Count http.connections, "HTTP connections at once";
+    "http-threads" Count http.threads, "threads that answer requests";
+    "patience" Time http.patience,
+        "such a thread stays with a connection on which nothing goes on";
     "subscribers" Count http.subscribers, "subscribers of /events at once";
+    "waiting" Count http.waiting,
+        "requests at once that wait for a load or a change";
+    "sync-time" Time http.sync_time, "sync=1 takes no longer";
+    "wait-time" Time http.wait_time, "wait= waits no longer";
+    "timeout-max" Time http.timeout_max, "the longest timeout= or heartbeat=";
     "idle-time" Time http.idle_time,
         "a connection without a request is closed after it";
     "head-time" Time http.head_time, "a request's head has to be whole by then";
@@ -110,6 +121,11 @@ const SETTINGS: &[Setting] = settings! {
         "a subscriber that is more events behind is cut off";
     "lag-bytes" Bytes http.lag_bytes,
         "a subscriber that is more bytes behind is cut off";
+    "held-bytes" Size http.held_bytes,
+        "events and what waits for subscribers; past it, who is most behind \
+         is cut off";
+    "unsent-bytes" Size http.unsent_bytes,
+        "answers that clients do not take; past it, connections are closed";
     "send-buffer" Size http.send_buffer, "a connection's send buffer";
 };
 

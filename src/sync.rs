@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,9 @@ pub use model::{Condvar, Mutex};
 use model::Pipe;
 #[cfg(not(loom))]
 use pipe::Pipe;
+
+/// Tells somebody that there is something to look at. It must not block.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Wakes one thread that waits for a descriptor. However often it is rung
 /// before that thread looks, it costs one write.

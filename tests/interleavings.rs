@@ -4,14 +4,16 @@
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)]
 
+use std::time::{Duration, Instant};
+
 use loom::sync::Arc;
 use loom::thread;
 
 use vminfod::config::{QueueLimits, SourceTimes};
 use vminfod::event::{Cause, Job, Lane, Sources};
-use vminfod::hub::{Hub, HubLimits};
+use vminfod::hub::{About, EventKind, Hub, HubLimits};
 use vminfod::queue::Queue;
-use vminfod::sync::{Condvar, Mutex};
+use vminfod::sync::{Bell, Condvar, Mutex};
 
 /// Runs `body` in all interleavings with few switches against a thread's will:
 /// that is where mistakes are, and what can be waited for.
@@ -151,28 +153,54 @@ fn each_event_wakes_who_sends_it() {
         let limits = HubLimits {
             kept_events: 9,
             kept_bytes: 1 << 20,
-            lag_events: 9,
-            lag_bytes: 1 << 20,
             subscribers: 1,
+            sights: 1,
         };
-        let hub = Arc::new(Hub::new(limits).unwrap());
-        let (_, mut cursor) = hub.subscribe("x".into(), None).unwrap();
+        let hub = Arc::new(Hub::new(limits));
         let sender = {
             let hub = Arc::clone(&hub);
             thread::spawn(move || {
                 let mut sent = Vec::new();
                 while sent.len() < 3 {
-                    hub.wait();
-                    hub.rest();
-                    let lines = hub.next(&mut cursor, 9).unwrap();
+                    // Under loom no time passes: only an event ends it.
+                    hub.wait(Instant::now() + Duration::from_secs(1000));
+                    let last = sent.last().copied().unwrap_or(0);
+                    let lines = hub.after(last, 9).unwrap();
                     sent.extend(lines.iter().map(|line| line.seq));
                 }
                 assert_eq!(sent, [1, 2, 3]);
             })
         };
         for _ in 0..3 {
-            hub.publish(|seq| format!("{seq}\n").into_bytes());
+            let about = About {
+                kind: EventKind::Modify,
+                zonename: "a".into(),
+                uuid: "a".into(),
+            };
+            hub.publish(about, None, |seq| format!("{seq}\n").into_bytes());
         }
         sender.join().unwrap();
+    });
+}
+
+#[test]
+fn each_ring_is_heard() {
+    in_every_order(|| {
+        let bell = Arc::new(Bell::new().unwrap());
+        let rung = Arc::new(Mutex::new(0));
+        let listener = {
+            let (bell, rung) = (Arc::clone(&bell), Arc::clone(&rung));
+            thread::spawn(move || {
+                while *rung.lock() < 3 {
+                    bell.wait();
+                    bell.silence();
+                }
+            })
+        };
+        for _ in 0..3 {
+            *rung.lock() += 1;
+            bell.ring();
+        }
+        listener.join().unwrap();
     });
 }

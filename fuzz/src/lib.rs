@@ -12,11 +12,12 @@ use vminfod::config::{HttpLimits, Paths, is_zonename};
 use vminfod::diff::diff as changes_of;
 use vminfod::event::Event;
 use vminfod::http::request::{Parsed, parse as parse_request};
-use vminfod::http::route::{Route, route};
+use vminfod::http::route::{Route, Wait, route};
 use vminfod::json::{Json, Object};
 use vminfod::load::assemble::{Parts, VmDatasets, assemble};
 use vminfod::load::zfs::Depth;
 use vminfod::load::{files, kstat, zfs, zoneadm, zonexml};
+use vminfod::select::Fields;
 use vminfod::watch::sysevent::Record;
 use vminfod::watch::{zfs as zfs_events, zone as zone_events};
 
@@ -119,15 +120,48 @@ pub fn http(data: &[u8]) {
         let before = parse_request(&data[..*len - 1], &limits);
         assert_eq!(before, Parsed::Partial);
         let target = &request.target;
-        let route = route(&request.method, target);
-        if let Route::Vm(name) = route {
+        let route = route(&request.method, target, &limits);
+        if let Route::Vm(name, _) = &route {
             assert!(!name.is_empty() && target.starts_with("/vms/"));
         }
+        try_route(&route);
     }
     let target = String::from_utf8_lossy(data);
-    let _ = route("GET", &target);
-    let _ = route("GET", &format!("/vms/{target}"));
-    let _ = route("GET", &format!("/status?{target}"));
+    for path in ["", "/vms/", "/vms?", "/vms/a?", "/events?", "/status?"] {
+        try_route(&route("GET", &format!("{path}{target}"), &limits));
+    }
+}
+
+/// What was understood of a query can be asked of any VM.
+fn try_route(route: &Route) {
+    let vm = r#"{"uuid":"u","alias":"a","quota":1,"zoneid":null,"tags":{"a":1},
+        "nics":[{"mac":"m","ips":["1"]}],"resolvers":["a"]}"#;
+    let vm = Json::parse(vm).expect("it is JSON");
+    let vm = vm.as_object().expect("it is an object");
+    let is_part = |fields: &Option<Fields>| {
+        let Some(fields) = fields else { return };
+        let part = fields.of(vm);
+        assert!(part.iter().all(|(name, _)| vm.contains(name)));
+    };
+    match route {
+        Route::Vms(of) => {
+            is_part(&of.fields);
+            let _ = of.filter.passes(vm);
+        }
+        Route::Vm(_, of) => {
+            is_part(&of.fields);
+            if let Some(Wait::Holds(conditions)) = &of.wait {
+                assert!(!conditions.is_empty());
+                let _ = conditions.iter().all(|c| c.holds(vm));
+            }
+        }
+        Route::Events(of) => {
+            is_part(&of.wanted.fields);
+            let _ = of.wanted.has_vm(vm);
+        }
+        Route::BadQuery(error) => assert!(!error.is_empty()),
+        _ => {}
+    }
 }
 
 /// Two objects of bytes: the changes from one to the other lead there.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::{Cursor, Hub};
-use crate::json::Object;
+use crate::hub::{EventKind, Hub, Line, Sight, Vm, Watch};
 use crate::load::assemble::{Parts, assemble, volume_of_path};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
+use crate::sync::Wake;
 pub use publisher::{Published, date_text};
 use publisher::{Publisher, json_of};
 
@@ -28,8 +28,7 @@ const GONE_MAX: usize = 16_384;
 #[derive(Debug)]
 pub struct Prepared {
     parts: Arc<Parts>,
-    object: Arc<Object>,
-    json: Arc<[u8]>,
+    vm: Vm,
 }
 
 impl Prepared {
@@ -39,7 +38,7 @@ impl Prepared {
     pub fn new(parts: Parts) -> Option<Self> {
         let object = Arc::new(assemble(&parts)?);
         let json = json_of(&object);
-        Some(Self { parts: Arc::new(parts), object, json })
+        Some(Self { parts: Arc::new(parts), vm: Vm { object, json } })
     }
 }
 
@@ -83,6 +82,8 @@ struct Inner {
     /// The order in which VMs are listed.
     order: BTreeMap<u64, Arc<str>>,
     last_place: u64,
+    /// Bytes of JSON.
+    bytes: usize,
     datasets: DatasetIndex,
     /// By uuid, the zone that is served.
     zone_of: HashMap<Arc<str>, Arc<str>>,
@@ -94,26 +95,74 @@ struct Inner {
 struct Entry {
     place: u64,
     vm: Prepared,
+    /// The number of the event that made it what it is.
+    version: u64,
 }
 
 /// All VMs at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The JSON of each, in order.
-    pub vms: Vec<Arc<[u8]>>,
+    /// Each, in order.
+    pub vms: Vec<Vm>,
     /// The number of the last event that is in it.
     pub seq: u64,
 }
 
-/// A subscription to what comes after a snapshot.
+/// A place in the events, by which a client comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The last event that it has had.
+    pub seq: u64,
+    /// The life of the daemon in which that was.
+    pub epoch: String,
+}
+
+/// A subscription to events.
 #[derive(Debug)]
 pub struct Subscription {
     /// The hub's number of the listener.
     pub id: u64,
-    /// Its place in the list of events.
-    pub cursor: Cursor,
-    /// The picture before the first event.
-    pub snapshot: Snapshot,
+    /// The number of the last event by then.
+    pub seq: u64,
+    /// How it begins.
+    pub start: Start,
+}
+
+/// How a subscription begins.
+#[derive(Debug)]
+pub enum Start {
+    /// With the picture before the first event.
+    Snapshot(Snapshot),
+    /// With what it has missed.
+    Resumed(Vec<Arc<Line>>),
+    /// With the picture, since it can't be told what it has missed.
+    Reset(Snapshot, Reset),
+}
+
+/// Why a client that comes back has to begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// The daemon has been started since.
+    OtherEpoch,
+    /// What it has missed is no longer kept.
+    TooOld,
+    /// It has had events that there were not.
+    NotYet,
+}
+
+impl Reset {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::OtherEpoch, Self::TooOld, Self::NotYet];
+
+    /// The reason, as it is told.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OtherEpoch => "another epoch",
+            Self::TooOld => "too old",
+            Self::NotYet => "not yet",
+        }
+    }
 }
 
 impl Cache {
@@ -154,11 +203,30 @@ impl Cache {
         self.inner.read().vms.contains_key(zonename)
     }
 
-    /// The JSON of one VM.
+    /// One VM, and the number of the last event.
     #[must_use]
-    pub fn vm(&self, zonename: &str) -> Option<Arc<[u8]>> {
+    pub fn vm(&self, zonename: &str) -> (Sight, u64) {
         let inner = self.inner.read();
-        inner.vms.get(zonename).map(|entry| Arc::clone(&entry.vm.json))
+        let seq = self.hub.seq();
+        (inner.sight(zonename, seq), seq)
+    }
+
+    /// One VM, and whatever it becomes from then on.
+    #[must_use]
+    pub fn watch(
+        &self,
+        zonename: &Arc<str>,
+        wake: Wake,
+    ) -> (Sight, Arc<Watch>) {
+        let inner = self.inner.read();
+        let watch = self.hub.watch(zonename, wake);
+        (inner.sight(zonename, self.hub.seq()), watch)
+    }
+
+    /// Bytes of JSON of all VMs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.inner.read().bytes
     }
 
     /// All VMs.
@@ -168,18 +236,31 @@ impl Cache {
         Snapshot { vms: inner.listed(), seq: self.hub.seq() }
     }
 
-    /// All VMs, and a place in the events from there on; `None` if there are
-    /// too many subscribers.
+    /// All VMs, and the events from there on; or, for one who comes back,
+    /// those that it has missed. `None` if there are too many subscribers.
     #[must_use]
     pub fn subscribe(
         &self,
         uuid: Arc<str>,
         user_agent: Option<String>,
+        since: Option<&Since>,
     ) -> Option<Subscription> {
         let inner = self.inner.read();
-        let (id, cursor) = self.hub.subscribe(uuid, user_agent)?;
-        let snapshot = Snapshot { vms: inner.listed(), seq: cursor.seq };
-        Some(Subscription { id, cursor, snapshot })
+        let of_this_life = since.filter(|since| *since.epoch == *self.epoch);
+        let since_seq = of_this_life.map(|since| since.seq);
+        let begun = self.hub.subscribe(uuid, user_agent, since_seq)?;
+        let (id, seq) = (begun.id, begun.seq);
+        let snapshot = || Snapshot { vms: inner.listed(), seq };
+        let start = match (since, since_seq, begun.missed) {
+            (None, ..) => Start::Snapshot(snapshot()),
+            (_, Some(_), Some(missed)) => Start::Resumed(missed),
+            (_, None, _) => Start::Reset(snapshot(), Reset::OtherEpoch),
+            (_, Some(had), None) if had > seq => {
+                Start::Reset(snapshot(), Reset::NotYet)
+            }
+            (_, Some(_), None) => Start::Reset(snapshot(), Reset::TooOld),
+        };
+        Some(Subscription { id, seq, start })
     }
 
     /// Whether the zone of this line is another than the VM of its name.
@@ -258,13 +339,13 @@ impl Cache {
             // As a VM of another uuid it is no longer there.
             let mut publisher = Publisher::new(self, zonename, cause, None);
             if let Some(entry) = inner.remove(zonename) {
-                publisher.now = Some(Arc::clone(&entry.vm.object));
+                publisher.now = Some(Arc::clone(&entry.vm.vm.object));
                 publisher.delete(&[], &entry.vm);
             }
             return Applied::Twin(twin, publisher.published);
         }
         let stored = inner.vms.get(zonename);
-        let before = stored.map(|entry| Arc::clone(&entry.vm.object));
+        let before = stored.map(|entry| Arc::clone(&entry.vm.vm.object));
         let state = before.as_ref().and_then(|vm| vm.get_str("zone_state"));
         let reported = transitions(state);
         let mut publisher = Publisher::new(self, zonename, cause, before);
@@ -315,10 +396,13 @@ impl Cache {
         }
         if let Update::Vm(vm) = update {
             publisher.load(now, &vm);
-            inner.store(zonename, vm);
+            let is_changed = !publisher.published.is_empty();
+            let version = is_changed.then(|| self.hub.seq());
+            inner.store(zonename, vm, version);
         }
         let published = publisher.published;
-        let deleted = published.iter().filter(|p| p.kind == "delete").count();
+        let is_delete = |p: &&Published| p.kind == EventKind::Delete;
+        let deleted = published.iter().filter(is_delete).count();
         let is_end_unheard = deleted > ends && has_ended;
         Applied::Stored { published, is_end_unheard }
     }
@@ -351,16 +435,39 @@ impl Inner {
         (**served != *zonename).then(|| Arc::clone(served))
     }
 
-    fn listed(&self) -> Vec<Arc<[u8]>> {
+    fn listed(&self) -> Vec<Vm> {
         self.order
             .values()
             .filter_map(|zonename| self.vms.get(zonename))
-            .map(|entry| Arc::clone(&entry.vm.json))
+            .map(|entry| entry.vm.vm.clone())
             .collect()
     }
 
-    fn store(&mut self, zonename: &Arc<str>, vm: Prepared) {
+    /// A VM as it is, while the last event has this number.
+    fn sight(&self, zonename: &str, seq: u64) -> Sight {
+        match self.vms.get(zonename) {
+            Some(Entry { vm, version, .. }) => {
+                Sight { vm: Some(vm.vm.clone()), version: *version }
+            }
+            None => Sight { vm: None, version: seq },
+        }
+    }
+
+    /// Stores a VM that has become what it is by event `version`, or by none:
+    /// then it is still the same to all who read it.
+    fn store(
+        &mut self,
+        zonename: &Arc<str>,
+        mut vm: Prepared,
+        version: Option<u64>,
+    ) {
         let old = self.vms.get(zonename);
+        if let (Some(old), None) = (old, version) {
+            vm.vm = old.vm.vm.clone();
+        }
+        let version = version.or(old.map(|old| old.version)).unwrap_or(0);
+        self.bytes += vm.vm.json.len();
+        self.bytes -= old.map_or(0, |old| old.vm.vm.json.len());
         let place = old.map_or(self.last_place + 1, |entry| entry.place);
         let names = dataset_names(&vm.parts);
         let old_names = old.map(|e| dataset_names(&e.vm.parts));
@@ -380,13 +487,14 @@ impl Inner {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, vm };
+        let entry = Entry { place, vm, version };
         self.vms.insert(Arc::clone(zonename), entry);
     }
 
     fn remove(&mut self, zonename: &str) -> Option<Entry> {
         let entry = self.vms.remove(zonename)?;
         self.order.remove(&entry.place);
+        self.bytes -= entry.vm.vm.json.len();
         if let Some(uuid) = entry.uuid() {
             self.zone_of.remove(&uuid);
         }

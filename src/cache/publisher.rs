@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::{Cache, Prepared};
 use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, Transition};
+use crate::hub::{About, EventKind, Vm};
 use crate::json::{Json, Object, write_string};
 use crate::load::assemble::{uninstalled, with_zone_state};
 use crate::translate::iso_date;
@@ -17,8 +18,8 @@ const LOGGED_PATHS: usize = 20;
 /// An event that was published.
 #[derive(Debug)]
 pub struct Published {
-    /// `create`, `modify` or `delete`.
-    pub kind: &'static str,
+    /// What happened.
+    pub kind: EventKind,
     /// Of a `modify`, the first paths that have changed.
     pub paths: Vec<String>,
     /// How many more have.
@@ -29,13 +30,13 @@ impl Published {
     /// A VM's end.
     #[must_use]
     pub fn deleted() -> Self {
-        Self { kind: "delete", paths: Vec::new(), more: 0 }
+        Self { kind: EventKind::Delete, paths: Vec::new(), more: 0 }
     }
 }
 
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind)?;
+        f.write_str(self.kind.name())?;
         for path in &self.paths {
             write!(f, " {path}")?;
         }
@@ -84,7 +85,7 @@ impl<'a> Publisher<'a> {
             steps = rest;
         }
         self.pass_all(steps, vm);
-        self.step(&vm.object, &vm.json);
+        self.step(vm.vm.clone());
     }
 
     /// By way of every state that was reported, to the VM's end. One that
@@ -98,16 +99,16 @@ impl<'a> Publisher<'a> {
         // for it, and for the datasets to go, which may be faster than a load.
         if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
             let json = json_of(&last);
-            self.step(&last, &json);
+            self.step(Vm { object: last, json });
         }
         if let Some(object) = self.now.take() {
-            self.publish("delete", &object, None, None);
+            self.publish(EventKind::Delete, &object, None, None);
         }
     }
 
     fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
         for step in reported {
-            let base = self.now.as_ref().unwrap_or(&vm.object);
+            let base = self.now.as_ref().unwrap_or(&vm.vm.object);
             let next = with_zone_state(base, step.zone_state, step.zoneid);
             self.pass(step, next);
         }
@@ -119,43 +120,55 @@ impl<'a> Publisher<'a> {
         if now != Some(step.zone_state) {
             let next = Arc::new(next);
             let json = json_of(&next);
-            self.step(&next, &json);
+            self.step(Vm { object: next, json });
         }
     }
 
-    fn step(&mut self, to: &Arc<Object>, json: &[u8]) {
-        let from = self.now.replace(Arc::clone(to));
-        let Some(from) = from else {
-            self.publish("create", to, Some(json), None);
+    fn step(&mut self, to: Vm) {
+        let object = Arc::clone(&to.object);
+        let Some(from) = self.now.replace(Arc::clone(&object)) else {
+            self.publish(EventKind::Create, &object, Some(to), None);
             return;
         };
-        let changes = diff(&from, to);
+        let changes = diff(&from, &object);
         if !changes.is_empty() {
-            self.publish("modify", to, Some(json), Some(&changes));
+            let kind = EventKind::Modify;
+            self.publish(kind, &object, Some(to), Some(&changes));
         }
     }
 
     fn publish(
         &mut self,
-        kind: &'static str,
+        kind: EventKind,
         object: &Object,
-        vm: Option<&[u8]>,
+        vm: Option<Vm>,
         changes: Option<&[Change]>,
     ) {
         let uuid = object.get_str("uuid").unwrap_or_default();
-        self.cache.hub.publish(|seq| {
-            let mut out = Vec::with_capacity(512 + vm.map_or(0, <[u8]>::len));
+        let zonename = Arc::clone(self.zonename);
+        let about = About {
+            kind,
+            uuid: match uuid == &*zonename {
+                true => Arc::clone(&zonename),
+                false => uuid.into(),
+            },
+            zonename,
+        };
+        let json = vm.as_ref().map(|vm| Arc::clone(&vm.json));
+        self.cache.hub.publish(about, vm, |seq| {
+            let size = json.as_ref().map_or(0, |json| json.len());
+            let mut out = Vec::with_capacity(512 + size);
             out.extend_from_slice(b"{\"type\":\"");
-            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(kind.name().as_bytes());
             out.extend_from_slice(b"\",\"date\":");
             write_date(SystemTime::now(), &mut out);
             out.extend_from_slice(b",\"zonename\":");
             write_string(self.zonename, &mut out);
             out.extend_from_slice(b",\"uuid\":");
             write_string(uuid, &mut out);
-            if let Some(vm) = vm {
+            if let Some(json) = &json {
                 out.extend_from_slice(b",\"vm\":");
-                out.extend_from_slice(vm);
+                out.extend_from_slice(json);
             }
             if let Some(changes) = changes {
                 let list: Vec<_> =

@@ -22,8 +22,8 @@ const USAGE: &str = "\
 usage: vminfod VERB [OPTION]...
 
   daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]
-         [--refresh-interval SECS] [--command-timeout SECS]
-         [--set NAME=VALUE]... [--log-level LEVEL]
+         [--allow-host NAME]... [--refresh-interval SECS]
+         [--command-timeout SECS] [--set NAME=VALUE]... [--log-level LEVEL]
                      serve the VMs of this host, or of the one below DIR
   dump [--root DIR]  load the system once, without a daemon, and print all VMs
   ping               is the daemon up, and has it loaded every VM?
@@ -205,6 +205,9 @@ fn daemon(mut parser: lexopt::Parser) -> Result<(), Failure> {
                 settings.listen.push(address);
             }
             Long("allow-remote") => remote = true,
+            Long("allow-host") => {
+                settings.http.hosts.push(parser.value()?.string()?);
+            }
             Long("refresh-interval") => {
                 settings.refresh_interval =
                     seconds(&parser.value()?.string()?)?;

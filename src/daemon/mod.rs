@@ -11,6 +11,7 @@
 //! The main thread waits for the signal that ends them, in that order.
 
 pub mod dump;
+mod metrics;
 mod planner;
 mod status;
 mod store;
@@ -40,10 +41,12 @@ use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
 use crate::os::{self, EndSignals, net};
 use crate::queue::Queue;
+use crate::requested::Requests;
 use crate::threads::{exit, spawn};
 use crate::watch::files::FileWatcher;
 use crate::watch::sysevent::{Reader, Stopper};
 use crate::watch::{self, SharedStatus};
+use metrics::Numbers;
 use status::Status;
 use worker::Worker;
 
@@ -88,6 +91,10 @@ pub struct Shared {
     pub cache: Arc<Cache>,
     /// The events of the picture.
     pub hub: Arc<Hub>,
+    /// Loads that clients wait for.
+    pub requests: Requests,
+    /// What is counted.
+    pub numbers: Numbers,
     /// What is wrong.
     pub faults: Faults,
     /// What periodic reloads had to heal.
@@ -177,7 +184,7 @@ impl Daemon {
         let [zone_sink, zfs_sink, file_sink] = sinks;
         let loader = new_loader(settings, Arc::clone(&ending));
         let commands = Arc::clone(loader.run_counts());
-        let shared = Arc::new(new_shared(settings, sources, commands)?);
+        let shared = Arc::new(new_shared(settings, sources, commands));
         let files = FileWatcher::new(settings.paths.clone(), file_sink)
             .map(Arc::new)?;
         let (loaded, when_loaded) = bounded(1);
@@ -231,7 +238,7 @@ impl Daemon {
             settings.http.clone(),
             Arc::clone(&shared.cache),
             Arc::clone(&shared.hub),
-            Box::new(move |full| status.to_json(full)),
+            Box::new(status),
         )?);
         threads.push(spawn("http-start", {
             let server = Arc::clone(&server);
@@ -267,18 +274,19 @@ fn new_shared(
     settings: &Settings,
     sources: [(EventSource, SharedStatus); 3],
     commands: RunCounts,
-) -> io::Result<Shared> {
+) -> Shared {
     let hub = Arc::new(Hub::new(HubLimits {
         kept_events: settings.queues.kept_events,
         kept_bytes: settings.queues.kept_bytes,
-        lag_events: settings.http.lag_events,
-        lag_bytes: settings.http.lag_bytes,
         subscribers: settings.http.subscribers,
-    })?);
-    Ok(Shared {
+        sights: settings.queues.sights,
+    }));
+    Shared {
         queue: Queue::new(settings.queues.clone(), &settings.sources),
         cache: Arc::new(Cache::new(os::random_uuid().into(), Arc::clone(&hub))),
         hub,
+        requests: Requests::default(),
+        numbers: Numbers::default(),
         faults: Faults::default(),
         drift: Drift::new(settings.sources.drift_time),
         gaps: Drift::new(settings.sources.drift_time),
@@ -289,7 +297,7 @@ fn new_shared(
         workers: settings.queues.workers,
         sources,
         started: Instant::now(),
-    })
+    }
 }
 
 /// A loader by these settings.

@@ -26,9 +26,15 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
                 log::warn!("not every source is ready; loading all the same");
                 beginning.end(shared);
             }
-            Ok(seen) if beginning.is_over => handle(&seen, shared),
-            // What happened before the first load is in it.
-            Ok(seen) => beginning.note(&seen.event, shared),
+            Ok(seen) => {
+                shared.numbers.event(&seen.event);
+                if beginning.is_over {
+                    handle(&seen, shared);
+                } else {
+                    // What happened before the first load is in it.
+                    beginning.note(&seen.event, shared);
+                }
+            }
         }
         if events.were_lost() && beginning.is_over {
             log::warn!("events came too fast; every VM is loaded anew");

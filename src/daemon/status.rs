@@ -7,10 +7,15 @@ use std::time::{Instant, SystemTime};
 use crate::cache::date_text;
 use crate::daemon::Shared;
 use crate::drift::Healed;
+use crate::event::{Cause, Job, Lane, Sources};
 use crate::faults::Fault;
+use crate::http::Host;
 use crate::hub::Listener;
 use crate::json::{Json, Object};
+use crate::metrics::Page;
 use crate::os;
+use crate::requested::Requested;
+use crate::sync::Wake;
 use crate::watch::files::FileWatcher;
 
 /// The most waiting jobs that are listed.
@@ -24,6 +29,43 @@ pub struct Status {
     files: Weak<FileWatcher>,
 }
 
+impl Host for Status {
+    fn status(&self, full: bool) -> Json {
+        self.to_json(full)
+    }
+
+    fn metrics(&self, page: &mut Page) {
+        super::metrics::tell(
+            page,
+            &self.shared,
+            self.files.upgrade().as_deref(),
+        );
+    }
+
+    fn request(
+        &self,
+        zonename: Option<&Arc<str>>,
+        wake: Wake,
+    ) -> Arc<Requested> {
+        let shared = &self.shared;
+        let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
+        let cause = Cause::now("sync", super::worker::SYNC);
+        let mut job = Job::new(lane, Sources::ALL, cause);
+        // All of it at once, or the answer would be of several moments.
+        job.is_whole = true;
+        let push = || shared.queue.push_urgent(job);
+        shared.requests.ask(zonename, wake, push)
+    }
+
+    fn faults(&self, zonename: Option<&str>) -> Vec<String> {
+        let faults = self.shared.faults.list().into_iter();
+        let faults = faults.filter(|((of, _), _)| of.as_deref() == zonename);
+        faults
+            .map(|((_, source), f)| format!("{source}: {}", f.error))
+            .collect()
+    }
+}
+
 impl Status {
     /// The status of a daemon.
     #[must_use]
@@ -31,9 +73,7 @@ impl Status {
         Self { shared, files: Arc::downgrade(files) }
     }
 
-    /// The answer to `/status`; `full` adds what is long.
-    #[must_use]
-    pub fn to_json(&self, full: bool) -> Json {
+    fn to_json(&self, full: bool) -> Json {
         let shared = &self.shared;
         let mut status = Object::new();
         status.set("pid", std::process::id());

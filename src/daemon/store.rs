@@ -17,20 +17,24 @@ pub const STRANGERS: &str = "zoneadm of unknown zones";
 /// The source of faults about a zone's uuid.
 const UUID: &str = "uuid";
 
+/// What has come of a load.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// What was published.
+    pub published: Vec<Published>,
+    /// Whether that is all: if not, another load is to come.
+    pub is_settled: bool,
+}
+
 impl Worker {
     /// Stores what was loaded of a VM, and sees to what is left to do.
-    /// Returns what was published.
-    pub fn finish(
-        &self,
-        job: &Job,
-        loaded: Loaded,
-        noted: Noted,
-    ) -> Vec<Published> {
+    pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
+        let mut is_settled = loaded.has_all_answers();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
         if let Found::Needs(sources) = found {
             let again = Job { sources, is_whole: true, ..job.clone() };
             self.shared.queue.push(again);
-            return Vec::new();
+            return Finished::default();
         }
         self.shared.faults.note(Some(&zonename), "worker", None);
         let base = prior.as_ref();
@@ -39,6 +43,10 @@ impl Worker {
         let is_unknown = prior.is_none() && !matches!(found, Found::Parts(_));
         for (source, error) in &faults {
             let error = error.as_deref();
+            self.shared.numbers.loads.add(&[source]);
+            if error.is_some() {
+                self.shared.numbers.load_failures.add(&[source]);
+            }
             let noted = &self.shared.faults;
             match *source {
                 "zoneadm" if is_unknown => noted.note(None, STRANGERS, error),
@@ -52,7 +60,7 @@ impl Worker {
             let again = Job { tries: 1, sources: Sources::ALL, ..job.clone() };
             let queue = &self.shared.queue;
             queue.push_later(again, self.times.settle_first);
-            return Vec::new();
+            return Finished::default();
         }
         let mut published = Vec::new();
         let is_answered =
@@ -72,14 +80,14 @@ impl Worker {
                 let due = |stored: Option<&str>| {
                     self.take_due(&zonename, stored, found, noted)
                 };
-                let stored = self.apply(job, &zonename, base, update, due);
-                if stored.is_some() {
+                let finished = self.apply(job, &zonename, base, update, due);
+                if finished.is_settled {
                     self.files.disarm(&zonename);
                     self.shared.faults.forget(&zonename);
                     self.shared.queue.forget_hang(&zonename);
                     self.look_at_twins(job);
                 }
-                return stored.unwrap_or_default();
+                return finished;
             }
             Found::Unknown | Found::Needs(_) => {}
             Found::Parts(parts) => {
@@ -105,9 +113,10 @@ impl Worker {
                     }
                     Some(vm) => {
                         let update = Update::Vm(vm);
-                        let stored =
+                        let finished =
                             self.apply(job, &zonename, base, update, due);
-                        published = stored.unwrap_or_default();
+                        published = finished.published;
+                        is_settled &= finished.is_settled;
                     }
                 }
             }
@@ -115,7 +124,7 @@ impl Worker {
         if failed != Sources::NONE {
             self.retry(job, failed);
         }
-        published
+        Finished { published, is_settled }
     }
 
     /// A VM is gone: another zone may have had its uuid, and been refused.
@@ -145,8 +154,7 @@ impl Worker {
         has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
     }
 
-    /// Has the picture changed; returns what was published, `None` if the VM
-    /// could not be stored: then it has to be loaded again.
+    /// Has the picture changed. A VM that could not be stored is loaded again.
     fn apply(
         &self,
         job: &Job,
@@ -154,7 +162,7 @@ impl Worker {
         base: Option<&Arc<Parts>>,
         update: Update,
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
-    ) -> Option<Vec<Published>> {
+    ) -> Finished {
         let applied = self.shared.cache.apply(
             zonename,
             base,
@@ -169,27 +177,43 @@ impl Worker {
                     self.shared.queue.expect_end(zonename);
                 }
                 faults.note(Some(zonename), UUID, None);
-                for event in &published {
-                    log::info!("{zonename}: {event} ({})", job.cause.detail);
-                }
-                Some(published)
+                self.note_published(job, zonename, &published);
+                Finished { published, is_settled: true }
             }
             Applied::Overtaken => {
                 let (cause, sources) = (job.cause.clone(), Sources::ALL);
                 let lane = Lane::Vm(Arc::clone(zonename));
+                let is_urgent = job.is_urgent;
                 let again = Job::new(lane, sources, cause);
-                self.shared.queue.push(again);
-                None
+                self.shared.queue.push(Job { is_urgent, ..again });
+                Finished::default()
             }
             Applied::Twin(twin, published) => {
-                for event in &published {
-                    log::info!("{zonename}: {event} ({})", job.cause.detail);
-                }
+                self.note_published(job, zonename, &published);
                 let error = format!("zone {twin} has the same, and is served");
                 faults.note(Some(zonename), UUID, Some(&error));
                 self.retry(job, Sources::ALL);
-                None
+                // It is as it is until the other zone goes.
+                Finished { published: Vec::new(), is_settled: true }
             }
+        }
+    }
+
+    fn note_published(
+        &self,
+        job: &Job,
+        zonename: &str,
+        published: &[Published],
+    ) {
+        let numbers = &self.shared.numbers;
+        let cause = &job.cause;
+        for event in published {
+            log::info!("{zonename}: {event} ({})", cause.detail);
+            numbers.published.add(&[event.kind.name(), cause.source]);
+        }
+        let of_kernel = ["zone", "zfs", "file"].contains(&cause.source);
+        if of_kernel && !published.is_empty() {
+            numbers.latency.add(&[cause.source], cause.at.elapsed());
         }
     }
 
@@ -212,8 +236,21 @@ impl Worker {
         let SourceTimes { retry_first, retry_last, .. } = self.times;
         let pause = doubled(retry_first, job.tries).min(retry_last);
         let tries = job.tries.saturating_add(1);
-        let again = Job { sources, tries, is_whole: false, ..job.clone() };
+        // Who waits for the VM wants all of it.
+        let is_urgent = job.is_urgent && self.is_requested(&job.lane);
+        let sources = if is_urgent { Sources::ALL } else { sources };
+        let is_whole = is_urgent;
+        let again = Job { sources, tries, is_whole, is_urgent, ..job.clone() };
         self.shared.queue.push_later(again, pause);
+    }
+
+    fn is_requested(&self, lane: &Lane) -> bool {
+        let requests = &self.shared.requests;
+        match lane {
+            Lane::Vm(zonename) => requests.are_there(Some(zonename)),
+            Lane::All => requests.are_there(None),
+            Lane::Sysinfo => false,
+        }
     }
 
     /// The zone is on its way from one state to another, and no event may

@@ -14,7 +14,7 @@ fn worker() -> (Worker, Arc<Shared>) {
     });
     let loader = new_loader(&settings, Arc::default());
     let commands = Arc::clone(loader.run_counts());
-    let shared = Arc::new(new_shared(&settings, sources, commands).unwrap());
+    let shared = Arc::new(new_shared(&settings, sources, commands));
     let [_, _, file_sink] = sinks;
     let files = FileWatcher::new(settings.paths.clone(), file_sink).unwrap();
     let worker = Worker {

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use super::store::STRANGERS;
+use super::store::{Finished, STRANGERS};
 use crate::cache::Published;
 use crate::config::SourceTimes;
 use crate::daemon::{Refresh, Shared};
 use crate::drift::Drift;
 use crate::event::{Cause, Job, Kind, Lane, Sources};
+use crate::hub::EventKind;
 use crate::load::files::Sysinfo;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::queue::Batch;
@@ -27,6 +28,9 @@ pub type Noted = u64;
 
 /// Why everything is loaded from time to time.
 const PERIODIC: &str = "periodic";
+
+/// Why everything is loaded because a client wants to be sure.
+pub const SYNC: &str = "a client asked";
 
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
@@ -74,16 +78,19 @@ impl Worker {
 
     fn work(&self, batch: &Batch) -> Vec<(Lane, Kind)> {
         let begin = Instant::now();
-        let Batch { jobs, noted, .. } = batch;
+        let Batch { jobs, .. } = batch;
         let Some(first) = jobs.first() else { return Vec::new() };
         let count = jobs.len();
         let mut hung = Vec::new();
         match first.lane {
-            Lane::All => self.load_all(first, *noted),
+            Lane::All => self.load_all(first, batch),
             Lane::Sysinfo => self.load_sysinfo(first),
-            Lane::Vm(_) => hung = self.load_vms(jobs, *noted),
+            Lane::Vm(_) => hung = self.load_vms(batch),
         }
-        let ms = begin.elapsed().as_secs_f64() * 1000.0;
+        let took = begin.elapsed();
+        let kind = first.sources.kind();
+        self.shared.numbers.jobs(&first.lane, kind, count, took);
+        let ms = took.as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
         let detail = &cause.detail;
         match count {
@@ -93,7 +100,8 @@ impl Worker {
         hung
     }
 
-    fn load_vms(&self, jobs: &[Job], noted: Noted) -> Vec<(Lane, Kind)> {
+    fn load_vms(&self, batch: &Batch) -> Vec<(Lane, Kind)> {
+        let Batch { jobs, noted, number } = batch;
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
@@ -111,7 +119,10 @@ impl Worker {
             if let Some(kind) = loaded.hung {
                 hung.push((job.lane.clone(), kind));
             }
-            self.finish(job, loaded, noted);
+            let finished = self.finish(job, loaded, *noted);
+            if finished.is_settled && job.sources.contains(Sources::ALL) {
+                self.shared.requests.loaded(&zonename[0], *number);
+            }
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
         }
         hung
@@ -123,7 +134,8 @@ impl Worker {
         }
     }
 
-    fn load_all(&self, job: &Job, noted: Noted) {
+    fn load_all(&self, job: &Job, batch: &Batch) {
+        let Batch { noted, number, .. } = *batch;
         let begin = Instant::now();
         self.files.arm_sysinfo();
         let has_new_sysinfo = self.read_sysinfo();
@@ -154,6 +166,7 @@ impl Worker {
         let heals = self.heals(job);
         let mut absent = faults.zonenames();
         let mut all_names = Vec::with_capacity(count);
+        let mut missing = HashSet::new();
         for loaded in all.vms {
             all_names.push(Arc::clone(&loaded.zonename));
             absent.retain(|zonename| *zonename != loaded.zonename);
@@ -164,7 +177,13 @@ impl Worker {
             let zonename = Arc::clone(&loaded.zonename);
             let has_ended =
                 self.is_end_unheard(&of_vm, &zonename, &loaded.found);
-            let mut published = self.finish(&of_vm, loaded, noted);
+            let Finished { mut published, is_settled } =
+                self.finish(&of_vm, loaded, noted);
+            if is_settled {
+                self.shared.requests.loaded(&zonename, number);
+            } else {
+                missing.insert(Arc::clone(&zonename));
+            }
             if has_ended {
                 // It is put off for a moment, and told by then.
                 published.push(Published::deleted());
@@ -203,6 +222,7 @@ impl Worker {
             took.as_secs_f64() * 1000.0,
             job.cause.detail
         );
+        self.shared.requests.all_loaded(number, &missing);
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
@@ -215,7 +235,7 @@ impl Worker {
             self.retry(job, Sources::ALL);
         } else {
             let cause = Cause::now("refresh", PERIODIC);
-            let next = Job { cause, tries: 0, ..job.clone() };
+            let next = Job::new(Lane::All, Sources::ALL, cause);
             let pause = jittered(self.refresh_interval);
             self.shared.queue.set_periodic(next, pause);
         }
@@ -227,7 +247,7 @@ impl Worker {
         let shared = &self.shared;
         match &*job.cause.detail {
             _ if shared.refreshes.lock().is_empty() => None,
-            PERIODIC => Some(&shared.drift),
+            PERIODIC | SYNC => Some(&shared.drift),
             _ => Some(&shared.gaps),
         }
     }
@@ -319,7 +339,7 @@ fn note_drift(
     let mut properties = BTreeSet::new();
     for event in published {
         match event.kind {
-            "modify" => {
+            EventKind::Modify => {
                 // `nics.*.ip` is of `nics`, `routes[10.0.0.0/8]` of `routes`.
                 let member = |path: &String| {
                     path.split(['.', '[']).next().unwrap_or(path).to_string()

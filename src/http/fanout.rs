@@ -1,99 +1,107 @@
 //! The fan-out: one thread writes /events to every subscriber, without ever
 //! waiting for one of them.
 //!
-//! A subscriber that can't take more is left alone until it can; the hub says
-//! when it is too far behind, and then it is cut off. That a client has gone
-//! is seen at once, since every socket is polled.
+//! An event costs by those who want it, not by those who listen: who wants
+//! some VMs alone is found by their names. A subscriber that can't take more
+//! is left alone until it can; when too much waits for it, it is cut off. That
+//! one has gone is seen by the poller, which watches every socket.
 
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::http::engine::Stream;
-use crate::hub::{Cursor, Hub, Line, TooFarBehind};
-use crate::os::net::{Polled, poll_sockets};
+use super::poller::{Fired, Poller, Wants};
+use super::subscriber::{Item, Over, Subscriber};
+use super::wanted::Told;
+use crate::cache::date_text;
+use crate::config::HttpLimits;
+use crate::hub::{Hub, Line};
+use crate::json::write_string;
 
-/// Lines that a subscriber takes from the hub at a time.
-const LINES_MAX: usize = 64;
+/// Lines that are taken from the hub at a time. Between two such takes every
+/// subscriber is written to, while the hub keeps some thousands.
+const LINES_MAX: usize = 128;
 
 /// How long the thread waits at most before it looks around.
-const WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// The most bytes that a subscriber may send after its request.
-const RECEIVED_MAX: usize = 64 << 10;
-
-/// The end of a chunked body.
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// Who gets events.
-#[derive(Debug)]
-pub struct Subscriber {
-    /// The hub's number of it.
-    pub id: u64,
-    /// What it calls itself.
-    pub agent: Option<String>,
-    /// Its place in the list of events.
-    pub cursor: Cursor,
-}
-
-/// The fan-out.
-#[derive(Debug)]
-pub struct Fanout {
-    hub: Arc<Hub>,
-    stall: Duration,
-    joining: Mutex<Vec<Out>>,
-    ending: AtomicBool,
-    has_ended: (Mutex<bool>, Condvar),
-}
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the streams may take to end.
 const END_TIME: Duration = Duration::from_millis(300);
 
-/// One subscriber's connection.
-#[derive(Debug)]
-struct Out {
-    stream: Stream,
-    subscriber: Subscriber,
-    /// Lines taken from the hub, of which the first is written up to `sent`.
-    lines: VecDeque<Arc<Line>>,
-    sent: usize,
-    /// Whether it could not take more, since when.
-    blocked: Option<Instant>,
-    /// Bytes that it has sent, which nobody asked for.
-    received: usize,
+/// What the thread is told.
+enum Message {
+    Join(Box<Subscriber>),
+    Ready(u64, Fired),
 }
 
-/// Why a subscriber gets no more.
-enum Over {
-    /// It has gone.
-    Gone,
-    /// It does not read.
-    Behind(String),
+/// The fan-out.
+pub struct Fanout {
+    hub: Arc<Hub>,
+    poller: Arc<Poller>,
+    limits: HttpLimits,
+    inbox: Mutex<Vec<Message>>,
+    ending: AtomicBool,
+    has_ended: (Mutex<bool>, Condvar),
+    /// Subscribers that were looked at, one event after the other.
+    looks: AtomicU64,
+    /// Lines that were queued for subscribers.
+    queued: AtomicU64,
+}
+
+impl std::fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fanout").finish_non_exhaustive()
+    }
+}
+
+/// Who gets events.
+#[derive(Default)]
+struct Subscribers {
+    by_id: BTreeMap<u64, Subscriber>,
+    /// Those who want events of every VM.
+    of_all: BTreeSet<u64>,
+    /// Those who want events of this VM, by its uuid or zonename.
+    of_vm: HashMap<String, BTreeSet<u64>>,
+    /// When to see whether a heartbeat is due.
+    heartbeats: BTreeSet<(Instant, u64)>,
 }
 
 impl Fanout {
-    /// A fan-out of the hub's events; a subscriber that takes nothing for
-    /// `stall`, though there is something, is cut off.
+    /// A fan-out of the hub's events.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, stall: Duration) -> Self {
-        let (joining, ending) = (Mutex::default(), AtomicBool::new(false));
-        let has_ended = (Mutex::new(false), Condvar::new());
-        Self { hub, stall, joining, ending, has_ended }
+    pub fn new(hub: Arc<Hub>, poller: Arc<Poller>, limits: HttpLimits) -> Self {
+        Self {
+            hub,
+            poller,
+            limits,
+            inbox: Mutex::default(),
+            ending: AtomicBool::new(false),
+            has_ended: (Mutex::new(false), Condvar::new()),
+            looks: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+        }
     }
 
-    /// Takes a connection whose first line is out.
-    pub fn join(&self, stream: Stream, subscriber: Subscriber) {
-        let lines = VecDeque::new();
-        let (sent, blocked, received) = (0, None, 0);
-        let out = Out { stream, subscriber, lines, sent, blocked, received };
-        self.joining.lock().push(out);
+    /// Subscribers that were looked at because of events, and lines that were
+    /// queued for them.
+    #[must_use]
+    pub fn work(&self) -> (u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.looks), load(&self.queued))
+    }
+
+    fn tell(&self, message: Message) {
+        self.inbox.lock().push(message);
         self.hub.wake();
+    }
+
+    /// Takes a subscriber, whose first lines wait.
+    pub fn join(&self, subscriber: Subscriber) {
+        self.tell(Message::Join(Box::new(subscriber)));
     }
 
     /// Ends every stream, and the thread: waits until each stream has got its
@@ -112,76 +120,229 @@ impl Fanout {
     }
 
     /// Writes events until it is ended.
-    pub fn run(&self) {
-        let mut outs: Vec<Out> = Vec::new();
-        let wakeup = self.hub.wakeup().as_raw_fd();
-        while !self.ending.load(Ordering::SeqCst) {
-            let mut polled = vec![polled_for(wakeup, false)];
-            polled.extend(outs.iter().map(|out| {
-                let fd = out.stream.socket.as_raw_fd();
-                polled_for(fd, out.blocked.is_some())
-            }));
-            if let Err(e) = poll_sockets(&mut polled, WAIT_MAX) {
-                log::error!("poll of {} subscribers: {e}", outs.len());
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            self.hub.rest();
-            let mut states = polled.iter().skip(1);
-            outs.retain_mut(|out| {
-                let state = states.next().copied();
-                let over = self.attend(out, state);
-                over.map_err(|over| self.leave(out, &over)).is_ok()
-            });
-            for mut out in std::mem::take(&mut *self.joining.lock()) {
-                match self.attend(&mut out, None) {
-                    Ok(()) => outs.push(out),
-                    Err(over) => self.leave(&out, &over),
+    pub fn run(self: &Arc<Self>) {
+        let mut subscribers = Subscribers::default();
+        let mut seq = self.hub.seq();
+        let is_ending = || self.ending.load(Ordering::SeqCst);
+        while !is_ending() {
+            let next = subscribers.heartbeats.first().map(|(at, _)| *at);
+            let latest = Instant::now() + WAIT_MAX;
+            self.hub.wait(next.map_or(latest, |next| next.min(latest)));
+            while !is_ending() && self.dispatch(&mut subscribers, &mut seq) {}
+            for message in std::mem::take(&mut *self.inbox.lock()) {
+                match message {
+                    Message::Join(subscriber) => {
+                        self.welcome(&mut subscribers, *subscriber, seq);
+                    }
+                    Message::Ready(id, why) => {
+                        self.attend(&mut subscribers, id, why);
+                    }
                 }
             }
+            self.send_heartbeats(&mut subscribers, seq);
         }
-        let joining = std::mem::take(&mut *self.joining.lock());
-        for out in outs.into_iter().chain(joining) {
-            out.end();
-        }
+        let late = std::mem::take(&mut *self.inbox.lock());
+        let late = late.into_iter().filter_map(|message| match message {
+            Message::Join(subscriber) => Some(*subscriber),
+            Message::Ready(..) => None,
+        });
+        subscribers.by_id.into_values().chain(late).for_each(Subscriber::end);
         *self.has_ended.0.lock() = true;
         self.has_ended.1.notify_all();
     }
 
-    /// Does what there is to do for one subscriber.
-    fn attend(&self, out: &mut Out, state: Option<Polled>) -> Result<(), Over> {
-        if state.is_some_and(|s| s.readable) {
-            out.read()?;
-        }
-        if let Some(since) = out.blocked {
-            if state.is_some_and(|s| s.writable) {
-                out.blocked = None;
-            } else if since.elapsed() > self.stall {
-                let stall = self.stall;
-                return Err(Over::Behind(format!(
-                    "reads nothing for {stall:?}"
-                )));
+    /// Hands the next events out, and writes them; `false` if there are none.
+    fn dispatch(
+        self: &Arc<Self>,
+        subscribers: &mut Subscribers,
+        seq: &mut u64,
+    ) -> bool {
+        let Some(lines) = self.hub.after(*seq, LINES_MAX) else {
+            // The hub has not kept what nobody has got yet.
+            let ids: Vec<_> = subscribers.by_id.keys().copied().collect();
+            for id in ids {
+                let why = "events came too fast".to_string();
+                self.leave(subscribers, id, &Over::Behind(why));
+            }
+            *seq = self.hub.seq();
+            return true;
+        };
+        let mut touched = BTreeSet::new();
+        for line in &lines {
+            *seq = line.seq;
+            let mut told = Told::new(line);
+            let ids = subscribers.of(line);
+            self.looks.fetch_add(ids.len() as u64, Ordering::Relaxed);
+            for id in ids {
+                let Some(subscriber) = subscribers.by_id.get_mut(&id) else {
+                    continue;
+                };
+                // One that has just come may have it in its snapshot.
+                if line.seq <= subscriber.seq {
+                    continue;
+                }
+                let Some(wanted) = told.to(&subscriber.wanted) else {
+                    continue;
+                };
+                self.queued.fetch_add(1, Ordering::Relaxed);
+                match subscriber.push(Item::Event(wanted), &self.limits) {
+                    Ok(()) => {
+                        touched.insert(id);
+                    }
+                    Err(over) => self.leave(subscribers, id, &over),
+                }
             }
         }
-        loop {
-            if out.lines.is_empty() {
-                let lines =
-                    self.hub.next(&mut out.subscriber.cursor, LINES_MAX);
-                out.lines = lines.map_err(too_far_behind)?.into();
-            } else if out.blocked.is_some() {
-                // Only to see how far behind it is.
-                let mut cursor = out.subscriber.cursor;
-                self.hub.next(&mut cursor, 0).map_err(too_far_behind)?;
-            }
-            if out.lines.is_empty() || out.blocked.is_some() {
-                return Ok(());
-            }
-            out.write()?;
+        for id in touched {
+            self.write(subscribers, id);
+        }
+        self.keep_within_bounds(subscribers);
+        !lines.is_empty()
+    }
+
+    /// All that waits for all of them has a bound, too: who has most waiting
+    /// gives way.
+    fn keep_within_bounds(&self, subscribers: &mut Subscribers) {
+        while self.hub.held() > self.limits.held_bytes {
+            let waiting = subscribers
+                .by_id
+                .iter()
+                .map(|(id, subscriber)| (subscriber.waiting_bytes(), *id));
+            let Some((bytes @ 1.., id)) = waiting.max() else { return };
+            let why = format!("{bytes} bytes wait for it, too many in all");
+            self.leave(subscribers, id, &Over::Behind(why));
         }
     }
 
-    fn leave(&self, out: &Out, over: &Over) {
-        self.hub.unsubscribe(out.subscriber.id);
-        let agent = out.subscriber.agent.as_deref().unwrap_or("-");
+    fn welcome(
+        self: &Arc<Self>,
+        subscribers: &mut Subscribers,
+        mut subscriber: Subscriber,
+        seq: u64,
+    ) {
+        let id = subscriber.id;
+        // What has been handed out since it subscribed.
+        let missed = seq.saturating_sub(subscriber.seq);
+        let missed = usize::try_from(missed).unwrap_or(usize::MAX);
+        let missed = self.hub.after(subscriber.seq, missed);
+        let is_whole = missed.is_some();
+        for line in missed.into_iter().flatten() {
+            if let Some(wanted) = Told::new(&line).to(&subscriber.wanted) {
+                self.queued.fetch_add(1, Ordering::Relaxed);
+                subscriber.push_free(Item::Event(wanted));
+            }
+        }
+        subscriber.seq = subscriber.seq.max(seq);
+        if let Some(every) = subscriber.wanted.heartbeat {
+            subscribers.heartbeats.insert((Instant::now() + every, id));
+        }
+        match &subscriber.wanted.vms[..] {
+            [] => {
+                subscribers.of_all.insert(id);
+            }
+            vms => {
+                for vm in vms {
+                    let of_vm = subscribers.of_vm.entry(vm.clone());
+                    of_vm.or_default().insert(id);
+                }
+            }
+        }
+        self.park(&mut subscriber);
+        subscribers.by_id.insert(id, subscriber);
+        if is_whole {
+            self.write(subscribers, id);
+        } else {
+            let why = "events came too fast".to_string();
+            self.leave(subscribers, id, &Over::Behind(why));
+        }
+    }
+
+    /// The socket of a subscriber is ready, or was not for too long.
+    fn attend(
+        self: &Arc<Self>,
+        subscribers: &mut Subscribers,
+        id: u64,
+        why: Fired,
+    ) {
+        let Some(subscriber) = subscribers.by_id.get_mut(&id) else { return };
+        let stall = self.limits.write_stall_time;
+        let over = match (why, subscriber.blocked) {
+            (Fired::Late, Some(since)) if since.elapsed() >= stall => {
+                Err(Over::Behind(format!("reads nothing for {stall:?}")))
+            }
+            _ => subscriber.read(),
+        };
+        if let Err(over) = over {
+            return self.leave(subscribers, id, &over);
+        }
+        subscriber.key = None;
+        self.write(subscribers, id);
+        if let Some(subscriber) = subscribers.by_id.get_mut(&id)
+            && subscriber.key.is_none()
+        {
+            self.park(subscriber);
+        }
+    }
+
+    fn write(self: &Arc<Self>, subscribers: &mut Subscribers, id: u64) {
+        let Some(subscriber) = subscribers.by_id.get_mut(&id) else { return };
+        let was_blocked = subscriber.blocked;
+        if let Err(over) = subscriber.write() {
+            return self.leave(subscribers, id, &over);
+        }
+        let is_other = was_blocked != subscriber.blocked;
+        if let Some(key) = subscriber.key.filter(|_| is_other) {
+            let (wants, until) = self.waits_for(subscriber);
+            self.poller.change(key, wants, until);
+        }
+    }
+
+    /// Lets the poller watch a subscriber's socket.
+    fn park(self: &Arc<Self>, subscriber: &mut Subscriber) {
+        let (id, key) = (subscriber.id, self.poller.key());
+        let (wants, until) = self.waits_for(subscriber);
+        let socket = Arc::clone(&subscriber.stream.socket);
+        subscriber.key = Some(key);
+        let fanout = Arc::clone(self);
+        let then = Box::new(move |why| fanout.tell(Message::Ready(id, why)));
+        self.poller.park(key, socket, wants, until, then);
+    }
+
+    fn waits_for(&self, subscriber: &Subscriber) -> (Wants, Option<Instant>) {
+        let stall = self.limits.write_stall_time;
+        let write = subscriber.blocked.is_some();
+        let until = subscriber.blocked.map(|since| since + stall);
+        (Wants { read: true, write }, until)
+    }
+
+    fn send_heartbeats(self: &Arc<Self>, to: &mut Subscribers, seq: u64) {
+        let now = Instant::now();
+        while let Some((at, id)) = to.heartbeats.first().copied()
+            && at <= now
+        {
+            to.heartbeats.remove(&(at, id));
+            let Some(subscriber) = to.by_id.get_mut(&id) else { continue };
+            let Some(every) = subscriber.wanted.heartbeat else { continue };
+            if subscriber.is_idle() && subscriber.last_sent + every <= now {
+                let line = heartbeat(seq);
+                let bytes = subscriber.framed(&line);
+                let item = Item::Text(self.hub.text(bytes));
+                subscriber.push_free(item);
+                subscriber.last_sent = now;
+                to.heartbeats.insert((now + every, id));
+                self.write(to, id);
+            } else {
+                // Something was sent since, or waits to be taken.
+                let next = (subscriber.last_sent + every).max(now + every / 2);
+                to.heartbeats.insert((next, id));
+            }
+        }
+    }
+
+    fn leave(&self, subscribers: &mut Subscribers, id: u64, over: &Over) {
+        let Some(subscriber) = subscribers.remove(id) else { return };
+        self.hub.unsubscribe(id);
+        let agent = subscriber.agent.as_deref().unwrap_or("-");
         match over {
             Over::Gone => log::debug!("subscriber has gone: {agent}"),
             Over::Behind(why) => {
@@ -189,66 +350,46 @@ impl Fanout {
                 log::warn!("subscriber is cut off: {agent}: {why}");
             }
         }
-        let _ = out.stream.socket.shutdown(Shutdown::Both);
-    }
-}
-
-fn too_far_behind(TooFarBehind { events, bytes }: TooFarBehind) -> Over {
-    Over::Behind(format!("{events} events, {bytes} bytes behind"))
-}
-
-impl Out {
-    /// Reads what a subscriber sends: nothing that matters, but its end.
-    fn read(&mut self) -> Result<(), Over> {
-        let mut bytes = [0; 4096];
-        match (&*self.stream.socket).read(&mut bytes) {
-            Ok(0) => Err(Over::Gone),
-            Ok(n) if self.received + n > RECEIVED_MAX => {
-                Err(Over::Behind("it sends without end".to_string()))
-            }
-            Ok(n) => {
-                self.received += n;
-                Ok(())
-            }
-            Err(e) if is_later(&e) => Ok(()),
-            Err(_) => Err(Over::Gone),
+        let _ = subscriber.stream.socket.shutdown(Shutdown::Both);
+        if let Some(key) = subscriber.key {
+            self.poller.fire(key);
         }
     }
+}
 
-    /// Writes as much of its lines as it takes.
-    fn write(&mut self) -> Result<(), Over> {
-        while let Some(line) = self.lines.front() {
-            let bytes =
-                if self.stream.chunked { line.chunk() } else { line.text() };
-            match (&*self.stream.socket).write(&bytes[self.sent..]) {
-                Ok(n) if self.sent + n == bytes.len() => {
-                    self.sent = 0;
-                    self.lines.pop_front();
+impl Subscribers {
+    /// Who may want an event.
+    fn of(&self, line: &Line) -> Vec<u64> {
+        let about = &line.about;
+        let of_vm = |name: &str| self.of_vm.get(name).into_iter().flatten();
+        let mut ids: Vec<_> = self.of_all.iter().copied().collect();
+        ids.extend(of_vm(&about.uuid));
+        if about.zonename != about.uuid {
+            ids.extend(of_vm(&about.zonename));
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ids
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Subscriber> {
+        let subscriber = self.by_id.remove(&id)?;
+        self.of_all.remove(&id);
+        for vm in &subscriber.wanted.vms {
+            if let Some(of_vm) = self.of_vm.get_mut(vm) {
+                of_vm.remove(&id);
+                if of_vm.is_empty() {
+                    self.of_vm.remove(vm);
                 }
-                Ok(n) => self.sent += n,
-                Err(e) if is_later(&e) => {
-                    self.blocked = Some(Instant::now());
-                    return Ok(());
-                }
-                Err(_) => return Err(Over::Gone),
             }
         }
-        Ok(())
-    }
-
-    /// Ends the stream as HTTP wants it, unless in the middle of a line.
-    fn end(&self) {
-        if self.stream.chunked && self.sent == 0 {
-            let _ = (&*self.stream.socket).write(LAST_CHUNK);
-        }
-        let _ = self.stream.socket.shutdown(Shutdown::Write);
+        Some(subscriber)
     }
 }
 
-fn polled_for(fd: RawFd, want_write: bool) -> Polled {
-    Polled { fd, want_write, readable: false, writable: false }
-}
-
-fn is_later(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+fn heartbeat(seq: u64) -> Vec<u8> {
+    let mut line = b"{\"type\":\"heartbeat\",\"date\":".to_vec();
+    write_string(&date_text(SystemTime::now()), &mut line);
+    line.extend_from_slice(format!(",\"seq\":{seq}}}\n").as_bytes());
+    line
 }

@@ -1,5 +1,7 @@
 //! The head of a request: parsed, bounded, pure.
 
+use std::net::IpAddr;
+
 use crate::config::HttpLimits;
 
 /// The most header fields.
@@ -18,6 +20,54 @@ pub struct Request {
     pub keep_alive: bool,
     /// What the client calls itself.
     pub user_agent: Option<String>,
+    /// Whom it means to ask.
+    pub host: Option<String>,
+    /// Whether a browser sends it for a page of somebody else's.
+    pub is_of_page: bool,
+    /// The versions that the client has.
+    pub if_none_match: Option<String>,
+}
+
+impl Request {
+    /// Whether it is meant for this machine itself, or for one of `names`,
+    /// and not for a name that somebody let point here: a page in a browser
+    /// would reach us by that. `local` is the address it came in at.
+    #[must_use]
+    pub fn is_for_us(&self, local: Option<IpAddr>, names: &[String]) -> bool {
+        let Some(host) = &self.host else { return true };
+        let name = without_port(host);
+        let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+        match bare.unwrap_or(name).parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback() || Some(ip) == local,
+            Err(_) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                name.eq_ignore_ascii_case("localhost")
+                    || names.iter().any(|n| n.eq_ignore_ascii_case(name))
+            }
+        }
+    }
+
+    /// Whether the client has this version already.
+    #[must_use]
+    pub fn has_version(&self, etag: &str) -> bool {
+        let had = self.if_none_match.iter().flat_map(|had| had.split(','));
+        had.map(str::trim).any(|had| {
+            had == "*" || had.strip_prefix("W/").unwrap_or(had) == etag
+        })
+    }
+}
+
+/// A Host without its port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit())
+                && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
 }
 
 /// What a buffer holds.
@@ -56,6 +106,9 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
     let is_http11 = version == 1;
     let mut keep_alive = is_http11;
     let mut user_agent = None;
+    let mut host = None;
+    let mut is_of_page = false;
+    let mut if_none_match: Option<String> = None;
     for header in parsed.headers.iter() {
         let name = header.name.to_ascii_lowercase();
         let value = String::from_utf8_lossy(header.value);
@@ -75,6 +128,19 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
             }
             "transfer-encoding" => return Parsed::Refused(400),
             "user-agent" => user_agent = Some(value.into_owned()),
+            "host" if host.is_some() => return Parsed::Refused(400),
+            "host" => host = Some(value.trim().to_string()),
+            "origin" => is_of_page = true,
+            "sec-fetch-site" => {
+                is_of_page |= !matches!(value.trim(), "none" | "same-origin");
+            }
+            "if-none-match" => {
+                let all = if_none_match.take().map_or_else(
+                    || value.clone().into_owned(),
+                    |before| format!("{before},{value}"),
+                );
+                if_none_match = Some(all);
+            }
             _ => {}
         }
     }
@@ -84,6 +150,9 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
         is_http11,
         keep_alive,
         user_agent,
+        host,
+        is_of_page,
+        if_none_match,
     };
     Parsed::Request(request, len)
 }
@@ -135,6 +204,69 @@ mod tests {
     }
 
     #[test]
+    fn only_names_of_this_machine_are_ours() {
+        let is_ours = |host: &str, names: &[String]| {
+            let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let local = "192.0.2.1".parse().ok();
+            request(&text).is_for_us(local, names)
+        };
+        for host in [
+            "127.0.0.1:9090",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "localhost",
+            "LocalHost:9090",
+            "localhost.",
+            "[::1]:9090",
+            "[::1]",
+            "192.0.2.1:9090",
+        ] {
+            assert!(is_ours(host, &[]), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9090",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "0.0.0.0:9090",
+            "192.0.2.2",
+            "[::2]",
+            "localhost:x",
+            "localhost@evil.example",
+        ] {
+            assert!(!is_ours(host, &[]), "{host}");
+        }
+        assert!(is_ours("HV1:9090", &["hv1".to_string()]));
+        assert!(request("GET / HTTP/1.0\r\n\r\n").is_for_us(None, &[]));
+    }
+
+    #[test]
+    fn a_page_is_known_by_what_its_browser_says() {
+        let is_of_page = |field: &str| {
+            request(&format!("GET / HTTP/1.1\r\n{field}\r\n\r\n")).is_of_page
+        };
+        assert!(is_of_page("Origin: null"));
+        assert!(is_of_page("Sec-Fetch-Site: cross-site"));
+        assert!(!is_of_page("Sec-Fetch-Site: none"));
+        assert!(!is_of_page("A: b"));
+    }
+
+    #[test]
+    fn versions_compare_whatever_their_strength() {
+        let has = |field: &str| {
+            let text = format!("GET / HTTP/1.1\r\n{field}\r\n\r\n");
+            request(&text).has_version("\"a-1\"")
+        };
+        assert!(has("If-None-Match: \"a-1\""));
+        assert!(has("If-None-Match: \"x\", W/\"a-1\""));
+        assert!(has("If-None-Match: *"));
+        assert!(has("If-None-Match: \"x\"\r\nIf-None-Match: \"a-1\""));
+        assert!(!has("If-None-Match: \"a-11\""));
+        assert!(!has("A: b"));
+    }
+
+    #[test]
     fn what_is_not_whole_is_waited_for() {
         for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"]
         {
@@ -154,6 +286,7 @@ mod tests {
             (head("Content-Length: 0\r\nContent-Length: 5\r\n"), 400),
             (head("Transfer-Encoding: chunked\r\n"), 400),
             (head("A b: c\r\n"), 400),
+            (head("Host: a\r\nHost: a\r\n"), 400),
             (head(&"A: b\r\n".repeat(200)), 431),
             (head(&format!("A: {}\r\n", "b".repeat(40_000))), 431),
             (format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(9000)), 414),

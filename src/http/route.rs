@@ -1,7 +1,19 @@
 //! From method and target to what is asked for: pure.
 
+use std::time::Duration;
+
+use super::query::{self, Parameter, percent_decode};
+use super::wanted::Wanted;
+use crate::cache::Since;
+use crate::config::HttpLimits;
+use crate::hub::EventKind;
+use crate::select::{Condition, Fields, Filter, Path};
+
+/// The shortest time between two heartbeats.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
 /// What a request asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Route {
     /// `/ping`
     Ping,
@@ -10,12 +22,14 @@ pub enum Route {
         /// Whether the long one is asked for.
         full: bool,
     },
+    /// `/metrics`
+    Metrics,
     /// `/vms`
-    Vms,
+    Vms(OfVms),
     /// `/vms/NAME`
-    Vm(String),
+    Vm(String, OfVm),
     /// `/events`
-    Events,
+    Events(OfEvents),
     /// Any other path.
     Unsupported,
     /// Any method but GET and HEAD.
@@ -24,23 +38,100 @@ pub enum Route {
     BadQuery(String),
 }
 
+impl Route {
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Status { .. } => "status",
+            Self::Metrics => "metrics",
+            Self::Vms(of) if of.sync => "vms-sync",
+            Self::Vms(_) => "vms",
+            Self::Vm(_, of) if of.wait.is_some() => "vm-wait",
+            Self::Vm(_, of) if of.sync => "vm-sync",
+            Self::Vm(..) => "vm",
+            Self::Events(_) => "events",
+            Self::Unsupported | Self::BadMethod | Self::BadQuery(_) => "other",
+        }
+    }
+}
+
+/// What is asked of all VMs.
+#[derive(Clone, Debug, Default)]
+pub struct OfVms {
+    /// What of each is wanted.
+    pub fields: Option<Fields>,
+    /// Which are wanted.
+    pub filter: Filter,
+    /// Whether to load them from the system first.
+    pub sync: bool,
+    /// How long that may take.
+    pub timeout: Option<Duration>,
+}
+
+/// What is asked of one VM.
+#[derive(Clone, Debug, Default)]
+pub struct OfVm {
+    /// What of it is wanted.
+    pub fields: Option<Fields>,
+    /// Whether to load it from the system first.
+    pub sync: bool,
+    /// What to wait for.
+    pub wait: Option<Wait>,
+    /// How long all of that may take.
+    pub timeout: Option<Duration>,
+}
+
+/// What to wait for.
+#[derive(Clone, Debug)]
+pub enum Wait {
+    /// That there is no such VM.
+    Gone,
+    /// That all of this holds of it.
+    Holds(Vec<Condition>),
+}
+
+/// What is asked of events.
+#[derive(Clone, Debug, Default)]
+pub struct OfEvents {
+    /// Where the client left off.
+    pub since: Option<Since>,
+    /// What it wants.
+    pub wanted: Wanted,
+    /// How it wants the first line.
+    pub snapshot: SnapshotForm,
+}
+
+/// How the first line of events tells of all VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotForm {
+    /// As a string of JSON, as today's clients know it.
+    #[default]
+    Text,
+    /// As an array.
+    Array,
+    /// Not at all.
+    None,
+}
+
 /// Decides what a request asks for.
 #[must_use]
-pub fn route(method: &str, target: &str) -> Route {
+pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
     if method != "GET" && method != "HEAD" {
         return Route::BadMethod;
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut full = false;
     let route = match path {
         "/ping" => Route::Ping,
-        "/status" => Route::Status { full },
-        "/vms" => Route::Vms,
-        "/events" => Route::Events,
+        "/status" => Route::Status { full: false },
+        "/metrics" => Route::Metrics,
+        "/vms" => Route::Vms(OfVms::default()),
+        "/events" => Route::Events(OfEvents::default()),
         _ => match path.strip_prefix("/vms/") {
             Some(name) if !name.is_empty() && !name.contains('/') => {
                 match percent_decode(name) {
-                    Some(name) => Route::Vm(name),
+                    Some(name) => Route::Vm(name, OfVm::default()),
                     None => {
                         let error = format!("not a VM's name: {name}");
                         return Route::BadQuery(error);
@@ -50,83 +141,278 @@ pub fn route(method: &str, target: &str) -> Route {
             _ => return Route::Unsupported,
         },
     };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        match (&route, pair) {
-            (Route::Status { .. }, "full=true") => full = true,
-            (Route::Status { .. }, "full=false") => full = false,
-            _ => {
-                let name = pair.split('=').next().unwrap_or(pair);
-                let error = format!("unknown query parameter or value: {name}");
-                return Route::BadQuery(error);
+    let read = query::parse(query).and_then(|parameters| match route {
+        Route::Status { .. } => status(parameters),
+        Route::Vms(_) => of_vms(parameters, limits).map(Route::Vms),
+        Route::Vm(name, _) => {
+            of_vm(parameters, limits).map(|of| Route::Vm(name, of))
+        }
+        Route::Events(_) => of_events(parameters, limits).map(Route::Events),
+        other => match parameters.first() {
+            Some(parameter) => Err(parameter.unknown()),
+            None => Ok(other),
+        },
+    });
+    read.unwrap_or_else(Route::BadQuery)
+}
+
+fn status(parameters: Vec<Parameter>) -> Result<Route, String> {
+    let mut full = false;
+    for parameter in parameters {
+        match parameter.name.as_str() {
+            "full" => full = parameter.flag()?,
+            _ => return Err(parameter.unknown()),
+        }
+    }
+    Ok(Route::Status { full })
+}
+
+fn of_vms(
+    parameters: Vec<Parameter>,
+    limits: &HttpLimits,
+) -> Result<OfVms, String> {
+    let mut of = OfVms::default();
+    for parameter in parameters {
+        match parameter.name.as_str() {
+            "fields" => add_fields(&mut of.fields, parameter)?,
+            "sync" => of.sync = parameter.flag()?,
+            "timeout" => of.timeout = Some(timeout(&parameter, limits)?),
+            name => {
+                let added = of.filter.add(name, &parameter.value);
+                added.map_err(|e| format!("{}: {e}", parameter.unknown()))?;
             }
         }
     }
-    match route {
-        Route::Status { .. } => Route::Status { full },
-        other => other,
+    match of.timeout {
+        Some(_) if !of.sync => Err("timeout without sync".to_string()),
+        _ => Ok(of),
     }
 }
 
-/// Decodes `%XX` once; `None` if that is no text.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
+fn of_vm(
+    parameters: Vec<Parameter>,
+    limits: &HttpLimits,
+) -> Result<OfVm, String> {
+    let mut of = OfVm::default();
+    for parameter in parameters {
+        match parameter.name.as_str() {
+            "fields" => add_fields(&mut of.fields, parameter)?,
+            "sync" => of.sync = parameter.flag()?,
+            "timeout" => of.timeout = Some(timeout(&parameter, limits)?),
+            "wait" => add_wait(&mut of.wait, &parameter)?,
+            _ => return Err(parameter.unknown()),
         }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        let (high, low) = (digit()?, digit()?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
-    String::from_utf8(bytes).ok()
+    match of.timeout {
+        Some(_) if !of.sync && of.wait.is_none() => {
+            Err("timeout without sync or wait".to_string())
+        }
+        _ => Ok(of),
+    }
+}
+
+fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
+    let error = |e: &str| format!("wait={}: {e}", wanted.value);
+    let contrary = || error("a VM that is gone has no properties");
+    if wanted.value == "gone" {
+        if matches!(wait, Some(Wait::Holds(_))) {
+            return Err(contrary());
+        }
+        *wait = Some(Wait::Gone);
+        return Ok(());
+    }
+    let Some((property, value)) = wanted.value.split_once('=') else {
+        return Err(error("PROPERTY=VALUE or gone is wanted"));
+    };
+    let condition = Condition::new(property, value).map_err(|e| error(&e))?;
+    match wait {
+        None => *wait = Some(Wait::Holds(vec![condition])),
+        Some(Wait::Holds(conditions)) => conditions.push(condition),
+        Some(Wait::Gone) => return Err(contrary()),
+    }
+    Ok(())
+}
+
+fn of_events(
+    parameters: Vec<Parameter>,
+    limits: &HttpLimits,
+) -> Result<OfEvents, String> {
+    let mut of = OfEvents::default();
+    let (mut seq, mut epoch) = (None, None);
+    for parameter in parameters {
+        let wanted = &mut of.wanted;
+        match parameter.name.as_str() {
+            "since" => seq = Some(parameter.number()?),
+            "epoch" => epoch = Some(parameter.text()?),
+            "uuid" => wanted.vms.push(parameter.text()?),
+            "types" => {
+                let all = EventKind::ALL.map(|kind| (kind.name(), kind));
+                for name in parameter.value.split(',') {
+                    let value = name.to_string();
+                    let one = Parameter { value, ..parameter.clone() };
+                    wanted.kinds.push(one.one_of(&all)?);
+                }
+            }
+            "paths" => {
+                for text in parameter.value.split(',') {
+                    let path = Path::parse(text)?;
+                    if path.has_place() {
+                        let error = "an element is * in a change's path";
+                        return Err(format!("paths={text}: {error}"));
+                    }
+                    wanted.paths.push(path);
+                }
+            }
+            "snapshot" => {
+                of.snapshot = parameter.one_of(&[
+                    ("none", SnapshotForm::None),
+                    ("array", SnapshotForm::Array),
+                ])?;
+            }
+            "heartbeat" => {
+                let most = limits.timeout_max;
+                let every = parameter.seconds(HEARTBEAT_MIN, most)?;
+                wanted.heartbeat = Some(every);
+            }
+            "fields" => add_fields(&mut wanted.fields, parameter)?,
+            _ => return Err(parameter.unknown()),
+        }
+    }
+    of.wanted.vms.sort();
+    of.wanted.vms.dedup();
+    of.since = match (seq, epoch) {
+        (Some(seq), Some(epoch)) => Some(Since { seq, epoch }),
+        (None, None) => None,
+        (Some(_), None) => return Err("since without epoch".to_string()),
+        (None, Some(_)) => return Err("epoch without since".to_string()),
+    };
+    Ok(of)
+}
+
+fn add_fields(
+    fields: &mut Option<Fields>,
+    wanted: Parameter,
+) -> Result<(), String> {
+    fields.get_or_insert_default().add(&wanted.text()?)
+}
+
+fn timeout(
+    parameter: &Parameter,
+    limits: &HttpLimits,
+) -> Result<Duration, String> {
+    parameter.seconds(Duration::ZERO, limits.timeout_max)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn get(target: &str) -> Route {
+        route("GET", target, &HttpLimits::default())
+    }
+
     #[test]
     fn every_path() {
-        let vm = |name: &str| Route::Vm(name.to_string());
         for (target, wanted) in [
-            ("/ping", Route::Ping),
-            ("/status", Route::Status { full: false }),
-            ("/status?full=true", Route::Status { full: true }),
-            ("/vms", Route::Vms),
-            ("/vms?", Route::Vms),
-            ("/vms/abc", vm("abc")),
-            ("/vms/a%2Db%C3%A9", vm("a-bé")),
-            ("/vms/a%252D", vm("a%2D")),
-            ("/events", Route::Events),
-            ("/", Route::Unsupported),
-            ("/vms/", Route::Unsupported),
-            ("/vms/a/b", Route::Unsupported),
-            ("/pings", Route::Unsupported),
-            ("*", Route::Unsupported),
-            ("http://x/ping", Route::Unsupported),
+            ("/ping", "ping"),
+            ("/status", "status"),
+            ("/status?full=true", "status"),
+            ("/metrics", "metrics"),
+            ("/vms", "vms"),
+            ("/vms?", "vms"),
+            ("/vms?sync=1&timeout=5", "vms-sync"),
+            ("/vms?sync=0", "vms"),
+            ("/vms/abc", "vm"),
+            ("/vms/abc?sync=1", "vm-sync"),
+            ("/vms/abc?wait=gone", "vm-wait"),
+            ("/vms/abc?wait=gone&wait=gone&sync=1&timeout=0", "vm-wait"),
+            ("/events", "events"),
+            ("/", "other"),
+            ("/vms/", "other"),
+            ("/vms/a/b", "other"),
+            ("/pings", "other"),
+            ("*", "other"),
+            ("http://x/ping", "other"),
         ] {
-            assert_eq!(route("GET", target), wanted, "{target}");
-            assert_eq!(route("HEAD", target), wanted, "{target}");
-            assert_eq!(route("POST", target), Route::BadMethod);
+            let head = route("HEAD", target, &HttpLimits::default());
+            for route in [get(target), head] {
+                assert_eq!(route.name(), wanted, "{target}");
+                assert!(!matches!(route, Route::BadQuery(_)), "{route:?}");
+            }
+            let post = route("POST", target, &HttpLimits::default());
+            assert!(matches!(post, Route::BadMethod));
         }
+        for (target, name) in [
+            ("/vms/abc", "abc"),
+            ("/vms/a%2Db%C3%A9", "a-bé"),
+            ("/vms/a%252D", "a%2D"),
+            ("/vms/a+b", "a+b"),
+        ] {
+            let route = get(target);
+            assert!(matches!(route, Route::Vm(n, _) if n == name), "{target}");
+        }
+        let full = get("/status?full=true");
+        assert!(matches!(full, Route::Status { full: true }));
     }
 
     #[test]
     fn what_there_is_not_is_named() {
         for (target, named) in [
             ("/vms?bogus=1", "bogus"),
+            ("/vms?state!=running", "state!"),
+            ("/vms?alias=~(", "("),
+            ("/vms?timeout=5", "timeout"),
+            ("/vms?sync=maybe", "sync=maybe"),
+            ("/vms?sync=1&timeout=-1", "timeout=-1"),
+            ("/vms?sync=1&timeout=99999999", "timeout"),
+            ("/vms?fields=", "fields"),
+            ("/vms?fields=state,bogus", "bogus"),
+            ("/vms?wait=gone", "wait"),
             ("/ping?full=true", "full"),
+            ("/metrics?x", "x"),
             ("/status?full=maybe", "full"),
             ("/vms/%zz", "%zz"),
             ("/vms/%ff", "%ff"),
             ("/vms/%f", "%f"),
+            ("/vms/a?state=running", "state"),
+            ("/vms/a?wait=bogus=1", "bogus"),
+            ("/vms/a?wait=going", "going"),
+            ("/vms/a?wait=", "wait"),
+            ("/vms/a?wait=gone&wait=state=x", "state=x"),
+            ("/vms/a?wait=state=x&wait=gone", "gone"),
+            ("/vms/a?wait=state=x&wait=y", "wait=y"),
+            ("/events?since=5", "since"),
+            ("/events?epoch=x", "epoch"),
+            ("/events?since=x&epoch=x", "since=x"),
+            ("/events?types=create,boot", "types=boot"),
+            ("/events?paths=bogus", "bogus"),
+            ("/events?paths=nics.0.ip", "nics.0.ip"),
+            ("/events?snapshot=text", "snapshot=text"),
+            ("/events?heartbeat=0", "heartbeat=0"),
+            ("/events?uuid=", "uuid"),
+            ("/events?state=running", "state"),
+            ("/events?fields=x", "x"),
         ] {
-            match route("GET", target) {
-                Route::BadQuery(error) => assert!(error.contains(named)),
+            match get(target) {
+                Route::BadQuery(error) => {
+                    assert!(error.contains(named), "{target}: {error}");
+                }
                 other => panic!("{target}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn events_are_asked_for_in_parts() {
+        let target = "/events?uuid=b&uuid=a&uuid=a&types=create,delete\
+            &types=modify&paths=state,nics.*.ip&snapshot=array&heartbeat=1.5\
+            &fields=uuid&since=7&epoch=e";
+        let Route::Events(of) = get(target) else { panic!() };
+        assert_eq!(of.wanted.vms, ["a", "b"]);
+        assert_eq!(of.wanted.kinds.len(), 3);
+        assert_eq!(of.wanted.paths.len(), 2);
+        assert_eq!(of.snapshot, SnapshotForm::Array);
+        assert_eq!(of.wanted.heartbeat, Some(Duration::from_millis(1500)));
+        assert_eq!(of.since, Some(Since { seq: 7, epoch: "e".to_string() }));
     }
 }

@@ -12,7 +12,7 @@ use super::kstat;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
-use super::{Found, Loaded, Request};
+use super::{Found, Loaded, NO_KSTAT, Request};
 use crate::config::Paths;
 use crate::event::{Kind, Sources};
 use crate::json::Json;
@@ -101,8 +101,7 @@ impl Draft {
         if prior != row.map(|row| &row.zoneid) {
             self.zoneinfo = None;
         }
-        let error = "the zone is running and has no kstat".to_string();
-        self.fault("kstat", Some(error));
+        self.fault("kstat", Some(NO_KSTAT.to_string()));
     }
 
     /// Notes that a source was read, and what is wrong with it.

@@ -36,6 +36,9 @@ use zoneadm::Listing;
 /// asked for by name.
 const ABSENT_MAX: usize = 16;
 
+/// What is wrong where kstat(8) has answered, but without the zone.
+const NO_KSTAT: &str = "the zone is running and has no kstat";
+
 /// A VM to load.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -60,6 +63,24 @@ pub struct Loaded {
     pub faults: Vec<(&'static str, Option<String>)>,
     /// What hung, if a command had to be killed since it took too long.
     pub hung: Option<Kind>,
+}
+
+impl Loaded {
+    /// Whether every command that was to be run has answered. A file that is
+    /// broken has been read, and is as it is.
+    #[must_use]
+    pub fn has_all_answers(&self) -> bool {
+        let has_answer = |(source, error): &(&str, Option<String>)| match error
+        {
+            Some(error) => match *source {
+                "zoneadm" | "zfs" => false,
+                "kstat" => error == NO_KSTAT,
+                _ => true,
+            },
+            None => true,
+        };
+        self.faults.iter().all(has_answer)
+    }
 }
 
 /// What there is of a VM.

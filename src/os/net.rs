@@ -122,6 +122,8 @@ fn socklen<T>(_: &T) -> libc::socklen_t {
 pub struct Polled {
     /// The socket.
     pub fd: RawFd,
+    /// Whether to wait until it can be read.
+    pub want_read: bool,
     /// Whether to wait until it can be written.
     pub want_write: bool,
     /// Afterwards: it can be read, is at its end, or has failed.
@@ -136,11 +138,13 @@ pub struct Polled {
 /// # Errors
 /// Those of poll(2).
 pub fn poll_sockets(sockets: &mut [Polled], time: Duration) -> io::Result<()> {
+    let flag = |wanted, flag| if wanted { flag } else { 0 };
     let mut polled: Vec<_> = sockets
         .iter()
         .map(|s| libc::pollfd {
             fd: s.fd,
-            events: libc::POLLIN | if s.want_write { libc::POLLOUT } else { 0 },
+            events: flag(s.want_read, libc::POLLIN)
+                | flag(s.want_write, libc::POLLOUT),
             revents: 0,
         })
         .collect();

@@ -27,7 +27,8 @@ pub struct Batch {
     pub jobs: Vec<Job>,
     /// The number of the last transition that had been noted by then.
     pub noted: u64,
-    number: u64,
+    /// Its number: later batches have higher ones.
+    pub number: u64,
 }
 
 /// What gives the lanes of a batch back.
@@ -99,6 +100,13 @@ impl Queue {
     /// Adds a job, or merges it into the one of its lane that waits.
     pub fn push(&self, job: Job) {
         self.change(|inner| inner.state.push(job));
+    }
+
+    /// Adds a job that somebody waits for: it comes before those that nobody
+    /// does, and a worker is kept for it. Returns a number: a batch of a
+    /// higher one has begun after this.
+    pub fn push_urgent(&self, job: Job) -> u64 {
+        self.change(|inner| inner.state.push_urgent(job))
     }
 
     /// Adds a job like many before it: if they come on and on, it is put off,

@@ -15,8 +15,13 @@ struct Working {
     lanes: Vec<Lane>,
     kind: Kind,
     is_apart: bool,
+    is_urgent: bool,
     begun: Instant,
 }
+
+/// Whether nobody waits for a job, and when it was asked for: the first to be
+/// done is the least.
+type Order = (bool, u64);
 
 /// How quickly jobs of a lane follow each other.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +45,8 @@ pub struct State {
     pace_first: Duration,
     pace_last: Duration,
     /// What waits, by the order in which it was asked for.
-    waiting: BTreeMap<u64, Job>,
-    order_of: HashMap<Lane, u64>,
+    waiting: BTreeMap<Order, Job>,
+    order_of: HashMap<Lane, Order>,
     /// What is to wait from some time on: one job a lane.
     later: BTreeMap<(Instant, u64), Job>,
     time_of: HashMap<Lane, (Instant, u64)>,
@@ -89,22 +94,40 @@ impl State {
         self.push_bounded(job, self.limits.jobs);
     }
 
-    fn push_bounded(&mut self, job: Job, most: usize) {
-        if let Some(order) = self.order_of.get(&job.lane) {
-            if let Some(waiting) = self.waiting.get_mut(order) {
-                waiting.sources |= job.sources;
-                waiting.tries = waiting.tries.min(job.tries);
-                waiting.is_whole |= job.is_whole;
-            }
-            return;
-        }
-        if self.waiting.len() >= most && job.lane != Lane::All {
+    fn push_bounded(&mut self, mut job: Job, most: usize) {
+        let waiting = self.order_of.remove(&job.lane);
+        let waiting =
+            waiting.and_then(|order| self.waiting.remove_entry(&order));
+        if waiting.is_none()
+            && self.waiting.len() >= most
+            && job.lane != Lane::All
+        {
             self.overflow(&job.cause);
             return;
         }
         self.number += 1;
-        self.order_of.insert(job.lane.clone(), self.number);
-        self.waiting.insert(self.number, job);
+        let mut number = self.number;
+        if let Some(((_, first), waiting)) = waiting {
+            number = first;
+            job.sources |= waiting.sources;
+            job.tries = job.tries.min(waiting.tries);
+            job.is_whole |= waiting.is_whole;
+            job.is_urgent |= waiting.is_urgent;
+            // A reason that is known says more than that somebody asked.
+            job.cause = waiting.cause;
+        }
+        let order = (!job.is_urgent, number);
+        self.order_of.insert(job.lane.clone(), order);
+        self.waiting.insert(order, job);
+    }
+
+    /// See [`super::Queue::push_urgent`].
+    pub fn push_urgent(&mut self, job: Job) -> u64 {
+        let job = Job { is_urgent: true, ..job };
+        // Those who wait are bounded elsewhere.
+        self.push_bounded(job, usize::MAX);
+        self.number += 1;
+        self.number
     }
 
     /// See [`super::Queue::push_paced`].
@@ -149,6 +172,7 @@ impl State {
             due = due.min(time.0);
             job.sources |= other.sources;
             job.is_whole |= other.is_whole;
+            job.is_urgent |= other.is_urgent;
         }
         if self.later.len() >= self.limits.jobs {
             // Too many to remember which: look at all, now.
@@ -169,10 +193,11 @@ impl State {
     /// that is not known yet is found by that, too.
     pub fn overflow(&mut self, cause: &Cause) {
         self.overflows += 1;
+        let is_urgent = self.waiting.values().any(|job| job.is_urgent);
         self.waiting.clear();
         self.order_of.clear();
         let all = Job::new(Lane::All, Sources::ALL, cause.clone());
-        self.push_bounded(all, usize::MAX);
+        self.push_bounded(Job { is_urgent, ..all }, usize::MAX);
     }
 
     /// Whether a job of this lane waits, now or from some time on, or is
@@ -205,19 +230,23 @@ impl State {
     ) -> Result<(u64, Vec<Job>), Option<Instant>> {
         let wake = [self.wake_later(now), self.wake_periodic(now)];
         let stuck_time = self.limits.stuck_time;
-        let free_at = {
-            let begun = self.working.values().map(|w| w.begun + stuck_time);
+        // Urgent batches have workers of their own, as many again.
+        let free_at = [true, false].map(|is_urgent| {
+            let working = self.working.values();
+            let working = working.filter(|w| w.is_urgent == is_urgent);
+            let begun = working.map(|w| w.begun + stuck_time);
             let mut busy: Vec<_> = begun.filter(|at| *at > now).collect();
             busy.sort();
             busy.len()
                 .checked_sub(self.limits.workers)
                 .and_then(|at| busy.get(at).copied())
-        };
-        let has_room = free_at.is_none();
-        if has_room && let Some(batch) = self.choose(now) {
+        });
+        let has_room = free_at.map(|at| at.is_none());
+        if let Some(batch) = self.choose(now, has_room) {
             return Ok(batch);
         }
         // A worker who turns out to be stuck makes room for another.
+        let free_at = free_at.into_iter().flatten().min();
         let free_at = free_at.filter(|_| !self.waiting.is_empty());
         Err(wake.into_iter().chain([free_at]).flatten().min())
     }
@@ -255,25 +284,37 @@ impl State {
     }
 
     /// Takes the oldest job that can begin, and with it all others that can be
-    /// loaded together.
-    fn choose(&mut self, now: Instant) -> Option<(u64, Vec<Job>)> {
-        let mut first: Option<(Lane, Kind, bool)> = None;
-        let mut chosen: Vec<(u64, Sources)> = Vec::new();
+    /// loaded together; `has_room` says whether there is a worker for what is
+    /// urgent, and for what is not.
+    fn choose(
+        &mut self,
+        now: Instant,
+        has_room: [bool; 2],
+    ) -> Option<(u64, Vec<Job>)> {
+        let mut first: Option<(Lane, Kind, bool, bool)> = None;
+        let mut chosen: Vec<(Order, Sources)> = Vec::new();
         let mut most = 1;
         for (order, job) in &self.waiting {
+            match (job.is_urgent, has_room) {
+                (true, [false, _]) => continue,
+                // What is urgent comes first: there is no more of it.
+                (false, [_, false]) => break,
+                _ => {}
+            }
             let Some(sources) = self.can_begin(job) else { continue };
             let kind = sources.kind();
             let is_apart = self.is_sick(&job.lane, kind);
             let is_alike = match (&first, &job.lane) {
                 (None, _) => true,
-                (Some((Lane::Vm(_), k, apart)), Lane::Vm(_)) => {
-                    (*k, *apart) == (kind, is_apart)
+                (Some((Lane::Vm(_), k, apart, urgent)), Lane::Vm(_)) => {
+                    (*k, *apart, *urgent) == (kind, is_apart, job.is_urgent)
                 }
                 _ => false,
             };
             if first.is_none() {
                 most = if is_apart { self.apart } else { self.limits.batch };
-                first = Some((job.lane.clone(), kind, is_apart));
+                let lane = job.lane.clone();
+                first = Some((lane, kind, is_apart, job.is_urgent));
             }
             if is_alike {
                 chosen.push((*order, sources));
@@ -282,7 +323,7 @@ impl State {
                 }
             }
         }
-        let (_, kind, is_apart) = first?;
+        let (_, kind, is_apart, is_urgent) = first?;
         let jobs: Vec<_> = chosen
             .into_iter()
             .filter_map(|(order, sources)| self.take_part(order, sources))
@@ -293,7 +334,7 @@ impl State {
         let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         self.at_work.extend(lanes.iter().cloned());
         self.number += 1;
-        let working = Working { lanes, kind, is_apart, begun: now };
+        let working = Working { lanes, kind, is_apart, is_urgent, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
     }
@@ -321,7 +362,7 @@ impl State {
     }
 
     /// Takes a job, or a part of it; the rest goes on waiting.
-    fn take_part(&mut self, order: u64, sources: Sources) -> Option<Job> {
+    fn take_part(&mut self, order: Order, sources: Sources) -> Option<Job> {
         let waiting = self.waiting.get_mut(&order)?;
         if sources == waiting.sources {
             let job = self.waiting.remove(&order)?;

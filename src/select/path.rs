@@ -162,15 +162,21 @@ impl Path {
         object.get(member).is_some_and(|value| any(value, rest, &mut holds))
     }
 
-    /// Whether a change at `path`, as /events tells it, is here or below.
+    /// Whether a change at `path`, as /events tells it, is here or below; or
+    /// above, so that something may have changed here.
     #[must_use]
-    pub fn is_prefix_of(&self, path: &[Json]) -> bool {
-        self.0.len() <= path.len()
-            && self.0.iter().zip(path).all(|(part, other)| match part {
-                Part::Name(name) => other.as_str() == Some(name),
-                Part::Any => true,
-                Part::Index(_) => false,
-            })
+    pub fn meets(&self, path: &[Json]) -> bool {
+        self.0.iter().zip(path).all(|(part, other)| match part {
+            Part::Name(name) => other.as_str() == Some(name),
+            Part::Any => true,
+            Part::Index(_) => false,
+        })
+    }
+
+    /// Whether it leads to an element by its place.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::Index(_)))
     }
 }
 
@@ -288,18 +294,19 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_at_a_path_or_below() {
-        let is_prefix = |path: &str, of: &str| {
+    fn a_change_is_at_a_path_or_below_or_above() {
+        let meets = |path: &str, of: &str| {
             let of = Json::parse(of).unwrap();
-            Path::parse(path).unwrap().is_prefix_of(of.as_array().unwrap())
+            Path::parse(path).unwrap().meets(of.as_array().unwrap())
         };
-        assert!(is_prefix("state", r#"["state"]"#));
-        assert!(is_prefix("nics", r#"["nics",null,"ip"]"#));
-        assert!(is_prefix("nics.*.ip", r#"["nics",null,"ip"]"#));
-        assert!(!is_prefix("nics.*.ip", r#"["nics",null]"#));
-        assert!(!is_prefix("nics.*.ip", r#"["nics",null,"mac"]"#));
-        assert!(!is_prefix("state", r#"["zone_state"]"#));
-        assert!(is_prefix("tags.*", r#"["tags","a.b"]"#));
-        assert!(is_prefix("tags.a.b", r#"["tags","a.b"]"#));
+        assert!(meets("state", r#"["state"]"#));
+        assert!(meets("nics", r#"["nics",null,"ip"]"#));
+        assert!(meets("nics.*.ip", r#"["nics",null,"ip"]"#));
+        assert!(meets("nics.*.ip", r#"["nics",null]"#));
+        assert!(meets("nics.*.ip", r#"["nics"]"#));
+        assert!(!meets("nics.*.ip", r#"["nics",null,"mac"]"#));
+        assert!(!meets("state", r#"["zone_state"]"#));
+        assert!(meets("tags.*", r#"["tags","a.b"]"#));
+        assert!(meets("tags.a.b", r#"["tags","a.b"]"#));
     }
 }

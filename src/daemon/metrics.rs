@@ -1,0 +1,359 @@
+//! What the daemon counts, for Prometheus.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Shared;
+use crate::drift::Healed;
+use crate::event::{Event, Kind, Lane};
+use crate::metrics::{Counts, Page, Times};
+use crate::os;
+use crate::watch::files::FileWatcher;
+
+/// What is counted on the way from an event to the picture.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Events, by source and type.
+    pub events: Counts,
+    /// Jobs, by kind.
+    pub jobs: Times,
+    /// From an event to the picture, by source.
+    pub latency: Times,
+    /// Loads of a VM's sources, by source.
+    pub loads: Counts,
+    /// Those that failed, by source.
+    pub load_failures: Counts,
+    /// Events that were published, by type and the source of their cause.
+    pub published: Counts,
+}
+
+impl Numbers {
+    /// An event was received.
+    pub fn event(&self, event: &Event) {
+        let (source, kind) = match event {
+            Event::Zone(change) => ("zone", change.newstate.as_str()),
+            Event::InitRestart { .. } => ("zone", "init restart"),
+            Event::Dataset(change) => ("zfs", change.operation.as_str()),
+            Event::File(change) => ("file", change.file.name()),
+            Event::Ready(source) => (source.name(), "ready"),
+        };
+        let kind = if kind.is_empty() { "gone" } else { kind };
+        self.events.add(&[source, kind]);
+    }
+
+    /// Jobs were done, all in this time.
+    pub fn jobs(&self, lane: &Lane, kind: Kind, count: usize, time: Duration) {
+        let kind = match (lane, kind) {
+            (Lane::All, _) => "refresh",
+            (Lane::Sysinfo, _) => "sysinfo",
+            (_, Kind::Files) => "files",
+            (_, Kind::State) => "state",
+            (_, Kind::Datasets) => "datasets",
+        };
+        for _ in 0..count {
+            self.jobs.add(&[kind], time);
+        }
+    }
+}
+
+type Values = Vec<(Vec<String>, f64)>;
+
+#[allow(clippy::cast_precision_loss)]
+fn values<K: ToString>(counts: impl IntoIterator<Item = (K, u64)>) -> Values {
+    let told = |(k, n): (K, u64)| (vec![k.to_string()], n as f64);
+    counts.into_iter().map(told).collect()
+}
+
+/// Tells of all of it.
+pub fn tell(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    page.gauges(
+        "vminfod_build_info",
+        "The version that runs; always 1.",
+        &["version"],
+        [(vec![version], 1.0)],
+    );
+    tell_process(page, shared);
+    tell_picture(page, shared);
+    tell_events(page, shared);
+    tell_queue(page, shared);
+    tell_loads(page, shared);
+    tell_faults(page, shared, files);
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_process(page: &mut Page, shared: &Shared) {
+    let uptime = shared.started.elapsed();
+    let started = SystemTime::now().checked_sub(uptime);
+    let started =
+        started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    page.gauge(
+        "process_start_time_seconds",
+        "When the daemon was started, since the epoch.",
+        started.unwrap_or_default().as_secs_f64(),
+    );
+    if let Some(rss) = os::memory().rss {
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Resident memory.",
+            rss as f64,
+        );
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_picture(page: &mut Page, shared: &Shared) {
+    let mut by_state: BTreeMap<Vec<String>, f64> = BTreeMap::new();
+    for vm in shared.cache.snapshot().vms {
+        let of = |member| vm.object.get_str(member).unwrap_or_default();
+        let labels = vec![of("state").to_string(), of("brand").to_string()];
+        *by_state.entry(labels).or_default() += 1.0;
+    }
+    page.gauges(
+        "vminfod_vms",
+        "VMs by state and brand.",
+        &["state", "brand"],
+        by_state,
+    );
+    page.gauge(
+        "vminfod_cache_bytes",
+        "Bytes of JSON of all VMs.",
+        shared.cache.bytes() as f64,
+    );
+    page.gauge(
+        "vminfod_event_seq",
+        "The number of the last event of this life of the daemon.",
+        shared.cache.seq() as f64,
+    );
+    page.counts(
+        "vminfod_events_published_total",
+        "Events on /events, by type and by the source of their cause.",
+        &["type", "source"],
+        &shared.numbers.published,
+    );
+    let (lines, bytes, held) = shared.hub.size();
+    page.gauge(
+        "vminfod_events_kept",
+        "Events that are kept for streams that come back.",
+        lines as f64,
+    );
+    page.gauge(
+        "vminfod_events_kept_bytes",
+        "Bytes of events that are kept.",
+        bytes as f64,
+    );
+    page.gauge(
+        "vminfod_events_held_bytes",
+        "Bytes of events that are kept or wait for subscribers.",
+        held as f64,
+    );
+    let (listeners, cut_off) = shared.hub.listeners();
+    page.gauge(
+        "vminfod_stream_subscribers",
+        "Subscribers of /events.",
+        listeners.len() as f64,
+    );
+    page.counter(
+        "vminfod_stream_cut_offs_total",
+        "Subscribers that were cut off since they did not read.",
+        cut_off,
+    );
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_events(page: &mut Page, shared: &Shared) {
+    page.counts(
+        "vminfod_events_received_total",
+        "Events of the kernel, by source and type.",
+        &["source", "type"],
+        &shared.numbers.events,
+    );
+    page.times(
+        "vminfod_event_latency_seconds",
+        "Time from an event's reception to what it changed being published.",
+        &["source"],
+        &shared.numbers.latency,
+    );
+    let sources = shared
+        .sources
+        .iter()
+        .map(|(source, status)| (source.name(), status.lock().clone()));
+    let sources: Vec<_> = sources.collect();
+    let each = |value: fn(&crate::watch::SourceStatus) -> u64| {
+        values(sources.iter().map(|(name, status)| (name, value(status))))
+    };
+    let names = &["source"];
+    page.gauges(
+        "vminfod_source_ready",
+        "Whether a source of events is listened to.",
+        names,
+        each(|status| u64::from(status.ready)),
+    );
+    page.counters(
+        "vminfod_source_restarts_total",
+        "How often the reader of a source was started again.",
+        names,
+        each(|status| status.restarts),
+    );
+    page.counters(
+        "vminfod_source_ignored_total",
+        "Records of a source that are about no VM.",
+        names,
+        each(|status| status.ignored),
+    );
+    page.counters(
+        "vminfod_source_lost_total",
+        "Events that came too fast and became one full reload.",
+        names,
+        each(|status| status.lost),
+    );
+    let ages = sources.iter().filter_map(|(name, status)| {
+        let age = status.last_event?.elapsed().as_secs_f64();
+        Some((vec![(*name).to_string()], age))
+    });
+    page.gauges(
+        "vminfod_source_last_event_age_seconds",
+        "Time since the last event of a source.",
+        names,
+        ages,
+    );
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_queue(page: &mut Page, shared: &Shared) {
+    let status = shared.queue.status(1);
+    let oldest = status.waiting.first().map(|(_, _, cause)| cause.at);
+    let age = oldest.map_or(0.0, |at: Instant| at.elapsed().as_secs_f64());
+    for (name, help, value) in [
+        ("waiting", "Jobs that wait for a worker.", status.waiting_count),
+        ("later", "Jobs that wait for their time.", status.later_count),
+        ("working", "VMs that are being loaded.", status.working.len()),
+        (
+            "stuck",
+            "Workers that have been at one batch for long.",
+            status.stuck,
+        ),
+        ("sick", "VMs whose last load hung.", status.sick.len()),
+    ] {
+        page.gauge(&format!("vminfod_queue_{name}"), help, value as f64);
+    }
+    page.gauge(
+        "vminfod_queue_age_seconds",
+        "How long the first of the jobs that wait has been known.",
+        age,
+    );
+    page.counter(
+        "vminfod_queue_overflows_total",
+        "How often so much waited that it became one full reload.",
+        status.overflows,
+    );
+    page.times(
+        "vminfod_job_duration_seconds",
+        "How long jobs took, by kind; those of one batch take the same.",
+        &["kind"],
+        &shared.numbers.jobs,
+    );
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_loads(page: &mut Page, shared: &Shared) {
+    let names = &["source"];
+    page.counts(
+        "vminfod_loads_total",
+        "Loads of VMs, by the source that was read.",
+        names,
+        &shared.numbers.loads,
+    );
+    page.counts(
+        "vminfod_load_failures_total",
+        "Loads of VMs that failed, by source.",
+        names,
+        &shared.numbers.load_failures,
+    );
+    let commands = shared.commands.lock().clone();
+    let names = &["command"];
+    let each = |value: fn(&crate::load::command::RunCount) -> f64| -> Values {
+        let told =
+            |(name, count): (&String, &_)| (vec![name.clone()], value(count));
+        commands.iter().map(told).collect()
+    };
+    page.counters(
+        "vminfod_command_runs_total",
+        "Runs of the platform's commands.",
+        names,
+        each(|count| count.runs as f64),
+    );
+    page.counters(
+        "vminfod_command_failures_total",
+        "Runs that failed.",
+        names,
+        each(|count| count.failures as f64),
+    );
+    page.counters(
+        "vminfod_command_hangs_total",
+        "Runs that were killed since they took too long.",
+        names,
+        each(|count| count.hangs as f64),
+    );
+    page.counters(
+        "vminfod_command_seconds_total",
+        "Time that runs took.",
+        names,
+        each(|count| count.time.as_secs_f64()),
+    );
+    let refreshes = shared.refreshes.lock();
+    if let Some(last) = refreshes.back() {
+        page.gauge(
+            "vminfod_last_refresh_age_seconds",
+            "Time since the last full reload.",
+            last.ended.elapsed().as_secs_f64(),
+        );
+        page.gauge(
+            "vminfod_last_refresh_duration_seconds",
+            "How long the last full reload took.",
+            last.took.as_secs_f64(),
+        );
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
+    let names = &["property", "source"];
+    let healed = |healed: Healed| -> Values {
+        let all = healed.properties.into_iter();
+        all.map(|((property, source), n)| (vec![property, source], n as f64))
+            .collect()
+    };
+    page.counters(
+        "vminfod_drift_healed_total",
+        "Changes that no event told of, found by a full reload.",
+        names,
+        healed(shared.drift.healed()),
+    );
+    page.counters(
+        "vminfod_gap_healed_total",
+        "Changes found after a gap in a source.",
+        names,
+        healed(shared.gaps.healed()),
+    );
+    let mut faults: BTreeMap<String, u64> = BTreeMap::new();
+    for ((_, source), _) in shared.faults.list() {
+        *faults.entry(source.to_string()).or_default() += 1;
+    }
+    for (source, status) in &shared.sources {
+        if status.lock().fault.is_some() {
+            *faults.entry(format!("{} events", source.name())).or_default() +=
+                1;
+        }
+    }
+    let unwatched = files.map_or(0, |files| files.failures().len());
+    if unwatched > 0 {
+        faults.insert("watch".to_string(), unwatched as u64);
+    }
+    page.gauges(
+        "vminfod_faults",
+        "What is wrong now, by source.",
+        &["source"],
+        values(faults),
+    );
+}

@@ -1,0 +1,148 @@
+//! Answers: what the service gives to the engine.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::sync::Wake;
+
+/// The content types that are sent.
+pub const JSON: &str = "application/json";
+/// See [`JSON`].
+pub const TEXT: &str = "text/plain";
+/// What Prometheus reads.
+pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A body, or what it is made of.
+#[derive(Debug)]
+pub enum Body {
+    /// One piece.
+    Bytes(Vec<u8>),
+    /// Many, shared with whoever else sends them.
+    Parts(Vec<Arc<[u8]>>),
+}
+
+impl Body {
+    /// Bytes in all.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
+        }
+    }
+}
+
+/// What a request is answered with.
+pub enum Answer {
+    /// At once.
+    Full(Full),
+    /// When there is something to answer.
+    Later(StartLater),
+    /// Lines that never end.
+    Stream(StartStream),
+}
+
+/// Begins what is answered later; it tells [`Wake`] when there is something
+/// to look at.
+pub type StartLater = Box<dyn FnOnce(Wake) -> Box<dyn Later> + Send>;
+
+/// Takes the connection over, once the head is out, and sends the lines.
+pub type StartStream = Box<dyn FnOnce(super::engine::Stream) + Send>;
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Full {
+    /// The status.
+    pub status: u16,
+    /// The content type.
+    pub kind: &'static str,
+    /// The body.
+    pub body: Body,
+    /// Further fields of the head, each with its line's end.
+    pub fields: String,
+    /// Whether the connection is closed after it.
+    pub is_last: bool,
+}
+
+impl Full {
+    /// An answer.
+    #[must_use]
+    pub fn new(status: u16, kind: &'static str, body: Body) -> Self {
+        Self { status, kind, body, fields: String::new(), is_last: false }
+    }
+
+    /// An answer of JSON.
+    #[must_use]
+    pub fn json(status: u16, body: Vec<u8>) -> Self {
+        Self::new(status, JSON, Body::Bytes(body))
+    }
+
+    /// An answer of text.
+    #[must_use]
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self::new(status, TEXT, Body::Bytes(body.into().into_bytes()))
+    }
+
+    /// With one more field in its head.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.fields += &format!("{name}: {value}\r\n");
+        self
+    }
+
+    /// The same, after which the connection is closed.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        self.is_last = true;
+        self
+    }
+
+    /// The head. A connection that stays is the rule of HTTP/1.1, and one
+    /// that does not of HTTP/1.0.
+    #[must_use]
+    pub fn head(&self, is_http11: bool, stays: bool) -> String {
+        let mut head = head(self.status, self.kind);
+        head += &self.fields;
+        if self.status != 304 {
+            head += &format!("Content-Length: {}\r\n", self.body.len());
+        }
+        head += match (stays, is_http11) {
+            (true, true) => "\r\n",
+            (true, false) => "Connection: keep-alive\r\n\r\n",
+            (false, _) => "Connection: close\r\n\r\n",
+        };
+        head
+    }
+}
+
+/// An answer that is not there yet.
+pub trait Later: Send {
+    /// The answer, if it is there now.
+    fn look(&mut self) -> Option<Full>;
+
+    /// When the client is to be told that it is not.
+    fn until(&self) -> Instant;
+
+    /// What it is told then.
+    fn late(&mut self) -> Full;
+}
+
+/// The head of an answer, without its last fields and its end.
+#[must_use]
+pub fn head(status: u16, kind: &str) -> String {
+    let reason = match status {
+        200 => "OK",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Unknown",
+    };
+    format!("HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n")
+}

@@ -1,0 +1,518 @@
+//! One connection: requests in, answers out, one at a time, without ever
+//! blocking on the client.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::answer::{Answer, Body, Full, JSON, Later, StartStream, head};
+use super::engine::{Engine, LINGER_TIME, Slot, Stream};
+use super::poller::{Fired, Poller, Wants, wait_for};
+use crate::http::request::{Parsed, Request, parse};
+use crate::sync::Wake;
+
+/// Pieces that one writev(2) takes; illumos has an IOV_MAX of 1024.
+const PIECES_MAX: usize = 512;
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 4096;
+
+const READ: Wants = Wants { read: true, write: false };
+const WRITE: Wants = Wants { read: false, write: true };
+
+/// One connection.
+pub struct Connection {
+    engine: Arc<Engine>,
+    socket: Arc<TcpStream>,
+    slot: Option<Slot>,
+    local: Option<IpAddr>,
+    /// What was read and not used.
+    buffer: Vec<u8>,
+    state: State,
+    /// The end of what may be waited for now.
+    until: Instant,
+}
+
+/// What a connection is at.
+enum State {
+    /// Reading a request.
+    Reading,
+    /// Waiting for the answer to this one.
+    Waiting(Request, Box<dyn Later>, Arc<Summons>),
+    /// Writing an answer.
+    Writing(Outgoing, After),
+    /// Letting a client that gets no more read what it got.
+    Lingering,
+}
+
+/// What comes after an answer is out.
+enum After {
+    /// The next request.
+    Request,
+    /// The end.
+    Close,
+    /// The end, but the client may still be sending.
+    Linger,
+    /// Lines; the client takes them in chunks.
+    Stream(StartStream, bool),
+}
+
+/// What a step has come to.
+enum Step {
+    /// There is more to do.
+    Next,
+    /// Nothing more can be done until this.
+    Park(Wants),
+    /// The connection is over, or another's.
+    End,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(
+        engine: &Arc<Engine>,
+        socket: Arc<TcpStream>,
+        slot: Slot,
+    ) -> Self {
+        let local = socket.local_addr().ok().map(|address| address.ip());
+        let until = Instant::now() + engine.limits.idle_time;
+        Self {
+            engine: Arc::clone(engine),
+            socket,
+            slot: Some(slot),
+            local,
+            buffer: Vec::new(),
+            state: State::Reading,
+            until,
+        }
+    }
+
+    /// Does what can be done, and parks the connection.
+    pub fn go_on(mut self, mut why: Fired) {
+        loop {
+            match self.step(why) {
+                Ok(Step::Next) => {}
+                Ok(Step::Park(wants)) => {
+                    // A client that goes on at once is not parked for it.
+                    let patience = self.engine.limits.patience;
+                    let is_waiting = matches!(self.state, State::Waiting(..));
+                    let stays = !is_waiting
+                        && !self.engine.is_busy()
+                        && wait_for(&self.socket, wants, patience);
+                    if !stays {
+                        return self.park(wants);
+                    }
+                }
+                Ok(Step::End) | Err(_) => return,
+            }
+            if self.engine.is_ending() {
+                return;
+            }
+            why = Fired::Ready;
+        }
+    }
+
+    fn park(self, wants: Wants) {
+        let poller = Arc::clone(&self.engine.poller);
+        let (socket, until) = (Arc::clone(&self.socket), self.until);
+        let key = poller.key();
+        let summons = match &self.state {
+            State::Waiting(_, _, summons) => Some(Arc::clone(summons)),
+            _ => None,
+        };
+        let engine = Arc::clone(&self.engine);
+        let then = Box::new(move |why| engine.serve(self, why));
+        poller.park(key, socket, wants, Some(until), then);
+        if let Some(summons) = summons {
+            summons.wait_at(key);
+        }
+    }
+
+    fn step(&mut self, why: Fired) -> io::Result<Step> {
+        match std::mem::replace(&mut self.state, State::Reading) {
+            State::Reading => self.read(why),
+            State::Waiting(request, later, summons) => {
+                self.wait(request, later, summons, why)
+            }
+            State::Writing(outgoing, after) => self.write(outgoing, after, why),
+            State::Lingering => {
+                self.state = State::Lingering;
+                self.linger(why)
+            }
+        }
+    }
+
+    /// Reads until there is a request, and has it answered.
+    fn read(&mut self, why: Fired) -> io::Result<Step> {
+        let engine = Arc::clone(&self.engine);
+        match parse(&self.buffer, &engine.limits) {
+            Parsed::Request(request, len) => {
+                self.buffer.drain(..len);
+                let answer = engine.handler.answer(&request, self.local);
+                self.answer(request, answer);
+                return Ok(Step::Next);
+            }
+            Parsed::Refused(status) => {
+                self.refuse(status);
+                return Ok(Step::Next);
+            }
+            Parsed::Partial if why == Fired::Late => {
+                // Who has sent nothing is not told anything.
+                if self.buffer.is_empty() {
+                    return Ok(Step::End);
+                }
+                self.refuse(408);
+                return Ok(Step::Next);
+            }
+            Parsed::Partial => {}
+        }
+        loop {
+            let was_empty = self.buffer.is_empty();
+            let mut piece = [0; READ_BYTES];
+            match (&*self.socket).read(&mut piece) {
+                Ok(0) => return Ok(Step::End),
+                Ok(n) => {
+                    if was_empty {
+                        self.until = Instant::now() + engine.limits.head_time;
+                    }
+                    self.buffer.extend_from_slice(&piece[..n]);
+                    let is_long =
+                        self.buffer.len() > engine.limits.target_bytes;
+                    // No head ends without a line's end.
+                    if is_long || piece[..n].contains(&b'\n') {
+                        return Ok(Step::Next);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Step::Park(READ));
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Refuses what is no request: there is no telling what follows it.
+    fn refuse(&mut self, status: u16) {
+        self.engine.handler.refused(status);
+        let full = Full::text(status, "");
+        let outgoing = Outgoing::new(full.head(true, false), None);
+        self.begin_writing(outgoing, After::Linger);
+    }
+
+    fn answer(&mut self, request: Request, answer: Answer) {
+        match answer {
+            Answer::Full(full) => self.answer_fully(&request, full),
+            Answer::Later(start) => {
+                let poller = Arc::clone(&self.engine.poller);
+                let summons = Arc::new(Summons::new(poller));
+                let later = start({
+                    let summons = Arc::clone(&summons);
+                    Arc::new(move || summons.summon()) as Wake
+                });
+                self.until = later.until();
+                self.state = State::Waiting(request, later, summons);
+            }
+            Answer::Stream(start) => {
+                if request.method == "HEAD" {
+                    let head = head(200, JSON) + "Connection: close\r\n\r\n";
+                    let outgoing = Outgoing::new(head, None);
+                    self.begin_writing(outgoing, After::Close);
+                    return;
+                }
+                let chunked = request.is_http11;
+                let head = head(200, JSON)
+                    + match chunked {
+                        true => "Transfer-Encoding: chunked\r\n\r\n",
+                        false => "Connection: close\r\n\r\n",
+                    };
+                let outgoing = Outgoing::new(head, None);
+                self.begin_writing(outgoing, After::Stream(start, chunked));
+            }
+        }
+    }
+
+    fn answer_fully(&mut self, request: &Request, full: Full) {
+        let stays = request.keep_alive && !full.is_last;
+        let head = full.head(request.is_http11, stays);
+        let has_body = request.method != "HEAD" && full.status != 304;
+        let outgoing = Outgoing::new(head, has_body.then_some(full.body));
+        let after = match (stays, full.is_last) {
+            (true, _) => After::Request,
+            (false, true) => After::Linger,
+            (false, false) => After::Close,
+        };
+        self.begin_writing(outgoing, after);
+    }
+
+    fn begin_writing(&mut self, outgoing: Outgoing, after: After) {
+        self.until = Instant::now() + self.engine.limits.write_stall_time;
+        self.state = State::Writing(outgoing, after);
+    }
+
+    /// Looks whether the answer is there.
+    fn wait(
+        &mut self,
+        request: Request,
+        mut later: Box<dyn Later>,
+        summons: Arc<Summons>,
+        why: Fired,
+    ) -> io::Result<Step> {
+        // What the client sends meanwhile is kept, but within bounds. Its end
+        // is that of the request: nobody would read the answer.
+        let most = self.engine.limits.head_bytes;
+        while self.buffer.len() < most {
+            let mut piece = [0; READ_BYTES];
+            match (&*self.socket).read(&mut piece) {
+                Ok(0) => return Ok(Step::End),
+                Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // Whoever summons from now on has seen something later than this.
+        summons.forget();
+        let mut answer = later.look();
+        if answer.is_none()
+            && (why == Fired::Late || Instant::now() >= later.until())
+        {
+            answer = Some(later.late());
+        }
+        match answer {
+            Some(full) => {
+                drop(later);
+                self.answer_fully(&request, full);
+                Ok(Step::Next)
+            }
+            None => {
+                self.until = later.until();
+                self.state = State::Waiting(request, later, summons);
+                let read = self.buffer.len() < most;
+                Ok(Step::Park(Wants { read, write: false }))
+            }
+        }
+    }
+
+    /// Writes as much as the client takes.
+    fn write(
+        &mut self,
+        mut outgoing: Outgoing,
+        after: After,
+        why: Fired,
+    ) -> io::Result<Step> {
+        let before = outgoing.left();
+        outgoing.write(&self.socket)?;
+        if !outgoing.is_empty() {
+            let now = Instant::now();
+            if outgoing.left() < before {
+                self.until = now + self.engine.limits.write_stall_time;
+            } else if why == Fired::Late {
+                return Ok(Step::End);
+            }
+            let most = self.engine.limits.unsent_bytes;
+            if !outgoing.is_within(&self.engine.unsent, most) {
+                log::warn!("clients do not take their answers; one is closed");
+                return Ok(Step::End);
+            }
+            self.state = State::Writing(outgoing, after);
+            return Ok(Step::Park(WRITE));
+        }
+        match after {
+            After::Request => {
+                let limits = &self.engine.limits;
+                let time = match self.buffer.is_empty() {
+                    true => limits.idle_time,
+                    false => limits.head_time,
+                };
+                self.until = Instant::now() + time;
+                self.state = State::Reading;
+                Ok(Step::Next)
+            }
+            After::Close if self.buffer.is_empty() => Ok(Step::End),
+            After::Close | After::Linger => {
+                // Closing with unread bytes would reset the connection, and
+                // the client might lose the answer.
+                self.socket.shutdown(Shutdown::Write)?;
+                self.until = Instant::now() + LINGER_TIME;
+                self.state = State::Lingering;
+                Ok(Step::Next)
+            }
+            After::Stream(start, chunked) => {
+                if let Some(slot) = self.slot.take() {
+                    let socket = Arc::clone(&self.socket);
+                    start(Stream { socket, chunked, _slot: slot });
+                }
+                Ok(Step::End)
+            }
+        }
+    }
+
+    fn linger(&mut self, why: Fired) -> io::Result<Step> {
+        let mut piece = [0; READ_BYTES];
+        while why != Fired::Late && Instant::now() < self.until {
+            match (&*self.socket).read(&mut piece) {
+                Ok(0) => return Ok(Step::End),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Step::Park(READ));
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Step::End)
+    }
+}
+
+/// Calls a connection back that waits for its answer, wherever it is.
+struct Summons {
+    poller: Arc<Poller>,
+    state: Mutex<Summoned>,
+}
+
+/// Whether a connection has been called.
+enum Summoned {
+    /// Nobody has called it.
+    No,
+    /// It has been called, before it was parked.
+    Yes,
+    /// It is parked at this key.
+    Parked(u64),
+}
+
+impl Summons {
+    fn new(poller: Arc<Poller>) -> Self {
+        Self { poller, state: Mutex::new(Summoned::No) }
+    }
+
+    fn summon(&self) {
+        let old = std::mem::replace(&mut *self.state.lock(), Summoned::Yes);
+        if let Summoned::Parked(key) = old {
+            self.poller.fire(key);
+        }
+    }
+
+    fn forget(&self) {
+        *self.state.lock() = Summoned::No;
+    }
+
+    /// The connection is parked; if it was called meanwhile, it is called now.
+    fn wait_at(&self, key: u64) {
+        let mut state = self.state.lock();
+        match *state {
+            Summoned::Yes => self.poller.fire(key),
+            _ => *state = Summoned::Parked(key),
+        }
+    }
+}
+
+/// What is left of an answer.
+pub struct Outgoing {
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that are out.
+    sent: usize,
+    left: usize,
+    /// Bytes that nobody shares, if they are counted.
+    counted: Option<(Arc<AtomicUsize>, usize)>,
+}
+
+/// A part of an answer.
+enum Piece {
+    Own(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Outgoing {
+    fn new(head: String, body: Option<Body>) -> Self {
+        let mut pieces = VecDeque::from([Piece::Own(head.into_bytes())]);
+        match body {
+            None => {}
+            Some(Body::Bytes(bytes)) => pieces.push_back(Piece::Own(bytes)),
+            Some(Body::Parts(parts)) => {
+                pieces.extend(parts.into_iter().map(Piece::Shared));
+            }
+        }
+        pieces.retain(|piece| !piece.bytes().is_empty());
+        let left = pieces.iter().map(|piece| piece.bytes().len()).sum();
+        Self { pieces, sent: 0, left, counted: None }
+    }
+
+    fn left(&self) -> usize {
+        self.left
+    }
+
+    fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Counts what has to be kept; whether all of that is within bounds.
+    fn is_within(&mut self, unsent: &Arc<AtomicUsize>, most: usize) -> bool {
+        if self.counted.is_some() {
+            return true;
+        }
+        let own = self.pieces.iter().map(|piece| match piece {
+            Piece::Own(bytes) => bytes.len(),
+            Piece::Shared(_) => size_of::<Piece>(),
+        });
+        let own = own.sum();
+        let all = unsent.fetch_add(own, Ordering::Relaxed) + own;
+        self.counted = Some((Arc::clone(unsent), own));
+        all <= most
+    }
+
+    /// Writes until it is out, or the client takes no more.
+    fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        while !self.is_empty() {
+            let mut slices =
+                Vec::with_capacity(self.pieces.len().min(PIECES_MAX));
+            for (i, piece) in self.pieces.iter().take(PIECES_MAX).enumerate() {
+                let from = if i == 0 { self.sent } else { 0 };
+                slices.push(IoSlice::new(&piece.bytes()[from..]));
+            }
+            match socket.write_vectored(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.left -= written;
+        self.sent += written;
+        while let Some(first) = self.pieces.front() {
+            let len = first.bytes().len();
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            self.pieces.pop_front();
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some((unsent, own)) = &self.counted {
+            unsent.fetch_sub(*own, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Answers that are not there yet: of a VM that is to be loaded first, or to
+//! become something.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::answer::{Body, Full, JSON, Later};
+use super::numbers::Place;
+use super::request::Request;
+use super::route::{OfVm, OfVms, Wait};
+use super::service::{Service, body_of, busy, failure, versioned};
+use crate::hub::{Sight, Watch};
+use crate::requested::Requested;
+use crate::sync::Wake;
+
+/// What is asked for.
+pub enum Work {
+    /// All VMs, loaded.
+    Vms(OfVms),
+    /// This VM, loaded or as it has become, or both.
+    Vm(Arc<str>, OfVm),
+}
+
+/// A load that has to be in first.
+pub struct Sync(pub Arc<Requested>);
+
+/// A request that waits.
+pub struct Waiting {
+    service: Arc<Service>,
+    work: Work,
+    request: Request,
+    begun: Instant,
+    until: Instant,
+    sync: Option<Sync>,
+    wake: Wake,
+    watching: Option<Watching>,
+    _place: Place,
+}
+
+/// A watch of a VM, ended when dropped.
+struct Watching {
+    service: Arc<Service>,
+    zonename: Arc<str>,
+    watch: Arc<Watch>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.service.hub.unwatch(&self.zonename, &self.watch);
+    }
+}
+
+impl Waiting {
+    /// A request that waits for its load, if that is asked for, and then for
+    /// what its VM is to become.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        service: Arc<Service>,
+        work: Work,
+        request: Request,
+        begun: Instant,
+        until: Instant,
+        sync: Option<Sync>,
+        wake: Wake,
+        place: Place,
+    ) -> Self {
+        let (watching, _place) = (None, place);
+        Self {
+            service,
+            work,
+            request,
+            begun,
+            until,
+            sync,
+            wake,
+            watching,
+            _place,
+        }
+    }
+
+    fn answer(&mut self) -> Option<Full> {
+        if self.sync.as_ref().is_some_and(|sync| !sync.0.is_met()) {
+            return None;
+        }
+        self.sync = None;
+        let service = &self.service;
+        let (name, of) = match &self.work {
+            Work::Vms(of) => return Some(service.vms(of, &self.request)),
+            Work::Vm(name, of) => (name, of),
+        };
+        let Some(wait) = &of.wait else {
+            let (sight, seq) = service.cache.vm(name);
+            let request = &self.request;
+            return Some(service.vm(name, of, sight, seq, request));
+        };
+        let mut next = None;
+        let watching = self.watching.get_or_insert_with(|| {
+            // What it is now, and all that it becomes: nothing in between.
+            let wake = Arc::clone(&self.wake);
+            let (sight, watch) = service.cache.watch(name, wake);
+            next = Some(sight);
+            let (service, zonename) = (Arc::clone(service), Arc::clone(name));
+            Watching { service, zonename, watch }
+        });
+        loop {
+            let sight = match next.take() {
+                Some(sight) => sight,
+                None => match watching.watch.next() {
+                    Ok(Some(sight)) => sight,
+                    Ok(None) => return None,
+                    Err(_) => {
+                        let why = "events of this VM came too fast";
+                        return Some(busy(why));
+                    }
+                },
+            };
+            let holds = match (wait, &sight.vm) {
+                (Wait::Gone, vm) => vm.is_none(),
+                (Wait::Holds(_), None) => false,
+                (Wait::Holds(conditions), Some(vm)) => {
+                    conditions.iter().all(|c| c.holds(&vm.object))
+                }
+            };
+            if holds {
+                return Some(self.told(200, of, &sight));
+            }
+        }
+    }
+
+    /// The VM as it was seen; `null` where there is none.
+    fn told(&self, status: u16, of: &OfVm, sight: &Sight) -> Full {
+        let body = match &sight.vm {
+            Some(vm) => body_of(vm, of),
+            None => Body::Bytes(b"null".to_vec()),
+        };
+        let etag = self.service.etag(sight.version);
+        let full = Full::new(status, JSON, body);
+        versioned(full, &etag, sight.version)
+    }
+
+    fn count(&self, full: &Full) {
+        let route = match &self.work {
+            Work::Vms(_) => "vms-sync",
+            Work::Vm(_, of) if of.wait.is_some() => "vm-wait",
+            Work::Vm(..) => "vm-sync",
+        };
+        let numbers = &self.service.numbers;
+        numbers.answered(route, full.status, self.begun);
+    }
+}
+
+impl Later for Waiting {
+    fn look(&mut self) -> Option<Full> {
+        let full = self.answer()?;
+        self.count(&full);
+        Some(full)
+    }
+
+    fn until(&self) -> Instant {
+        self.until
+    }
+
+    fn late(&mut self) -> Full {
+        let service = &self.service;
+        let full = match &self.work {
+            Work::Vm(name, of) if self.sync.is_none() => {
+                let (sight, _) = service.cache.vm(name);
+                self.told(504, of, &sight)
+            }
+            work => {
+                let name = match work {
+                    Work::Vms(_) => None,
+                    Work::Vm(name, _) => Some(&**name),
+                };
+                let time = (self.until - self.begun).as_secs_f64();
+                let mut error = format!("not loaded within {time} s");
+                for fault in service.host.faults(name) {
+                    error += &format!("; {fault}");
+                }
+                failure(504, &error)
+            }
+        };
+        self.count(&full);
+        full
+    }
+}

@@ -1,0 +1,135 @@
+//! What the server counts of itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::engine::EngineStatus;
+use crate::metrics::{Counts, Page, Times};
+
+/// The counts.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    requests: Counts,
+    times: Times,
+    resumed: AtomicU64,
+    /// Streams that had to begin anew, by reason.
+    pub resets: Counts,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The place of a request that waits, until dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Numbers {
+    /// A request was answered.
+    pub fn answered(&self, route: &str, status: u16, begun: Instant) {
+        self.requests.add(&[route, &status.to_string()]);
+        self.times.add(&[route], begun.elapsed());
+    }
+
+    /// A stream was taken up where it had ended.
+    pub fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A place for one more request that waits, if there may be one.
+    pub fn wait(&self, most: usize) -> Option<Place> {
+        let place = Place(Arc::clone(&self.waiting));
+        // The place gives itself back if it is one too many.
+        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        (before < most).then_some(place)
+    }
+
+    /// Tells of all of them.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn tell(
+        &self,
+        page: &mut Page,
+        engine: Option<EngineStatus>,
+        (looks, queued): (u64, u64),
+    ) {
+        page.counts(
+            "vminfod_http_requests_total",
+            "Requests by route and status.",
+            &["route", "status"],
+            &self.requests,
+        );
+        page.times(
+            "vminfod_http_request_duration_seconds",
+            "Time from a request's head to its answer being ready, by route.",
+            &["route"],
+            &self.times,
+        );
+        if let Some(engine) = engine {
+            page.gauge(
+                "vminfod_http_connections",
+                "Connections that are open.",
+                engine.connections as f64,
+            );
+            page.gauge(
+                "vminfod_http_threads",
+                "Threads that answer requests.",
+                engine.threads as f64,
+            );
+            page.counter(
+                "vminfod_http_connections_refused_total",
+                "Connections that were one too many.",
+                engine.refused,
+            );
+            page.gauge(
+                "vminfod_http_unsent_bytes",
+                "Bytes of answers that clients do not take.",
+                engine.unsent as f64,
+            );
+        }
+        page.gauge(
+            "vminfod_http_requests_waiting",
+            "Requests that wait for a load or a change.",
+            self.waiting.load(Ordering::SeqCst) as f64,
+        );
+        page.counter(
+            "vminfod_stream_resumes_total",
+            "Streams that were taken up where they had ended.",
+            self.resumed.load(Ordering::Relaxed),
+        );
+        page.counts(
+            "vminfod_stream_resets_total",
+            "Streams that could not be taken up and began anew, by reason.",
+            &["reason"],
+            &self.resets,
+        );
+        page.counter(
+            "vminfod_stream_looks_total",
+            "Subscribers that were looked at because of an event.",
+            looks,
+        );
+        page.counter(
+            "vminfod_stream_lines_total",
+            "Event lines that were queued for subscribers.",
+            queued,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let numbers = Numbers::default();
+        let one = numbers.wait(2);
+        let two = numbers.wait(2);
+        assert!(one.is_some() && two.is_some() && numbers.wait(2).is_none());
+        drop(one);
+        assert!(numbers.wait(2).is_some());
+    }
+}

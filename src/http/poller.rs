@@ -1,0 +1,268 @@
+//! Waits for many sockets in one thread: connections on which nothing goes on
+//! cost no thread of their own.
+//!
+//! What is parked here fires once: when its socket is ready, at its time
+//! limit, or when somebody wants it back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::os::net::{Polled, poll_sockets};
+use crate::sync::Bell;
+
+/// How long the thread waits at most before it looks around.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The pause after a poll(2) that failed for want of something.
+const FAILED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why something fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// Its socket can be read, or written, or has failed.
+    Ready,
+    /// Its time is over.
+    Late,
+    /// Somebody wants it.
+    Woken,
+}
+
+/// What a socket is to be ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// To be read.
+    pub read: bool,
+    /// To be written.
+    pub write: bool,
+}
+
+/// What is done when it fires. It must not block.
+pub type Then = Box<dyn FnOnce(Fired) + Send>;
+
+/// What waits.
+struct Parked {
+    socket: Arc<TcpStream>,
+    wants: Wants,
+    until: Option<Instant>,
+    then: Then,
+}
+
+/// What the thread is told.
+enum Message {
+    Park(u64, Parked),
+    Change(u64, Wants, Option<Instant>),
+    Fire(u64),
+    End,
+}
+
+/// The thread's inbox.
+pub struct Poller {
+    bell: Bell,
+    inbox: Mutex<Vec<Message>>,
+    last_key: AtomicU64,
+}
+
+impl std::fmt::Debug for Poller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Poller").finish_non_exhaustive()
+    }
+}
+
+impl Poller {
+    /// A poller in which nothing waits.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let (inbox, last_key) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { bell: Bell::new()?, inbox, last_key })
+    }
+
+    fn tell(&self, message: Message) {
+        self.inbox.lock().push(message);
+        self.bell.ring();
+    }
+
+    /// A key for something that is to be parked.
+    pub fn key(&self) -> u64 {
+        self.last_key.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Parks something until its socket is ready, or until that time.
+    pub fn park(
+        &self,
+        key: u64,
+        socket: Arc<TcpStream>,
+        wants: Wants,
+        until: Option<Instant>,
+        then: Then,
+    ) {
+        let parked = Parked { socket, wants, until, then };
+        self.tell(Message::Park(key, parked));
+    }
+
+    /// Changes what something waits for, unless it has fired already.
+    pub fn change(&self, key: u64, wants: Wants, until: Option<Instant>) {
+        self.tell(Message::Change(key, wants, until));
+    }
+
+    /// Lets something fire, unless it has already.
+    pub fn fire(&self, key: u64) {
+        self.tell(Message::Fire(key));
+    }
+
+    /// Ends the thread, and drops what waits.
+    pub fn end(&self) {
+        self.tell(Message::End);
+    }
+
+    /// Waits until it is ended.
+    pub fn run(&self) {
+        let mut parked: BTreeMap<u64, Parked> = BTreeMap::new();
+        loop {
+            let messages = std::mem::take(&mut *self.inbox.lock());
+            for message in messages {
+                match message {
+                    Message::Park(key, waiting) => {
+                        parked.insert(key, waiting);
+                    }
+                    Message::Change(key, wants, until) => {
+                        if let Some(waiting) = parked.get_mut(&key) {
+                            (waiting.wants, waiting.until) = (wants, until);
+                        }
+                    }
+                    Message::Fire(key) => {
+                        if let Some(waiting) = parked.remove(&key) {
+                            (waiting.then)(Fired::Woken);
+                        }
+                    }
+                    Message::End => return,
+                }
+            }
+            let fired = self.wait(&parked);
+            for (key, why) in fired {
+                if let Some(waiting) = parked.remove(&key) {
+                    (waiting.then)(why);
+                }
+            }
+        }
+    }
+
+    /// Waits for the first that fires, or for a message.
+    fn wait(&self, parked: &BTreeMap<u64, Parked>) -> Vec<(u64, Fired)> {
+        let fd = self.bell.fd().as_raw_fd();
+        let mut polled = vec![polled(fd, Wants { read: true, write: false })];
+        polled.extend(
+            parked
+                .values()
+                .map(|p| self::polled(p.socket.as_raw_fd(), p.wants)),
+        );
+        let first = parked.values().filter_map(|p| p.until).min();
+        let time = first.map_or(WAIT_MAX, |first| {
+            first.saturating_duration_since(Instant::now()).min(WAIT_MAX)
+        });
+        if let Err(e) = poll_sockets(&mut polled, time) {
+            log::error!("poll of {} connections: {e}", parked.len());
+            std::thread::sleep(FAILED_PAUSE);
+            return Vec::new();
+        }
+        self.bell.silence();
+        let now = Instant::now();
+        let states = parked.iter().zip(&polled[1..]);
+        states
+            .filter_map(|((key, p), state)| {
+                if state.readable || state.writable {
+                    Some((*key, Fired::Ready))
+                } else if p.until.is_some_and(|until| until <= now) {
+                    Some((*key, Fired::Late))
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+}
+
+/// Waits for one socket, at most that long; whether it is ready.
+pub fn wait_for(socket: &TcpStream, wants: Wants, time: Duration) -> bool {
+    let mut socket = [polled(socket.as_raw_fd(), wants)];
+    let waited = poll_sockets(&mut socket, time);
+    waited.is_ok() && (socket[0].readable || socket[0].writable)
+}
+
+fn polled(fd: RawFd, wants: Wants) -> Polled {
+    Polled {
+        fd,
+        want_read: wants.read,
+        want_write: wants.write,
+        readable: false,
+        writable: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    const READ: Wants = Wants { read: true, write: false };
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn pair() -> (TcpStream, Arc<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = TcpStream::connect(addr).unwrap();
+        (client, Arc::new(listener.accept().unwrap().0))
+    }
+
+    fn park(
+        poller: &Poller,
+        socket: &Arc<TcpStream>,
+        wants: Wants,
+        until: Option<Instant>,
+    ) -> (u64, Receiver<Fired>) {
+        let (sender, receiver) = channel();
+        let key = poller.key();
+        let then = Box::new(move |fired| sender.send(fired).unwrap());
+        poller.park(key, Arc::clone(socket), wants, until, then);
+        (key, receiver)
+    }
+
+    #[test]
+    fn each_fires_once_for_its_own_reason() {
+        let poller = Arc::new(Poller::new().unwrap());
+        let thread = std::thread::spawn({
+            let poller = Arc::clone(&poller);
+            move || poller.run()
+        });
+        let (mut client, socket) = pair();
+        let (_, ready) = park(&poller, &socket, READ, None);
+        client.write_all(b"x").unwrap();
+        assert_eq!(ready.recv_timeout(DEADLINE), Ok(Fired::Ready));
+        let (_quiet, socket) = pair();
+        let (_, late) = park(&poller, &socket, READ, Some(Instant::now()));
+        assert_eq!(late.recv_timeout(DEADLINE), Ok(Fired::Late));
+        let (key, woken) = park(&poller, &socket, READ, None);
+        poller.fire(key);
+        assert_eq!(woken.recv_timeout(DEADLINE), Ok(Fired::Woken));
+        poller.fire(key);
+        let (key, ready) = park(&poller, &socket, READ, None);
+        poller.change(key, Wants { read: false, write: true }, None);
+        assert_eq!(ready.recv_timeout(DEADLINE), Ok(Fired::Ready));
+        // What is dropped unfired lets go of its socket.
+        let (_, dropped) = park(&poller, &socket, READ, None);
+        poller.end();
+        thread.join().unwrap();
+        assert!(dropped.recv_timeout(DEADLINE).is_err());
+    }
+}

@@ -1,0 +1,250 @@
+//! One subscriber of /events: what waits for it, and how it is written.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::engine::Stream;
+use super::wanted::Wanted;
+use crate::config::HttpLimits;
+use crate::hub::{Line, Text, chunk_of};
+
+/// The most bytes that a subscriber may send after its request.
+const RECEIVED_MAX: usize = 64 << 10;
+
+/// Lines that one writev(2) takes.
+const PIECES_MAX: usize = 64;
+
+/// The end of a chunked body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Something to write.
+#[derive(Debug)]
+pub enum Item {
+    /// An event.
+    Event(Arc<Line>),
+    /// Bytes as they are to be sent, a part of a line or all of it.
+    Text(Arc<Text>),
+}
+
+/// Why a subscriber gets no more.
+#[derive(Debug)]
+pub enum Over {
+    /// It has gone.
+    Gone,
+    /// It does not read.
+    Behind(String),
+}
+
+/// Who gets events.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// The hub's number of it.
+    pub id: u64,
+    /// The number of the last event that it has, or does not want any more.
+    pub seq: u64,
+    /// What it calls itself.
+    pub agent: Option<String>,
+    /// What it wants.
+    pub wanted: Wanted,
+    /// Its connection.
+    pub stream: Stream,
+    /// At what key the poller watches its socket.
+    pub key: Option<u64>,
+    /// Since when it has taken nothing, though there is something.
+    pub blocked: Option<Instant>,
+    /// When something was last queued for it.
+    pub last_sent: Instant,
+    queue: VecDeque<Queued>,
+    /// Bytes of the first item that are out.
+    sent: usize,
+    /// Events that wait and count as lag, and their bytes.
+    lag: (u64, u64),
+    waiting_bytes: usize,
+    /// Bytes that it has sent, which nobody asked for.
+    received: usize,
+}
+
+#[derive(Debug)]
+struct Queued {
+    item: Item,
+    is_lag: bool,
+}
+
+impl Subscriber {
+    /// A subscriber for whom nothing waits.
+    #[must_use]
+    pub fn new(
+        id: u64,
+        seq: u64,
+        agent: Option<String>,
+        wanted: Wanted,
+        stream: Stream,
+    ) -> Self {
+        Self {
+            id,
+            seq,
+            agent,
+            wanted,
+            stream,
+            key: None,
+            blocked: None,
+            last_sent: Instant::now(),
+            queue: VecDeque::new(),
+            sent: 0,
+            lag: (0, 0),
+            waiting_bytes: 0,
+            received: 0,
+        }
+    }
+
+    /// A line as it goes to this one: in a chunk, or not.
+    #[must_use]
+    pub fn framed(&self, line: &[u8]) -> Vec<u8> {
+        match self.stream.chunked {
+            true => chunk_of(line).0,
+            false => line.to_vec(),
+        }
+    }
+
+    /// Queues what does not count as lag: it has asked for it.
+    pub fn push_free(&mut self, item: Item) {
+        self.waiting_bytes += self.bytes_of(&item).len();
+        self.queue.push_back(Queued { item, is_lag: false });
+    }
+
+    /// Queues an event.
+    ///
+    /// # Errors
+    /// If more would wait for it than may, and it does not take any.
+    pub fn push(
+        &mut self,
+        item: Item,
+        limits: &HttpLimits,
+    ) -> Result<(), Over> {
+        let bytes = self.bytes_of(&item).len();
+        self.waiting_bytes += bytes;
+        self.lag.0 += 1;
+        self.lag.1 += bytes as u64;
+        self.queue.push_back(Queued { item, is_lag: true });
+        self.last_sent = Instant::now();
+        if self.is_behind(limits) {
+            // Perhaps nobody has written for a while.
+            self.write()?;
+        }
+        match self.is_behind(limits) {
+            false => Ok(()),
+            true => {
+                let (events, bytes) = self.lag;
+                let why = format!("{events} events, {bytes} bytes behind");
+                Err(Over::Behind(why))
+            }
+        }
+    }
+
+    fn is_behind(&self, limits: &HttpLimits) -> bool {
+        let (events, bytes) = self.lag;
+        // One line can always be had, however long.
+        events > limits.lag_events || (bytes > limits.lag_bytes && events > 1)
+    }
+
+    /// Whether nothing waits for it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes that wait for it.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    fn bytes_of<'a>(&self, item: &'a Item) -> &'a [u8] {
+        match item {
+            Item::Event(line) if self.stream.chunked => line.chunk(),
+            Item::Event(line) => line.text(),
+            Item::Text(text) => text.bytes(),
+        }
+    }
+
+    /// Reads what a subscriber sends: nothing that matters, but its end.
+    ///
+    /// # Errors
+    /// If it has gone, or sends on and on.
+    pub fn read(&mut self) -> Result<(), Over> {
+        let mut bytes = [0; 4096];
+        loop {
+            match (&*self.stream.socket).read(&mut bytes) {
+                Ok(0) => return Err(Over::Gone),
+                Ok(n) if self.received + n > RECEIVED_MAX => {
+                    let why = "it sends without end".to_string();
+                    return Err(Over::Behind(why));
+                }
+                Ok(n) => self.received += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Over::Gone),
+            }
+        }
+    }
+
+    /// Writes as much of what waits as it takes.
+    ///
+    /// # Errors
+    /// If it has gone.
+    pub fn write(&mut self) -> Result<(), Over> {
+        while !self.queue.is_empty() {
+            let items = self.queue.iter().take(PIECES_MAX).enumerate();
+            let slices = items.map(|(i, queued)| {
+                let from = if i == 0 { self.sent } else { 0 };
+                IoSlice::new(&self.bytes_of(&queued.item)[from..])
+            });
+            let slices: Vec<_> = slices.collect();
+            match (&*self.stream.socket).write_vectored(&slices) {
+                Ok(0) => return Err(Over::Gone),
+                Ok(n) => {
+                    self.blocked = None;
+                    self.advance(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Over::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.sent += written;
+        self.waiting_bytes -= written;
+        while let Some(first) = self.queue.front() {
+            let len = self.bytes_of(&first.item).len();
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            if first.is_lag {
+                self.lag.0 -= 1;
+                self.lag.1 -= len as u64;
+            }
+            self.queue.pop_front();
+        }
+    }
+
+    /// Ends the stream as HTTP wants it, unless in the middle of a line.
+    pub fn end(mut self) {
+        let is_between = self.write().is_ok() && self.queue.is_empty();
+        if self.stream.chunked && is_between {
+            let _ = (&*self.stream.socket).write(LAST_CHUNK);
+        }
+        let _ = self.stream.socket.shutdown(Shutdown::Write);
+    }
+}

@@ -1,0 +1,120 @@
+//! What a subscriber wants of the events, and an event as it gets it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hub::{EventKind, Line};
+use crate::json::{Json, Key, Object};
+use crate::select::{Fields, Path};
+
+/// What a subscriber wants. Each part that is empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Events of these VMs, by uuid or zonename.
+    pub vms: Vec<String>,
+    /// Events of these types.
+    pub kinds: Vec<EventKind>,
+    /// Of `modify`, those with a change at one of these paths, or below.
+    pub paths: Vec<Path>,
+    /// What of `vm` is wanted.
+    pub fields: Option<Fields>,
+    /// A line when nothing else was sent for so long.
+    pub heartbeat: Option<Duration>,
+}
+
+impl Wanted {
+    /// Whether events of a VM are wanted.
+    #[must_use]
+    pub fn has_vm(&self, vm: &Object) -> bool {
+        let is = |name: &str, member: &str| vm.get_str(member) == Some(name);
+        let mut vms = self.vms.iter();
+        self.vms.is_empty()
+            || vms.any(|name| is(name, "uuid") || is(name, "zonename"))
+    }
+}
+
+/// An event on its way to many: what has to be known of it is found out once.
+pub struct Told<'a> {
+    line: &'a Arc<Line>,
+    /// The event, once somebody has to know what is in it.
+    event: Option<Option<Json>>,
+    /// In the words of those who want some fields alone.
+    reworded: Vec<(Fields, Arc<Line>)>,
+}
+
+impl<'a> Told<'a> {
+    /// An event that nobody has been told yet.
+    #[must_use]
+    pub fn new(line: &'a Arc<Line>) -> Self {
+        Self { line, event: None, reworded: Vec::new() }
+    }
+
+    /// The event as this one gets it; `None` if it does not want it.
+    pub fn to(&mut self, wanted: &Wanted) -> Option<Arc<Line>> {
+        let about = &self.line.about;
+        let is_vm =
+            |vm: &String| **vm == *about.uuid || **vm == *about.zonename;
+        if !(wanted.vms.is_empty() || wanted.vms.iter().any(is_vm))
+            || !(wanted.kinds.is_empty() || wanted.kinds.contains(&about.kind))
+        {
+            return None;
+        }
+        // What is new or gone has changed everywhere.
+        if about.kind == EventKind::Modify
+            && !wanted.paths.is_empty()
+            && !self.has_change_at(&wanted.paths)
+        {
+            return None;
+        }
+        match &wanted.fields {
+            Some(fields) if about.kind != EventKind::Delete => {
+                Some(self.in_words_of(fields))
+            }
+            _ => Some(Arc::clone(self.line)),
+        }
+    }
+
+    fn event(&mut self) -> Option<&Json> {
+        let line = self.line;
+        let event = self.event.get_or_insert_with(|| {
+            let text = std::str::from_utf8(line.text()).ok()?;
+            // It is ours, so that it can be read.
+            let event = Json::parse(text);
+            event.inspect_err(|e| log::error!("event {}: {e}", line.seq)).ok()
+        });
+        event.as_ref()
+    }
+
+    fn has_change_at(&mut self, paths: &[Path]) -> bool {
+        let Some(event) = self.event() else { return true };
+        let changes = event.get("changes").and_then(Json::as_array);
+        changes.unwrap_or_default().iter().any(|change| {
+            let at = change.get("path").and_then(Json::as_array);
+            let at = at.unwrap_or_default();
+            paths.iter().any(|path| path.meets(at))
+        })
+    }
+
+    fn in_words_of(&mut self, fields: &Fields) -> Arc<Line> {
+        let known = self.reworded.iter().find(|(known, _)| known == fields);
+        if let Some((_, line)) = known {
+            return Arc::clone(line);
+        }
+        let line = self.line;
+        let Some(event) = self.event().and_then(Json::as_object) else {
+            return Arc::clone(line);
+        };
+        let members = event.iter().map(|(name, value)| {
+            let value = match (name, value) {
+                ("vm", Json::Object(vm)) => Json::from(fields.of(vm)),
+                _ => value.clone(),
+            };
+            (Key::Owned(name.to_string()), value)
+        });
+        let mut text = Json::from(members.collect::<Object>()).to_bytes();
+        text.push(b'\n');
+        let line = Arc::new(line.reworded(&text));
+        self.reworded.push((fields.clone(), Arc::clone(&line)));
+        line
+    }
+}

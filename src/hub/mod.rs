@@ -1,0 +1,478 @@
+//! The last events, kept for those who subscribe or come back.
+//!
+//! There is one list of event lines: a line is made once, whoever gets it. The
+//! list is bounded by number and bytes; what is taken from it is counted as
+//! long as somebody holds it.
+//!
+//! The hub does no I/O: it wakes who sends.
+
+mod watch;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
+
+use crate::sync::{Condvar, Mutex};
+pub use watch::{Sight, TooMuch, Vm, Watch};
+
+/// What happened to a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    /// It is new.
+    Create,
+    /// It is another than before.
+    Modify,
+    /// It is gone.
+    Delete,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Create, Self::Modify, Self::Delete];
+
+    /// The `type` of such an event.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Modify => "modify",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What an event is about.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// What happened.
+    pub kind: EventKind,
+    /// The zone.
+    pub zonename: Arc<str>,
+    /// The VM's uuid.
+    pub uuid: Arc<str>,
+}
+
+/// Bytes that go to subscribers, counted as long as somebody holds them.
+#[derive(Debug)]
+pub struct Text {
+    bytes: Box<[u8]>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Text {
+    fn new(bytes: Vec<u8>, held: &Arc<AtomicUsize>) -> Self {
+        let bytes = bytes.into_boxed_slice();
+        held.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self { bytes, held: Arc::clone(held) }
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+/// One event as it goes to subscribers.
+#[derive(Debug)]
+pub struct Line {
+    /// Its number.
+    pub seq: u64,
+    /// What it is about.
+    pub about: About,
+    /// A chunk of HTTP/1.1: size, JSON and newline, end.
+    chunk: Text,
+    /// Where in it the JSON begins.
+    begin: usize,
+}
+
+impl Line {
+    fn new(
+        seq: u64,
+        about: About,
+        line: &[u8],
+        held: &Arc<AtomicUsize>,
+    ) -> Self {
+        let (chunk, begin) = chunk_of(line);
+        Self { seq, about, chunk: Text::new(chunk, held), begin }
+    }
+
+    /// The same event in other words.
+    #[must_use]
+    pub fn reworded(&self, line: &[u8]) -> Self {
+        Self::new(self.seq, self.about.clone(), line, &self.chunk.held)
+    }
+
+    /// The chunk.
+    #[must_use]
+    pub fn chunk(&self) -> &[u8] {
+        self.chunk.bytes()
+    }
+
+    /// The line itself, newline included.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.chunk()[self.begin..self.chunk().len() - 2]
+    }
+}
+
+/// Puts a line, newline included, into a chunk of its own. Returns it with the
+/// place at which the line begins.
+#[must_use]
+pub fn chunk_of(line: &[u8]) -> (Vec<u8>, usize) {
+    let mut chunk = format!("{:x}\r\n", line.len()).into_bytes();
+    let begin = chunk.len();
+    chunk.extend_from_slice(line);
+    chunk.extend_from_slice(b"\r\n");
+    (chunk, begin)
+}
+
+/// Who listens to /events.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The subscription's name, a UUID.
+    pub uuid: Arc<str>,
+    /// What the client calls itself.
+    pub user_agent: Option<String>,
+    /// Since when.
+    pub created: SystemTime,
+}
+
+/// How much is kept, and for how many.
+#[derive(Clone, Copy, Debug)]
+pub struct HubLimits {
+    /// Lines kept.
+    pub kept_events: usize,
+    /// Bytes kept.
+    pub kept_bytes: usize,
+    /// Subscribers at once.
+    pub subscribers: usize,
+    /// What a watch keeps of its VM.
+    pub sights: usize,
+}
+
+/// A listener's beginning.
+#[derive(Debug)]
+pub struct Begun {
+    /// The hub's number of the listener.
+    pub id: u64,
+    /// The number of the last event by then.
+    pub seq: u64,
+    /// What it has missed, if it comes back and that is still there.
+    pub missed: Option<Vec<Arc<Line>>>,
+}
+
+/// The list of events.
+#[derive(Debug)]
+pub struct Hub {
+    limits: HubLimits,
+    inner: Mutex<Inner>,
+    woken: Condvar,
+    held: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: VecDeque<Arc<Line>>,
+    bytes: usize,
+    seq: u64,
+    is_woken: bool,
+    listeners: BTreeMap<u64, Listener>,
+    last_id: u64,
+    cut_off: u64,
+    watches: HashMap<Arc<str>, Vec<Arc<Watch>>>,
+}
+
+impl Hub {
+    /// A hub without events.
+    #[must_use]
+    pub fn new(limits: HubLimits) -> Self {
+        let (inner, woken) = (Mutex::default(), Condvar::new());
+        Self { limits, inner, woken, held: Arc::default() }
+    }
+
+    /// The number of the last event.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.inner.lock().seq
+    }
+
+    /// Lines and bytes that are kept, and bytes of all lines that anybody
+    /// holds.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize, usize) {
+        let inner = self.inner.lock();
+        (inner.lines.len(), inner.bytes, self.held())
+    }
+
+    /// Bytes for subscribers that anybody holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Something else for subscribers.
+    #[must_use]
+    pub fn text(&self, bytes: Vec<u8>) -> Arc<Text> {
+        Arc::new(Text::new(bytes, &self.held))
+    }
+
+    /// Adds the next event, after which the VM is `vm`. `line` gets its
+    /// number, and returns it as JSON with a newline.
+    pub fn publish(
+        &self,
+        about: About,
+        vm: Option<Vm>,
+        line: impl FnOnce(u64) -> Vec<u8>,
+    ) {
+        let mut inner = self.inner.lock();
+        inner.seq += 1;
+        let seq = inner.seq;
+        for watch in inner.watches.get(&about.zonename).into_iter().flatten() {
+            watch.see(Sight { vm: vm.clone(), version: seq });
+        }
+        let line = Line::new(seq, about, &line(seq), &self.held);
+        inner.bytes += line.chunk().len();
+        inner.lines.push_back(Arc::new(line));
+        while inner.lines.len() > self.limits.kept_events
+            || (inner.bytes > self.limits.kept_bytes && inner.lines.len() > 1)
+        {
+            let Some(old) = inner.lines.pop_front() else { break };
+            inner.bytes -= old.chunk().len();
+        }
+        inner.is_woken = true;
+        self.woken.notify_one();
+    }
+
+    /// Adds a listener; `None` if there are as many as there may be. `since`
+    /// is the last event that one who comes back has had.
+    #[must_use]
+    pub fn subscribe(
+        &self,
+        uuid: Arc<str>,
+        user_agent: Option<String>,
+        since: Option<u64>,
+    ) -> Option<Begun> {
+        let mut inner = self.inner.lock();
+        if inner.listeners.len() >= self.limits.subscribers {
+            return None;
+        }
+        inner.last_id += 1;
+        let (id, seq) = (inner.last_id, inner.seq);
+        let created = SystemTime::now();
+        inner.listeners.insert(id, Listener { uuid, user_agent, created });
+        let missed = since.and_then(|since| inner.after(since, usize::MAX));
+        Some(Begun { id, seq, missed })
+    }
+
+    /// Forgets a listener.
+    pub fn unsubscribe(&self, id: u64) {
+        self.inner.lock().listeners.remove(&id);
+    }
+
+    /// Counts a listener that had to be cut off.
+    pub fn count_cut_off(&self) {
+        self.inner.lock().cut_off += 1;
+    }
+
+    /// Who listens, and how many have been cut off.
+    #[must_use]
+    pub fn listeners(&self) -> (Vec<Listener>, u64) {
+        let inner = self.inner.lock();
+        (inner.listeners.values().cloned().collect(), inner.cut_off)
+    }
+
+    /// Watches a VM, until [`Hub::unwatch`].
+    #[must_use]
+    pub fn watch(
+        &self,
+        zonename: &Arc<str>,
+        wake: crate::sync::Wake,
+    ) -> Arc<Watch> {
+        let watch = Arc::new(Watch::new(self.limits.sights, wake));
+        let mut inner = self.inner.lock();
+        let watches = inner.watches.entry(Arc::clone(zonename)).or_default();
+        watches.push(Arc::clone(&watch));
+        watch
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&self, zonename: &str, watch: &Arc<Watch>) {
+        let mut inner = self.inner.lock();
+        if let Some(watches) = inner.watches.get_mut(zonename) {
+            watches.retain(|other| !Arc::ptr_eq(other, watch));
+            if watches.is_empty() {
+                inner.watches.remove(zonename);
+            }
+        }
+    }
+
+    /// The events after number `seq`, at most `most`; `None` if some of them
+    /// are no longer there, or `seq` is not yet.
+    #[must_use]
+    pub fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
+        self.inner.lock().after(seq, most)
+    }
+
+    /// Wakes who waits.
+    pub fn wake(&self) {
+        self.inner.lock().is_woken = true;
+        self.woken.notify_one();
+    }
+
+    /// Waits until there is an event, or somebody wakes, at most until then.
+    pub fn wait(&self, until: Instant) {
+        let mut inner = self.inner.lock();
+        while !inner.is_woken && Instant::now() < until {
+            self.woken.wait_until(&mut inner, until);
+        }
+        inner.is_woken = false;
+    }
+}
+
+impl Inner {
+    fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
+        // The list has no gaps, so that a number is a place in it.
+        let first = self.lines.front().map_or(self.seq + 1, |line| line.seq);
+        let skip = seq.checked_add(1)?.checked_sub(first)?;
+        let skip = usize::try_from(skip).ok()?;
+        (skip <= self.lines.len())
+            .then(|| self.lines.iter().skip(skip).take(most).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(kept_events: usize) -> Hub {
+        Hub::new(HubLimits {
+            kept_events,
+            kept_bytes: 1 << 20,
+            subscribers: 2,
+            sights: 9,
+        })
+    }
+
+    fn about() -> About {
+        let kind = EventKind::Modify;
+        About { kind, zonename: "z".into(), uuid: "u".into() }
+    }
+
+    fn publish(hub: &Hub) {
+        hub.publish(about(), None, |seq| format!("{seq}\n").into_bytes());
+    }
+
+    fn numbers(lines: Option<Vec<Arc<Line>>>) -> Option<Vec<u64>> {
+        lines.map(|lines| lines.iter().map(|line| line.seq).collect())
+    }
+
+    #[test]
+    fn who_comes_back_gets_what_it_missed_or_is_told() {
+        let hub = hub(3);
+        assert_eq!(numbers(hub.after(0, 9)), Some(vec![]));
+        assert_eq!(numbers(hub.after(1, 9)), None, "not yet");
+        (0..5).for_each(|_| publish(&hub));
+        assert_eq!(numbers(hub.after(1, 9)), None, "no longer");
+        assert_eq!(numbers(hub.after(2, 9)), Some(vec![3, 4, 5]));
+        assert_eq!(numbers(hub.after(2, 2)), Some(vec![3, 4]));
+        assert_eq!(numbers(hub.after(5, 9)), Some(vec![]));
+        for bad in [6, u64::MAX] {
+            assert_eq!(numbers(hub.after(bad, 9)), None);
+        }
+        let begun = hub.subscribe("x".into(), None, Some(3)).unwrap();
+        assert_eq!((begun.seq, numbers(begun.missed)), (5, Some(vec![4, 5])));
+    }
+
+    #[test]
+    fn a_line_is_a_chunk_of_its_own() {
+        let hub = hub(3);
+        publish(&hub);
+        let line = hub.after(0, 1).unwrap().remove(0);
+        assert_eq!(line.text(), b"1\n");
+        assert_eq!(line.chunk(), b"2\r\n1\n\r\n");
+        assert_eq!(line.reworded(b"one\n").chunk(), b"4\r\none\n\r\n");
+    }
+
+    #[test]
+    fn lines_count_as_long_as_somebody_holds_them() {
+        let hub = hub(1);
+        publish(&hub);
+        let held = hub.after(0, 1).unwrap();
+        publish(&hub);
+        assert_eq!(hub.size(), (1, 7, 14));
+        drop(held);
+        assert_eq!(hub.size(), (1, 7, 7));
+    }
+
+    #[test]
+    fn bytes_bound_what_is_kept() {
+        let hub = hub(100);
+        for _ in 0..9 {
+            hub.publish(about(), None, |_| vec![b'x'; 300_000]);
+        }
+        assert_eq!(hub.size().0, 3);
+        hub.publish(about(), None, |_| vec![b'x'; 2 << 20]);
+        assert_eq!(hub.size().0, 1);
+    }
+
+    #[test]
+    fn subscribers_are_bounded_and_forgotten() {
+        let hub = hub(2);
+        let subscribe = || hub.subscribe("x".into(), None, None);
+        let id = subscribe().unwrap().id;
+        subscribe().unwrap();
+        assert!(subscribe().is_none());
+        hub.unsubscribe(id);
+        assert_eq!(hub.listeners().0.len(), 1);
+        assert!(subscribe().is_some());
+    }
+
+    #[test]
+    fn a_watch_sees_its_vm_alone() {
+        let hub = hub(2);
+        let watches = [0, 0, 1].map(|n| {
+            let name: Arc<str> = ["z", "other"][n].into();
+            hub.watch(&name, Arc::new(|| {}))
+        });
+        publish(&hub);
+        let next = |n: usize| {
+            let next = watches[n].next().unwrap();
+            next.map(|sight| sight.version)
+        };
+        assert_eq!((next(0), next(1), next(2)), (Some(1), Some(1), None));
+        hub.unwatch("z", &watches[0]);
+        publish(&hub);
+        assert_eq!((next(0), next(1)), (None, Some(2)));
+        hub.unwatch("z", &watches[1]);
+        hub.unwatch("other", &watches[2]);
+        assert!(hub.inner.lock().watches.is_empty());
+    }
+
+    #[test]
+    fn an_event_wakes_who_waits() {
+        let hub = hub(9);
+        let long = || Instant::now() + std::time::Duration::from_secs(60);
+        publish(&hub);
+        publish(&hub);
+        hub.wait(long());
+        assert!(!hub.inner.lock().is_woken);
+        hub.wait(Instant::now());
+        hub.wake();
+        hub.wait(long());
+    }
+}

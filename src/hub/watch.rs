@@ -1,0 +1,99 @@
+//! Watches: who waits for something to become true of one VM sees every state
+//! of it, however short.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::json::Object;
+use crate::sync::{Mutex, Wake};
+
+/// A VM as it was at one moment.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The object and its JSON; `None` where there is no VM.
+    pub vm: Option<Vm>,
+    /// The number of the event that made it so.
+    pub version: u64,
+}
+
+/// A VM as it is served.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    /// The object.
+    pub object: Arc<Object>,
+    /// Its JSON.
+    pub json: Arc<[u8]>,
+}
+
+/// What was seen of a VM and not looked at yet.
+pub struct Watch {
+    seen: Mutex<Seen>,
+    most: usize,
+    wake: Wake,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    sights: VecDeque<Sight>,
+    is_over: bool,
+}
+
+/// More was seen of a VM than could be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMuch;
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&self.seen).finish()
+    }
+}
+
+impl Watch {
+    /// A watch that keeps `most` sights, and tells `wake` of each.
+    #[must_use]
+    pub fn new(most: usize, wake: Wake) -> Self {
+        Self { seen: Mutex::default(), most, wake }
+    }
+
+    /// Keeps what is to be looked at.
+    pub fn see(&self, sight: Sight) {
+        let mut seen = self.seen.lock();
+        if seen.sights.len() >= self.most {
+            seen.is_over = true;
+        } else {
+            seen.sights.push_back(sight);
+        }
+        drop(seen);
+        (self.wake)();
+    }
+
+    /// The next sight, if there is one.
+    ///
+    /// # Errors
+    /// If there were more than could be kept, so that some are missing.
+    pub fn next(&self) -> Result<Option<Sight>, TooMuch> {
+        let mut seen = self.seen.lock();
+        match (seen.sights.pop_front(), seen.is_over) {
+            (None, true) => Err(TooMuch),
+            (sight, _) => Ok(sight),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sights_come_in_order_and_a_gap_is_told() {
+        let watch = Watch::new(2, Arc::new(|| {}));
+        for version in 1..=3 {
+            watch.see(Sight { vm: None, version });
+        }
+        let next = || watch.next().map(|sight| sight.map(|s| s.version));
+        assert_eq!(next(), Ok(Some(1)));
+        assert_eq!(next(), Ok(Some(2)));
+        assert_eq!(next(), Err(TooMuch));
+    }
+}

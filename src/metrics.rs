@@ -1,0 +1,258 @@
+//! Counting for Prometheus: counters and histograms by label, and the text in
+//! which they are read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// Upper ends of the buckets of every histogram, in seconds.
+const BUCKETS: [f64; 16] = [
+    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0, 10.0,
+    20.0, 30.0, 60.0, 120.0,
+];
+
+/// The most labels that one thing is counted by; whatever comes then is
+/// counted under the label [`OTHER`].
+const LABELS_MAX: usize = 200;
+
+/// See [`LABELS_MAX`].
+const OTHER: &str = "other";
+
+/// Labels, in the order in which their names are told.
+pub type Labels = [String];
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// By bucket, and past the last.
+    counts: [u64; BUCKETS.len() + 1],
+    sum: Duration,
+}
+
+/// Counts by label.
+#[derive(Debug, Default)]
+pub struct Counts {
+    by_labels: Mutex<BTreeMap<Vec<String>, u64>>,
+}
+
+impl Counts {
+    /// Counts one more.
+    pub fn add(&self, labels: &[&str]) {
+        let mut counts = self.by_labels.lock();
+        *entry(&mut counts, labels) += 1;
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<Vec<String>, u64> {
+        self.by_labels.lock().clone()
+    }
+}
+
+/// Times by label.
+#[derive(Debug, Default)]
+pub struct Times {
+    by_labels: Mutex<BTreeMap<Vec<String>, Histogram>>,
+}
+
+impl Times {
+    /// Counts one that took so long.
+    pub fn add(&self, labels: &[&str], time: Duration) {
+        let seconds = time.as_secs_f64();
+        let at = BUCKETS.iter().position(|end| seconds <= *end);
+        let mut times = self.by_labels.lock();
+        let histogram = entry(&mut times, labels);
+        histogram.counts[at.unwrap_or(BUCKETS.len())] += 1;
+        histogram.sum += time;
+    }
+}
+
+fn entry<'a, T: Default>(
+    map: &'a mut BTreeMap<Vec<String>, T>,
+    labels: &[&str],
+) -> &'a mut T {
+    let mut key: Vec<_> = labels.iter().map(ToString::to_string).collect();
+    if map.len() >= LABELS_MAX && !map.contains_key(&key) {
+        key.fill(OTHER.to_string());
+    }
+    map.entry(key).or_default()
+}
+
+/// What Prometheus reads, in its text format.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+}
+
+impl Page {
+    /// The text.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    fn begin(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}");
+        let _ = writeln!(self.text, "# TYPE {name} {kind}");
+    }
+
+    /// A value that goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.begin(name, "gauge", help);
+        self.sample(name, &[], &[], value);
+    }
+
+    /// A count that only goes up.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.begin(name, "counter", help);
+        self.sample(name, &[], &[], value as f64);
+    }
+
+    /// Values that go up and down, by labels of these names.
+    pub fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        names: &[&str],
+        values: impl IntoIterator<Item = (Vec<String>, f64)>,
+    ) {
+        self.begin(name, "gauge", help);
+        for (labels, value) in values {
+            self.sample(name, names, &labels, value);
+        }
+    }
+
+    /// Counts that only go up, by labels of these names.
+    pub fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        names: &[&str],
+        values: impl IntoIterator<Item = (Vec<String>, f64)>,
+    ) {
+        self.begin(name, "counter", help);
+        for (labels, value) in values {
+            self.sample(name, names, &labels, value);
+        }
+    }
+
+    /// Counts by labels of these names.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn counts(
+        &mut self,
+        name: &str,
+        help: &str,
+        names: &[&str],
+        counts: &Counts,
+    ) {
+        let all = counts.all().into_iter().map(|(l, n)| (l, n as f64));
+        self.counters(name, help, names, all);
+    }
+
+    /// Times by labels of these names.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn times(
+        &mut self,
+        name: &str,
+        help: &str,
+        names: &[&str],
+        times: &Times,
+    ) {
+        self.begin(name, "histogram", help);
+        let bucket = format!("{name}_bucket");
+        let mut bucket_names = names.to_vec();
+        bucket_names.push("le");
+        for (labels, histogram) in times.by_labels.lock().iter() {
+            let mut all = 0;
+            for (i, count) in histogram.counts.iter().enumerate() {
+                all += count;
+                let end = BUCKETS.get(i).map(f64::to_string);
+                let mut labels = labels.clone();
+                labels.push(end.unwrap_or_else(|| "+Inf".to_string()));
+                self.sample(&bucket, &bucket_names, &labels, all as f64);
+            }
+            let sum = histogram.sum.as_secs_f64();
+            self.sample(&format!("{name}_sum"), names, labels, sum);
+            self.sample(&format!("{name}_count"), names, labels, all as f64);
+        }
+    }
+
+    fn sample(
+        &mut self,
+        name: &str,
+        names: &[&str],
+        labels: &Labels,
+        value: f64,
+    ) {
+        self.text += name;
+        for (i, (name, label)) in names.iter().zip(labels).enumerate() {
+            let before = if i == 0 { '{' } else { ',' };
+            let label = label
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            let _ = write!(self.text, "{before}{name}=\"{label}\"");
+        }
+        if !names.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_times_are_told_by_label() {
+        let counts = Counts::default();
+        counts.add(&["a", "x\"\\\n"]);
+        counts.add(&["a", "x\"\\\n"]);
+        let mut page = Page::default();
+        page.counts("c_total", "What.", &["one", "two"], &counts);
+        page.gauge("g", "How.", 0.5);
+        assert_eq!(
+            page.into_text(),
+            "# HELP c_total What.\n# TYPE c_total counter\n\
+             c_total{one=\"a\",two=\"x\\\"\\\\\\n\"} 2\n\
+             # HELP g How.\n# TYPE g gauge\ng 0.5\n"
+        );
+    }
+
+    #[test]
+    fn buckets_add_up() {
+        let times = Times::default();
+        for ms in [0, 2, 2, 999_000] {
+            times.add(&["a"], Duration::from_millis(ms));
+        }
+        let mut page = Page::default();
+        page.times("t_seconds", "T.", &["k"], &times);
+        let text = page.into_text();
+        for line in [
+            "t_seconds_bucket{k=\"a\",le=\"0.0001\"} 1",
+            "t_seconds_bucket{k=\"a\",le=\"0.001\"} 1",
+            "t_seconds_bucket{k=\"a\",le=\"0.003\"} 3",
+            "t_seconds_bucket{k=\"a\",le=\"120\"} 3",
+            "t_seconds_bucket{k=\"a\",le=\"+Inf\"} 4",
+            "t_seconds_sum{k=\"a\"} 999.004",
+            "t_seconds_count{k=\"a\"} 4",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn labels_are_bounded() {
+        let counts = Counts::default();
+        for n in 0..LABELS_MAX + 5 {
+            counts.add(&[&n.to_string()]);
+        }
+        let all = counts.all();
+        assert_eq!(all.len(), LABELS_MAX + 1);
+        assert_eq!(all[&vec![OTHER.to_string()]], 5);
+    }
+}

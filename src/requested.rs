@@ -1,0 +1,215 @@
+//! Loads that somebody has asked for, and waits for: a request is met by a
+//! load that began after it, whoever asked for that load.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::sync::Wake;
+
+/// A request for a load.
+pub struct Requested {
+    is_met: AtomicBool,
+    wake: Wake,
+}
+
+impl fmt::Debug for Requested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Requested").field(&self.is_met).finish()
+    }
+}
+
+impl Requested {
+    /// Whether such a load is in.
+    #[must_use]
+    pub fn is_met(&self) -> bool {
+        self.is_met.load(Ordering::SeqCst)
+    }
+
+    fn meet(&self) {
+        self.is_met.store(true, Ordering::SeqCst);
+        (self.wake)();
+    }
+}
+
+/// All requests. One that is dropped is forgotten.
+#[derive(Debug, Default)]
+pub struct Requests {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    of_vm: HashMap<Arc<str>, Vec<(u64, Weak<Requested>)>>,
+    of_all: Vec<OfAll>,
+}
+
+/// A request for all VMs.
+#[derive(Debug)]
+struct OfAll {
+    asked: u64,
+    /// VMs whose load is still to come; `None` until all have been listed.
+    missing: Option<HashSet<Arc<str>>>,
+    request: Weak<Requested>,
+}
+
+impl Requests {
+    /// Asks for a VM, or for all. `push` asks for the load, and returns the
+    /// number that those of later ones are above; `wake` is told when the
+    /// request is met.
+    #[must_use]
+    pub fn ask(
+        &self,
+        zonename: Option<&Arc<str>>,
+        wake: Wake,
+        push: impl FnOnce() -> u64,
+    ) -> Arc<Requested> {
+        let request =
+            Arc::new(Requested { is_met: AtomicBool::new(false), wake });
+        // Locked meanwhile, so that the load can't be in before it is known
+        // who waits for it.
+        let mut inner = self.inner.lock();
+        let asked = push();
+        let weak = Arc::downgrade(&request);
+        match zonename {
+            Some(zonename) => {
+                let waiting = inner.of_vm.entry(Arc::clone(zonename));
+                let waiting = waiting.or_default();
+                waiting.retain(|(_, request)| request.strong_count() > 0);
+                waiting.push((asked, weak));
+            }
+            None => {
+                inner.of_all.retain(|of_all| of_all.request.strong_count() > 0);
+                let of_all = OfAll { asked, missing: None, request: weak };
+                inner.of_all.push(of_all);
+            }
+        }
+        request
+    }
+
+    /// Whether anybody waits for this VM, or for all.
+    #[must_use]
+    pub fn are_there(&self, zonename: Option<&str>) -> bool {
+        let inner = self.inner.lock();
+        let waits = |request: &Weak<Requested>| request.strong_count() > 0;
+        match zonename {
+            Some(zonename) => {
+                let waiting = inner.of_vm.get(zonename);
+                waiting.into_iter().flatten().any(|(_, r)| waits(r))
+            }
+            None => inner.of_all.iter().any(|all| waits(&all.request)),
+        }
+    }
+
+    /// A VM has been loaded whole by a batch of this number.
+    pub fn loaded(&self, zonename: &str, batch: u64) {
+        let mut inner = self.inner.lock();
+        let Inner { of_vm, of_all } = &mut *inner;
+        let mut met = Vec::new();
+        if let Some(waiting) = of_vm.get_mut(zonename) {
+            waiting.retain(|(asked, request)| {
+                let is_met = *asked < batch;
+                met.extend(request.upgrade().filter(|_| is_met));
+                !is_met
+            });
+            if waiting.is_empty() {
+                of_vm.remove(zonename);
+            }
+        }
+        of_all.retain_mut(|waiting| {
+            let Some(missing) = &mut waiting.missing else { return true };
+            if waiting.asked < batch {
+                missing.remove(zonename);
+            }
+            met.extend(
+                waiting.request.upgrade().filter(|_| missing.is_empty()),
+            );
+            !missing.is_empty()
+        });
+        drop(inner);
+        met.iter().for_each(|request| request.meet());
+    }
+
+    /// All VMs have been listed by a batch of this number, and loaded but for
+    /// those that are `missing`.
+    pub fn all_loaded(&self, batch: u64, missing: &HashSet<Arc<str>>) {
+        let mut inner = self.inner.lock();
+        let mut met = Vec::new();
+        inner.of_all.retain_mut(|waiting| {
+            if waiting.asked >= batch || waiting.missing.is_some() {
+                return true;
+            }
+            if missing.is_empty() {
+                met.extend(waiting.request.upgrade());
+                return false;
+            }
+            waiting.missing = Some(missing.clone());
+            true
+        });
+        drop(inner);
+        met.iter().for_each(|request| request.meet());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(
+        requests: &Requests,
+        zonename: Option<&str>,
+        asked: u64,
+    ) -> Arc<Requested> {
+        let zonename = zonename.map(Arc::from);
+        requests.ask(zonename.as_ref(), Arc::new(|| {}), || asked)
+    }
+
+    #[test]
+    fn a_request_is_met_by_a_load_that_began_after_it() {
+        let requests = Requests::default();
+        let a = ask(&requests, Some("a"), 5);
+        let b = ask(&requests, Some("b"), 5);
+        requests.loaded("a", 5);
+        assert!(!a.is_met());
+        let later = ask(&requests, Some("a"), 7);
+        requests.loaded("a", 6);
+        assert!(a.is_met() && !b.is_met() && !later.is_met());
+        requests.loaded("a", 8);
+        assert!(later.is_met());
+        assert!(!requests.inner.lock().of_vm.contains_key("a"));
+    }
+
+    #[test]
+    fn a_request_for_all_is_met_when_none_is_missing() {
+        let requests = Requests::default();
+        let all = ask(&requests, None, 5);
+        requests.all_loaded(5, &HashSet::new());
+        requests.loaded("a", 9);
+        assert!(!all.is_met());
+        requests.all_loaded(6, &["a".into(), "b".into()].into());
+        requests.loaded("a", 5);
+        requests.loaded("b", 7);
+        // Another list does not make the first one's gaps good.
+        requests.loaded("a", 7);
+        assert!(all.is_met());
+        let all = ask(&requests, None, 8);
+        requests.all_loaded(9, &HashSet::new());
+        assert!(all.is_met());
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_and_who_waits_is_woken() {
+        let requests = Requests::default();
+        drop(ask(&requests, Some("a"), 1));
+        assert!(!requests.are_there(Some("a")));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let wake: Wake = Arc::new(move || sender.send(()).unwrap());
+        let a = requests.ask(Some(&"a".into()), wake, || 2);
+        assert_eq!(requests.inner.lock().of_vm["a"].len(), 1);
+        requests.loaded("a", 3);
+        assert!(a.is_met() && receiver.try_recv().is_ok());
+    }
+}
