@@ -17,6 +17,7 @@ release:
 
 # What tests need beyond Rust, gcc and make.
 deps:
+	tests/deps.sh target/tools
 	rustup target add x86_64-unknown-illumos
 	rustup component add rustfmt clippy
 
@@ -32,6 +33,11 @@ SEED ?= 1000
 soak:
 	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
 	    whatever_happens -- --nocapture
+
+# Real clients of the HTTP interface; wrk takes WRK_SECONDS for each of four.
+WRK_SECONDS ?= 15
+clients:
+	WRK_SECONDS=$(WRK_SECONDS) $(CARGO) test --test it clients:: -- --nocapture
 
 # Plants bugs, and sees whether the tests find them: see tests/mutants.
 mutants:
@@ -72,4 +78,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak mutants interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak clients mutants interleavings deps-fuzz fuzz fmt clippy check-illumos clean

@@ -155,6 +155,8 @@ fn each_event_wakes_who_sends_it() {
             kept_bytes: 1 << 20,
             subscribers: 1,
             sights: 1,
+            lag_events: 9,
+            lag_bytes: 1 << 20,
         };
         let hub = Arc::new(Hub::new(limits));
         let sender = {
@@ -164,8 +166,7 @@ fn each_event_wakes_who_sends_it() {
                 while sent.len() < 3 {
                     // Under loom no time passes: only an event ends it.
                     hub.wait(Instant::now() + Duration::from_secs(1000));
-                    let last = sent.last().copied().unwrap_or(0);
-                    let lines = hub.after(last, 9).unwrap();
+                    let lines = hub.hand_out(9).unwrap();
                     sent.extend(lines.iter().map(|line| line.seq));
                 }
                 assert_eq!(sent, [1, 2, 3]);

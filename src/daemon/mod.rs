@@ -280,6 +280,8 @@ fn new_shared(
         kept_bytes: settings.queues.kept_bytes,
         subscribers: settings.http.subscribers,
         sights: settings.queues.sights,
+        lag_events: settings.http.lag_events,
+        lag_bytes: settings.http.lag_bytes,
     }));
     Shared {
         queue: Queue::new(settings.queues.clone(), &settings.sources),

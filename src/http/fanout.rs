@@ -122,24 +122,23 @@ impl Fanout {
     /// Writes events until it is ended.
     pub fn run(self: &Arc<Self>) {
         let mut subscribers = Subscribers::default();
-        let mut seq = self.hub.seq();
         let is_ending = || self.ending.load(Ordering::SeqCst);
         while !is_ending() {
             let next = subscribers.heartbeats.first().map(|(at, _)| *at);
             let latest = Instant::now() + WAIT_MAX;
             self.hub.wait(next.map_or(latest, |next| next.min(latest)));
-            while !is_ending() && self.dispatch(&mut subscribers, &mut seq) {}
+            while !is_ending() && self.dispatch(&mut subscribers) {}
             for message in std::mem::take(&mut *self.inbox.lock()) {
                 match message {
                     Message::Join(subscriber) => {
-                        self.welcome(&mut subscribers, *subscriber, seq);
+                        self.welcome(&mut subscribers, *subscriber);
                     }
                     Message::Ready(id, why) => {
                         self.attend(&mut subscribers, id, why);
                     }
                 }
             }
-            self.send_heartbeats(&mut subscribers, seq);
+            self.send_heartbeats(&mut subscribers);
         }
         let late = std::mem::take(&mut *self.inbox.lock());
         let late = late.into_iter().filter_map(|message| match message {
@@ -152,24 +151,18 @@ impl Fanout {
     }
 
     /// Hands the next events out, and writes them; `false` if there are none.
-    fn dispatch(
-        self: &Arc<Self>,
-        subscribers: &mut Subscribers,
-        seq: &mut u64,
-    ) -> bool {
-        let Some(lines) = self.hub.after(*seq, LINES_MAX) else {
+    fn dispatch(self: &Arc<Self>, subscribers: &mut Subscribers) -> bool {
+        let Some(lines) = self.hub.hand_out(LINES_MAX) else {
             // The hub has not kept what nobody has got yet.
             let ids: Vec<_> = subscribers.by_id.keys().copied().collect();
             for id in ids {
                 let why = "events came too fast".to_string();
                 self.leave(subscribers, id, &Over::Behind(why));
             }
-            *seq = self.hub.seq();
             return true;
         };
         let mut touched = BTreeSet::new();
         for line in &lines {
-            *seq = line.seq;
             let mut told = Told::new(line);
             let ids = subscribers.of(line);
             self.looks.fetch_add(ids.len() as u64, Ordering::Relaxed);
@@ -218,13 +211,9 @@ impl Fanout {
         self: &Arc<Self>,
         subscribers: &mut Subscribers,
         mut subscriber: Subscriber,
-        seq: u64,
     ) {
         let id = subscriber.id;
-        // What has been handed out since it subscribed.
-        let missed = seq.saturating_sub(subscriber.seq);
-        let missed = usize::try_from(missed).unwrap_or(usize::MAX);
-        let missed = self.hub.after(subscriber.seq, missed);
+        let (seq, missed) = self.hub.join(id, subscriber.seq);
         let is_whole = missed.is_some();
         for line in missed.into_iter().flatten() {
             if let Some(wanted) = Told::new(&line).to(&subscriber.wanted) {
@@ -315,7 +304,7 @@ impl Fanout {
         (Wants { read: true, write }, until)
     }
 
-    fn send_heartbeats(self: &Arc<Self>, to: &mut Subscribers, seq: u64) {
+    fn send_heartbeats(self: &Arc<Self>, to: &mut Subscribers) {
         let now = Instant::now();
         while let Some((at, id)) = to.heartbeats.first().copied()
             && at <= now
@@ -324,7 +313,7 @@ impl Fanout {
             let Some(subscriber) = to.by_id.get_mut(&id) else { continue };
             let Some(every) = subscriber.wanted.heartbeat else { continue };
             if subscriber.is_idle() && subscriber.last_sent + every <= now {
-                let line = heartbeat(seq);
+                let line = heartbeat(self.hub.handed_out());
                 let bytes = subscriber.framed(&line);
                 let item = Item::Text(self.hub.text(bytes));
                 subscriber.push_free(item);

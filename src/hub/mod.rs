@@ -163,6 +163,10 @@ pub struct HubLimits {
     pub subscribers: usize,
     /// What a watch keeps of its VM.
     pub sights: usize,
+    /// Lines that are kept besides, while they wait to be handed out.
+    pub lag_events: u64,
+    /// Bytes of those.
+    pub lag_bytes: u64,
 }
 
 /// A listener's beginning.
@@ -195,6 +199,10 @@ struct Inner {
     last_id: u64,
     cut_off: u64,
     watches: HashMap<Arc<str>, Vec<Arc<Watch>>>,
+    /// The last line that was handed out.
+    handed_out: u64,
+    /// Who has subscribed and is not handed lines yet: from where on.
+    joining: BTreeMap<u64, u64>,
 }
 
 impl Hub {
@@ -248,12 +256,7 @@ impl Hub {
         let line = Line::new(seq, about, &line(seq), &self.held);
         inner.bytes += line.chunk().len();
         inner.lines.push_back(Arc::new(line));
-        while inner.lines.len() > self.limits.kept_events
-            || (inner.bytes > self.limits.kept_bytes && inner.lines.len() > 1)
-        {
-            let Some(old) = inner.lines.pop_front() else { break };
-            inner.bytes -= old.chunk().len();
-        }
+        inner.drop_old(&self.limits);
         inner.is_woken = true;
         self.woken.notify_one();
     }
@@ -275,13 +278,49 @@ impl Hub {
         let (id, seq) = (inner.last_id, inner.seq);
         let created = SystemTime::now();
         inner.listeners.insert(id, Listener { uuid, user_agent, created });
+        inner.joining.insert(id, seq);
         let missed = since.and_then(|since| inner.after(since, usize::MAX));
         Some(Begun { id, seq, missed })
     }
 
     /// Forgets a listener.
     pub fn unsubscribe(&self, id: u64) {
-        self.inner.lock().listeners.remove(&id);
+        let mut inner = self.inner.lock();
+        inner.listeners.remove(&id);
+        inner.joining.remove(&id);
+    }
+
+    /// The next lines for all who listen, at most `most`; `None` if some of
+    /// them are no longer there: then it goes on with what comes from now on.
+    #[must_use]
+    pub fn hand_out(&self, most: usize) -> Option<Vec<Arc<Line>>> {
+        let mut inner = self.inner.lock();
+        let lines = inner.after(inner.handed_out, most);
+        inner.handed_out = match &lines {
+            Some(lines) => {
+                lines.last().map_or(inner.handed_out, |line| line.seq)
+            }
+            None => inner.seq,
+        };
+        lines
+    }
+
+    /// The number of the last line that was handed out.
+    #[must_use]
+    pub fn handed_out(&self) -> u64 {
+        self.inner.lock().handed_out
+    }
+
+    /// A listener that was at `seq` gets what is handed out from now on, and
+    /// first the lines that have been meanwhile; `None` if those are no longer
+    /// all there. The number is that of the last line handed out.
+    #[must_use]
+    pub fn join(&self, id: u64, seq: u64) -> (u64, Option<Vec<Arc<Line>>>) {
+        let mut inner = self.inner.lock();
+        inner.joining.remove(&id);
+        let missed = inner.handed_out.saturating_sub(seq);
+        let missed = usize::try_from(missed).unwrap_or(usize::MAX);
+        (inner.handed_out, inner.after(seq, missed))
     }
 
     /// Counts a listener that had to be cut off.
@@ -345,6 +384,26 @@ impl Hub {
 }
 
 impl Inner {
+    /// Drops what is more than is to be kept: the oldest, but none that has
+    /// still to be handed out, unless those are too many.
+    fn drop_old(&mut self, limits: &HubLimits) {
+        let joining = self.joining.values().copied();
+        let needed = joining.chain([self.handed_out]).min().unwrap_or(0);
+        while let Some(old) = self.lines.front() {
+            let (events, bytes) = (self.lines.len(), self.bytes);
+            let is_needed = old.seq > needed
+                && events as u64 <= limits.lag_events
+                && bytes as u64 <= limits.lag_bytes;
+            let is_more = events > limits.kept_events
+                || (bytes > limits.kept_bytes && events > 1);
+            if !is_more || is_needed {
+                return;
+            }
+            self.bytes -= old.chunk().len();
+            self.lines.pop_front();
+        }
+    }
+
     fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
         // The list has no gaps, so that a number is a place in it.
         let first = self.lines.front().map_or(self.seq + 1, |line| line.seq);
@@ -365,6 +424,8 @@ mod tests {
             kept_bytes: 1 << 20,
             subscribers: 2,
             sights: 9,
+            lag_events: 5,
+            lag_bytes: 1 << 20,
         })
     }
 
@@ -373,8 +434,14 @@ mod tests {
         About { kind, zonename: "z".into(), uuid: "u".into() }
     }
 
-    fn publish(hub: &Hub) {
+    fn publish_only(hub: &Hub) {
         hub.publish(about(), None, |seq| format!("{seq}\n").into_bytes());
+    }
+
+    /// Publishes a line, and hands it out.
+    fn publish(hub: &Hub) {
+        publish_only(hub);
+        hub.hand_out(9).unwrap();
     }
 
     fn numbers(lines: Option<Vec<Arc<Line>>>) -> Option<Vec<u64>> {
@@ -396,6 +463,29 @@ mod tests {
         }
         let begun = hub.subscribe("x".into(), None, Some(3)).unwrap();
         assert_eq!((begun.seq, numbers(begun.missed)), (5, Some(vec![4, 5])));
+    }
+
+    #[test]
+    fn what_is_to_be_handed_out_is_kept_but_not_without_end() {
+        let hub = hub(1);
+        (0..4).for_each(|_| publish_only(&hub));
+        assert_eq!(numbers(hub.hand_out(2)), Some(vec![1, 2]));
+        let id = hub.subscribe("x".into(), None, None).unwrap().id;
+        assert_eq!(numbers(hub.hand_out(9)), Some(vec![3, 4]));
+        publish(&hub);
+        assert_eq!(hub.size().0, 1, "what was handed out is kept no more");
+        publish(&hub);
+        publish_only(&hub);
+        // What was handed out since it subscribed, and not what comes yet.
+        let (seq, missed) = hub.join(id, 4);
+        assert_eq!((seq, numbers(missed)), (6, Some(vec![5, 6])));
+        (0..9).for_each(|_| publish_only(&hub));
+        assert_eq!(numbers(hub.hand_out(9)), None, "too many");
+        publish(&hub);
+        assert_eq!(hub.size().0, 1);
+        let late = hub.subscribe("x".into(), None, None).unwrap();
+        (0..9).for_each(|_| publish(&hub));
+        assert_eq!(numbers(hub.join(late.id, late.seq).1), None);
     }
 
     #[test]
@@ -424,6 +514,7 @@ mod tests {
         let hub = hub(100);
         for _ in 0..9 {
             hub.publish(about(), None, |_| vec![b'x'; 300_000]);
+            hub.hand_out(9).unwrap();
         }
         assert_eq!(hub.size().0, 3);
         hub.publish(about(), None, |_| vec![b'x'; 2 << 20]);

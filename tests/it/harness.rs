@@ -165,6 +165,21 @@ impl TestHost {
     pub fn spawn_with(&self, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut command = Command::new(VMINFOD);
         command.envs(env.iter().copied());
+        self.spawn_by(command, args)
+    }
+
+    /// Starts the daemon under a limit, in the words of ulimit, and waits
+    /// until it serves.
+    pub fn start_under(&self, args: &[&str], limit: &str) -> Daemon {
+        let mut shell = Command::new("sh");
+        let words = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &words, VMINFOD]);
+        let mut daemon = self.spawn_by(shell, args);
+        daemon.addr = daemon.wait_for_address();
+        daemon
+    }
+
+    fn spawn_by(&self, mut command: Command, args: &[&str]) -> Daemon {
         command.arg("daemon").arg("--root").arg(self.host.root());
         if !args.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -235,19 +250,12 @@ impl Daemon {
 
     /// The answer to a GET.
     pub fn get(&self, path: &str) -> Answer {
-        let request =
-            format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
-        self.send(request.as_bytes())
+        get_at(self.addr, path)
     }
 
     /// Sends bytes, and reads until the daemon closes.
     pub fn send(&self, bytes: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(self.addr).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        Answer::parse(&answer)
+        send_to(self.addr, bytes)
     }
 
     pub fn vms(&self) -> Json {
@@ -267,7 +275,22 @@ impl Daemon {
 
     /// Subscribes to events.
     pub fn events(&self) -> Stream {
-        Stream::open(self.addr)
+        Stream::open(self.addr, "")
+    }
+
+    /// Subscribes to events with this query: not every number may come.
+    pub fn events_of(&self, query: &str) -> Stream {
+        Stream::open(self.addr, query)
+    }
+
+    /// One value of /metrics, by its name and labels as they are printed.
+    pub fn metric(&self, sample: &str) -> f64 {
+        let page = self.get("/metrics").text();
+        let of = |line: &str| {
+            line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok()
+        };
+        let found = page.lines().find_map(of);
+        found.unwrap_or_else(|| panic!("no {sample} in {page}"))
     }
 
     /// Runs one of the tools against this daemon.
@@ -318,6 +341,21 @@ impl Daemon {
         })
         .code()
     }
+}
+
+/// The answer to a GET of the daemon at `addr`.
+pub fn get_at(addr: SocketAddr, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n");
+    send_to(addr, request.as_bytes())
+}
+
+fn send_to(addr: SocketAddr, bytes: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    Answer::parse(&answer)
 }
 
 /// The faults that /status tells, as `zonename source`.
@@ -379,7 +417,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn parse(bytes: &[u8]) -> Self {
+    pub fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
         let Some(end) = end else {
             return Self { status: 0, head: String::new(), body: vec![] };
@@ -387,6 +425,16 @@ impl Answer {
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = head[9..12].parse().unwrap();
         Self { status, head, body: bytes[end + 4..].to_vec() }
+    }
+
+    /// A field of the head.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|l| l.split_once(": "));
+        fields.find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    pub fn json(&self) -> Json {
+        parse(&self.body)
     }
 
     pub fn text(&self) -> String {
@@ -410,12 +458,15 @@ pub struct Stream {
     pub vms: BTreeMap<String, Json>,
     pub seq: u64,
     pub events: Vec<Json>,
+    /// Whether every number has to come.
+    is_whole: bool,
 }
 
 impl Stream {
-    fn open(addr: SocketAddr) -> Self {
+    fn open(addr: SocketAddr, query: &str) -> Self {
         let mut stream = TcpStream::connect(addr).unwrap();
-        stream.write_all(b"GET /events HTTP/1.1\r\n\r\n").unwrap();
+        let request = format!("GET /events{query} HTTP/1.1\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             read_chunks(stream, |line| sender.send(line).is_ok())
@@ -423,13 +474,18 @@ impl Stream {
         let ready = lines.recv_timeout(DEADLINE).unwrap();
         let ready = Json::parse(&ready).unwrap();
         assert_eq!(text(&ready, "type"), "ready");
-        let vms = Json::parse(text(&ready, "vms")).unwrap();
+        let vms = match ready.get("vms") {
+            Some(Json::String(vms)) => Json::parse(vms).unwrap(),
+            Some(vms) => vms.clone(),
+            None => Json::from(Vec::new()),
+        };
         let vms = vms.as_array().unwrap().iter();
         let vms = vms
             .map(|vm| (text(vm, "zonename").to_string(), vm.clone()))
             .collect();
         let seq = ready.get("seq").unwrap().as_u64().unwrap();
-        Self { lines, ready, vms, seq, events: Vec::new() }
+        let is_whole = query.is_empty();
+        Self { lines, ready, vms, seq, events: Vec::new(), is_whole }
     }
 
     /// The next event, applied to the picture; `None` at the stream's end.
@@ -461,7 +517,13 @@ impl Stream {
     fn apply(&mut self, line: &str) -> Json {
         let event = Json::parse(line).unwrap();
         let seq = event.get("seq").unwrap().as_u64().unwrap();
-        assert_eq!(seq, self.seq + 1, "a hole before {line}");
+        if text(&event, "type") == "heartbeat" {
+            assert!(seq >= self.seq, "{line}");
+            return event;
+        }
+        let is_next = seq == self.seq + 1;
+        let is_later = seq > self.seq && !self.is_whole;
+        assert!(is_next || is_later, "after {}: {line}", self.seq);
         self.seq = seq;
         assert_eq!(event.get("epoch"), self.ready.get("epoch"));
         let name = text(&event, "zonename").to_string();
@@ -473,13 +535,13 @@ impl Stream {
                 self.vms.insert(name, vm.unwrap().clone());
             }
             "modify" => {
-                assert!(known, "modify of an unknown VM: {line}");
+                assert!(known || !self.is_whole, "of an unknown VM: {line}");
                 let changes = event.get("changes").unwrap();
                 assert!(!changes.as_array().unwrap().is_empty(), "{line}");
                 self.vms.insert(name, vm.unwrap().clone());
             }
             "delete" => {
-                assert!(known, "delete of an unknown VM: {line}");
+                assert!(known || !self.is_whole, "of an unknown VM: {line}");
                 self.vms.remove(&name);
             }
             _ => panic!("what is {line}"),

@@ -27,6 +27,24 @@ mod model;
 /// The interface by real sockets.
 mod http;
 
+/// Queries of VMs.
+mod queries;
+
+/// Queries of events, and coming back.
+mod streams;
+
+/// Waiting for VMs, and loading them first.
+mod waiting;
+
+/// Clients that are many, slow, broken or hostile.
+mod abuse;
+
+/// curl, Node, Python, wrk.
+mod clients;
+
+/// What Prometheus reads.
+mod metrics;
+
 /// The program as a process, and its tools.
 mod process;
 

@@ -1,0 +1,300 @@
+//! `wait=` and `sync=1`: what is answered when, under storms, with slow
+//! commands, and for VMs that come and go.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Instant;
+
+use vminfod::json::Json;
+
+use crate::harness::{Daemon, TestHost, runs_of, text, wait_for};
+
+/// Asks in a thread of its own.
+fn ask(
+    daemon: &Daemon,
+    path: String,
+) -> std::thread::JoinHandle<crate::harness::Answer> {
+    let addr = daemon.addr;
+    std::thread::spawn(move || crate::harness::get_at(addr, &path))
+}
+
+/// Waits until as many requests wait.
+fn wait_for_waiting(daemon: &Daemon, wanted: f64) {
+    wait_for(&format!("{wanted} requests wait"), || {
+        let waiting = daemon.metric("vminfod_http_requests_waiting");
+        if waiting == wanted { Ok(()) } else { Err(waiting.to_string()) }
+    });
+}
+
+#[test]
+fn a_wait_ends_when_it_holds() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    // At once.
+    let path = format!("/vms/{name}?wait=state=running&wait=brand=!kvm");
+    let answer = daemon.get(&path);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.body, daemon.get(&format!("/vms/{name}")).body);
+    assert!(answer.field("ETag").is_some());
+
+    let path = format!("/vms/{name}?wait=alias=x&wait=tags.y=z&fields=alias");
+    let both = ask(&daemon, path);
+    let gone = ask(&daemon, format!("/vms/{name}?wait=gone"));
+    wait_for_waiting(&daemon, 2.0);
+    host.update(&name, "alias", "x").unwrap();
+    let alias = daemon.get(&format!("/vms/{name}?wait=alias=~^X$"));
+    assert_eq!(text(&alias.json(), "alias"), "x");
+    wait_for_waiting(&daemon, 2.0);
+    host.update(&name, "tags.y", "z").unwrap();
+    let both = both.join().unwrap();
+    assert_eq!((both.status, &*both.text()), (200, r#"{"alias":"x"}"#));
+    host.delete(&name).unwrap();
+    let gone = gone.join().unwrap();
+    assert_eq!((gone.status, &*gone.text()), (200, "null"));
+
+    // Of one that is not there yet.
+    let new = simhost::layout::uuid_of(70);
+    let path = format!("/vms/{new}?wait=zone_state=installed&fields=uuid");
+    let made = ask(&daemon, path);
+    wait_for_waiting(&daemon, 1.0);
+    host.create(&simhost::Host::spec(70)).unwrap();
+    assert_eq!(text(&made.join().unwrap().json(), "uuid"), new);
+    assert_eq!(daemon.metric("vminfod_http_requests_waiting"), 0.0);
+}
+
+#[test]
+fn a_wait_that_takes_too_long_tells_how_the_vm_is() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--set", "wait-time=0.2"]);
+    let name = host.zonenames().unwrap().remove(0);
+    let vm = daemon.get(&format!("/vms/{name}"));
+    for query in
+        ["wait=alias=no&timeout=0", "wait=gone&timeout=0.05", "wait=alias=no"]
+    {
+        let answer = daemon.get(&format!("/vms/{name}?{query}"));
+        assert_eq!(answer.status, 504, "{query}");
+        assert_eq!(answer.body, vm.body, "{query}");
+    }
+    let answer = daemon.get("/vms/nobody?wait=alias=no");
+    assert_eq!((answer.status, &*answer.text()), (504, "null"));
+    let answer = daemon.get("/vms/nobody?wait=gone");
+    assert_eq!((answer.status, &*answer.text()), (200, "null"));
+    for query in
+        ["wait=bogus=1", "wait=x", "wait=gone&wait=state=x", "timeout=1"]
+    {
+        let answer = daemon.get(&format!("/vms/{name}?{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+    }
+}
+
+#[test]
+fn no_state_is_too_short_to_be_waited_for() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    assert!(host.is_up(&name).unwrap());
+    for round in 0..20 {
+        // Those that the kernel reports.
+        let states = ["shutting_down", "ready", "running"];
+        let waits = states.map(|state| {
+            // What holds already is not waited for.
+            let query = match state {
+                "running" => {
+                    "wait=zone_state=running&wait=tags.round=".to_string()
+                        + &format!("r{round}")
+                }
+                state => format!("wait=zone_state={state}"),
+            };
+            ask(&daemon, format!("/vms/{name}?{query}"))
+        });
+        wait_for_waiting(&daemon, 3.0);
+        host.stop(&name, 0).unwrap();
+        host.host.start(&name).unwrap();
+        host.update(&name, "tags.round", &format!("r{round}")).unwrap();
+        for (state, wait) in states.iter().zip(waits) {
+            let answer = wait.join().unwrap();
+            assert_eq!(answer.status, 200, "{round} {state}");
+            assert_eq!(text(&answer.json(), "zone_state"), *state);
+        }
+    }
+}
+
+#[test]
+fn waiting_requests_are_bounded_and_given_up_when_their_client_goes() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--set", "waiting=3"]);
+    let name = host.zonenames().unwrap().remove(0);
+    let path = format!("/vms/{name}?wait=alias=never");
+    let request = format!("GET {path} HTTP/1.1\r\n\r\n");
+    let connect = || {
+        use std::io::Write;
+        let stream = std::net::TcpStream::connect(daemon.addr).unwrap();
+        (&stream).write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let waiting = [connect(), connect(), connect()];
+    wait_for_waiting(&daemon, 3.0);
+    let answer = daemon.get(&path);
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.field("Retry-After"), Some("1"));
+    drop(waiting);
+    wait_for_waiting(&daemon, 0.0);
+    // They did not leave their watches behind either.
+    let answer = daemon.get(&format!("{path}&timeout=0"));
+    assert_eq!(answer.status, 504);
+}
+
+#[test]
+fn a_sync_is_not_older_than_its_request() {
+    let host = TestHost::with_vms(3);
+    // No event tells of anything.
+    let daemon = host.start_with(&["--set", "refresh-interval=1000"]);
+    let name = host.zonenames().unwrap().remove(0);
+    for channel in ["sysevent-zone", "sysevent-zfs"] {
+        host.hurt(channel, "drop").unwrap();
+    }
+    let mut stream = daemon.events();
+    let dataset = format!("zones/{name}");
+    for quota in [11_u64, 12, 13] {
+        let bytes = (quota << 30).to_string();
+        host.zfs_set(&dataset, "quota", &bytes).unwrap();
+        let answer = daemon.get(&format!("/vms/{name}?sync=1"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let quota = Json::from(quota);
+        assert_eq!(answer.json().get("quota"), Some(&quota));
+        let event = stream.next().unwrap();
+        assert_eq!(event.get("vm").unwrap().get("quota"), Some(&quota));
+        let cause = event.get("cause").unwrap();
+        assert_eq!(text(cause, "source"), "sync");
+    }
+    // One that nobody has heard of is found, and one that is gone is gone.
+    host.create(&simhost::Host::spec(80)).unwrap();
+    let new = simhost::layout::uuid_of(80);
+    let answer = daemon.get(&format!("/vms/{new}?sync=1&fields=uuid"));
+    assert_eq!(answer.text(), format!("{{\"uuid\":\"{new}\"}}"));
+    host.delete(&new).unwrap();
+    assert_eq!(daemon.get(&format!("/vms/{new}?sync=1")).status, 404);
+    assert_eq!(daemon.get("/vms/never-was?sync=1").status, 404);
+    assert_eq!(daemon.get("/vms/..%2Fx?sync=1").status, 404);
+    // All of them.
+    host.zfs_set(&dataset, "quota", &(14_u64 << 30).to_string()).unwrap();
+    host.create(&simhost::Host::spec(81)).unwrap();
+    let answer = daemon.get("/vms?sync=1&fields=quota&quota=14");
+    assert_eq!(answer.text(), r#"[{"quota":14}]"#);
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn syncs_of_one_vm_share_a_load() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    daemon.settle(&host);
+    let words = format!("zoneadm -z {name} ");
+    let runs = |words: &str| runs_of(&host, words);
+    let before = (runs(&words), runs("zfs list"));
+    assert_eq!(daemon.get(&format!("/vms/{name}?sync=1")).status, 200);
+    assert!(runs(&words) - before.0 <= 1, "{:?}", host.runs());
+    let zfs = runs("zfs list") - before.1;
+    assert!((1..=2).contains(&zfs), "{zfs}");
+    // While one is at work, all who come share the next.
+    host.hurt("zfs", "slow 300").unwrap();
+    let before = runs("zfs list");
+    let syncs: Vec<_> = (0..40)
+        .map(|_| ask(&daemon, format!("/vms/{name}?sync=1&fields=uuid")))
+        .collect();
+    for sync in syncs {
+        assert_eq!(sync.join().unwrap().status, 200);
+    }
+    let shared = runs("zfs list") - before;
+    assert!(shared <= 8 * zfs, "{shared} runs for 40 syncs");
+}
+
+#[test]
+fn a_sync_does_not_wait_behind_others_nor_for_ever() {
+    let host = TestHost::with_vms(30);
+    let daemon = host.start();
+    let names = host.zonenames().unwrap();
+    daemon.settle(&host);
+    // Each command takes a while, and all VMs wait for it again and again.
+    host.hurt("zfs", "slow 400").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let storm = std::thread::spawn({
+        let (host, stop) = (host.host.clone(), Arc::clone(&stop));
+        let names = names.clone();
+        move || {
+            let mut n = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let name = &names[(n % 29 + 1) as usize];
+                let quota = ((n % 50 + 1) << 30).to_string();
+                host.zfs_set(&format!("zones/{name}"), "quota", &quota)
+                    .unwrap();
+                n += 1;
+            }
+        }
+    });
+    let begun = Instant::now();
+    for n in 0..5 {
+        let path = format!("/vms/{}?sync=1&fields=uuid", names[0]);
+        let answer = daemon.get(&path);
+        assert_eq!(answer.status, 200, "{n}: {}", answer.text());
+    }
+    println!("5 syncs under a storm: {:?}", begun.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    storm.join().unwrap();
+    // What cannot be loaded is told with its fault, at the limit.
+    host.hurt("zfs", "fail").unwrap();
+    let path = format!("/vms/{}?sync=1&timeout=1", names[0]);
+    let answer = daemon.get(&path);
+    assert_eq!(answer.status, 504);
+    let error = text(&answer.json(), "error").to_string();
+    assert!(error.contains("1 s") && error.contains("zfs"), "{error}");
+    let answer = daemon.get("/vms?sync=1&timeout=1");
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    // Once it can, it is.
+    let path = format!("/vms/{}?sync=1&fields=uuid", names[0]);
+    let sync = ask(&daemon, path);
+    wait_for_waiting(&daemon, 1.0);
+    host.hurt("zfs", "heal").unwrap();
+    assert_eq!(sync.join().unwrap().status, 200);
+    daemon.settle(&host);
+}
+
+#[test]
+fn waits_and_syncs_of_vms_that_come_and_go_are_all_answered() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let new = simhost::layout::uuid_of(90);
+    let both = Arc::new(Barrier::new(2));
+    let maker = std::thread::spawn({
+        let (host, both) = (host.host.clone(), Arc::clone(&both));
+        let new = new.clone();
+        move || {
+            for _ in 0..8 {
+                both.wait();
+                host.create(&simhost::Host::spec(90)).unwrap();
+                host.delete(&new).unwrap();
+                both.wait();
+            }
+        }
+    });
+    for round in 0..8 {
+        let made =
+            ask(&daemon, format!("/vms/{new}?wait=zone_state=installed"));
+        wait_for_waiting(&daemon, 1.0);
+        both.wait();
+        let syncs: Vec<_> = (0..10)
+            .map(|_| ask(&daemon, format!("/vms/{new}?sync=1")))
+            .collect();
+        both.wait();
+        assert_eq!(made.join().unwrap().status, 200, "{round}");
+        for sync in syncs {
+            let status = sync.join().unwrap().status;
+            assert!(matches!(status, 200 | 404), "{round}: {status}");
+        }
+        let gone = daemon.get(&format!("/vms/{new}?sync=1&wait=gone"));
+        assert_eq!(gone.status, 200, "{round}");
+    }
+    maker.join().unwrap();
+}
