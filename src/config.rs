@@ -89,15 +89,19 @@ pub struct HttpLimits {
     pub patience: Duration,
     /// Subscribers of /events at once; further ones are answered 503.
     pub subscribers: usize,
-    /// Requests at once that wait for a load or a change; further ones are
-    /// answered 503.
+    /// Requests at once that wait for a change; further ones are answered
+    /// 503.
     pub waiting: usize,
+    /// Requests at once that wait for a load; further ones are answered 503.
+    pub syncs: usize,
     /// Names besides `localhost` that a request's Host may have.
     pub hosts: Vec<String>,
     /// How long `sync` may take, unless the client says.
     pub sync_time: Duration,
     /// How long `wait` waits, unless the client says.
     pub wait_time: Duration,
+    /// A search for regular expressions that takes longer is given up.
+    pub search_time: Duration,
     /// The longest time that a client may say.
     pub timeout_max: Duration,
     /// A connection without a request is closed after this long.
@@ -107,6 +111,9 @@ pub struct HttpLimits {
     /// An answer of which the client takes nothing for this long ends the
     /// connection.
     pub write_stall_time: Duration,
+    /// An answer that the client has not taken in whole by then ends the
+    /// connection.
+    pub answer_time: Duration,
     /// The most bytes of a request's head, the request line included.
     pub head_bytes: usize,
     /// The most bytes of a request's target.
@@ -119,7 +126,7 @@ pub struct HttpLimits {
     /// in bytes; past it, who is most behind is cut off.
     pub held_bytes: usize,
     /// What clients may leave of their answers, in bytes, all together; past
-    /// it, a connection that would add to it is closed.
+    /// it, the connection is closed that has taken nothing for longest.
     pub unsent_bytes: usize,
     /// Send buffer of a connection, in bytes: what a client that does not
     /// read holds in the kernel.
@@ -134,13 +141,16 @@ impl Default for HttpLimits {
             patience: Duration::from_millis(10),
             subscribers: 512,
             waiting: 256,
+            syncs: 256,
             hosts: Vec::new(),
             sync_time: Duration::from_secs(30),
             wait_time: Duration::from_secs(60),
+            search_time: Duration::from_secs(1),
             timeout_max: Duration::from_secs(86_400),
             idle_time: Duration::from_secs(120),
             head_time: Duration::from_secs(10),
             write_stall_time: Duration::from_secs(30),
+            answer_time: Duration::from_secs(600),
             head_bytes: 32 << 10,
             target_bytes: 8 << 10,
             lag_events: 1024,
@@ -165,6 +175,8 @@ pub struct QueueLimits {
     /// VMs that wait for a worker; past it the queue remembers "reload
     /// everything".
     pub jobs: usize,
+    /// VMs that somebody waits for who wants them loaded.
+    pub urgent_jobs: usize,
     /// VMs that are loaded together.
     pub batch: usize,
     /// Events between the sources and the planner.
@@ -188,6 +200,7 @@ impl Default for QueueLimits {
             stuck_time: Duration::from_secs(1),
             workers_max: 8,
             jobs: 16_384,
+            urgent_jobs: 512,
             batch: 1024,
             events: 8192,
             transitions: 64,
@@ -196,6 +209,20 @@ impl Default for QueueLimits {
             kept_bytes: 64 << 20,
             sights: 1024,
         }
+    }
+}
+
+impl QueueLimits {
+    /// Workers for what is urgent, those that hang included.
+    #[must_use]
+    pub fn urgent_workers(&self) -> usize {
+        2 * self.workers
+    }
+
+    /// Workers in all.
+    #[must_use]
+    pub fn all_workers(&self) -> usize {
+        self.workers_max.max(self.workers) + self.urgent_workers()
     }
 }
 

@@ -45,7 +45,12 @@ pub struct Requests {
 struct Inner {
     of_vm: HashMap<Arc<str>, Vec<(u64, Weak<Requested>)>>,
     of_all: Vec<OfAll>,
+    /// With as many VMs it is time to forget those that nobody waits for.
+    pruned_at: usize,
 }
+
+/// See [`Inner::pruned_at`].
+const PRUNED_MIN: usize = 1000;
 
 /// A request for all VMs.
 #[derive(Debug)]
@@ -59,23 +64,29 @@ struct OfAll {
 impl Requests {
     /// Asks for a VM, or for all. `push` asks for the load, and returns the
     /// number that those of later ones are above; `wake` is told when the
-    /// request is met.
+    /// request is met. `None` if `push` can't.
     #[must_use]
     pub fn ask(
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
-        push: impl FnOnce() -> u64,
-    ) -> Arc<Requested> {
+        push: impl FnOnce() -> Option<u64>,
+    ) -> Option<Arc<Requested>> {
         let request =
             Arc::new(Requested { is_met: AtomicBool::new(false), wake });
         // Locked meanwhile, so that the load can't be in before it is known
         // who waits for it.
         let mut inner = self.inner.lock();
-        let asked = push();
+        let asked = push()?;
         let weak = Arc::downgrade(&request);
         match zonename {
             Some(zonename) => {
+                if inner.of_vm.len() >= inner.pruned_at {
+                    let is_live =
+                        |(_, r): &(u64, Weak<Requested>)| r.strong_count() > 0;
+                    inner.of_vm.retain(|_, all| all.iter().any(is_live));
+                    inner.pruned_at = inner.of_vm.len() * 2 + PRUNED_MIN;
+                }
                 let waiting = inner.of_vm.entry(Arc::clone(zonename));
                 let waiting = waiting.or_default();
                 waiting.retain(|(_, request)| request.strong_count() > 0);
@@ -87,10 +98,11 @@ impl Requests {
                 inner.of_all.push(of_all);
             }
         }
-        request
+        Some(request)
     }
 
-    /// Whether anybody waits for this VM, or for all.
+    /// Whether anybody waits for this VM, by itself or as one of all; or, with
+    /// `None`, for all.
     #[must_use]
     pub fn are_there(&self, zonename: Option<&str>) -> bool {
         let inner = self.inner.lock();
@@ -98,7 +110,13 @@ impl Requests {
         match zonename {
             Some(zonename) => {
                 let waiting = inner.of_vm.get(zonename);
+                let mut of_all = inner.of_all.iter();
                 waiting.into_iter().flatten().any(|(_, r)| waits(r))
+                    || of_all.any(|all| {
+                        let missing = all.missing.as_ref();
+                        waits(&all.request)
+                            && missing.is_none_or(|m| m.contains(zonename))
+                    })
             }
             None => inner.of_all.iter().any(|all| waits(&all.request)),
         }
@@ -107,7 +125,7 @@ impl Requests {
     /// A VM has been loaded whole by a batch of this number.
     pub fn loaded(&self, zonename: &str, batch: u64) {
         let mut inner = self.inner.lock();
-        let Inner { of_vm, of_all } = &mut *inner;
+        let Inner { of_vm, of_all, .. } = &mut *inner;
         let mut met = Vec::new();
         if let Some(waiting) = of_vm.get_mut(zonename) {
             waiting.retain(|(asked, request)| {
@@ -164,7 +182,9 @@ mod tests {
         asked: u64,
     ) -> Arc<Requested> {
         let zonename = zonename.map(Arc::from);
-        requests.ask(zonename.as_ref(), Arc::new(|| {}), || asked)
+        requests
+            .ask(zonename.as_ref(), Arc::new(|| {}), || Some(asked))
+            .unwrap()
     }
 
     #[test]
@@ -190,6 +210,9 @@ mod tests {
         requests.loaded("a", 9);
         assert!(!all.is_met());
         requests.all_loaded(6, &["a".into(), "b".into()].into());
+        assert!(
+            requests.are_there(Some("a")) && !requests.are_there(Some("c"))
+        );
         requests.loaded("a", 5);
         requests.loaded("b", 7);
         // Another list does not make the first one's gaps good.
@@ -207,7 +230,7 @@ mod tests {
         assert!(!requests.are_there(Some("a")));
         let (sender, receiver) = std::sync::mpsc::channel();
         let wake: Wake = Arc::new(move || sender.send(()).unwrap());
-        let a = requests.ask(Some(&"a".into()), wake, || 2);
+        let a = requests.ask(Some(&"a".into()), wake, || Some(2)).unwrap();
         assert_eq!(requests.inner.lock().of_vm["a"].len(), 1);
         requests.loaded("a", 3);
         assert!(a.is_met() && receiver.try_recv().is_ok());

@@ -70,6 +70,8 @@ const SETTINGS: &[Setting] = settings! {
         "workers at the most, stuck ones included";
     "jobs" Count queues.jobs,
         "VMs that wait to be loaded; past it, all are loaded";
+    "urgent-jobs" Count queues.urgent_jobs,
+        "VMs that wait to be loaded since a client asked for it";
     "batch" Count queues.batch, "VMs that are loaded together";
     "events" Count queues.events,
         "events that wait to be looked at; past it, all VMs are loaded";
@@ -106,15 +108,20 @@ const SETTINGS: &[Setting] = settings! {
         "such a thread stays with a connection on which nothing goes on";
     "subscribers" Count http.subscribers, "subscribers of /events at once";
     "waiting" Count http.waiting,
-        "requests at once that wait for a load or a change";
+        "requests at once that wait for a change";
+    "syncs" Count http.syncs, "requests at once that wait for a load";
     "sync-time" Time http.sync_time, "sync=1 takes no longer";
     "wait-time" Time http.wait_time, "wait= waits no longer";
+    "search-time" Time http.search_time,
+        "a filter that searches for longer is refused";
     "timeout-max" Time http.timeout_max, "the longest timeout= or heartbeat=";
     "idle-time" Time http.idle_time,
         "a connection without a request is closed after it";
     "head-time" Time http.head_time, "a request's head has to be whole by then";
     "write-stall-time" Time http.write_stall_time,
         "a client that takes nothing for longer is left";
+    "answer-time" Time http.answer_time,
+        "a client that has not taken an answer in whole by then is left";
     "head-bytes" Size http.head_bytes, "a request's head";
     "target-bytes" Size http.target_bytes, "a request's target";
     "lag-events" Events http.lag_events,
@@ -125,7 +132,7 @@ const SETTINGS: &[Setting] = settings! {
         "events and what waits for subscribers; past it, who is most behind \
          is cut off";
     "unsent-bytes" Size http.unsent_bytes,
-        "answers that clients do not take; past it, connections are closed";
+        "answers that clients do not take; past it, the longest is given up";
     "send-buffer" Size http.send_buffer, "a connection's send buffer";
 };
 

@@ -211,16 +211,18 @@ impl Cache {
         (inner.sight(zonename, seq), seq)
     }
 
-    /// One VM, and whatever it becomes from then on.
+    /// One VM, the number of the last event, and whatever the VM becomes from
+    /// then on.
     #[must_use]
     pub fn watch(
         &self,
         zonename: &Arc<str>,
         wake: Wake,
-    ) -> (Sight, Arc<Watch>) {
+    ) -> (Sight, u64, Arc<Watch>) {
         let inner = self.inner.read();
         let watch = self.hub.watch(zonename, wake);
-        (inner.sight(zonename, self.hub.seq()), watch)
+        let seq = self.hub.seq();
+        (inner.sight(zonename, seq), seq, watch)
     }
 
     /// Bytes of JSON of all VMs.

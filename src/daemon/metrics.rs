@@ -221,9 +221,9 @@ fn tell_events(page: &mut Page, shared: &Shared) {
 
 #[allow(clippy::cast_precision_loss)]
 fn tell_queue(page: &mut Page, shared: &Shared) {
-    let status = shared.queue.status(1);
-    let oldest = status.waiting.first().map(|(_, _, cause)| cause.at);
-    let age = oldest.map_or(0.0, |at: Instant| at.elapsed().as_secs_f64());
+    let status = shared.queue.status(0);
+    let age =
+        status.oldest.map_or(0.0, |at: Instant| at.elapsed().as_secs_f64());
     for (name, help, value) in [
         ("waiting", "Jobs that wait for a worker.", status.waiting_count),
         ("later", "Jobs that wait for their time.", status.later_count),
@@ -239,7 +239,7 @@ fn tell_queue(page: &mut Page, shared: &Shared) {
     }
     page.gauge(
         "vminfod_queue_age_seconds",
-        "How long the first of the jobs that wait has been known.",
+        "How long the oldest of the jobs that wait has been known.",
         age,
     );
     page.counter(

@@ -229,7 +229,7 @@ impl Daemon {
             refresh_interval: settings.refresh_interval,
             loaded,
         };
-        for n in 0..settings.queues.workers_max.max(settings.queues.workers) {
+        for n in 0..settings.queues.all_workers() {
             let worker = worker.clone();
             threads.push(spawn(&format!("worker-{n}"), move || worker.run())?);
         }

@@ -46,7 +46,7 @@ impl Host for Status {
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
-    ) -> Arc<Requested> {
+    ) -> Option<Arc<Requested>> {
         let shared = &self.shared;
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
         let cause = Cause::now("sync", super::worker::SYNC);

@@ -107,10 +107,20 @@ impl Worker {
                 zonename: Arc::clone(zonename),
                 sources: job.sources,
                 prior: self.shared.cache.parts(zonename),
+                is_urgent: job.is_urgent,
             }),
             _ => None,
         });
-        let sysinfo = Arc::clone(&self.shared.sysinfo.read());
+        // Who waits wants what is true now, and that is a part of it.
+        let is_urgent = jobs.iter().any(|job| job.is_urgent);
+        let sysinfo = match is_urgent.then(|| self.read_sysinfo()) {
+            Some(Some((sysinfo, true))) => {
+                self.rebuild_all(&Cause::now("sync", "sysinfo"));
+                sysinfo
+            }
+            Some(Some((sysinfo, false))) => sysinfo,
+            Some(None) | None => Arc::clone(&self.shared.sysinfo.read()),
+        };
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
         let mut hung = Vec::new();
@@ -119,8 +129,11 @@ impl Worker {
             if let Some(kind) = loaded.hung {
                 hung.push((job.lane.clone(), kind));
             }
+            let is_gone = matches!(loaded.found, Found::Gone);
             let finished = self.finish(job, loaded, *noted);
-            if finished.is_settled && job.sources.contains(Sources::ALL) {
+            // Of a VM that is gone there is nothing more to read.
+            let is_whole = is_gone || job.sources.contains(Sources::ALL);
+            if finished.is_settled && is_whole {
                 self.shared.requests.loaded(&zonename[0], *number);
             }
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
@@ -138,9 +151,13 @@ impl Worker {
         let Batch { noted, number, .. } = *batch;
         let begin = Instant::now();
         self.files.arm_sysinfo();
-        let has_new_sysinfo = self.read_sysinfo();
+        let read = self.read_sysinfo();
+        let has_new_sysinfo = matches!(read, Some((_, true)));
         let known = self.shared.cache.begin_reload();
-        let sysinfo = Arc::clone(&self.shared.sysinfo.read());
+        let sysinfo = match read {
+            Some((sysinfo, _)) => sysinfo,
+            None => Arc::clone(&self.shared.sysinfo.read()),
+        };
         let faults = &self.shared.faults;
         let all = match self.loader.load_all(&known, &sysinfo, &self.arm()) {
             Ok(all) => all,
@@ -271,7 +288,7 @@ impl Worker {
 
     /// The system's description is in every VM: each is made anew.
     fn load_sysinfo(&self, job: &Job) {
-        if self.read_sysinfo() {
+        if let Some((_, true)) = self.read_sysinfo() {
             self.rebuild_all(&job.cause);
         }
     }
@@ -285,8 +302,9 @@ impl Worker {
         }
     }
 
-    /// Returns whether it has changed.
-    fn read_sysinfo(&self) -> bool {
+    /// Returns what the system says of itself, and whether that has changed;
+    /// `None` if it can't be read.
+    fn read_sysinfo(&self) -> Option<(Arc<Sysinfo>, bool)> {
         // Of two workers that read at once, the later to begin is right.
         let reads = &self.shared.sysinfo_reads;
         let ticket = reads.fetch_add(1, Ordering::SeqCst) + 1;
@@ -297,9 +315,13 @@ impl Worker {
                 let changed = *stored != sysinfo
                     && reads.load(Ordering::SeqCst) == ticket;
                 if changed {
-                    *stored = sysinfo;
+                    *stored = Arc::clone(&sysinfo);
                 }
-                changed
+                // The same is shared: then nobody has to look whether it is.
+                let is_same = *stored == sysinfo;
+                let sysinfo =
+                    if is_same { Arc::clone(&stored) } else { sysinfo };
+                Some((sysinfo, changed))
             }
             Err(e) => {
                 self.shared.faults.note(None, "sysinfo", Some(&e));
@@ -308,7 +330,7 @@ impl Worker {
                 let sources = Sources::NONE;
                 let job = Job::new(lane, sources, cause);
                 self.shared.queue.push_later(job, self.times.retry_last);
-                false
+                None
             }
         }
     }

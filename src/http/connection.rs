@@ -66,6 +66,8 @@ enum After {
 enum Step {
     /// There is more to do.
     Next,
+    /// There is more to do, but others may come first.
+    Yield,
     /// Nothing more can be done until this.
     Park(Wants),
     /// The connection is over, or another's.
@@ -108,6 +110,12 @@ impl Connection {
                         return self.park(wants);
                     }
                 }
+                Ok(Step::Yield) if self.engine.is_busy() => {
+                    // Who asks on and on does so in turn with others.
+                    let engine = Arc::clone(&self.engine);
+                    return engine.serve(self, Fired::Ready);
+                }
+                Ok(Step::Yield) => {}
                 Ok(Step::End) | Err(_) => return,
             }
             if self.engine.is_ending() {
@@ -117,19 +125,32 @@ impl Connection {
         }
     }
 
-    fn park(self, wants: Wants) {
-        let poller = Arc::clone(&self.engine.poller);
+    fn park(mut self, wants: Wants) {
+        let engine = Arc::clone(&self.engine);
+        let poller = &engine.poller;
         let (socket, until) = (Arc::clone(&self.socket), self.until);
         let key = poller.key();
-        let summons = match &self.state {
-            State::Waiting(_, _, summons) => Some(Arc::clone(summons)),
-            _ => None,
-        };
-        let engine = Arc::clone(&self.engine);
-        let then = Box::new(move |why| engine.serve(self, why));
-        poller.park(key, socket, wants, Some(until), then);
-        if let Some(summons) = summons {
-            summons.wait_at(key);
+        let (mut summons, mut is_answer) = (None, false);
+        match &mut self.state {
+            State::Waiting(_, _, own) => summons = Some(Arc::clone(own)),
+            State::Writing(outgoing, _) => {
+                is_answer = true;
+                let most = engine.limits.unsent_bytes;
+                if !outgoing.is_within(&engine.unsent, most) {
+                    log::warn!("clients do not take their answers");
+                    poller.give_up_one();
+                }
+            }
+            State::Reading | State::Lingering => {}
+        }
+        let serving = Arc::clone(&engine);
+        let then = Box::new(move |why| serving.serve(self, why));
+        match summons {
+            _ if is_answer => poller.park_answer(key, socket, until, then),
+            None => poller.park(key, socket, wants, Some(until), then),
+            Some(summons) => summons.wait_at(key, || {
+                poller.park(key, socket, wants, Some(until), then);
+            }),
         }
     }
 
@@ -161,7 +182,9 @@ impl Connection {
                 self.refuse(status);
                 return Ok(Step::Next);
             }
-            Parsed::Partial if why == Fired::Late => {
+            Parsed::Partial
+                if why == Fired::Late || Instant::now() >= self.until =>
+            {
                 // Who has sent nothing is not told anything.
                 if self.buffer.is_empty() {
                     return Ok(Step::End);
@@ -263,6 +286,9 @@ impl Connection {
         summons: Arc<Summons>,
         why: Fired,
     ) -> io::Result<Step> {
+        if why == Fired::Broken {
+            return Ok(Step::End);
+        }
         // What the client sends meanwhile is kept, but within bounds. Its end
         // is that of the request: nobody would read the answer.
         let most = self.engine.limits.head_bytes;
@@ -315,11 +341,11 @@ impl Connection {
             } else if why == Fired::Late {
                 return Ok(Step::End);
             }
-            let most = self.engine.limits.unsent_bytes;
-            if !outgoing.is_within(&self.engine.unsent, most) {
-                log::warn!("clients do not take their answers; one is closed");
+            let latest = outgoing.begun + self.engine.limits.answer_time;
+            if now >= latest {
                 return Ok(Step::End);
             }
+            self.until = self.until.min(latest);
             self.state = State::Writing(outgoing, after);
             return Ok(Step::Park(WRITE));
         }
@@ -332,7 +358,7 @@ impl Connection {
                 };
                 self.until = Instant::now() + time;
                 self.state = State::Reading;
-                Ok(Step::Next)
+                Ok(Step::Yield)
             }
             After::Close if self.buffer.is_empty() => Ok(Step::End),
             After::Close | After::Linger => {
@@ -402,9 +428,12 @@ impl Summons {
         *self.state.lock() = Summoned::No;
     }
 
-    /// The connection is parked; if it was called meanwhile, it is called now.
-    fn wait_at(&self, key: u64) {
+    /// Parks the connection at this key; if it was called meanwhile, it is
+    /// called now. Locked meanwhile: a connection that is woken at once parks
+    /// again after this, or this would take the place of that.
+    fn wait_at(&self, key: u64, park: impl FnOnce()) {
         let mut state = self.state.lock();
+        park();
         match *state {
             Summoned::Yes => self.poller.fire(key),
             _ => *state = Summoned::Parked(key),
@@ -418,6 +447,7 @@ pub struct Outgoing {
     /// Bytes of the first piece that are out.
     sent: usize,
     left: usize,
+    begun: Instant,
     /// Bytes that nobody shares, if they are counted.
     counted: Option<(Arc<AtomicUsize>, usize)>,
 }
@@ -449,7 +479,7 @@ impl Outgoing {
         }
         pieces.retain(|piece| !piece.bytes().is_empty());
         let left = pieces.iter().map(|piece| piece.bytes().len()).sum();
-        Self { pieces, sent: 0, left, counted: None }
+        Self { pieces, sent: 0, left, begun: Instant::now(), counted: None }
     }
 
     fn left(&self) -> usize {

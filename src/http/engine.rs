@@ -151,9 +151,12 @@ impl Engine {
 
     /// What it says of itself.
     pub fn status(&self) -> EngineStatus {
+        // One lock after the other, never both.
+        let connections = self.open.sockets.lock().1.len();
+        let threads = self.ready.lock().threads;
         EngineStatus {
-            connections: self.open.sockets.lock().1.len(),
-            threads: self.ready.lock().threads,
+            connections,
+            threads,
             refused: self.refused.count.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
         }
@@ -166,7 +169,9 @@ impl Engine {
         for socket in self.open.sockets.lock().1.values() {
             let _ = socket.shutdown(Shutdown::Both);
         }
-        self.ready.lock().queue.clear();
+        // Dropped when it is not locked: each gives its slot back.
+        let waiting = std::mem::take(&mut self.ready.lock().queue);
+        drop(waiting);
         self.work.notify_all();
     }
 
@@ -250,10 +255,13 @@ impl Engine {
                 log::error!("no thread to answer with: {e}");
                 let mut ready = self.ready.lock();
                 ready.threads -= 1;
-                if ready.threads == 0 {
+                let given_up = match ready.threads {
                     // Nobody would ever come for them.
-                    ready.queue.clear();
-                }
+                    0 => std::mem::take(&mut ready.queue),
+                    _ => VecDeque::new(),
+                };
+                drop(ready);
+                drop(given_up);
             }
         } else {
             drop(ready);

@@ -122,13 +122,17 @@ impl Fanout {
     /// Writes events until it is ended.
     pub fn run(self: &Arc<Self>) {
         let mut subscribers = Subscribers::default();
-        let is_ending = || self.ending.load(Ordering::SeqCst);
-        while !is_ending() {
-            let next = subscribers.heartbeats.first().map(|(at, _)| *at);
-            let latest = Instant::now() + WAIT_MAX;
-            self.hub.wait(next.map_or(latest, |next| next.min(latest)));
-            while !is_ending() && self.dispatch(&mut subscribers) {}
-            for message in std::mem::take(&mut *self.inbox.lock()) {
+        let mut has_more = false;
+        while !self.ending.load(Ordering::SeqCst) {
+            if !has_more {
+                let next = subscribers.heartbeats.first().map(|(at, _)| *at);
+                let latest = Instant::now() + WAIT_MAX;
+                self.hub.wait(next.map_or(latest, |next| next.min(latest)));
+            }
+            // In turn, or steady events would keep out who wants to join.
+            has_more = self.dispatch(&mut subscribers);
+            let messages = std::mem::take(&mut *self.inbox.lock());
+            for message in messages {
                 match message {
                     Message::Join(subscriber) => {
                         self.welcome(&mut subscribers, *subscriber);
@@ -223,7 +227,9 @@ impl Fanout {
         }
         subscriber.seq = subscriber.seq.max(seq);
         if let Some(every) = subscriber.wanted.heartbeat {
-            subscribers.heartbeats.insert((Instant::now() + every, id));
+            let at = Instant::now() + every;
+            subscriber.heartbeat_at = Some(at);
+            subscribers.heartbeats.insert((at, id));
         }
         match &subscriber.wanted.vms[..] {
             [] => {
@@ -318,11 +324,13 @@ impl Fanout {
                 let item = Item::Text(self.hub.text(bytes));
                 subscriber.push_free(item);
                 subscriber.last_sent = now;
+                subscriber.heartbeat_at = Some(now + every);
                 to.heartbeats.insert((now + every, id));
                 self.write(to, id);
             } else {
                 // Something was sent since, or waits to be taken.
                 let next = (subscriber.last_sent + every).max(now + every / 2);
+                subscriber.heartbeat_at = Some(next);
                 to.heartbeats.insert((next, id));
             }
         }
@@ -364,6 +372,9 @@ impl Subscribers {
     fn remove(&mut self, id: u64) -> Option<Subscriber> {
         let subscriber = self.by_id.remove(&id)?;
         self.of_all.remove(&id);
+        if let Some(at) = subscriber.heartbeat_at {
+            self.heartbeats.remove(&(at, id));
+        }
         for vm in &subscriber.wanted.vms {
             if let Some(of_vm) = self.of_vm.get_mut(vm) {
                 of_vm.remove(&id);

@@ -13,6 +13,10 @@ use crate::hub::{Sight, Watch};
 use crate::requested::Requested;
 use crate::sync::Wake;
 
+/// The field that names the sources of a loaded VM of which the last good
+/// value is served, since what there is now can't be understood.
+const STALE_FIELD: &str = "X-Vminfod-Stale";
+
 /// What is asked for.
 pub enum Work {
     /// All VMs, loaded.
@@ -21,8 +25,19 @@ pub enum Work {
     Vm(Arc<str>, OfVm),
 }
 
-/// A load that has to be in first.
-pub struct Sync(pub Arc<Requested>);
+impl Work {
+    /// The name in metrics.
+    pub fn route(&self) -> &'static str {
+        match self {
+            Self::Vms(_) => "vms-sync",
+            Self::Vm(_, of) if of.wait.is_some() => "vm-wait",
+            Self::Vm(..) => "vm-sync",
+        }
+    }
+}
+
+/// A load that has to be in first; `None` if there can't be one more.
+pub struct Sync(pub Option<Arc<Requested>>);
 
 /// A request that waits.
 pub struct Waiting {
@@ -32,6 +47,7 @@ pub struct Waiting {
     begun: Instant,
     until: Instant,
     sync: Option<Sync>,
+    is_synced: bool,
     wake: Wake,
     watching: Option<Watching>,
     _place: Place,
@@ -72,6 +88,7 @@ impl Waiting {
             begun,
             until,
             sync,
+            is_synced: false,
             wake,
             watching,
             _place,
@@ -79,10 +96,14 @@ impl Waiting {
     }
 
     fn answer(&mut self) -> Option<Full> {
-        if self.sync.as_ref().is_some_and(|sync| !sync.0.is_met()) {
-            return None;
+        match &self.sync {
+            Some(Sync(None)) => {
+                return Some(busy("too many VMs wait to be loaded"));
+            }
+            Some(Sync(Some(load))) if !load.is_met() => return None,
+            Some(Sync(Some(_))) => (self.sync, self.is_synced) = (None, true),
+            None => {}
         }
-        self.sync = None;
         let service = &self.service;
         let (name, of) = match &self.work {
             Work::Vms(of) => return Some(service.vms(of, &self.request)),
@@ -90,23 +111,26 @@ impl Waiting {
         };
         let Some(wait) = &of.wait else {
             let (sight, seq) = service.cache.vm(name);
-            let request = &self.request;
-            return Some(service.vm(name, of, sight, seq, request));
+            let full = service.vm(name, of, sight, seq, &self.request);
+            return Some(self.with_faults(full, name));
         };
         let mut next = None;
         let watching = self.watching.get_or_insert_with(|| {
             // What it is now, and all that it becomes: nothing in between.
             let wake = Arc::clone(&self.wake);
-            let (sight, watch) = service.cache.watch(name, wake);
-            next = Some(sight);
+            let (sight, seq, watch) = service.cache.watch(name, wake);
+            next = Some((sight, seq));
             let (service, zonename) = (Arc::clone(service), Arc::clone(name));
             Watching { service, zonename, watch }
         });
         loop {
-            let sight = match next.take() {
-                Some(sight) => sight,
+            let (sight, seq) = match next.take() {
+                Some(now) => now,
                 None => match watching.watch.next() {
-                    Ok(Some(sight)) => sight,
+                    Ok(Some(sight)) => {
+                        let seq = sight.version;
+                        (sight, seq)
+                    }
                     Ok(None) => return None,
                     Err(_) => {
                         let why = "events of this VM came too fast";
@@ -122,30 +146,41 @@ impl Waiting {
                 }
             };
             if holds {
-                return Some(self.told(200, of, &sight));
+                let full = self.told(200, of, &sight, seq);
+                return Some(self.with_faults(full, name));
             }
         }
     }
 
     /// The VM as it was seen; `null` where there is none.
-    fn told(&self, status: u16, of: &OfVm, sight: &Sight) -> Full {
+    fn told(&self, status: u16, of: &OfVm, sight: &Sight, seq: u64) -> Full {
         let body = match &sight.vm {
             Some(vm) => body_of(vm, of),
             None => Body::Bytes(b"null".to_vec()),
         };
         let etag = self.service.etag(sight.version);
         let full = Full::new(status, JSON, body);
-        versioned(full, &etag, sight.version)
+        versioned(full, &etag, seq)
+    }
+
+    /// What was loaded, but could not be understood, is as it was before: the
+    /// answer says so.
+    fn with_faults(&self, full: Full, name: &str) -> Full {
+        if !self.is_synced {
+            return full;
+        }
+        let faults = self.service.host.faults(Some(name));
+        let sources = faults.iter().filter_map(|f| f.split(':').next());
+        let sources: Vec<_> = sources.collect();
+        match sources.is_empty() {
+            true => full,
+            false => full.with(STALE_FIELD, &sources.join(", ")),
+        }
     }
 
     fn count(&self, full: &Full) {
-        let route = match &self.work {
-            Work::Vms(_) => "vms-sync",
-            Work::Vm(_, of) if of.wait.is_some() => "vm-wait",
-            Work::Vm(..) => "vm-sync",
-        };
         let numbers = &self.service.numbers;
-        numbers.answered(route, full.status, self.begun);
+        numbers.answered(self.work.route(), full.status, self.begun);
     }
 }
 
@@ -164,8 +199,8 @@ impl Later for Waiting {
         let service = &self.service;
         let full = match &self.work {
             Work::Vm(name, of) if self.sync.is_none() => {
-                let (sight, _) = service.cache.vm(name);
-                self.told(504, of, &sight)
+                let (sight, seq) = service.cache.vm(name);
+                self.told(504, of, &sight, seq)
             }
             work => {
                 let name = match work {

@@ -54,12 +54,13 @@ pub trait Host: Send + Sync {
     /// What is counted outside of HTTP.
     fn metrics(&self, page: &mut Page);
 
-    /// Asks for a load of this VM, or of all.
+    /// Asks for a load of this VM, or of all; `None` if too many are asked
+    /// for already.
     fn request(
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
-    ) -> Arc<Requested>;
+    ) -> Option<Arc<Requested>>;
 
     /// What is wrong with a VM, or with the host as a whole.
     fn faults(&self, zonename: Option<&str>) -> Vec<String>;

@@ -16,7 +16,13 @@ pub struct Numbers {
     /// Streams that had to begin anew, by reason.
     pub resets: Counts,
     waiting: Arc<AtomicUsize>,
+    syncing: Arc<AtomicUsize>,
+    searching: Arc<AtomicUsize>,
 }
+
+/// Requests at once that search for regular expressions: a few threads of
+/// many.
+const SEARCHING_MAX: usize = 4;
 
 /// The place of a request that waits, until dropped.
 #[derive(Debug)]
@@ -40,12 +46,20 @@ impl Numbers {
         self.resumed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A place for one more request that waits, if there may be one.
+    /// A place for one more request that waits for a change, if there may be
+    /// one.
     pub fn wait(&self, most: usize) -> Option<Place> {
-        let place = Place(Arc::clone(&self.waiting));
-        // The place gives itself back if it is one too many.
-        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
-        (before < most).then_some(place)
+        place_in(&self.waiting, most)
+    }
+
+    /// A place for one more request that waits for a load.
+    pub fn sync(&self, most: usize) -> Option<Place> {
+        place_in(&self.syncing, most)
+    }
+
+    /// A place for one more request that searches.
+    pub fn search(&self) -> Option<Place> {
+        place_in(&self.searching, SEARCHING_MAX)
     }
 
     /// Tells of all of them.
@@ -92,8 +106,13 @@ impl Numbers {
         }
         page.gauge(
             "vminfod_http_requests_waiting",
-            "Requests that wait for a load or a change.",
+            "Requests that wait for a change.",
             self.waiting.load(Ordering::SeqCst) as f64,
+        );
+        page.gauge(
+            "vminfod_http_requests_syncing",
+            "Requests that wait for a load.",
+            self.syncing.load(Ordering::SeqCst) as f64,
         );
         page.counter(
             "vminfod_stream_resumes_total",
@@ -117,6 +136,13 @@ impl Numbers {
             queued,
         );
     }
+}
+
+fn place_in(all: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
+    let place = Place(Arc::clone(all));
+    // The place gives itself back if it is one too many.
+    let before = all.fetch_add(1, Ordering::SeqCst);
+    (before < most).then_some(place)
 }
 
 #[cfg(test)]

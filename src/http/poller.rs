@@ -26,8 +26,10 @@ const FAILED_PAUSE: Duration = Duration::from_millis(50);
 /// Why something fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {
-    /// Its socket can be read, or written, or has failed.
+    /// Its socket can be read or written.
     Ready,
+    /// Its socket has failed, or is closed.
+    Broken,
     /// Its time is over.
     Late,
     /// Somebody wants it.
@@ -51,6 +53,8 @@ struct Parked {
     socket: Arc<TcpStream>,
     wants: Wants,
     until: Option<Instant>,
+    /// Whether this is an answer that is not taken.
+    is_answer: bool,
     then: Then,
 }
 
@@ -59,6 +63,7 @@ enum Message {
     Park(u64, Parked),
     Change(u64, Wants, Option<Instant>),
     Fire(u64),
+    GiveUpOne,
     End,
 }
 
@@ -104,7 +109,23 @@ impl Poller {
         until: Option<Instant>,
         then: Then,
     ) {
-        let parked = Parked { socket, wants, until, then };
+        let is_answer = false;
+        let parked = Parked { socket, wants, until, is_answer, then };
+        self.tell(Message::Park(key, parked));
+    }
+
+    /// Parks a connection whose client does not take its answer, until it
+    /// does, or until that time.
+    pub fn park_answer(
+        &self,
+        key: u64,
+        socket: Arc<TcpStream>,
+        until: Instant,
+        then: Then,
+    ) {
+        let wants = Wants { read: false, write: true };
+        let (until, is_answer) = (Some(until), true);
+        let parked = Parked { socket, wants, until, is_answer, then };
         self.tell(Message::Park(key, parked));
     }
 
@@ -116,6 +137,11 @@ impl Poller {
     /// Lets something fire, unless it has already.
     pub fn fire(&self, key: u64) {
         self.tell(Message::Fire(key));
+    }
+
+    /// Lets the answer fire as late that has been taken from least recently.
+    pub fn give_up_one(&self) {
+        self.tell(Message::GiveUpOne);
     }
 
     /// Ends the thread, and drops what waits.
@@ -141,6 +167,17 @@ impl Poller {
                     Message::Fire(key) => {
                         if let Some(waiting) = parked.remove(&key) {
                             (waiting.then)(Fired::Woken);
+                        }
+                    }
+                    Message::GiveUpOne => {
+                        let answers = parked.iter();
+                        let answers = answers.filter(|(_, p)| p.is_answer);
+                        let oldest = answers.min_by_key(|(_, p)| p.until);
+                        let oldest = oldest.map(|(key, _)| *key);
+                        if let Some(waiting) =
+                            oldest.and_then(|key| parked.remove(&key))
+                        {
+                            (waiting.then)(Fired::Late);
                         }
                     }
                     Message::End => return,
@@ -178,7 +215,9 @@ impl Poller {
         let states = parked.iter().zip(&polled[1..]);
         states
             .filter_map(|((key, p), state)| {
-                if state.readable || state.writable {
+                if state.failed {
+                    Some((*key, Fired::Broken))
+                } else if state.readable || state.writable {
                     Some((*key, Fired::Ready))
                 } else if p.until.is_some_and(|until| until <= now) {
                     Some((*key, Fired::Late))
@@ -204,6 +243,7 @@ fn polled(fd: RawFd, wants: Wants) -> Polled {
         want_write: wants.write,
         readable: false,
         writable: false,
+        failed: false,
     }
 }
 

@@ -144,6 +144,13 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
             _ => {}
         }
     }
+    // The whole address, as to a proxy: its host counts.
+    let mut target = target;
+    if let Some(rest) = target.strip_prefix("http://") {
+        let end = rest.find('/').unwrap_or(rest.len());
+        host = Some(rest[..end].to_string());
+        target = if end == rest.len() { "/" } else { &rest[end..] };
+    }
     let request = Request {
         method: method.to_string(),
         target: target.to_string(),
@@ -239,6 +246,19 @@ mod tests {
         }
         assert!(is_ours("HV1:9090", &["hv1".to_string()]));
         assert!(request("GET / HTTP/1.0\r\n\r\n").is_for_us(None, &[]));
+    }
+
+    #[test]
+    fn a_whole_address_names_its_host() {
+        let parts = |target: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let request = request(&text);
+            (request.host.unwrap_or_default(), request.target)
+        };
+        let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
+        assert_eq!(parts("http://b:1/c?d"), pair("b:1", "/c?d"));
+        assert_eq!(parts("http://b"), pair("b", "/"));
+        assert_eq!(parts("/http://b"), pair("a", "/http://b"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::wanted::Wanted;
 use crate::cache::Since;
 use crate::config::HttpLimits;
 use crate::hub::EventKind;
-use crate::select::{Condition, Fields, Filter, Path};
+use crate::select::{CONDITIONS_MAX, Condition, Fields, Filter, Path};
 
 /// The shortest time between two heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
@@ -227,7 +227,12 @@ fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
     let condition = Condition::new(property, value).map_err(|e| error(&e))?;
     match wait {
         None => *wait = Some(Wait::Holds(vec![condition])),
-        Some(Wait::Holds(conditions)) => conditions.push(condition),
+        Some(Wait::Holds(conditions)) if conditions.len() < CONDITIONS_MAX => {
+            conditions.push(condition);
+        }
+        Some(Wait::Holds(_)) => {
+            return Err(format!("over {CONDITIONS_MAX} conditions"));
+        }
         Some(Wait::Gone) => return Err(contrary()),
     }
     Ok(())

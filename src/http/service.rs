@@ -141,8 +141,21 @@ impl Service {
         if request.has_version(&etag) {
             return versioned(not_modified(), &etag, seq);
         }
+        let search = of.filter.has_regex().then(|| self.numbers.search());
+        if let Some(None) = search {
+            return busy("others search already");
+        }
+        let until = Instant::now() + self.limits.search_time;
+        let mut is_late = false;
         if !of.filter.is_empty() {
-            snapshot.vms.retain(|vm| of.filter.passes(&vm.object));
+            snapshot.vms.retain(|vm| {
+                is_late |= search.is_some() && Instant::now() > until;
+                !is_late && of.filter.passes(&vm.object)
+            });
+        }
+        if is_late {
+            let time = self.limits.search_time.as_secs_f64();
+            return failure(400, &format!("searching takes over {time} s"));
         }
         let body = match &of.fields {
             None => Body::Parts(array_of(snapshot.vms)),
@@ -186,8 +199,19 @@ impl Service {
         request: &Request,
         begun: Instant,
     ) -> Answer {
-        let most = self.limits.waiting;
-        let Some(place) = self.numbers.wait(most) else {
+        // Who waits for changes does not keep others from loads.
+        let waits = matches!(&work, Work::Vm(_, of) if of.wait.is_some());
+        let (place, most) = match waits {
+            true => {
+                let most = self.limits.waiting;
+                (self.numbers.wait(most), most)
+            }
+            false => {
+                let most = self.limits.syncs;
+                (self.numbers.sync(most), most)
+            }
+        };
+        let Some(place) = place else {
             let why = format!("{most} requests wait, which are the most");
             return Answer::Full(busy(&why));
         };

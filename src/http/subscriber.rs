@@ -57,6 +57,8 @@ pub struct Subscriber {
     pub blocked: Option<Instant>,
     /// When something was last queued for it.
     pub last_sent: Instant,
+    /// When to see whether a heartbeat is due.
+    pub heartbeat_at: Option<Instant>,
     queue: VecDeque<Queued>,
     /// Bytes of the first item that are out.
     sent: usize,
@@ -92,6 +94,7 @@ impl Subscriber {
             key: None,
             blocked: None,
             last_sent: Instant::now(),
+            heartbeat_at: None,
             queue: VecDeque::new(),
             sent: 0,
             lag: (0, 0),

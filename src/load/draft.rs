@@ -22,6 +22,7 @@ pub(super) struct Draft {
     pub(super) zonename: Arc<str>,
     pub(super) sources: Sources,
     pub(super) prior: Option<Arc<Parts>>,
+    pub(super) is_urgent: bool,
     pub(super) gone: bool,
     pub(super) xml_changed: bool,
     pub(super) row: Option<ZoneRow>,
@@ -42,11 +43,12 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(request: Request) -> Self {
-        let Request { zonename, sources, prior } = request;
+        let Request { zonename, sources, prior, is_urgent } = request;
         let known = prior.as_deref();
         Self {
             zonename,
             sources,
+            is_urgent,
             gone: false,
             xml_changed: false,
             row: known.map(|p| p.row.clone()),

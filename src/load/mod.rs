@@ -48,6 +48,8 @@ pub struct Request {
     pub sources: Sources,
     /// What is known of it.
     pub prior: Option<Arc<Parts>>,
+    /// Whether somebody waits who wants to be sure.
+    pub is_urgent: bool,
 }
 
 /// A VM that has been loaded.
@@ -192,6 +194,7 @@ impl Loader {
                 zonename: Arc::clone(&row.zonename),
                 sources: Sources::ALL,
                 prior: known.get(&row.zonename).map(|p| Arc::clone(p)),
+                is_urgent: false,
             });
             draft.set_row(row);
             drafts.push(draft);
@@ -203,6 +206,7 @@ impl Loader {
                     zonename: Arc::clone(zonename),
                     sources: Sources::ALL,
                     prior: Some(Arc::clone(parts)),
+                    is_urgent: false,
                 });
                 match &hang {
                     // It would hang for each of them.
@@ -266,7 +270,12 @@ impl Loader {
                 Some(row) => draft.set_row(row),
                 // Nobody knows it, so that nothing is deleted: events of
                 // zones that never were cost no run each.
-                None if draft.prior.is_none() && is_whole => draft.gone = true,
+                None if draft.prior.is_none()
+                    && is_whole
+                    && !draft.is_urgent =>
+                {
+                    draft.gone = true;
+                }
                 // Only zoneadm's word on this very zone says that it is gone:
                 // a listing may leave out a zone that changes just now.
                 None => match &hang {

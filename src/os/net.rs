@@ -130,6 +130,9 @@ pub struct Polled {
     pub readable: bool,
     /// Afterwards: it can be written.
     pub writable: bool,
+    /// Afterwards: it has failed, or both ways are closed. This is told
+    /// whatever is waited for.
+    pub failed: bool,
 }
 
 /// Waits until one of `sockets` can be read, or written where that is asked
@@ -152,6 +155,8 @@ pub fn poll_sockets(sockets: &mut [Polled], time: Duration) -> io::Result<()> {
     for (socket, entry) in sockets.iter_mut().zip(&polled) {
         socket.writable = entry.revents & libc::POLLOUT != 0;
         socket.readable = entry.revents & !libc::POLLOUT != 0;
+        let failures = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+        socket.failed = entry.revents & failures != 0;
     }
     Ok(())
 }

@@ -50,10 +50,12 @@ impl Batch {
 pub struct QueueStatus {
     /// Lanes at which a worker is.
     pub working: Vec<Lane>,
-    /// What waits, the oldest first: lane, sources, cause, age.
+    /// What waits, in the order in which it comes: lane, sources, cause.
     pub waiting: Vec<(Lane, Sources, Cause)>,
     /// How many wait.
     pub waiting_count: usize,
+    /// Since when the oldest is known.
+    pub oldest: Option<Instant>,
     /// How many are to wait from some time on.
     pub later_count: usize,
     /// Workers that have been at one batch for long.
@@ -104,8 +106,8 @@ impl Queue {
 
     /// Adds a job that somebody waits for: it comes before those that nobody
     /// does, and a worker is kept for it. Returns a number: a batch of a
-    /// higher one has begun after this.
-    pub fn push_urgent(&self, job: Job) -> u64 {
+    /// higher one has begun after this. `None` if too many wait already.
+    pub fn push_urgent(&self, job: Job) -> Option<u64> {
         self.change(|inner| inner.state.push_urgent(job))
     }
 

@@ -122,12 +122,16 @@ impl State {
     }
 
     /// See [`super::Queue::push_urgent`].
-    pub fn push_urgent(&mut self, job: Job) -> u64 {
-        let job = Job { is_urgent: true, ..job };
-        // Those who wait are bounded elsewhere.
-        self.push_bounded(job, usize::MAX);
+    pub fn push_urgent(&mut self, job: Job) -> Option<u64> {
+        let urgent = self.waiting.range(..(true, 0)).count();
+        if urgent >= self.limits.urgent_jobs
+            && !self.order_of.contains_key(&job.lane)
+        {
+            return None;
+        }
+        self.push_bounded(Job { is_urgent: true, ..job }, usize::MAX);
         self.number += 1;
-        self.number
+        Some(self.number)
     }
 
     /// See [`super::Queue::push_paced`].
@@ -177,6 +181,9 @@ impl State {
         if self.later.len() >= self.limits.jobs {
             // Too many to remember which: look at all, now.
             self.overflow(&job.cause);
+            if job.is_urgent {
+                self.push_bounded(job, usize::MAX);
+            }
             return;
         }
         self.number += 1;
@@ -189,15 +196,18 @@ impl State {
         self.periodic = Some(Periodic { job, due, latest });
     }
 
-    /// Exchanges every job that waits for one that loads everything. A VM
+    /// Exchanges every job that waits for one that loads everything, but for
+    /// those that somebody waits for. A VM
     /// that is not known yet is found by that, too.
     pub fn overflow(&mut self, cause: &Cause) {
         self.overflows += 1;
-        let is_urgent = self.waiting.values().any(|job| job.is_urgent);
-        self.waiting.clear();
-        self.order_of.clear();
+        // What somebody waits for has a bound of its own, and has to be
+        // loaded even if it turns out to be no VM.
+        self.waiting.retain(|_, job| job.is_urgent);
+        let waiting = &self.waiting;
+        self.order_of.retain(|_, order| waiting.contains_key(order));
         let all = Job::new(Lane::All, Sources::ALL, cause.clone());
-        self.push_bounded(Job { is_urgent, ..all }, usize::MAX);
+        self.push_bounded(all, usize::MAX);
     }
 
     /// Whether a job of this lane waits, now or from some time on, or is
@@ -350,11 +360,12 @@ impl State {
             let kind = sources.kind();
             let waits_for_others =
                 self.is_sick(&job.lane, kind) && self.is_apart_at_work();
-            if !waits_for_others && self.has_worker_for(&job.lane, kind) {
+            if !waits_for_others && self.has_worker_for(job, kind) {
                 return Some(sources);
             }
             let less = sources.below(kind);
-            if job.is_whole || kind == Kind::Files || less == Sources::NONE {
+            let is_whole = job.is_whole || job.is_urgent;
+            if is_whole || kind == Kind::Files || less == Sources::NONE {
                 return None;
             }
             sources = less;
@@ -397,16 +408,23 @@ impl State {
 
     /// Of all workers, commands leave some to files, and zfs some to others:
     /// what hangs never has all of them.
-    fn has_worker_for(&self, lane: &Lane, kind: Kind) -> bool {
-        let reserved = match kind {
-            Kind::Files => return true,
-            _ if *lane == Lane::All => return true,
-            Kind::State => self.limits.workers,
-            Kind::Datasets => 2 * self.limits.workers,
+    /// Who waits for what is urgent has workers of his own, whatever others
+    /// hang in.
+    fn has_worker_for(&self, job: &Job, kind: Kind) -> bool {
+        let working = self.working.values();
+        let working = working.filter(|w| w.is_urgent == job.is_urgent);
+        if job.is_urgent {
+            return working.count() < self.limits.urgent_workers();
+        }
+        let (workers, all) = (self.limits.workers, self.limits.workers_max);
+        let (least, reserved) = match kind {
+            _ if job.lane == Lane::All => (Kind::Files, 0),
+            Kind::Files => (Kind::Files, 0),
+            Kind::State => (Kind::State, workers),
+            Kind::Datasets => (Kind::Datasets, 2 * workers),
         };
-        let most = self.limits.workers_max.saturating_sub(reserved).max(1);
-        let busy = self.working.values().filter(|w| w.kind >= kind).count();
-        busy < most
+        let busy = working.filter(|w| w.kind >= least).count();
+        busy < all.max(workers).saturating_sub(reserved).max(1)
     }
 
     /// See [`super::Queue::done`].
@@ -447,6 +465,7 @@ impl State {
             waiting: waiting
                 .map(|j| (j.lane.clone(), j.sources, j.cause.clone()))
                 .collect(),
+            oldest: self.waiting.values().map(|job| job.cause.at).min(),
             waiting_count: self.waiting.len(),
             later_count: self.later.len(),
             stuck: self.working.values().filter(is_stuck).count(),

@@ -7,6 +7,19 @@ use regex_lite::{Regex, RegexBuilder};
 use super::path::{Part, Path};
 use crate::json::{Json, Object, number_text};
 
+/// The most memory of one regular expression, in bytes.
+const REGEX_BYTES: usize = 16 << 10;
+
+/// How deep the groups of a regular expression may stand in each other.
+const REGEX_DEPTH: u32 = 16;
+
+/// The beginning of a text that is searched by a regular expression, in
+/// bytes: how long metadata are is up to a tenant.
+const SEARCHED_BYTES: usize = 16 << 10;
+
+/// The most conditions of one request.
+pub const CONDITIONS_MAX: usize = 32;
+
 /// Something that a VM is, or is not.
 #[derive(Clone, Debug)]
 pub struct Condition {
@@ -60,6 +73,12 @@ impl Condition {
         Ok(Self { what, test, is_negated })
     }
 
+    /// Whether a regular expression is searched for.
+    #[must_use]
+    pub fn has_regex(&self) -> bool {
+        matches!(self.test, Test::Matches(_))
+    }
+
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
     /// nothing holds but what is negated.
     #[must_use]
@@ -90,7 +109,13 @@ impl Test {
     fn is_met_by(&self, text: &str) -> bool {
         match self {
             Self::Equals(wanted) => wanted == text,
-            Self::Matches(regex) => regex.is_match(text),
+            Self::Matches(regex) => {
+                let mut end = text.len().min(SEARCHED_BYTES);
+                while !text.is_char_boundary(end) {
+                    end -= 1;
+                }
+                regex.is_match(&text[..end])
+            }
         }
     }
 }
@@ -109,6 +134,9 @@ impl Filter {
     pub fn add(&mut self, property: &str, value: &str) -> Result<(), String> {
         let condition = Condition::new(property, value)?;
         self.conditions.retain(|(name, _)| name != property);
+        if self.conditions.len() >= CONDITIONS_MAX {
+            return Err(format!("over {CONDITIONS_MAX} conditions"));
+        }
         self.conditions.push((property.to_string(), condition));
         Ok(())
     }
@@ -119,6 +147,12 @@ impl Filter {
         self.conditions.is_empty()
     }
 
+    /// Whether regular expressions are searched for, which takes its time.
+    #[must_use]
+    pub fn has_regex(&self) -> bool {
+        self.conditions.iter().any(|(_, condition)| condition.has_regex())
+    }
+
     /// Whether all conditions hold of a VM.
     #[must_use]
     pub fn passes(&self, vm: &Object) -> bool {
@@ -127,7 +161,11 @@ impl Filter {
 }
 
 fn regex(pattern: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(pattern).case_insensitive(true).build();
+    let built = RegexBuilder::new(pattern)
+        .case_insensitive(true)
+        .size_limit(REGEX_BYTES)
+        .nest_limit(REGEX_DEPTH)
+        .build();
     built.map_err(|e| format!("no regular expression: {pattern}: {e}"))
 }
 
@@ -262,12 +300,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_search_costs_is_bounded() {
+        let mut filter = Filter::default();
+        for n in 0..CONDITIONS_MAX {
+            filter.add(&format!("tags.{n}"), "x").unwrap();
+        }
+        assert!(filter.add("tags.0", "y").is_ok());
+        let error = filter.add("tags.more", "x").unwrap_err();
+        assert!(error.contains("32 conditions"), "{error}");
+        let vm = |len: usize| {
+            let text = "é".repeat(len) + "end";
+            Json::parse(&format!(r#"{{"tags":{{"t":"{text}"}}}}"#)).unwrap()
+        };
+        let at_end = Condition::new("tags.t", "~end").unwrap();
+        assert!(at_end.has_regex() && !filter.has_regex());
+        assert!(at_end.holds(vm(1000).as_object().unwrap()));
+        assert!(!at_end.holds(vm(9000).as_object().unwrap()));
+        // What operators write fits.
+        let uuid = "~^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-";
+        assert!(Condition::new("uuid", uuid).is_ok());
+    }
+
+    #[test]
     fn what_is_no_condition_is_named() {
         for (property, value, named) in [
             ("bogus", "1", "bogus"),
             ("state!", "running", "state!"),
             ("alias", "~(", "("),
             ("alias", "!~[", "["),
+            ("alias", "~(a{0,50}){0,50}", "a{0,50}"),
+            ("alias", "~((((((((((((((((((x))))))))))))))))))", "((x))"),
         ] {
             let error = Condition::new(property, value).unwrap_err();
             assert!(error.contains(named), "{error}");

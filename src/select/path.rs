@@ -47,6 +47,8 @@ const OTHERS: &[&str] = &[
 const DISK_OTHERS: &[&str] = &[
     "block_size",
     "compression",
+    // A device may have it, and no VM object shows it; vmadm asks for it.
+    "image_name",
     "missing",
     "refreservation",
     "size",

@@ -311,3 +311,137 @@ fn who_pipelines_holds_up_himself_alone() {
     println!("8 clients pipeline without reading: {before:?}, {during:?}");
     assert!(during.2 < before.2 + (64 << 10), "{before:?} {during:?}");
 }
+
+#[test]
+fn a_client_that_resets_while_it_waits_is_let_go() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    let waiting = connect(&daemon);
+    let path = format!("/vms/{name}?wait=alias=never");
+    // What it has not read makes its end a reset.
+    send(&waiting, b"GET /ping HTTP/1.1\r\n\r\n");
+    send(&waiting, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+    // More than is kept, so that nothing is read any more.
+    send(&waiting, &[b'x'; 60_000]);
+    let waits = |wanted: f64| {
+        wait_for("waiting requests", || {
+            let n = daemon.metric("vminfod_http_requests_waiting");
+            if n == wanted { Ok(()) } else { Err(n.to_string()) }
+        });
+    };
+    waits(1.0);
+    drop(waiting);
+    waits(0.0);
+}
+
+#[test]
+fn who_asks_on_and_on_does_so_in_turn() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--set", "http-threads=2"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flooding: Vec<_> = (0..4)
+        .map(|_| {
+            let (stream, stop) = (connect(&daemon), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let reading = stream.try_clone().unwrap();
+                let reader = std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut &reading, &mut std::io::sink());
+                });
+                let some = "GET /ping HTTP/1.1\r\n\r\n".repeat(500);
+                while !stop.load(Ordering::Relaxed) {
+                    send(&stream, some.as_bytes());
+                }
+                let _ = stream.shutdown(Shutdown::Both);
+                reader.join().unwrap();
+            })
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(daemon.get("/ping").status, 200);
+    }
+    println!("20 /ping beside 4 floods with 2 threads: {:?}", begun.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    for flood in flooding {
+        flood.join().unwrap();
+    }
+}
+
+#[test]
+fn a_head_that_comes_drop_by_drop_has_its_limit() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--set", "head-time=0.2"]);
+    let stream = connect(&daemon);
+    stream.set_nonblocking(true).unwrap();
+    send(&stream, b"GET /ping HTTP/1.1\r\nA: ");
+    let mut answer = Vec::new();
+    wait_for("it is refused", || {
+        send(&stream, b"x");
+        let mut piece = [0; 512];
+        if let Ok(n @ 1..) = (&stream).read(&mut piece) {
+            answer.extend_from_slice(&piece[..n]);
+        }
+        let said = String::from_utf8_lossy(&answer).into_owned();
+        if said.starts_with("HTTP/1.1 408") { Ok(()) } else { Err(said) }
+    });
+}
+
+#[test]
+fn who_comes_is_let_in_while_events_go_on_and_on() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    // Each wants other words, which is dear.
+    let _dear: Vec<_> = (0..20)
+        .map(|n| daemon.events_of(&format!("?fields=uuid,tags.t{n}")))
+        .collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let (host, stop) = (host.host.clone(), Arc::clone(&stop));
+        move || {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                host.update(&name, "tags.n", &format!("n{n}")).unwrap();
+            }
+        }
+    });
+    for _ in 0..20 {
+        let mut stream = daemon.events();
+        stream.next().unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+}
+
+#[test]
+fn searches_cannot_cost_what_they_like() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    let long = "a".repeat(200_000);
+    host.update(&name, "customer_metadata.big", &long).unwrap();
+    daemon.settle(&host);
+    let before = held(&daemon);
+    for query in [
+        "customer_metadata.big=!~((a{0,50}){0,50}){0,40}x".to_string(),
+        "alias=~((((((((((((((((((((x))))))))))))))))))))".to_string(),
+        (0..200).map(|n| format!("tags.{n}=~.{{50}}&")).collect(),
+        (0..200).map(|n| format!("tags.{n}=x&")).collect(),
+    ] {
+        let answer = daemon.get(&format!("/vms?{query}"));
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.field("Content-Type") == Some("application/json"));
+    }
+    let waits: String =
+        (0..60).map(|_| "&wait=alias=~.{9}".to_string()).collect();
+    let answer = daemon.get(&format!("/vms/{name}?{}", &waits[1..]));
+    assert_eq!(answer.status, 400);
+    // What is allowed is done, whatever is in it.
+    let dear = "customer_metadata.big=~(a|aa|a?)*(a?a?a?){9}b";
+    let status = daemon.get(&format!("/vms?{dear}")).status;
+    assert!(status == 200 || status == 400, "{status}");
+    let after = held(&daemon);
+    assert!(after.2 < before.2 + (32 << 10), "{before:?} {after:?}");
+}

@@ -20,9 +20,17 @@ fn ask(
 
 /// Waits until as many requests wait.
 fn wait_for_waiting(daemon: &Daemon, wanted: f64) {
-    wait_for(&format!("{wanted} requests wait"), || {
-        let waiting = daemon.metric("vminfod_http_requests_waiting");
-        if waiting == wanted { Ok(()) } else { Err(waiting.to_string()) }
+    wait_for_gauge(daemon, "vminfod_http_requests_waiting", wanted);
+}
+
+fn wait_for_syncing(daemon: &Daemon, wanted: f64) {
+    wait_for_gauge(daemon, "vminfod_http_requests_syncing", wanted);
+}
+
+fn wait_for_gauge(daemon: &Daemon, gauge: &str, wanted: f64) {
+    wait_for(&format!("{gauge} is {wanted}"), || {
+        let value = daemon.metric(gauge);
+        if value == wanted { Ok(()) } else { Err(value.to_string()) }
     });
 }
 
@@ -255,7 +263,7 @@ fn a_sync_does_not_wait_behind_others_nor_for_ever() {
     // Once it can, it is.
     let path = format!("/vms/{}?sync=1&fields=uuid", names[0]);
     let sync = ask(&daemon, path);
-    wait_for_waiting(&daemon, 1.0);
+    wait_for_syncing(&daemon, 1.0);
     host.hurt("zfs", "heal").unwrap();
     assert_eq!(sync.join().unwrap().status, 200);
     daemon.settle(&host);
@@ -297,4 +305,113 @@ fn waits_and_syncs_of_vms_that_come_and_go_are_all_answered() {
         assert_eq!(gone.status, 200, "{round}");
     }
     maker.join().unwrap();
+}
+
+#[test]
+fn a_failure_that_has_passed_does_not_hold_up_a_sync() {
+    let host = TestHost::with_vms(4);
+    let daemon = host.start();
+    daemon.settle(&host);
+    for command in ["kstat", "zfs", "zoneadm"] {
+        for path in ["/vms", &format!("/vms/{}", host.zonenames().unwrap()[1])]
+        {
+            host.hurt(command, "fail boo times=1").unwrap();
+            let answer = daemon.get(&format!("{path}?sync=1"));
+            assert_eq!(answer.status, 200, "{command}: {}", answer.text());
+        }
+    }
+}
+
+#[test]
+fn what_is_no_vm_is_told_even_if_too_much_waits() {
+    let host = TestHost::with_vms(8);
+    let daemon = host.start_with(&["--set", "jobs=4"]);
+    let names = host.zonenames().unwrap();
+    daemon.settle(&host);
+    host.hurt("zoneadm", "slow 300").unwrap();
+    let syncs: Vec<_> = (0..8)
+        .map(|n| ask(&daemon, format!("/vms/nobody-{n}?sync=1")))
+        .collect();
+    wait_for("something overflows", || {
+        for name in &names {
+            host.stop(name, 0).ok();
+            host.host.start(name).ok();
+        }
+        let overflows = daemon.metric("vminfod_queue_overflows_total");
+        if overflows > 0.0 { Ok(()) } else { Err("none".to_string()) }
+    });
+    for sync in syncs {
+        assert_eq!(sync.join().unwrap().status, 404);
+    }
+}
+
+#[test]
+fn a_sync_does_not_wait_for_what_hangs_elsewhere() {
+    let host = TestHost::with_vms(6);
+    let daemon = host.start_with(&["--set", "command-time=55"]);
+    let names = host.zonenames().unwrap();
+    daemon.settle(&host);
+    host.hurt("zfs", "hang times=4").unwrap();
+    for (n, name) in names[..4].iter().enumerate() {
+        host.zfs_set(&format!("zones/{name}"), "quota", "1073741824").unwrap();
+        wait_for_gauge(&daemon, "vminfod_queue_stuck", (n + 1) as f64);
+    }
+    let path = format!("/vms/{}?sync=1&timeout=20", names[5]);
+    let answer = daemon.get(&path);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(daemon.metric("vminfod_queue_stuck"), 4.0);
+}
+
+#[test]
+fn a_sync_knows_what_the_system_says_of_itself() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    for n in 0..30 {
+        let value = format!("dc-{n}");
+        host.touch_sysinfo(Some(("Datacenter Name", &value))).unwrap();
+        let path = format!("/vms/{name}?sync=1&fields=datacenter_name");
+        let answer = daemon.get(&path);
+        assert_eq!(text(&answer.json(), "datacenter_name"), value);
+    }
+}
+
+#[test]
+fn a_sync_tells_what_it_could_not_understand() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    let path = format!("/vms/{name}?sync=1");
+    assert_eq!(daemon.get(&path).field("X-Vminfod-Stale"), None);
+    host.write_config(&name, "metadata.json", "{\"half").unwrap();
+    let answer = daemon.get(&path);
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.field("X-Vminfod-Stale"), Some("metadata.json"));
+}
+
+#[test]
+fn who_waits_does_not_keep_others_from_loads() {
+    let host = TestHost::with_vms(2);
+    let set = ["--set", "waiting=2", "--set", "syncs=1"];
+    let daemon = host.start_with(&set);
+    let name = host.zonenames().unwrap().remove(0);
+    let path = format!("/vms/{name}?wait=alias=never&timeout=50");
+    let waits = [ask(&daemon, path.clone()), ask(&daemon, path)];
+    wait_for_waiting(&daemon, 2.0);
+    assert_eq!(daemon.get(&format!("/vms/{name}?wait=gone")).status, 503);
+    assert_eq!(daemon.get(&format!("/vms/{name}?sync=1")).status, 200);
+    // A number by which one can come back, though the VM is older.
+    let other = host.zonenames().unwrap().remove(1);
+    let plain = daemon.get(&format!("/vms/{other}"));
+    host.update(&name, "alias", "never").unwrap();
+    for wait in waits {
+        assert_eq!(wait.join().unwrap().status, 200);
+    }
+    daemon.settle(&host);
+    let now = daemon.get("/vms").field("X-Vminfod-Seq").unwrap().to_string();
+    for query in ["wait=brand=!x", "wait=brand=x&timeout=0"] {
+        let answer = daemon.get(&format!("/vms/{other}?{query}"));
+        assert_eq!(answer.field("X-Vminfod-Seq"), Some(&*now));
+        assert_eq!(answer.field("ETag"), plain.field("ETag"));
+    }
 }
