@@ -278,3 +278,5 @@ impl Queue {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod urgent_tests;

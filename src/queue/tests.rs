@@ -2,24 +2,24 @@
 
 use super::*;
 
-fn queue_of(limits: QueueLimits) -> Queue {
+pub fn queue_of(limits: QueueLimits) -> Queue {
     Queue::new(limits, &SourceTimes::default())
 }
 
-fn queue(jobs: usize) -> Queue {
+pub fn queue(jobs: usize) -> Queue {
     queue_of(QueueLimits { jobs, ..QueueLimits::default() })
 }
 
-fn vm(name: &str, sources: Sources) -> Job {
+pub fn vm(name: &str, sources: Sources) -> Job {
     let lane = Lane::Vm(name.into());
     Job::new(lane, sources, Cause::now("zone", name))
 }
 
-fn all() -> Job {
+pub fn all() -> Job {
     Job { lane: Lane::All, ..vm("all", Sources::ALL) }
 }
 
-fn names(batch: &Batch) -> Vec<String> {
+pub fn names(batch: &Batch) -> Vec<String> {
     batch.jobs.iter().map(|job| job.lane.to_string()).collect()
 }
 

@@ -1,0 +1,90 @@
+//! The queue: what somebody waits for.
+
+use super::tests::{all, names, queue, queue_of, vm};
+use super::*;
+
+fn is_working(queue: &Queue, name: &str) -> bool {
+    queue.at_work().iter().any(|zonename| **zonename == *name)
+}
+
+#[test]
+fn what_is_urgent_comes_first_and_by_itself() {
+    let queue = queue(10);
+    for name in ["a", "b"] {
+        queue.push(vm(name, Sources::ALL));
+    }
+    let asked = queue.push_urgent(vm("c", Sources::ALL)).unwrap();
+    let batch = queue.take().unwrap();
+    assert_eq!(names(&batch), ["c"]);
+    assert!(batch.number > asked);
+    // What waited already becomes so, and is still one job.
+    queue.push_urgent(vm("b", Sources::ALL)).unwrap();
+    assert_eq!(names(&queue.take().unwrap()), ["b"]);
+    assert_eq!(names(&queue.take().unwrap()), ["a"]);
+}
+
+#[test]
+fn a_load_that_has_begun_is_none_that_was_asked_for() {
+    let queue = queue(10);
+    queue.push(vm("a", Sources::ALL));
+    let begun = queue.take().unwrap();
+    let asked = queue.push_urgent(vm("a", Sources::ALL)).unwrap();
+    assert!(begun.number <= asked);
+    queue.done(&begun.ticket(), &[]);
+    assert!(queue.take().unwrap().number > asked);
+}
+
+#[test]
+fn the_urgent_have_workers_whatever_others_do() {
+    let queue = queue_of(QueueLimits {
+        workers: 1,
+        workers_max: 2,
+        stuck_time: Duration::from_secs(1000),
+        ..QueueLimits::default()
+    });
+    queue.push(vm("a", Sources::ALL));
+    let busy = queue.take().unwrap();
+    queue.push(vm("b", Sources::ALL));
+    queue.push_urgent(vm("c", Sources::ALL)).unwrap();
+    assert_eq!(names(&queue.take().unwrap()), ["c"]);
+    queue.done(&busy.ticket(), &[]);
+    assert_eq!(names(&queue.take().unwrap()), ["b"]);
+    assert!(is_working(&queue, "c"));
+}
+
+#[test]
+fn the_urgent_are_taken_whole() {
+    // One worker hangs in zfs, so that there is none for it.
+    let queue = queue_of(QueueLimits {
+        workers: 1,
+        workers_max: 3,
+        stuck_time: Duration::ZERO,
+        ..QueueLimits::default()
+    });
+    queue.push(vm("a", Sources::ALL));
+    queue.take().unwrap();
+    queue.push(vm("b", Sources::ALL));
+    let part = queue.take().unwrap();
+    assert!(!part.jobs[0].sources.contains(Sources::ZFS));
+    queue.push_urgent(vm("c", Sources::ALL)).unwrap();
+    let whole = queue.take().unwrap();
+    assert_eq!(names(&whole), ["c"]);
+    assert!(whole.jobs[0].sources.contains(Sources::ALL));
+}
+
+#[test]
+fn the_urgent_outlast_an_overflow_and_have_a_bound_of_their_own() {
+    let limits =
+        QueueLimits { jobs: 2, urgent_jobs: 2, ..QueueLimits::default() };
+    let queue = queue_of(limits);
+    assert!(queue.push_urgent(vm("a", Sources::ALL)).is_some());
+    assert!(queue.push_urgent(vm("b", Sources::ALL)).is_some());
+    assert!(queue.push_urgent(vm("c", Sources::ALL)).is_none());
+    assert!(queue.push_urgent(vm("a", Sources::ALL)).is_some());
+    // One too many of the others.
+    queue.push(vm("d", Sources::ALL));
+    assert_eq!(queue.status(9).overflows, 1);
+    assert_eq!(names(&queue.take().unwrap()), ["a", "b"]);
+    let rest = queue.take().unwrap();
+    assert!(rest.jobs.iter().any(|job| job.lane == all().lane));
+}
