@@ -39,22 +39,25 @@ impl Work {
 /// A load that has to be in first; `None` if there can't be one more.
 pub struct Sync(pub Option<Arc<Requested>>);
 
-/// A request that waits.
+/// A request that waits for its load, if that is asked for, and then for what
+/// its VM is to become.
 pub struct Waiting {
-    service: Arc<Service>,
-    work: Work,
-    request: Request,
-    begun: Instant,
-    until: Instant,
-    sync: Option<Sync>,
-    is_synced: bool,
-    wake: Wake,
-    watching: Option<Watching>,
-    _place: Place,
+    pub service: Arc<Service>,
+    pub work: Work,
+    pub request: Request,
+    pub begun: Instant,
+    pub until: Instant,
+    pub sync: Option<Sync>,
+    /// Whether a load is in that was asked for.
+    pub is_synced: bool,
+    pub wake: Wake,
+    /// From when on it looks.
+    pub watching: Option<Watching>,
+    pub _place: Place,
 }
 
 /// A watch of a VM, ended when dropped.
-struct Watching {
+pub struct Watching {
     service: Arc<Service>,
     zonename: Arc<str>,
     watch: Arc<Watch>,
@@ -67,34 +70,6 @@ impl Drop for Watching {
 }
 
 impl Waiting {
-    /// A request that waits for its load, if that is asked for, and then for
-    /// what its VM is to become.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        service: Arc<Service>,
-        work: Work,
-        request: Request,
-        begun: Instant,
-        until: Instant,
-        sync: Option<Sync>,
-        wake: Wake,
-        place: Place,
-    ) -> Self {
-        let (watching, _place) = (None, place);
-        Self {
-            service,
-            work,
-            request,
-            begun,
-            until,
-            sync,
-            is_synced: false,
-            wake,
-            watching,
-            _place,
-        }
-    }
-
     fn answer(&mut self) -> Option<Full> {
         match &self.sync {
             Some(Sync(None)) => {

@@ -229,9 +229,18 @@ impl Service {
                 Sync(service.host.request(name, Arc::clone(&wake)))
             });
             let until = begun + service.time_for(&work);
-            Box::new(Waiting::new(
-                service, work, request, begun, until, sync, wake, place,
-            ))
+            Box::new(Waiting {
+                service,
+                work,
+                request,
+                begun,
+                until,
+                sync,
+                is_synced: false,
+                wake,
+                watching: None,
+                _place: place,
+            })
         }))
     }
 
