@@ -100,7 +100,7 @@ pub struct HttpLimits {
     pub sync_time: Duration,
     /// How long `wait` waits, unless the client says.
     pub wait_time: Duration,
-    /// A search for regular expressions that takes longer is given up.
+    /// A request that searches for regular expressions for longer is refused.
     pub search_time: Duration,
     /// The longest time that a client may say.
     pub timeout_max: Duration,
@@ -126,7 +126,7 @@ pub struct HttpLimits {
     /// in bytes; past it, who is most behind is cut off.
     pub held_bytes: usize,
     /// What clients may leave of their answers, in bytes, all together; past
-    /// it, the connection is closed that has taken nothing for longest.
+    /// it, the largest are given up.
     pub unsent_bytes: usize,
     /// Send buffer of a connection, in bytes: what a client that does not
     /// read holds in the kernel.
@@ -145,7 +145,7 @@ impl Default for HttpLimits {
             hosts: Vec::new(),
             sync_time: Duration::from_secs(30),
             wait_time: Duration::from_secs(60),
-            search_time: Duration::from_secs(1),
+            search_time: Duration::from_millis(250),
             timeout_max: Duration::from_secs(86_400),
             idle_time: Duration::from_secs(120),
             head_time: Duration::from_secs(10),
@@ -216,7 +216,7 @@ impl QueueLimits {
     /// Workers for what is urgent, those that hang included.
     #[must_use]
     pub fn urgent_workers(&self) -> usize {
-        2 * self.workers
+        4 * self.workers
     }
 
     /// Workers in all.

@@ -58,6 +58,8 @@ struct OfAll {
     asked: u64,
     /// VMs whose load is still to come; `None` until all have been listed.
     missing: Option<HashSet<Arc<str>>>,
+    /// Until then, who has been loaded.
+    early: HashSet<String>,
     request: Weak<Requested>,
 }
 
@@ -94,7 +96,8 @@ impl Requests {
             }
             None => {
                 inner.of_all.retain(|of_all| of_all.request.strong_count() > 0);
-                let of_all = OfAll { asked, missing: None, request: weak };
+                let (missing, early) = (None, HashSet::new());
+                let of_all = OfAll { asked, missing, early, request: weak };
                 inner.of_all.push(of_all);
             }
         }
@@ -138,10 +141,14 @@ impl Requests {
             }
         }
         of_all.retain_mut(|waiting| {
-            let Some(missing) = &mut waiting.missing else { return true };
-            if waiting.asked < batch {
-                missing.remove(zonename);
+            if waiting.asked >= batch {
+                return true;
             }
+            let Some(missing) = &mut waiting.missing else {
+                waiting.early.insert(zonename.to_string());
+                return true;
+            };
+            missing.remove(zonename);
             met.extend(
                 waiting.request.upgrade().filter(|_| missing.is_empty()),
             );
@@ -160,11 +167,15 @@ impl Requests {
             if waiting.asked >= batch || waiting.missing.is_some() {
                 return true;
             }
+            let early = std::mem::take(&mut waiting.early);
+            let missing =
+                missing.iter().filter(|name| !early.contains(&***name));
+            let missing: HashSet<_> = missing.cloned().collect();
             if missing.is_empty() {
                 met.extend(waiting.request.upgrade());
                 return false;
             }
-            waiting.missing = Some(missing.clone());
+            waiting.missing = Some(missing);
             true
         });
         drop(inner);
@@ -211,7 +222,7 @@ mod tests {
         assert!(!all.is_met());
         requests.all_loaded(6, &["a".into(), "b".into()].into());
         assert!(
-            requests.are_there(Some("a")) && !requests.are_there(Some("c"))
+            requests.are_there(Some("b")) && !requests.are_there(Some("c"))
         );
         requests.loaded("a", 5);
         requests.loaded("b", 7);
@@ -219,7 +230,12 @@ mod tests {
         requests.loaded("a", 7);
         assert!(all.is_met());
         let all = ask(&requests, None, 8);
-        requests.all_loaded(9, &HashSet::new());
+        // Loaded again before all the others were.
+        requests.loaded("b", 8);
+        requests.loaded("a", 10);
+        requests.all_loaded(9, &["a".into(), "b".into()].into());
+        assert!(!all.is_met());
+        requests.loaded("b", 11);
         assert!(all.is_met());
     }
 

@@ -132,7 +132,7 @@ const SETTINGS: &[Setting] = settings! {
         "events and what waits for subscribers; past it, who is most behind \
          is cut off";
     "unsent-bytes" Size http.unsent_bytes,
-        "answers that clients do not take; past it, the longest is given up";
+        "answers that clients do not take; past it, the largest are given up";
     "send-buffer" Size http.send_buffer, "a connection's send buffer";
 };
 

@@ -6,6 +6,7 @@ mod apply;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vminfod::cache::Prepared;
 use vminfod::config::{HttpLimits, Paths, is_zonename};
@@ -17,7 +18,7 @@ use vminfod::json::{Json, Object};
 use vminfod::load::assemble::{Parts, VmDatasets, assemble};
 use vminfod::load::zfs::Depth;
 use vminfod::load::{files, kstat, zfs, zoneadm, zonexml};
-use vminfod::select::Fields;
+use vminfod::select::{Fields, Search};
 use vminfod::watch::sysevent::Record;
 use vminfod::watch::{zfs as zfs_events, zone as zone_events};
 
@@ -138,6 +139,7 @@ fn try_route(route: &Route) {
         "nics":[{"mac":"m","ips":["1"]}],"resolvers":["a"]}"#;
     let vm = Json::parse(vm).expect("it is JSON");
     let vm = vm.as_object().expect("it is an object");
+    let search = Search::new(Duration::from_secs(1));
     let is_part = |fields: &Option<Fields>| {
         let Some(fields) = fields else { return };
         let part = fields.of(vm);
@@ -146,13 +148,13 @@ fn try_route(route: &Route) {
     match route {
         Route::Vms(of) => {
             is_part(&of.fields);
-            let _ = of.filter.passes(vm);
+            let _ = of.filter.passes(vm, &search);
         }
         Route::Vm(_, of) => {
             is_part(&of.fields);
             if let Some(Wait::Holds(conditions)) = &of.wait {
                 assert!(!conditions.is_empty());
-                let _ = conditions.iter().all(|c| c.holds(vm));
+                let _ = conditions.iter().all(|c| c.holds(vm, &search));
             }
         }
         Route::Events(of) => {

@@ -107,6 +107,8 @@ pub struct Shared {
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
     pub sysinfo_reads: AtomicU64,
+    /// Which of these reads is stored.
+    pub sysinfo_stored: AtomicU64,
     /// The last full reloads, the newest last.
     pub refreshes: Mutex<VecDeque<Refresh>>,
     /// How many workers there are.
@@ -295,6 +297,7 @@ fn new_shared(
         commands,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
+        sysinfo_stored: AtomicU64::new(0),
         refreshes: Mutex::default(),
         workers: settings.queues.workers,
         sources,

@@ -57,12 +57,14 @@ impl Host for Status {
         shared.requests.ask(zonename, wake, push)
     }
 
-    fn faults(&self, zonename: Option<&str>) -> Vec<String> {
+    fn faults(&self, zonename: Option<&str>) -> Vec<(&'static str, String)> {
         let faults = self.shared.faults.list().into_iter();
-        let faults = faults.filter(|((of, _), _)| of.as_deref() == zonename);
-        faults
-            .map(|((_, source), f)| format!("{source}: {}", f.error))
-            .collect()
+        // What the system says of itself is in every VM.
+        let faults = faults.filter(|((of, source), _)| match zonename {
+            Some(_) => of.as_deref() == zonename || *source == "sysinfo",
+            None => true,
+        });
+        faults.map(|((_, source), fault)| (source, fault.error)).collect()
     }
 }
 

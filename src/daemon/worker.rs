@@ -239,7 +239,6 @@ impl Worker {
             took.as_secs_f64() * 1000.0,
             job.cause.detail
         );
-        self.shared.requests.all_loaded(number, &missing);
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
@@ -251,6 +250,7 @@ impl Worker {
             // again and again; an odd line of zfs, that of a tenant, is none.
             self.retry(job, Sources::ALL);
         } else {
+            self.shared.requests.all_loaded(number, &missing);
             let cause = Cause::now("refresh", PERIODIC);
             let next = Job::new(Lane::All, Sources::ALL, cause);
             let pause = jittered(self.refresh_interval);
@@ -312,8 +312,13 @@ impl Worker {
             Ok(sysinfo) => {
                 self.shared.faults.note(None, "sysinfo", None);
                 let mut stored = self.shared.sysinfo.write();
-                let changed = *stored != sysinfo
-                    && reads.load(Ordering::SeqCst) == ticket;
+                // The lock is held: nobody stores in between.
+                let newest = &self.shared.sysinfo_stored;
+                let is_newer = newest.load(Ordering::SeqCst) < ticket;
+                let changed = is_newer && *stored != sysinfo;
+                if is_newer {
+                    newest.store(ticket, Ordering::SeqCst);
+                }
                 if changed {
                     *stored = Arc::clone(&sysinfo);
                 }

@@ -130,25 +130,24 @@ impl Connection {
         let poller = &engine.poller;
         let (socket, until) = (Arc::clone(&self.socket), self.until);
         let key = poller.key();
-        let (mut summons, mut is_answer) = (None, false);
+        let (mut summons, mut held) = (None, None);
         match &mut self.state {
             State::Waiting(_, _, own) => summons = Some(Arc::clone(own)),
             State::Writing(outgoing, _) => {
-                is_answer = true;
-                let most = engine.limits.unsent_bytes;
-                if !outgoing.is_within(&engine.unsent, most) {
-                    log::warn!("clients do not take their answers");
-                    poller.give_up_one();
-                }
+                held = Some(outgoing.count(&engine.unsent));
             }
             State::Reading | State::Lingering => {}
         }
         let serving = Arc::clone(&engine);
         let then = Box::new(move |why| serving.serve(self, why));
-        match summons {
-            _ if is_answer => poller.park_answer(key, socket, until, then),
-            None => poller.park(key, socket, wants, Some(until), then),
-            Some(summons) => summons.wait_at(key, || {
+        match (summons, held) {
+            (None, Some(bytes)) => {
+                poller.park_answer(key, socket, until, bytes, then);
+            }
+            (None, None) => {
+                poller.park(key, socket, wants, Some(until), then);
+            }
+            (Some(summons), _) => summons.wait_at(key, || {
                 poller.park(key, socket, wants, Some(until), then);
             }),
         }
@@ -317,10 +316,13 @@ impl Connection {
                 Ok(Step::Next)
             }
             None => {
+                if self.buffer.len() >= most {
+                    // Its end could no longer be seen.
+                    return Ok(Step::End);
+                }
                 self.until = later.until();
                 self.state = State::Waiting(request, later, summons);
-                let read = self.buffer.len() < most;
-                Ok(Step::Park(Wants { read, write: false }))
+                Ok(Step::Park(READ))
             }
         }
     }
@@ -332,6 +334,9 @@ impl Connection {
         after: After,
         why: Fired,
     ) -> io::Result<Step> {
+        if why == Fired::GivenUp {
+            return Ok(Step::End);
+        }
         let before = outgoing.left();
         outgoing.write(&self.socket)?;
         if !outgoing.is_empty() {
@@ -490,19 +495,19 @@ impl Outgoing {
         self.left == 0
     }
 
-    /// Counts what has to be kept; whether all of that is within bounds.
-    fn is_within(&mut self, unsent: &Arc<AtomicUsize>, most: usize) -> bool {
-        if self.counted.is_some() {
-            return true;
+    /// Counts what has to be kept, once, and returns it.
+    fn count(&mut self, unsent: &Arc<AtomicUsize>) -> usize {
+        if let Some((_, own)) = &self.counted {
+            return *own;
         }
         let own = self.pieces.iter().map(|piece| match piece {
             Piece::Own(bytes) => bytes.len(),
             Piece::Shared(_) => size_of::<Piece>(),
         });
         let own = own.sum();
-        let all = unsent.fetch_add(own, Ordering::Relaxed) + own;
+        unsent.fetch_add(own, Ordering::Relaxed);
         self.counted = Some((Arc::clone(unsent), own));
-        all <= most
+        own
     }
 
     /// Writes until it is out, or the client takes no more.

@@ -1,8 +1,9 @@
 //! Answers that are not there yet: of a VM that is to be loaded first, or to
 //! become something.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answer::{Body, Full, JSON, Later};
 use super::numbers::Place;
@@ -11,11 +12,15 @@ use super::route::{OfVm, OfVms, Wait};
 use super::service::{Service, body_of, busy, failure, versioned};
 use crate::hub::{Sight, Watch};
 use crate::requested::Requested;
+use crate::select::{Condition, Search};
 use crate::sync::Wake;
 
 /// The field that names the sources of a loaded VM of which the last good
 /// value is served, since what there is now can't be understood.
 const STALE_FIELD: &str = "X-Vminfod-Stale";
+
+/// The most faults that are told when a load has not come in.
+const FAULTS_MAX: usize = 5;
 
 /// What is asked for.
 pub enum Work {
@@ -50,6 +55,8 @@ pub struct Waiting {
     pub sync: Option<Sync>,
     /// Whether a load is in that was asked for.
     pub is_synced: bool,
+    /// How long it may still search for regular expressions.
+    pub search_left: Duration,
     pub wake: Wake,
     /// From when on it looks.
     pub watching: Option<Watching>,
@@ -81,13 +88,16 @@ impl Waiting {
         }
         let service = &self.service;
         let (name, of) = match &self.work {
-            Work::Vms(of) => return Some(service.vms(of, &self.request)),
+            Work::Vms(of) => {
+                let full = service.vms(of, &self.request);
+                return Some(self.with_faults(full, None));
+            }
             Work::Vm(name, of) => (name, of),
         };
         let Some(wait) = &of.wait else {
             let (sight, seq) = service.cache.vm(name);
             let full = service.vm(name, of, sight, seq, &self.request);
-            return Some(self.with_faults(full, name));
+            return Some(self.with_faults(full, Some(name)));
         };
         let mut next = None;
         let watching = self.watching.get_or_insert_with(|| {
@@ -98,6 +108,9 @@ impl Waiting {
             let (service, zonename) = (Arc::clone(service), Arc::clone(name));
             Watching { service, zonename, watch }
         });
+        let search_left = self.search_left;
+        let search = Search::new(search_left);
+        let begun = Instant::now();
         loop {
             let (sight, seq) = match next.take() {
                 Some(now) => now,
@@ -117,12 +130,20 @@ impl Waiting {
                 (Wait::Gone, vm) => vm.is_none(),
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
-                    conditions.iter().all(|c| c.holds(&vm.object))
+                    let object = &vm.object;
+                    conditions.iter().all(|c| c.holds(object, &search))
                 }
             };
+            if search.is_over() {
+                return Some(service.searched_too_long());
+            }
+            let spent = begun.elapsed();
+            if conditions_search(wait) {
+                self.search_left = search_left.saturating_sub(spent);
+            }
             if holds {
                 let full = self.told(200, of, &sight, seq);
-                return Some(self.with_faults(full, name));
+                return Some(self.with_faults(full, Some(name)));
             }
         }
     }
@@ -140,13 +161,14 @@ impl Waiting {
 
     /// What was loaded, but could not be understood, is as it was before: the
     /// answer says so.
-    fn with_faults(&self, full: Full, name: &str) -> Full {
+    fn with_faults(&self, full: Full, name: Option<&str>) -> Full {
         if !self.is_synced {
             return full;
         }
-        let faults = self.service.host.faults(Some(name));
-        let sources = faults.iter().filter_map(|f| f.split(':').next());
-        let sources: Vec<_> = sources.collect();
+        let faults = self.service.host.faults(name);
+        let sources: BTreeSet<_> =
+            faults.iter().map(|(source, _)| *source).collect();
+        let sources: Vec<_> = sources.into_iter().collect();
         match sources.is_empty() {
             true => full,
             false => full.with(STALE_FIELD, &sources.join(", ")),
@@ -156,6 +178,14 @@ impl Waiting {
     fn count(&self, full: &Full) {
         let numbers = &self.service.numbers;
         numbers.answered(self.work.route(), full.status, self.begun);
+    }
+}
+
+/// Whether what is waited for has to be searched for.
+fn conditions_search(wait: &Wait) -> bool {
+    match wait {
+        Wait::Gone => false,
+        Wait::Holds(conditions) => conditions.iter().any(Condition::has_regex),
     }
 }
 
@@ -184,8 +214,9 @@ impl Later for Waiting {
                 };
                 let time = (self.until - self.begun).as_secs_f64();
                 let mut error = format!("not loaded within {time} s");
-                for fault in service.host.faults(name) {
-                    error += &format!("; {fault}");
+                let faults = service.host.faults(name).into_iter();
+                for (source, fault) in faults.take(FAULTS_MAX) {
+                    error += &format!("; {source}: {fault}");
                 }
                 failure(504, &error)
             }

@@ -62,8 +62,9 @@ pub trait Host: Send + Sync {
         wake: Wake,
     ) -> Option<Arc<Requested>>;
 
-    /// What is wrong with a VM, or with the host as a whole.
-    fn faults(&self, zonename: Option<&str>) -> Vec<String>;
+    /// What is wrong with what is served of a VM, or of all: source and error
+    /// of each.
+    fn faults(&self, zonename: Option<&str>) -> Vec<(&'static str, String)>;
 }
 
 /// An address that is taken, and not listened on yet.
@@ -101,7 +102,7 @@ impl Server {
         hub: Arc<Hub>,
         host: Box<dyn Host>,
     ) -> io::Result<Self> {
-        let poller = Arc::new(Poller::new()?);
+        let poller = Arc::new(Poller::new(limits.unsent_bytes)?);
         let fanout = Arc::new(Fanout::new(
             Arc::clone(&hub),
             Arc::clone(&poller),

@@ -34,6 +34,8 @@ pub enum Fired {
     Late,
     /// Somebody wants it.
     Woken,
+    /// Too much waits, and this is what is given up.
+    GivenUp,
 }
 
 /// What a socket is to be ready for.
@@ -53,8 +55,8 @@ struct Parked {
     socket: Arc<TcpStream>,
     wants: Wants,
     until: Option<Instant>,
-    /// Whether this is an answer that is not taken.
-    is_answer: bool,
+    /// Bytes of an answer that is not taken, and that nobody shares.
+    bytes: usize,
     then: Then,
 }
 
@@ -63,7 +65,6 @@ enum Message {
     Park(u64, Parked),
     Change(u64, Wants, Option<Instant>),
     Fire(u64),
-    GiveUpOne,
     End,
 }
 
@@ -72,6 +73,7 @@ pub struct Poller {
     bell: Bell,
     inbox: Mutex<Vec<Message>>,
     last_key: AtomicU64,
+    bytes_max: usize,
 }
 
 impl std::fmt::Debug for Poller {
@@ -81,13 +83,13 @@ impl std::fmt::Debug for Poller {
 }
 
 impl Poller {
-    /// A poller in which nothing waits.
+    /// A poller in which nothing waits, and answers of so many bytes may.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(bytes_max: usize) -> io::Result<Self> {
         let (inbox, last_key) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { bell: Bell::new()?, inbox, last_key })
+        Ok(Self { bell: Bell::new()?, inbox, last_key, bytes_max })
     }
 
     fn tell(&self, message: Message) {
@@ -109,23 +111,24 @@ impl Poller {
         until: Option<Instant>,
         then: Then,
     ) {
-        let is_answer = false;
-        let parked = Parked { socket, wants, until, is_answer, then };
+        let parked = Parked { socket, wants, until, bytes: 0, then };
         self.tell(Message::Park(key, parked));
     }
 
-    /// Parks a connection whose client does not take its answer, until it
-    /// does, or until that time.
+    /// Parks a connection whose client does not take its answer, of which so
+    /// many bytes are held, until it does, or until that time. If that makes
+    /// more than may be held, the largest answers are given up.
     pub fn park_answer(
         &self,
         key: u64,
         socket: Arc<TcpStream>,
         until: Instant,
+        bytes: usize,
         then: Then,
     ) {
         let wants = Wants { read: false, write: true };
-        let (until, is_answer) = (Some(until), true);
-        let parked = Parked { socket, wants, until, is_answer, then };
+        let until = Some(until);
+        let parked = Parked { socket, wants, until, bytes, then };
         self.tell(Message::Park(key, parked));
     }
 
@@ -137,11 +140,6 @@ impl Poller {
     /// Lets something fire, unless it has already.
     pub fn fire(&self, key: u64) {
         self.tell(Message::Fire(key));
-    }
-
-    /// Lets the answer fire as late that has been taken from least recently.
-    pub fn give_up_one(&self) {
-        self.tell(Message::GiveUpOne);
     }
 
     /// Ends the thread, and drops what waits.
@@ -157,7 +155,11 @@ impl Poller {
             for message in messages {
                 match message {
                     Message::Park(key, waiting) => {
+                        let bytes = waiting.bytes;
                         parked.insert(key, waiting);
+                        if bytes > 0 {
+                            self.keep_within_bounds(&mut parked);
+                        }
                     }
                     Message::Change(key, wants, until) => {
                         if let Some(waiting) = parked.get_mut(&key) {
@@ -169,17 +171,6 @@ impl Poller {
                             (waiting.then)(Fired::Woken);
                         }
                     }
-                    Message::GiveUpOne => {
-                        let answers = parked.iter();
-                        let answers = answers.filter(|(_, p)| p.is_answer);
-                        let oldest = answers.min_by_key(|(_, p)| p.until);
-                        let oldest = oldest.map(|(key, _)| *key);
-                        if let Some(waiting) =
-                            oldest.and_then(|key| parked.remove(&key))
-                        {
-                            (waiting.then)(Fired::Late);
-                        }
-                    }
                     Message::End => return,
                 }
             }
@@ -189,6 +180,22 @@ impl Poller {
                     (waiting.then)(why);
                 }
             }
+        }
+    }
+
+    fn keep_within_bounds(&self, parked: &mut BTreeMap<u64, Parked>) {
+        let mut held: usize = parked.values().map(|p| p.bytes).sum();
+        if held > self.bytes_max {
+            log::warn!("clients do not take {held} bytes of answers");
+        }
+        while held > self.bytes_max {
+            let largest = parked.iter().max_by_key(|(_, p)| p.bytes);
+            let key = largest.map(|(key, _)| *key);
+            let Some(largest) = key.and_then(|key| parked.remove(&key)) else {
+                return;
+            };
+            held -= largest.bytes;
+            (largest.then)(Fired::GivenUp);
         }
     }
 
@@ -265,6 +272,11 @@ mod tests {
         (client, Arc::new(listener.accept().unwrap().0))
     }
 
+    fn fill(mut socket: &TcpStream) {
+        socket.set_nonblocking(true).unwrap();
+        while socket.write(&[0; 4096]).is_ok() {}
+    }
+
     fn park(
         poller: &Poller,
         socket: &Arc<TcpStream>,
@@ -280,7 +292,7 @@ mod tests {
 
     #[test]
     fn each_fires_once_for_its_own_reason() {
-        let poller = Arc::new(Poller::new().unwrap());
+        let poller = Arc::new(Poller::new(1000).unwrap());
         let thread = std::thread::spawn({
             let poller = Arc::clone(&poller);
             move || poller.run()
@@ -299,6 +311,20 @@ mod tests {
         let (key, ready) = park(&poller, &socket, READ, None);
         poller.change(key, Wants { read: false, write: true }, None);
         assert_eq!(ready.recv_timeout(DEADLINE), Ok(Fired::Ready));
+        // Of answers, the largest is too much.
+        let answers = [400, 700, 300].map(|bytes| {
+            let (sender, receiver) = channel();
+            let then = Box::new(move |fired| sender.send(fired).unwrap());
+            let (quiet, socket) = pair();
+            // Never to be written: its buffers are full.
+            fill(&socket);
+            let until = Instant::now() + DEADLINE * 10;
+            poller.park_answer(poller.key(), socket, until, bytes, then);
+            (receiver, quiet)
+        });
+        let given_up = answers[1].0.recv_timeout(DEADLINE);
+        assert_eq!(given_up, Ok(Fired::GivenUp));
+        assert!(answers[0].0.try_recv().is_err());
         // What is dropped unfired lets go of its socket.
         let (_, dropped) = park(&poller, &socket, READ, None);
         poller.end();

@@ -20,7 +20,7 @@ use crate::config::{HttpLimits, is_zonename};
 use crate::hub::{Hub, Sight, Vm};
 use crate::json::{Json, Object};
 use crate::metrics::Page;
-use crate::select::Fields;
+use crate::select::{Fields, Search};
 
 /// The field that says up to which event an answer knows.
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
@@ -141,21 +141,18 @@ impl Service {
         if request.has_version(&etag) {
             return versioned(not_modified(), &etag, seq);
         }
-        let search = of.filter.has_regex().then(|| self.numbers.search());
-        if let Some(None) = search {
+        let place = of.filter.has_regex().then(|| self.numbers.search());
+        if let Some(None) = place {
             return busy("others search already");
         }
-        let until = Instant::now() + self.limits.search_time;
-        let mut is_late = false;
         if !of.filter.is_empty() {
+            let search = Search::new(self.limits.search_time);
             snapshot.vms.retain(|vm| {
-                is_late |= search.is_some() && Instant::now() > until;
-                !is_late && of.filter.passes(&vm.object)
+                !search.is_over() && of.filter.passes(&vm.object, &search)
             });
-        }
-        if is_late {
-            let time = self.limits.search_time.as_secs_f64();
-            return failure(400, &format!("searching takes over {time} s"));
+            if search.is_over() {
+                return self.searched_too_long();
+            }
         }
         let body = match &of.fields {
             None => Body::Parts(array_of(snapshot.vms)),
@@ -186,6 +183,12 @@ impl Service {
             return versioned(not_modified(), &etag, seq);
         }
         versioned(Full::new(200, JSON, body_of(&vm, of)), &etag, seq)
+    }
+
+    /// That a regular expression costs too much.
+    pub(super) fn searched_too_long(&self) -> Full {
+        let time = self.limits.search_time.as_secs_f64();
+        failure(400, &format!("searching takes over {time} s"))
     }
 
     /// The name of a VM's version.
@@ -229,6 +232,7 @@ impl Service {
                 Sync(service.host.request(name, Arc::clone(&wake)))
             });
             let until = begun + service.time_for(&work);
+            let search_left = service.limits.search_time;
             Box::new(Waiting {
                 service,
                 work,
@@ -237,6 +241,7 @@ impl Service {
                 until,
                 sync,
                 is_synced: false,
+                search_left,
                 wake,
                 watching: None,
                 _place: place,

@@ -260,22 +260,34 @@ impl Loader {
                 return;
             }
         };
-        let is_whole = listing.errors.is_empty();
+        let mut is_whole = listing.errors.is_empty();
         let rows = listing.rows.into_iter();
         let mut rows: HashMap<_, _> =
             rows.map(|row| (Arc::clone(&row.zonename), row)).collect();
+        // A listing may leave out a zone that changes just now. Who waits for
+        // one that nobody knows is told so after two of them.
+        let is_odd = |d: &Draft| {
+            let is_new = d.prior.is_none() && !rows.contains_key(&d.zonename);
+            d.is_urgent && is_new
+        };
+        if is_whole && asked.iter().any(|d| is_odd(d)) {
+            match self.list_all_rows() {
+                Ok(again) => {
+                    is_whole = again.errors.is_empty();
+                    for row in again.rows {
+                        rows.entry(Arc::clone(&row.zonename)).or_insert(row);
+                    }
+                }
+                Err(_) => is_whole = false,
+            }
+        }
         let mut hang = None;
         for draft in asked {
             match rows.remove(&draft.zonename) {
                 Some(row) => draft.set_row(row),
                 // Nobody knows it, so that nothing is deleted: events of
                 // zones that never were cost no run each.
-                None if draft.prior.is_none()
-                    && is_whole
-                    && !draft.is_urgent =>
-                {
-                    draft.gone = true;
-                }
+                None if draft.prior.is_none() && is_whole => draft.gone = true,
                 // Only zoneadm's word on this very zone says that it is gone:
                 // a listing may leave out a zone that changes just now.
                 None => match &hang {

@@ -101,6 +101,7 @@ impl State {
         if waiting.is_none()
             && self.waiting.len() >= most
             && job.lane != Lane::All
+            && !job.is_urgent
         {
             self.overflow(&job.cause);
             return;
@@ -129,7 +130,7 @@ impl State {
         {
             return None;
         }
-        self.push_bounded(Job { is_urgent: true, ..job }, usize::MAX);
+        self.push(Job { is_urgent: true, ..job });
         self.number += 1;
         Some(self.number)
     }
@@ -182,7 +183,7 @@ impl State {
             // Too many to remember which: look at all, now.
             self.overflow(&job.cause);
             if job.is_urgent {
-                self.push_bounded(job, usize::MAX);
+                self.push(job);
             }
             return;
         }
@@ -358,8 +359,8 @@ impl State {
         let mut sources = job.sources;
         loop {
             let kind = sources.kind();
-            let waits_for_others =
-                self.is_sick(&job.lane, kind) && self.is_apart_at_work();
+            let waits_for_others = self.is_sick(&job.lane, kind)
+                && self.is_apart_at_work(job.is_urgent);
             if !waits_for_others && self.has_worker_for(job, kind) {
                 return Some(sources);
             }
@@ -402,8 +403,9 @@ impl State {
         }
     }
 
-    fn is_apart_at_work(&self) -> bool {
-        self.working.values().any(|working| working.is_apart)
+    fn is_apart_at_work(&self, is_urgent: bool) -> bool {
+        let mut working = self.working.values();
+        working.any(|w| w.is_apart && w.is_urgent == is_urgent)
     }
 
     /// Of all workers, commands leave some to files, and zfs some to others:

@@ -85,6 +85,31 @@ fn the_urgent_outlast_an_overflow_and_have_a_bound_of_their_own() {
     queue.push(vm("d", Sources::ALL));
     assert_eq!(queue.status(9).overflows, 1);
     assert_eq!(names(&queue.take().unwrap()), ["a", "b"]);
+    // However it comes.
+    queue.push(Job { is_urgent: true, ..vm("e", Sources::ALL) });
+    assert_eq!(names(&queue.take().unwrap()), ["e"]);
     let rest = queue.take().unwrap();
     assert!(rest.jobs.iter().any(|job| job.lane == all().lane));
+}
+
+#[test]
+fn the_urgent_do_not_wait_for_others_that_are_tried_apart() {
+    let queue = queue_of(QueueLimits {
+        stuck_time: Duration::ZERO,
+        ..QueueLimits::default()
+    });
+    for name in ["a", "b"] {
+        queue.push(vm(name, Sources::ALL));
+    }
+    let both = queue.take().unwrap();
+    let hung: Vec<_> = both
+        .jobs
+        .iter()
+        .map(|job| (job.lane.clone(), Kind::Datasets))
+        .collect();
+    queue.done(&both.ticket(), &hung);
+    queue.push(vm("a", Sources::ZFS));
+    assert_eq!(names(&queue.take().unwrap()), ["a"]);
+    queue.push_urgent(vm("b", Sources::ALL)).unwrap();
+    assert_eq!(names(&queue.take().unwrap()), ["b"]);
 }

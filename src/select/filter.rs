@@ -1,6 +1,8 @@
 //! Filters and conditions: `PROP=VALUE`, as `vmadm lookup` has them.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use regex_lite::{Regex, RegexBuilder};
 
@@ -16,6 +18,34 @@ const REGEX_DEPTH: u32 = 16;
 /// The beginning of a text that is searched by a regular expression, in
 /// bytes: how long metadata are is up to a tenant.
 const SEARCHED_BYTES: usize = 16 << 10;
+
+/// How long regular expressions may be searched for, all together: they can
+/// cost as much as their length times that of the text.
+#[derive(Debug)]
+pub struct Search {
+    until: Instant,
+    is_over: Cell<bool>,
+}
+
+impl Search {
+    /// A search of this time at the most.
+    #[must_use]
+    pub fn new(time: Duration) -> Self {
+        Self { until: Instant::now() + time, is_over: Cell::new(false) }
+    }
+
+    /// Whether its time was over, so that not everything was searched.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    fn goes_on(&self) -> bool {
+        let is_over = self.is_over() || Instant::now() >= self.until;
+        self.is_over.set(is_over);
+        !is_over
+    }
+}
 
 /// The most conditions of one request.
 pub const CONDITIONS_MAX: usize = 32;
@@ -80,21 +110,23 @@ impl Condition {
     }
 
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
-    /// nothing holds but what is negated.
+    /// nothing holds but what is negated. Nothing is known if `search` is
+    /// over afterwards.
     #[must_use]
-    pub fn holds(&self, vm: &Object) -> bool {
+    pub fn holds(&self, vm: &Object, search: &Search) -> bool {
         let is_so = match &self.what {
             What::Property(path) => {
-                path.any(vm, |value| self.test.is_met(value))
+                path.any(vm, |value| self.test.is_met(value, search))
             }
-            What::Type => self.test.is_met_by(type_of(vm)),
+            What::Type => self.test.is_met_by(type_of(vm), search),
             What::Ram => {
                 let is_hvm = matches!(type_of(vm), "KVM" | "BHYV");
                 let member = match is_hvm {
                     true => "ram",
                     false => "max_physical_memory",
                 };
-                vm.get(member).is_some_and(|value| self.test.is_met(value))
+                let is_met = |value| self.test.is_met(value, search);
+                vm.get(member).is_some_and(is_met)
             }
         };
         is_so != self.is_negated
@@ -102,11 +134,11 @@ impl Condition {
 }
 
 impl Test {
-    fn is_met(&self, value: &Json) -> bool {
-        text_of(value).is_some_and(|text| self.is_met_by(&text))
+    fn is_met(&self, value: &Json, search: &Search) -> bool {
+        text_of(value).is_some_and(|text| self.is_met_by(&text, search))
     }
 
-    fn is_met_by(&self, text: &str) -> bool {
+    fn is_met_by(&self, text: &str, search: &Search) -> bool {
         match self {
             Self::Equals(wanted) => wanted == text,
             Self::Matches(regex) => {
@@ -114,7 +146,7 @@ impl Test {
                 while !text.is_char_boundary(end) {
                     end -= 1;
                 }
-                regex.is_match(&text[..end])
+                search.goes_on() && regex.is_match(&text[..end])
             }
         }
     }
@@ -153,10 +185,12 @@ impl Filter {
         self.conditions.iter().any(|(_, condition)| condition.has_regex())
     }
 
-    /// Whether all conditions hold of a VM.
+    /// Whether all conditions hold of a VM. Nothing is known if `search` is
+    /// over afterwards.
     #[must_use]
-    pub fn passes(&self, vm: &Object) -> bool {
-        self.conditions.iter().all(|(_, condition)| condition.holds(vm))
+    pub fn passes(&self, vm: &Object, search: &Search) -> bool {
+        let mut conditions = self.conditions.iter();
+        conditions.all(|(_, condition)| condition.holds(vm, search))
     }
 }
 
@@ -211,6 +245,10 @@ fn whole_mac(mac: &str) -> String {
 mod tests {
     use super::*;
 
+    fn long() -> Search {
+        Search::new(Duration::from_secs(1000))
+    }
+
     const VM: &str = r#"{"uuid":"u","alias":"Web=1","brand":"joyent",
         "quota":10,"max_physical_memory":256,"autoboot":false,"zoneid":null,
         "resolvers":["8.8.8.8","8.8.4.4"],"empty":"","hostname":"",
@@ -261,7 +299,11 @@ mod tests {
             ("nics.*.ip", "!10.0.0.2", true),
         ] {
             let condition = Condition::new(property, value).unwrap();
-            assert_eq!(condition.holds(vm), holds, "{property}={value}");
+            assert_eq!(
+                condition.holds(vm, &long()),
+                holds,
+                "{property}={value}"
+            );
         }
     }
 
@@ -281,7 +323,7 @@ mod tests {
             let mut filter = Filter::default();
             filter.add("type", kind).unwrap();
             filter.add("ram", ram).unwrap();
-            assert!(filter.passes(vm.as_object().unwrap()), "{brand}");
+            assert!(filter.passes(vm.as_object().unwrap(), &long()), "{brand}");
         }
     }
 
@@ -290,13 +332,13 @@ mod tests {
         let vm = Json::parse(VM).unwrap();
         let vm = vm.as_object().unwrap();
         let mut filter = Filter::default();
-        assert!(filter.is_empty() && filter.passes(vm));
+        assert!(filter.is_empty() && filter.passes(vm, &long()));
         filter.add("quota", "11").unwrap();
-        assert!(!filter.passes(vm));
+        assert!(!filter.passes(vm, &long()));
         filter.add("quota", "10").unwrap();
-        assert!(filter.passes(vm));
+        assert!(filter.passes(vm, &long()));
         filter.add("alias", "x").unwrap();
-        assert!(!filter.passes(vm));
+        assert!(!filter.passes(vm, &long()));
     }
 
     #[test]
@@ -314,8 +356,12 @@ mod tests {
         };
         let at_end = Condition::new("tags.t", "~end").unwrap();
         assert!(at_end.has_regex() && !filter.has_regex());
-        assert!(at_end.holds(vm(1000).as_object().unwrap()));
-        assert!(!at_end.holds(vm(9000).as_object().unwrap()));
+        assert!(at_end.holds(vm(1000).as_object().unwrap(), &long()));
+        assert!(!at_end.holds(vm(9000).as_object().unwrap(), &long()));
+        let search = Search::new(Duration::ZERO);
+        let vm = vm(10);
+        assert!(!at_end.holds(vm.as_object().unwrap(), &search));
+        assert!(search.is_over());
         // What operators write fits.
         let uuid = "~^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-";
         assert!(Condition::new("uuid", uuid).is_ok());

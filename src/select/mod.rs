@@ -6,5 +6,5 @@ mod filter;
 mod path;
 
 pub use fields::Fields;
-pub use filter::{CONDITIONS_MAX, Condition, Filter};
+pub use filter::{CONDITIONS_MAX, Condition, Filter, Search};
 pub use path::{Part, Path};

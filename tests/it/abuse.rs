@@ -322,8 +322,6 @@ fn a_client_that_resets_while_it_waits_is_let_go() {
     // What it has not read makes its end a reset.
     send(&waiting, b"GET /ping HTTP/1.1\r\n\r\n");
     send(&waiting, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
-    // More than is kept, so that nothing is read any more.
-    send(&waiting, &[b'x'; 60_000]);
     let waits = |wanted: f64| {
         wait_for("waiting requests", || {
             let n = daemon.metric("vminfod_http_requests_waiting");
@@ -333,6 +331,44 @@ fn a_client_that_resets_while_it_waits_is_let_go() {
     waits(1.0);
     drop(waiting);
     waits(0.0);
+    // Nor one that sends more than is kept: its end could not be seen.
+    let flooding = connect(&daemon);
+    send(&flooding, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+    waits(1.0);
+    send(&flooding, &[b'x'; 60_000]);
+    waits(0.0);
+}
+
+#[test]
+fn of_answers_that_nobody_takes_the_largest_are_given_up() {
+    let host = TestHost::with_vms(200);
+    let set = ["--set", "unsent-bytes=1m", "--set", "send-buffer=16k"];
+    let daemon = host.start_with(&set);
+    let request = |path: &str| {
+        let stream = connect(&daemon);
+        send(&stream, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+        stream
+    };
+    // Shared by all who take them: next to nothing.
+    let modest: Vec<_> = (0..5).map(|_| request("/vms")).collect();
+    let all = "alias,uuid,nics,tags,customer_metadata,internal_metadata,state";
+    let greedy: Vec<_> =
+        (0..40).map(|_| request(&format!("/vms?fields={all}"))).collect();
+    wait_for("what is held is within bounds", || {
+        let held = daemon.metric("vminfod_http_unsent_bytes");
+        let log = daemon.log();
+        let told = log.iter().any(|line| line.contains("do not take"));
+        match told && held <= f64::from(1 << 20) {
+            true => Ok(()),
+            false => Err(format!("{held}")),
+        }
+    });
+    let length = daemon.get("/vms").body.len();
+    for mut stream in modest {
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer).unwrap();
+    }
+    drop(greedy);
 }
 
 #[test]
@@ -442,6 +478,16 @@ fn searches_cannot_cost_what_they_like() {
     let dear = "customer_metadata.big=~(a|aa|a?)*(a?a?a?){9}b";
     let status = daemon.get(&format!("/vms?{dear}")).status;
     assert!(status == 200 || status == 400, "{status}");
+    let waits: Vec<_> = (0..40)
+        .map(|_| {
+            let stream = connect(&daemon);
+            let path = format!("/vms/{name}?wait={dear}");
+            send(&stream, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
+            stream
+        })
+        .collect();
+    assert_eq!(daemon.get("/ping").status, 200);
+    drop(waits);
     let after = held(&daemon);
     assert!(after.2 < before.2 + (32 << 10), "{before:?} {after:?}");
 }

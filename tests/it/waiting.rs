@@ -384,9 +384,14 @@ fn a_sync_tells_what_it_could_not_understand() {
     let path = format!("/vms/{name}?sync=1");
     assert_eq!(daemon.get(&path).field("X-Vminfod-Stale"), None);
     host.write_config(&name, "metadata.json", "{\"half").unwrap();
-    let answer = daemon.get(&path);
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.field("X-Vminfod-Stale"), Some("metadata.json"));
+    for path in [&*path, "/vms?sync=1"] {
+        let answer = daemon.get(path);
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.field("X-Vminfod-Stale"), Some("metadata.json"));
+    }
+    std::fs::write(host.path("/tmp/.sysinfo.json"), "{").unwrap();
+    let stale = daemon.get(&path).field("X-Vminfod-Stale").map(String::from);
+    assert_eq!(stale.as_deref(), Some("metadata.json, sysinfo"));
 }
 
 #[test]
@@ -414,4 +419,22 @@ fn who_waits_does_not_keep_others_from_loads() {
         assert_eq!(answer.field("X-Vminfod-Seq"), Some(&*now));
         assert_eq!(answer.field("ETag"), plain.field("ETag"));
     }
+}
+
+#[test]
+fn many_names_that_are_none_cost_few_runs() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    daemon.settle(&host);
+    host.hurt("zoneadm", "slow 100").unwrap();
+    let before = runs_of(&host, "zoneadm");
+    let syncs: Vec<_> = (0..100)
+        .map(|n| ask(&daemon, format!("/vms/nobody-{n}?sync=1")))
+        .collect();
+    for sync in syncs {
+        assert_eq!(sync.join().unwrap().status, 404);
+    }
+    let runs = runs_of(&host, "zoneadm") - before;
+    println!("{runs} runs of zoneadm for 100 names");
+    assert!(runs < 60, "{runs}");
 }
