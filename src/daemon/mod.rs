@@ -17,7 +17,7 @@ mod status;
 mod store;
 mod worker;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -97,6 +97,8 @@ pub struct Shared {
     pub numbers: Numbers,
     /// What is wrong.
     pub faults: Faults,
+    /// Zones that may not be there and of which zoneadm has failed.
+    pub strangers: Mutex<HashSet<Arc<str>>>,
     /// What periodic reloads had to heal.
     pub drift: Drift,
     /// What reloads after a gap in a source had to heal.
@@ -292,6 +294,7 @@ fn new_shared(
         requests: Requests::default(),
         numbers: Numbers::default(),
         faults: Faults::default(),
+        strangers: Mutex::default(),
         drift: Drift::new(settings.sources.drift_time),
         gaps: Drift::new(settings.sources.drift_time),
         commands,

@@ -14,6 +14,10 @@ use crate::transition::{Position, due};
 /// The source of faults about zones that may not be there.
 pub const STRANGERS: &str = "zoneadm of unknown zones";
 
+/// Zones that may not be there and of which zoneadm has failed: so many are
+/// remembered.
+const STRANGERS_MAX: usize = 1024;
+
 /// The source of faults about a zone's uuid.
 const UUID: &str = "uuid";
 
@@ -49,7 +53,14 @@ impl Worker {
             }
             let noted = &self.shared.faults;
             match *source {
-                "zoneadm" if is_unknown => noted.note(None, STRANGERS, error),
+                "zoneadm" if is_unknown && error.is_some() => {
+                    let strangers = &mut self.shared.strangers.lock();
+                    if strangers.len() < STRANGERS_MAX {
+                        strangers.insert(Arc::clone(&zonename));
+                    }
+                    noted.note(None, STRANGERS, error);
+                }
+                "zoneadm" if is_unknown => {}
                 source => noted.note(Some(&zonename), source, error),
             }
             if error.is_some() {
@@ -65,8 +76,12 @@ impl Worker {
         let mut published = Vec::new();
         let is_answered =
             matches!(found, Found::Gone) || faults.contains(&("zoneadm", None));
-        if prior.is_none() && is_answered {
-            self.shared.faults.note(None, STRANGERS, None);
+        if is_answered {
+            // Whatever it is by now: it may have become a VM meanwhile.
+            let strangers = &mut self.shared.strangers.lock();
+            if strangers.remove(&zonename) && strangers.is_empty() {
+                self.shared.faults.note(None, STRANGERS, None);
+            }
         }
         let row_is_new = faults.contains(&("zoneadm", None));
         match found {

@@ -175,6 +175,7 @@ impl Worker {
         };
         faults.note(None, "refresh", None);
         faults.note(None, "worker", None);
+        self.shared.strangers.lock().clear();
         faults.note(None, STRANGERS, None);
         for (source, error) in &all.faults {
             faults.note(None, source, error.as_deref());
