@@ -100,7 +100,8 @@ pub struct HttpLimits {
     pub sync_time: Duration,
     /// How long `wait` waits, unless the client says.
     pub wait_time: Duration,
-    /// A request that searches for regular expressions for longer is refused.
+    /// A request that searches for regular expressions for longer is refused;
+    /// one that waits may for a twentieth of that time besides.
     pub search_time: Duration,
     /// The longest time that a client may say.
     pub timeout_max: Duration,

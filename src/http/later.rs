@@ -12,7 +12,7 @@ use super::route::{OfVm, OfVms, Wait};
 use super::service::{Service, body_of, busy, failure, versioned};
 use crate::hub::{Sight, Watch};
 use crate::requested::Requested;
-use crate::select::{Condition, Search};
+use crate::select::Search;
 use crate::sync::Wake;
 
 /// The field that names the sources of a loaded VM of which the last good
@@ -55,8 +55,8 @@ pub struct Waiting {
     pub sync: Option<Sync>,
     /// Whether a load is in that was asked for.
     pub is_synced: bool,
-    /// How long it may still search for regular expressions.
-    pub search_left: Duration,
+    /// How long it has looked whether its conditions hold.
+    pub searched: Duration,
     pub wake: Wake,
     /// From when on it looks.
     pub watching: Option<Watching>,
@@ -108,8 +108,10 @@ impl Waiting {
             let (service, zonename) = (Arc::clone(service), Arc::clone(name));
             Watching { service, zonename, watch }
         });
-        let search_left = self.search_left;
-        let search = Search::new(search_left);
+        // Who waits for long may search for long, a little at a time.
+        let may = service.limits.search_time + self.begun.elapsed() / 20;
+        let search = Search::new(may.saturating_sub(self.searched));
+        let searched = self.searched;
         let begun = Instant::now();
         loop {
             let (sight, seq) = match next.take() {
@@ -137,10 +139,7 @@ impl Waiting {
             if search.is_over() {
                 return Some(service.searched_too_long());
             }
-            let spent = begun.elapsed();
-            if conditions_search(wait) {
-                self.search_left = search_left.saturating_sub(spent);
-            }
+            self.searched = searched + begun.elapsed();
             if holds {
                 let full = self.told(200, of, &sight, seq);
                 return Some(self.with_faults(full, Some(name)));
@@ -178,14 +177,6 @@ impl Waiting {
     fn count(&self, full: &Full) {
         let numbers = &self.service.numbers;
         numbers.answered(self.work.route(), full.status, self.begun);
-    }
-}
-
-/// Whether what is waited for has to be searched for.
-fn conditions_search(wait: &Wait) -> bool {
-    match wait {
-        Wait::Gone => false,
-        Wait::Holds(conditions) => conditions.iter().any(Condition::has_regex),
     }
 }
 

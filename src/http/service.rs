@@ -232,7 +232,6 @@ impl Service {
                 Sync(service.host.request(name, Arc::clone(&wake)))
             });
             let until = begun + service.time_for(&work);
-            let search_left = service.limits.search_time;
             Box::new(Waiting {
                 service,
                 work,
@@ -241,7 +240,7 @@ impl Service {
                 until,
                 sync,
                 is_synced: false,
-                search_left,
+                searched: Duration::ZERO,
                 wake,
                 watching: None,
                 _place: place,

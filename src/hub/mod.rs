@@ -360,13 +360,6 @@ impl Hub {
         }
     }
 
-    /// The events after number `seq`, at most `most`; `None` if some of them
-    /// are no longer there, or `seq` is not yet.
-    #[must_use]
-    pub fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
-        self.inner.lock().after(seq, most)
-    }
-
     /// Wakes who waits.
     pub fn wake(&self) {
         self.inner.lock().is_woken = true;
@@ -404,6 +397,8 @@ impl Inner {
         }
     }
 
+    /// The events after number `seq`, at most `most`; `None` if some of them
+    /// are no longer there, or `seq` is not yet.
     fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
         // The list has no gaps, so that a number is a place in it.
         let first = self.lines.front().map_or(self.seq + 1, |line| line.seq);
@@ -451,15 +446,15 @@ mod tests {
     #[test]
     fn who_comes_back_gets_what_it_missed_or_is_told() {
         let hub = hub(3);
-        assert_eq!(numbers(hub.after(0, 9)), Some(vec![]));
-        assert_eq!(numbers(hub.after(1, 9)), None, "not yet");
+        assert_eq!(numbers(hub.inner.lock().after(0, 9)), Some(vec![]));
+        assert_eq!(numbers(hub.inner.lock().after(1, 9)), None, "not yet");
         (0..5).for_each(|_| publish(&hub));
-        assert_eq!(numbers(hub.after(1, 9)), None, "no longer");
-        assert_eq!(numbers(hub.after(2, 9)), Some(vec![3, 4, 5]));
-        assert_eq!(numbers(hub.after(2, 2)), Some(vec![3, 4]));
-        assert_eq!(numbers(hub.after(5, 9)), Some(vec![]));
+        assert_eq!(numbers(hub.inner.lock().after(1, 9)), None, "no longer");
+        assert_eq!(numbers(hub.inner.lock().after(2, 9)), Some(vec![3, 4, 5]));
+        assert_eq!(numbers(hub.inner.lock().after(2, 2)), Some(vec![3, 4]));
+        assert_eq!(numbers(hub.inner.lock().after(5, 9)), Some(vec![]));
         for bad in [6, u64::MAX] {
-            assert_eq!(numbers(hub.after(bad, 9)), None);
+            assert_eq!(numbers(hub.inner.lock().after(bad, 9)), None);
         }
         let begun = hub.subscribe("x".into(), None, Some(3)).unwrap();
         assert_eq!((begun.seq, numbers(begun.missed)), (5, Some(vec![4, 5])));
@@ -492,7 +487,7 @@ mod tests {
     fn a_line_is_a_chunk_of_its_own() {
         let hub = hub(3);
         publish(&hub);
-        let line = hub.after(0, 1).unwrap().remove(0);
+        let line = hub.inner.lock().after(0, 1).unwrap().remove(0);
         assert_eq!(line.text(), b"1\n");
         assert_eq!(line.chunk(), b"2\r\n1\n\r\n");
         assert_eq!(line.reworded(b"one\n").chunk(), b"4\r\none\n\r\n");
@@ -502,7 +497,7 @@ mod tests {
     fn lines_count_as_long_as_somebody_holds_them() {
         let hub = hub(1);
         publish(&hub);
-        let held = hub.after(0, 1).unwrap();
+        let held = hub.inner.lock().after(0, 1).unwrap();
         publish(&hub);
         assert_eq!(hub.size(), (1, 7, 14));
         drop(held);
