@@ -29,7 +29,8 @@ pub mod queue;
 pub mod transition;
 pub mod watch;
 
-// What joins them, and what people see.
+// What joins them, and what people and programs see.
 pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod log_format;

@@ -87,19 +87,21 @@ events=
 say "/vms/$vm says, among other things"
 "$vminfod" vm "$vm" --server "$server" |
     grep -E '^  "(alias|brand|state|zone_state|quota|pid|zfs_root_compression)"'
-say "/vms has this many VMs, and /status says"
+say "five of its VMs, as vmadm lists them; all of them as JSON; and its health"
+"$vminfod" list -s uuid --server "$server" | head -n 6
 "$vminfod" vms --server "$server" | grep -c '^    "zonename"'
-"$vminfod" status --server "$server" |
-    grep -E '"(numVms|lastRefresh|seq|rss|idle|errors)"'
+"$vminfod" status --server "$server"
+say "what it has otherwise than the system: nothing"
+"$vminfod" diagnose --root "$root" --server "$server"
 
 if [ "$DEMO" = stay ]; then
 	say "still running; try, from another terminal:"
 	cat <<EOF
   $vminfod events --server $server
-  $vminfod vms --server $server
+  $vminfod list --server $server
   $vminfod status --server $server
   curl http://$server/events
-  $simhost reboot $root $vm
+  $vminfod wait $vm state=stopped --server $server -- $simhost stop $root $vm
   $simhost update $root $vm alias=new
   tail -f $root/log
   (simhost and vminfod without arguments, or with 'help', say what they can)

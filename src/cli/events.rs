@@ -1,155 +1,312 @@
 //! `events`: a line a change, as it comes.
 
-use super::client::Client;
-use super::{Failure, print as print_text};
+use std::ffi::OsString;
+
+use super::args::{Args, Opt, flag, value};
+use super::terminal::{Colour, has_colours, printable};
+use super::{Failure, complain, print as print_text, vmadm};
+use crate::client::{
+    Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
+    TIME_LIMIT,
+};
 use crate::json::{Json, Object};
 
-/// An alias longer than this is cut in short lines.
+/// An alias longer than this is cut.
 const ALIAS_MAX: usize = 30;
+
+/// By which name the program was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// vminfod: events go on when the daemon comes back.
+    Vminfod,
+    /// vminfo, which ends with its stream.
+    Vminfo,
+    /// vmadm, which ends with its stream.
+    Vmadm,
+}
+
+const OPTIONS: [Opt; 10] = [
+    flag('j', &["json"]),
+    flag('f', &["full"]),
+    flag('r', &["ready"]),
+    flag('v', &["verbose"]),
+    flag('d', &["debug"]),
+    value(&["uuid"]),
+    value(&["path"]),
+    value(&["type"]),
+    value(&["since"]),
+    value(&["retry"]),
+];
 
 /// How events are printed.
 #[derive(Clone, Copy, Debug)]
-pub struct Format {
-    /// As JSON lines.
-    pub json: bool,
+struct Format {
+    is_json: bool,
     /// Whole dates and zonenames.
-    pub full: bool,
+    is_full: bool,
     /// Also say that the stream has begun.
-    pub ready: bool,
-    /// With the VM's alias, as vmadm and vminfo have it.
-    pub with_alias: bool,
+    has_ready: bool,
+    has_colours: bool,
 }
 
 /// Prints events until the stream or the output ends.
-///
-/// # Errors
-/// If the daemon is away, or the stream breaks off.
-pub fn print(client: &Client, format: &Format) -> Result<(), Failure> {
-    let mut stream = client.get("/events")?;
-    if stream.status != 200 {
-        let said = stream.read_all().unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        return Err(Failure::Failed(format!("/events: {}", said.trim())));
-    }
-    let broken = |e: std::io::Error| format!("/events: {e}");
-    stream.wait_without_limit().map_err(broken)?;
-    while let Some(line) = stream.read_line().map_err(broken)? {
-        let event = Json::parse(&line)
-            .map_err(|e| format!("/events: not JSON: {e}"))?;
-        let text = format_event(&event, format);
-        if !text.is_empty() {
-            print_text(&text)?;
+pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
+    let wrong = |said: &str| match caller {
+        Caller::Vmadm => vmadm::usage(said),
+        _ => Failure::Usage(said.to_string()),
+    };
+    let args = Args::parse(args, &OPTIONS, None).map_err(|e| wrong(&e.said))?;
+    let format = Format {
+        is_json: args.has("json"),
+        is_full: args.has("full"),
+        has_ready: args.has("ready"),
+        has_colours: has_colours() && !args.has("json"),
+    };
+    let (mut query, mut only) = (EventsQuery::new(), None);
+    // The operand is a VM that has to be there; others may come to be.
+    match &args.operands[..] {
+        [] => {}
+        [name] => {
+            query = query.vm(name);
+            only = Some(name.as_str());
         }
+        [_, extra, ..] => return Err(wrong(&format!("what is {extra}?"))),
     }
-    Err(Failure::Failed("the daemon has ended the stream".to_string()))
+    for name in args.all("uuid") {
+        query = query.vm(name);
+    }
+    for path in args.all("path").flat_map(|paths| paths.split(',')) {
+        query = query.path(path);
+    }
+    for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
+        let mut kinds = EventKind::ALL.into_iter();
+        let kind = kinds.find(|kind| kind.name() == word);
+        query = query.kind(kind.ok_or_else(|| {
+            wrong(&format!("--type {word}: create, modify or delete"))
+        })?);
+    }
+    let retry = match (args.seconds("retry")?, caller) {
+        (Some(time), _) => Some(time),
+        (None, Caller::Vminfod) => None,
+        (None, Caller::Vminfo | Caller::Vmadm) => {
+            Some(std::time::Duration::ZERO)
+        }
+    };
+    let goes_on = retry.is_none_or(|time| !time.is_zero());
+    // Without VMs to begin with there is nothing that costs.
+    let shows_vms = format.has_ready && format.is_json;
+    if !goes_on && !shows_vms && only.is_none() {
+        query = query.without_snapshot();
+    }
+    let client = args.client("vminfod")?;
+    let mut stream = match args.last("since") {
+        None => client.events(query.clone()),
+        Some(since) => {
+            let (seq, epoch) = since_of(since, &client)?;
+            client.events_since(query.clone(), seq, &epoch)
+        }
+    }?;
+    if let Some(time) = retry {
+        stream = stream.retry_for(time);
+    }
+    follow(stream, only, &format, goes_on)
 }
 
-/// The lines of an event, each with its end; none for what is not wanted.
-fn format_event(event: &Json, format: &Format) -> String {
-    let text = |name: &str| event.get(name).and_then(Json::as_str);
-    let kind = text("type").unwrap_or_default();
-    if kind == "ready" && !format.ready {
-        return String::new();
-    }
-    if format.json {
-        return format!("{}\n", json_event(event));
-    }
-    let date = text("date").unwrap_or_default();
-    let time = if format.full {
-        date
-    } else {
-        date.split_once('T').map_or(date, |(_, time)| time)
+/// Reads `SEQ`, of the daemon as it runs now, or `EPOCH-SEQ`.
+pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
+    let wrong = || Failure::Usage(format!("--since {text}: no event's number"));
+    let (epoch, seq) = match text.rsplit_once('-') {
+        Some((epoch, seq)) => (Some(epoch.to_string()), seq),
+        None => (None, text),
     };
-    if kind == "ready" {
-        let uuid = text("uuid").unwrap_or_default();
-        return match format.full {
-            true => format!("[{time}] ready (uuid {uuid})\n"),
-            false => format!("[{time}] ready\n"),
+    let seq = seq.parse().map_err(|_| wrong())?;
+    if let Some(epoch) = epoch {
+        return Ok((seq, epoch));
+    }
+    let status = client.status(false)?;
+    let epoch = status.get("epoch").and_then(Json::as_str);
+    let none = || Failure::Failed("/status does not tell the epoch".into());
+    Ok((seq, epoch.ok_or_else(none)?.to_string()))
+}
+
+fn follow(
+    mut stream: EventStream,
+    only: Option<&str>,
+    format: &Format,
+    goes_on: bool,
+) -> Result<(), Failure> {
+    let mut mirror = Mirror::new(stream.query().clone());
+    let mut is_first = true;
+    loop {
+        // The daemon is there: it has to begin.
+        let item = match is_first {
+            false => stream.next()?,
+            true => stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
+                let what = format!("/events: not ready in {TIME_LIMIT:?}");
+                Failure::Failed(what)
+            })?,
         };
+        match &item {
+            Item::Ready(ready) => {
+                if let (Some(name), Some([])) = (only, ready.vms.as_deref())
+                    && is_first
+                {
+                    let message = format!("VM {name} not found");
+                    return Err(Failure::Said { message, status: 1 });
+                }
+                tell_of(ready, is_first);
+                if format.has_ready {
+                    print_text(&format_ready(ready, format))?;
+                }
+            }
+            Item::Broken(error) => {
+                complain(&format!("vminfod: {error}; trying again"));
+            }
+            Item::Event(_) => {}
+        }
+        is_first &= !matches!(item, Item::Ready(_));
+        let events = match goes_on {
+            true => mirror.apply(&item),
+            false => match item {
+                Item::Event(event) => vec![event],
+                _ => Vec::new(),
+            },
+        };
+        let lines: String =
+            events.iter().map(|e| format_event(&e.json, format)).collect();
+        if !lines.is_empty() {
+            print_text(&lines)?;
+        }
     }
-    let zonename = text("zonename").unwrap_or_default();
-    let zone = if format.full {
-        zonename
-    } else {
-        zonename.split('-').next().unwrap_or(zonename)
+}
+
+/// Says what a stream that has begun could not do, or has done again.
+fn tell_of(ready: &Ready, is_first: bool) {
+    match (&ready.reset, is_first) {
+        (Some(why), true) => complain(&format!(
+            "vminfod: cannot begin there ({why}): beginning now"
+        )),
+        (Some(why), false) => complain(&format!(
+            "vminfod: begun anew ({why}): what is different now follows"
+        )),
+        (None, true) => {}
+        (None, false) => complain("vminfod: going on: nothing was missed"),
+    }
+}
+
+fn format_ready(ready: &Ready, format: &Format) -> String {
+    if format.is_json {
+        let mut json = Object::new();
+        json.set("type", "ready");
+        json.set("date", ready.date.as_str());
+        json.set("uuid", ready.uuid.as_str());
+        if let Some(vms) = &ready.vms {
+            // By zonename, as vmadm has it.
+            let named = vms.iter().filter_map(|vm| {
+                let zonename = vm.get("zonename")?.as_str()?;
+                Some((zonename.to_string().into(), vm.clone()))
+            });
+            json.set("vms", named.collect::<Object>());
+        }
+        if ready.is_resumed {
+            json.set("resumed", true);
+        }
+        if let Some(reset) = &ready.reset {
+            json.set("reset", reset.as_str());
+        }
+        json.set("seq", ready.seq);
+        json.set("epoch", ready.epoch.as_str());
+        return format!("{}\n", Json::from(json));
+    }
+    let time = format_time(&ready.date, format);
+    match format.is_full {
+        true => format!("{time} ready (uuid {})\n", printable(&ready.uuid)),
+        false => format!("{time} ready\n"),
+    }
+}
+
+fn format_time(date: &str, format: &Format) -> String {
+    let time = match format.is_full {
+        true => date,
+        false => date.split_once('T').map_or(date, |(_, time)| time),
     };
-    let mut start = format!("[{time}] {}", printable(zone));
-    if format.with_alias {
-        let alias = event.get("vm").and_then(|vm| vm.get("alias"));
-        let alias = alias.and_then(Json::as_str).filter(|a| !a.is_empty());
-        start += &format!(" {}", short_alias(alias.unwrap_or("-")));
+    let time = format!("[{}]", printable(time));
+    Colour::Dim.of(&time, format.has_colours)
+}
+
+/// The lines of an event, each with its end; none if nothing has changed.
+fn format_event(event: &Json, format: &Format) -> String {
+    if format.is_json {
+        return format!("{event}\n");
     }
+    let text = |name: &str| event.get(name).and_then(Json::as_str);
+    let time = format_time(text("date").unwrap_or_default(), format);
+    let zonename = text("zonename").unwrap_or_default();
+    let zone = match format.is_full {
+        true => zonename,
+        false => zonename.split('-').next().unwrap_or(zonename),
+    };
+    let alias = event.get("vm").and_then(|vm| vm.get("alias"));
+    let alias = alias.and_then(Json::as_str).filter(|a| !a.is_empty());
+    let alias = short_alias(alias.unwrap_or("-"));
+    let start = format!("{time} {} {alias}", printable(zone));
+    let kind = text("type").unwrap_or_default();
+    let colour = match kind {
+        "create" => Colour::Green,
+        "delete" => Colour::Red,
+        _ => Colour::Yellow,
+    };
     if kind != "modify" {
-        return format!("{start} {}\n", printable(kind));
+        let kind = colour.of(&printable(kind), format.has_colours);
+        return format!("{start} {kind}\n");
     }
-    // vmadm's word for what is not there.
-    let absent = if format.with_alias { "undefined" } else { "null" };
     let changes = event.get("changes").and_then(Json::as_array);
-    let line = |change: &Json| {
+    let lines = changes.unwrap_or_default().iter().map(|change| {
         let text = |name: &str| {
             let text = change.get(name).and_then(Json::as_str);
             printable(text.unwrap_or_default())
         };
         let value = |name: &str| {
             let value = change.get(name).map(ToString::to_string);
-            printable(&value.unwrap_or_else(|| absent.to_string()))
+            // vmadm's word for what is not there.
+            printable(&value.unwrap_or_else(|| "undefined".to_string()))
         };
+        let path = colour.of(&text("prettyPath"), format.has_colours);
         format!(
-            "{start} modify: {} {} :: {} -> {}\n",
-            text("prettyPath"),
+            "{start} modify: {path} {} :: {} -> {}\n",
             text("action"),
             value("oldValue"),
             value("newValue")
         )
-    };
-    changes.unwrap_or_default().iter().map(line).collect()
-}
-
-/// The event as it came; `vms` of `ready`, a string of JSON, becomes an object
-/// by zonename, as vmadm has it.
-fn json_event(event: &Json) -> Json {
-    let Some(vms) = event.get("vms").and_then(Json::as_str) else {
-        return event.clone();
-    };
-    let mut by_name = Object::new();
-    let vms = Json::parse(vms).unwrap_or_default();
-    for vm in vms.as_array().unwrap_or_default() {
-        if let Some(zonename) = vm.get("zonename").and_then(Json::as_str) {
-            by_name.set(zonename.to_string(), vm.clone());
-        }
-    }
-    let mut event = event.as_object().cloned().unwrap_or_default();
-    event.set("vms", by_name);
-    Json::from(event)
+    });
+    lines.collect()
 }
 
 fn short_alias(alias: &str) -> String {
-    let alias = printable(alias);
-    if alias.chars().count() <= ALIAS_MAX {
-        return alias;
+    let length = alias.encode_utf16().count();
+    if length <= ALIAS_MAX {
+        return printable(alias);
     }
-    let begin: String = alias.chars().take(ALIAS_MAX - 3).collect();
-    begin + "..."
-}
-
-/// Text of a VM without what a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            c if c.is_control() => c.escape_unicode().to_string(),
-            c => c.to_string(),
-        })
-        .collect()
+    // Never half of a character.
+    let mut units = 0;
+    let begin = alias.chars().take_while(|c| {
+        units += c.len_utf16();
+        units <= ALIAS_MAX - 3
+    });
+    printable(&begin.collect::<String>()) + "..."
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FULL: Format =
-        Format { json: false, full: true, ready: true, with_alias: false };
-    const SHORT: Format =
-        Format { json: false, full: false, ready: true, with_alias: true };
+    const SHORT: Format = Format {
+        is_json: false,
+        is_full: false,
+        has_ready: true,
+        has_colours: false,
+    };
+    const FULL: Format = Format { is_full: true, ..SHORT };
 
     fn text(event: &str, format: Format) -> String {
         format_event(&Json::parse(event).unwrap(), &format)
@@ -160,9 +317,9 @@ mod tests {
         let event = r#"{"type":"modify","date":"2016-05-31T16:29:09.882Z","zonename":"5595d88c-6e4d","vm":{"alias":"web"},"changes":[{"prettyPath":"quota","action":"added","newValue":10},{"prettyPath":"transition_to","action":"removed","oldValue":"running"}]}"#;
         assert_eq!(
             text(event, FULL),
-            "[2016-05-31T16:29:09.882Z] 5595d88c-6e4d modify: quota added :: \
-             null -> 10\n[2016-05-31T16:29:09.882Z] 5595d88c-6e4d modify: \
-             transition_to removed :: \"running\" -> null\n"
+            "[2016-05-31T16:29:09.882Z] 5595d88c-6e4d web modify: quota added \
+             :: undefined -> 10\n[2016-05-31T16:29:09.882Z] 5595d88c-6e4d web \
+             modify: transition_to removed :: \"running\" -> undefined\n"
         );
         assert_eq!(
             text(event, SHORT),
@@ -178,28 +335,40 @@ mod tests {
     fn other_events() {
         let event = r#"{"type":"create","date":"2016-05-31T16:29:09.477Z","zonename":"5595d88c-6e4d","vm":{"alias":"a-very-long-alias-that-is-much-too-long"}}"#;
         assert_eq!(
-            text(event, FULL),
-            "[2016-05-31T16:29:09.477Z] 5595d88c-6e4d create\n"
-        );
-        assert_eq!(
             text(event, SHORT),
             "[16:29:09.477Z] 5595d88c a-very-long-alias-that-is-m... create\n"
         );
-        let ready = r#"{"type":"ready","date":"2016-05-31T16:29:09.477Z","uuid":"u","vms":"[{\"zonename\":\"z\"}]"}"#;
+        let event = event.replace("create", "delete").replace("vm\":", "x\":");
         assert_eq!(
-            text(ready, FULL),
+            text(&event, FULL),
+            "[2016-05-31T16:29:09.477Z] 5595d88c-6e4d - delete\n"
+        );
+        let ready = Ready {
+            date: "2016-05-31T16:29:09.477Z".to_string(),
+            uuid: "u".to_string(),
+            seq: 1,
+            epoch: "e".to_string(),
+            vms: Some(vec![Json::parse(r#"{"zonename":"z"}"#).unwrap()]),
+            is_resumed: false,
+            reset: None,
+        };
+        assert_eq!(
+            format_ready(&ready, &FULL),
             "[2016-05-31T16:29:09.477Z] ready (uuid u)\n"
         );
-        assert_eq!(text(ready, SHORT), "[16:29:09.477Z] ready\n");
-        assert_eq!(text(ready, Format { ready: false, ..FULL }), "");
-        let json = text(ready, Format { json: true, ..FULL });
+        assert_eq!(format_ready(&ready, &SHORT), "[16:29:09.477Z] ready\n");
+        let json = format_ready(&ready, &Format { is_json: true, ..FULL });
         assert!(json.contains(r#""vms":{"z":{"zonename":"z"}}"#), "{json}");
     }
 
     #[test]
     fn no_vm_writes_to_the_terminal() {
         let event = r#"{"type":"create","date":"d","zonename":"a","vm":{"alias":"\u001b[2Jx"}}"#;
-        let line = text(event, SHORT);
-        assert_eq!(line, "[d] a \\u{1b}[2Jx create\n");
+        assert_eq!(text(event, SHORT), "[d] a \\u001b[2Jx create\n");
+        let coloured = Format { has_colours: true, ..SHORT };
+        assert_eq!(
+            text(event, coloured),
+            "\x1b[2m[d]\x1b[0m a \\u001b[2Jx \x1b[32mcreate\x1b[0m\n"
+        );
     }
 }

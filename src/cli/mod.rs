@@ -1,44 +1,26 @@
-//! The command line: `vminfod VERB …`, and today's `vminfo` by that name.
+//! The command line: `vminfod VERB …`, and by their names today's `vminfo`
+//! and the verbs of `vmadm` that only read.
 
-mod client;
+mod args;
+mod daemon;
+mod diagnose;
 mod events;
+mod status;
+mod terminal;
+mod usage;
+mod vmadm;
+mod wait;
 
+use std::ffi::OsString;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use lexopt::prelude::*;
-use log::LevelFilter;
-
-use crate::config::{DEFAULT_LISTEN, Settings};
+use crate::client;
 use crate::json::Json;
 use crate::settings;
-use client::Client;
-use events::Format;
-
-const USAGE: &str = "\
-usage: vminfod VERB [OPTION]...
-
-  daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]
-         [--allow-host NAME]... [--refresh-interval SECS]
-         [--command-timeout SECS] [--set NAME=VALUE]... [--log-level LEVEL]
-                     serve the VMs of this host, or of the one below DIR
-  dump [--root DIR]  load the system once, without a daemon, and print all VMs
-  ping               is the daemon up, and has it loaded every VM?
-  status [-j] [-f]   how the daemon is; -j as JSON, -f in full
-  vms                all VMs, as JSON
-  vm NAME            the VM of this zonename, as JSON
-  events [-j] [-f] [-r]
-                     what happens to VMs, as it happens; -j as JSON, -r with
-                     the line that says that the stream has begun, -f in full
-  settings           what --set can set, with defaults and meanings
-  help, --version
-
-ping, status, vms, vm and events ask the daemon at --server ADDR:PORT
-(127.0.0.1:9090).
-";
+use args::{Args, Opt};
+use events::Caller;
 
 /// Exit status of a wrong command line.
 const EXIT_USAGE: u8 = 2;
@@ -49,6 +31,13 @@ enum Failure {
     Usage(String),
     /// It did not work.
     Failed(String),
+    /// It says so in words of its own.
+    Said {
+        /// The words.
+        message: String,
+        /// The exit status.
+        status: u8,
+    },
     /// Whoever read our output has gone: nothing more to say.
     OutputClosed,
 }
@@ -59,21 +48,35 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
+impl From<args::Wrong> for Failure {
+    fn from(e: args::Wrong) -> Self {
+        Self::Usage(e.said)
+    }
+}
+
 impl From<String> for Failure {
     fn from(e: String) -> Self {
         Self::Failed(e)
     }
 }
 
+impl From<client::Error> for Failure {
+    fn from(e: client::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
 /// Runs the program by its command line.
 pub fn main() -> ExitCode {
-    let called = std::env::args_os().next().map(PathBuf::from);
-    let name = called
-        .as_deref()
-        .and_then(Path::file_name)
-        .map_or("vminfod".into(), |n| n.to_string_lossy().into_owned());
-    let name = if name == "vminfo" { "vminfo" } else { "vminfod" };
-    match run(name, lexopt::Parser::from_env()) {
+    let mut args = std::env::args_os();
+    let called = args.next().map(PathBuf::from);
+    let called = called.as_deref().and_then(Path::file_name);
+    let name = match called.map(|name| name.to_string_lossy()).as_deref() {
+        Some("vminfo") => "vminfo",
+        Some("vmadm") => "vmadm",
+        _ => "vminfod",
+    };
+    match run(name, args.collect()) {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(e)) => {
             complain(&format!("{name}: {e}"));
@@ -83,209 +86,114 @@ pub fn main() -> ExitCode {
             complain(&format!("{name}: {e}; try '{name} help'"));
             ExitCode::from(EXIT_USAGE)
         }
+        Err(Failure::Said { message, status }) => {
+            complain(&message);
+            ExitCode::from(status)
+        }
     }
 }
 
-fn run(name: &str, mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let verb = match parser.next()? {
-        Some(Value(verb)) => verb.string()?,
-        Some(Short('h') | Long("help")) => "help".to_string(),
-        Some(Long("version")) => "version".to_string(),
-        Some(other) => return Err(other.unexpected().into()),
-        None => return Err(Failure::Usage("no verb".to_string())),
-    };
-    match verb.as_str() {
-        "help" => print(USAGE),
-        "version" => print(&format!("{name} {}\n", env!("CARGO_PKG_VERSION"))),
-        "settings" if name == "vminfod" => print(&settings::table()),
-        "daemon" if name == "vminfod" => daemon(parser),
-        "dump" if name == "vminfod" => dump(parser),
+fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    let mut args = args.into_iter();
+    let verb = args.next().map(|verb| verb.to_string_lossy().into_owned());
+    let args: Vec<_> = args.collect();
+    let verb = verb.as_deref();
+    match (name, verb) {
+        ("vmadm", Some(verb)) => vmadm::main(verb, args),
+        ("vmadm", None) => Err(vmadm::usage("")),
+        (_, None) => Err(Failure::Usage("no verb".to_string())),
+        ("vminfo", Some(verb)) => vminfo(verb, args),
+        (_, Some(verb)) => vminfod(verb, args),
+    }
+}
+
+fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    let parser = lexopt::Parser::from_args(args.clone());
+    match verb {
+        "help" | "-h" | "--help" => print(usage::VMINFOD),
+        "--version" => print(VERSION),
+        "settings" => print(&settings::table()),
+        "daemon" => daemon::run(parser),
+        "dump" => daemon::dump(parser),
+        "list" | "lookup" | "get" | "json" => vmadm::main(verb, args),
+        "events" => events::run(args, Caller::Vminfod),
+        "wait" => wait::run(args),
+        "status" => status::run(args),
+        "diagnose" => diagnose::run(args),
         "ping" => {
-            let client = Words::parse(parser, "", 0)?.client()?;
-            let answer = client.get_json("/ping")?;
-            // Today's tool says just that.
-            let pong = answer.get("ping").and_then(Json::as_str);
-            match (name, pong) {
-                ("vminfo", Some(pong)) => print(&format!("{pong}\n")),
-                _ => print_json(&answer),
-            }
+            let client = asked(args, 0)?.client("vminfod")?;
+            client.ping()?;
+            print("{\n  \"ping\": \"pong\"\n}\n")
         }
-        "status" => {
-            let words = Words::parse(parser, "jf", 0)?;
-            let path =
-                if words.has('f') { "/status?full=true" } else { "/status" };
-            let answer = words.client()?.get_json(path)?;
-            if words.has('j') {
-                print(&format!("{answer}\n"))
-            } else {
-                print_json(&answer)
-            }
-        }
-        "vms" => {
-            let client = Words::parse(parser, "", 0)?.client()?;
-            print_json(&client.get_json("/vms")?)
-        }
-        "vm" => {
-            let words = Words::parse(parser, "", 1)?;
-            let [vm] = &words.operands[..] else {
-                let error = "vm: the zonename of a VM is wanted";
-                return Err(Failure::Usage(error.to_string()));
-            };
-            let path = format!("/vms/{}", percent_encode(vm));
-            print_json(&words.client()?.get_json(&path)?)
-        }
-        "events" => {
-            let words = Words::parse(parser, "jfr", 0)?;
-            let format = Format {
-                json: words.has('j'),
-                full: words.has('f') || name == "vminfod",
-                ready: words.has('r'),
-                with_alias: name == "vminfo",
-            };
-            let client = words.client()?;
-            events::print(&client, &format)
-        }
-        other => Err(Failure::Usage(format!("no such verb: {other}"))),
+        "vms" => vms(args),
+        "vm" => vm(args),
+        other => Err(no_command(other, usage::VMINFOD)),
     }
 }
 
-/// Options and operands of a verb that asks the daemon.
-struct Words {
-    server: SocketAddr,
-    flags: Vec<char>,
-    operands: Vec<String>,
-}
-
-impl Words {
-    fn parse(
-        mut parser: lexopt::Parser,
-        flags: &str,
-        operands_max: usize,
-    ) -> Result<Self, Failure> {
-        let mut words = Self {
-            server: socket_address(DEFAULT_LISTEN)?,
-            flags: Vec::new(),
-            operands: Vec::new(),
-        };
-        while let Some(arg) = parser.next()? {
-            match arg {
-                Long("server") => {
-                    words.server = socket_address(&parser.value()?.string()?)?;
-                }
-                Short(flag) if flags.contains(flag) => words.flags.push(flag),
-                Value(operand) if words.operands.len() < operands_max => {
-                    words.operands.push(operand.string()?);
-                }
-                other => return Err(other.unexpected().into()),
-            }
+/// Today's client tool.
+fn vminfo(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    match verb {
+        "help" | "-h" | "--help" => print(usage::VMINFO),
+        "--version" => print(VERSION),
+        "events" => events::run(args, Caller::Vminfo),
+        "status" => status::run(args),
+        "ping" => {
+            asked(args, 0)?.client("vminfo")?.ping()?;
+            print("pong\n")
         }
-        Ok(words)
-    }
-
-    fn has(&self, flag: char) -> bool {
-        self.flags.contains(&flag)
-    }
-
-    fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.server))
+        "vms" => vms(args),
+        "vm" => vm(args),
+        other => Err(no_command(other, usage::VMINFO)),
     }
 }
 
-fn daemon(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut settings = Settings::new(Path::new("/"));
-    let mut level = LevelFilter::Debug;
-    let mut remote = false;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("root") => {
-                set_root(&mut settings, &parser.value()?.string()?)?
-            }
-            Long("listen") => {
-                let address = socket_address(&parser.value()?.string()?)?;
-                settings.listen.push(address);
-            }
-            Long("allow-remote") => remote = true,
-            Long("allow-host") => {
-                settings.http.hosts.push(parser.value()?.string()?);
-            }
-            Long("refresh-interval") => {
-                settings.refresh_interval =
-                    seconds(&parser.value()?.string()?)?;
-            }
-            Long("set") => {
-                let words = parser.value()?.string()?;
-                settings::set(&mut settings, &words).map_err(Failure::Usage)?;
-            }
-            Long("command-timeout") => {
-                settings.load.command_time =
-                    seconds(&parser.value()?.string()?)?;
-            }
-            Long("log-level") => {
-                level = parser.value()?.parse()?;
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    if settings.listen.is_empty() {
-        settings.listen.push(socket_address(DEFAULT_LISTEN)?);
-    }
-    let is_remote = |a: &&SocketAddr| !a.ip().is_loopback();
-    if let Some(address) = settings.listen.iter().find(is_remote)
-        && !remote
-    {
-        return Err(Failure::Usage(format!(
-            "--listen {address}: not a loopback address. Whoever reaches it \
-             can read passwords of VMs; --allow-remote allows it"
-        )));
-    }
-    crate::log_format::start(level);
-    crate::daemon::run(&settings).inspect_err(|e| {
-        log::error!("{e}");
-        log::logger().flush();
-    })?;
-    Ok(())
+const VERSION: &str = concat!("vminfod ", env!("CARGO_PKG_VERSION"), "\n");
+
+fn no_command(verb: &str, usage: &str) -> Failure {
+    let message = format!("Invalid command: \"{verb}\".\n{usage}");
+    Failure::Said { message, status: EXIT_USAGE }
 }
 
-fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut settings = Settings::new(Path::new("/"));
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("root") => {
-                set_root(&mut settings, &parser.value()?.string()?)?
-            }
-            other => return Err(other.unexpected().into()),
-        }
+/// The command line of a verb without options but `--server`.
+fn asked(args: Vec<OsString>, operands: usize) -> Result<Args, Failure> {
+    with_options(args, &[], operands)
+}
+
+/// A command line with these options, and with so many operands.
+fn with_options(
+    args: Vec<OsString>,
+    options: &[Opt],
+    operands: usize,
+) -> Result<Args, Failure> {
+    let args = Args::parse(args, options, None)?;
+    match args.operands.get(operands) {
+        Some(extra) => Err(Failure::Usage(format!("what is {extra}?"))),
+        None => Ok(args),
     }
-    let dumped = crate::daemon::dump::dump(&settings)?;
-    for fault in &dumped.faults {
-        complain(&format!("vminfod: {fault}"));
+}
+
+fn vms(args: Vec<OsString>) -> Result<(), Failure> {
+    let client = asked(args, 0)?.client("vminfod")?;
+    let vms = client.vms(&client::VmsQuery::new())?;
+    print_json(&Json::from(vms))
+}
+
+fn vm(args: Vec<OsString>) -> Result<(), Failure> {
+    let args = asked(args, 1)?;
+    let [name] = &args.operands[..] else {
+        let error = "vm: the zonename of a VM is wanted";
+        return Err(Failure::Usage(error.to_string()));
+    };
+    match args.client("vminfod")?.vm(name)? {
+        Some(vm) => print_json(&vm),
+        None => Err(Failure::Failed(format!("VM Not Found: {name}"))),
     }
-    print_json(&Json::from(dumped.vms))
 }
 
-fn set_root(settings: &mut Settings, root: &str) -> Result<(), Failure> {
-    // Commands are run by absolute path, wherever we are called from.
-    let absolute = std::path::absolute(root)
-        .map_err(|e| Failure::Usage(format!("--root {root}: {e}")))?;
-    if !absolute.is_dir() {
-        return Err(Failure::Failed(format!("--root {root}: no directory")));
-    }
-    settings.paths = crate::config::Paths::new(&absolute);
-    Ok(())
-}
-
-fn seconds(text: &str) -> Result<Duration, Failure> {
-    settings::seconds(text)
-        .ok_or_else(|| Failure::Usage(format!("not a time in seconds: {text}")))
-}
-
-fn socket_address(text: &str) -> Result<SocketAddr, Failure> {
-    text.parse().map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
-}
-
-/// Writes a line to standard error, if anybody listens there.
-fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Writes lines to standard error, if anybody listens there.
+fn complain(lines: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", lines.trim_end_matches('\n'));
 }
 
 /// Writes to standard output.
@@ -300,16 +208,5 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn print_json(value: &Json) -> Result<(), Failure> {
-    print(&(value.to_pretty() + "\n"))
-}
-
-/// Encodes what is not plainly a part of a path.
-fn percent_encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
-            b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
-            b => format!("%{b:02X}"),
-        })
-        .collect()
+    print(&terminal::for_reader(value.to_pretty() + "\n"))
 }

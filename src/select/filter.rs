@@ -80,7 +80,8 @@ enum Test {
 
 impl Condition {
     /// Reads a condition. `value` is a text to be equal to, `~` and a regular
-    /// expression, or `!` and either, for what must not hold.
+    /// expression, or `!` and either, for what must not hold. After `\` comes
+    /// a text to be equal to, whatever it begins with.
     ///
     /// # Errors
     /// A sentence that names the property no VM can have, or the expression
@@ -97,8 +98,13 @@ impl Condition {
         };
         let test = match value.strip_prefix('~') {
             Some(pattern) => Test::Matches(regex(pattern)?),
-            None if is_mac(&what) => Test::Equals(whole_mac(value)),
-            None => Test::Equals(value.to_string()),
+            None => {
+                let text = value.strip_prefix('\\').unwrap_or(value);
+                Test::Equals(match is_mac(&what) {
+                    true => whole_mac(text),
+                    false => text.to_string(),
+                })
+            }
         };
         Ok(Self { what, test, is_negated })
     }
@@ -107,6 +113,26 @@ impl Condition {
     #[must_use]
     pub fn has_regex(&self) -> bool {
         matches!(self.test, Test::Matches(_))
+    }
+
+    /// The values of its property in a VM, as texts.
+    #[must_use]
+    pub fn texts(&self, vm: &Object) -> Vec<String> {
+        let mut texts = Vec::new();
+        let mut take = |value: &Json| {
+            texts.extend(text_of(value).map(Cow::into_owned));
+            false
+        };
+        match &self.what {
+            What::Property(path) => {
+                path.any(vm, take);
+            }
+            What::Type => texts.push(type_of(vm).to_string()),
+            What::Ram => {
+                vm.get(ram_member(vm)).map(&mut take);
+            }
+        }
+        texts
     }
 
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
@@ -120,13 +146,8 @@ impl Condition {
             }
             What::Type => self.test.is_met_by(type_of(vm), search),
             What::Ram => {
-                let is_hvm = matches!(type_of(vm), "KVM" | "BHYV");
-                let member = match is_hvm {
-                    true => "ram",
-                    false => "max_physical_memory",
-                };
                 let is_met = |value| self.test.is_met(value, search);
-                vm.get(member).is_some_and(is_met)
+                vm.get(ram_member(vm)).is_some_and(is_met)
             }
         };
         is_so != self.is_negated
@@ -204,7 +225,8 @@ fn regex(pattern: &str) -> Result<Regex, String> {
 }
 
 /// The type of a VM, as vmadm(8) shows it: four letters at the most.
-fn type_of(vm: &Object) -> &'static str {
+#[must_use]
+pub fn type_of(vm: &Object) -> &'static str {
     match vm.get_str("brand") {
         Some("lx") => "LX",
         Some("kvm") => "KVM",
@@ -213,8 +235,18 @@ fn type_of(vm: &Object) -> &'static str {
     }
 }
 
+/// The member that is the memory of a VM, in MiB.
+#[must_use]
+pub fn ram_member(vm: &Object) -> &'static str {
+    match type_of(vm) {
+        "KVM" | "BHYV" => "ram",
+        _ => "max_physical_memory",
+    }
+}
+
 /// A value as JavaScript's `String(value)`; `None` for `null`.
-fn text_of(value: &Json) -> Option<Cow<'_, str>> {
+#[must_use]
+pub fn text_of(value: &Json) -> Option<Cow<'_, str>> {
     Some(match value {
         Json::Null => return None,
         Json::Bool(true) => "true".into(),
@@ -254,7 +286,7 @@ mod tests {
         "resolvers":["8.8.8.8","8.8.4.4"],"empty":"","hostname":"",
         "nics":[{"mac":"02:08:20:00:00:01","ip":"10.0.0.1"},
                 {"mac":"02:08:20:00:00:02","vlan_id":7}],
-        "disks":[{"size":0.5}],"tags":{"a.b":"x","n":3,"t":true}}"#;
+        "disks":[{"size":0.5}],"tags":{"a.b":"x","n":3,"t":true,"odd":"!x","odder":"\\~"}}"#;
 
     #[test]
     fn conditions_are_those_of_vmadm() {
@@ -292,6 +324,11 @@ mod tests {
             ("tags.n", "3", true),
             ("tags.t", "true", true),
             ("tags.*", "3", true),
+            ("alias", "\\Web=1", true),
+            ("tags.odd", "\\!x", true),
+            ("tags.odd", "!\\!x", false),
+            ("tags.odder", "\\\\~", true),
+            ("nics.*.mac", "\\2:8:20:0:0:2", true),
             ("alias", "!Web=1", false),
             ("alias", "!other", true),
             ("alias", "!~^web", false),

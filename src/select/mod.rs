@@ -6,5 +6,7 @@ mod filter;
 mod path;
 
 pub use fields::Fields;
-pub use filter::{CONDITIONS_MAX, Condition, Filter, Search};
+pub use filter::{
+    CONDITIONS_MAX, Condition, Filter, Search, ram_member, text_of, type_of,
+};
 pub use path::{Part, Path};

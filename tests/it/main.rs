@@ -48,6 +48,15 @@ mod metrics;
 /// The program as a process, and its tools.
 mod process;
 
+/// vmadm's verbs that only read.
+mod vmadm;
+
+/// Tools that wait, watch and compare.
+mod tools;
+
+/// The client library, and what it makes of bad servers.
+mod library;
+
 /// The file watcher's C.
 mod c_loop;
 

@@ -1,12 +1,11 @@
 //! The program as a process: its end, its neighbours, its tools.
 
-use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 
 use vminfod::json::Json;
 
-use crate::harness::{TestHost, VMINFOD, parse, text, wait_for};
+use crate::harness::{TestHost, VMINFOD, free_address, parse, text, wait_for};
 
 #[test]
 fn a_signal_ends_it_with_its_children_and_streams() {
@@ -77,12 +76,6 @@ fn its_children_can_be_ended_by_a_signal() {
             restarts => Err(format!("{restarts:?}")),
         }
     });
-}
-
-/// A port that is free, and hopefully stays so for a moment.
-fn free_address() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().to_string()
 }
 
 #[test]
@@ -216,8 +209,12 @@ fn the_tools_print_what_the_daemon_says() {
     let vm = out(&["vm", &zonename]);
     assert!(vm.starts_with("{\n  \"zonename\": "), "{vm}");
     assert_eq!(text(&parse(vm.as_bytes()), "zonename"), zonename);
+    let status = out(&["status"]);
+    let healthy = format!(" at {}: healthy\n", daemon.addr);
+    assert!(status.contains(&healthy), "{status}");
+    assert!(out(&["status", "-f"]).contains("  reload    20"));
     assert_eq!(out(&["status", "-j"]).lines().count(), 1);
-    let full = out(&["status", "-f"]);
+    let full = out(&["status", "-jf"]);
     assert!(parse(full.as_bytes()).get("refreshLog").is_some());
 
     let gone = daemon.tool(&["vm", "nobody"]);
@@ -254,9 +251,9 @@ fn events_are_printed_as_they_come() {
         daemon.settle(&host);
         (ready, line)
     };
-    let (ready, line) = lines(VMINFOD.as_ref(), &[]);
+    let (ready, line) = lines(VMINFOD.as_ref(), &["-f"]);
     assert!(ready.contains("] ready (uuid "), "{ready}");
-    let end = format!("Z] {zonename} modify: quota changed :: ");
+    let end = format!("Z] {zonename} vm0 modify: quota changed :: ");
     assert!(line.contains(&end), "{line}");
     let (ready, line) = lines(&vminfo, &[]);
     assert!(ready.ends_with("Z] ready\n"), "{ready}");
@@ -278,11 +275,21 @@ fn events_are_printed_as_they_come() {
 fn a_wrong_command_line_is_told_in_one_line() {
     for args in [
         &[][..],
-        &["bogus"],
         &["vm"],
         &["vm", "a", "b"],
         &["ping", "--bogus"],
         &["ping", "--server", "nowhere"],
+        &["events", "--type", "boot"],
+        &["events", "--since", "x"],
+        &["events", "a", "b"],
+        &["wait"],
+        &["wait", "a"],
+        &["wait", "a", "state"],
+        &["wait", "a", "bogus=1"],
+        &["wait", "a", "alias=~("],
+        &["wait", "a", "state=x", "--gone"],
+        &["wait", "a", "--gone", "--timeout", "soon"],
+        &["diagnose", "x"],
         &["daemon", "--listen", "0.0.0.0:9090"],
         &["daemon", "--refresh-interval", "soon"],
         &["daemon", "--log-level", "loud"],
@@ -294,6 +301,11 @@ fn a_wrong_command_line_is_told_in_one_line() {
         assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
         assert!(said.starts_with("vminfod: "), "{said}");
     }
+    // What there is comes with what there is not.
+    let bogus = tool(&["bogus"]);
+    assert_eq!(bogus.status.code(), Some(2));
+    let said = String::from_utf8(bogus.stderr).unwrap();
+    assert!(said.starts_with("Invalid command: \"bogus\".\nusage: "), "{said}");
     assert!(tool(&["help"]).stdout.starts_with(b"usage: vminfod"));
     assert!(tool(&["--version"]).stdout.starts_with(b"vminfod "));
     let nowhere = tool(&["daemon", "--root", "/no/such/dir"]);

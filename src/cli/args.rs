@@ -1,0 +1,161 @@
+//! Options and operands of a verb.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use super::Failure;
+use crate::client::Client;
+use crate::config::DEFAULT_LISTEN;
+use crate::settings;
+
+/// The variable that says where the daemon listens, if no option does.
+pub const SERVER_VARIABLE: &str = "VMINFOD_SERVER";
+
+/// An option.
+#[derive(Clone, Copy, Debug)]
+pub struct Opt {
+    /// Its letter, if it has one.
+    pub short: Option<char>,
+    /// Its long name, without the dashes; it is known by the first.
+    pub long: &'static [&'static str],
+    /// Whether it has a value.
+    pub has_value: bool,
+}
+
+/// An option with a letter and without a value.
+pub const fn flag(short: char, long: &'static [&'static str]) -> Opt {
+    Opt { short: Some(short), long, has_value: false }
+}
+
+/// An option without a letter that has a value.
+pub const fn value(long: &'static [&'static str]) -> Opt {
+    Opt { short: None, long, has_value: true }
+}
+
+/// Where the daemon listens.
+const SERVER: Opt = value(&["server"]);
+
+/// What stands on a command line after the verb.
+#[derive(Debug)]
+pub struct Args {
+    given: Vec<(&'static str, String)>,
+    /// What is no option.
+    pub operands: Vec<String>,
+}
+
+/// What is wrong with a command line, and whether it is that an option has no
+/// value.
+pub struct Wrong {
+    /// For people.
+    pub said: String,
+}
+
+impl From<lexopt::Error> for Wrong {
+    fn from(e: lexopt::Error) -> Self {
+        Self { said: e.to_string() }
+    }
+}
+
+impl Args {
+    /// Reads what these options allow. An option that lacks its value at the
+    /// end of the line has `lacking`, if that is given.
+    pub fn parse(
+        args: Vec<OsString>,
+        options: &[Opt],
+        lacking: Option<&str>,
+    ) -> Result<Self, Wrong> {
+        let mut parser = lexopt::Parser::from_args(args);
+        let mut parsed = Self { given: Vec::new(), operands: Vec::new() };
+        while let Some(arg) = parser.next()? {
+            let is_meant = |o: &&Opt| match arg {
+                Short(letter) => o.short == Some(letter),
+                Long(name) => o.long.contains(&name),
+                Value(_) => false,
+            };
+            let option = options.iter().chain([&SERVER]).find(is_meant);
+            match (option.copied(), arg) {
+                (Some(option), _) => {
+                    let value = match (option.has_value, lacking) {
+                        (false, _) => String::new(),
+                        (true, None) => parser.value()?.string()?,
+                        (true, Some(lacking)) => match parser.value() {
+                            Err(lexopt::Error::MissingValue { .. }) => {
+                                lacking.to_string()
+                            }
+                            value => value?.string()?,
+                        },
+                    };
+                    parsed.given.push((option.long[0], value));
+                }
+                (None, Value(operand)) => {
+                    parsed.operands.push(operand.string()?);
+                }
+                (None, other) => return Err(other.unexpected().into()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Whether an option is given.
+    pub fn has(&self, option: &str) -> bool {
+        self.last(option).is_some()
+    }
+
+    /// The value of an option: the last counts.
+    pub fn last(&self, option: &str) -> Option<&str> {
+        let mut given = self.given.iter().rev();
+        given.find(|(name, _)| *name == option).map(|(_, v)| v.as_str())
+    }
+
+    /// The values of an option that may be given more than once.
+    pub fn all<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a str> {
+        let given = self.given.iter().filter(move |(name, _)| *name == option);
+        given.map(|(_, value)| value.as_str())
+    }
+
+    /// Which of two options is given last.
+    pub fn later<'a>(&self, a: &'a str, b: &'a str) -> Option<&'a str> {
+        let mut given = self.given.iter().rev();
+        let later = given.find(|(name, _)| [a, b].contains(name))?;
+        Some(if later.0 == a { a } else { b })
+    }
+
+    /// A time in seconds, or none at all.
+    pub fn seconds(&self, option: &str) -> Result<Option<Duration>, Failure> {
+        let read = |text: &str| match text {
+            "0" => Ok(Duration::ZERO),
+            text => seconds(text),
+        };
+        self.last(option).map(read).transpose()
+    }
+
+    /// A client of the daemon that is meant.
+    pub fn client(&self, agent: &str) -> Result<Client, Failure> {
+        let variable = std::env::var(SERVER_VARIABLE).ok();
+        let variable = variable.as_deref().filter(|text| !text.is_empty());
+        let server = match (self.last("server"), variable) {
+            (Some(text), _) => socket_address(text)?,
+            (None, Some(text)) => text.parse().map_err(|_| {
+                let what = format!("{SERVER_VARIABLE}={text}: not ADDR:PORT");
+                Failure::Usage(what)
+            })?,
+            (None, None) => socket_address(DEFAULT_LISTEN)?,
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        Ok(Client::new(server).name(&format!("{agent}/{version}")))
+    }
+}
+
+/// A time in seconds, more than none.
+pub fn seconds(text: &str) -> Result<Duration, Failure> {
+    settings::seconds(text)
+        .ok_or_else(|| Failure::Usage(format!("not a time in seconds: {text}")))
+}
+
+/// An address to listen on or to ask.
+pub fn socket_address(text: &str) -> Result<SocketAddr, Failure> {
+    text.parse().map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
+}

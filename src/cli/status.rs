@@ -1,0 +1,440 @@
+//! `status`: is the daemon healthy, and if not, what is wrong with which VM
+//! since when.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
+
+use time::{Date, Month, OffsetDateTime, Time};
+
+use super::args::flag;
+use super::terminal::{Colour, has_colours, printable};
+use super::{Failure, print, with_options};
+use crate::client::VmsQuery;
+use crate::json::Json;
+
+/// Prints it.
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let options = [flag('j', &["json"]), flag('f', &["full"])];
+    let args = with_options(args, &options, 0)?;
+    let client = args.client("vminfod")?;
+    let is_full = args.has("full");
+    let status = client.status(is_full)?;
+    if args.has("json") {
+        return print(&format!("{status}\n"));
+    }
+    let query = VmsQuery::new().fields("zonename,alias,state");
+    let vms = client.vms(&query)?;
+    let at = client.server().to_string();
+    print(&Report { status, vms, at, has_colours: has_colours() }.text(is_full))
+}
+
+/// What is wrong.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// With which VM; `None` if with what is of no VM alone.
+    pub zonename: Option<String>,
+    /// Which source can't be read.
+    pub source: String,
+    /// Why.
+    pub error: String,
+    /// Since when, ISO 8601.
+    pub since: String,
+    /// How often it was tried again.
+    pub retries: u64,
+}
+
+/// The faults that /status tells, and the workers that are stuck.
+pub fn faults(status: &Json) -> Vec<Fault> {
+    let text = |json: &Json, name: &str| {
+        json.get(name).and_then(Json::as_str).unwrap_or_default().to_string()
+    };
+    let errors = status.get("errors").and_then(Json::as_array);
+    let mut faults: Vec<_> = errors
+        .unwrap_or_default()
+        .iter()
+        .map(|error| Fault {
+            zonename: error
+                .get("zonename")
+                .and_then(Json::as_str)
+                .map(str::to_string),
+            source: text(error, "source"),
+            error: text(error, "error"),
+            since: text(error, "since"),
+            retries: number(error, "retries"),
+        })
+        .collect();
+    let queue = status.get("queue");
+    let stuck = queue.map_or(0, |queue| number(queue, "stuck"));
+    if stuck > 0 {
+        let sick = queue.and_then(|queue| queue.get("sick")?.as_array());
+        let sick = sick.unwrap_or_default().iter().filter_map(Json::as_str);
+        let sick: Vec<_> = sick.collect();
+        let sick = match sick.is_empty() {
+            true => String::new(),
+            false => format!("; such hung before: {}", sick.join(", ")),
+        };
+        faults.push(Fault {
+            zonename: None,
+            source: "queue".to_string(),
+            error: format!("workers that do not get on: {stuck}{sick}"),
+            since: String::new(),
+            retries: 0,
+        });
+    }
+    faults
+}
+
+fn number(json: &Json, name: &str) -> u64 {
+    json.get(name).and_then(Json::as_u64).unwrap_or(0)
+}
+
+struct Report {
+    status: Json,
+    /// Of each VM name, alias and state.
+    vms: Vec<Json>,
+    at: String,
+    has_colours: bool,
+}
+
+impl Report {
+    fn text(&self, is_full: bool) -> String {
+        let faults = faults(&self.status);
+        let version = self.word("version").unwrap_or("?");
+        let verdict = match faults.len() {
+            0 => Colour::Green.of("healthy", self.has_colours),
+            1 => Colour::Red.of("NOT healthy: 1 fault", self.has_colours),
+            n => {
+                let verdict = format!("NOT healthy: {n} faults");
+                Colour::Red.of(&verdict, self.has_colours)
+            }
+        };
+        let mut text = format!(
+            "vminfod {} at {}: {verdict}\n",
+            printable(version),
+            self.at
+        );
+        let rows = [
+            ("vms", self.vms_row()),
+            ("daemon", self.daemon_row()),
+            ("sources", self.sources_row()),
+            ("queue", self.queue_row()),
+            ("reload", self.reload_row()),
+            ("healed", self.healed_row()),
+            ("clients", self.clients_row()),
+        ];
+        for (name, row) in rows {
+            text += &format!("  {name:<8}  {}\n", printable(&row));
+        }
+        if is_full {
+            text += &self.more();
+        }
+        if !faults.is_empty() {
+            text += "\n";
+        }
+        for fault in &faults {
+            text += &self.fault_text(fault);
+        }
+        text
+    }
+
+    fn word(&self, name: &str) -> Option<&str> {
+        self.status.get(name).and_then(Json::as_str)
+    }
+
+    fn vms_row(&self) -> String {
+        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+        for vm in &self.vms {
+            let state = vm.get("state").and_then(Json::as_str);
+            *states.entry(state.unwrap_or("unknown")).or_default() += 1;
+        }
+        let states = states.iter().map(|(state, n)| format!("{n} {state}"));
+        let states = states.collect::<Vec<_>>().join(", ");
+        match self.vms.len() {
+            0 => "none".to_string(),
+            n => format!("{n}: {states}"),
+        }
+    }
+
+    fn daemon_row(&self) -> String {
+        let pid = number(&self.status, "pid");
+        let up = long_time(number(&self.status, "uptime") as f64);
+        let rss =
+            self.status.get("memory").and_then(|m| m.get("rss")?.as_f64());
+        let rss = rss.map_or(String::new(), |rss| {
+            format!(", {:.1} MiB", rss / f64::from(1 << 20))
+        });
+        let seq = number(&self.status, "seq");
+        format!("pid {pid}, up {up}{rss}, {seq} events")
+    }
+
+    fn sources_row(&self) -> String {
+        let sources = self.status.get("sources").and_then(Json::as_object);
+        let told =
+            sources.into_iter().flat_map(|s| s.iter()).map(|(name, source)| {
+                let is_ready = source.get("ready") == Some(&Json::Bool(true));
+                let state = if is_ready { "ready" } else { "NOT ready" };
+                let age = source.get("lastEventAge").and_then(Json::as_f64);
+                let age = age.map_or("no event yet".to_string(), |age| {
+                    format!("last event {} ago", long_time(age))
+                });
+                let restarts = match number(source, "restarts") {
+                    0 => String::new(),
+                    n => format!(", started again {n} times"),
+                };
+                format!("{name} {state} ({age}{restarts})")
+            });
+        told.collect::<Vec<_>>().join(", ")
+    }
+
+    fn queue_row(&self) -> String {
+        let Some(queue) = self.status.get("queue") else {
+            return String::new();
+        };
+        let list = |name: &str| {
+            let list = queue.get(name).and_then(Json::as_array);
+            list.unwrap_or_default().to_vec()
+        };
+        let (working, waiting) = (list("channels"), list("backlog"));
+        if working.is_empty() && waiting.is_empty() {
+            return "nothing to do".to_string();
+        }
+        let oldest = waiting.iter().max_by(|a, b| {
+            let age = |job: &Json| job.get("age").and_then(Json::as_f64);
+            age(a).partial_cmp(&age(b)).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        let oldest = oldest.map_or(String::new(), |job| {
+            let word = |name: &str| job.get(name).and_then(Json::as_str);
+            let age = job.get("age").and_then(Json::as_f64).unwrap_or(0.0);
+            format!(
+                ", the oldest for {}: {} ({})",
+                long_time(age),
+                word("description").unwrap_or("?"),
+                word("cause").unwrap_or("?"),
+            )
+        });
+        let vasync = queue.get("vasync_queue");
+        let waiting = vasync.map_or(0, |queue| number(queue, "nqueued"));
+        format!("{} at work, {waiting} wait{oldest}", working.len())
+    }
+
+    fn reload_row(&self) -> String {
+        match self.word("lastRefresh") {
+            // `AGO (TOOK)`
+            Some(last) => match last.split_once(" (") {
+                Some((ago, took)) => {
+                    format!("{ago} ago, took {}", took.trim_end_matches(')'))
+                }
+                None => last.to_string(),
+            },
+            None => "none yet".to_string(),
+        }
+    }
+
+    fn healed_row(&self) -> String {
+        let of = |name: &str, what: &str| {
+            let healed = self.status.get(name)?;
+            let vms = number(healed, "vms");
+            let properties = healed.get("properties")?.as_object()?;
+            let names: Vec<_> = properties.iter().map(|(n, _)| n).collect();
+            let last = healed.get("last").and_then(Json::as_str)?;
+            let ago = self.ago(last);
+            let names = names.join(", ");
+            (vms > 0).then(|| format!("{vms} VMs {what} ({names}), last {ago}"))
+        };
+        let drift = of("drift", "that no event told of");
+        let gaps = of("gaps", "while a source was down");
+        let told: Vec<_> = drift.into_iter().chain(gaps).collect();
+        match told.is_empty() {
+            true => "nothing".to_string(),
+            false => told.join("; "),
+        }
+    }
+
+    fn clients_row(&self) -> String {
+        let listeners = self.status.get("eventsListeners");
+        let streams = listeners.and_then(Json::as_object);
+        let streams = streams.map_or(0, |streams| streams.len());
+        let cut_off = number(&self.status, "eventsListenersCutOff");
+        match cut_off {
+            0 => format!("{streams} streams of events"),
+            n => format!("{streams} streams of events; {n} were cut off"),
+        }
+    }
+
+    /// The last reloads, and who listens.
+    fn more(&self) -> String {
+        let mut text = String::new();
+        let log = self.status.get("refreshLog").and_then(Json::as_array);
+        for refresh in log.unwrap_or_default() {
+            let word = |n: &str| refresh.get(n).and_then(Json::as_str);
+            let took = refresh.get("took").and_then(Json::as_f64);
+            let row = format!(
+                "{}: {} VMs in {:.3} s ({})",
+                word("date").unwrap_or("?"),
+                number(refresh, "numVms"),
+                took.unwrap_or(0.0),
+                word("cause").unwrap_or("?"),
+            );
+            text += &format!("  reload    {}\n", printable(&row));
+        }
+        let listeners = self.status.get("eventsListeners");
+        let listeners = listeners.and_then(Json::as_object);
+        for (_, who) in listeners.into_iter().flat_map(|l| l.iter()) {
+            let word = |n: &str| who.get(n).and_then(Json::as_str);
+            let row = format!(
+                "{}, since {} ago",
+                word("userAgent").unwrap_or("-"),
+                word("createdAgo").unwrap_or("?"),
+            );
+            text += &format!("  stream    {}\n", printable(&row));
+        }
+        text
+    }
+
+    fn fault_text(&self, fault: &Fault) -> String {
+        let aliases: HashMap<_, _> = self
+            .vms
+            .iter()
+            .filter_map(|vm| {
+                Some((
+                    vm.get("zonename")?.as_str()?,
+                    vm.get("alias")?.as_str()?,
+                ))
+            })
+            .collect();
+        let who = match &fault.zonename {
+            None => "the host".to_string(),
+            Some(zonename) => match aliases.get(zonename.as_str()) {
+                Some(alias) => format!("VM {zonename} ({alias})"),
+                None => format!("VM {zonename}"),
+            },
+        };
+        let head = format!("{who}: {}", fault.source);
+        let since = match fault.since.as_str() {
+            "" => String::new(),
+            since => format!("since {since} ({})", self.ago(since)),
+        };
+        let retries = match fault.retries {
+            0 => String::new(),
+            n => format!(", tried again {n} times"),
+        };
+        let head = Colour::Red.of(&printable(&head), self.has_colours);
+        let mut text = format!("{head}\n");
+        if !since.is_empty() {
+            text += &format!("    {}{retries}\n", printable(&since));
+        }
+        text + &format!("    {}\n", printable(&fault.error))
+    }
+
+    fn ago(&self, date: &str) -> String {
+        let now = self.word("curDate").and_then(moment);
+        match (now, moment(date)) {
+            (Some(now), Some(then)) => {
+                let ago = (now - then).as_seconds_f64();
+                format!("{} ago", long_time(ago))
+            }
+            _ => "?".to_string(),
+        }
+    }
+}
+
+/// Reads a date as the daemon writes it: `2026-01-31T23:59:59.999Z`.
+fn moment(date: &str) -> Option<OffsetDateTime> {
+    let part = |from: usize, to: usize| date.get(from..to)?.parse::<u16>().ok();
+    let small = |from, to| u8::try_from(part(from, to)?).ok();
+    let month = Month::try_from(small(5, 7)?).ok()?;
+    let day =
+        Date::from_calendar_date(part(0, 4)?.into(), month, small(8, 10)?);
+    let (hour, minute) = (small(11, 13)?, small(14, 16)?);
+    let (second, ms) = (small(17, 19)?, part(20, 23)?);
+    let time = Time::from_hms_milli(hour, minute, second, ms);
+    Some(day.ok()?.with_time(time.ok()?).assume_utc())
+}
+
+/// A time for people, in one unit or two.
+pub fn long_time(seconds: f64) -> String {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..10 => format!("{:.1} s", seconds.max(0.0)),
+        10..120 => format!("{whole} s"),
+        120..7200 => format!("{} min", whole / 60),
+        7200..172_800 => {
+            format!("{} h {} min", whole / 3600, whole / 60 % 60)
+        }
+        _ => format!("{} d {} h", whole / 86400, whole / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(status: &str) -> String {
+        let vms = r#"[{"zonename":"z1","alias":"web\u001b[2J","state":"running"},
+            {"zonename":"z2","state":"stopped"},{"zonename":"z3","state":"running"}]"#;
+        let vms = Json::parse(vms).unwrap().as_array().unwrap().to_vec();
+        let status = Json::parse(status).unwrap();
+        let at = "127.0.0.1:9090".to_string();
+        Report { status, vms, at, has_colours: false }.text(false)
+    }
+
+    #[test]
+    fn one_look_tells_that_it_is_healthy() {
+        let text = report(
+            r#"{"pid":7,"uptime":11520,"version":"0.1.0","seq":12,
+            "memory":{"rss":35651584},"curDate":"2026-01-01T00:10:00.000Z",
+            "queue":{"channels":[],"backlog":[],"stuck":0},
+            "sources":{"zone":{"ready":true,"restarts":0,"lastEventAge":2.04},
+              "zfs":{"ready":true,"restarts":2,"lastEventAge":null}},
+            "lastRefresh":"12.3s (0.1s)","eventsListeners":{"u":{}},
+            "drift":{"vms":2,"last":"2026-01-01T00:00:00.000Z",
+              "properties":{"quota":{"zfs":2}}},
+            "gaps":{"vms":0,"last":null,"properties":{}},"errors":[]}"#,
+        );
+        let wanted = "\
+vminfod 0.1.0 at 127.0.0.1:9090: healthy
+  vms       3: 2 running, 1 stopped
+  daemon    pid 7, up 3 h 12 min, 34.0 MiB, 12 events
+  sources   zone ready (last event 2.0 s ago), \
+            zfs ready (no event yet, started again 2 times)
+  queue     nothing to do
+  reload    12.3s ago, took 0.1s
+  healed    2 VMs that no event told of (quota), last 10 min ago
+  clients   1 streams of events
+";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn or_what_is_wrong_with_which_vm_since_when() {
+        let text = report(
+            r#"{"version":"0.1.0","curDate":"2026-01-01T00:10:00.000Z",
+            "queue":{"channels":["z1"],"stuck":1,"sick":["z1"],
+              "backlog":[{"description":"z2: zfs","cause":"zfs: snapshot","age":3.5},
+                {"description":"z1: zfs","cause":"zfs: set","age":1}],
+              "vasync_queue":{"nqueued":2}},
+            "errors":[{"zonename":"z1","source":"metadata","error":"no\nJSON",
+              "since":"2026-01-01T00:00:00.000Z","retries":5},
+              {"zonename":null,"source":"zfs","error":"exit status 1",
+              "since":"2026-01-01T00:09:59.000Z","retries":0}]}"#,
+        );
+        assert!(text.starts_with(
+            "vminfod 0.1.0 at 127.0.0.1:9090: NOT healthy: 3 faults\n"
+        ));
+        let queue = "  queue     1 at work, 2 wait, the oldest for 3.5 s: \
+                     z2: zfs (zfs: snapshot)\n";
+        assert!(text.contains(queue), "{text}");
+        let faults = "
+VM z1 (web\\u001b[2J): metadata
+    since 2026-01-01T00:00:00.000Z (10 min ago), tried again 5 times
+    no\\u000aJSON
+the host: zfs
+    since 2026-01-01T00:09:59.000Z (1.0 s ago)
+    exit status 1
+the host: queue
+    workers that do not get on: 1; such hung before: z1
+";
+        assert!(text.ends_with(faults), "{text}");
+    }
+}

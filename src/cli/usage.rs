@@ -1,0 +1,57 @@
+//! How the program says how it is used.
+
+/// Called as vminfod.
+pub const VMINFOD: &str = "\
+usage: vminfod VERB [OPTION]...
+
+VMs, as vmadm(8) has them:
+  list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
+                     a table of VMs
+  lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
+                     the uuids of VMs; -j: the VMs, as JSON
+  get|json UUID [--sync]
+                     one VM, as JSON; --sync: as the system is right now
+  events [-j] [-f] [-r] [--uuid NAME]... [--path PATH,...]...
+         [--type TYPE,...]... [--since SEQ] [--retry SECS] [NAME]
+                     what happens to VMs, as it happens, across restarts of
+                     the daemon
+  wait NAME PROP=VALUE... | --gone [--since SEQ] [--timeout SECS]
+         [-- COMMAND...]
+                     until a VM is so, after COMMAND if there is one; exit
+                     status 3 if it is not in 60 seconds
+
+The daemon:
+  daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]
+         [--allow-host NAME]... [--refresh-interval SECS]
+         [--command-timeout SECS] [--set NAME=VALUE]... [--log-level LEVEL]
+                     serve the VMs of this host, or of the one below DIR
+  settings           what --set can set, with defaults and meanings
+  ping               is it up, and has it loaded every VM?
+  status [-j] [-f]   is it healthy, and if not, what is wrong; -j: as JSON
+  diagnose [-j] [--root DIR]
+                     what it has otherwise than the system; exit status 1 if
+                     there is anything
+  vms, vm NAME       all VMs, or one, as the daemon has them
+  dump [--root DIR]  all VMs, without a daemon
+
+  help, --version
+
+All but daemon, settings and dump ask the daemon at --server ADDR:PORT, else
+at that of the variable VMINFOD_SERVER, else at 127.0.0.1:9090.
+See vminfod(8), vminfo(8) and vminfod-http(7).
+";
+
+/// Called as vminfo.
+pub const VMINFO: &str = "\
+usage: vminfo VERB [OPTION]...
+
+  ping               is the daemon up, and has it loaded every VM?
+  status [-j] [-f]   how it is; -j: as JSON
+  vms, vm NAME       all VMs, or one, as JSON
+  events [-j] [-f] [-r] [NAME]
+                     what happens to VMs, as it happens
+  help, --version
+
+The daemon is asked at --server ADDR:PORT, else at that of the variable
+VMINFOD_SERVER, else at 127.0.0.1:9090. See vminfo(8) and vminfod(8).
+";

@@ -1,0 +1,304 @@
+//! What can be listed of a VM, and what VMs can be filtered by: the names of
+//! vmadm(8), which are fewer than those that the daemon knows.
+
+use std::borrow::Cow;
+
+use crate::json::{Json, Object};
+use crate::select::{Path, ram_member, type_of};
+
+/// Name, header and width of what can be listed.
+const LISTED: &[(&str, &str, usize)] = &[
+    ("alias", "ALIAS", 10),
+    ("autoboot", "AUTOBOOT", 8),
+    ("billing_id", "BILLING_ID", 36),
+    ("boot_timestamp", "BOOT_TIMESTAMP", 24),
+    ("brand", "BRAND", 14),
+    ("cpu_cap", "CPU_CAP", 7),
+    ("cpu_shares", "CPU_SHARE", 9),
+    ("cpu_type", "CPU_TYPE", 8),
+    ("create_timestamp", "CREATE_TIMESTAMP", 24),
+    ("dns_domain", "DOMAIN", 32),
+    ("do_not_inventory", "DNI", 5),
+    ("docker", "DOCKER", 6),
+    ("exit_status", "EXIT", 4),
+    ("exit_timestamp", "EXIT_TIMESTAMP", 24),
+    ("firewall_enabled", "FIREWALL_ENABLED", 16),
+    ("flexible_disk_size", "FLEX_DISK_SIZE", 14),
+    ("free_space", "FREE_SPACE", 14),
+    ("hostname", "HOSTNAME", 32),
+    ("hvm", "HVM", 5),
+    ("image_uuid", "IMAGE_UUID", 36),
+    ("indestructible_delegated", "INDESTR_DATA", 12),
+    ("indestructible_zoneroot", "INDESTR_ROOT", 12),
+    ("max_locked_memory", "MAX_LOCKED", 10),
+    ("max_lwps", "MAX_LWP", 7),
+    ("max_physical_memory", "MAX_PHYS", 8),
+    ("max_swap", "MAX_SWAP", 8),
+    ("owner_uuid", "OWNER_UUID", 36),
+    ("package_name", "PACKAGE_NAME", 32),
+    ("package_version", "PACKAGE_VER", 11),
+    ("pid", "PID", 6),
+    ("qemu_extra_opts", "QEMU_EXTRA_OPTS", 15),
+    ("quota", "QUOTA", 5),
+    ("ram", "RAM", 7),
+    ("state", "STATE", 16),
+    ("tmpfs", "TMPFS", 5),
+    ("type", "TYPE", 4),
+    ("uuid", "UUID", 36),
+    ("vcpus", "VCPUS", 5),
+    ("zfs_io_priority", "IO_PRIORITY", 11),
+    ("zone_state", "ZONE_STATE", 10),
+    ("zoneid", "ZONEID", 6),
+    ("zonename", "ZONENAME", 12),
+    ("zonepath", "ZONEPATH", 40),
+    ("zpool", "ZPOOL", 12),
+];
+
+/// The width of every other column.
+const OTHER_WIDTH: usize = 20;
+
+/// Arrays whose elements can be listed.
+const ARRAYS: [&str; 3] = ["disks", "nics", "pci_devices"];
+
+/// Objects whose members can be listed.
+const MAPS: [&str; 4] =
+    ["customer_metadata", "internal_metadata", "routes", "tags"];
+
+/// Objects by whose members can be filtered.
+const FILTERED_MAPS: [&str; 3] =
+    ["customer_metadata", "internal_metadata", "tags"];
+
+/// What of a disk can be filtered by.
+const OF_DISK: [&str; 8] = [
+    "boot",
+    "image_name",
+    "image_size",
+    "image_uuid",
+    "size",
+    "media",
+    "model",
+    "zpool",
+];
+
+/// What of a nic can be filtered by.
+const OF_NIC: [&str; 9] = [
+    "dhcp_server",
+    "gateway",
+    "interface",
+    "ip",
+    "mac",
+    "model",
+    "netmask",
+    "nic_tag",
+    "vlan_id",
+];
+
+/// Something of a VM that can be listed.
+#[derive(Clone, Debug)]
+pub struct Field {
+    what: What,
+    /// What stands above its column.
+    pub header: String,
+    /// The least width of its column.
+    pub width: usize,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// The VM's type, of its brand.
+    Type,
+    /// Its memory, which for most brands is another member.
+    Ram,
+    /// A member.
+    Member(String),
+    /// A member of the object at this place of an array.
+    OfElement(String, usize, String),
+    /// A member of an object.
+    OfMap(String, String),
+}
+
+impl Field {
+    /// Reads a name, if such can be listed.
+    pub fn parse(name: &str) -> Option<Self> {
+        let listed = LISTED.iter().find(|row| row.0 == name);
+        let what = match (name, listed) {
+            ("type", _) => What::Type,
+            ("ram", _) => What::Ram,
+            (_, Some(_)) => What::Member(name.to_string()),
+            (_, None) => match name.split('.').collect::<Vec<_>>()[..] {
+                [map, key] if MAPS.contains(&map) && !key.is_empty() => {
+                    What::OfMap(map.to_string(), key.to_string())
+                }
+                [array, place, key]
+                    if ARRAYS.contains(&array)
+                        && is_number(place)
+                        && !key.is_empty() =>
+                {
+                    // No array has more elements than that.
+                    let place = place.parse().unwrap_or(usize::MAX);
+                    What::OfElement(array.to_string(), place, key.to_string())
+                }
+                _ => return None,
+            },
+        };
+        let (header, width) = match listed {
+            Some((_, header, width)) => ((*header).to_string(), *width),
+            None => (name.to_uppercase(), OTHER_WIDTH),
+        };
+        Some(Self { what, header, width })
+    }
+
+    /// Adds the paths that the daemon has to be asked for; none that no VM
+    /// can have.
+    pub fn ask(&self, paths: &mut Vec<String>) {
+        let mut ask = |path: String| {
+            if Path::parse(&path).is_ok() && !paths.contains(&path) {
+                paths.push(path);
+            }
+        };
+        match &self.what {
+            What::Type => ask("brand".to_string()),
+            What::Ram => {
+                for member in ["brand", "ram", "max_physical_memory"] {
+                    ask(member.to_string());
+                }
+            }
+            What::Member(name) => ask(name.clone()),
+            // All elements, or places would not be what they are.
+            What::OfElement(array, _, key) => ask(format!("{array}.*.{key}")),
+            What::OfMap(map, key) => ask(format!("{map}.{key}")),
+        }
+    }
+
+    /// What it is of a VM.
+    pub fn of<'a>(&self, vm: &'a Object) -> Option<Cow<'a, Json>> {
+        let own = match &self.what {
+            What::Type => return Some(Cow::Owned(Json::from(type_of(vm)))),
+            What::Ram => vm.get(ram_member(vm)),
+            What::Member(name) => vm.get(name),
+            What::OfElement(array, place, key) => {
+                vm.get(array)?.as_array()?.get(*place)?.get(key)
+            }
+            What::OfMap(map, key) => vm.get(map)?.get(key),
+        };
+        own.map(Cow::Borrowed)
+    }
+
+    /// Whether its values have `:` in them by nature, all in the same places.
+    pub fn is_time(&self) -> bool {
+        matches!(&self.what, What::Member(name) if name.ends_with("_timestamp"))
+    }
+}
+
+/// What a filter's key means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FilterKey {
+    /// A path that the daemon knows.
+    Path,
+    /// It can be asked for, and no VM has it.
+    Nothing,
+}
+
+impl FilterKey {
+    /// Reads a key, if VMs can be filtered by it.
+    pub fn parse(key: &str) -> Option<Self> {
+        if LISTED.iter().any(|row| row.0 == key) {
+            return Some(Self::Path);
+        }
+        let (member, rest) = key.split_once('.')?;
+        if FILTERED_MAPS.contains(&member) {
+            // A name with a dot in it would be two.
+            return (!rest.is_empty()).then_some(match rest.contains('.') {
+                true => Self::Nothing,
+                false => Self::Path,
+            });
+        }
+        let (place, name) = rest.split_once('.')?;
+        if place != "*" && !is_number(place) {
+            return None;
+        }
+        let is_known = Path::parse(key).is_ok();
+        let is_place = place == "0" || !place.starts_with('0');
+        let is_path = is_known && is_place;
+        let is_nic = member.ends_with("nics") && OF_NIC.contains(&name);
+        let is_disk = member == "disks" && OF_DISK.contains(&name);
+        (is_nic || is_disk).then_some(match is_path {
+            true => Self::Path,
+            false => Self::Nothing,
+        })
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_knows_all_that_can_be_listed() {
+        for (name, _, _) in LISTED {
+            let field = Field::parse(name).unwrap();
+            let mut paths = Vec::new();
+            field.ask(&mut paths);
+            assert!(!paths.is_empty(), "{name}");
+            assert_eq!(FilterKey::parse(name), Some(FilterKey::Path));
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_vmadm() {
+        use FilterKey::{Nothing, Path};
+        for (key, wanted) in [
+            ("nics.*.ip", Some(Path)),
+            ("nics.0.vlan_id", Some(Path)),
+            ("foonics.0.ip", Some(Nothing)),
+            ("nics.01.ip", Some(Nothing)),
+            ("nics.*.primary", None),
+            ("nics.x.ip", None),
+            ("nics.ip", None),
+            ("disks.*.image_name", Some(Path)),
+            ("disks.1.zpool", Some(Path)),
+            ("disks.1.path", None),
+            ("xdisks.1.size", None),
+            ("tags.role", Some(Path)),
+            ("tags.a.b", Some(Nothing)),
+            ("tags.", None),
+            ("tags", None),
+            ("routes.x", None),
+            ("resolvers.0", None),
+            ("snapshots", None),
+            ("state!", None),
+            ("", None),
+        ] {
+            assert_eq!(FilterKey::parse(key), wanted, "{key}");
+        }
+    }
+
+    #[test]
+    fn fields_are_those_of_vmadm() {
+        for name in
+            ["nics.0.ip", "pci_devices.1.x", "tags.role", "routes.a", "tags.*"]
+        {
+            let field = Field::parse(name).unwrap();
+            assert_eq!((field.header, field.width), (name.to_uppercase(), 20));
+        }
+        for name in [
+            "",
+            "bogus",
+            "nics",
+            "nics.ip",
+            "nics.x.ip",
+            "tags",
+            "tags.",
+            "tags.a.b",
+            "nics.0.",
+            "nics.0.ip.x",
+            "snapshots.0.name",
+        ] {
+            assert!(Field::parse(name).is_none(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `list`: a table of VMs.
+
+use std::ffi::OsString;
+
+use super::fields::Field;
+use super::order::{Key, is_truthy, sorted};
+use super::{find, parse, said};
+use crate::cli::args::{Opt, flag};
+use crate::cli::terminal::for_reader;
+use crate::cli::{Failure, print};
+use crate::json::{Json, Object};
+use crate::select::text_of;
+
+const DEFAULT_FIELDS: &str = "uuid,type,ram,state,alias";
+const DEFAULT_SORT: &str = "ram,uuid";
+
+const OPTIONS: [Opt; 5] = [
+    Opt { short: Some('o'), long: &["order", "output"], has_value: true },
+    Opt { short: Some('s'), long: &["sortby"], has_value: true },
+    flag('p', &["parsable"]),
+    flag('h', &["header"]),
+    flag('H', &["no-header"]),
+];
+
+/// Prints the table.
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let args = parse(args, &OPTIONS)?;
+    let order = args.last("order").unwrap_or(DEFAULT_FIELDS);
+    let sort = args.last("sortby").unwrap_or(DEFAULT_SORT);
+    for (what, names) in [("order", order), ("sort", sort)] {
+        let has_any = |name: &&str| name.split('.').nth(1) == Some("*");
+        let mut names = names.split(',').filter(|n| n.split('.').count() == 3);
+        if let Some(name) = names.find(has_any) {
+            return Err(said(format!("Invalid {what} key: \"{name}\"")));
+        }
+    }
+    let names: Vec<_> = order.split(',').collect();
+    // What can't be is said only after the VMs were found, as filters that
+    // can't be come first.
+    let keys = sort.split(',').map(|name| {
+        let bare = name.strip_prefix(['-', '+']).unwrap_or(name);
+        let field = Field::parse(bare);
+        let is_descending = name.starts_with('-');
+        // vmadm sorts what it has: of what is not listed, nothing.
+        let is_listed = names.contains(&bare);
+        field
+            .map(|field| is_listed.then_some(Key { field, is_descending }))
+            .ok_or_else(|| said(format!("invalid sort field: {name}")))
+    });
+    let keys: Result<Vec<_>, _> = keys.collect();
+    let columns = names.iter().map(|name| {
+        let unknown = || said(format!("invalid order field: {name}"));
+        Field::parse(name).ok_or_else(unknown)
+    });
+    let columns: Result<Vec<_>, _> = columns.collect();
+    let mut paths = Vec::new();
+    for field in columns.iter().flatten() {
+        field.ask(&mut paths);
+    }
+    if paths.is_empty() {
+        paths.push("uuid".to_string());
+    }
+    let vms = find(&args, "filter", Some(&paths))?;
+    let (keys, columns) = (keys?, columns?);
+    let keys: Vec<_> = keys.into_iter().flatten().collect();
+    let vms: Vec<_> = vms.iter().filter_map(Json::as_object).collect();
+    let is_parsable = args.has("parsable");
+    let has_header = match args.later("header", "no-header") {
+        Some(option) => option == "header",
+        None => !is_parsable,
+    };
+    let mut lines = String::new();
+    if has_header {
+        let headers: Vec<_> =
+            columns.iter().map(|c| c.header.clone()).collect();
+        add_line(&mut lines, &headers, &columns, is_parsable);
+    }
+    for vm in sorted(&vms, &keys) {
+        let cells: Vec<_> = columns
+            .iter()
+            .map(|column| cell(column, vm, is_parsable, columns.len()))
+            .collect();
+        add_line(&mut lines, &cells, &columns, is_parsable);
+    }
+    print(&for_reader(lines))
+}
+
+/// The text of a cell. `false` is as what is not there, in vmadm's way.
+fn cell(
+    column: &Field,
+    vm: &Object,
+    is_parsable: bool,
+    columns: usize,
+) -> String {
+    let value = column.of(vm);
+    let is_zero = |v: &Json| v.as_f64() == Some(0.0);
+    let shown = value.as_deref().filter(|v| is_truthy(v) || is_zero(v));
+    match (shown.and_then(text_of), is_parsable) {
+        // With one column alone there is nothing to be told apart.
+        (Some(text), true) if columns > 1 && !column.is_time() => {
+            text.replace('\\', "\\\\").replace(':', "\\:")
+        }
+        (Some(text), _) => text.into_owned(),
+        (None, true) => String::new(),
+        (None, false) => "-".to_string(),
+    }
+}
+
+fn add_line(
+    lines: &mut String,
+    cells: &[String],
+    columns: &[Field],
+    is_parsable: bool,
+) {
+    let line = match is_parsable {
+        true => cells.join(":"),
+        false => {
+            let padded = cells.iter().zip(columns).map(|(cell, column)| {
+                // JavaScript's length.
+                let length = cell.encode_utf16().count();
+                let blanks = column.width.saturating_sub(length);
+                format!("{cell}{}", " ".repeat(blanks))
+            });
+            let line = padded.collect::<Vec<_>>().join("  ");
+            line.trim_end_matches(' ').to_string()
+        }
+    };
+    lines.push_str(&line);
+    lines.push('\n');
+}

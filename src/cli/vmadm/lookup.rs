@@ -1,0 +1,92 @@
+//! `lookup`: which VMs are meant.
+
+use std::ffi::OsString;
+
+use super::{find, parse, said};
+use crate::cli::args::{Opt, flag};
+use crate::cli::terminal::for_reader;
+use crate::cli::{Failure, print, print_json};
+use crate::json::{Json, Key, Object};
+use crate::select::{Path, ram_member, type_of};
+
+const OPTIONS: [Opt; 3] = [
+    Opt { short: Some('o'), long: &["output", "order"], has_value: true },
+    flag('j', &["json"]),
+    flag('1', &["unique"]),
+];
+
+/// Prints the uuids, or the VMs.
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let args = parse(args, &OPTIONS)?;
+    let fields = args.last("output").map(|o| o.split(',').collect::<Vec<_>>());
+    let is_json = args.has("json");
+    if fields.is_some() && !is_json {
+        return Err(said("Cannot specify -o without -j".to_string()));
+    }
+    let uuid_alone = [String::from("uuid")];
+    let paths = match (is_json, &fields) {
+        (false, _) => Some(uuid_alone.to_vec()),
+        (true, None) => None,
+        (true, Some(fields)) => Some(members_of(fields)),
+    };
+    let vms = find(&args, "lookup", paths.as_deref())?;
+    if args.has("unique") && vms.len() != 1 {
+        let found = vms.len();
+        let error =
+            format!("Requested unique lookup but found {found} results.");
+        return Err(said(error));
+    }
+    let vms = vms.iter().filter_map(Json::as_object);
+    if is_json {
+        let vms = vms.map(|vm| told(vm, fields.as_deref()));
+        let vms = vms.filter(|vm| fields.is_none() || !vm.is_empty());
+        return print_json(&Json::from(
+            vms.map(Json::from).collect::<Vec<_>>(),
+        ));
+    }
+    let lines: String = vms
+        .filter_map(|vm| vm.get_str("uuid"))
+        .map(|uuid| format!("{uuid}\n"))
+        .collect();
+    print(&for_reader(lines))
+}
+
+/// The members of VMs that these fields are made of.
+fn members_of(fields: &[&str]) -> Vec<String> {
+    let mut members = Vec::new();
+    for field in fields {
+        match *field {
+            "type" => members.push("brand"),
+            "ram" => members.extend(["brand", "ram", "max_physical_memory"]),
+            // Fields are whole members; of others no VM has any.
+            field if !field.contains('.') && Path::parse(field).is_ok() => {
+                members.push(field);
+            }
+            _ => {}
+        }
+    }
+    if members.is_empty() {
+        members.push("uuid");
+    }
+    members.sort_unstable();
+    members.dedup();
+    members.into_iter().map(String::from).collect()
+}
+
+/// A VM as vmadm tells it, with the type and, where it is another member, the
+/// memory; of that, these fields.
+fn told(vm: &Object, fields: Option<&[&str]>) -> Object {
+    let mut told = vm.clone();
+    told.set("type", type_of(vm));
+    let ram = ram_member(vm);
+    if ram != "ram"
+        && let Some(ram) = vm.get(ram)
+    {
+        told.set("ram", ram.clone());
+    }
+    let Some(fields) = fields else { return told };
+    let wanted = told.iter().filter(|(name, _)| fields.contains(name));
+    let wanted =
+        wanted.map(|(name, value)| (Key::Owned(name.into()), value.clone()));
+    wanted.collect()
+}

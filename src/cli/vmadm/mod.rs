@@ -1,0 +1,177 @@
+//! The verbs of vmadm(8) that only read: list, lookup, get and its other name
+//! json, events. Called by the name of vmadm, these are all there is.
+
+mod fields;
+mod list;
+mod lookup;
+mod order;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::args::{Args, Opt, flag, value};
+use super::events;
+use super::{Failure, print};
+use crate::client::{Client, VmsQuery};
+use crate::json::Json;
+use crate::select::Condition;
+use fields::FilterKey;
+use order::number_of;
+
+/// How this says how it is used.
+pub const USAGE: &str = "\
+usage: vmadm COMMAND [OPTION]... [ARGUMENT]...
+
+  list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
+  lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
+  get|json UUID [--sync [--timeout SECS]]
+  events [-f] [-j] [-r] [UUID]
+  help
+
+VALUE is a text, or ~ and a regular expression. These commands are vminfod's,
+and read only: see vminfod(8).
+";
+
+/// vmadm's commands that change VMs, or ask others than the daemon.
+const NOT_HERE: &[&str] = &[
+    "boot",
+    "console",
+    "create",
+    "create-snapshot",
+    "delete",
+    "delete-snapshot",
+    "destroy",
+    "halt",
+    "info",
+    "install",
+    "kill",
+    "migrate",
+    "reboot",
+    "receive",
+    "recv",
+    "reprovision",
+    "rollback-snapshot",
+    "send",
+    "start",
+    "stop",
+    "sysrq",
+    "update",
+    "validate",
+];
+
+/// What every command of vmadm takes; the log is the daemon's.
+const COMMON: [Opt; 2] = [flag('v', &["verbose"]), flag('d', &["debug"])];
+
+/// How long `get --sync` may take, unless one says.
+const SYNC_TIME: Duration = Duration::from_secs(30);
+
+/// Runs a command line of vmadm.
+pub fn main(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    match verb {
+        "list" => list::run(args),
+        "lookup" => lookup::run(args),
+        "get" | "json" => get(verb, args),
+        "events" => events::run(args, events::Caller::Vmadm),
+        "help" | "-h" | "-?" | "--help" => print(USAGE),
+        verb if NOT_HERE.contains(&verb) => Err(usage(&format!(
+            "vmadm: {verb} is not here: this is vminfod, which only reads"
+        ))),
+        verb => Err(usage(&format!("Invalid command: \"{verb}\"."))),
+    }
+}
+
+/// A command line that can't be: what is wrong, and how it is used.
+pub fn usage(message: &str) -> Failure {
+    let end = if message.is_empty() { "" } else { "\n" };
+    Failure::Said { message: format!("{message}{end}{USAGE}"), status: 2 }
+}
+
+/// An error in vmadm's own words.
+fn said(message: String) -> Failure {
+    Failure::Said { message, status: 1 }
+}
+
+/// Reads a command line; an option that lacks its value has `true`, as vmadm
+/// has it.
+fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
+    let options: Vec<_> = options.iter().chain(&COMMON).copied().collect();
+    let parsed = Args::parse(args, &options, Some("true"));
+    parsed.map_err(|wrong| usage(&wrong.said))
+}
+
+fn client(args: &Args) -> Result<Client, Failure> {
+    args.client("vmadm")
+}
+
+fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    let sync = Opt { short: None, long: &["sync"], has_value: false };
+    let args = parse(args, &[sync, value(&["timeout"])])?;
+    let uuid = args.operands.first().filter(|uuid| is_uuid(uuid));
+    let Some(uuid) = uuid else {
+        return Err(usage(&format!("Invalid or missing UUID for {verb}")));
+    };
+    let client = client(&args)?;
+    let time = args.seconds("timeout")?;
+    let vm = match (args.has("sync"), time) {
+        (true, time) => client.sync(uuid, time.unwrap_or(SYNC_TIME)),
+        (false, None) => client.vm(uuid),
+        (false, Some(_)) => return Err(usage("--timeout without --sync")),
+    };
+    match vm.map_err(|e| said(e.to_string()))? {
+        Some(vm) => super::print_json(&vm),
+        // Tools depend on this text.
+        None => Err(said(format!("zoneadm: {uuid}: No such zone configured"))),
+    }
+}
+
+/// Whether a text has the form of a UUID, as vmadm looks at it.
+fn is_uuid(text: &str) -> bool {
+    let units: Vec<u16> = text.encode_utf16().collect();
+    units.len() == 36 && [8, 13, 18, 23].iter().all(|at| units[*at] == 0x2d)
+}
+
+/// The VMs that are meant by operands `FIELD=VALUE`, and of each what is at
+/// these paths; all of it if there are none.
+fn find(
+    args: &Args,
+    what: &str,
+    paths: Option<&[String]>,
+) -> Result<Vec<Json>, Failure> {
+    let mut query = VmsQuery::new();
+    let mut is_none = false;
+    let mut conditions: Vec<(&str, &str)> = Vec::new();
+    for operand in &args.operands {
+        // A number alone is a slip, not a key; numbers from 2 on are keys
+        // that there are not.
+        if number_of(operand) < 2.0 {
+            let error = format!("Bad arguments: unable to split {operand}");
+            return Err(usage(&error));
+        }
+        let (key, value) = operand.split_once('=').unwrap_or((operand, ""));
+        conditions.retain(|(known, _)| *known != key);
+        conditions.push((key, value));
+    }
+    for (key, value) in conditions {
+        match FilterKey::parse(key) {
+            None => {
+                let error = format!("Invalid {what} key: \"{key}\"");
+                return Err(said(error));
+            }
+            Some(FilterKey::Nothing) => is_none = true,
+            Some(FilterKey::Path) => {
+                // An expression that is none is told by its own name.
+                Condition::new(key, value).map_err(said)?;
+                query = match value.strip_prefix('~') {
+                    Some(pattern) => query.matches(key, pattern),
+                    None => query.equals(key, value),
+                };
+            }
+        }
+    }
+    if let Some(paths) = paths {
+        query = query.fields(&paths.join(","));
+    }
+    let vms = client(args)?.vms(&query);
+    let vms = vms.map_err(|e| said(e.to_string()))?;
+    Ok(if is_none { Vec::new() } else { vms })
+}

@@ -1,0 +1,155 @@
+//! What the lines of /events say.
+
+use std::sync::Arc;
+
+use super::EventKind;
+use crate::json::{Json, Object};
+
+/// Something that has happened to a VM.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// The zone.
+    pub zonename: Arc<str>,
+    /// Its number, which only grows within a daemon's life.
+    pub seq: u64,
+    /// The whole event, as the daemon has told it.
+    pub json: Json,
+}
+
+impl Event {
+    /// The VM as it is now; of `delete` there is none.
+    #[must_use]
+    pub fn vm(&self) -> Option<&Json> {
+        self.json.get("vm")
+    }
+
+    /// When, by the daemon's clock: ISO 8601, UTC.
+    #[must_use]
+    pub fn date(&self) -> &str {
+        self.json.get("date").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    /// The VM's uuid.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        self.json.get("uuid").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    /// What has changed, each as vminfod-http(7) has it; of `modify` alone.
+    #[must_use]
+    pub fn changes(&self) -> &[Json] {
+        let changes = self.json.get("changes").and_then(Json::as_array);
+        changes.unwrap_or_default()
+    }
+}
+
+/// How a stream has begun.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// When, by the daemon's clock: ISO 8601, UTC.
+    pub date: String,
+    /// The subscription, as /status has it.
+    pub uuid: String,
+    /// The last event that is in the snapshot.
+    pub seq: u64,
+    /// The daemon's life.
+    pub epoch: String,
+    /// All VMs that are asked for, unless nothing was missed, or none are
+    /// wanted.
+    pub vms: Option<Vec<Json>>,
+    /// Whether it goes on where an earlier one broke, with nothing missed.
+    pub is_resumed: bool,
+    /// Why it could not go on, and began anew.
+    pub reset: Option<String>,
+}
+
+/// A line of a stream.
+pub(super) enum Line {
+    Ready(Ready),
+    Event(Event),
+    /// The number of the last event.
+    Heartbeat(u64),
+    /// Something that a later daemon may say.
+    Other,
+}
+
+impl Line {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let json = Json::parse(text).map_err(|e| format!("not JSON: {e}"))?;
+        let word = |name: &str| json.get(name).and_then(Json::as_str);
+        let kind = word("type").ok_or("a line without type")?;
+        let seq = || {
+            let seq = json.get("seq").and_then(Json::as_u64);
+            seq.ok_or_else(|| format!("{kind} without seq"))
+        };
+        let wanted = |name: &str| {
+            let text = word(name).map(str::to_string);
+            text.ok_or_else(|| format!("{kind} without {name}"))
+        };
+        let kinds = EventKind::ALL.into_iter();
+        if let Some(kind) = kinds.into_iter().find(|k| k.name() == kind) {
+            let zonename = wanted("zonename")?.into();
+            let has_vm = json.get("vm").and_then(Json::as_object).is_some();
+            if kind != EventKind::Delete && !has_vm {
+                return Err(format!("{kind} without vm"));
+            }
+            let event = Event { kind, zonename, seq: seq()?, json };
+            return Ok(Self::Event(event));
+        }
+        match kind {
+            "heartbeat" => Ok(Self::Heartbeat(seq()?)),
+            "ready" => {
+                let vms = json.get("vms").map(|vms| {
+                    let vms = vms.as_array().map(<[_]>::to_vec);
+                    vms.ok_or("ready with vms that are no array")
+                });
+                Ok(Self::Ready(Ready {
+                    date: wanted("date")?,
+                    uuid: wanted("uuid")?,
+                    seq: seq()?,
+                    epoch: wanted("epoch")?,
+                    vms: vms.transpose()?,
+                    is_resumed: json.get("resumed") == Some(&Json::Bool(true)),
+                    reset: word("reset").map(str::to_string),
+                }))
+            }
+            _ => Ok(Self::Other),
+        }
+    }
+}
+
+/// An event that nobody has sent: what must have happened while a stream was
+/// broken.
+pub(super) fn missed(
+    kind: EventKind,
+    zonename: &str,
+    vm: &Json,
+    changes: Option<Vec<Json>>,
+    ready: &Ready,
+) -> Event {
+    let mut json = Object::new();
+    json.set("type", kind.name());
+    json.set("date", ready.date.as_str());
+    json.set("zonename", zonename);
+    json.set("uuid", vm.get("uuid").cloned());
+    if kind != EventKind::Delete {
+        json.set("vm", vm.clone());
+    }
+    if let Some(changes) = changes {
+        json.set("changes", changes);
+    }
+    json.set("seq", ready.seq);
+    json.set("epoch", ready.epoch.as_str());
+    let mut cause = Object::new();
+    cause.set("source", "client");
+    cause.set("detail", ready.reset.as_deref().unwrap_or("begun anew"));
+    json.set("cause", cause);
+    Event {
+        kind,
+        zonename: zonename.into(),
+        seq: ready.seq,
+        json: Json::from(json),
+    }
+}

@@ -1,0 +1,159 @@
+//! The VMs that a stream of events adds up to: pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::missed;
+use super::{Event, EventKind, EventsQuery, Item, Ready};
+use crate::diff::{Change, diff};
+use crate::json::Json;
+
+/// VMs by zonename, kept current by the items of a stream with a snapshot.
+///
+/// If the stream had to begin anew, what must have happened meanwhile is made
+/// of the difference: whoever follows what [`Mirror::apply`] returns misses
+/// no change, though changes and back again are not seen.
+#[derive(Clone, Debug, Default)]
+pub struct Mirror {
+    query: EventsQuery,
+    vms: BTreeMap<Arc<str>, Json>,
+    has_begun: bool,
+}
+
+impl Mirror {
+    /// A mirror without VMs yet, of a stream of these events.
+    #[must_use]
+    pub fn new(query: EventsQuery) -> Self {
+        Self { query, ..Self::default() }
+    }
+
+    /// The VMs, by zonename.
+    #[must_use]
+    pub fn vms(&self) -> &BTreeMap<Arc<str>, Json> {
+        &self.vms
+    }
+
+    /// Takes an item in. Returns what has happened by it: an event itself, or
+    /// what must have happened while the stream was broken.
+    pub fn apply(&mut self, item: &Item) -> Vec<Event> {
+        match item {
+            Item::Broken(_) => Vec::new(),
+            Item::Event(event) => {
+                let zonename = Arc::clone(&event.zonename);
+                match event.vm() {
+                    Some(vm) => self.vms.insert(zonename, vm.clone()),
+                    None => self.vms.remove(&zonename),
+                };
+                vec![event.clone()]
+            }
+            Item::Ready(ready) => match &ready.vms {
+                None => Vec::new(),
+                Some(vms) => self.begin(vms, ready),
+            },
+        }
+    }
+
+    fn begin(&mut self, vms: &[Json], ready: &Ready) -> Vec<Event> {
+        let named = vms.iter().filter_map(|vm| {
+            let zonename = vm.get("zonename").and_then(Json::as_str)?;
+            Some((Arc::from(zonename), vm.clone()))
+        });
+        let before = std::mem::replace(&mut self.vms, named.collect());
+        if !std::mem::replace(&mut self.has_begun, true) {
+            return Vec::new();
+        }
+        let mut events = Vec::new();
+        let mut tell = |kind, zonename: &str, vm: &Json, changes| {
+            let event = missed(kind, zonename, vm, changes, ready);
+            events.extend(self.query.narrow(event));
+        };
+        for (zonename, old) in &before {
+            let new = self.vms.get(zonename);
+            if new.is_none_or(|new| is_another(old, new)) {
+                tell(EventKind::Delete, zonename, old, None);
+            }
+        }
+        for (zonename, new) in &self.vms {
+            let old = before.get(zonename);
+            let Some(old) = old.filter(|old| !is_another(old, new)) else {
+                tell(EventKind::Create, zonename, new, None);
+                continue;
+            };
+            let (Some(a), Some(b)) = (old.as_object(), new.as_object()) else {
+                continue;
+            };
+            let changes = diff(a, b);
+            if !changes.is_empty() {
+                let changes = changes.iter().map(Change::to_json).collect();
+                tell(EventKind::Modify, zonename, new, Some(changes));
+            }
+        }
+        events
+    }
+}
+
+/// Whether a VM is another one than was there by its name.
+fn is_another(old: &Json, new: &Json) -> bool {
+    old.get("uuid") != new.get("uuid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(vms: Option<&str>) -> Item {
+        let vms = vms
+            .map(|vms| Json::parse(vms).unwrap().as_array().unwrap().to_vec());
+        Item::Ready(Ready {
+            date: "d".to_string(),
+            uuid: "s".to_string(),
+            seq: 9,
+            epoch: "e".to_string(),
+            vms,
+            is_resumed: false,
+            reset: Some("another epoch".to_string()),
+        })
+    }
+
+    #[test]
+    fn what_was_missed_is_made_of_the_difference() {
+        let mut mirror = Mirror::default();
+        let first = r#"[{"zonename":"a","uuid":"1","quota":1},
+            {"zonename":"b","uuid":"2"},{"zonename":"c","uuid":"3"},
+            {"zonename":"e","uuid":"5"}]"#;
+        assert!(mirror.apply(&ready(Some(first))).is_empty());
+        assert!(mirror.apply(&ready(None)).is_empty());
+        let second = r#"[{"zonename":"a","uuid":"1","quota":2},
+            {"zonename":"c","uuid":"4"},{"zonename":"d","uuid":"6"},
+            {"zonename":"e","uuid":"5"}]"#;
+        let missed = mirror.apply(&ready(Some(second)));
+        let told: Vec<_> = missed
+            .iter()
+            .map(|e| format!("{} {} {}", e.kind, e.zonename, e.uuid()))
+            .collect();
+        let wanted = [
+            "delete b 2",
+            "delete c 3",
+            "modify a 1",
+            "create c 4",
+            "create d 6",
+        ];
+        assert_eq!(told, wanted);
+        let quota = &missed[2].changes()[0];
+        assert_eq!(quota.get("newValue"), Some(&Json::from(2u32)));
+        assert_eq!(missed[2].seq, 9);
+        assert_eq!(mirror.vms().len(), 4);
+
+        // Of what is not wanted nothing is made.
+        let query = EventsQuery::new().path("state").kind(EventKind::Modify);
+        let mut mirror = Mirror::new(query);
+        mirror.apply(&ready(Some(first)));
+        assert!(mirror.apply(&ready(Some(second))).is_empty());
+        let third = r#"[{"zonename":"e","uuid":"5","state":"x","quota":1}]"#;
+        let missed = mirror.apply(&ready(Some(third)));
+        assert_eq!(missed.len(), 1);
+        let path = missed[0].changes()[0].get("prettyPath");
+        assert_eq!(path, Some(&Json::from("state")));
+        assert_eq!(missed[0].changes().len(), 1);
+    }
+}

@@ -1,0 +1,505 @@
+//! The client library: streams that go on, mirrors that stay right, and what
+//! it makes of servers that are none.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use vminfod::client::{
+    Client, Error, EventKind, EventsQuery, Item, Mirror, Told, VmsQuery,
+    Watcher,
+};
+use vminfod::json::Json;
+
+use crate::harness::{
+    DEADLINE, TestHost, first_difference, free_address, text, wait_for,
+};
+
+/// Who listens to nothing.
+fn nobody(_: Told<'_>) {}
+
+fn array(mirror: &Mirror) -> Json {
+    Json::from(mirror.vms().values().cloned().collect::<Vec<_>>())
+}
+
+/// Stands between client and daemon, and cuts each connection after a number
+/// of bytes of its answer.
+struct Cutter {
+    addr: SocketAddr,
+    cuts: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Cutter {
+    fn new(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let cutter =
+            Self { addr, cuts: Arc::default(), is_over: Arc::default() };
+        let (cuts, is_over) =
+            (Arc::clone(&cutter.cuts), Arc::clone(&cutter.is_over));
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, cuts) = (client.unwrap(), Arc::clone(&cuts));
+                let is_over = Arc::clone(&is_over);
+                std::thread::spawn(move || {
+                    let n = cuts.fetch_add(1, Ordering::Relaxed);
+                    // From the head on to some events, at any byte.
+                    let most = match is_over.load(Ordering::Relaxed) {
+                        true => u64::MAX,
+                        false => 100 + n * 7919 % 20_000,
+                    };
+                    Self::carry(client, to, most);
+                });
+            }
+        });
+        cutter
+    }
+
+    /// Carries the request up, and so many bytes of the answer down.
+    fn carry(mut client: TcpStream, to: SocketAddr, most: u64) {
+        let mut daemon = TcpStream::connect(to).unwrap();
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            if !matches!(client.read(&mut byte), Ok(1)) {
+                return;
+            }
+            request.push(byte[0]);
+        }
+        let request = String::from_utf8(request).unwrap();
+        let own = client.local_addr().unwrap().to_string();
+        let request = request.replace(&own, &to.to_string());
+        daemon.write_all(request.as_bytes()).unwrap();
+        let mut left = most;
+        let mut bytes = [0; 512];
+        while left > 0 {
+            let n = daemon.read(&mut bytes).unwrap_or(0) as u64;
+            let n = usize::try_from(n.min(left)).unwrap();
+            if n == 0 || client.write_all(&bytes[..n]).is_err() {
+                return;
+            }
+            left -= n as u64;
+        }
+    }
+}
+
+#[test]
+fn a_stream_goes_on_across_cuts_and_nothing_is_missed() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let cutter = Cutter::new(daemon.addr);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let client = Client::new(cutter.addr);
+    // The first connection may be cut within its head.
+    let mut stream = wait_for("a stream begins", || {
+        client.events(EventsQuery::new()).map_err(|e| e.to_string())
+    });
+    let mut mirror = Mirror::new(EventsQuery::new());
+    let mut last = None;
+    let mut resumed = 0;
+    let mut take = |item: Item, mirror: &mut Mirror| {
+        for event in mirror.apply(&item) {
+            let next = last.map_or(event.seq, |last| last + 1);
+            assert_eq!(event.seq, next);
+            last = Some(event.seq);
+        }
+        if let Item::Ready(ready) = item {
+            assert_eq!(ready.reset, None);
+            resumed += u32::from(ready.is_resumed);
+            if !ready.is_resumed {
+                // It was cut before it had begun: nothing is known yet.
+                assert!(last.is_none());
+                last = Some(ready.seq);
+            }
+        }
+    };
+    for n in 0..150 {
+        host.update(&zonename, "tags.n", &n.to_string()).unwrap();
+        let wanted = Some(Json::from(n as u32));
+        let of = |mirror: &Mirror| {
+            let vm = mirror.vms().get(&*zonename)?;
+            vm.get("tags")?.get("n").cloned()
+        };
+        while of(&mirror) != wanted {
+            let item = stream.next_within(DEADLINE).unwrap();
+            take(item.expect("nothing came"), &mut mirror);
+        }
+    }
+    cutter.is_over.store(true, Ordering::Relaxed);
+    let served = daemon.settle(&host);
+    while let Some(difference) = first_difference(&array(&mirror), &served) {
+        let item = stream.next_within(DEADLINE).unwrap();
+        take(item.unwrap_or_else(|| panic!("{difference}")), &mut mirror);
+    }
+    assert!(resumed > 20, "{resumed} of {:?}", cutter.cuts);
+    assert!(
+        daemon.metric("vminfod_stream_resumes_total") >= f64::from(resumed)
+    );
+}
+
+#[test]
+fn a_new_daemon_is_told_of_and_what_was_missed() {
+    let host = TestHost::with_vms(4);
+    let addr = free_address();
+    let names = host.zonenames().unwrap();
+    let daemon = host.start_with(&["--listen", &addr]);
+    let client = Client::new(daemon.addr);
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let listener = {
+        let told = Arc::clone(&told);
+        move |what: Told<'_>| {
+            let line = match what {
+                Told::Ready(ready) => format!("ready {:?}", ready.reset),
+                Told::Event(e) => format!("{} {}", e.kind, e.zonename),
+                Told::Broken(_) => "broken".to_string(),
+                Told::Ended(e) => format!("ended {e}"),
+            };
+            told.lock().unwrap().push(line);
+        }
+    };
+    let watcher =
+        Watcher::start(&client, EventsQuery::new(), listener).unwrap();
+    assert_eq!(watcher.vms().len(), 4);
+    drop(daemon);
+    wait_for("it knows", || match watcher.trouble() {
+        Some(_) => Ok(()),
+        None => Err(format!("{:?}", told.lock().unwrap())),
+    });
+    host.update(&names[0], "alias", "changed").unwrap();
+    host.delete(&names[1]).unwrap();
+    let new = simhost::Host::spec(30);
+    host.create(&new).unwrap();
+    let daemon = host.start_with(&["--listen", &addr]);
+    let is_new = |vm: Option<&Json>| vm.is_some();
+    let vm = watcher.wait_for(&new.uuid, is_new, DEADLINE).unwrap();
+    assert_eq!(text(&vm.unwrap(), "zonename"), new.uuid);
+    wait_for("the mirror is right", || {
+        let vms = watcher.vms().into_values().collect::<Vec<_>>();
+        match first_difference(&Json::from(vms), &daemon.vms()) {
+            None => Ok(()),
+            Some(difference) => Err(difference),
+        }
+    });
+    assert_eq!(watcher.trouble(), None);
+    drop(watcher);
+    let mut told = told.lock().unwrap().clone();
+    // Changes of the new VM while it is created.
+    told.retain(|line| *line != format!("modify {}", new.uuid));
+    let mut wanted = vec![
+        "ready None".to_string(),
+        "broken".to_string(),
+        "ready Some(\"another epoch\")".to_string(),
+        format!("delete {}", names[1]),
+        format!("modify {}", names[0]),
+        format!("create {}", new.uuid),
+        "ended stopped".to_string(),
+    ];
+    // By zonename, whatever it is.
+    told[4..6].sort();
+    wanted[4..6].sort();
+    assert_eq!(told, wanted);
+}
+
+#[test]
+fn a_watcher_waits_for_what_is_only_for_a_moment() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let client = Client::new(daemon.addr);
+    let query = EventsQuery::new().vm(&zonename);
+    let watcher = Watcher::start(&client, query, nobody).unwrap();
+    assert_eq!(watcher.vms().len(), 1);
+    let state_is = |wanted: &'static str| {
+        move |vm: Option<&Json>| {
+            let state = vm.and_then(|vm| vm.get("zone_state")?.as_str());
+            state == Some(wanted)
+        }
+    };
+    let vm = watcher.vm(&zonename).unwrap();
+    assert_eq!(text(&vm, "zone_state"), "running");
+    // Already so.
+    let now = watcher.wait_for(&zonename, state_is("running"), DEADLINE);
+    assert_eq!(now.unwrap(), Some(vm));
+    // On the way to somewhere else.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            watcher.wait_for(&zonename, state_is("shutting_down"), DEADLINE)
+        });
+        let gone = scope
+            .spawn(|| watcher.wait_for(&zonename, |vm| vm.is_none(), DEADLINE));
+        host.stop(&zonename, 0).unwrap();
+        let vm = waiting.join().unwrap().unwrap().unwrap();
+        assert_eq!(text(&vm, "zone_state"), "shutting_down");
+        host.delete(&zonename).unwrap();
+        assert_eq!(gone.join().unwrap().unwrap(), None);
+    });
+    // Of another, and of what never comes.
+    let short = Duration::from_millis(20);
+    let error = watcher.wait_for("nobody", |vm| vm.is_some(), short);
+    assert!(matches!(error, Err(Error::TimeIsOver(None))), "{error:?}");
+}
+
+#[test]
+fn a_client_asks_for_what_it_wants() {
+    let host = TestHost::with_vms(5);
+    let daemon = host.start();
+    let client = Client::new(daemon.addr).name("test\r\nX: 1");
+    client.ping().unwrap();
+    let seq = client.status(true).unwrap();
+    assert!(seq.get("refreshLog").is_some());
+    let zonename = host.zonenames().unwrap().remove(0);
+    let query = VmsQuery::new().equals("zonename", &zonename).fields("uuid");
+    let vms = client.vms(&query).unwrap();
+    assert_eq!(vms.len(), 1);
+    assert_eq!(vms[0].as_object().unwrap().len(), 1);
+    assert_eq!(client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().len(), 5);
+    assert_eq!(client.vm("nobody").unwrap(), None);
+    let vm = client.sync(&zonename, DEADLINE).unwrap().unwrap();
+    assert_eq!(text(&vm, "zonename"), zonename);
+    let running = &[("state", "running")][..];
+    assert_eq!(client.wait(&zonename, running, DEADLINE).unwrap(), vm);
+    client.wait_gone("nobody", DEADLINE).unwrap();
+    let short = Duration::from_millis(20);
+    match client.wait(&zonename, &[("state", "!running")], short) {
+        Err(Error::TimeIsOver(Some(instead))) => assert_eq!(instead, vm),
+        other => panic!("{other:?}"),
+    }
+    match client.wait("nobody", running, short) {
+        Err(Error::TimeIsOver(None)) => {}
+        other => panic!("{other:?}"),
+    }
+    // What it can't understand it names.
+    for (error, named) in [
+        (client.vms(&VmsQuery::new().fields("bogus")).unwrap_err(), "bogus"),
+        (client.vms(&VmsQuery::new().matches("alias", "(")).unwrap_err(), "("),
+        (client.wait("a", &[("bogus", "1")], short).unwrap_err(), "bogus"),
+        (client.events(EventsQuery::new().path("x")).unwrap_err(), "x"),
+    ] {
+        let is_400 = matches!(error, Error::Refused { status: 400, .. });
+        assert!(is_400 && error.to_string().contains(named), "{error}");
+    }
+    // Kinds and paths are the daemon's business.
+    let query = EventsQuery::new().kind(EventKind::Modify).path("quota");
+    let mut stream = client.events(query.without_snapshot()).unwrap();
+    host.update(&zonename, "alias", "other").unwrap();
+    host.update(&zonename, "quota", "77").unwrap();
+    let first = stream.next_within(DEADLINE).unwrap();
+    assert!(matches!(first, Some(Item::Ready(r)) if r.vms.is_none()));
+    match stream.next_within(DEADLINE).unwrap() {
+        Some(Item::Event(event)) => {
+            assert_eq!(event.changes().len(), 1);
+            assert_eq!(event.uuid(), text(&vm, "uuid"));
+            assert!(event.date().ends_with('Z'));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_can_be_stopped_whatever_it_does() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let client = Client::new(daemon.addr);
+    let mut reading = client.events(EventsQuery::new()).unwrap();
+    let stopper = reading.stopper();
+    let thread = std::thread::spawn(move || {
+        loop {
+            if let Err(e) = reading.next() {
+                return e;
+            }
+        }
+    });
+    wait_for("somebody listens", || {
+        let status = daemon.status();
+        let listeners = status.get("eventsListeners").unwrap();
+        match listeners.as_object().unwrap().len() {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    });
+    stopper.stop();
+    assert!(matches!(thread.join().unwrap(), Error::Stopped));
+
+    // And while it waits for a daemon that is away.
+    let mut waiting = client.events(EventsQuery::new()).unwrap();
+    drop(daemon);
+    let stopper = waiting.stopper();
+    while !matches!(waiting.next(), Ok(Item::Broken(_))) {}
+    let thread = std::thread::spawn(move || waiting.next());
+    stopper.stop();
+    assert!(matches!(thread.join().unwrap(), Err(Error::Stopped)));
+}
+
+/// A server that says this to whoever asks, and then closes, or does not.
+fn server_of(says: Vec<u8>, closes: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut request = [0; 4096];
+            let _ = client.read(&mut request);
+            let _ = client.write_all(&says);
+            if closes {
+                let _ = client.shutdown(std::net::Shutdown::Write);
+            }
+            kept.push(client);
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_server_that_is_none_gives_a_clear_error() {
+    let json = |body: &str| {
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let chunked = |body: &str| {
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    };
+    let ready = r#"{"type":"ready","date":"d","uuid":"u","seq":5,"epoch":"e","vms":[]}"#;
+    let line = |text: &str| format!("{:x}\r\n{text}\n\r\n", text.len() + 1);
+    // What it says, whether it closes, and what its error says.
+    let cases: Vec<(String, bool, &str)> = vec![
+        (String::new(), true, "no whole head"),
+        (String::new(), false, "no answer in"),
+        ("SSH-2.0-OpenSSH_9.2\r\n\r\n".into(), true, "not an HTTP answer"),
+        ("HTTP/1.1 200 OK\r\n".into(), false, "no answer in"),
+        (format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(70_000)), true, "head"),
+        (json("<html>hello</html>"), true, "not JSON"),
+        (json("5"), true, "no answer of vminfod"),
+        (json("{\"a\":"), true, "not JSON"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n[]".into(),
+            true,
+            "closed",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n[]".into(),
+            false,
+            "no answer in",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n[]".into(),
+            true,
+            "no such length",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n[]".into(),
+            true,
+            "no such length",
+        ),
+        (chunked("zz\r\n"), true, "not a chunk"),
+        (chunked("ffffffffffff\r\n"), true, "not a chunk"),
+        (chunked("5\r\n[]"), true, "closed"),
+        (chunked("2\r\n[]xx\r\n"), true, "chunk without"),
+        ("HTTP/1.1 500 Oops\r\n\r\nit hurts".into(), true, "it hurts"),
+        ("HTTP/1.1 404 Not Found\r\n\r\nnginx".into(), true, "nginx"),
+        (
+            "HTTP/1.1 503 Busy\r\n\r\n{\"error\":\"later\"}".into(),
+            true,
+            "later",
+        ),
+        ("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n".into(), true, "302"),
+    ];
+    let short = Duration::from_millis(300);
+    for (says, closes, wanted) in cases {
+        let addr = server_of(says.clone().into_bytes(), closes);
+        let client = Client::new(addr).time_limit(short);
+        let errors = [
+            client.ping().unwrap_err(),
+            client.status(false).unwrap_err(),
+            client.vms(&VmsQuery::new()).unwrap_err(),
+            client.vm("a").unwrap_err(),
+            client.sync("a", short).unwrap_err(),
+            client.wait("a", &[("state", "x")], short).unwrap_err(),
+        ];
+        for error in errors {
+            let said = error.to_string();
+            assert!(said.contains(wanted), "{says:?}: {said}");
+            let is_named = said.contains(&addr.to_string());
+            let is_refused = matches!(error, Error::Refused { .. });
+            assert!(is_named || is_refused, "{said}");
+        }
+    }
+    // Streams, which begin well.
+    let ready = line(ready);
+    let cases: Vec<(String, bool, &str)> = vec![
+        (chunked(&line("{}")), false, "without type"),
+        (chunked(&line("rubbish")), false, "not JSON"),
+        (
+            chunked(&line(
+                r#"{"type":"create","zonename":"a","seq":6,"vm":{}}"#,
+            )),
+            false,
+            "not ready",
+        ),
+        (
+            chunked(&format!(
+                "{ready}{}",
+                line(r#"{"type":"create","zonename":"a","seq":6}"#)
+            )),
+            false,
+            "without vm",
+        ),
+        (
+            chunked(&format!(
+                "{ready}{}",
+                line(r#"{"type":"delete","zonename":"a","seq":9}"#)
+            )),
+            false,
+            "event 9 after event 5",
+        ),
+        (
+            chunked(&format!(
+                "{ready}{}",
+                line(r#"{"type":"delete","zonename":"a","seq":5}"#)
+            )),
+            false,
+            "event 5 after event 5",
+        ),
+        (
+            chunked(&format!(
+                "{ready}{}",
+                line(r#"{"type":"heartbeat","seq":7}"#)
+            )),
+            false,
+            "event 7 after event 5",
+        ),
+        (chunked(&format!("{ready}0\r\n\r\n")), false, "has ended the stream"),
+        (chunked(&format!("{ready}5\r\n{{\"ty")), true, "closed"),
+        (chunked(&ready), false, "no answer in"),
+    ];
+    for (says, closes, wanted) in cases {
+        let addr = server_of(says.clone().into_bytes(), closes);
+        let client = Client::new(addr).time_limit(short);
+        let query = EventsQuery::new().heartbeat(short / 3);
+        let mut stream = client.events(query).unwrap();
+        let error = loop {
+            match stream.next_within(DEADLINE).unwrap() {
+                Some(Item::Broken(error)) => break error.to_string(),
+                Some(_) => {}
+                None => panic!("{says:?}: nothing in {DEADLINE:?}"),
+            }
+        };
+        assert!(error.contains(wanted), "{says:?}: {error}");
+        assert!(error.contains(&addr.to_string()), "{error}");
+        // It tries again, and gives up when it is told to.
+        let mut stream = stream.retry_for(Duration::ZERO);
+        let error = loop {
+            if let Err(error) = stream.next() {
+                break error.to_string();
+            }
+        };
+        assert!(error.contains(wanted), "{says:?}: {error}");
+    }
+    let away = Client::new(free_address().parse().unwrap());
+    let error = away.ping().unwrap_err();
+    assert!(matches!(error, Error::Away { .. }), "{error:?}");
+    assert!(error.to_string().contains("no daemon answers at"), "{error}");
+}

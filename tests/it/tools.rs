@@ -1,0 +1,475 @@
+//! Tools that wait, watch and compare.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use vminfod::json::Json;
+
+use crate::harness::{
+    DEADLINE, Daemon, TestHost, VMINFOD, free_address, parse, simhost_program,
+    text, wait_for,
+};
+
+fn tool(daemon: &Daemon, args: &[&str]) -> Output {
+    Command::new(VMINFOD)
+        .args(args)
+        .env("VMINFOD_SERVER", daemon.addr.to_string())
+        .output()
+        .unwrap()
+}
+
+/// A command line of the simulated host.
+fn simhost<'a>(
+    host: &'a TestHost,
+    verb: &'a str,
+    args: &[&'a str],
+) -> Vec<&'a str> {
+    let mut words = vec![simhost_program().to_str().unwrap(), verb];
+    words.push(host.root().to_str().unwrap());
+    words.extend(args);
+    words
+}
+
+fn wait_with(daemon: &Daemon, args: &[&str], command: &[&str]) -> Output {
+    let words = [&["wait"], args, &["--"], command].concat();
+    tool(daemon, &words)
+}
+
+#[test]
+fn a_command_is_run_and_its_effect_waited_for() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let vm_of = |output: Output| {
+        assert!(output.status.success(), "{output:?}");
+        parse(&output.stdout)
+    };
+    // The recipes of vminfod(8).
+    let new = simhost::layout::uuid_of(7);
+    let create = simhost(&host, "create", &["7", "lx"]);
+    let output = wait_with(&daemon, &[&new, "state=running"], &create);
+    // What the command prints comes first.
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (uuid, vm) = printed.split_once('\n').unwrap();
+    assert_eq!(uuid, new);
+    assert_eq!(text(&parse(vm.as_bytes()), "state"), "running");
+    let stop = simhost(&host, "stop", &[&new]);
+    let vm = vm_of(wait_with(&daemon, &[&new, "state=stopped"], &stop));
+    assert!(vm.get("exit_status").is_some(), "{vm}");
+    let start = simhost(&host, "start", &[&new]);
+    let vm = vm_of(wait_with(&daemon, &[&new, "state=running"], &start));
+    assert_eq!(text(&vm, "state"), "running");
+    let boot = vm.get("zoneid").unwrap().to_string();
+    let update = simhost(&host, "update", &[&new, "alias=x", "quota=44"]);
+    let wanted = [&*new, "alias=x", "quota=44"];
+    let vm = vm_of(wait_with(&daemon, &wanted, &update));
+    assert_eq!(text(&vm, "alias"), "x");
+    let snapshot = simhost(&host, "snapshot", &[&new, "before"]);
+    let wanted = [&*new, "snapshots.*.name=before"];
+    vm_of(wait_with(&daemon, &wanted, &snapshot));
+    let delete = simhost(&host, "delete-snapshot", &[&new, "before"]);
+    let wanted = [&*new, "snapshots.*.name=!before"];
+    vm_of(wait_with(&daemon, &wanted, &delete));
+    // Another boot than the last.
+    let other_boot = format!("zoneid=!{boot}");
+    let reboot = simhost(&host, "reboot", &[&new]);
+    let wanted = [&*new, "state=running", &other_boot];
+    let vm = vm_of(wait_with(&daemon, &wanted, &reboot));
+    assert_ne!(vm.get("zoneid").unwrap().to_string(), boot);
+    let delete = simhost(&host, "delete", &[&new]);
+    let gone = wait_with(&daemon, &[&new, "--gone"], &delete);
+    assert!(gone.status.success() && gone.stdout.is_empty(), "{gone:?}");
+    assert_eq!(daemon.get(&format!("/vms/{new}")).status, 404);
+
+    // Without a command, what is so already will do.
+    let now = tool(&daemon, &["wait", &zonename, "state=running"]);
+    assert_eq!(text(&vm_of(now), "zonename"), zonename);
+    let now = tool(&daemon, &["wait", "nobody", "--gone", "--timeout", "0"]);
+    assert!(now.status.success(), "{now:?}");
+}
+
+#[test]
+fn a_wait_that_fails_says_why() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let late = |args: &[&str], wanted: &str| {
+        let mut words = vec!["wait"];
+        words.extend(args);
+        words.extend(["--timeout", "0.05"]);
+        let output = tool(&daemon, &words);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(wanted), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        output.stdout
+    };
+    let vm = late(
+        &[&zonename, "state=stopped", "quota=25", "tags.x=1"],
+        "not in 0.05 s: state is running, wanted state=stopped; there is no \
+         tags.x, wanted tags.x=1",
+    );
+    // As it is instead.
+    assert_eq!(text(&parse(&vm), "state"), "running");
+    late(&[&zonename, "--gone"], "it is there");
+    assert!(late(&["nobody", "state=running"], "no such VM").is_empty());
+
+    // A command that fails is not waited for.
+    for (command, status, wanted) in [
+        (&["false"][..], 1, "false: exit status: 1; not waited for"),
+        (&["sh", "-c", "exit 42"], 42, "sh: exit status: 42"),
+        (&["sh", "-c", "kill -TERM $$"], 143, "SIGTERM"),
+        (&["/no/such/command"], 127, "/no/such/command: No such file"),
+    ] {
+        let output = wait_with(&daemon, &[&zonename, "state=running"], command);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(wanted), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    // The command has words of its own, and what looks like options.
+    let echo = ["echo", "--gone", "--"];
+    let output = wait_with(&daemon, &[&zonename, "state=running"], &echo);
+    assert!(output.stdout.starts_with(b"--gone --\n{"), "{output:?}");
+}
+
+#[test]
+fn what_happened_since_an_event_counts() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let status = daemon.status();
+    let seq = status.get("seq").unwrap().to_string();
+    let of_epoch = format!("{}-{seq}", text(&status, "epoch"));
+    host.update(&zonename, "alias", "short-lived").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=short-lived");
+    assert_eq!(daemon.get(&path).status, 200);
+    host.update(&zonename, "alias", "other").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=other");
+    assert_eq!(daemon.get(&path).status, 200);
+    for since in [&seq, &of_epoch] {
+        let args = ["wait", &zonename, "alias=short-lived", "--since", since];
+        let output = tool(&daemon, &args);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(text(&parse(&output.stdout), "alias"), "short-lived");
+    }
+    let args = ["wait", &zonename, "alias=short-lived", "--timeout", "0.05"];
+    assert_eq!(tool(&daemon, &args).status.code(), Some(3));
+}
+
+/// What may be wrong while commands are waited for.
+const FAULTS: [(&str, &str); 10] = [
+    ("zoneadm", "slow 20 times=2"),
+    ("zfs", "slow 30 times=2"),
+    ("zoneadm", "fail not now times=1"),
+    ("zfs", "garbage times=1"),
+    ("zfs", "truncate times=1"),
+    ("zoneadm", "empty times=1"),
+    ("sysevent-zone", "drop times=3"),
+    ("sysevent-zone", "duplicate times=3"),
+    ("sysevent-zone", "reorder times=3"),
+    ("sysevent-zfs", "drop times=2"),
+];
+
+/// How often commands are waited for, on each of [`SIDES`] hosts.
+const ROUNDS: usize = 250;
+
+/// How many hosts there are at once.
+const SIDES: usize = 4;
+
+#[test]
+fn a_thousand_waits_under_faults_tell_no_lie_and_end() {
+    std::thread::scope(|scope| {
+        for side in 0..SIDES {
+            scope.spawn(move || waits_under_faults(side));
+        }
+    });
+}
+
+fn waits_under_faults(side: usize) {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let mut random = 0x9e37_79b9_u64 + side as u64;
+    for round in 0..ROUNDS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005) + 1;
+        let (what, words) = FAULTS[(random >> 33) as usize % FAULTS.len()];
+        host.hurt(what, words).unwrap();
+        let is_up = host.is_up(&zonename).unwrap();
+        let (verb, state) = match is_up {
+            true => ("stop", "state=stopped"),
+            false => ("start", "state=running"),
+        };
+        let tag = format!("round=r{round}");
+        let tag_set = format!("tags.{tag}");
+        let (wanted, command) = match round % 5 {
+            0 => {
+                let update = simhost(&host, "update", &[&zonename, &tag_set]);
+                (tag_set.as_str(), update)
+            }
+            _ => (state, simhost(&host, verb, &[&zonename])),
+        };
+        // A command that does nothing makes nothing so.
+        if round % 10 == 9 {
+            let args = [&*zonename, wanted, "--timeout", "0.2"];
+            let output = wait_with(&daemon, &args, &["true"]);
+            assert_eq!(output.status.code(), Some(3), "{round}: {output:?}");
+        }
+        let timeout = DEADLINE.as_secs().to_string();
+        let args = [&*zonename, wanted, "--timeout", &timeout];
+        let output = wait_with(&daemon, &args, &command);
+        let context = format!("{side} {round} {what} {words}: {output:?}");
+        assert!(output.status.success(), "{context}");
+        // What it says is so of what it prints, of the system, and of what
+        // the daemon says from now on.
+        let vm = parse(&output.stdout);
+        let served = daemon.vm(&zonename).unwrap();
+        let (property, value) = wanted.split_once('=').unwrap();
+        for vm in [&vm, &served] {
+            let told = match property {
+                "state" => text(vm, "state"),
+                _ => text(vm.get("tags").unwrap(), "round"),
+            };
+            assert_eq!(told, value, "{context}");
+        }
+        if property == "state" {
+            assert_eq!(host.is_up(&zonename).unwrap(), !is_up, "{context}");
+        }
+    }
+}
+
+/// `vminfod events` with its two outputs.
+struct Events {
+    child: Child,
+    lines: Receiver<String>,
+    notes: BufReader<ChildStderr>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Events {
+    fn start(addr: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(VMINFOD)
+            .args(["events", "-r"])
+            .args(args)
+            .env("VMINFOD_SERVER", addr)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let notes = BufReader::new(child.stderr.take().unwrap());
+        Self { child, lines, notes }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn note(&mut self) -> String {
+        let mut line = String::new();
+        self.notes.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+fn lines_of(out: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+#[test]
+fn events_go_on_with_the_next_daemon_and_say_so() {
+    let host = TestHost::with_vms(3);
+    let addr = free_address();
+    let names = host.zonenames().unwrap();
+    let daemon = host.start_with(&["--listen", &addr]);
+    let mut events = Events::start(&addr, &[]);
+    assert!(events.line().ends_with("] ready"));
+    drop(daemon);
+    let note = events.note();
+    assert!(note.ends_with("; trying again\n"), "{note}");
+    host.update(&names[0], "alias", "renamed").unwrap();
+    host.delete(&names[1]).unwrap();
+    let daemon = host.start_with(&["--listen", &addr]);
+    let note = events.note();
+    let wanted = "vminfod: begun anew (another epoch): what is different now \
+                  follows\n";
+    assert_eq!(note, wanted);
+    assert!(events.line().ends_with("] ready"));
+    let mut lines: Vec<_> = (0..2).map(|_| events.line()).collect();
+    lines.sort_by_key(|line| line.contains("modify"));
+    let short = |name: &str| name.split('-').next().unwrap().to_string();
+    let end = format!("] {} - delete", short(&names[1]));
+    assert!(lines[0].ends_with(&end), "{lines:?}");
+    let end = format!(
+        "] {} renamed modify: alias changed :: \"vm0\" -> \"renamed\"",
+        short(&names[0])
+    );
+    // The file's time has changed too.
+    assert!(lines[1].ends_with(&end), "{lines:?}");
+    // vmadm's way is to end with the stream.
+    let mut ends = Events::start(&addr, &["--retry", "0"]);
+    assert!(ends.line().ends_with("] ready"));
+    drop(daemon);
+    let note = ends.note();
+    assert!(note.contains("/events: "), "{note}");
+    assert_eq!(ends.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn events_are_of_what_is_asked_for() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let addr = daemon.addr.to_string();
+    let names = host.zonenames().unwrap();
+    let (a, b) = (&*names[0], &*names[1]);
+    let ready = |args: &[&str]| {
+        let events = Events::start(&addr, args);
+        assert!(events.line().contains("ready"), "{args:?}");
+        events
+    };
+    let of_vm = ready(&[a]);
+    let of_uuid = ready(&["--uuid", b]);
+    let of_paths = ready(&["--path", "alias,quota"]);
+    let of_type = ready(&["--type", "create", "--type", "delete"]);
+    let json = ready(&["-j", a]);
+    let seq = daemon.status().get("seq").unwrap().to_string();
+    host.update(b, "tags.x", "1").unwrap();
+    let path = format!("/vms/{b}?wait=tags.x=1");
+    assert_eq!(daemon.get(&path).status, 200);
+    host.update(a, "alias", "\x1b]0;owned\x07").unwrap();
+    let path = format!("/vms/{a}?wait=alias=~owned");
+    assert_eq!(daemon.get(&path).status, 200);
+    let new = simhost::Host::spec(9);
+    host.create(&new).unwrap();
+
+    let b_short = b.split('-').next().unwrap();
+    assert!(of_uuid.line().contains(&format!("] {b_short} vm1 modify: tags")));
+    let line = of_vm.line();
+    // What a tenant writes is no order to the terminal.
+    let wanted = "\\u001b]0;owned\\u0007 modify: alias changed :: \"vm0\" -> \
+                  \"\\u001b]0;owned\\u0007\"";
+    assert!(line.contains(wanted), "{line}");
+    assert!(of_paths.line().contains("modify: alias changed"));
+    assert!(of_type.line().ends_with(" create"));
+    let event = parse(json.line().as_bytes());
+    assert_eq!(text(&event, "type"), "modify");
+    // From an event on, of this daemon.
+    let since = ready(&["--since", &seq]);
+    assert!(since.line().contains("modify: tags"));
+    let mut since = Events::start(&addr, &["--since", "nonsense-5"]);
+    let note = since.note();
+    assert!(note.contains("another epoch"), "{note}");
+}
+
+#[test]
+fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
+    let host = TestHost::with_vms(6);
+    let daemon = host.start_with(&["--refresh-interval", "100000"]);
+    let root = host.root().to_str().unwrap();
+    let diagnose = |args: &[&str]| {
+        let mut words = vec!["diagnose", "--root", root];
+        words.extend(args);
+        let output = tool(&daemon, &words);
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), stdout, stderr)
+    };
+    let nothing = (Some(0), String::new(), String::new());
+    assert_eq!(diagnose(&[]), nothing);
+    assert_eq!(diagnose(&["-j"]).1, "[]\n");
+    let names = host.zonenames().unwrap();
+    host.hurt("sysevent-zfs", "drop").unwrap();
+    host.update(&names[0], "quota", "77").unwrap();
+    let wanted = format!("{} quota: system 77, daemon 25\n", names[0]);
+    let (status, stdout, stderr) = diagnose(&[]);
+    assert_eq!((status, &stdout), (Some(1), &wanted), "{stderr}");
+    assert_eq!(stderr, "vminfod: 1 differences\n");
+    let json = parse(diagnose(&["-j"]).1.as_bytes());
+    let told = &json.as_array().unwrap()[0];
+    assert_eq!(text(told, "path"), "quota");
+    assert_eq!(told.get("daemon"), Some(&Json::from(25u32)));
+    // What the daemon is made to look at is in order again.
+    assert!(tool(&daemon, &["get", "--sync", &names[0]]).status.success());
+    assert_eq!(diagnose(&[]), nothing);
+    // It can't tell without both.
+    host.hurt("zoneadm", "fail no").unwrap();
+    let (status, _, stderr) = diagnose(&[]);
+    assert_eq!(status, Some(2), "{stderr}");
+    host.hurt("zoneadm", "heal").unwrap();
+    let away = Command::new(VMINFOD)
+        .args(["diagnose", "--root", root, "--server", &free_address()])
+        .output();
+    assert_eq!(away.unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn the_status_names_who_is_ill() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(1);
+    let path = format!("/zones/{zonename}/config/metadata.json");
+    fs::write(host.path(&path), "{broken").unwrap();
+    let status = || {
+        let output = tool(&daemon, &["status"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = wait_for("the fault is told", || {
+        let said = status();
+        let is_told = said.contains("NOT healthy: 1 fault\n");
+        if is_told { Ok(said) } else { Err(said) }
+    });
+    let vm = daemon.vm(&zonename).unwrap();
+    let alias = text(&vm, "alias");
+    let wanted =
+        format!("\nVM {zonename} ({alias}): metadata.json\n    since 20");
+    assert!(said.contains(&wanted), "{said}");
+    fs::write(host.path(&path), "{}").unwrap();
+    wait_for("it is mended", || {
+        let said = status();
+        if said.contains(": healthy\n") { Ok(()) } else { Err(said) }
+    });
+}
+
+#[test]
+fn the_tools_end_quietly_when_nobody_reads() {
+    let host = TestHost::with_vms(40);
+    let daemon = host.start();
+    let sh = |words: &str| {
+        Command::new("bash")
+            .args(["-c", &format!("set -o pipefail; {words}")])
+            .env("V", Path::new(VMINFOD))
+            .env("VMINFOD_SERVER", daemon.addr.to_string())
+            .output()
+            .unwrap()
+    };
+    for words in [
+        "$V vms | head -c 10",
+        "$V list | head -n 1",
+        "$V lookup -j | head -c 10",
+    ] {
+        let output = sh(words);
+        assert_eq!(output.status.code(), Some(0), "{words} {output:?}");
+        assert!(output.stderr.is_empty(), "{words} {output:?}");
+    }
+    let full = sh("$V list > /dev/full");
+    assert_eq!(full.status.code(), Some(1), "{full:?}");
+    assert!(full.stderr.starts_with(b"vminfod: standard output: "));
+}
