@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests need besides Rust, gcc and make, on Debian, where it is
-# not there: clients of HTTP, and promtool into the given directory, since the
-# package it is in would start a server on the port of the daemon.
+# not there: clients of HTTP, a terminal, shells, a checker of manual pages;
+# and promtool into the given directory, since the package it is in would start
+# a server on the port of the daemon.
 set -euo pipefail
 tools=$1
 as_root=()
@@ -13,7 +14,8 @@ quietly_twice() {
 }
 
 missing=()
-for pair in curl:curl node:nodejs python3:python3 wrk:wrk; do
+for pair in curl:curl node:nodejs python3:python3 wrk:wrk tmux:tmux \
+    mandoc:mandoc zsh:zsh; do
     command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

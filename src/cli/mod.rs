@@ -7,6 +7,7 @@ mod diagnose;
 mod events;
 mod status;
 mod terminal;
+mod top;
 mod usage;
 mod vmadm;
 mod wait;
@@ -118,6 +119,7 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         "list" | "lookup" | "get" | "json" => vmadm::main(verb, args),
         "events" => events::run(args, Caller::Vminfod),
         "wait" => wait::run(args),
+        "top" => top::run(args),
         "status" => status::run(args),
         "diagnose" => diagnose::run(args),
         "ping" => {

@@ -19,6 +19,7 @@ VMs, as vmadm(8) has them:
          [-- COMMAND...]
                      until a VM is so, after COMMAND if there is one; exit
                      status 3 if it is not in 60 seconds
+  top                a live view of VMs and events
 
 The daemon:
   daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]

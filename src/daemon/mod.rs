@@ -39,7 +39,8 @@ use crate::json::Object;
 use crate::load::Loader;
 use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
-use crate::os::{self, EndSignals, net};
+use crate::os::signals::{Signal, Signals};
+use crate::os::{self, net};
 use crate::queue::Queue;
 use crate::requested::Requests;
 use crate::threads::{exit, spawn};
@@ -126,7 +127,8 @@ pub struct Shared {
 /// # Errors
 /// A sentence, if it can't start.
 pub fn run(settings: &Settings) -> Result<(), String> {
-    let signals = EndSignals::catch().map_err(|e| format!("signals: {e}"))?;
+    let signals = Signals::catch(&[Signal::Terminate, Signal::Interrupt])
+        .map_err(|e| format!("signals: {e}"))?;
     // Before anything else: a second daemon must disturb nothing.
     let bound = bind(settings)?;
     let settings = within_descriptors(settings.clone());

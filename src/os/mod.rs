@@ -6,16 +6,15 @@
 pub mod fswatch;
 pub mod net;
 pub mod process;
+pub mod signals;
+pub mod terminal;
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// A file's content and the time of its last change.
@@ -257,100 +256,10 @@ pub fn raise_descriptor_limit() -> u64 {
 /// Descriptors that POSIX grants any process.
 const DESCRIPTORS_MIN: u64 = 20;
 
-/// A signal that ends the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndSignal {
-    /// SIGTERM
-    Terminate,
-    /// SIGINT
-    Interrupt,
-}
-
 /// Ends the process at once: nothing is flushed, and so nothing is waited for.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
-}
-
-/// The ending signals, kept from killing the process.
-#[derive(Debug)]
-pub struct EndSignals {
-    from: UnixStream,
-}
-
-/// Where the handler writes; -1 until there is one.
-static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
-
-/// Hands a signal on. Only what is async-signal-safe may be done here.
-extern "C" fn hand_on(signal: libc::c_int) {
-    // Neither signal's number takes more than a byte.
-    let byte = signal.to_le_bytes()[0];
-    let fd = SIGNALLED.load(Ordering::Relaxed);
-    // SAFETY: write(2) is async-signal-safe, and `byte` is valid for the call.
-    // errno is put back, since the interrupted thread may be about to read it.
-    unsafe {
-        let errno = errno_location();
-        let before = *errno;
-        libc::write(fd, (&raw const byte).cast(), 1);
-        *errno = before;
-    }
-}
-
-#[cfg(target_os = "linux")]
-unsafe fn errno_location() -> *mut libc::c_int {
-    // SAFETY: it always gives a valid pointer.
-    unsafe { libc::__errno_location() }
-}
-
-#[cfg(not(target_os = "linux"))]
-unsafe fn errno_location() -> *mut libc::c_int {
-    // SAFETY: it always gives a valid pointer.
-    unsafe { libc::___errno() }
-}
-
-impl EndSignals {
-    /// Catches SIGTERM and SIGINT from now on. They are not blocked, which
-    /// children would inherit: those get them as usual.
-    ///
-    /// # Errors
-    /// Those of sigaction(2), or if there are no descriptors left.
-    pub fn catch() -> io::Result<Self> {
-        let (to, from) = UnixStream::pair()?;
-        to.set_nonblocking(true)?;
-        // The handler may be called for as long as the process lives.
-        SIGNALLED.store(to.into_raw_fd(), Ordering::Relaxed);
-        let handler: extern "C" fn(libc::c_int) = hand_on;
-        for signal in [libc::SIGTERM, libc::SIGINT] {
-            // SAFETY: a zeroed sigaction is valid memory, and all that counts
-            // of it is set; the handler is async-signal-safe.
-            let failed = unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = handler as libc::sighandler_t;
-                action.sa_flags = libc::SA_RESTART;
-                libc::sigemptyset(&raw mut action.sa_mask);
-                libc::sigaction(signal, &raw const action, ptr::null_mut())
-            };
-            if failed != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(Self { from })
-    }
-
-    /// Blocks until one of them arrives.
-    #[must_use]
-    pub fn wait(&self) -> EndSignal {
-        let mut byte = [0];
-        loop {
-            // Its other end is never closed; EINTR is tried again.
-            let read = (&self.from).read(&mut byte);
-            match (read, i32::from(byte[0])) {
-                (Ok(1), libc::SIGTERM) => return EndSignal::Terminate,
-                (Ok(1), libc::SIGINT) => return EndSignal::Interrupt,
-                _ => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,9 @@ mod vmadm;
 /// Tools that wait, watch and compare.
 mod tools;
 
+/// The live view.
+mod top;
+
 /// The client library, and what it makes of bad servers.
 mod library;
 

@@ -289,6 +289,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
         &["wait", "a", "alias=~("],
         &["wait", "a", "state=x", "--gone"],
         &["wait", "a", "--gone", "--timeout", "soon"],
+        &["top", "x"],
         &["diagnose", "x"],
         &["daemon", "--listen", "0.0.0.0:9090"],
         &["daemon", "--refresh-interval", "soon"],

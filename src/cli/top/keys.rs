@@ -1,0 +1,130 @@
+//! Keys, from what a terminal sends for them.
+
+/// A key that was pressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A letter, a digit, a sign.
+    Char(char),
+    /// One line up.
+    Up,
+    /// One line down.
+    Down,
+    /// One screen up.
+    PageUp,
+    /// One screen down.
+    PageDown,
+    /// To the beginning.
+    Home,
+    /// To the end.
+    End,
+    /// Enter.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace.
+    Backspace,
+    /// Ctrl-C.
+    Interrupt,
+    /// Ctrl-L.
+    Redraw,
+}
+
+/// Sequences of terminals, without the escape before them.
+const SEQUENCES: &[(&[u8], Key)] = &[
+    (b"[A", Key::Up),
+    (b"[B", Key::Down),
+    (b"OA", Key::Up),
+    (b"OB", Key::Down),
+    (b"[5~", Key::PageUp),
+    (b"[6~", Key::PageDown),
+    (b"[H", Key::Home),
+    (b"[F", Key::End),
+    (b"OH", Key::Home),
+    (b"OF", Key::End),
+    (b"[1~", Key::Home),
+    (b"[4~", Key::End),
+];
+
+/// Reads keys. Sequences come in one piece; those that are not known are
+/// passed over.
+pub fn parse(bytes: &[u8]) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        match first {
+            0x1b => {
+                let known =
+                    SEQUENCES.iter().find(|(s, _)| after.starts_with(s));
+                if let Some((sequence, key)) = known {
+                    keys.push(*key);
+                    rest = &after[sequence.len()..];
+                } else if let [b'[' | b'O', unknown @ ..] = after {
+                    let end =
+                        unknown.iter().position(|b| (0x40..0x7f).contains(b));
+                    rest = end.map_or(&[], |end| &unknown[end + 1..]);
+                } else {
+                    keys.push(Key::Escape);
+                }
+            }
+            b'\r' | b'\n' => keys.push(Key::Enter),
+            0x7f | 0x08 => keys.push(Key::Backspace),
+            0x03 => keys.push(Key::Interrupt),
+            0x0c => keys.push(Key::Redraw),
+            0x20..0x7f => keys.push(Key::Char(char::from(*first))),
+            0xc2..0xf5 => {
+                let length = match first {
+                    0xc2..0xe0 => 2,
+                    0xe0..0xf0 => 3,
+                    _ => 4,
+                };
+                let begin = bytes.len() - rest.len() - 1;
+                let text = bytes.get(begin..begin + length);
+                let text = text.and_then(|t| std::str::from_utf8(t).ok());
+                if let Some(c) = text.and_then(|text| text.chars().next()) {
+                    keys.push(Key::Char(c));
+                    rest = &bytes[begin + length..];
+                }
+            }
+            _ => {}
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_from_what_terminals_send() {
+        for (bytes, keys) in [
+            (&b"q/"[..], &[Key::Char('q'), Key::Char('/')][..]),
+            (
+                b"\x1b[A\x1bOB\x1b[5~x",
+                &[Key::Up, Key::Down, Key::PageUp, Key::Char('x')],
+            ),
+            (b"\x1b", &[Key::Escape]),
+            (b"\x1b[200~\x1b[1;5Cj", &[Key::Char('j')]),
+            (b"\x1b[9", &[]),
+            (
+                "\u{e9}\u{6f22}".as_bytes(),
+                &[Key::Char('\u{e9}'), Key::Char('\u{6f22}')],
+            ),
+            (b"\xc3", &[]),
+            (b"\xff\xfe\x00\x01", &[]),
+            (
+                b"\r\x7f\x08\x03\x0c",
+                &[
+                    Key::Enter,
+                    Key::Backspace,
+                    Key::Backspace,
+                    Key::Interrupt,
+                    Key::Redraw,
+                ],
+            ),
+        ] {
+            assert_eq!(parse(bytes), keys, "{bytes:?}");
+        }
+    }
+}

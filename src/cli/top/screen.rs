@@ -1,0 +1,165 @@
+//! Frames, and how they get onto a terminal: only lines that are different
+//! are written, since the terminal may be at the end of a slow line.
+
+use std::fmt::Write;
+
+/// How text looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// As all text.
+    #[default]
+    Plain,
+    /// Less important.
+    Dim,
+    /// More important.
+    Bold,
+    /// A heading.
+    Reverse,
+    /// Good, or new.
+    Green,
+    /// Bad, or gone.
+    Red,
+    /// Changed.
+    Yellow,
+}
+
+impl Style {
+    fn code(self, has_colours: bool) -> &'static str {
+        match (self, has_colours) {
+            (Self::Plain, _) | (Self::Green, false) => "",
+            (Self::Dim, _) => "\x1b[2m",
+            (Self::Bold, _) | (Self::Yellow | Self::Red, false) => "\x1b[1m",
+            (Self::Reverse, _) => "\x1b[7m",
+            (Self::Green, true) => "\x1b[32m",
+            (Self::Red, true) => "\x1b[1;31m",
+            (Self::Yellow, true) => "\x1b[1;33m",
+        }
+    }
+}
+
+/// A piece of a line. Where it begins does not depend on how wide the
+/// terminal takes what stands before it to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The cell in which it begins, from 0 on.
+    pub at: usize,
+    /// Text that a terminal may be given.
+    pub text: String,
+    /// How it looks.
+    pub style: Style,
+}
+
+/// A line of a frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    spans: Vec<Span>,
+}
+
+impl Line {
+    /// A line of one piece.
+    pub fn of(text: String, style: Style) -> Self {
+        let mut line = Self::default();
+        line.add(0, text, style);
+        line
+    }
+
+    /// Adds a piece.
+    pub fn add(&mut self, at: usize, text: String, style: Style) {
+        self.spans.push(Span { at, text, style });
+    }
+
+    /// The line as text alone.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for span in &self.spans {
+            let length = text.chars().count();
+            text += &" ".repeat(span.at.saturating_sub(length));
+            text += &span.text;
+        }
+        text.trim_end().to_string()
+    }
+}
+
+/// What is on the terminal.
+#[derive(Debug, Default)]
+pub struct Screen {
+    shown: Vec<Line>,
+    size: (usize, usize),
+}
+
+/// The other screen, without a cursor, and without going on in the next line.
+pub const BEGIN: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
+
+/// The screen as it was before.
+pub const END: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+
+impl Screen {
+    /// What has to be written so that `lines` are shown.
+    pub fn show(
+        &mut self,
+        lines: Vec<Line>,
+        size: (usize, usize),
+        has_colours: bool,
+    ) -> String {
+        let mut out = String::new();
+        if size != self.size {
+            out.push_str("\x1b[2J");
+            *self = Self { shown: Vec::new(), size };
+        }
+        let count = lines.len().max(self.shown.len());
+        let none = Line::default();
+        for row in 0..count {
+            let new = lines.get(row).unwrap_or(&none);
+            if self.shown.get(row) == Some(new) {
+                continue;
+            }
+            // Writing to a string does not fail.
+            let _ = write!(out, "\x1b[{};1H\x1b[2K", row + 1);
+            for span in &new.spans {
+                let Some(room) = size.0.checked_sub(span.at) else { continue };
+                let text: String = span.text.chars().take(room).collect();
+                let code = span.style.code(has_colours);
+                let end = if code.is_empty() { "" } else { "\x1b[0m" };
+                let at = span.at + 1;
+                let _ = write!(out, "\x1b[{at}G{code}{text}{end}");
+            }
+        }
+        self.shown = lines;
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_different_is_written() {
+        let mut screen = Screen::default();
+        let line = |text: &str| Line::of(text.to_string(), Style::Plain);
+        let size = (10, 3);
+        let out = screen.show(vec![line("a"), line("b")], size, true);
+        let wanted = "\x1b[2J\x1b[1;1H\x1b[2K\x1b[1Ga\x1b[2;1H\x1b[2K\x1b[1Gb";
+        assert_eq!(out, wanted);
+        let out = screen.show(vec![line("a"), line("c")], size, true);
+        assert_eq!(out, "\x1b[2;1H\x1b[2K\x1b[1Gc");
+        assert_eq!(screen.show(vec![line("a"), line("c")], size, true), "");
+        let out = screen.show(vec![line("a")], size, true);
+        assert_eq!(out, "\x1b[2;1H\x1b[2K");
+        // Another size: all of it, and no more than fits.
+        let mut wide = Line::of("0123456789".to_string(), Style::Plain);
+        wide.add(3, "xyz".to_string(), Style::Red);
+        wide.add(9, "never".to_string(), Style::Red);
+        let out = screen.show(vec![wide], (5, 3), false);
+        let wanted =
+            "\x1b[2J\x1b[1;1H\x1b[2K\x1b[1G01234\x1b[4G\x1b[1mxy\x1b[0m";
+        assert_eq!(out, wanted);
+    }
+
+    #[test]
+    fn a_line_can_be_text_alone() {
+        let mut line = Line::of("ab".to_string(), Style::Bold);
+        line.add(4, "cd ".to_string(), Style::Plain);
+        assert_eq!(line.text(), "ab  cd");
+    }
+}

@@ -1,0 +1,531 @@
+//! What the live view shows: pure, from what is known to the lines of a frame.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::keys::Key;
+use super::screen::{Line, Style};
+use crate::cli::status::{faults, long_time};
+use crate::cli::terminal::printable;
+use crate::client::{Event, EventKind};
+use crate::json::{Json, Object};
+use crate::select::{ram_member, text_of, type_of};
+
+/// How long what has changed stands out.
+const HIGHLIGHT: Duration = Duration::from_secs(5);
+
+/// Lines of events that are kept.
+const EVENTS_MAX: usize = 500;
+
+/// Latencies are those of the last events within this time.
+const LATENCY_TIME: Duration = Duration::from_secs(60);
+
+/// The most latencies that are kept.
+const LATENCIES_MAX: usize = 10_000;
+
+/// The longest filter, in characters.
+const FILTER_MAX: usize = 60;
+
+/// A terminal at least this wide has whole uuids.
+const WIDE: usize = 110;
+
+/// What VMs are sorted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// The uuid.
+    Uuid,
+    /// The type.
+    Type,
+    /// The memory.
+    Ram,
+    /// The state.
+    State,
+    /// The alias.
+    Alias,
+    /// When it has changed last: the latest first.
+    Changed,
+}
+
+impl Column {
+    const ALL: [(Self, &'static str, char); 6] = [
+        (Self::Uuid, "UUID", 'u'),
+        (Self::Type, "TYPE", 't'),
+        (Self::Ram, "RAM", 'm'),
+        (Self::State, "STATE", 's'),
+        (Self::Alias, "ALIAS", 'a'),
+        (Self::Changed, "LAST CHANGE", 'c'),
+    ];
+}
+
+/// What has happened to a VM last.
+#[derive(Clone, Debug)]
+struct Change {
+    at: Instant,
+    what: String,
+}
+
+/// All that is shown, and how.
+#[derive(Debug)]
+pub struct View {
+    /// Which daemon is shown.
+    pub server: String,
+    /// The VMs.
+    pub vms: BTreeMap<Arc<str>, Json>,
+    /// What the daemon says of itself.
+    pub status: Option<Json>,
+    /// Why what is shown may be old.
+    pub trouble: Option<String>,
+    changes: HashMap<Arc<str>, Change>,
+    events: VecDeque<(String, Style)>,
+    latencies: VecDeque<(Instant, u64)>,
+    sort: Column,
+    is_reversed: bool,
+    filter: String,
+    is_filtering: bool,
+    has_events: bool,
+    has_help: bool,
+    top: usize,
+    /// How many VMs the last frame had room for, and how many there were.
+    page: (usize, usize),
+    /// Whether the end is wanted.
+    pub is_over: bool,
+}
+
+/// A VM in the table.
+struct Row<'a> {
+    zonename: &'a Arc<str>,
+    uuid: &'a str,
+    kind: &'static str,
+    ram: Option<f64>,
+    state: String,
+    alias: String,
+    change: Option<&'a Change>,
+}
+
+impl View {
+    /// A view of nothing yet.
+    pub fn new(server: String) -> Self {
+        Self {
+            server,
+            vms: BTreeMap::new(),
+            status: None,
+            trouble: None,
+            changes: HashMap::new(),
+            events: VecDeque::new(),
+            latencies: VecDeque::new(),
+            sort: Column::Ram,
+            is_reversed: false,
+            filter: String::new(),
+            is_filtering: false,
+            has_events: true,
+            has_help: false,
+            top: 0,
+            page: (1, 0),
+            is_over: false,
+        }
+    }
+
+    /// Takes an event in.
+    pub fn take_in(&mut self, event: &Event, now: Instant) {
+        let time = event.date().split_once('T');
+        let time = time.map_or("", |(_, time)| time.get(..8).unwrap_or(time));
+        let short = event.zonename.split('-').next().unwrap_or_default();
+        let alias = event.vm().and_then(|vm| vm.get("alias")?.as_str());
+        let alias = alias.filter(|alias| !alias.is_empty()).unwrap_or("-");
+        let who = format!("{time} {short} {alias}");
+        let (what, style) = match event.kind {
+            EventKind::Create => (vec!["create".to_string()], Style::Green),
+            EventKind::Delete => (vec!["delete".to_string()], Style::Red),
+            EventKind::Modify => (
+                event.changes().iter().map(change_text).collect(),
+                Style::Plain,
+            ),
+        };
+        for what in &what {
+            if self.events.len() >= EVENTS_MAX {
+                self.events.pop_front();
+            }
+            self.events.push_back((printable(&format!("{who} {what}")), style));
+        }
+        if event.kind == EventKind::Delete {
+            self.changes.remove(&event.zonename);
+        } else if let Some(what) = main_change(event, &what) {
+            let change = Change { at: now, what };
+            self.changes.insert(Arc::clone(&event.zonename), change);
+        }
+        let cause = event.json.get("cause");
+        let latency = cause.and_then(|c| c.get("latency_us")?.as_u64());
+        if let Some(latency) = latency {
+            if self.latencies.len() >= LATENCIES_MAX {
+                self.latencies.pop_front();
+            }
+            self.latencies.push_back((now, latency));
+        }
+    }
+
+    /// Does what a key is for.
+    pub fn press(&mut self, key: Key) {
+        if self.is_filtering && key != Key::Interrupt {
+            match key {
+                Key::Enter => self.is_filtering = false,
+                Key::Escape => {
+                    self.is_filtering = false;
+                    self.filter.clear();
+                }
+                Key::Backspace => {
+                    self.filter.pop();
+                }
+                Key::Char(c) if self.filter.chars().count() < FILTER_MAX => {
+                    self.filter.push(c);
+                }
+                _ => {}
+            }
+            self.top = 0;
+            return;
+        }
+        let (page, count) = self.page;
+        let last = count.saturating_sub(page);
+        match key {
+            Key::Char('q') | Key::Interrupt => self.is_over = true,
+            Key::Char('/') => self.is_filtering = true,
+            Key::Char('e') => self.has_events = !self.has_events,
+            Key::Char('?' | 'h') => self.has_help = !self.has_help,
+            Key::Char('r') => self.is_reversed = !self.is_reversed,
+            Key::Escape => {
+                self.filter.clear();
+                self.has_help = false;
+            }
+            Key::Up | Key::Char('k') => self.top = self.top.saturating_sub(1),
+            Key::Down | Key::Char('j') => self.top = (self.top + 1).min(last),
+            Key::PageUp => self.top = self.top.saturating_sub(page),
+            Key::PageDown | Key::Char(' ') => {
+                self.top = (self.top + page).min(last);
+            }
+            Key::Home | Key::Char('g') => self.top = 0,
+            Key::End | Key::Char('G') => self.top = last,
+            Key::Char(c) => {
+                let mut columns = Column::ALL.into_iter();
+                if let Some((column, ..)) = columns.find(|row| row.2 == c) {
+                    let is_same = self.sort == column;
+                    self.is_reversed = is_same && !self.is_reversed;
+                    self.sort = column;
+                    self.top = 0;
+                }
+            }
+            Key::Enter | Key::Backspace | Key::Redraw => {}
+        }
+    }
+
+    /// The lines of a frame of this width and height.
+    pub fn frame(
+        &mut self,
+        (width, height): (usize, usize),
+        now: Instant,
+    ) -> Vec<Line> {
+        let long_ago = |at: Instant, time| now.duration_since(at) > time;
+        let is_old = |(at, _): &(Instant, u64)| long_ago(*at, LATENCY_TIME);
+        while self.latencies.front().is_some_and(is_old) {
+            self.latencies.pop_front();
+        }
+        let mut lines = vec![self.title(), self.health()];
+        let foot = if self.has_help { help() } else { vec![self.foot()] };
+        let room = height.saturating_sub(lines.len() + 1 + foot.len());
+        let events = match self.has_events && room >= 8 {
+            true => room / 3,
+            false => 0,
+        };
+        let divider = usize::from(events > 0);
+        let places = room - events - divider;
+        let rows = self.rows();
+        let count = rows.len();
+        let top = self.top.min(count.saturating_sub(places));
+        lines.push(self.header(width));
+        for row in rows.iter().skip(top).take(places) {
+            lines.push(row.line(width, now));
+        }
+        lines.resize_with(3 + places, Line::default);
+        if events > 0 {
+            lines.push(Line::of("events".to_string(), Style::Reverse));
+            let skipped = self.events.len().saturating_sub(events);
+            for (text, style) in self.events.iter().skip(skipped) {
+                lines.push(Line::of(text.clone(), *style));
+            }
+            lines.resize_with(3 + places + 1 + events, Line::default);
+        }
+        lines.extend(foot);
+        lines.truncate(height);
+        (self.top, self.page) = (top, (places.max(1), count));
+        lines
+    }
+
+    /// The same for who reads it later: title, health and all VMs.
+    pub fn text(&self, now: Instant) -> String {
+        let mut lines = vec![self.title(), self.health(), self.header(WIDE)];
+        lines.extend(self.rows().iter().map(|row| row.line(WIDE, now)));
+        lines.iter().map(|line| line.text() + "\n").collect()
+    }
+
+    fn title(&self) -> Line {
+        let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+        for vm in self.vms.values() {
+            let state = vm.get("state").and_then(Json::as_str);
+            *states.entry(state.unwrap_or("unknown")).or_default() += 1;
+        }
+        let states = states.iter().map(|(state, n)| format!("{n} {state}"));
+        let states = states.collect::<Vec<_>>().join(", ");
+        let count = match self.vms.len() {
+            1 => "1 VM".to_string(),
+            n => format!("{n} VMs"),
+        };
+        let colon = if states.is_empty() { "" } else { ": " };
+        let text = format!("vminfod {}  {count}{colon}{states}", self.server);
+        Line::of(printable(&text), Style::Bold)
+    }
+
+    fn health(&self) -> Line {
+        if let Some(trouble) = &self.trouble {
+            let text = format!("{trouble}; trying again");
+            return Line::of(printable(&text), Style::Red);
+        }
+        let Some(status) = &self.status else {
+            return Line::of("how is it?".to_string(), Style::Dim);
+        };
+        let number = |path: [&str; 2]| {
+            let found = status.get(path[0]).and_then(|v| v.get(path[1]));
+            found.and_then(Json::as_u64).unwrap_or(0)
+        };
+        let waiting = status.get("queue").and_then(|q| q.get("vasync_queue"));
+        let waiting = waiting.and_then(|q| q.get("nqueued")?.as_u64());
+        let (working, waiting) =
+            (number(["queue", "working"]), waiting.unwrap_or(0));
+        #[allow(clippy::cast_precision_loss)]
+        let ms = |us: u64| us as f64 / 1000.0;
+        let most = self.latencies.iter().map(|(_, us)| *us).max();
+        let latency = match (self.latencies.back(), most) {
+            (Some((_, last)), Some(most)) => {
+                let (last, most) = (ms(*last), ms(most));
+                format!("latency {last:.1} ms, most {most:.1} ms")
+            }
+            _ => "no event for a minute".to_string(),
+        };
+        let faults = faults(status);
+        let queue = format!("queue {working} at work, {waiting} wait");
+        match &faults[..] {
+            [] => {
+                let text = format!("healthy; {queue}; {latency}");
+                Line::of(text, Style::Green)
+            }
+            [first, ..] => {
+                let count = match faults.len() {
+                    1 => "1 fault".to_string(),
+                    n => format!("{n} faults"),
+                };
+                let who = first.zonename.as_deref().unwrap_or("the host");
+                let who = who.split('-').next().unwrap_or(who);
+                let (source, error) = (&first.source, &first.error);
+                let text = format!(
+                    "{count}; {queue}; {latency}; {who}: {source}: {error}"
+                );
+                Line::of(printable(&text), Style::Red)
+            }
+        }
+    }
+
+    fn header(&self, width: usize) -> Line {
+        let mut line = Line::default();
+        line.add(0, " ".repeat(width), Style::Reverse);
+        for (column, name, _) in Column::ALL {
+            let (at, room) = place(column, width);
+            let mark = match (self.sort == column, self.is_reversed) {
+                (false, _) => "",
+                (true, false) => "^",
+                (true, true) => "v",
+            };
+            let text = format!("{name}{mark}");
+            let text = match column {
+                Column::Ram => format!("{text:>room$}"),
+                _ => text,
+            };
+            line.add(at, text, Style::Reverse);
+        }
+        line
+    }
+
+    fn foot(&self) -> Line {
+        let text = match (self.is_filtering, self.filter.as_str()) {
+            (true, filter) => format!("filter: {filter}_"),
+            (false, "") => {
+                "q quit  / filter  u t m s a c sort  r reverse  e events  \
+                 ? help"
+                    .to_string()
+            }
+            (false, filter) => {
+                format!("filter: {filter} (Esc ends it)  q quit  ? help")
+            }
+        };
+        Line::of(printable(&text), Style::Dim)
+    }
+
+    /// The VMs that pass the filter, in order.
+    fn rows(&self) -> Vec<Row<'_>> {
+        let wanted = self.filter.to_lowercase();
+        let mut rows: Vec<_> = self
+            .vms
+            .iter()
+            .filter_map(|(name, vm)| self.row(name, vm.as_object()?))
+            .filter(|row| {
+                let text = format!(
+                    "{} {} {} {} {}",
+                    row.zonename, row.uuid, row.kind, row.state, row.alias
+                );
+                wanted.is_empty() || text.to_lowercase().contains(&wanted)
+            })
+            .collect();
+        // By name already: what is equal stays so.
+        rows.sort_by(|a, b| {
+            let order = match self.sort {
+                Column::Uuid => a.uuid.cmp(b.uuid),
+                Column::Type => a.kind.cmp(b.kind),
+                Column::Ram => {
+                    let (a, b) = (a.ram.unwrap_or(0.0), b.ram.unwrap_or(0.0));
+                    a.total_cmp(&b)
+                }
+                Column::State => a.state.cmp(&b.state),
+                Column::Alias => a.alias.cmp(&b.alias),
+                Column::Changed => {
+                    let at = |row: &Row<'_>| row.change.map(|c| c.at);
+                    at(b).cmp(&at(a))
+                }
+            };
+            if self.is_reversed { order.reverse() } else { order }
+        });
+        rows
+    }
+
+    fn row<'a>(
+        &'a self,
+        zonename: &'a Arc<str>,
+        vm: &'a Object,
+    ) -> Option<Row<'a>> {
+        let text = |name: &str| printable(vm.get_str(name).unwrap_or("-"));
+        Some(Row {
+            zonename,
+            uuid: vm.get_str("uuid").unwrap_or(zonename),
+            kind: type_of(vm),
+            ram: vm.get(ram_member(vm)).and_then(Json::as_f64),
+            state: text("state"),
+            alias: text("alias"),
+            change: self.changes.get(zonename),
+        })
+    }
+}
+
+impl Row<'_> {
+    fn line(&self, width: usize, now: Instant) -> Line {
+        let is_new = |change: &&Change| {
+            now.saturating_duration_since(change.at) < HIGHLIGHT
+        };
+        let is_new = self.change.as_ref().is_some_and(is_new);
+        let style = if is_new { Style::Yellow } else { Style::Plain };
+        let mut line = Line::default();
+        let mut add = |column, text: String, style| {
+            let (at, room) = place(column, width);
+            let text: String = text.chars().take(room).collect();
+            let text = match column {
+                Column::Ram => format!("{text:>room$}"),
+                _ => text,
+            };
+            line.add(at, text, style);
+        };
+        let uuid = match width >= WIDE {
+            true => self.uuid,
+            false => self.uuid.split('-').next().unwrap_or(self.uuid),
+        };
+        add(Column::Uuid, printable(uuid), style);
+        add(Column::Type, self.kind.to_string(), style);
+        let ram =
+            self.ram.and_then(|n| text_of(&Json::from(n)).map(String::from));
+        add(Column::Ram, ram.unwrap_or("-".to_string()), style);
+        let of_state = match (is_new, self.state.as_str()) {
+            (true, _) => style,
+            (false, "running") => Style::Green,
+            (false, "failed") => Style::Red,
+            (false, _) => Style::Plain,
+        };
+        add(Column::State, self.state.clone(), of_state);
+        add(Column::Alias, self.alias.clone(), style);
+        if let Some(change) = self.change {
+            let ago = now.saturating_duration_since(change.at);
+            let ago = long_time(ago.as_secs_f64().floor());
+            // Whole seconds: a frame a second is enough.
+            let ago = ago.replace(".0", "");
+            add(Column::Changed, format!("{ago}: {}", change.what), style);
+        }
+        line
+    }
+}
+
+/// Where a column begins, and how many cells it has.
+fn place(column: Column, width: usize) -> (usize, usize) {
+    let is_wide = width >= WIDE;
+    let uuid = if is_wide { 36 } else { 8 };
+    let alias = if is_wide { 24 } else { 16 };
+    match column {
+        Column::Uuid => (0, uuid),
+        Column::Type => (uuid + 2, 4),
+        Column::Ram => (uuid + 7, 7),
+        Column::State => (uuid + 16, 13),
+        Column::Alias => (uuid + 31, alias),
+        Column::Changed => {
+            let at = uuid + 31 + alias + 2;
+            (at, width.saturating_sub(at))
+        }
+    }
+}
+
+/// A change, as the lower pane has it.
+fn change_text(change: &Json) -> String {
+    let path = change.get("prettyPath").and_then(Json::as_str);
+    let value = |name: &str| {
+        let value = change.get(name).map(ToString::to_string);
+        value.unwrap_or_else(|| "nothing".to_string())
+    };
+    let (old, new) = (value("oldValue"), value("newValue"));
+    format!("{}: {old} -> {new}", path.unwrap_or_default())
+}
+
+/// What of an event stands behind its VM: the state, if that has changed.
+fn main_change(event: &Event, what: &[String]) -> Option<String> {
+    if event.kind != EventKind::Modify {
+        return what.first().cloned();
+    }
+    let is_of = |change: &&Json, path: &str| {
+        change.get("prettyPath").and_then(Json::as_str) == Some(path)
+    };
+    let changes = event.changes();
+    let state = ["state", "zone_state"]
+        .iter()
+        .find_map(|path| changes.iter().find(|change| is_of(change, path)));
+    let change = state.or(changes.first())?;
+    let path = change.get("prettyPath").and_then(Json::as_str)?;
+    let new = change.get("newValue").and_then(text_of);
+    let new = new.unwrap_or_else(|| "nothing".into());
+    Some(printable(&match path {
+        "state" | "zone_state" => new.into_owned(),
+        path => format!("{path} {new}"),
+    }))
+}
+
+fn help() -> Vec<Line> {
+    let lines = [
+        "u t m s a c  sort by uuid, type, memory, state, alias, last change",
+        "             (again, or r: the other way round)",
+        "/            filter by what is in uuid, type, state or alias; Esc \
+         ends it",
+        "e            with events, or without",
+        "arrows, j k, page keys, space, g G   move",
+        "? h          less help;  q quit",
+    ];
+    lines.map(|line| Line::of(line.to_string(), Style::Dim)).to_vec()
+}

@@ -1,0 +1,217 @@
+//! The live view, in a real terminal: that of tmux.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::harness::{
+    Daemon, TempDir, TestHost, VMINFOD, free_address, wait_for,
+};
+
+/// A terminal.
+struct Terminal {
+    dir: TempDir,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.tmux(&["kill-server"]);
+    }
+}
+
+impl Terminal {
+    /// A terminal of 80 columns and 24 lines, in which a shell runs this.
+    fn run(script: &str, addr: &str) -> Self {
+        let terminal = Self { dir: TempDir::new() };
+        // What stands there before and after is the shell's.
+        let script = format!("echo before; {script}; echo after $?; cat");
+        let begun = terminal
+            .command(&["-f", "/dev/null", "new-session", "-d"])
+            .args(["-x", "80", "-y", "24", "sh", "-c", &script])
+            .env("VMINFOD_SERVER", addr)
+            .env("V", VMINFOD)
+            .output();
+        let begun = begun.expect("tmux is missing: make deps installs it");
+        assert!(begun.status.success(), "{begun:?}");
+        terminal
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-u").arg("-S").arg(self.dir.0.join("tmux"));
+        command.args(args).env_remove("NO_COLOR").env_remove("TMUX");
+        command
+    }
+
+    fn tmux(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn press(&self, keys: &[&str]) {
+        let sent = self.tmux(&[&["send-keys"], keys].concat());
+        assert!(sent.status.success(), "{sent:?}");
+    }
+
+    /// What is on it, line by line; `-e` in `how` keeps colours.
+    fn screen(&self, how: &[&str]) -> String {
+        let shown = self.tmux(&[&["capture-pane", "-p"], how].concat());
+        assert!(shown.status.success(), "{shown:?}");
+        String::from_utf8(shown.stdout).unwrap()
+    }
+
+    /// Waits until the screen is as wanted, and returns it.
+    fn wait_for(
+        &self,
+        what: &str,
+        is_so: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        wait_for(what, || {
+            let screen = self.screen(&[]);
+            match is_so(&screen) {
+                true => Ok(screen.lines().map(String::from).collect()),
+                false => Err(screen),
+            }
+        })
+    }
+
+    fn wait_for_text(&self, text: &str) -> Vec<String> {
+        self.wait_for(text, |screen| screen.contains(text))
+    }
+}
+
+fn address(daemon: &Daemon) -> String {
+    daemon.addr.to_string()
+}
+
+#[test]
+fn the_view_follows_the_vms() {
+    let host = TestHost::with_vms(6);
+    let addr = free_address();
+    let daemon = host.start_with(&["--listen", &addr]);
+    let names = host.zonenames().unwrap();
+    let stopped = names.iter().find(|name| !host.is_up(name).unwrap());
+    let stopped = stopped.unwrap();
+    let short = stopped.split('-').next().unwrap();
+    let terminal = Terminal::run("$V top", &address(&daemon));
+    let screen = terminal.wait_for_text("healthy");
+    assert!(screen[0].starts_with(&format!("vminfod {addr}  6 VMs: ")));
+    let header = "UUID      TYPE    RAM^  STATE          ALIAS             \
+                  LAST CHANGE";
+    assert_eq!(screen[2], header);
+    assert!(screen[23].starts_with("q quit"), "{screen:?}");
+    let row = |screen: &[String], name: &str| {
+        let found = screen.iter().position(|line| line.starts_with(name));
+        found.unwrap_or_else(|| panic!("{name} not in {screen:#?}"))
+    };
+    let line = screen[row(&screen, short)].clone();
+    assert!(line.contains("  stopped "), "{line}");
+
+    // A VM starts.
+    host.host.start(stopped).unwrap();
+    let is_told = |screen: &str| {
+        let is_row = |line: &str| {
+            line.starts_with(short) && line.contains(" s: running")
+        };
+        screen.lines().any(is_row) && screen.contains("latency")
+    };
+    let screen = terminal.wait_for("the VM runs", is_told);
+    let line = &screen[row(&screen, short)];
+    assert!(line.contains("  running "), "{line}");
+    assert!(screen[0].contains("6 VMs: 5 running"), "{screen:?}");
+    let events = row(&screen, "events");
+    let is_event = |line: &String| {
+        line.contains(&format!(" {short} ")) && line.contains(" -> ")
+    };
+    assert!(screen[events..].iter().any(is_event), "{screen:#?}");
+    // It stands out.
+    let coloured = terminal.screen(&["-e"]);
+    let line = coloured.lines().find(|line| line.contains(": running"));
+    assert!(line.unwrap().contains("\x1b[1m\x1b[33m"), "{line:?}");
+
+    // What has changed last comes first; and the other way round.
+    terminal.press(&["c"]);
+    let screen = terminal.wait_for_text("LAST CHANGE^");
+    assert_eq!(row(&screen, short), 3);
+    terminal.press(&["r"]);
+    let screen = terminal.wait_for_text("LAST CHANGEv");
+    assert_eq!(row(&screen, short), 8, "{screen:#?}");
+
+    // Only some.
+    terminal.press(&["/", short]);
+    let screen = terminal.wait_for_text(&format!("filter: {short}_"));
+    assert_eq!(row(&screen, short), 3);
+    assert_eq!(screen[4], "", "{screen:#?}");
+    terminal.press(&["Escape"]);
+    terminal.wait_for_text("q quit");
+    terminal.press(&["?"]);
+    terminal.wait_for_text("sort by uuid");
+    terminal.press(&["?", "e"]);
+    terminal.wait_for("no events", |screen| !screen.contains("events\n"));
+    terminal.press(&["e", "r"]);
+    terminal.wait_for_text("LAST CHANGE^");
+
+    // Another size.
+    let resized = ["resize-window", "-x", "120", "-y", "12"];
+    assert!(terminal.tmux(&resized).status.success());
+    let screen = terminal.wait_for_text(stopped);
+    assert_eq!(screen.len(), 12);
+    assert!(screen[11].starts_with("q quit"), "{screen:#?}");
+
+    // Another daemon, which finds other VMs.
+    drop(daemon);
+    terminal.wait_for_text("; trying again");
+    host.delete(&names[0]).unwrap();
+    let daemon = host.start_with(&["--listen", &addr]);
+    terminal.wait_for("it goes on", |screen| {
+        screen.contains("5 VMs: ")
+            && screen.contains("healthy")
+            && screen.contains(" delete\n")
+    });
+    // A VM's words are no orders to the terminal.
+    host.update(stopped, "alias", "a\x1b[2J\x07b").unwrap();
+    terminal.wait_for_text("a\\u001b[2J\\u0007b");
+
+    terminal.press(&["q"]);
+    let screen = terminal.wait_for_text("after 0");
+    assert_eq!(screen[..2], ["before", "after 0"]);
+    drop(daemon);
+}
+
+#[test]
+fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    for signal in ["TERM", "INT", "HUP"] {
+        let script = "sh -c 'echo $$ > $DIR/pid; exec $V top'";
+        let script = script.replace("$DIR", host.root().to_str().unwrap());
+        let terminal = Terminal::run(&script, &address(&daemon));
+        terminal.wait_for_text("healthy");
+        let pid = host.root().join("pid");
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let kill = ["-s", signal, pid.trim()];
+        assert!(Command::new("kill").args(kill).status().unwrap().success());
+        let screen = terminal.wait_for_text("after 0");
+        assert_eq!(screen[..2], ["before", "after 0"], "{signal}");
+        // What is typed is shown again.
+        terminal.press(&["typed", "Enter"]);
+        let screen = terminal.wait_for_text("typed");
+        assert!(screen.contains(&"typed".to_string()), "{screen:?}");
+    }
+}
+
+#[test]
+fn without_a_terminal_it_is_a_table() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let output = Command::new(Path::new(VMINFOD))
+        .args(["top", "--server", &address(&daemon)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert!(lines[0].contains("3 VMs: ") && lines[1].starts_with("healthy"));
+    for (line, name) in lines[3..].iter().zip(host.zonenames().unwrap()) {
+        assert!(!text.contains('\x1b') && text.contains(&name), "{line}");
+    }
+}
