@@ -1,6 +1,7 @@
 //! `events`: a line a change, as it comes.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 
 use super::args::{Args, Opt, flag, value};
 use super::terminal::{Colour, has_colours, printable};
@@ -10,6 +11,7 @@ use crate::client::{
     TIME_LIMIT,
 };
 use crate::json::{Json, Object};
+use crate::os;
 
 /// An alias longer than this is cut.
 const ALIAS_MAX: usize = 30;
@@ -137,6 +139,7 @@ fn follow(
 ) -> Result<(), Failure> {
     let mut mirror = Mirror::new(stream.query().clone());
     let mut is_first = true;
+    end_with_the_reader()?;
     loop {
         // The daemon is there: it has to begin.
         let item = match is_first {
@@ -178,6 +181,19 @@ fn follow(
             print_text(&lines)?;
         }
     }
+}
+
+/// Ends the program when nobody reads what it prints, though there may be
+/// nothing to print for long.
+fn end_with_the_reader() -> Result<(), Failure> {
+    let thread = std::thread::Builder::new().name("reader".to_string());
+    let spawned = thread.spawn(|| {
+        if os::wait_for_closed(std::io::stdout().as_fd()).is_ok() {
+            std::process::exit(0);
+        }
+    });
+    let failed = |e| Failure::Failed(format!("a thread: {e}"));
+    spawned.map(|_| ()).map_err(failed)
 }
 
 /// Says what a stream that has begun could not do, or has done again.

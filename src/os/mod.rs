@@ -141,6 +141,20 @@ pub fn wait_readable(
 }
 
 /// poll(2), rounding the time up to a millisecond. EINTR reads as "none".
+/// Waits until whoever reads what is written to `fd` has gone. Of a file or a
+/// terminal that is never.
+///
+/// # Errors
+/// Those of poll(2).
+pub fn wait_for_closed(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut polled =
+        [libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 }];
+    while polled[0].revents == 0 {
+        poll(&mut polled, Duration::from_secs(3600))?;
+    }
+    Ok(())
+}
+
 fn poll(fds: &mut [libc::pollfd], time: Duration) -> io::Result<()> {
     let ms = time.as_nanos().div_ceil(1_000_000);
     let ms = i32::try_from(ms).unwrap_or(i32::MAX);

@@ -54,8 +54,14 @@ mod vmadm;
 /// Tools that wait, watch and compare.
 mod tools;
 
+/// A terminal for the others.
+mod terminal;
+
 /// The live view.
 mod top;
+
+/// Manual pages, completion, the README's examples.
+mod docs;
 
 /// The client library, and what it makes of bad servers.
 mod library;

@@ -464,6 +464,8 @@ fn the_tools_end_quietly_when_nobody_reads() {
         "$V vms | head -c 10",
         "$V list | head -n 1",
         "$V lookup -j | head -c 10",
+        // Though nothing happens that it could print.
+        "$V events -r | head -n 1",
     ] {
         let output = sh(words);
         assert_eq!(output.status.code(), Some(0), "{words} {output:?}");

@@ -1,0 +1,295 @@
+//! What people read: manual pages, completion, the README's examples.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{
+    TempDir, TestHost, VMINFOD, free_address, simhost_program,
+};
+use crate::terminal::Terminal;
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(project(path)).unwrap()
+}
+
+fn output_of(args: &[&str]) -> String {
+    let output = Command::new(VMINFOD).args(args).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const PAGES: [&str; 3] =
+    ["man/vminfod.8", "man/vminfo.8", "man/vminfod-http.7"];
+
+#[test]
+fn the_manual_pages_are_clean() {
+    let linted = Command::new("mandoc")
+        .arg("-Tlint")
+        .args(PAGES.map(project))
+        .current_dir(project("man"))
+        .output()
+        .expect("mandoc is missing: make deps installs it");
+    let said = String::from_utf8(linted.stdout).unwrap();
+    assert!(linted.status.success() && said.is_empty(), "{said}");
+    for page in PAGES {
+        let text = Command::new("mandoc")
+            .args(["-Tutf8", "-Owidth=78"])
+            .arg(project(page))
+            .output()
+            .unwrap();
+        assert!(text.status.success() && text.stdout.len() > 1000, "{page}");
+    }
+}
+
+/// Words of a text that are options.
+fn options_in(text: &str) -> BTreeSet<String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    text.split(|c: char| !is_word(c))
+        .filter(|word| word.starts_with("--") && word.len() > 2)
+        .map(|word| word[2..].to_string())
+        .collect()
+}
+
+#[test]
+fn the_manual_and_the_usage_name_the_same() {
+    let page = read("man/vminfod.8");
+    let usage = output_of(&["help"]);
+    let words: Vec<_> = page.split_whitespace().collect();
+    let in_page: BTreeSet<_> = words
+        .windows(2)
+        .filter(|pair| pair[0] == "Fl")
+        .chain(words.windows(2).filter(|pair| pair[0] == ".Fl"))
+        .filter_map(|pair| pair[1].strip_prefix('-'))
+        .map(String::from)
+        .collect();
+    let in_page_commands = in_page.iter().filter(|o| !o.is_empty());
+    for option in options_in(&usage) {
+        // As a verb, it is written otherwise.
+        let is_there = in_page.contains(&option) || option == "version";
+        assert!(is_there, "--{option} is not in the manual");
+    }
+    // The long names of letters are in the manual alone.
+    let longs = [
+        "order",
+        "sortby",
+        "parsable",
+        "header",
+        "no-header",
+        "json",
+        "output",
+        "unique",
+        "full",
+        "ready",
+        "server",
+    ];
+    for option in in_page_commands {
+        let is_known = usage.contains(&format!("--{option}"))
+            || longs.contains(&option.as_str());
+        assert!(is_known, "--{option} is not in the usage");
+    }
+    for verb in [
+        "list", "lookup", "get", "events", "wait", "top", "daemon", "settings",
+        "ping", "status", "diagnose", "vms", "dump",
+    ] {
+        let in_usage = usage.contains(&format!("  {verb}"));
+        assert!(in_usage && words.contains(&verb), "{verb}");
+    }
+}
+
+#[test]
+fn what_can_be_listed_is_named_everywhere() {
+    let page = read("man/vminfod.8");
+    let begin = page.find("The fields are\n").unwrap() + 15;
+    let end = begin + page[begin..].find(".\n").unwrap();
+    let fields: Vec<_> = page[begin..end]
+        .split(|c: char| c.is_whitespace() || c == ',')
+        .filter(|word| !word.is_empty() && *word != "and")
+        .collect();
+    assert_eq!(fields.len(), 44);
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let output = daemon.tool(&["list", "-o", &fields.join(",")]);
+    assert!(output.status.success(), "{output:?}");
+    let bash = read("completion/vminfod.bash");
+    let begin = bash.find("_vminfod_fields='").unwrap() + 17;
+    let in_bash = bash[begin..].split('\'').next().unwrap();
+    let in_bash: Vec<_> = in_bash.split_whitespace().collect();
+    assert_eq!(in_bash, fields);
+    let zsh = read("completion/_vminfod");
+    let begin = zsh.find("_vminfod_fields=(").unwrap() + 17;
+    let in_zsh = zsh[begin..].split(')').next().unwrap();
+    let in_zsh: Vec<_> = in_zsh.split_whitespace().collect();
+    assert_eq!(in_zsh, fields);
+}
+
+/// Types what stands before each `<Tab>`, and waits for what it becomes.
+fn completes(terminal: &Terminal, typed: &str, wanted: &str) {
+    terminal.press(&["-l", typed]);
+    terminal.press(&["Tab"]);
+    terminal.wait_for_text(wanted);
+    // Away with it.
+    terminal.press(&["C-u"]);
+    terminal.press(&["C-l"]);
+    terminal.wait_for("an empty line", |s| !s.contains(wanted));
+}
+
+#[test]
+fn shells_complete_verbs_options_and_vms() {
+    let host = TestHost::with_vms(3);
+    let names = host.zonenames().unwrap();
+    host.update(&names[1], "alias", "web-server").unwrap();
+    host.update(&names[2], "alias", "$(touch owned)").unwrap();
+    let daemon = host.start();
+    let addr = daemon.addr.to_string();
+    let bin = host.root().join("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(VMINFOD, bin.join("vminfod")).unwrap();
+    let completion = project("completion");
+    let completion = completion.to_str().unwrap();
+    let setup = |text: String| {
+        let path = host.root().join("setup");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let path = format!("PATH={}:$PATH\n", bin.display());
+    let bash = setup(format!(
+        "{path}PS1='> '\nbind 'set bell-style none'\n\
+         . {completion}/vminfod.bash\ncd {}\n",
+        host.root().display()
+    ));
+    let zsh = format!("HOME={} exec zsh -d", host.root().display());
+    fs::write(
+        host.path("/.zshrc"),
+        format!(
+            "{path}PS1='> '\nfpath=({completion} $fpath)\ncd {}\n\
+             autoload -Uz compinit; compinit -u -D\nunsetopt beep\n\
+             bindkey -e\n",
+            host.root().display()
+        ),
+    )
+    .unwrap();
+    for shell in [format!("exec bash --rcfile {bash} -i"), zsh] {
+        let terminal = Terminal::run(&shell, &addr);
+        terminal.wait_for("a prompt", |screen| screen.contains("\n>"));
+        completes(&terminal, "vminfod diag", "vminfod diagnose");
+        completes(&terminal, "vminfod wait --ti", "vminfod wait --timeout");
+        completes(&terminal, "vminfod list -o zone_s", "-o zone_state");
+        completes(&terminal, "vminfod list quo", "vminfod list quota=");
+        let begin = &names[0][..5];
+        let whole = format!("vminfod get {}", names[0]);
+        completes(&terminal, &format!("vminfod get {begin}"), &whole);
+        // An alias becomes the uuid.
+        let whole = format!("vminfod wait {}", names[1]);
+        completes(&terminal, "vminfod wait web", &whole);
+        completes(&terminal, "vminfod events -f --type cre", "--type create");
+        // Words of a tenant never get onto the command line.
+        terminal.press(&["-l", "vminfod get $(touch ow"]);
+        terminal.press(&["Tab"]);
+        terminal.press(&["C-u"]);
+        terminal.press(&["C-l"]);
+        completes(&terminal, "vminfod sta", "vminfod status");
+        assert!(!host.path("/owned").exists());
+    }
+}
+
+/// Commands of the README, and what it says that they print.
+fn examples(readme: &str) -> Vec<(String, Vec<String>)> {
+    let mut examples: Vec<(String, Vec<String>)> = Vec::new();
+    let mut is_open = false;
+    for line in readme.lines() {
+        let Some(line) = line.strip_prefix("    ") else {
+            is_open = false;
+            continue;
+        };
+        match (line.strip_prefix("$ "), examples.last_mut()) {
+            (Some(command), _) => {
+                examples.push((command.to_string(), Vec::new()));
+                is_open = true;
+            }
+            (None, Some((_, lines))) if is_open => lines.push(line.to_string()),
+            (None, _) => {}
+        }
+    }
+    examples
+}
+
+/// Whether a line is as wanted, `...` standing for anything.
+fn is_as(line: &str, wanted: &str) -> bool {
+    let mut parts = wanted.split("...");
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default())
+    else {
+        return false;
+    };
+    let mut is_whole = false;
+    for part in parts {
+        is_whole = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    is_whole || rest.is_empty()
+}
+
+#[test]
+fn the_examples_of_the_readme_do_what_it_says() {
+    let dir = TempDir::new();
+    let host = dir.0.join("host");
+    let addr = free_address();
+    let place = |text: &str| {
+        text.replace("/tmp/host", host.to_str().unwrap())
+            .replace("127.0.0.1:9090", &addr)
+    };
+    let readme = read("README.md");
+    let examples = examples(&readme);
+    assert!(examples.len() > 12, "{examples:?}");
+    let mut script = String::from("exec 2>&1\n");
+    for (command, _) in &examples {
+        // The programs are where they have been built.
+        if !command.starts_with("export PATH=") {
+            script += &place(command);
+        } else {
+            script += &format!("export VMINFOD_SERVER={addr}");
+        }
+        script += "\nprintf '=====\\n'\n";
+    }
+    let programs = Path::new(VMINFOD).parent().unwrap();
+    assert!(simhost_program().starts_with(programs));
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .env("PATH", format!("{}:{path}", programs.display()))
+        .current_dir(&dir.0)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut printed = printed.split("=====\n");
+    for (command, wanted) in &examples {
+        let lines: Vec<_> = printed.next().unwrap().lines().collect();
+        let wanted: Vec<_> = wanted.iter().map(|line| place(line)).collect();
+        let are_so = lines.len() == wanted.len()
+            && lines.iter().zip(&wanted).all(|(l, wanted)| is_as(l, wanted));
+        assert!(are_so, "$ {command}\n{lines:#?}\nbut README: {wanted:#?}");
+    }
+}
+
+#[test]
+fn dots_stand_for_anything() {
+    for (line, wanted, is_so) in [
+        ("abc", "abc", true),
+        ("abc", "ab", false),
+        ("abc", "a...", true),
+        ("abc", "...c", true),
+        ("abc", "...b", false),
+        ("abcabd", "a...b...", true),
+        ("abc", "x...", false),
+    ] {
+        assert_eq!(is_as(line, wanted), is_so, "{line} {wanted}");
+    }
+}
