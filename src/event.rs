@@ -61,6 +61,8 @@ pub struct ZoneChange {
     pub newstate: String,
     /// Its id in the kernel; -1 from libzonecfg.
     pub zoneid: i32,
+    /// When it was, as the reporter says.
+    pub when: Option<SystemTime>,
 }
 
 /// One record of a pool's history.
@@ -386,13 +388,15 @@ pub struct Transition {
     pub zoneid: Option<i32>,
     /// Whether there was no such zone before.
     pub is_first: bool,
+    /// When it was, as the reporter says.
+    pub when: Option<SystemTime>,
 }
 
 impl Transition {
     /// To this state, of a zone that was there before.
     #[must_use]
     pub fn new(zone_state: &'static str, zoneid: Option<i32>) -> Self {
-        Self { zone_state, zoneid, is_first: false }
+        Self { zone_state, zoneid, is_first: false, when: None }
     }
 }
 

@@ -167,7 +167,7 @@ fn transition(change: &ZoneChange) -> Option<Transition> {
     };
     let zoneid = Some(change.zoneid).filter(|id| *id > 0);
     let is_first = change.oldstate.is_empty();
-    Some(Transition { zone_state, zoneid, is_first })
+    Some(Transition { zone_state, zoneid, is_first, when: change.when })
 }
 
 /// Operations that may exchange the files of a mounted dataset, without any
@@ -435,6 +435,7 @@ mod tests {
                 oldstate: oldstate.into(),
                 newstate: newstate.into(),
                 zoneid,
+                when: None,
             };
             plan(&Seen::now(Event::Zone(change)), &vms())
         };

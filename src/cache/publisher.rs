@@ -63,6 +63,8 @@ pub struct Publisher<'a> {
     /// What subscribers know the VM as.
     pub now: Option<Arc<Object>>,
     pub published: Vec<Published>,
+    /// When the transition was that is being published, if one is.
+    when: Option<SystemTime>,
 }
 
 impl<'a> Publisher<'a> {
@@ -72,20 +74,24 @@ impl<'a> Publisher<'a> {
         cause: &'a Cause,
         now: Option<Arc<Object>>,
     ) -> Self {
-        Self { cache, zonename, cause, now, published: Vec::new() }
+        let published = Vec::new();
+        Self { cache, zonename, cause, now, published, when: None }
     }
 
     /// By way of every state that was reported, to what was loaded.
     pub fn load(&mut self, reported: &[Transition], vm: &Prepared) {
-        let mut steps = reported;
+        let (mut steps, mut last_when) = (reported, None);
         // The last is what was loaded.
         if let [rest @ .., end] = steps
             && *end.zone_state == *vm.parts.row.zone_state
         {
             steps = rest;
+            last_when = end.when;
         }
         self.pass_all(steps, vm);
+        self.when = last_when;
         self.step(vm.vm.clone());
+        self.when = None;
     }
 
     /// By way of every state that was reported, to the VM's end. One that
@@ -110,8 +116,10 @@ impl<'a> Publisher<'a> {
         for step in reported {
             let base = self.now.as_ref().unwrap_or(&vm.vm.object);
             let next = with_zone_state(base, step.zone_state, step.zoneid);
+            self.when = step.when;
             self.pass(step, next);
         }
+        self.when = None;
     }
 
     /// Publishes a state that is over, unless subscribers know it.
@@ -181,7 +189,7 @@ impl<'a> Publisher<'a> {
             );
             write_string(&self.cache.epoch, &mut out);
             out.extend_from_slice(b",\"cause\":");
-            write_cause(self.cause, &mut out);
+            write_cause(self.cause, self.when, &mut out);
             out.extend_from_slice(b"}\n");
             out
         });
@@ -193,7 +201,7 @@ impl<'a> Publisher<'a> {
     }
 }
 
-fn write_cause(cause: &Cause, out: &mut Vec<u8>) {
+fn write_cause(cause: &Cause, when: Option<SystemTime>, out: &mut Vec<u8>) {
     let latency = cause.at.elapsed().as_micros();
     out.extend_from_slice(b"{\"source\":");
     write_string(cause.source, out);
@@ -201,6 +209,10 @@ fn write_cause(cause: &Cause, out: &mut Vec<u8>) {
     write_string(&cause.detail, out);
     out.extend_from_slice(b",\"seen\":");
     write_date(cause.date, out);
+    if let Some(when) = when {
+        out.extend_from_slice(b",\"when\":");
+        write_date(when, out);
+    }
     out.extend_from_slice(format!(",\"latency_us\":{latency}}}").as_bytes());
 }
 

@@ -134,7 +134,12 @@ impl Args {
 
     /// A client of the daemon that is meant.
     pub fn client(&self, agent: &str) -> Result<Client, Failure> {
-        let variable = std::env::var(SERVER_VARIABLE).ok();
+        let variable = match std::env::var(SERVER_VARIABLE) {
+            Err(std::env::VarError::NotUnicode(text)) => {
+                Some(text.to_string_lossy().into_owned())
+            }
+            variable => variable.ok(),
+        };
         let variable = variable.as_deref().filter(|text| !text.is_empty());
         let server = match (self.last("server"), variable) {
             (Some(text), _) => socket_address(text)?,

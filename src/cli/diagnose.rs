@@ -35,7 +35,10 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let args = with_options(args, &options, 0)?;
     let mut settings = Settings::new(Path::new("/"));
     if let Some(root) = args.last("root") {
-        set_root(&mut settings, root)?;
+        set_root(&mut settings, root).map_err(|e| match e {
+            Failure::Failed(e) => trouble(e),
+            other => other,
+        })?;
     }
     let client = args.client("vminfod")?;
     let mut told = BTreeSet::new();
@@ -88,14 +91,19 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
             told.collect()
         }
     };
-    print(&for_reader(lines))?;
-    match differences.len() {
-        0 => Ok(()),
-        n => {
-            let message = format!("vminfod: {n} differences");
-            Err(Failure::Said { message, status: EXIT_DIFFERENT })
+    let printed = print(&for_reader(lines));
+    let message = match (differences.len(), printed) {
+        (_, Err(Failure::Failed(e))) => return Err(trouble(e)),
+        // What could not be loaded could not be compared.
+        (0, _) if !told.is_empty() => {
+            let n = told.len();
+            return Err(trouble(format!("{n} things can't be compared")));
         }
-    }
+        (0, printed) => return printed,
+        (1, _) => "vminfod: 1 difference".to_string(),
+        (n, _) => format!("vminfod: {n} differences"),
+    };
+    Err(Failure::Said { message, status: EXIT_DIFFERENT })
 }
 
 fn trouble(message: String) -> Failure {

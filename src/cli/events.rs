@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use super::args::{Args, Opt, flag, value};
-use super::terminal::{Colour, has_colours, printable};
+use super::terminal::{Colour, for_reader, has_colours, printable};
 use super::{Failure, complain, print as print_text, vmadm};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
@@ -151,15 +151,23 @@ fn follow(
         };
         match &item {
             Item::Ready(ready) => {
-                if let (Some(name), Some([])) = (only, ready.vms.as_deref())
-                    && is_first
+                let is_of = |vm: &Json, name: &str| {
+                    let is = |member| {
+                        vm.get(member).and_then(Json::as_str) == Some(name)
+                    };
+                    is("zonename") || is("uuid")
+                };
+                if let (true, Some(name), Some(vms)) =
+                    (is_first, only, ready.vms.as_deref())
+                    && !vms.iter().any(|vm| is_of(vm, name))
                 {
                     let message = format!("VM {name} not found");
                     return Err(Failure::Said { message, status: 1 });
                 }
                 tell_of(ready, is_first);
                 if format.has_ready {
-                    print_text(&format_ready(ready, format))?;
+                    let line = format_ready(ready, format);
+                    print_text(&safe(line, format))?;
                 }
             }
             Item::Broken(error) => {
@@ -178,9 +186,14 @@ fn follow(
         let lines: String =
             events.iter().map(|e| format_event(&e.json, format)).collect();
         if !lines.is_empty() {
-            print_text(&lines)?;
+            print_text(&safe(lines, format))?;
         }
     }
+}
+
+/// JSON as a terminal may be given it; other lines are so already.
+fn safe(lines: String, format: &Format) -> String {
+    if format.is_json { for_reader(lines) } else { lines }
 }
 
 /// Ends the program when nobody reads what it prints, though there may be

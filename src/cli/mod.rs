@@ -195,7 +195,9 @@ fn vm(args: Vec<OsString>) -> Result<(), Failure> {
 
 /// Writes lines to standard error, if anybody listens there.
 fn complain(lines: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", lines.trim_end_matches('\n'));
+    let lines = lines.trim_end_matches('\n').split('\n');
+    let lines: Vec<_> = lines.map(terminal::printable).collect();
+    let _ = writeln!(std::io::stderr(), "{}", lines.join("\n"));
 }
 
 /// Writes to standard output.

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::args::{Args, Opt, value};
-use super::{Failure, events, print_json};
-use crate::client::{Client, Error, EventsQuery, TIME_LIMIT, Told, Watcher};
+use super::{Failure, complain, events, print_json};
+use crate::client::{
+    Client, Error, EventsQuery, TIME_LIMIT, Told, VmsQuery, Watcher,
+};
 use crate::json::Json;
+use crate::os;
 use crate::select::{CONDITIONS_MAX, Condition, Search};
 
 /// How long it waits, unless one says.
@@ -27,14 +30,24 @@ const LOOK_FIRST: Duration = Duration::from_secs(5);
 /// The longest time between two looks.
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
+/// How long before the end one looks a last time.
+const LOOK_LAST: Duration = Duration::from_secs(1);
+
+/// How long the daemon may take to answer, at the least, however short the
+/// time is.
+const ANSWER_MIN: Duration = Duration::from_secs(5);
+
 /// How long regular expressions may be searched for in one VM.
 const SEARCH_TIME: Duration = Duration::from_millis(250);
 
 /// The exit status when the time is over.
 const EXIT_TIME: u8 = 3;
 
-/// The exit status of a command that can't be run, as a shell's.
+/// The exit status of a command that is not there, as a shell's.
 const EXIT_NO_COMMAND: u8 = 127;
+
+/// The exit status of a command that can't be run, as a shell's.
+const EXIT_NOT_RUN: u8 = 126;
 
 const OPTIONS: [Opt; 3] = [
     Opt { short: None, long: &["gone"], has_value: false },
@@ -61,10 +74,15 @@ struct Seen {
 struct State {
     /// The VM as it was when it was first as wanted, if it was.
     met: Option<Option<Json>>,
-    /// The VM as it was last seen.
-    vm: Option<Json>,
-    /// Why one can't be sure of that.
-    trouble: Option<String>,
+    /// The VM as it was last seen, if it was looked for.
+    vm: Option<Option<Json>>,
+    /// Why the last look has failed, if it has.
+    unseen: Option<String>,
+    /// Why no events come, if none do.
+    broken: Option<String>,
+    /// Whether something may have happened that no event tells.
+    is_missed: bool,
+    is_over: bool,
 }
 
 /// Waits, and prints the VM.
@@ -79,7 +97,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     let goal = Arc::new(goal(conditions, args.has("gone"))?);
     let time = args.seconds("timeout")?.unwrap_or(TIME);
+    let begun = Instant::now();
     let client = args.client("vminfod-wait")?;
+    let client = client.time_limit(time.clamp(ANSWER_MIN, TIME_LIMIT));
     let query = EventsQuery::new().vm(name);
     let stream = match args.last("since") {
         None => client.events(query)?,
@@ -92,26 +112,35 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let mut listener = Listener {
         seen: Arc::clone(&seen),
         goal: Arc::clone(&goal),
-        begin: String::new(),
+        begin: None,
         was_met: false,
     };
     let told = move |told: Told<'_>| listener.take_in(&told);
     let watcher = Watcher::follow(stream, TIME_LIMIT, told)?;
-    // By its zonename, as looks know it; one that is not there yet has NAME.
-    let zonename = watcher.vms().keys().next().map(ToString::to_string);
-    let zonename = zonename.as_deref().unwrap_or(name);
-    match &command[..] {
-        // What it is already counts, as the daemon knows it.
-        [] => seen.found(client.vm(zonename), &goal),
-        command => run_command(command)?,
+    if !command.is_empty() {
+        run_command(&command)?;
     }
-    let until = Instant::now() + time;
-    let met = seen.wait(client, zonename, goal.clone(), until)?;
+    // The command takes its own time.
+    let begun = if command.is_empty() { begun } else { Instant::now() };
+    let until = begun + time;
+    if time.is_zero() && command.is_empty() {
+        seen.look_once(&client, name, &goal, time);
+    }
+    // By a thread of its own: events may be quicker than a look that a
+    // command of the system holds up.
+    let looker = {
+        let (seen, goal) = (Arc::clone(&seen), Arc::clone(&goal));
+        let name = name.clone();
+        let look = move || seen.look(&client, &name, &goal, until);
+        std::thread::Builder::new().name("look".to_string()).spawn(look)
+    };
+    looker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
+    let met = seen.wait(until);
     drop(watcher);
     match met {
         Some(Some(vm)) => print_json(&vm),
         Some(None) => Ok(()),
-        None => seen.late(&goal, time),
+        None => Err(seen.late(&goal, time)),
     }
 }
 
@@ -145,7 +174,7 @@ impl Goal {
             (Self::Holds(conditions), Some(vm)) => {
                 let search = Search::new(SEARCH_TIME);
                 let holds = |(_, c): &(_, Condition)| c.holds(vm, &search);
-                conditions.iter().all(holds) && !search.is_over()
+                conditions.iter().all(holds) && search.failure().is_none()
             }
         }
     }
@@ -155,8 +184,9 @@ impl Goal {
 struct Listener {
     seen: Arc<Seen>,
     goal: Arc<Goal>,
-    /// When the stream has begun, by the daemon's clock.
-    begin: String,
+    /// When the stream has begun, by the daemon's clock; empty if what was
+    /// before counts as well.
+    begin: Option<String>,
     /// Whether the VM was as wanted by then, and after each event.
     was_met: bool,
 }
@@ -165,29 +195,48 @@ impl Listener {
     fn take_in(&mut self, told: &Told<'_>) {
         match told {
             Told::Ready(ready) => {
-                // What is asked for since some event has begun before.
-                if self.begin.is_empty() && !ready.is_resumed {
-                    self.begin.clone_from(&ready.date);
+                let mut state = self.seen.state.lock();
+                state.broken = None;
+                if let Some(why) = &ready.reset {
+                    let what = "what has happened meanwhile is not known";
+                    complain(&format!("vminfod: begun anew ({why}): {what}"));
+                    state.is_missed = true;
+                    self.seen.changed.notify_all();
+                }
+                if self.begin.is_none() {
                     let vms = ready.vms.as_deref().unwrap_or_default();
-                    self.was_met = self.goal.is_met(vms.first());
+                    state.vm = Some(vms.first().cloned());
+                    // After an event that was named, anything is news.
+                    self.was_met =
+                        !ready.is_resumed && self.goal.is_met(vms.first());
+                    self.begin = Some(match ready.is_resumed {
+                        true => String::new(),
+                        false => ready.date.clone(),
+                    });
                 }
             }
             Told::Event(event) => {
                 let is_met = self.goal.is_met(event.vm());
                 let was_met = std::mem::replace(&mut self.was_met, is_met);
-                // The daemon may tell late of what it had heard before: the
-                // command has not done that. Nor has it what was so already.
                 let cause = event.json.get("cause");
-                let heard = cause.and_then(|c| c.get("seen")?.as_str());
-                let is_old = heard.is_some_and(|heard| *heard < *self.begin);
-                if is_met && !was_met && !is_old {
-                    self.seen.met(event.vm().cloned());
+                let of_cause = |name| cause.and_then(|c| c.get(name)?.as_str());
+                // The daemon may hear late of what was before: the command
+                // has not done that. Nor has it what was so already, or what
+                // is only concluded.
+                let at = of_cause("when").or(of_cause("seen"));
+                let begin = self.begin.as_deref().unwrap_or_default();
+                let is_old = at.is_some_and(|at| at < begin);
+                let is_concluded = of_cause("source") == Some("client");
+                let vm = event.vm().cloned();
+                if is_met && !was_met && !is_old && !is_concluded {
+                    self.seen.met(vm.clone());
                 }
+                self.seen.state.lock().vm = Some(vm);
             }
             // That is us.
             Told::Ended(Error::Stopped) => {}
             Told::Broken(error) | Told::Ended(error) => {
-                self.seen.state.lock().trouble = Some(error.to_string());
+                self.seen.state.lock().broken = Some(error.to_string());
             }
         }
     }
@@ -199,80 +248,111 @@ impl Seen {
         self.changed.notify_all();
     }
 
-    /// Takes in what a look has found.
-    fn found(&self, found: Result<Option<Json>, Error>, goal: &Goal) {
-        match found {
-            Ok(vm) if goal.is_met(vm.as_ref()) => self.met(vm),
-            Ok(vm) => {
-                let mut state = self.state.lock();
-                (state.vm, state.trouble) = (vm, None);
-            }
-            Err(e) => self.state.lock().trouble = Some(e.to_string()),
-        }
-    }
-
-    /// Waits for the goal: an event that tells of it, or a look at the system
-    /// that finds it so; `None` when the time is over.
-    fn wait(
-        self: &Arc<Self>,
-        client: Client,
-        name: &str,
-        goal: Arc<Goal>,
-        until: Instant,
-    ) -> Result<Option<Option<Json>>, Failure> {
-        // By a thread of its own: events may be quicker than a look that a
-        // command of the system holds up.
-        let (seen, name) = (Arc::clone(self), name.to_string());
-        let look = move || seen.look(&client, &name, &goal, until);
-        let thread = std::thread::Builder::new().name("look".to_string());
-        let spawned = thread.spawn(look);
-        spawned.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
+    /// Waits for the goal; `None` when the time is over.
+    fn wait(&self, until: Instant) -> Option<Option<Json>> {
         let mut state = self.state.lock();
         while state.met.is_none() {
+            // What was found at the last moment counts.
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        Ok(state.met.take())
+        state.is_over = true;
+        self.changed.notify_all();
+        state.met.take()
     }
 
     /// Looks at the system, now and again: what an event would tell may be so
     /// already, or the event may be lost.
     fn look(&self, client: &Client, name: &str, goal: &Goal, until: Instant) {
         let mut pause = LOOK_FIRST;
-        while Instant::now() < until {
+        loop {
             let left = until.saturating_duration_since(Instant::now());
-            self.found(client.sync(name, left.min(SYNC_TIME)), goal);
-            let next = Instant::now() + pause;
-            let mut state = self.state.lock();
-            while state.met.is_none()
-                && !self.changed.wait_until(&mut state, next).timed_out()
-            {
+            if left.is_zero() {
+                return;
             }
-            if state.met.is_some() {
+            self.look_once(client, name, goal, left.min(SYNC_TIME));
+            let now = Instant::now();
+            let mut next = now + pause;
+            if next >= until {
+                // Once more, and then no more.
+                next = until.checked_sub(LOOK_LAST).unwrap_or(until);
+                if next <= now {
+                    return;
+                }
+            }
+            let mut state = self.state.lock();
+            while !state.is_over && !state.is_missed {
+                if self.changed.wait_until(&mut state, next).timed_out() {
+                    break;
+                }
+            }
+            state.is_missed = false;
+            if state.is_over {
                 return;
             }
             pause = (pause * 2).min(LOOK_MAX);
         }
     }
 
+    fn look_once(
+        &self,
+        client: &Client,
+        name: &str,
+        goal: &Goal,
+        time: Duration,
+    ) {
+        match find(client, name, time) {
+            Ok(vm) if goal.is_met(vm.as_ref()) => self.met(vm),
+            Ok(vm) => {
+                let mut state = self.state.lock();
+                (state.vm, state.unseen) = (Some(vm), None);
+            }
+            Err(e) => self.state.lock().unseen = Some(e.to_string()),
+        }
+    }
+
     /// Tells that the time is over, and what the VM is instead.
-    fn late(&self, goal: &Goal, time: Duration) -> Result<(), Failure> {
+    fn late(&self, goal: &Goal, time: Duration) -> Failure {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
-            (None, _) => "there is no such VM".to_string(),
-            (Some(_), Goal::Gone) => "it is there".to_string(),
-            (Some(vm), Goal::Holds(wanted)) => unmet(vm, wanted),
+            (None, _) => "what is so is not known".to_string(),
+            (Some(None), _) => "there is no such VM".to_string(),
+            (Some(Some(_)), Goal::Gone) => "it is there".to_string(),
+            (Some(Some(vm)), Goal::Holds(wanted)) => unmet(vm, wanted),
         };
-        if let Some(vm) = &state.vm {
-            print_json(vm)?;
+        if let Some(Some(vm)) = &state.vm {
+            // Whoever has gone does not want to know.
+            let _ = print_json(vm);
         }
         let mut message =
             format!("vminfod: not in {} s: {instead}", time.as_secs_f64());
-        if let Some(trouble) = &state.trouble {
+        for trouble in state.unseen.iter().chain(&state.broken) {
             message += &format!(" ({trouble})");
         }
-        Err(Failure::Said { message, status: EXIT_TIME })
+        Failure::Said { message, status: EXIT_TIME }
+    }
+}
+
+/// The VM of a zonename or uuid as it is on the system. Without time, as the
+/// daemon has it.
+fn find(
+    client: &Client,
+    name: &str,
+    time: Duration,
+) -> Result<Option<Json>, Error> {
+    let look = |zonename: &str| match time.is_zero() {
+        true => client.vm(zonename),
+        false => client.sync(zonename, time).map(|look| look.vm),
+    };
+    if let Some(vm) = look(name)? {
+        return Ok(Some(vm));
+    }
+    // It may be a uuid, which for some zones is not the name.
+    let of_uuid = VmsQuery::new().equals("uuid", name).fields("zonename");
+    match client.vms(&of_uuid)?.first().and_then(|vm| vm.get("zonename")) {
+        Some(zonename) => look(zonename.as_str().unwrap_or_default()),
+        None => Ok(None),
     }
 }
 
@@ -297,9 +377,15 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
 fn run_command(words: &[OsString]) -> Result<(), Failure> {
     let Some((program, args)) = words.split_first() else { return Ok(()) };
     let shown = program.to_string_lossy();
+    // Whoever called may ignore that his children end; we do not.
+    os::signals::reset_child_signal();
     let status = Command::new(program).args(args).status().map_err(|e| {
+        let status = match e.kind() {
+            std::io::ErrorKind::NotFound => EXIT_NO_COMMAND,
+            _ => EXIT_NOT_RUN,
+        };
         let message = format!("vminfod: {shown}: {e}");
-        Failure::Said { message, status: EXIT_NO_COMMAND }
+        Failure::Said { message, status }
     })?;
     if status.success() {
         return Ok(());

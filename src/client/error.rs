@@ -48,6 +48,8 @@ pub enum Error {
     TimeIsOver(Option<Json>),
     /// Somebody has stopped it.
     Stopped,
+    /// A watcher has ended before; this is why.
+    Ended(String),
 }
 
 impl fmt::Display for Error {
@@ -65,12 +67,16 @@ impl fmt::Display for Error {
             Self::Nonsense { asked, what } => {
                 write!(f, "{asked}: no answer of vminfod: {what}")
             }
+            Self::Refused { status: 414, .. } => {
+                f.write_str("the question is longer than the daemon takes")
+            }
             Self::Refused { status, said } if said.is_empty() => {
                 write!(f, "refused with status {status}")
             }
             Self::Refused { said, .. } => f.write_str(said),
             Self::TimeIsOver(_) => f.write_str("not within the time limit"),
             Self::Stopped => f.write_str("stopped"),
+            Self::Ended(why) => write!(f, "it has ended: {why}"),
         }
     }
 }
@@ -114,7 +120,7 @@ impl Error {
             | Self::Broken { .. }
             | Self::Nonsense { .. } => true,
             Self::Refused { status, .. } => *status >= 500,
-            Self::TimeIsOver(_) | Self::Stopped => false,
+            Self::TimeIsOver(_) | Self::Stopped | Self::Ended(_) => false,
         }
     }
 }

@@ -56,8 +56,8 @@ pub struct Ready {
     pub seq: u64,
     /// The daemon's life.
     pub epoch: String,
-    /// All VMs that are asked for, unless nothing was missed, or none are
-    /// wanted.
+    /// All VMs that are asked for, unless none are wanted, or they are known
+    /// since the stream goes on.
     pub vms: Option<Vec<Json>>,
     /// Whether it goes on where an earlier one broke, with nothing missed.
     pub is_resumed: bool,

@@ -1,39 +1,21 @@
 //! One request, and its answer as it comes: HTTP/1.1 over a socket, with a
 //! time limit on everything.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::os;
-
 /// The most bytes of an answer's head, or of a chunk's size.
-const HEAD_MAX: u64 = 64 << 10;
+const HEAD_MAX: usize = 64 << 10;
 
 /// The most bytes of a body, or of a line of events.
-const BODY_MAX: u64 = 1 << 30;
+const BODY_MAX: usize = 1 << 30;
 
 /// What is read from the socket at a time, in bytes.
-const BUFFER: usize = 64 << 10;
+const READ_MAX: usize = 64 << 10;
 
-/// A socket each of whose reads has to be over by some moment.
-#[derive(Debug)]
-struct Timed {
-    stream: TcpStream,
-    until: Instant,
-}
-
-impl Read for Timed {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(bytes)
-    }
-}
+/// The shortest time-out that a socket knows.
+const INSTANT: Duration = Duration::from_millis(1);
 
 /// An answer whose body is read as it comes.
 #[derive(Debug)]
@@ -41,215 +23,297 @@ pub struct Answer {
     /// The status.
     pub status: u16,
     fields: Vec<(String, String)>,
-    stream: BufReader<Timed>,
-    length: Length,
+    stream: TcpStream,
+    /// Bytes that were read, and not understood yet.
+    raw: Vec<u8>,
+    /// Bytes of the body that nobody has taken yet.
+    body: Vec<u8>,
+    /// How many of them are known to have no end of a line.
+    searched: usize,
+    state: State,
 }
 
-/// How much of the body there still is.
-#[derive(Clone, Copy, Debug)]
-enum Length {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many bytes of this chunk, and then others.
-    Chunks(u64),
-    /// All until the connection is closed.
+/// Where in the body the raw bytes begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the size of a chunk.
+    Size,
+    /// In a chunk, of which so many bytes are left.
+    Chunk(usize),
+    /// Before the end of a chunk.
+    ChunkEnd,
+    /// In a body of which so many bytes are left.
+    Bytes(usize),
+    /// In a body that ends with the connection.
     UntilClosed,
+    /// Behind it.
+    End,
 }
 
-/// Asks for a path, by GET; all up to the answer's head has to be there in
-/// `time`.
+/// What has come of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// The line, without its end.
+    Line(String),
+    /// Not all of it yet; whether there is a part of it.
+    Later {
+        /// Whether it has begun.
+        has_begun: bool,
+    },
+    /// There is none: the body has ended.
+    End,
+}
+
+/// Connects.
 ///
 /// # Errors
-/// If nobody listens, the time is over, or the answer is not HTTP.
-pub fn get(
+/// If nobody listens, or that is not known in `time`.
+pub fn connect(server: SocketAddr, time: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&server, time.max(INSTANT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Asks for a path, by GET; the answer's head has to be there by `until`.
+///
+/// # Errors
+/// If it is not, or it is not HTTP.
+pub fn ask(
+    stream: TcpStream,
     server: SocketAddr,
     path: &str,
     agent: &str,
-    time: Duration,
+    until: Instant,
 ) -> io::Result<Answer> {
-    let until = Instant::now() + time;
-    let stream = TcpStream::connect_timeout(&server, time)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(time))?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: {agent}\r\n\
          Connection: close\r\n\r\n",
     );
+    stream.set_write_timeout(Some(left(until).max(INSTANT)))?;
     (&stream).write_all(request.as_bytes())?;
-    let timed = Timed { stream, until };
-    Answer::begin(BufReader::with_capacity(BUFFER, timed))
+    let mut raw = Vec::new();
+    let end = loop {
+        let end = raw.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        if let Some(end) = end {
+            break end + 4;
+        }
+        if raw.len() > HEAD_MAX {
+            return Err(invalid("no whole head of an answer"));
+        }
+        match read(&stream, &mut raw, until)? {
+            Some(_) if Instant::now() >= until => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Some(0) => return Err(invalid("no whole head of an answer")),
+            Some(_) => {}
+            None => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    };
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Response::new(&mut headers);
+    parsed.parse(&raw[..end]).map_err(|_| invalid("not an HTTP answer"))?;
+    let status = parsed.code.ok_or_else(|| invalid("no status"))?;
+    let fields = parsed.headers.iter().map(|h| {
+        let value = String::from_utf8_lossy(h.value).trim().to_string();
+        (h.name.to_ascii_lowercase(), value)
+    });
+    let fields: Vec<_> = fields.collect();
+    raw.drain(..end);
+    let mut answer = Answer {
+        status,
+        fields,
+        stream,
+        raw,
+        body: Vec::new(),
+        searched: 0,
+        state: State::UntilClosed,
+    };
+    let is_chunked = answer
+        .field("transfer-encoding")
+        .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+    if is_chunked {
+        answer.state = State::Size;
+    } else if let Some(length) = answer.field("content-length") {
+        let length = length.parse().ok().filter(|n| *n <= BODY_MAX);
+        let length = length.ok_or_else(|| invalid("no such length"))?;
+        answer.state = State::Bytes(length);
+    }
+    answer.understand()?;
+    Ok(answer)
 }
 
 impl Answer {
-    fn begin(mut stream: BufReader<Timed>) -> io::Result<Self> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let room = HEAD_MAX - head.len() as u64;
-            let n = (&mut stream).take(room).read_until(b'\n', &mut head)?;
-            if n == 0 {
-                return Err(invalid("no whole head of an answer"));
-            }
-        }
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut parsed = httparse::Response::new(&mut headers);
-        parsed.parse(&head).map_err(|_| invalid("not an HTTP answer"))?;
-        let status = parsed.code.ok_or_else(|| invalid("no status"))?;
-        let fields: Vec<_> = parsed
-            .headers
-            .iter()
-            .map(|h| {
-                let value = String::from_utf8_lossy(h.value).into_owned();
-                (h.name.to_ascii_lowercase(), value)
-            })
-            .collect();
-        let mut answer =
-            Self { status, fields, stream, length: Length::UntilClosed };
-        let is_chunked = answer
-            .field("transfer-encoding")
-            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
-        if is_chunked {
-            answer.length = Length::Chunks(0);
-        } else if let Some(length) = answer.field("content-length") {
-            let length = length.trim().parse().ok();
-            let length = length.filter(|bytes| *bytes <= BODY_MAX);
-            let length = length.ok_or_else(|| invalid("no such length"))?;
-            answer.length = Length::Bytes(length);
-        }
-        Ok(answer)
-    }
-
     /// A field of the head, by its name in lower case.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
         fields.find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// What can be shut down from another thread.
-    ///
-    /// # Errors
-    /// If there are no descriptors left.
-    pub fn socket(&self) -> io::Result<TcpStream> {
-        self.stream.get_ref().stream.try_clone()
-    }
-
-    /// Waits until there is something to read, for `time` at the most; then
-    /// `false`.
-    ///
-    /// # Errors
-    /// If the system can't wait.
-    pub fn wait(&self, time: Duration) -> io::Result<bool> {
-        if !self.stream.buffer().is_empty() {
-            return Ok(true);
-        }
-        let socket = self.stream.get_ref().stream.as_fd();
-        Ok(os::wait_readable(&[socket], time)?[0])
-    }
-
     /// Reads the whole body.
     ///
     /// # Errors
-    /// If it is not there by the time that the request has, breaks off, or is
-    /// too large.
-    pub fn read_all(&mut self) -> io::Result<Vec<u8>> {
-        let mut body = Vec::new();
-        loop {
-            let room = BODY_MAX - body.len() as u64;
-            let left = match self.left()? {
-                Some(0) => return Ok(body),
-                left => left,
-            };
-            let most = left.unwrap_or(room + 1).min(room + 1);
-            let n = (&mut self.stream).take(most).read_to_end(&mut body)?;
-            if body.len() as u64 > BODY_MAX {
-                return Err(invalid("the body is too long"));
+    /// If it is not there by `until`, breaks off, or is too large.
+    pub fn read_all(&mut self, until: Instant) -> io::Result<Vec<u8>> {
+        while self.state != State::End {
+            if Instant::now() >= until || !self.pull(until)? {
+                return Err(io::ErrorKind::TimedOut.into());
             }
-            if left.is_none() {
-                return Ok(body);
-            }
-            self.took(n)?;
         }
+        Ok(std::mem::take(&mut self.body))
     }
 
-    /// Reads the next line, without its end, which has to be there in `time`;
-    /// `None` at the end of the body.
+    /// Reads the next line, if it comes by `until`.
     ///
     /// # Errors
-    /// If it is not, or the body breaks off.
-    pub fn read_line(&mut self, time: Duration) -> io::Result<Option<String>> {
-        self.stream.get_mut().until = Instant::now() + time;
-        let mut line = Vec::new();
-        while !line.ends_with(b"\n") {
-            let most = match self.left()? {
-                Some(0) if line.is_empty() => return Ok(None),
-                Some(0) => return Err(invalid("a line without its end")),
-                left => left.unwrap_or(BODY_MAX),
-            };
-            let mut part = (&mut self.stream).take(most);
-            let n = part.read_until(b'\n', &mut line)?;
-            if n == 0 && matches!(self.length, Length::UntilClosed) {
-                return match line.is_empty() {
-                    true => Ok(None),
-                    false => Err(closed()),
+    /// If the body breaks off, or the line is too long.
+    pub fn read_line(&mut self, until: Instant) -> io::Result<Piece> {
+        loop {
+            let fresh = &self.body[self.searched..];
+            if let Some(at) = fresh.iter().position(|b| *b == b'\n') {
+                let end = self.searched + at;
+                let line = String::from_utf8_lossy(&self.body[..end]);
+                let line = line.into_owned();
+                self.body.drain(..=end);
+                self.searched = 0;
+                return Ok(Piece::Line(line));
+            }
+            self.searched = self.body.len();
+            if self.state == State::End {
+                return match self.body.is_empty() {
+                    true => Ok(Piece::End),
+                    false => Err(invalid("a line without its end")),
                 };
             }
-            self.took(n)?;
-            if line.len() as u64 > BODY_MAX {
-                return Err(invalid("a line is too long"));
+            if Instant::now() >= until || !self.pull(until)? {
+                let has_begun = !self.body.is_empty() || !self.raw.is_empty();
+                return Ok(Piece::Later { has_begun });
             }
         }
-        line.pop();
-        Ok(Some(String::from_utf8_lossy(&line).into_owned()))
     }
 
-    /// How many bytes can be read before the next chunk begins; none at the
-    /// end, `None` if only the connection's end tells.
-    fn left(&mut self) -> io::Result<Option<u64>> {
-        match self.length {
-            Length::UntilClosed => Ok(None),
-            Length::Bytes(left) => Ok(Some(left)),
-            Length::Chunks(0) => {
-                let size = self.chunk_line()?;
-                let size = size.split(';').next().unwrap_or_default().trim();
-                let size = u64::from_str_radix(size, 16).ok();
-                let size = size.filter(|size| *size <= BODY_MAX);
-                let size = size.ok_or_else(|| invalid("not a chunk"))?;
-                self.length = match size {
-                    0 => Length::Bytes(0),
-                    size => Length::Chunks(size),
-                };
-                Ok(Some(size))
+    /// Reads what there is, once; `false` if there is nothing by `until`.
+    fn pull(&mut self, until: Instant) -> io::Result<bool> {
+        match read(&self.stream, &mut self.raw, until)? {
+            None => return Ok(false),
+            Some(0) if self.state == State::UntilClosed => {
+                self.state = State::End;
             }
-            Length::Chunks(left) => Ok(Some(left)),
+            Some(0) => return Err(closed()),
+            Some(_) => self.understand()?,
         }
+        Ok(true)
     }
 
-    /// Counts what was read.
-    fn took(&mut self, n: usize) -> io::Result<()> {
-        let (Length::Bytes(left) | Length::Chunks(left)) = &mut self.length
-        else {
-            return Ok(());
-        };
-        if n == 0 {
-            return Err(closed());
+    /// Makes body of the raw bytes, as far as they go.
+    fn understand(&mut self) -> io::Result<()> {
+        let mut at = 0;
+        loop {
+            let rest = &self.raw[at..];
+            match self.state {
+                State::Size => {
+                    let Some(line) = line_of(rest)? else { break };
+                    at += line.len() + 2;
+                    let size = line.split(';').next().unwrap_or_default();
+                    let size = usize::from_str_radix(size.trim(), 16).ok();
+                    let size = size.filter(|size| *size <= BODY_MAX);
+                    let size = size.ok_or_else(|| invalid("not a chunk"))?;
+                    self.state = match size {
+                        0 => State::End,
+                        size => State::Chunk(size),
+                    };
+                }
+                State::ChunkEnd => {
+                    let Some(line) = line_of(rest)? else { break };
+                    if !line.is_empty() {
+                        return Err(invalid("a chunk without its end"));
+                    }
+                    at += 2;
+                    self.state = State::Size;
+                }
+                State::Chunk(left) => {
+                    let n = left.min(rest.len());
+                    self.body.extend_from_slice(&rest[..n]);
+                    at += n;
+                    self.state = match left - n {
+                        0 => State::ChunkEnd,
+                        left => State::Chunk(left),
+                    };
+                    if left > n {
+                        break;
+                    }
+                }
+                State::Bytes(left) => {
+                    let n = left.min(rest.len());
+                    self.body.extend_from_slice(&rest[..n]);
+                    at += n;
+                    self.state = match left - n {
+                        0 => State::End,
+                        left => State::Bytes(left),
+                    };
+                    if left > n {
+                        break;
+                    }
+                }
+                State::UntilClosed => {
+                    self.body.extend_from_slice(rest);
+                    at = self.raw.len();
+                    break;
+                }
+                State::End => {
+                    at = self.raw.len();
+                    break;
+                }
+            }
         }
-        *left = left.saturating_sub(n as u64);
-        if matches!(self.length, Length::Chunks(0))
-            && !self.chunk_line()?.is_empty()
-        {
-            return Err(invalid("a chunk without its end"));
+        self.raw.drain(..at);
+        match self.body.len() > BODY_MAX {
+            true => Err(invalid("too long")),
+            false => Ok(()),
         }
-        Ok(())
     }
+}
 
-    fn chunk_line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        (&mut self.stream).take(HEAD_MAX).read_until(b'\n', &mut line)?;
-        if !line.ends_with(b"\r\n") {
-            return Err(closed());
+/// A whole line of the coding itself, without its end, if it is there.
+fn line_of(raw: &[u8]) -> io::Result<Option<String>> {
+    match raw.iter().position(|b| *b == b'\n') {
+        Some(end) if end > 0 && raw[end - 1] == b'\r' => {
+            let line = String::from_utf8_lossy(&raw[..end - 1]);
+            Ok(Some(line.into_owned()))
         }
-        line.truncate(line.len() - 2);
-        Ok(String::from_utf8_lossy(&line).into_owned())
+        Some(_) => Err(invalid("not a chunk")),
+        None if raw.len() > HEAD_MAX => Err(invalid("not a chunk")),
+        None => Ok(None),
     }
+}
+
+/// Reads what there is, by `until`: how many bytes, none at the end; `None`
+/// if there is nothing by then.
+fn read(
+    mut stream: &TcpStream,
+    to: &mut Vec<u8>,
+    until: Instant,
+) -> io::Result<Option<usize>> {
+    let mut piece = [0; READ_MAX];
+    loop {
+        stream.set_read_timeout(Some(left(until).max(INSTANT)))?;
+        match stream.read(&mut piece) {
+            Ok(n) => {
+                to.extend_from_slice(&piece[..n]);
+                return Ok(Some(n));
+            }
+            Err(e) => match e.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    return Ok(None);
+                }
+                _ => return Err(e),
+            },
+        }
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 fn invalid(what: &str) -> io::Error {

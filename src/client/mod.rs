@@ -5,17 +5,7 @@
 //! it is vminfod-http(7).
 //!
 //! ```no_run
-//! use std::time::Duration;
-//! use vminfod::client::{Client, VmsQuery};
-//!
-//! let client = Client::new("127.0.0.1:9090".parse()?).name("my-agent/1.0");
-//! let running = VmsQuery::new().equals("state", "running").fields("alias");
-//! for vm in client.vms(&running)? {
-//!     println!("{vm}");
-//! }
-//! let minute = Duration::from_secs(60);
-//! client.wait("5595d88c-…", &[("state", "running")], minute)?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+#![doc = include_str!("../../examples/ask.rs")]
 //! ```
 //!
 //! A JavaScript or Python client needs no library: see vminfod-http(7).
@@ -28,8 +18,8 @@ mod query;
 mod stream;
 mod watcher;
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 pub use crate::hub::EventKind;
 pub use error::Error;
@@ -45,6 +35,26 @@ use query::{Target, seconds};
 
 /// How long an answer may take, unless one says.
 pub const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest time that anything may take: longer ones are cut to this, a
+/// hundred years.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86400);
+
+/// What is kept of an error's words, in characters.
+const SAID_MAX: usize = 2000;
+
+/// The field that names what could not be read, and is as it was before.
+const STALE: &str = "x-vminfod-stale";
+
+/// What [`Client::sync`] has found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The VM, if there is one.
+    pub vm: Option<Json>,
+    /// Sources of it that can't be understood, joined by commas: what they
+    /// say is as it was before.
+    pub stale: Option<String>,
+}
 
 /// Asks one daemon; each question has a connection of its own.
 #[derive(Clone, Debug)]
@@ -116,7 +126,8 @@ impl Client {
     /// If there is no answer, or the query is not understood.
     pub fn vms(&self, query: &VmsQuery) -> Result<Vec<Json>, Error> {
         let path = query.target().into_text();
-        let time = query.sync_time().unwrap_or_default() + self.time;
+        let time =
+            query.sync_time().unwrap_or_default().saturating_add(self.time);
         let vms = self.document(&path, time)?;
         match vms.as_array() {
             Some(vms) => Ok(vms.to_vec()),
@@ -129,24 +140,23 @@ impl Client {
     /// # Errors
     /// If there is no answer.
     pub fn vm(&self, zonename: &str) -> Result<Option<Json>, Error> {
-        self.one(Target::of_vm(zonename), self.time)
+        let (vm, _) = self.one(Target::of_vm(zonename), self.time)?;
+        Ok(vm)
     }
 
-    /// The VM of a zonename, which the daemon loads from the system first, in
-    /// `time` at the most. The answer is not older than the question.
+    /// The VM of a zonename as it is on the system: the daemon loads it first,
+    /// in `time` at the most. The answer is not older than the question.
     ///
     /// # Errors
     /// If there is no answer; [`Error::Refused`] with status 504 if it could
     /// not be loaded in time.
-    pub fn sync(
-        &self,
-        zonename: &str,
-        time: Duration,
-    ) -> Result<Option<Json>, Error> {
+    pub fn sync(&self, zonename: &str, time: Duration) -> Result<Look, Error> {
         let mut target = Target::of_vm(zonename);
         target.add("sync", "1");
         target.add("timeout", &seconds(time));
-        self.one(target, time + self.time)
+        let (vm, answer) = self.one(target, time.saturating_add(self.time))?;
+        let stale = answer.and_then(|a| a.field(STALE).map(String::from));
+        Ok(Look { vm, stale })
     }
 
     /// Waits until all of this holds of the VM of a zonename, at once or as
@@ -206,15 +216,26 @@ impl Client {
         EventStream::open(self.clone(), query, since)
     }
 
-    /// The answer to a GET of any path, whatever its status is but 200.
-    fn get(&self, path: &str, time: Duration) -> Result<Answer, Error> {
+    /// The answer to a GET of any path, whatever its status is but 200. The
+    /// socket is shown to `register` before anything is waited for.
+    fn get(
+        &self,
+        path: &str,
+        time: Duration,
+        register: impl FnOnce(&TcpStream) -> Result<(), Error>,
+    ) -> Result<Answer, Error> {
         let error = |e| Error::of_io(e, self.server, path, time);
+        let until = after(time);
+        let stream = http::connect(self.server, until - Instant::now());
+        let stream = stream.map_err(error)?;
+        register(&stream)?;
         let mut answer =
-            http::get(self.server, path, &self.agent, time).map_err(error)?;
+            http::ask(stream, self.server, path, &self.agent, until)
+                .map_err(error)?;
         if answer.status == 200 {
             return Ok(answer);
         }
-        let body = answer.read_all().map_err(error)?;
+        let body = answer.read_all(until).map_err(error)?;
         let said = String::from_utf8_lossy(&body).trim().to_string();
         if answer.status == 504
             && let Ok(vm) = Json::parse(&said)
@@ -225,34 +246,47 @@ impl Client {
         }
         let error = Json::parse(&said).ok();
         let error = error.as_ref().and_then(|e| e.get("error")?.as_str());
-        let said = error.map_or(said.clone(), str::to_string);
+        let said = error.unwrap_or(&said).chars().take(SAID_MAX).collect();
         Err(Error::Refused { status: answer.status, said })
     }
 
     fn document(&self, path: &str, time: Duration) -> Result<Json, Error> {
-        let mut answer = self.get(path, time)?;
+        let mut answer = self.get(path, time, |_| Ok(()))?;
+        self.document_of(path, &mut answer, time)
+    }
+
+    fn document_of(
+        &self,
+        path: &str,
+        answer: &mut Answer,
+        time: Duration,
+    ) -> Result<Json, Error> {
         let body = answer
-            .read_all()
+            .read_all(after(time))
             .map_err(|e| Error::of_io(e, self.server, path, time))?;
         Json::parse(&String::from_utf8_lossy(&body))
             .map_err(|e| self.nonsense(path, &format!("not JSON: {e}")))
     }
 
+    /// One VM, and the answer that it came with.
     fn one(
         &self,
         target: Target,
         time: Duration,
-    ) -> Result<Option<Json>, Error> {
+    ) -> Result<(Option<Json>, Option<Answer>), Error> {
         let path = target.into_text();
-        match self.document(&path, time) {
-            Ok(vm) if vm.as_object().is_some() => Ok(Some(vm)),
-            Ok(_) => Err(self.nonsense(&path, "no object")),
+        let mut answer = match self.get(&path, time, |_| Ok(())) {
+            Ok(answer) => answer,
             Err(Error::Refused { status: 404, said })
                 if said.starts_with("VM Not Found") =>
             {
-                Ok(None)
+                return Ok((None, None));
             }
-            Err(e) => Err(e),
+            Err(e) => return Err(e),
+        };
+        match self.document_of(&path, &mut answer, time)? {
+            vm @ Json::Object(_) => Ok((Some(vm), Some(answer))),
+            _ => Err(self.nonsense(&path, "no object")),
         }
     }
 
@@ -263,7 +297,7 @@ impl Client {
     ) -> Result<Option<Json>, Error> {
         target.add("timeout", &seconds(time));
         let path = target.into_text();
-        match self.document(&path, time + self.time)? {
+        match self.document(&path, time.saturating_add(self.time))? {
             Json::Null => Ok(None),
             vm if vm.as_object().is_some() => Ok(Some(vm)),
             _ => Err(self.nonsense(&path, "no object")),
@@ -275,4 +309,9 @@ impl Client {
         let asked = format!("{}{path}", self.server);
         Error::Nonsense { asked, what: what.to_string() }
     }
+}
+
+/// The moment after this time.
+fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(TIME_MAX)
 }

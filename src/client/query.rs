@@ -13,6 +13,12 @@ use crate::select::Path;
 /// comes for three of them is taken for broken.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// The shortest time between heartbeats that the daemon takes.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
+/// The longest time that the daemon takes, unless it is set otherwise.
+const SECONDS_MAX: Duration = Duration::from_secs(3600);
+
 /// A request's target while it is put together.
 #[derive(Clone, Debug)]
 pub(super) struct Target(String);
@@ -199,9 +205,14 @@ impl EventsQuery {
         self
     }
 
+    /// Whether VMs are wanted to begin with.
+    pub(super) fn has_snapshot(&self) -> bool {
+        self.has_snapshot
+    }
+
     /// How long a stream may be silent.
     pub(super) fn silence_max(&self) -> Duration {
-        self.heartbeat * 3
+        self.heartbeat.max(HEARTBEAT_MIN).saturating_mul(3)
     }
 
     /// Whether each event comes.
@@ -248,7 +259,7 @@ impl EventsQuery {
         }
         let snapshot = if self.has_snapshot { "array" } else { "none" };
         target.add("snapshot", snapshot);
-        target.add("heartbeat", &seconds(self.heartbeat));
+        target.add("heartbeat", &seconds(self.heartbeat.max(HEARTBEAT_MIN)));
         if let Some((seq, epoch)) = since {
             target.add("since", &seq.to_string());
             target.add("epoch", epoch);
@@ -257,9 +268,9 @@ impl EventsQuery {
     }
 }
 
-/// A time as the daemon reads it.
+/// A time as the daemon reads it, and not longer than it takes.
 pub(super) fn seconds(time: Duration) -> String {
-    format!("{:.3}", time.as_secs_f64())
+    format!("{:.3}", time.min(SECONDS_MAX).as_secs_f64())
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::event::Line;
-use super::http::Answer;
-use super::{Client, Error, Event, EventsQuery, Ready};
+use super::http::{Answer, Piece};
+use super::{Client, Error, Event, EventsQuery, Ready, after};
+use crate::json::Json;
 
 /// How long to wait before a broken connection is made again; doubled with
 /// each failure.
@@ -38,22 +39,7 @@ pub enum Item {
 /// the reason for that.
 ///
 /// ```no_run
-/// use vminfod::client::{Client, EventsQuery, Item};
-///
-/// let client = Client::new("127.0.0.1:9090".parse()?);
-/// let mut stream = client.events(EventsQuery::new().path("state"))?;
-/// loop {
-///     match stream.next()? {
-///         Item::Ready(ready) => match ready.reset {
-///             Some(why) => eprintln!("begun anew: {why}"),
-///             None => eprintln!("ready"),
-///         },
-///         Item::Event(event) => println!("{}", event.json),
-///         Item::Broken(error) => eprintln!("{error}; trying again"),
-///     }
-/// }
-/// # #[allow(unreachable_code)]
-/// # Ok::<(), vminfod::client::Error>(())
+#[doc = include_str!("../../examples/follow.rs")]
 /// ```
 #[derive(Debug)]
 pub struct EventStream {
@@ -62,11 +48,17 @@ pub struct EventStream {
     /// Number and daemon's life of the last event that is known.
     since: Option<(u64, String)>,
     answer: Option<Answer>,
+    /// When the last line was there.
     heard: Instant,
+    /// Since when there is a part of the next one.
+    begun: Option<Instant>,
     trouble: Option<Trouble>,
     pause: Duration,
     retry_time: Option<Duration>,
     control: Arc<Control>,
+    /// VMs to begin with, if the daemon does not tell them since the stream
+    /// goes on.
+    base: Option<Vec<Json>>,
 }
 
 /// What keeps a stream from going on.
@@ -118,11 +110,16 @@ impl EventStream {
             since,
             answer: None,
             heard: Instant::now(),
+            begun: None,
             trouble: None,
             pause: PAUSE_MIN,
             retry_time: None,
             control: Arc::default(),
+            base: None,
         };
+        if stream.since.is_some() && stream.query.has_snapshot() {
+            stream.base = Some(stream.base()?);
+        }
         stream.connect()?;
         Ok(stream)
     }
@@ -168,7 +165,7 @@ impl EventStream {
         &mut self,
         time: Duration,
     ) -> Result<Option<Item>, Error> {
-        let until = Instant::now() + time;
+        let until = after(time);
         loop {
             if self.control.state.lock().is_stopped {
                 return Err(Error::Stopped);
@@ -181,7 +178,9 @@ impl EventStream {
                 continue;
             }
             match self.read(until) {
-                Ok(Some(Line::Ready(ready))) => {
+                Ok(Some(Line::Ready(mut ready))) => {
+                    let base = self.base.take();
+                    ready.vms = ready.vms.or(base);
                     self.since = Some((ready.seq, ready.epoch.clone()));
                     (self.trouble, self.pause) = (None, PAUSE_MIN);
                     return Ok(Some(Item::Ready(ready)));
@@ -190,6 +189,7 @@ impl EventStream {
                     return Ok(Some(Item::Event(event)));
                 }
                 Ok(Some(Line::Heartbeat(_) | Line::Other)) => {}
+                Ok(None) if Instant::now() < until => {}
                 Ok(None) => return Ok(None),
                 Err(error) => {
                     if self.control.state.lock().is_stopped {
@@ -208,24 +208,31 @@ impl EventStream {
         let (server, time) = (self.client.server, self.client.time);
         let failed = |e: io::Error| Error::of_io(e, server, "/events", time);
         let Some(answer) = &mut self.answer else { return Ok(None) };
-        let wait = deaf_at.min(until);
-        let wait = wait.saturating_duration_since(Instant::now());
-        if !answer.wait(wait).map_err(failed)? {
-            return match Instant::now() >= deaf_at {
-                false => Ok(None),
-                true => Err(Error::Slow {
-                    asked: format!("{server}/events"),
-                    time: silence_max,
-                }),
-            };
-        }
-        let text = answer.read_line(time).map_err(failed)?;
-        self.heard = Instant::now();
-        let Some(text) = text else {
-            let end = "the daemon has ended the stream";
-            let error = io::Error::new(io::ErrorKind::UnexpectedEof, end);
-            return Err(failed(error));
+        // A line that has begun has to end, too.
+        let late_at = self.begun.map_or(deaf_at, |begun| begun + time);
+        let piece = answer.read_line(until.min(late_at)).map_err(failed)?;
+        let text = match piece {
+            Piece::Line(text) => text,
+            Piece::End => {
+                let end = "the daemon has ended the stream";
+                let error = io::Error::new(io::ErrorKind::UnexpectedEof, end);
+                return Err(failed(error));
+            }
+            Piece::Later { has_begun } => {
+                let now = Instant::now();
+                if has_begun && self.begun.is_none() {
+                    self.begun = Some(now);
+                    return Ok(None);
+                }
+                let time = if has_begun { time } else { silence_max };
+                let asked = format!("{server}/events");
+                return match now >= late_at {
+                    false => Ok(None),
+                    true => Err(Error::Slow { asked, time }),
+                };
+            }
         };
+        (self.heard, self.begun) = (Instant::now(), None);
         let line = Line::parse(&text);
         let line = line.map_err(|e| self.client.nonsense("/events", &e))?;
         self.check(&line)?;
@@ -263,18 +270,21 @@ impl EventStream {
         self.control.state.lock().socket = None;
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |t| t.since);
-        if !error.may_pass() || self.is_too_long(since) {
-            return Err(error);
-        }
         self.fail_again(since, None);
-        Ok(Item::Broken(error))
+        match error.may_pass() && !self.is_too_long(since) {
+            true => Ok(Item::Broken(error)),
+            false => Err(error),
+        }
     }
 
     fn try_again(&mut self) -> Result<(), Error> {
         let since = self.trouble.as_ref().map_or(Instant::now(), |t| t.since);
         match self.connect() {
             Ok(()) => Ok(()),
-            Err(e) if !e.may_pass() || self.is_too_long(since) => Err(e),
+            Err(e) if !e.may_pass() || self.is_too_long(since) => {
+                self.fail_again(since, None);
+                Err(e)
+            }
             Err(e) => {
                 self.fail_again(since, Some(e));
                 Ok(())
@@ -308,19 +318,48 @@ impl EventStream {
 
     fn connect(&mut self) -> Result<(), Error> {
         let since = self.since.as_ref().map(|(seq, epoch)| (*seq, &**epoch));
-        let path = self.query.target(since).into_text();
-        let answer = self.client.get(&path, self.client.time)?;
-        let (server, time) = (self.client.server, self.client.time);
-        let failed = |e| Error::of_io(e, server, "/events", time);
-        let socket = answer.socket().map_err(failed)?;
-        let mut state = self.control.state.lock();
-        if state.is_stopped {
-            return Err(Error::Stopped);
-        }
-        state.socket = Some(socket);
+        let answer = self.ask(&self.query.target(since).into_text())?;
         self.answer = Some(answer);
-        self.heard = Instant::now();
+        (self.heard, self.begun) = (Instant::now(), None);
         Ok(())
+    }
+
+    /// Asks for a stream, as one that can be stopped meanwhile.
+    fn ask(&self, path: &str) -> Result<Answer, Error> {
+        let time = self.client.time;
+        self.client.get(path, time, |socket| {
+            let socket = socket.try_clone().map_err(|e| {
+                Error::of_io(e, self.client.server, "/events", time)
+            })?;
+            let mut state = self.control.state.lock();
+            if state.is_stopped {
+                return Err(Error::Stopped);
+            }
+            state.socket = Some(socket);
+            Ok(())
+        })
+    }
+
+    /// The VMs that a stream which goes on does not begin with: those of
+    /// another one. They may be of later than where this one goes on; its
+    /// events lead there.
+    fn base(&self) -> Result<Vec<Json>, Error> {
+        let path = self.query.target(None).into_text();
+        let mut answer = self.ask(&path)?;
+        let failed = |e| {
+            let time = self.client.time;
+            Error::of_io(e, self.client.server, "/events", time)
+        };
+        let line = answer.read_line(after(self.client.time)).map_err(failed)?;
+        let ready = match line {
+            Piece::Line(text) => Line::parse(&text),
+            _ => Err("it does not begin".to_string()),
+        };
+        match ready {
+            Ok(Line::Ready(Ready { vms: Some(vms), .. })) => Ok(vms),
+            Ok(_) => Err(self.client.nonsense("/events", "it is not ready")),
+            Err(e) => Err(self.client.nonsense("/events", &e)),
+        }
     }
 
     /// Why it is broken, if it is.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Client, Error, Event, EventStream, EventsQuery, Item, Mirror};
-use super::{Ready, Stopper};
+use super::{Ready, Stopper, after};
 use crate::json::Json;
 
 /// What a watcher tells who listens to it.
@@ -28,23 +28,7 @@ pub enum Told<'a> {
 /// Keeps a mirror of VMs current, calls back, and waits for what is wanted.
 ///
 /// ```no_run
-/// use std::time::Duration;
-/// use vminfod::client::{Client, EventsQuery, Told, Watcher};
-///
-/// let client = Client::new("127.0.0.1:9090".parse()?);
-/// let watcher = Watcher::start(&client, EventsQuery::new(), |told| {
-///     if let Told::Event(event) = told {
-///         println!("{} {}", event.zonename, event.kind);
-///     }
-/// })?;
-/// println!("{} VMs", watcher.vms().len());
-/// let is_running = |vm: Option<&vminfod::json::Json>| {
-///     let state = vm.and_then(|vm| vm.get("state")?.as_str());
-///     state == Some("running")
-/// };
-/// let minute = Duration::from_secs(60);
-/// let vm = watcher.wait_for("5595d88c-…", is_running, minute)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+#[doc = include_str!("../../examples/watch.rs")]
 /// ```
 pub struct Watcher {
     shared: Arc<Shared>,
@@ -115,7 +99,10 @@ impl Watcher {
         shared.state.lock().mirror = Mirror::new(stream.query().clone());
         let stopper = stream.stopper();
         let of_thread = Arc::clone(&shared);
-        let run = move || of_thread.run(stream, &mut listener);
+        let run = move || {
+            let mut end = End { shared: &of_thread, why: None };
+            end.why = Some(of_thread.run(stream, &mut listener));
+        };
         let spawned =
             std::thread::Builder::new().name("vminfod-watcher".into());
         let thread = spawned.spawn(run).map_err(|error| {
@@ -123,7 +110,7 @@ impl Watcher {
             Error::Broken { asked, error }
         })?;
         let watcher = Self { shared, stopper, thread: Some(thread) };
-        let until = Instant::now() + time;
+        let until = after(time);
         let mut state = watcher.shared.state.lock();
         while !state.has_begun {
             if let Some(error) = state.ended.take() {
@@ -170,7 +157,7 @@ impl Watcher {
         mut wanted: impl FnMut(Option<&Json>) -> bool + Send + 'static,
         time: Duration,
     ) -> Result<Option<Json>, Error> {
-        let until = Instant::now() + time;
+        let until = after(time);
         let mut state = self.shared.state.lock();
         let now = state.mirror.vms().get(zonename);
         if wanted(now) {
@@ -194,8 +181,8 @@ impl Watcher {
             if let Some(vm) = found {
                 return Ok(vm);
             }
-            if state.ended.is_some() {
-                return Err(Error::Stopped);
+            if let Some(why) = &state.ended {
+                return Err(Error::Ended(why.to_string()));
             }
             let zonename = waiter.map(|waiter| waiter.zonename);
             let vms = state.mirror.vms();
@@ -217,19 +204,37 @@ impl Drop for Watcher {
     }
 }
 
+/// Tells who waits that a watcher's thread has ended, even by a panic.
+struct End<'a> {
+    shared: &'a Shared,
+    why: Option<Error>,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let why = self.why.take().unwrap_or_else(|| {
+            Error::Ended("a listener has panicked".to_string())
+        });
+        let mut state = self.shared.state.lock();
+        state.trouble = Some(why.to_string());
+        state.ended = Some(why);
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
 impl Shared {
-    fn run(&self, mut stream: EventStream, listener: &mut dyn FnMut(Told<'_>)) {
+    fn run(
+        &self,
+        mut stream: EventStream,
+        listener: &mut dyn FnMut(Told<'_>),
+    ) -> Error {
         loop {
             let item = match stream.next() {
                 Ok(item) => item,
                 Err(error) => {
                     listener(Told::Ended(&error));
-                    let mut state = self.state.lock();
-                    state.trouble = Some(error.to_string());
-                    state.ended = Some(error);
-                    drop(state);
-                    self.changed.notify_all();
-                    return;
+                    return error;
                 }
             };
             match &item {

@@ -96,6 +96,11 @@ impl Waiting {
         };
         let Some(wait) = &of.wait else {
             let (sight, seq) = service.cache.vm(name);
+            if sight.vm.is_none()
+                && let Some(error) = service.unloadable(name)
+            {
+                return Some(failure(504, &error));
+            }
             let full = service.vm(name, of, sight, seq, &self.request);
             return Some(self.with_faults(full, Some(name)));
         };
@@ -129,15 +134,18 @@ impl Waiting {
                 },
             };
             let holds = match (wait, &sight.vm) {
-                (Wait::Gone, vm) => vm.is_none(),
+                // One that can't be loaded is there.
+                (Wait::Gone, vm) => {
+                    vm.is_none() && service.unloadable(name).is_none()
+                }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
                     let object = &vm.object;
                     conditions.iter().all(|c| c.holds(object, &search))
                 }
             };
-            if search.is_over() {
-                return Some(service.searched_too_long());
+            if let Some(why) = search.failure() {
+                return Some(failure(400, why));
             }
             self.searched = searched + begun.elapsed();
             if holds {

@@ -148,10 +148,11 @@ impl Service {
         if !of.filter.is_empty() {
             let search = Search::new(self.limits.search_time);
             snapshot.vms.retain(|vm| {
-                !search.is_over() && of.filter.passes(&vm.object, &search)
+                search.failure().is_none()
+                    && of.filter.passes(&vm.object, &search)
             });
-            if search.is_over() {
-                return self.searched_too_long();
+            if let Some(why) = search.failure() {
+                return failure(400, why);
             }
         }
         let body = match &of.fields {
@@ -185,10 +186,12 @@ impl Service {
         versioned(Full::new(200, JSON, body_of(&vm, of)), &etag, seq)
     }
 
-    /// That a regular expression costs too much.
-    pub(super) fn searched_too_long(&self) -> Full {
-        let time = self.limits.search_time.as_secs_f64();
-        failure(400, &format!("searching takes over {time} s"))
+    /// Why a VM that is not served could not be loaded, though it is there.
+    pub(super) fn unloadable(&self, name: &str) -> Option<String> {
+        let mut faults = self.host.faults(Some(name)).into_iter();
+        // The system's own are no VM's.
+        let fault = faults.find(|(source, _)| *source != "sysinfo")?;
+        Some(format!("{name} can't be loaded: {}: {}", fault.0, fault.1))
     }
 
     /// The name of a VM's version.

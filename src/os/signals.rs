@@ -124,3 +124,10 @@ impl Signals {
         self.from.as_fd()
     }
 }
+
+/// Has the ends of children reported again, if who started this process has
+/// ignored them: they could not be waited for.
+pub fn reset_child_signal() {
+    // SAFETY: setting the default has no preconditions.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}

@@ -12,11 +12,15 @@ use crate::json::{Json, Object, number_text};
 /// The most memory of one regular expression, in bytes.
 const REGEX_BYTES: usize = 16 << 10;
 
+/// The memory of a small one, of whose text more is searched.
+const REGEX_BYTES_SMALL: usize = 1 << 10;
+
 /// How deep the groups of a regular expression may stand in each other.
 const REGEX_DEPTH: u32 = 16;
 
-/// The beginning of a text that is searched by a regular expression, in
-/// bytes: how long metadata are is up to a tenant.
+/// The beginning of a text that is searched by the largest expression, in
+/// bytes, by one of half its size twice as much, and so on: how long metadata
+/// are is up to a tenant, and one search is not interrupted.
 const SEARCHED_BYTES: usize = 16 << 10;
 
 /// How long regular expressions may be searched for, all together: they can
@@ -25,18 +29,32 @@ const SEARCHED_BYTES: usize = 16 << 10;
 pub struct Search {
     until: Instant,
     is_over: Cell<bool>,
+    is_cut: Cell<bool>,
 }
 
 impl Search {
     /// A search of this time at the most.
     #[must_use]
     pub fn new(time: Duration) -> Self {
-        Self { until: Instant::now() + time, is_over: Cell::new(false) }
+        Self {
+            until: Instant::now() + time,
+            is_over: Cell::new(false),
+            is_cut: Cell::new(false),
+        }
+    }
+
+    /// Why nothing is known, if nothing is.
+    #[must_use]
+    pub fn failure(&self) -> Option<&'static str> {
+        match (self.is_over(), self.is_cut.get()) {
+            (true, _) => Some("searching takes too long"),
+            (_, true) => Some("a text is too long to be searched whole"),
+            (false, false) => None,
+        }
     }
 
     /// Whether its time was over, so that not everything was searched.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.is_over.get()
     }
 
@@ -74,8 +92,9 @@ enum What {
 enum Test {
     /// Its text is this.
     Equals(String),
-    /// Its text matches this somewhere, upper and lower case being one.
-    Matches(Regex),
+    /// Its text matches this somewhere, upper and lower case being one; so
+    /// much of a text is searched.
+    Matches(Regex, usize),
 }
 
 impl Condition {
@@ -97,7 +116,10 @@ impl Condition {
             None => (false, value),
         };
         let test = match value.strip_prefix('~') {
-            Some(pattern) => Test::Matches(regex(pattern)?),
+            Some(pattern) => {
+                let (regex, searched) = regex(pattern)?;
+                Test::Matches(regex, searched)
+            }
             None => {
                 let text = value.strip_prefix('\\').unwrap_or(value);
                 Test::Equals(match is_mac(&what) {
@@ -112,7 +134,7 @@ impl Condition {
     /// Whether a regular expression is searched for.
     #[must_use]
     pub fn has_regex(&self) -> bool {
-        matches!(self.test, Test::Matches(_))
+        matches!(self.test, Test::Matches(..))
     }
 
     /// The values of its property in a VM, as texts.
@@ -136,8 +158,8 @@ impl Condition {
     }
 
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
-    /// nothing holds but what is negated. Nothing is known if `search` is
-    /// over afterwards.
+    /// nothing holds but what is negated. Nothing is known if `search` tells
+    /// of a failure afterwards.
     #[must_use]
     pub fn holds(&self, vm: &Object, search: &Search) -> bool {
         let is_so = match &self.what {
@@ -162,12 +184,22 @@ impl Test {
     fn is_met_by(&self, text: &str, search: &Search) -> bool {
         match self {
             Self::Equals(wanted) => wanted == text,
-            Self::Matches(regex) => {
-                let mut end = text.len().min(SEARCHED_BYTES);
+            Self::Matches(regex, searched) => {
+                let mut end = text.len().min(*searched);
                 while !text.is_char_boundary(end) {
                     end -= 1;
                 }
-                search.goes_on() && regex.is_match(&text[..end])
+                if !search.goes_on() {
+                    return false;
+                }
+                let found = regex.find(&text[..end]);
+                if end == text.len() {
+                    return found.is_some();
+                }
+                // `$` is the end of the text, not of what is searched.
+                let is_within = found.is_some_and(|found| found.end() < end);
+                search.is_cut.set(search.is_cut.get() || !is_within);
+                is_within
             }
         }
     }
@@ -206,8 +238,8 @@ impl Filter {
         self.conditions.iter().any(|(_, condition)| condition.has_regex())
     }
 
-    /// Whether all conditions hold of a VM. Nothing is known if `search` is
-    /// over afterwards.
+    /// Whether all conditions hold of a VM. Nothing is known if `search` tells
+    /// of a failure afterwards.
     #[must_use]
     pub fn passes(&self, vm: &Object, search: &Search) -> bool {
         let mut conditions = self.conditions.iter();
@@ -215,13 +247,25 @@ impl Filter {
     }
 }
 
-fn regex(pattern: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(pattern)
-        .case_insensitive(true)
-        .size_limit(REGEX_BYTES)
-        .nest_limit(REGEX_DEPTH)
-        .build();
-    built.map_err(|e| format!("no regular expression: {pattern}: {e}"))
+/// An expression, and how much of a text it may search.
+fn regex(pattern: &str) -> Result<(Regex, usize), String> {
+    let mut size = REGEX_BYTES_SMALL;
+    loop {
+        let built = RegexBuilder::new(pattern)
+            .case_insensitive(true)
+            .size_limit(size)
+            .nest_limit(REGEX_DEPTH)
+            .build();
+        match built {
+            Ok(regex) => {
+                return Ok((regex, SEARCHED_BYTES * (REGEX_BYTES / size)));
+            }
+            Err(e) if size >= REGEX_BYTES => {
+                return Err(format!("no regular expression: {pattern}: {e}"));
+            }
+            Err(_) => size *= 2,
+        }
+    }
 }
 
 /// The type of a VM, as vmadm(8) shows it: four letters at the most.
@@ -394,11 +438,27 @@ mod tests {
         let at_end = Condition::new("tags.t", "~end").unwrap();
         assert!(at_end.has_regex() && !filter.has_regex());
         assert!(at_end.holds(vm(1000).as_object().unwrap(), &long()));
-        assert!(!at_end.holds(vm(9000).as_object().unwrap(), &long()));
+        // A small expression searches a quarter of a MiB: past that nothing
+        // is known, unless it has matched before.
+        let far = vm(200_000);
+        for (pattern, is_found) in [("~end", None), ("~éé", Some(true))] {
+            let condition = Condition::new("tags.t", pattern).unwrap();
+            let search = long();
+            let holds = condition.holds(far.as_object().unwrap(), &search);
+            let told = search.failure().is_none().then_some(holds);
+            assert_eq!(told, is_found, "{pattern}");
+        }
+        let to_the_end = Condition::new("tags.t", "~é$").unwrap();
+        let search = long();
+        assert!(!to_the_end.holds(far.as_object().unwrap(), &search));
+        assert_eq!(
+            search.failure(),
+            Some("a text is too long to be searched whole")
+        );
         let search = Search::new(Duration::ZERO);
         let vm = vm(10);
         assert!(!at_end.holds(vm.as_object().unwrap(), &search));
-        assert!(search.is_over());
+        assert_eq!(search.failure(), Some("searching takes too long"));
         // What operators write fits.
         let uuid = "~^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-";
         assert!(Condition::new("uuid", uuid).is_ok());

@@ -1,5 +1,7 @@
 //! The zone status channel: what the kernel and libzonecfg publish of zones.
 
+use std::time::{Duration, SystemTime};
+
 use crate::config::{Paths, is_zonename};
 use crate::event::{Event, EventSource, ZoneChange};
 use crate::json::Json;
@@ -51,6 +53,7 @@ pub fn parse(record: &Json) -> Option<Event> {
                 oldstate: state("oldstate"),
                 newstate: state("newstate"),
                 zoneid,
+                when: when(data),
             }))
         }
         ("init", "restart") => {
@@ -58,6 +61,12 @@ pub fn parse(record: &Json) -> Option<Event> {
         }
         _ => None,
     }
+}
+
+/// When a change was: nanoseconds since 1970.
+fn when(data: &Json) -> Option<SystemTime> {
+    let nanoseconds = data.get("when").and_then(Json::as_u64)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
 }
 
 #[cfg(test)]
@@ -73,6 +82,12 @@ mod tests {
         let change = r#"{"date":"2026-01-15T10:22:44.163Z","type":"event","vendor":"sun.com","publisher":"kernel","class":"status","subclass":"change","pid":0,"data":{"zonename":"z1","newstate":"running","oldstate":"ready","zoneid":12,"when":1768472564162999001},"channel":"com.sun:zones:status"}"#;
         let told = "zone z1 \"ready\" -> \"running\"";
         assert_eq!(event(change).as_deref(), Some(told));
+        let Some(Event::Zone(change)) = parse(&Json::parse(change).unwrap())
+        else {
+            panic!();
+        };
+        let when = change.when.unwrap().duration_since(SystemTime::UNIX_EPOCH);
+        assert_eq!(when.unwrap().as_millis(), 1_768_472_564_162);
         let restart = r#"{"type":"event","class":"init","subclass":"restart","data":{"restarts":1,"zonename":"z1","zoneid":12,"when":1768473000499123456}}"#;
         assert_eq!(event(restart).as_deref(), Some("zone z1 init restart"));
     }

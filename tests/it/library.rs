@@ -1,8 +1,10 @@
 //! The client library: streams that go on, mirrors that stay right, and what
 //! it makes of servers that are none.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use vminfod::client::{
 use vminfod::json::Json;
 
 use crate::harness::{
-    DEADLINE, TestHost, first_difference, free_address, text, wait_for,
+    DEADLINE, TestHost, VMINFOD, first_difference, free_address, text, wait_for,
 };
 
 /// Who listens to nothing.
@@ -257,7 +259,7 @@ fn a_client_asks_for_what_it_wants() {
     assert_eq!(vms[0].as_object().unwrap().len(), 1);
     assert_eq!(client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().len(), 5);
     assert_eq!(client.vm("nobody").unwrap(), None);
-    let vm = client.sync(&zonename, DEADLINE).unwrap().unwrap();
+    let vm = client.sync(&zonename, DEADLINE).unwrap().vm.unwrap();
     assert_eq!(text(&vm, "zonename"), zonename);
     let running = &[("state", "running")][..];
     assert_eq!(client.wait(&zonename, running, DEADLINE).unwrap(), vm);
@@ -331,6 +333,58 @@ fn a_stream_can_be_stopped_whatever_it_does() {
     let thread = std::thread::spawn(move || waiting.next());
     stopper.stop();
     assert!(matches!(thread.join().unwrap(), Err(Error::Stopped)));
+}
+
+/// Runs an example of the library; what it prints.
+fn example(name: &str, args: &[&str]) -> Child {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", name])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(built.unwrap().success());
+    let programs = Path::new(VMINFOD).with_file_name("examples");
+    Command::new(programs.join(name))
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let host = TestHost::with_vms(3);
+    let daemon = host.start();
+    let addr = daemon.addr.to_string();
+    let vm0 = simhost::layout::uuid_of(0);
+    let all = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = all(example("ask", &[&addr, "vm0"]));
+    assert_eq!(said, "2 VMs run\nits quota is 25\nit runs\n");
+
+    let mut follow = example("follow", &[&addr, "1"]);
+    let mut out = BufReader::new(follow.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let mut watch = example("watch", &[&addr, &vm0, "stopped"]);
+    let mut watch_out = BufReader::new(watch.stdout.take().unwrap());
+    let mut said = String::new();
+    watch_out.read_line(&mut said).unwrap();
+    watch_out.read_line(&mut said).unwrap();
+    assert_eq!(said, "ready\n3 VMs\n");
+    host.stop(&vm0, 0).unwrap();
+    let mut said = String::new();
+    out.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with(&format!("modify {vm0}: \"")), "{said}");
+    let mut said = String::new();
+    watch_out.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with(&format!("modify {vm0}\n")), "{said}");
+    assert!(said.contains("it is so\n") && said.ends_with("ended\n"), "{said}");
+    assert!(follow.wait().unwrap().success());
+    assert!(watch.wait().unwrap().success());
 }
 
 /// A server that says this to whoever asks, and then closes, or does not.

@@ -63,6 +63,9 @@ mod top;
 /// Manual pages, completion, the README's examples.
 mod docs;
 
+/// What might make a tool say what is not so.
+mod liars;
+
 /// The client library, and what it makes of bad servers.
 mod library;
 

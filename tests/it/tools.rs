@@ -12,6 +12,7 @@ use crate::harness::{
     DEADLINE, Daemon, TestHost, VMINFOD, free_address, parse, simhost_program,
     text, wait_for,
 };
+use crate::terminal::Terminal;
 
 fn tool(daemon: &Daemon, args: &[&str]) -> Output {
     Command::new(VMINFOD)
@@ -379,6 +380,30 @@ fn events_are_of_what_is_asked_for() {
 }
 
 #[test]
+fn events_have_colours_on_a_terminal_alone() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let addr = daemon.addr.to_string();
+    let zonename = host.zonenames().unwrap().remove(0);
+    for (script, has_colours) in [
+        ("$V events -r", true),
+        ("NO_COLOR=1 $V events -r", false),
+        ("$V events -r | cat", false),
+    ] {
+        let terminal = Terminal::run(script, &addr);
+        terminal.wait_for_text("] ready");
+        host.update(&zonename, "alias", script).unwrap();
+        terminal.wait_for_text("modify: alias");
+        let coloured = terminal.screen(&["-e"]);
+        assert_eq!(
+            coloured.contains("\x1b[33malias"),
+            has_colours,
+            "{coloured}"
+        );
+    }
+}
+
+#[test]
 fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     let host = TestHost::with_vms(6);
     let daemon = host.start_with(&["--refresh-interval", "100000"]);
@@ -400,7 +425,7 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     let wanted = format!("{} quota: system 77, daemon 25\n", names[0]);
     let (status, stdout, stderr) = diagnose(&[]);
     assert_eq!((status, &stdout), (Some(1), &wanted), "{stderr}");
-    assert_eq!(stderr, "vminfod: 1 differences\n");
+    assert_eq!(stderr, "vminfod: 1 difference\n");
     let json = parse(diagnose(&["-j"]).1.as_bytes());
     let told = &json.as_array().unwrap()[0];
     assert_eq!(text(told, "path"), "quota");
@@ -441,6 +466,11 @@ fn the_status_names_who_is_ill() {
     let wanted =
         format!("\nVM {zonename} ({alias}): metadata.json\n    since 20");
     assert!(said.contains(&wanted), "{said}");
+    // A look at the system says what it could not read.
+    let output = tool(&daemon, &["get", "--sync", &zonename]);
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "metadata.json: not readable, as it was before\n");
     fs::write(host.path(&path), "{}").unwrap();
     wait_for("it is mended", || {
         let said = status();

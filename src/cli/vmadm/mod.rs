@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::args::{Args, Opt, flag, value};
 use super::events;
-use super::{Failure, print};
-use crate::client::{Client, VmsQuery};
+use super::{Failure, complain, print};
+use crate::client::{Client, Error, VmsQuery};
 use crate::json::Json;
 use crate::select::Condition;
 use fields::FilterKey;
@@ -112,12 +112,20 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     };
     let client = client(&args)?;
     let time = args.seconds("timeout")?;
+    let failed = |e: Error| said(e.to_string());
     let vm = match (args.has("sync"), time) {
-        (true, time) => client.sync(uuid, time.unwrap_or(SYNC_TIME)),
-        (false, None) => client.vm(uuid),
+        (true, time) => {
+            let look = client.sync(uuid, time.unwrap_or(SYNC_TIME));
+            let look = look.map_err(failed)?;
+            if let Some(stale) = look.stale {
+                complain(&format!("{stale}: not readable, as it was before"));
+            }
+            look.vm
+        }
+        (false, None) => client.vm(uuid).map_err(failed)?,
         (false, Some(_)) => return Err(usage("--timeout without --sync")),
     };
-    match vm.map_err(|e| said(e.to_string()))? {
+    match vm {
         Some(vm) => super::print_json(&vm),
         // Tools depend on this text.
         None => Err(said(format!("zoneadm: {uuid}: No such zone configured"))),
@@ -148,8 +156,10 @@ fn find(
             return Err(usage(&error));
         }
         let (key, value) = operand.split_once('=').unwrap_or((operand, ""));
-        conditions.retain(|(known, _)| *known != key);
-        conditions.push((key, value));
+        match conditions.iter_mut().find(|(known, _)| *known == key) {
+            Some(known) => known.1 = value,
+            None => conditions.push((key, value)),
+        }
     }
     for (key, value) in conditions {
         match FilterKey::parse(key) {

@@ -1,0 +1,35 @@
+//! Keeps a mirror of all VMs, is called back, and waits for a state.
+//!
+//! usage: watch ADDR:PORT ZONENAME STATE
+
+use std::time::Duration;
+
+use vminfod::client::{Client, EventsQuery, Told, Watcher};
+use vminfod::json::Json;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let server = args.next().ok_or("where is the daemon?")?.parse()?;
+    let zonename = args.next().ok_or("which VM?")?;
+    let wanted = args.next().ok_or("which state?")?;
+    let client = Client::new(server).name("watch/1.0");
+
+    // Called by the watcher's own thread, in order.
+    let listener = |told: Told<'_>| match told {
+        Told::Ready(_) => println!("ready"),
+        Told::Event(event) => println!("{} {}", event.kind, event.zonename),
+        Told::Broken(error) => println!("broken: {error}"),
+        Told::Ended(_) => println!("ended"),
+    };
+    let watcher = Watcher::start(&client, EventsQuery::new(), listener)?;
+    println!("{} VMs", watcher.vms().len());
+
+    // Sees each state, however short it lasts.
+    let is_wanted = move |vm: Option<&Json>| {
+        let state = vm.and_then(|vm| vm.get("state")?.as_str());
+        state == Some(wanted.as_str())
+    };
+    watcher.wait_for(&zonename, is_wanted, Duration::from_secs(60))?;
+    println!("it is so");
+    Ok(())
+}

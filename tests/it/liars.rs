@@ -1,0 +1,393 @@
+//! What might make a tool say what is not so: late events, odd names, VMs that
+//! can't be loaded, outputs that nobody reads, servers that hang.
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use vminfod::client::{Client, Error, EventsQuery, Told, Watcher};
+use vminfod::json::Json;
+
+use crate::harness::{
+    DEADLINE, Daemon, TestHost, VMINFOD, free_address, parse, simhost_program,
+    text, wait_for,
+};
+
+fn tool(daemon: &Daemon, args: &[&str]) -> Output {
+    Command::new(VMINFOD)
+        .args(args)
+        .env("VMINFOD_SERVER", daemon.addr.to_string())
+        .output()
+        .unwrap()
+}
+
+fn status_of(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+#[test]
+fn an_output_that_nobody_reads_changes_no_verdict() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--refresh-interval", "100000"]);
+    let zonename = host.zonenames().unwrap().remove(0);
+    host.hurt("sysevent-zfs", "drop").unwrap();
+    host.update(&zonename, "quota", "77").unwrap();
+    let root = host.root().display();
+    for (words, status) in [
+        // The other one looks at the system, which mends it.
+        (format!("diagnose --root {root}"), 1),
+        (format!("wait {zonename} state=x --timeout 0.1"), 3),
+    ] {
+        for output in ["| true", "> /dev/full"] {
+            // The tool's own status, not that of who reads.
+            let script =
+                format!("$V {words} {output}; exit ${{PIPESTATUS[0]}}");
+            let output = Command::new("bash")
+                .args(["-c", &script])
+                .env("V", VMINFOD)
+                .env("VMINFOD_SERVER", daemon.addr.to_string())
+                .output()
+                .unwrap();
+            let said = status_of(&output);
+            // That it could not be told is trouble.
+            let is_full = script.contains("full") && script.contains("diag");
+            let wanted = if is_full { 2 } else { status };
+            assert_eq!(said, wanted, "{script}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_uuid_that_is_no_zonename_is_not_gone() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recorded = recorded.join("tests/fixtures/objects-edge/host");
+    let host = TestHost::recorded(&recorded);
+    let daemon = host.start();
+    let vm = daemon.vm("lx-zone").unwrap();
+    let uuid = text(&vm, "uuid");
+    for since in [&[][..], &["--since", "0"]] {
+        for command in [&[][..], &["--", "true"]] {
+            let mut args = vec!["wait", uuid, "--gone", "--timeout", "0.3"];
+            args.extend(since);
+            args.extend(command);
+            let output = tool(&daemon, &args);
+            assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("it is there"), "{said}");
+        }
+    }
+    let output = tool(&daemon, &["wait", uuid, "brand=lx", "--since", "0"]);
+    assert_eq!(text(&parse(&output.stdout), "uuid"), uuid);
+}
+
+#[test]
+fn a_vm_that_cannot_be_loaded_is_not_gone() {
+    let host = TestHost::with_vms(2);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let xml = host.path(&format!("/etc/zones/{zonename}.xml"));
+    let good = fs::read_to_string(&xml).unwrap();
+    fs::write(&xml, "<zone").unwrap();
+    let daemon = host.start();
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 1);
+    let answer = daemon.get(&format!("/vms/{zonename}?sync=1"));
+    assert_eq!(answer.status, 504);
+    let error = text(&answer.json(), "error").to_string();
+    assert!(error.contains("can't be loaded: zonexml: "), "{error}");
+    for command in [&[][..], &["--", "true"]] {
+        let mut args = vec!["wait", &zonename, "--gone", "--timeout", "0.3"];
+        args.extend(command);
+        let output = tool(&daemon, &args);
+        assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("can't be loaded"), "{said}");
+    }
+    let query = format!("/vms/{zonename}?wait=gone&timeout=0.2");
+    assert_eq!(daemon.get(&query).status, 504);
+    let root = host.root().to_str().unwrap();
+    let output = tool(&daemon, &["diagnose", "--root", root]);
+    assert_eq!(status_of(&output), 2, "{output:?}");
+    fs::write(&xml, good).unwrap();
+    let output = tool(&daemon, &["wait", &zonename, "state=running"]);
+    assert!(output.status.success(), "{output:?}");
+    // Nor is one that the next daemon can't load.
+    drop(daemon);
+    let addr = free_address();
+    let first = host.start_with(&["--listen", &addr]);
+    let waiting = Command::new(VMINFOD)
+        .args(["wait", &zonename, "--gone", "--timeout", "4"])
+        .env("VMINFOD_SERVER", &addr)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("it listens", || {
+        let status = first.status();
+        let listeners = status.get("eventsListeners").unwrap();
+        match listeners.as_object().unwrap().len() {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    });
+    drop(first);
+    fs::write(&xml, "<zone").unwrap();
+    let _second = host.start_with(&["--listen", &addr]);
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!(status_of(&output), 3, "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("begun anew (another epoch)"), "{said}");
+}
+
+/// Stops a process, or lets it go on.
+fn signal(pid: &str, signal: &str) {
+    let sent = Command::new("kill").args(["-s", signal, pid]).status();
+    assert!(sent.unwrap().success());
+}
+
+#[test]
+fn what_was_before_is_not_what_the_command_has_done() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let sources = daemon.status().get("sources").unwrap().clone();
+    let pid = sources.get("zone").unwrap().get("pid").unwrap().to_string();
+    signal(&pid, "STOP");
+    host.stop(&zonename, 0).unwrap();
+    host.host.start(&zonename).unwrap();
+    let go_on = format!("kill -CONT {pid}");
+    let args = [
+        "wait",
+        &zonename,
+        "state=!running",
+        "--timeout",
+        "3",
+        "--",
+        "sh",
+        "-c",
+        &go_on,
+    ];
+    let output = tool(&daemon, &args);
+    assert_eq!(status_of(&output), 3, "{output:?}");
+    // The transitions were told, with the time at which they were.
+    let seen = daemon.events_of("?since=0&epoch=x").vms;
+    assert_eq!(text(&seen[&zonename], "state"), "running");
+}
+
+#[test]
+fn events_since_an_event_miss_nothing_at_a_restart() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let host = TestHost::with_vms(2);
+    let addr = free_address();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start_with(&["--listen", &addr]);
+    let seq = daemon.status().get("seq").unwrap().to_string();
+    host.update(&zonename, "alias", "first").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=first");
+    assert_eq!(daemon.get(&path).status, 200);
+    let mut child = Command::new(VMINFOD)
+        .args(["events", "--since", &seq, "--path", "alias"])
+        .env("VMINFOD_SERVER", &addr)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The time of the file may have changed as well.
+    let mut out = out.filter(|line| {
+        line.as_ref().is_ok_and(|line| !line.contains("last_modified"))
+    });
+    let line = out.next().unwrap().unwrap();
+    assert!(line.ends_with("alias changed :: \"vm0\" -> \"first\""), "{line}");
+    drop(daemon);
+    host.update(&zonename, "alias", "second").unwrap();
+    let _daemon = host.start_with(&["--listen", &addr]);
+    let line = out.next().unwrap().unwrap();
+    let wanted = "alias changed :: \"first\" -> \"second\"";
+    assert!(line.ends_with(wanted), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_name_has_to_be_there_whatever_is_asked_besides() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    for besides in [&["--since", "0"][..], &["--uuid", &zonename]] {
+        let args = [&["events", "nobody"][..], besides].concat();
+        let output = tool(&daemon, &args);
+        assert_eq!(status_of(&output), 1, "{output:?}");
+        assert_eq!(output.stderr, b"VM nobody not found\n");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_not_told() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    host.hurt("zoneadm", "block").unwrap();
+    let new = simhost::layout::uuid_of(40);
+    let args =
+        ["wait", &new, "state=running", "--timeout", "0.5", "--", "true"];
+    let output = tool(&daemon, &args);
+    assert_eq!(status_of(&output), 3);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // As the stream has begun without it.
+    assert!(said.contains("there is no such VM"), "{said}");
+    host.hurt("zoneadm", "heal").unwrap();
+    // What it is instead is what it became meanwhile.
+    let zonename = host.zonenames().unwrap().remove(0);
+    let root = host.root().to_str().unwrap();
+    let script =
+        format!("{} stop {root} {zonename} &", simhost_program().display());
+    let args = [
+        "wait",
+        &zonename,
+        "state=bogus",
+        "--timeout",
+        "3",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let output = tool(&daemon, &args);
+    assert_eq!(text(&parse(&output.stdout), "state"), "stopped");
+}
+
+/// A server that takes connections, and answers the first with this.
+fn silent_server(first: &'static str) -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let count: Arc<AtomicU32> = Arc::default();
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for client in listener.incoming() {
+            use std::io::Write;
+            let mut client = client.unwrap();
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                let _ = client.read(&mut [0; 4096]);
+                let _ = client.write_all(first.as_bytes());
+                continue;
+            }
+            kept.push(client);
+        }
+    });
+    (addr, count)
+}
+
+const READY: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+    49\r\n{\"type\":\"ready\",\"date\":\"2026\",\"uuid\":\"u\",\"seq\":5,\
+    \"epoch\":\"e\",\"vms\":[]}\r\n\n\r\n";
+
+#[test]
+fn a_watcher_can_be_dropped_while_a_server_hangs() {
+    let (addr, count) = silent_server(READY);
+    let client = Client::new(addr.parse().unwrap()).time_limit(DEADLINE * 10);
+    let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
+    wait_for("it tries again", || match count.load(Ordering::SeqCst) {
+        2.. => Ok(()),
+        n => Err(n.to_string()),
+    });
+    // It would wait for ten times the deadline.
+    drop(watcher);
+}
+
+#[test]
+fn a_listener_that_panics_ends_the_watcher_and_says_so() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let client = Client::new(daemon.addr);
+    let listener = |told: Told<'_>| {
+        if let Told::Event(event) = told {
+            panic!("on purpose: {}", event.seq);
+        }
+    };
+    let watcher = Watcher::start(&client, EventsQuery::new(), listener);
+    let watcher = watcher.unwrap();
+    host.update(&zonename, "alias", "x").unwrap();
+    let never = watcher.wait_for(&zonename, |_| false, Duration::MAX);
+    assert!(matches!(never, Err(Error::Ended(_))), "{never:?}");
+    assert!(watcher.trouble().unwrap().contains("panicked"));
+}
+
+#[test]
+fn long_texts_are_searched_or_refused() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let find = |length: usize, pattern: &str| {
+        let script = format!("{} NEEDLE", "x".repeat(length));
+        host.update(&zonename, "customer_metadata.script", &script).unwrap();
+        let path =
+            format!("/vms/{zonename}?sync=1&fields=customer_metadata.script");
+        assert!(daemon.get(&path).body.len() > length);
+        let filter = format!("customer_metadata.script=~{pattern}");
+        let output = tool(&daemon, &["lookup", &filter]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said, error)
+    };
+    let found = (Some(0), format!("{zonename}\n"), String::new());
+    assert_eq!(find(20_000, "needle"), found);
+    assert_eq!(find(200_000, "needle$"), found);
+    let too_long = "a text is too long to be searched whole\n".to_string();
+    let refused = (Some(1), String::new(), too_long);
+    assert_eq!(find(400_000, "needle"), refused);
+    assert_eq!(find(400_000, "^xx"), found);
+}
+
+#[test]
+fn who_ignores_his_children_can_wait_all_the_same() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let python = "import signal,os,sys\n\
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
+        os.execv(sys.argv[1], sys.argv[1:])";
+    let output = Command::new("python3")
+        .args(["-c", python, VMINFOD, "wait", &zonename, "state=running"])
+        .args(["--", "true"])
+        .env("VMINFOD_SERVER", daemon.addr.to_string())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let file: PathBuf = host.path("/no-program");
+    fs::write(&file, "x").unwrap();
+    let args = ["wait", &zonename, "state=running", "--"];
+    let args = [&args[..], &[file.to_str().unwrap()]].concat();
+    assert_eq!(status_of(&tool(&daemon, &args)), 126);
+}
+
+#[test]
+fn json_on_a_terminal_is_no_order_either() {
+    use crate::terminal::Terminal;
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    host.update(&zonename, "alias", "a\u{9b}31mb\u{202e}c").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=~31mb");
+    assert_eq!(daemon.get(&path).status, 200);
+    let file = host.path("/typescript");
+    let script = format!(
+        "script -qefc \"$V events -jr {zonename}\" {} > /dev/null",
+        file.display()
+    );
+    let _terminal = Terminal::run(&script, &daemon.addr.to_string());
+    let written = wait_for("it is written", || {
+        let written = fs::read(&file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&written).into_owned();
+        if text.contains("31mb") { Ok(text) } else { Err(text) }
+    });
+    assert!(written.contains("a\\u009b31mb\\u202ec"), "{written}");
+    let is_order = |c: char| matches!(c, '\u{9b}' | '\u{202e}');
+    assert!(!written.contains(is_order));
+    let vm: Option<Json> = daemon.vm(&zonename);
+    assert_eq!(text(&vm.unwrap(), "alias"), "a\u{9b}31mb\u{202e}c");
+}
