@@ -230,25 +230,16 @@ impl Answer {
                     at += 2;
                     self.state = State::Size;
                 }
-                State::Chunk(left) => {
+                State::Chunk(left) | State::Bytes(left) => {
                     let n = left.min(rest.len());
                     self.body.extend_from_slice(&rest[..n]);
                     at += n;
-                    self.state = match left - n {
-                        0 => State::ChunkEnd,
-                        left => State::Chunk(left),
-                    };
-                    if left > n {
-                        break;
-                    }
-                }
-                State::Bytes(left) => {
-                    let n = left.min(rest.len());
-                    self.body.extend_from_slice(&rest[..n]);
-                    at += n;
-                    self.state = match left - n {
-                        0 => State::End,
-                        left => State::Bytes(left),
+                    let is_chunk = matches!(self.state, State::Chunk(_));
+                    self.state = match (is_chunk, left - n) {
+                        (true, 0) => State::ChunkEnd,
+                        (true, left) => State::Chunk(left),
+                        (false, 0) => State::End,
+                        (false, left) => State::Bytes(left),
                     };
                     if left > n {
                         break;

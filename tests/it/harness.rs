@@ -297,7 +297,7 @@ impl Daemon {
     pub fn tool(&self, args: &[&str]) -> Output {
         Command::new(VMINFOD)
             .args(args)
-            .args(["--server", &self.addr.to_string()])
+            .env("VMINFOD_SERVER", self.addr.to_string())
             .output()
             .unwrap()
     }

@@ -14,17 +14,9 @@ use vminfod::client::{Client, Error, EventsQuery, Told, Watcher};
 use vminfod::json::Json;
 
 use crate::harness::{
-    DEADLINE, Daemon, TestHost, VMINFOD, free_address, parse, simhost_program,
-    text, wait_for,
+    DEADLINE, TestHost, VMINFOD, free_address, parse, simhost_program, text,
+    wait_for,
 };
-
-fn tool(daemon: &Daemon, args: &[&str]) -> Output {
-    Command::new(VMINFOD)
-        .args(args)
-        .env("VMINFOD_SERVER", daemon.addr.to_string())
-        .output()
-        .unwrap()
-}
 
 fn status_of(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
@@ -75,13 +67,13 @@ fn a_uuid_that_is_no_zonename_is_not_gone() {
             let mut args = vec!["wait", uuid, "--gone", "--timeout", "0.3"];
             args.extend(since);
             args.extend(command);
-            let output = tool(&daemon, &args);
+            let output = daemon.tool(&args);
             assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(said.contains("it is there"), "{said}");
         }
     }
-    let output = tool(&daemon, &["wait", uuid, "brand=lx", "--since", "0"]);
+    let output = daemon.tool(&["wait", uuid, "brand=lx", "--since", "0"]);
     assert_eq!(text(&parse(&output.stdout), "uuid"), uuid);
 }
 
@@ -101,7 +93,7 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     for command in [&[][..], &["--", "true"]] {
         let mut args = vec!["wait", &zonename, "--gone", "--timeout", "0.3"];
         args.extend(command);
-        let output = tool(&daemon, &args);
+        let output = daemon.tool(&args);
         assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("can't be loaded"), "{said}");
@@ -109,10 +101,10 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     let query = format!("/vms/{zonename}?wait=gone&timeout=0.2");
     assert_eq!(daemon.get(&query).status, 504);
     let root = host.root().to_str().unwrap();
-    let output = tool(&daemon, &["diagnose", "--root", root]);
+    let output = daemon.tool(&["diagnose", "--root", root]);
     assert_eq!(status_of(&output), 2, "{output:?}");
     fs::write(&xml, good).unwrap();
-    let output = tool(&daemon, &["wait", &zonename, "state=running"]);
+    let output = daemon.tool(&["wait", &zonename, "state=running"]);
     assert!(output.status.success(), "{output:?}");
     // Nor is one that the next daemon can't load.
     drop(daemon);
@@ -169,7 +161,7 @@ fn what_was_before_is_not_what_the_command_has_done() {
         "-c",
         &go_on,
     ];
-    let output = tool(&daemon, &args);
+    let output = daemon.tool(&args);
     assert_eq!(status_of(&output), 3, "{output:?}");
     // The transitions were told, with the time at which they were.
     let seen = daemon.events_of("?since=0&epoch=x").vms;
@@ -219,7 +211,7 @@ fn a_name_has_to_be_there_whatever_is_asked_besides() {
     let zonename = host.zonenames().unwrap().remove(0);
     for besides in [&["--since", "0"][..], &["--uuid", &zonename]] {
         let args = [&["events", "nobody"][..], besides].concat();
-        let output = tool(&daemon, &args);
+        let output = daemon.tool(&args);
         assert_eq!(status_of(&output), 1, "{output:?}");
         assert_eq!(output.stderr, b"VM nobody not found\n");
     }
@@ -233,7 +225,7 @@ fn what_is_not_known_is_not_told() {
     let new = simhost::layout::uuid_of(40);
     let args =
         ["wait", &new, "state=running", "--timeout", "0.5", "--", "true"];
-    let output = tool(&daemon, &args);
+    let output = daemon.tool(&args);
     assert_eq!(status_of(&output), 3);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     // As the stream has begun without it.
@@ -255,7 +247,7 @@ fn what_is_not_known_is_not_told() {
         "-c",
         &script,
     ];
-    let output = tool(&daemon, &args);
+    let output = daemon.tool(&args);
     assert_eq!(text(&parse(&output.stdout), "state"), "stopped");
 }
 
@@ -329,7 +321,7 @@ fn long_texts_are_searched_or_refused() {
             format!("/vms/{zonename}?sync=1&fields=customer_metadata.script");
         assert!(daemon.get(&path).body.len() > length);
         let filter = format!("customer_metadata.script=~{pattern}");
-        let output = tool(&daemon, &["lookup", &filter]);
+        let output = daemon.tool(&["lookup", &filter]);
         let said = String::from_utf8(output.stdout).unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), said, error)
@@ -362,7 +354,7 @@ fn who_ignores_his_children_can_wait_all_the_same() {
     fs::write(&file, "x").unwrap();
     let args = ["wait", &zonename, "state=running", "--"];
     let args = [&args[..], &[file.to_str().unwrap()]].concat();
-    assert_eq!(status_of(&tool(&daemon, &args)), 126);
+    assert_eq!(status_of(&daemon.tool(&args)), 126);
 }
 
 #[test]

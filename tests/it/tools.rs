@@ -14,14 +14,6 @@ use crate::harness::{
 };
 use crate::terminal::Terminal;
 
-fn tool(daemon: &Daemon, args: &[&str]) -> Output {
-    Command::new(VMINFOD)
-        .args(args)
-        .env("VMINFOD_SERVER", daemon.addr.to_string())
-        .output()
-        .unwrap()
-}
-
 /// A command line of the simulated host.
 fn simhost<'a>(
     host: &'a TestHost,
@@ -36,7 +28,7 @@ fn simhost<'a>(
 
 fn wait_with(daemon: &Daemon, args: &[&str], command: &[&str]) -> Output {
     let words = [&["wait"], args, &["--"], command].concat();
-    tool(daemon, &words)
+    daemon.tool(&words)
 }
 
 #[test]
@@ -86,9 +78,9 @@ fn a_command_is_run_and_its_effect_waited_for() {
     assert_eq!(daemon.get(&format!("/vms/{new}")).status, 404);
 
     // Without a command, what is so already will do.
-    let now = tool(&daemon, &["wait", &zonename, "state=running"]);
+    let now = daemon.tool(&["wait", &zonename, "state=running"]);
     assert_eq!(text(&vm_of(now), "zonename"), zonename);
-    let now = tool(&daemon, &["wait", "nobody", "--gone", "--timeout", "0"]);
+    let now = daemon.tool(&["wait", "nobody", "--gone", "--timeout", "0"]);
     assert!(now.status.success(), "{now:?}");
 }
 
@@ -101,7 +93,7 @@ fn a_wait_that_fails_says_why() {
         let mut words = vec!["wait"];
         words.extend(args);
         words.extend(["--timeout", "0.05"]);
-        let output = tool(&daemon, &words);
+        let output = daemon.tool(&words);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(said.contains(wanted), "{said}");
@@ -153,12 +145,12 @@ fn what_happened_since_an_event_counts() {
     assert_eq!(daemon.get(&path).status, 200);
     for since in [&seq, &of_epoch] {
         let args = ["wait", &zonename, "alias=short-lived", "--since", since];
-        let output = tool(&daemon, &args);
+        let output = daemon.tool(&args);
         assert!(output.status.success(), "{output:?}");
         assert_eq!(text(&parse(&output.stdout), "alias"), "short-lived");
     }
     let args = ["wait", &zonename, "alias=short-lived", "--timeout", "0.05"];
-    assert_eq!(tool(&daemon, &args).status.code(), Some(3));
+    assert_eq!(daemon.tool(&args).status.code(), Some(3));
 }
 
 /// What may be wrong while commands are waited for.
@@ -411,7 +403,7 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     let diagnose = |args: &[&str]| {
         let mut words = vec!["diagnose", "--root", root];
         words.extend(args);
-        let output = tool(&daemon, &words);
+        let output = daemon.tool(&words);
         let stdout = String::from_utf8(output.stdout).unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), stdout, stderr)
@@ -431,7 +423,7 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     assert_eq!(text(told, "path"), "quota");
     assert_eq!(told.get("daemon"), Some(&Json::from(25u32)));
     // What the daemon is made to look at is in order again.
-    assert!(tool(&daemon, &["get", "--sync", &names[0]]).status.success());
+    assert!(daemon.tool(&["get", "--sync", &names[0]]).status.success());
     assert_eq!(diagnose(&[]), nothing);
     // It can't tell without both.
     host.hurt("zoneadm", "fail no").unwrap();
@@ -452,7 +444,7 @@ fn the_status_names_who_is_ill() {
     let path = format!("/zones/{zonename}/config/metadata.json");
     fs::write(host.path(&path), "{broken").unwrap();
     let status = || {
-        let output = tool(&daemon, &["status"]);
+        let output = daemon.tool(&["status"]);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
@@ -467,7 +459,7 @@ fn the_status_names_who_is_ill() {
         format!("\nVM {zonename} ({alias}): metadata.json\n    since 20");
     assert!(said.contains(&wanted), "{said}");
     // A look at the system says what it could not read.
-    let output = tool(&daemon, &["get", "--sync", &zonename]);
+    let output = daemon.tool(&["get", "--sync", &zonename]);
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said, "metadata.json: not readable, as it was before\n");
