@@ -415,6 +415,16 @@ pub fn first_difference(a: &Json, b: &Json) -> Option<String> {
     None
 }
 
+/// Lines as they come, so that who waits for one can have a deadline.
+pub fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(out).lines().map_while(Result::ok);
+        lines.all(|line| sender.send(line).is_ok())
+    });
+    lines
+}
+
 /// A whole answer.
 pub struct Answer {
     pub status: u16,

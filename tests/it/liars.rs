@@ -17,6 +17,7 @@ use crate::harness::{
     DEADLINE, TestHost, VMINFOD, free_address, parse, simhost_program, text,
     wait_for,
 };
+use crate::tools::Events;
 
 fn status_of(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
@@ -170,8 +171,6 @@ fn what_was_before_is_not_what_the_command_has_done() {
 
 #[test]
 fn events_since_an_event_miss_nothing_at_a_restart() {
-    use std::io::{BufRead, BufReader};
-    use std::process::Stdio;
     let host = TestHost::with_vms(2);
     let addr = free_address();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -180,28 +179,19 @@ fn events_since_an_event_miss_nothing_at_a_restart() {
     host.update(&zonename, "alias", "first").unwrap();
     let path = format!("/vms/{zonename}?wait=alias=first");
     assert_eq!(daemon.get(&path).status, 200);
-    let mut child = Command::new(VMINFOD)
-        .args(["events", "--since", &seq, "--path", "alias"])
-        .env("VMINFOD_SERVER", &addr)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let out = BufReader::new(child.stdout.take().unwrap()).lines();
-    // The time of the file may have changed as well.
-    let mut out = out.filter(|line| {
-        line.as_ref().is_ok_and(|line| !line.contains("last_modified"))
-    });
-    let line = out.next().unwrap().unwrap();
-    assert!(line.ends_with("alias changed :: \"vm0\" -> \"first\""), "{line}");
+    let events = Events::start(&addr, &["--since", &seq, "--path", "alias"]);
+    let next = || loop {
+        // The time of the file may have changed as well.
+        let line = events.line();
+        if line.contains(" alias changed ") {
+            return line;
+        }
+    };
+    assert!(next().ends_with(":: \"vm0\" -> \"first\""));
     drop(daemon);
     host.update(&zonename, "alias", "second").unwrap();
     let _daemon = host.start_with(&["--listen", &addr]);
-    let line = out.next().unwrap().unwrap();
-    let wanted = "alias changed :: \"first\" -> \"second\"";
-    assert!(line.ends_with(wanted), "{line}");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert!(next().ends_with(":: \"first\" -> \"second\""));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The client library: streams that go on, mirrors that stay right, and what
 //! it makes of servers that are none.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,8 @@ use vminfod::client::{
 use vminfod::json::Json;
 
 use crate::harness::{
-    DEADLINE, TestHost, VMINFOD, first_difference, free_address, text, wait_for,
+    DEADLINE, TestHost, VMINFOD, first_difference, free_address, lines_of,
+    text, wait_for,
 };
 
 /// Who listens to nothing.
@@ -365,24 +366,20 @@ fn the_examples_do_what_they_say() {
     assert_eq!(said, "2 VMs run\nits quota is 25\nit runs\n");
 
     let mut follow = example("follow", &[&addr, "1"]);
-    let mut out = BufReader::new(follow.stdout.take().unwrap());
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
+    let followed = lines_of(follow.stdout.take().unwrap());
+    assert_eq!(followed.recv_timeout(DEADLINE).unwrap(), "ready");
     let mut watch = example("watch", &[&addr, &vm0, "stopped"]);
-    let mut watch_out = BufReader::new(watch.stdout.take().unwrap());
-    let mut said = String::new();
-    watch_out.read_line(&mut said).unwrap();
-    watch_out.read_line(&mut said).unwrap();
-    assert_eq!(said, "ready\n3 VMs\n");
+    let watched = lines_of(watch.stdout.take().unwrap());
+    assert_eq!(watched.recv_timeout(DEADLINE).unwrap(), "ready");
+    assert_eq!(watched.recv_timeout(DEADLINE).unwrap(), "3 VMs");
     host.stop(&vm0, 0).unwrap();
-    let mut said = String::new();
-    out.read_to_string(&mut said).unwrap();
-    assert!(said.starts_with(&format!("modify {vm0}: \"")), "{said}");
-    let mut said = String::new();
-    watch_out.read_to_string(&mut said).unwrap();
-    assert!(said.starts_with(&format!("modify {vm0}\n")), "{said}");
-    assert!(said.contains("it is so\n") && said.ends_with("ended\n"), "{said}");
+    let line = followed.recv_timeout(DEADLINE).unwrap();
+    assert!(line.starts_with(&format!("modify {vm0}: \"")), "{line}");
+    let line = watched.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(line, format!("modify {vm0}"));
+    let rest: Vec<_> = watched.iter().collect();
+    assert!(rest.contains(&"it is so".to_string()), "{rest:?}");
+    assert_eq!(rest.last().unwrap(), "ended");
     assert!(follow.wait().unwrap().success());
     assert!(watch.wait().unwrap().success());
 }

@@ -1,16 +1,15 @@
 //! Tools that wait, watch and compare.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
 
 use vminfod::json::Json;
 
 use crate::harness::{
-    DEADLINE, Daemon, TestHost, VMINFOD, free_address, parse, simhost_program,
-    text, wait_for,
+    DEADLINE, Daemon, TestHost, VMINFOD, free_address, lines_of, parse,
+    simhost_program, text, wait_for,
 };
 use crate::terminal::Terminal;
 
@@ -235,10 +234,10 @@ fn waits_under_faults(side: usize) {
 }
 
 /// `vminfod events` with its two outputs.
-struct Events {
+pub struct Events {
     child: Child,
     lines: Receiver<String>,
-    notes: BufReader<ChildStderr>,
+    notes: Receiver<String>,
 }
 
 impl Drop for Events {
@@ -249,7 +248,7 @@ impl Drop for Events {
 }
 
 impl Events {
-    fn start(addr: &str, args: &[&str]) -> Self {
+    pub fn start(addr: &str, args: &[&str]) -> Self {
         let mut child = Command::new(VMINFOD)
             .args(["events", "-r"])
             .args(args)
@@ -259,31 +258,17 @@ impl Events {
             .spawn()
             .unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
-        let notes = BufReader::new(child.stderr.take().unwrap());
+        let notes = lines_of(child.stderr.take().unwrap());
         Self { child, lines, notes }
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         self.lines.recv_timeout(DEADLINE).unwrap()
     }
 
-    fn note(&mut self) -> String {
-        let mut line = String::new();
-        self.notes.read_line(&mut line).unwrap();
-        line
+    pub fn note(&self) -> String {
+        self.notes.recv_timeout(DEADLINE).unwrap()
     }
-}
-
-fn lines_of(out: ChildStdout) -> Receiver<String> {
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
 }
 
 #[test]
@@ -292,17 +277,17 @@ fn events_go_on_with_the_next_daemon_and_say_so() {
     let addr = free_address();
     let names = host.zonenames().unwrap();
     let daemon = host.start_with(&["--listen", &addr]);
-    let mut events = Events::start(&addr, &[]);
+    let events = Events::start(&addr, &[]);
     assert!(events.line().ends_with("] ready"));
     drop(daemon);
     let note = events.note();
-    assert!(note.ends_with("; trying again\n"), "{note}");
+    assert!(note.ends_with("; trying again"), "{note}");
     host.update(&names[0], "alias", "renamed").unwrap();
     host.delete(&names[1]).unwrap();
     let daemon = host.start_with(&["--listen", &addr]);
     let note = events.note();
     let wanted = "vminfod: begun anew (another epoch): what is different now \
-                  follows\n";
+                  follows";
     assert_eq!(note, wanted);
     assert!(events.line().ends_with("] ready"));
     let mut lines: Vec<_> = (0..2).map(|_| events.line()).collect();
@@ -366,7 +351,7 @@ fn events_are_of_what_is_asked_for() {
     // From an event on, of this daemon.
     let since = ready(&["--since", &seq]);
     assert!(since.line().contains("modify: tags"));
-    let mut since = Events::start(&addr, &["--since", "nonsense-5"]);
+    let since = Events::start(&addr, &["--since", "nonsense-5"]);
     let note = since.note();
     assert!(note.contains("another epoch"), "{note}");
 }
