@@ -22,7 +22,8 @@ _vminfod_vms() {
         if [[ $alias == "$2"* && $alias =~ ^[A-Za-z0-9._-]+$ ]]; then
             aliases+=("$alias") named+=("$uuid")
         fi
-    done < <("$1" list "${_vminfod_server[@]}" -Hp -o uuid,alias 2>/dev/null)
+    done < <("$1" list "${_vminfod_server[@]}" --time-limit 2 \
+        -Hp -o uuid,alias 2>/dev/null)
     if ((${#uuids[@]})); then
         COMPREPLY=("${uuids[@]}")
     elif ((${#named[@]} == 1)); then
@@ -62,7 +63,13 @@ _vminfod() {
                     "${COMP_WORDS[i + 1]}:${COMP_WORDS[i + 3]}")
             ;;
         --)
-            [[ $verb == wait ]] && return
+            if [[ $verb == wait ]]; then
+                # A command, and then whatever it takes.
+                local what=-f
+                ((i + 1 == COMP_CWORD)) && what=-c
+                COMPREPLY=($(compgen "$what" -- "$cur"))
+                return
+            fi
             ;;
         -* | : | =) ;;
         *)
@@ -108,7 +115,7 @@ _vminfod() {
     esac
     case $verb in
     daemon | dump | settings | help) ;;
-    *) options+=' --server' ;;
+    *) options+=' --server --time-limit' ;;
     esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))

@@ -352,10 +352,13 @@ impl Cache {
         let reported = transitions(state);
         let mut publisher = Publisher::new(self, zonename, cause, before);
         // Each end is that of one zone, and what follows is another's.
-        let mut lives: Vec<_> =
-            reported.split(|t| t.zone_state == GONE).collect();
-        let last = lives.pop().unwrap_or_default();
-        let (mut ended, mut now) = (lives, last);
+        let mut ended: Vec<_> =
+            reported.split_inclusive(|t| t.zone_state == GONE).collect();
+        let is_end = |t: &Transition| t.zone_state == GONE;
+        let mut now: &[Transition] = &[];
+        if !reported.last().is_none_or(is_end) {
+            now = ended.pop().unwrap_or_default();
+        }
         match &update {
             Update::Gone => ended.push(std::mem::take(&mut now)),
             Update::Vm(vm) => {

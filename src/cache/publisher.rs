@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Cache, Prepared};
 use crate::diff::{Change, diff, pretty_path};
-use crate::event::{Cause, Transition};
+use crate::event::{Cause, GONE, Transition};
 use crate::hub::{About, EventKind, Vm};
 use crate::json::{Json, Object, write_string};
 use crate::load::assemble::{uninstalled, with_zone_state};
@@ -97,10 +97,15 @@ impl<'a> Publisher<'a> {
     /// By way of every state that was reported, to the VM's end. One that
     /// nobody has heard of before, and of which nothing was reported, is none.
     pub fn delete(&mut self, reported: &[Transition], vm: &Prepared) {
-        self.pass_all(reported, vm);
+        let (end, passed) = match reported {
+            [passed @ .., end] if end.zone_state == GONE => (end.when, passed),
+            passed => (None, passed),
+        };
+        self.pass_all(passed, vm);
         if self.now.is_none() {
             return;
         }
+        self.when = end;
         // A zone can be deleted only from this state. Who deletes a VM waits
         // for it, and for the datasets to go, which may be faster than a load.
         if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
@@ -110,6 +115,7 @@ impl<'a> Publisher<'a> {
         if let Some(object) = self.now.take() {
             self.publish(EventKind::Delete, &object, None, None);
         }
+        self.when = None;
     }
 
     fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use super::Failure;
-use crate::client::Client;
+use crate::client::{Client, TIME_LIMIT};
 use crate::config::DEFAULT_LISTEN;
 use crate::settings;
 
@@ -35,8 +35,8 @@ pub const fn value(long: &'static [&'static str]) -> Opt {
     Opt { short: None, long, has_value: true }
 }
 
-/// Where the daemon listens.
-const SERVER: Opt = value(&["server"]);
+/// Where the daemon listens, and how long its answers may take.
+const OF_DAEMON: [Opt; 2] = [value(&["server"]), value(&["time-limit"])];
 
 /// What stands on a command line after the verb.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Args {
                 Long(name) => o.long.contains(&name),
                 Value(_) => false,
             };
-            let option = options.iter().chain([&SERVER]).find(is_meant);
+            let option = options.iter().chain(&OF_DAEMON).find(is_meant);
             match (option.copied(), arg) {
                 (Some(option), _) => {
                     let value = match (option.has_value, lacking) {
@@ -150,7 +150,9 @@ impl Args {
             (None, None) => socket_address(DEFAULT_LISTEN)?,
         };
         let version = env!("CARGO_PKG_VERSION");
-        Ok(Client::new(server).name(&format!("{agent}/{version}")))
+        let client = Client::new(server).name(&format!("{agent}/{version}"));
+        let time = self.last("time-limit").map(seconds).transpose()?;
+        Ok(client.time_limit(time.unwrap_or(TIME_LIMIT)))
     }
 }
 

@@ -12,6 +12,9 @@ use super::{Failure, print, with_options};
 use crate::client::VmsQuery;
 use crate::json::Json;
 
+/// The most faults that are shown: with them it is one screen.
+const FAULTS_SHOWN: usize = 4;
+
 /// Prints it.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), flag('f', &["full"])];
@@ -66,17 +69,24 @@ pub fn faults(status: &Json) -> Vec<Fault> {
     let queue = status.get("queue");
     let stuck = queue.map_or(0, |queue| number(queue, "stuck"));
     if stuck > 0 {
-        let sick = queue.and_then(|queue| queue.get("sick")?.as_array());
-        let sick = sick.unwrap_or_default().iter().filter_map(Json::as_str);
-        let sick: Vec<_> = sick.collect();
-        let sick = match sick.is_empty() {
-            true => String::new(),
-            false => format!("; such hung before: {}", sick.join(", ")),
+        let list = |name: &str, what: &str| {
+            let list = queue.and_then(|queue| queue.get(name)?.as_array());
+            let list = list.unwrap_or_default().iter();
+            let list: Vec<_> = list.filter_map(Json::as_str).collect();
+            match list.is_empty() {
+                true => String::new(),
+                false => format!("; {what}: {}", list.join(", ")),
+            }
         };
+        let working = list("channels", "at work for");
+        let sick = list("sick", "such hung before");
         faults.push(Fault {
             zonename: None,
             source: "queue".to_string(),
-            error: format!("workers that do not get on: {stuck}{sick}"),
+            error: format!(
+                "workers that do not get on: {stuck}{working}{sick}; a \
+                 command of the system hangs, which is killed in time"
+            ),
             since: String::new(),
             retries: 0,
         });
@@ -131,8 +141,20 @@ impl Report {
         if !faults.is_empty() {
             text += "\n";
         }
-        for fault in &faults {
+        let shown = if is_full { faults.len() } else { FAULTS_SHOWN };
+        for fault in faults.iter().take(shown) {
             text += &self.fault_text(fault);
+        }
+        let rest = faults.get(shown..).unwrap_or_default();
+        if !rest.is_empty() {
+            let mut sources: BTreeMap<&str, usize> = BTreeMap::new();
+            for fault in rest {
+                *sources.entry(&fault.source).or_default() += 1;
+            }
+            let sources = sources.iter().map(|(s, n)| format!("{n} {s}"));
+            let sources = sources.collect::<Vec<_>>().join(", ");
+            let sources = printable(&sources);
+            text += &format!("and {} more: {sources}; see -f\n", rest.len());
         }
         text
     }
@@ -433,8 +455,28 @@ the host: zfs
     since 2026-01-01T00:09:59.000Z (1.0 s ago)
     exit status 1
 the host: queue
-    workers that do not get on: 1; such hung before: z1
+    workers that do not get on: 1; at work for: z1; such hung before: z1; \
+                      a command of the system hangs, which is killed in time
 ";
         assert!(text.ends_with(faults), "{text}");
+    }
+
+    #[test]
+    fn many_faults_are_one_screen_all_the_same() {
+        let faults = (0..100).map(|n| {
+            let source = if n % 10 == 0 { "zfs" } else { "tags.json" };
+            format!(
+                r#"{{"zonename":"z{n}","source":"{source}","error":"no",
+                "since":"2026-01-01T00:00:00.000Z","retries":1}}"#
+            )
+        });
+        let faults = faults.collect::<Vec<_>>().join(",");
+        let status = format!(
+            r#"{{"curDate":"2026-01-01T00:10:00.000Z","errors":[{faults}]}}"#
+        );
+        let text = report(&status);
+        assert!(text.lines().count() <= 24, "{text}");
+        assert!(text.contains("NOT healthy: 100 faults"), "{text}");
+        assert!(text.ends_with("and 96 more: 87 tags.json, 9 zfs; see -f\n"));
     }
 }

@@ -38,7 +38,8 @@ The daemon:
   help, --version
 
 All but daemon, settings and dump ask the daemon at --server ADDR:PORT, else
-at that of the variable VMINFOD_SERVER, else at 127.0.0.1:9090.
+at that of the variable VMINFOD_SERVER, else at 127.0.0.1:9090; an answer may
+take --time-limit SECS (30).
 See vminfod(8), vminfo(8) and vminfod-http(7).
 ";
 

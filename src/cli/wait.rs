@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::args::{Args, Opt, value};
-use super::{Failure, complain, events, print_json};
+use super::{Failure, complain, events, print_json, status, vmadm};
 use crate::client::{
-    Client, Error, EventsQuery, TIME_LIMIT, Told, VmsQuery, Watcher,
+    Client, Error, Event, EventKind, EventsQuery, TIME_LIMIT, Told, VmsQuery,
+    Watcher,
 };
 use crate::json::Json;
 use crate::os;
@@ -39,6 +40,9 @@ const ANSWER_MIN: Duration = Duration::from_secs(5);
 
 /// How long regular expressions may be searched for in one VM.
 const SEARCH_TIME: Duration = Duration::from_millis(250);
+
+/// What is shown of a value, in characters.
+const SHOWN_MAX: usize = 200;
 
 /// The exit status when the time is over.
 const EXIT_TIME: u8 = 3;
@@ -80,6 +84,8 @@ struct State {
     unseen: Option<String>,
     /// Why no events come, if none do.
     broken: Option<String>,
+    /// Why it can't be known whether the VM is as wanted.
+    refused: Option<String>,
     /// Whether something may have happened that no event tells.
     is_missed: bool,
     is_over: bool,
@@ -99,7 +105,10 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let time = args.seconds("timeout")?.unwrap_or(TIME);
     let begun = Instant::now();
     let client = args.client("vminfod-wait")?;
-    let client = client.time_limit(time.clamp(ANSWER_MIN, TIME_LIMIT));
+    let client = match args.has("time-limit") {
+        true => client,
+        false => client.time_limit(time.clamp(ANSWER_MIN, TIME_LIMIT)),
+    };
     let query = EventsQuery::new().vm(name);
     let stream = match args.last("since") {
         None => client.events(query)?,
@@ -112,18 +121,23 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let mut listener = Listener {
         seen: Arc::clone(&seen),
         goal: Arc::clone(&goal),
+        has_command: !command.is_empty(),
         begin: None,
-        was_met: false,
+        was_met: None,
     };
     let told = move |told: Told<'_>| listener.take_in(&told);
-    let watcher = Watcher::follow(stream, TIME_LIMIT, told)?;
+    let limit = args.seconds("time-limit")?;
+    let limit = limit.unwrap_or(time.clamp(ANSWER_MIN, TIME_LIMIT));
+    let watcher = Watcher::follow(stream, limit, told)?;
     if !command.is_empty() {
         run_command(&command)?;
     }
     // The command takes its own time.
     let begun = if command.is_empty() { begun } else { Instant::now() };
     let until = begun + time;
-    if time.is_zero() && command.is_empty() {
+    if time.is_zero() {
+        // Once, all the same: after a command at the system.
+        let time = if command.is_empty() { time } else { LOOK_LAST };
         seen.look_once(&client, name, &goal, time);
     }
     // By a thread of its own: events may be quicker than a look that a
@@ -135,13 +149,13 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         std::thread::Builder::new().name("look".to_string()).spawn(look)
     };
     looker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
-    let met = seen.wait(until);
-    drop(watcher);
-    match met {
+    let result = match seen.wait(until)? {
         Some(Some(vm)) => print_json(&vm),
         Some(None) => Ok(()),
         None => Err(seen.late(&goal, time)),
-    }
+    };
+    drop(watcher);
+    result
 }
 
 fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
@@ -167,16 +181,34 @@ fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
 }
 
 impl Goal {
-    fn is_met(&self, vm: Option<&Json>) -> bool {
+    /// Whether it is met.
+    ///
+    /// # Errors
+    /// Why that can't be known.
+    fn is_met(&self, vm: Option<&Json>) -> Result<bool, &'static str> {
         match (self, vm.and_then(Json::as_object)) {
-            (Self::Gone, vm) => vm.is_none(),
-            (Self::Holds(_), None) => false,
+            (Self::Gone, vm) => Ok(vm.is_none()),
+            (Self::Holds(_), None) => Ok(false),
             (Self::Holds(conditions), Some(vm)) => {
                 let search = Search::new(SEARCH_TIME);
                 let holds = |(_, c): &(_, Condition)| c.holds(vm, &search);
-                conditions.iter().all(holds) && search.failure().is_none()
+                let all = conditions.iter().all(holds);
+                search.failure().map_or(Ok(all), Err)
             }
         }
+    }
+
+    /// Whether a change may be of what is waited for.
+    fn may_concern(&self, event: &Event) -> bool {
+        let Self::Holds(conditions) = self else { return true };
+        if event.kind != EventKind::Modify {
+            return true;
+        }
+        event.changes().iter().any(|change| {
+            let at = change.get("path").and_then(Json::as_array);
+            let at = at.unwrap_or_default();
+            conditions.iter().any(|(_, c)| c.may_be_changed_at(at))
+        })
     }
 }
 
@@ -184,11 +216,13 @@ impl Goal {
 struct Listener {
     seen: Arc<Seen>,
     goal: Arc<Goal>,
+    has_command: bool,
     /// When the stream has begun, by the daemon's clock; empty if what was
     /// before counts as well.
     begin: Option<String>,
-    /// Whether the VM was as wanted by then, and after each event.
-    was_met: bool,
+    /// Whether the VM was as wanted by then, and after each event; `None`
+    /// while that is not known.
+    was_met: Option<bool>,
 }
 
 impl Listener {
@@ -206,18 +240,28 @@ impl Listener {
                 if self.begin.is_none() {
                     let vms = ready.vms.as_deref().unwrap_or_default();
                     state.vm = Some(vms.first().cloned());
-                    // After an event that was named, anything is news.
-                    self.was_met =
-                        !ready.is_resumed && self.goal.is_met(vms.first());
-                    self.begin = Some(match ready.is_resumed {
-                        true => String::new(),
-                        false => ready.date.clone(),
-                    });
+                    // What it was after an event that was named is not told.
+                    self.was_met = match ready.is_resumed {
+                        true => None,
+                        false => self.goal.is_met(vms.first()).ok(),
+                    };
+                    self.begin =
+                        Some(match ready.is_resumed && !self.has_command {
+                            true => String::new(),
+                            false => ready.date.clone(),
+                        });
                 }
             }
             Told::Event(event) => {
-                let is_met = self.goal.is_met(event.vm());
-                let was_met = std::mem::replace(&mut self.was_met, is_met);
+                let is_met = match self.goal.is_met(event.vm()) {
+                    Ok(is_met) => is_met,
+                    Err(why) => return self.seen.refuse(why),
+                };
+                let was_met = self.was_met.replace(is_met);
+                // What is not known has not been otherwise, unless this
+                // changes it.
+                let was_met =
+                    was_met.unwrap_or(is_met && !self.goal.may_concern(event));
                 let cause = event.json.get("cause");
                 let of_cause = |name| cause.and_then(|c| c.get(name)?.as_str());
                 // The daemon may hear late of what was before: the command
@@ -248,10 +292,15 @@ impl Seen {
         self.changed.notify_all();
     }
 
+    fn refuse(&self, why: &str) {
+        self.state.lock().refused = Some(why.to_string());
+        self.changed.notify_all();
+    }
+
     /// Waits for the goal; `None` when the time is over.
-    fn wait(&self, until: Instant) -> Option<Option<Json>> {
+    fn wait(&self, until: Instant) -> Result<Option<Option<Json>>, Failure> {
         let mut state = self.state.lock();
-        while state.met.is_none() {
+        while state.met.is_none() && state.refused.is_none() {
             // What was found at the last moment counts.
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
@@ -259,7 +308,10 @@ impl Seen {
         }
         state.is_over = true;
         self.changed.notify_all();
-        state.met.take()
+        match (state.met.take(), state.refused.take()) {
+            (None, Some(why)) => Err(Failure::Failed(format!("wait: {why}"))),
+            (met, _) => Ok(met),
+        }
     }
 
     /// Looks at the system, now and again: what an event would tell may be so
@@ -303,11 +355,14 @@ impl Seen {
         time: Duration,
     ) {
         match find(client, name, time) {
-            Ok(vm) if goal.is_met(vm.as_ref()) => self.met(vm),
-            Ok(vm) => {
-                let mut state = self.state.lock();
-                (state.vm, state.unseen) = (Some(vm), None);
-            }
+            Ok(vm) => match goal.is_met(vm.as_ref()) {
+                Ok(true) => self.met(vm),
+                Ok(false) => {
+                    let mut state = self.state.lock();
+                    (state.vm, state.unseen) = (Some(vm), None);
+                }
+                Err(why) => self.refuse(why),
+            },
             Err(e) => self.state.lock().unseen = Some(e.to_string()),
         }
     }
@@ -317,6 +372,9 @@ impl Seen {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
             (None, _) => "what is so is not known".to_string(),
+            (Some(None), _) if state.unseen.is_some() => {
+                "what is so is not known".to_string()
+            }
             (Some(None), _) => "there is no such VM".to_string(),
             (Some(Some(_)), Goal::Gone) => "it is there".to_string(),
             (Some(Some(vm)), Goal::Holds(wanted)) => unmet(vm, wanted),
@@ -352,8 +410,27 @@ fn find(
     let of_uuid = VmsQuery::new().equals("uuid", name).fields("zonename");
     match client.vms(&of_uuid)?.first().and_then(|vm| vm.get("zonename")) {
         Some(zonename) => look(zonename.as_str().unwrap_or_default()),
-        None => Ok(None),
+        None => match unloadable(client, name)? {
+            Some(error) => Err(Error::Refused { status: 504, said: error }),
+            None => Ok(None),
+        },
     }
+}
+
+/// Why it is not known that a VM is gone, though it is not served: it may be
+/// one that can't be loaded, of which nothing tells the uuid.
+fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
+    let faults = status::faults(&client.status(false)?).into_iter();
+    for fault in faults {
+        let Some(zonename) = fault.zonename else { continue };
+        let may_be = *zonename == *name || !vmadm::is_uuid(&zonename);
+        if may_be && client.vm(&zonename)?.is_none() {
+            let (source, error) = (fault.source, fault.error);
+            let what = format!("{zonename} can't be loaded: {source}: {error}");
+            return Ok(Some(what));
+        }
+    }
+    Ok(None)
 }
 
 /// What does not hold of a VM, and what is so instead.
@@ -366,12 +443,17 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
         match &condition.texts(vm)[..] {
             [] => format!("there is no {property}, wanted {words}"),
             texts => {
-                let texts = texts.join(", ");
+                let texts: String =
+                    texts.join(", ").chars().take(SHOWN_MAX).collect();
                 format!("{property} is {texts}, wanted {words}")
             }
         }
     });
-    super::terminal::printable(&told.collect::<Vec<_>>().join("; "))
+    let told = told.collect::<Vec<_>>().join("; ");
+    match told.is_empty() {
+        true => "it is so, and nothing tells that it became so".to_string(),
+        false => super::terminal::printable(&told),
+    }
 }
 
 fn run_command(words: &[OsString]) -> Result<(), Failure> {

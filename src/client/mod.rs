@@ -85,7 +85,7 @@ impl Client {
     /// time.
     #[must_use]
     pub fn time_limit(mut self, time: Duration) -> Self {
-        self.time = time;
+        self.time = time.min(TIME_MAX);
         self
     }
 

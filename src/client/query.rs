@@ -201,7 +201,7 @@ impl EventsQuery {
     /// How often the daemon shall say that it is there while nothing happens.
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> Self {
-        self.heartbeat = every;
+        self.heartbeat = every.clamp(HEARTBEAT_MIN, SECONDS_MAX);
         self
     }
 
@@ -212,7 +212,7 @@ impl EventsQuery {
 
     /// How long a stream may be silent.
     pub(super) fn silence_max(&self) -> Duration {
-        self.heartbeat.max(HEARTBEAT_MIN).saturating_mul(3)
+        self.heartbeat * 3
     }
 
     /// Whether each event comes.
@@ -259,7 +259,7 @@ impl EventsQuery {
         }
         let snapshot = if self.has_snapshot { "array" } else { "none" };
         target.add("snapshot", snapshot);
-        target.add("heartbeat", &seconds(self.heartbeat.max(HEARTBEAT_MIN)));
+        target.add("heartbeat", &seconds(self.heartbeat));
         if let Some((seq, epoch)) = since {
             target.add("since", &seq.to_string());
             target.add("epoch", epoch);

@@ -79,6 +79,17 @@ struct Control {
 struct ControlState {
     is_stopped: bool,
     socket: Option<TcpStream>,
+    attempt: Attempt,
+}
+
+/// A connection that is made again, by a thread of its own: that takes as
+/// long as the server likes, and nobody has to wait for it.
+#[derive(Debug, Default)]
+enum Attempt {
+    #[default]
+    None,
+    Begun,
+    Done(Box<Result<Answer, Error>>),
 }
 
 /// Stops a stream from another thread.
@@ -120,7 +131,10 @@ impl EventStream {
         if stream.since.is_some() && stream.query.has_snapshot() {
             stream.base = Some(stream.base()?);
         }
-        stream.connect()?;
+        let since = stream.since.as_ref().map(|(seq, e)| (*seq, &**e));
+        let path = stream.query.target(since).into_text();
+        stream.answer = Some(ask(&stream.client, &stream.control, &path)?);
+        stream.heard = Instant::now();
         Ok(stream)
     }
 
@@ -171,10 +185,9 @@ impl EventStream {
                 return Err(Error::Stopped);
             }
             if self.answer.is_none() {
-                if !self.pause_until(until)? {
+                if !self.connect_again(until)? {
                     return Ok(None);
                 }
-                self.try_again()?;
                 continue;
             }
             match self.read(until) {
@@ -277,10 +290,67 @@ impl EventStream {
         }
     }
 
-    fn try_again(&mut self) -> Result<(), Error> {
+    /// Goes on making the connection again, when it is time; `false` if
+    /// nothing has come of it by `until`.
+    fn connect_again(&mut self, until: Instant) -> Result<bool, Error> {
+        let control = Arc::clone(&self.control);
+        let mut state = control.state.lock();
+        loop {
+            if state.is_stopped {
+                return Err(Error::Stopped);
+            }
+            let wait = match std::mem::take(&mut state.attempt) {
+                Attempt::Done(result) => {
+                    drop(state);
+                    return self.tried(*result).map(|()| true);
+                }
+                Attempt::Begun => {
+                    state.attempt = Attempt::Begun;
+                    until
+                }
+                Attempt::None => {
+                    let next = self.trouble.as_ref().map(|t| t.next);
+                    let next = next.filter(|next| Instant::now() < *next);
+                    if next.is_none() {
+                        state.attempt = Attempt::Begun;
+                        self.try_again()?;
+                    }
+                    next.unwrap_or(until).min(until)
+                }
+            };
+            let is_over = control.changed.wait_until(&mut state, wait);
+            if is_over.timed_out() && wait == until {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Begins to make the connection again.
+    fn try_again(&self) -> Result<(), Error> {
+        let since = self.since.as_ref().map(|(seq, epoch)| (*seq, &**epoch));
+        let path = self.query.target(since).into_text();
+        let (client, control) =
+            (self.client.clone(), Arc::clone(&self.control));
+        let thread = std::thread::Builder::new().name("connect".to_string());
+        let spawned = thread.spawn(move || {
+            let result = ask(&client, &control, &path);
+            let mut state = control.state.lock();
+            if !state.is_stopped {
+                state.attempt = Attempt::Done(Box::new(result));
+            }
+            control.changed.notify_all();
+        });
+        let asked = "a thread that connects".to_string();
+        spawned.map(|_| ()).map_err(|error| Error::Broken { asked, error })
+    }
+
+    fn tried(&mut self, result: Result<Answer, Error>) -> Result<(), Error> {
         let since = self.trouble.as_ref().map_or(Instant::now(), |t| t.since);
-        match self.connect() {
-            Ok(()) => Ok(()),
+        match result {
+            Ok(answer) => {
+                self.took(answer);
+                Ok(())
+            }
             Err(e) if !e.may_pass() || self.is_too_long(since) => {
                 self.fail_again(since, None);
                 Err(e)
@@ -290,6 +360,11 @@ impl EventStream {
                 Ok(())
             }
         }
+    }
+
+    fn took(&mut self, answer: Answer) {
+        self.answer = Some(answer);
+        (self.heard, self.begun) = (Instant::now(), None);
     }
 
     fn is_too_long(&self, since: Instant) -> bool {
@@ -302,50 +377,12 @@ impl EventStream {
         self.trouble = Some(Trouble { since, next, last });
     }
 
-    /// Waits until it is time to try again; `false` if that is after `until`.
-    fn pause_until(&self, until: Instant) -> Result<bool, Error> {
-        let next = self.trouble.as_ref().map_or(until, |t| t.next);
-        let wait = next.min(until);
-        let mut state = self.control.state.lock();
-        while !state.is_stopped && Instant::now() < wait {
-            self.control.changed.wait_until(&mut state, wait);
-        }
-        match state.is_stopped {
-            true => Err(Error::Stopped),
-            false => Ok(next <= until),
-        }
-    }
-
-    fn connect(&mut self) -> Result<(), Error> {
-        let since = self.since.as_ref().map(|(seq, epoch)| (*seq, &**epoch));
-        let answer = self.ask(&self.query.target(since).into_text())?;
-        self.answer = Some(answer);
-        (self.heard, self.begun) = (Instant::now(), None);
-        Ok(())
-    }
-
-    /// Asks for a stream, as one that can be stopped meanwhile.
-    fn ask(&self, path: &str) -> Result<Answer, Error> {
-        let time = self.client.time;
-        self.client.get(path, time, |socket| {
-            let socket = socket.try_clone().map_err(|e| {
-                Error::of_io(e, self.client.server, "/events", time)
-            })?;
-            let mut state = self.control.state.lock();
-            if state.is_stopped {
-                return Err(Error::Stopped);
-            }
-            state.socket = Some(socket);
-            Ok(())
-        })
-    }
-
     /// The VMs that a stream which goes on does not begin with: those of
     /// another one. They may be of later than where this one goes on; its
     /// events lead there.
     fn base(&self) -> Result<Vec<Json>, Error> {
         let path = self.query.target(None).into_text();
-        let mut answer = self.ask(&path)?;
+        let mut answer = ask(&self.client, &self.control, &path)?;
         let failed = |e| {
             let time = self.client.time;
             Error::of_io(e, self.client.server, "/events", time)
@@ -367,4 +404,24 @@ impl EventStream {
     pub fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref().and_then(|trouble| trouble.last.as_ref())
     }
+}
+
+/// Asks for a stream, as one that can be stopped meanwhile.
+fn ask(
+    client: &Client,
+    control: &Control,
+    path: &str,
+) -> Result<Answer, Error> {
+    let time = client.time;
+    client.get(path, time, |socket| {
+        let socket = socket.try_clone();
+        let socket = socket
+            .map_err(|e| Error::of_io(e, client.server, "/events", time))?;
+        let mut state = control.state.lock();
+        if state.is_stopped {
+            return Err(Error::Stopped);
+        }
+        state.socket = Some(socket);
+        Ok(())
+    })
 }

@@ -73,7 +73,7 @@ impl Watcher {
     /// Follows the events of `query`, and returns when the VMs are there.
     /// `listener` is called by the watcher's own thread, in order; what it
     /// holds up comes later, and a daemon whose events are not taken ends the
-    /// stream. It must not wait for this watcher.
+    /// stream. It must not wait for what this watcher waits for.
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -146,7 +146,8 @@ impl Watcher {
 
     /// Waits until the VM of a zonename is as wanted, at once or as soon as it
     /// is, for however short: `wanted` sees each state, and `None` while there
-    /// is none. Returns the VM as it was then.
+    /// is none. Returns the VM as it was then. `wanted` is called while the
+    /// mirror is locked: it must not use this watcher, nor take its time.
     ///
     /// # Errors
     /// [`Error::TimeIsOver`] after `time`, with the VM as it is; or why the

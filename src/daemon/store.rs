@@ -99,6 +99,7 @@ impl Worker {
                 if finished.is_settled {
                     self.files.disarm(&zonename);
                     self.shared.faults.forget(&zonename);
+                    self.shared.hub.tell_gone(&zonename);
                     self.shared.queue.forget_hang(&zonename);
                     self.look_at_twins(job);
                 }

@@ -119,6 +119,7 @@ impl Waiting {
         let searched = self.searched;
         let begun = Instant::now();
         loop {
+            let is_first = next.is_some();
             let (sight, seq) = match next.take() {
                 Some(now) => now,
                 None => match watching.watch.next() {
@@ -134,9 +135,11 @@ impl Waiting {
                 },
             };
             let holds = match (wait, &sight.vm) {
-                // One that can't be loaded is there.
+                // One that can't be loaded is there, and has not gone yet.
                 (Wait::Gone, vm) => {
-                    vm.is_none() && service.unloadable(name).is_none()
+                    let is_there =
+                        is_first && service.unloadable(name).is_some();
+                    vm.is_none() && !is_there
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
@@ -204,7 +207,10 @@ impl Later for Waiting {
         let full = match &self.work {
             Work::Vm(name, of) if self.sync.is_none() => {
                 let (sight, seq) = service.cache.vm(name);
-                self.told(504, of, &sight, seq)
+                match (sight.vm.is_none(), service.unloadable(name)) {
+                    (true, Some(error)) => failure(504, &error),
+                    _ => self.told(504, of, &sight, seq),
+                }
             }
             work => {
                 let name = match work {

@@ -349,6 +349,15 @@ impl Hub {
         watch
     }
 
+    /// Tells who watches a VM that it is not there, though no event says so:
+    /// it was never served.
+    pub fn tell_gone(&self, zonename: &str) {
+        let inner = self.inner.lock();
+        for watch in inner.watches.get(zonename).into_iter().flatten() {
+            watch.see(Sight { vm: None, version: inner.seq });
+        }
+    }
+
     /// Ends a watch.
     pub fn unwatch(&self, zonename: &str, watch: &Arc<Watch>) {
         let mut inner = self.inner.lock();

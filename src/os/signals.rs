@@ -15,19 +15,31 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: the terminal has gone.
     Hangup,
+    /// SIGQUIT: Ctrl-\\.
+    Quit,
+    /// SIGTSTP: Ctrl-Z.
+    Suspend,
     /// SIGWINCH: the terminal has another size.
     WindowChange,
 }
 
 impl Signal {
-    const ALL: [Self; 4] =
-        [Self::Terminate, Self::Interrupt, Self::Hangup, Self::WindowChange];
+    const ALL: [Self; 6] = [
+        Self::Terminate,
+        Self::Interrupt,
+        Self::Hangup,
+        Self::Quit,
+        Self::Suspend,
+        Self::WindowChange,
+    ];
 
     fn number(self) -> libc::c_int {
         match self {
             Self::Terminate => libc::SIGTERM,
             Self::Interrupt => libc::SIGINT,
             Self::Hangup => libc::SIGHUP,
+            Self::Quit => libc::SIGQUIT,
+            Self::Suspend => libc::SIGTSTP,
             Self::WindowChange => libc::SIGWINCH,
         }
     }
@@ -130,4 +142,10 @@ impl Signals {
 pub fn reset_child_signal() {
     // SAFETY: setting the default has no preconditions.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Stops this process, as the shell's Ctrl-Z does, until it is continued.
+pub fn stop_here() {
+    // SAFETY: raise has no preconditions.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }

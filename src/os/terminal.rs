@@ -47,11 +47,17 @@ impl RawMode {
         raw.c_cc[libc::VMIN] = 0;
         raw.c_cc[libc::VTIME] = 0;
         // SAFETY: `raw` is valid for the call.
-        if unsafe { libc::tcsetattr(fd, libc::TCSADRAIN, &raw const raw) } != 0
-        {
+        if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const raw) } != 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(Self { stdin, before })
+    }
+
+    /// Makes the terminal as it was before, whatever waits to be written.
+    pub fn restore(&self) {
+        let fd = self.stdin.as_raw_fd();
+        // SAFETY: `before` is what tcgetattr gave.
+        unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const self.before) };
     }
 
     /// What was pressed, which may be nothing.
@@ -68,8 +74,6 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        let fd = self.stdin.as_raw_fd();
-        // SAFETY: `before` is what tcgetattr gave.
-        unsafe { libc::tcsetattr(fd, libc::TCSADRAIN, &raw const self.before) };
+        self.restore();
     }
 }

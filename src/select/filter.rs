@@ -157,6 +157,21 @@ impl Condition {
         texts
     }
 
+    /// Whether a change at `path`, as /events tells it, may be of what this
+    /// looks at.
+    #[must_use]
+    pub fn may_be_changed_at(&self, path: &[Json]) -> bool {
+        let is = |names: &[&str]| {
+            let member = path.first().and_then(Json::as_str);
+            member.is_none_or(|member| names.contains(&member))
+        };
+        match &self.what {
+            What::Property(own) => own.may_meet(path),
+            What::Type => is(&["brand"]),
+            What::Ram => is(&["brand", "ram", "max_physical_memory"]),
+        }
+    }
+
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
     /// nothing holds but what is negated. Nothing is known if `search` tells
     /// of a failure afterwards.

@@ -175,6 +175,16 @@ impl Path {
         })
     }
 
+    /// As [`Path::meets`]; of an element by its place, whether it may be that
+    /// one.
+    #[must_use]
+    pub fn may_meet(&self, path: &[Json]) -> bool {
+        self.0.iter().zip(path).all(|(part, other)| match part {
+            Part::Name(name) => other.as_str() == Some(name),
+            Part::Any | Part::Index(_) => true,
+        })
+    }
+
     /// Whether it leads to an element by its place.
     #[must_use]
     pub fn has_place(&self) -> bool {

@@ -70,8 +70,7 @@ fn the_manual_and_the_usage_name_the_same() {
         .collect();
     let in_page_commands = in_page.iter().filter(|o| !o.is_empty());
     for option in options_in(&usage) {
-        // As a verb, it is written otherwise.
-        let is_there = in_page.contains(&option) || option == "version";
+        let is_there = in_page.contains(&option);
         assert!(is_there, "--{option} is not in the manual");
     }
     // The long names of letters are in the manual alone.
@@ -178,7 +177,17 @@ fn shells_complete_verbs_options_and_vms() {
         let terminal = Terminal::run(&shell, &addr);
         terminal.wait_for("a prompt", |screen| screen.contains("\n>"));
         completes(&terminal, "vminfod diag", "vminfod diagnose");
-        completes(&terminal, "vminfod wait --ti", "vminfod wait --timeout");
+        // All of them, where nothing is typed yet.
+        terminal.press(&["-l", "vminfod get "]);
+        terminal.press(&["Tab", "Tab"]);
+        terminal.wait_for_text(&names[2]);
+        terminal.press(&["C-u"]);
+        terminal.press(&["C-l"]);
+        terminal.wait_for("a prompt", |s| !s.contains(&names[2]));
+        // The command of wait is completed as any command.
+        let command = format!("vminfod wait {} x=y -- vminf", names[0]);
+        completes(&terminal, &command, "-- vminfod");
+        completes(&terminal, "vminfod wait --timeo", "vminfod wait --timeout");
         completes(&terminal, "vminfod list -o zone_s", "-o zone_state");
         completes(&terminal, "vminfod list quo", "vminfod list quota=");
         let begin = &names[0][..5];

@@ -15,7 +15,7 @@ use vminfod::json::Json;
 
 use crate::harness::{
     DEADLINE, TestHost, VMINFOD, free_address, parse, simhost_program, text,
-    wait_for,
+    wait_for, wait_for_errors,
 };
 use crate::tools::Events;
 
@@ -132,6 +132,100 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     assert_eq!(status_of(&output), 3, "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("begun anew (another epoch)"), "{said}");
+}
+
+#[test]
+fn who_waits_for_the_end_of_what_is_ill_is_told() {
+    let host = TestHost::with_vms(1);
+    let broken = simhost::Host::spec(20);
+    host.create(&broken).unwrap();
+    let xml = host.path(&format!("/etc/zones/{}.xml", broken.uuid));
+    fs::write(&xml, "<zone").unwrap();
+    let daemon = host.start();
+    let gone = |uuid: &str| {
+        let (addr, uuid) = (daemon.addr, uuid.to_string());
+        let client = Client::new(addr);
+        let waiting =
+            std::thread::spawn(move || client.wait_gone(&uuid, DEADLINE));
+        wait_for("it waits", || {
+            match daemon.metric("vminfod_http_requests_waiting") {
+                1.0 => Ok(()),
+                n => Err(n.to_string()),
+            }
+        });
+        waiting
+    };
+    // One that was never served.
+    let args = ["wait", &broken.uuid, "--gone", "--timeout", "0"];
+    assert_eq!(status_of(&daemon.tool(&args)), 3);
+    let waiting = gone(&broken.uuid);
+    host.delete(&broken.uuid).unwrap();
+    waiting.join().unwrap().unwrap();
+    assert_eq!(status_of(&daemon.tool(&args)), 0);
+    // Those that are served as they were last good.
+    for number in 21..27 {
+        let spec = simhost::Host::spec(number);
+        host.create(&spec).unwrap();
+        let path = format!("/vms/{0}?wait=uuid={0}", spec.uuid);
+        assert_eq!(daemon.get(&path).status, 200);
+        let dir = format!("/zones/{}/config/metadata.json", spec.uuid);
+        fs::write(host.path(&dir), "{bad").unwrap();
+        let fault = format!("{} metadata.json", spec.uuid);
+        wait_for_errors(&daemon, &[fault]);
+        let waiting = gone(&spec.uuid);
+        host.delete(&spec.uuid).unwrap();
+        waiting.join().unwrap().unwrap();
+        wait_for_errors(&daemon, &[]);
+    }
+}
+
+#[test]
+fn a_uuid_of_a_zone_that_cannot_be_loaded_is_not_gone() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recorded = recorded.join("tests/fixtures/objects-edge/host");
+    let host = TestHost::recorded(&recorded);
+    let vms = host.dumped();
+    let vms = vms.as_array().unwrap().iter();
+    let uuid = vms
+        .filter(|vm| text(vm, "zonename") == "lx-zone")
+        .map(|vm| text(vm, "uuid").to_string())
+        .next()
+        .unwrap();
+    fs::write(host.path("/etc/zones/lx-zone.xml"), "<zone").unwrap();
+    let daemon = host.start();
+    for name in ["lx-zone", &uuid] {
+        for time in ["0", "0.3"] {
+            let args = ["wait", name, "--gone", "--timeout", time];
+            let output = daemon.tool(&args);
+            assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
+            let said = String::from_utf8_lossy(&output.stderr);
+            let wanted = "what is so is not known (lx-zone can't be loaded: ";
+            assert!(said.contains(wanted), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_was_so_before_an_event_has_not_become_so_since() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let seq = daemon.status().get("seq").unwrap().to_string();
+    // It tells that the VM runs, as it did before.
+    host.update(&zonename, "alias", "other").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=other");
+    assert_eq!(daemon.get(&path).status, 200);
+    host.stop(&zonename, 0).unwrap();
+    let path = format!("/vms/{zonename}?wait=state=stopped");
+    assert_eq!(daemon.get(&path).status, 200);
+    let since = ["--since", &seq, "--timeout", "0.3"];
+    for (wanted, status) in
+        [("state=running", 3), ("alias=other", 0), ("state=!running", 0)]
+    {
+        let args = [&["wait", &zonename, wanted][..], &since].concat();
+        let output = daemon.tool(&args);
+        assert_eq!(status_of(&output), status, "{wanted}: {output:?}");
+    }
 }
 
 /// Stops a process, or lets it go on.
@@ -281,6 +375,25 @@ fn a_watcher_can_be_dropped_while_a_server_hangs() {
 }
 
 #[test]
+fn a_call_returns_in_its_time_while_a_server_hangs() {
+    let (addr, count) = silent_server(READY);
+    let client = Client::new(addr.parse().unwrap()).time_limit(DEADLINE * 10);
+    let query = EventsQuery::new().heartbeat(Duration::MAX);
+    let mut stream = client.events(query).unwrap();
+    let mut items = 0;
+    // Each would take ten times the deadline by itself.
+    while count.load(Ordering::SeqCst) < 2 {
+        let item = stream.next_within(Duration::from_millis(20)).unwrap();
+        items += u32::from(item.is_some());
+    }
+    for _ in 0..5 {
+        let item = stream.next_within(Duration::from_millis(20)).unwrap();
+        assert!(item.is_none(), "{item:?}");
+    }
+    assert_eq!(items, 2);
+}
+
+#[test]
 fn a_listener_that_panics_ends_the_watcher_and_says_so() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
@@ -323,6 +436,11 @@ fn long_texts_are_searched_or_refused() {
     let refused = (Some(1), String::new(), too_long);
     assert_eq!(find(400_000, "needle"), refused);
     assert_eq!(find(400_000, "^xx"), found);
+    let wanted = "customer_metadata.script=~needle";
+    let output = daemon.tool(&["wait", &zonename, wanted]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let why = "vminfod: wait: a text is too long to be searched whole\n";
+    assert_eq!((output.status.code(), &*said), (Some(1), why));
 }
 
 #[test]

@@ -262,8 +262,14 @@ impl Events {
         Self { child, lines, notes }
     }
 
+    /// The next line, but of the times of files, which change in between.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(DEADLINE).unwrap()
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE).unwrap();
+            if !line.contains(" modify: last_modified ") {
+                return line;
+            }
+        }
     }
 
     pub fn note(&self) -> String {

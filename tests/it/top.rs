@@ -37,7 +37,9 @@ fn the_view_follows_the_vms() {
     host.host.start(stopped).unwrap();
     let is_told = |screen: &str| {
         let is_row = |line: &str| {
-            line.starts_with(short) && line.contains(" s: running")
+            line.starts_with(short)
+                && line.contains("  running ")
+                && line.contains(" s: running")
         };
         screen.lines().any(is_row) && screen.contains("latency")
     };
@@ -108,15 +110,24 @@ fn the_view_follows_the_vms() {
 fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
-    for signal in ["TERM", "INT", "HUP"] {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
         let script = "sh -c 'echo $$ > $DIR/pid; exec $V top'";
         let script = script.replace("$DIR", host.root().to_str().unwrap());
         let terminal = Terminal::run(&script, &address(&daemon));
         terminal.wait_for_text("healthy");
         let pid = host.root().join("pid");
         let pid = std::fs::read_to_string(pid).unwrap();
-        let kill = ["-s", signal, pid.trim()];
-        assert!(Command::new("kill").args(kill).status().unwrap().success());
+        let kill = |signal: &str| {
+            let kill = ["-s", signal, pid.trim()];
+            let sent = Command::new("kill").args(kill).status();
+            assert!(sent.unwrap().success());
+        };
+        // Away for a while, as a shell's job.
+        terminal.press(&["C-z"]);
+        terminal.wait_for("it is away", |s| !s.contains("healthy"));
+        kill("CONT");
+        terminal.wait_for_text("healthy");
+        kill(signal);
         let screen = terminal.wait_for_text("after 0");
         assert_eq!(screen[..2], ["before", "after 0"], "{signal}");
         // What is typed is shown again.
@@ -139,6 +150,9 @@ fn without_a_terminal_it_is_a_table() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 6, "{text}");
     assert!(lines[0].contains("3 VMs: ") && lines[1].starts_with("healthy"));
+    let header: Vec<_> = lines[2].split_whitespace().collect();
+    let wanted = ["UUID", "TYPE", "RAM^", "STATE", "ALIAS", "LAST", "CHANGE"];
+    assert_eq!(header, wanted, "{text}");
     for (line, name) in lines[3..].iter().zip(host.zonenames().unwrap()) {
         assert!(!text.contains('\x1b') && text.contains(&name), "{line}");
     }

@@ -27,6 +27,8 @@ pub enum Key {
     Interrupt,
     /// Ctrl-L.
     Redraw,
+    /// Ctrl-Z.
+    Suspend,
 }
 
 /// Sequences of terminals, without the escape before them.
@@ -45,12 +47,16 @@ const SEQUENCES: &[(&[u8], Key)] = &[
     (b"[4~", Key::End),
 ];
 
-/// Reads keys. Sequences come in one piece; those that are not known are
-/// passed over.
-pub fn parse(bytes: &[u8]) -> Vec<Key> {
+/// Reads keys; sequences that are not known are passed over. Returns also how
+/// many bytes those keys were: what is left may be the beginning of a
+/// sequence, unless `is_all`.
+pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<Key>, usize) {
     let mut keys = Vec::new();
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
+        if !is_all && is_beginning(rest) {
+            break;
+        }
         rest = after;
         match first {
             0x1b => {
@@ -71,6 +77,7 @@ pub fn parse(bytes: &[u8]) -> Vec<Key> {
             0x7f | 0x08 => keys.push(Key::Backspace),
             0x03 => keys.push(Key::Interrupt),
             0x0c => keys.push(Key::Redraw),
+            0x1a => keys.push(Key::Suspend),
             0x20..0x7f => keys.push(Key::Char(char::from(*first))),
             0xc2..0xf5 => {
                 let length = match first {
@@ -89,7 +96,22 @@ pub fn parse(bytes: &[u8]) -> Vec<Key> {
             _ => {}
         }
     }
-    keys
+    (keys, bytes.len() - rest.len())
+}
+
+/// Whether these may be the first bytes of a longer sequence.
+fn is_beginning(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x1b] | [0x1b, b'[' | b'O'] => true,
+        [0x1b, b'[', rest @ ..] => {
+            rest.iter().all(|b| (0x20..0x40).contains(b))
+        }
+        [0xc2..0xe0] | [0xe0..0xf0] | [0xf0..0xf5] => true,
+        [0xe0..0xf0, _] | [0xf0..0xf5, _] | [0xf0..0xf5, _, _] => {
+            bytes[1..].iter().all(|b| (0x80..0xc0).contains(b))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +146,23 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(parse(bytes), keys, "{bytes:?}");
+            let told = parse(bytes, true);
+            assert_eq!(told, (keys.to_vec(), bytes.len()), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_only_begun_is_left_for_later() {
+        for (bytes, keys, used) in [
+            (&b"a\x1b"[..], &[Key::Char('a')][..], 1),
+            (b"\x1b[", &[], 0),
+            (b"\x1b[1;5", &[], 0),
+            (b"\x1b[A\x1bO", &[Key::Up], 3),
+            (b"\xe6\xbc", &[], 0),
+            (b"\x1bx", &[Key::Escape, Key::Char('x')], 2),
+        ] {
+            let told = parse(bytes, false);
+            assert_eq!(told, (keys.to_vec(), used), "{bytes:?}");
         }
     }
 }

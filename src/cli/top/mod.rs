@@ -28,6 +28,15 @@ use view::View;
 /// How often the daemon is asked how it is.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
+/// How long it may take to say so.
+const STATUS_TIME: Duration = Duration::from_secs(5);
+
+/// How long a terminal that takes no output keeps the view from ending.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// How long the rest of a key's sequence may take: the line may be slow.
+const SEQUENCE_TIME: Duration = Duration::from_millis(200);
+
 /// How often times that are shown go on.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -52,8 +61,13 @@ struct Inbox {
 #[derive(Default)]
 struct Found {
     events: VecDeque<Event>,
-    status: Option<Json>,
+    /// What the daemon has said of itself last, or why it has not.
+    status: Option<Result<Json, String>>,
+    /// Whether somebody wants the end.
+    is_ending: bool,
     is_over: bool,
+    /// What else a signal has asked for.
+    is_suspended: bool,
 }
 
 impl Inbox {
@@ -98,10 +112,12 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let asker = {
         let inbox = Arc::clone(&inbox);
         let thread = std::thread::Builder::new().name("status".to_string());
+        let client = client.time_limit(STATUS_TIME);
         thread.spawn(move || ask_for_status(&client, &inbox))
     };
     asker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
     let shown = live(&mut view, &watcher, &inbox);
+    // The terminal is as before: what else ends may take its time.
     inbox.state.lock().is_over = true;
     inbox.ended.notify_all();
     shown.map_err(|e| Failure::Failed(format!("terminal: {e}")))
@@ -110,10 +126,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 /// Asks the daemon how it is, now and again.
 fn ask_for_status(client: &Client, inbox: &Inbox) {
     loop {
-        // While it is away the stream of events says so.
-        if let Ok(status) = client.status(false) {
-            inbox.put(|found| found.status = Some(status));
-        }
+        let status = client.status(false).map_err(|e| e.to_string());
+        inbox.put(|found| found.status = Some(status));
         let mut found = inbox.state.lock();
         let next = Instant::now() + STATUS_EVERY;
         while !found.is_over
@@ -127,16 +141,46 @@ fn ask_for_status(client: &Client, inbox: &Inbox) {
 
 /// A terminal that shows the view, and is as before when this is dropped.
 struct Terminal {
-    keys: RawMode,
+    keys: Arc<RawMode>,
     screen: Screen,
+    /// The beginning of a sequence, and when it has come.
+    pressed: Vec<u8>,
+    pressed_at: Instant,
 }
 
 impl Terminal {
     fn begin() -> io::Result<Self> {
-        let keys = RawMode::begin()?;
-        let terminal = Self { keys, screen: Screen::default() };
+        let terminal = Self {
+            keys: Arc::new(RawMode::begin()?),
+            screen: Screen::default(),
+            pressed: Vec::new(),
+            pressed_at: Instant::now(),
+        };
         write(screen::BEGIN)?;
         Ok(terminal)
+    }
+
+    /// The keys that were pressed; `None` if nobody is there any more.
+    fn read(&mut self) -> io::Result<Option<Vec<Key>>> {
+        let bytes = self.keys.read()?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.pressed.extend(bytes);
+        self.pressed_at = Instant::now();
+        Ok(Some(self.take(false)))
+    }
+
+    /// When what has come of a key is all of it.
+    fn rest_until(&self) -> Option<Instant> {
+        let until = self.pressed_at + SEQUENCE_TIME;
+        (!self.pressed.is_empty()).then_some(until)
+    }
+
+    fn take(&mut self, is_all: bool) -> Vec<Key> {
+        let (keys, used) = keys::parse(&self.pressed, is_all);
+        self.pressed.drain(..used);
+        keys
     }
 }
 
@@ -144,6 +188,7 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         // It may be gone.
         let _ = write(screen::END);
+        self.keys.restore();
     }
 }
 
@@ -153,28 +198,74 @@ fn write(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-fn live(view: &mut View, watcher: &Watcher, inbox: &Inbox) -> io::Result<()> {
+/// Hands signals on; and ends the program itself if the view can't, since
+/// its terminal takes nothing.
+fn heed(signals: &Signals, inbox: &Inbox, keys: &RawMode) {
+    loop {
+        match signals.wait() {
+            Signal::WindowChange => inbox.bell.ring(),
+            Signal::Suspend => inbox.put(|found| found.is_suspended = true),
+            Signal::Terminate
+            | Signal::Interrupt
+            | Signal::Hangup
+            | Signal::Quit => {
+                inbox.put(|found| found.is_ending = true);
+                let mut found = inbox.state.lock();
+                let until = Instant::now() + END_TIME;
+                while !found.is_over {
+                    if inbox.ended.wait_until(&mut found, until).timed_out() {
+                        keys.restore();
+                        os::exit_now(0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn live(
+    view: &mut View,
+    watcher: &Watcher,
+    inbox: &Arc<Inbox>,
+) -> io::Result<()> {
     let signals = Signals::catch(&[
         Signal::Terminate,
         Signal::Interrupt,
         Signal::Hangup,
+        Signal::Quit,
+        Signal::Suspend,
         Signal::WindowChange,
     ])?;
     let mut terminal = Terminal::begin()?;
+    let (heeded, keys) = (Arc::clone(inbox), Arc::clone(&terminal.keys));
+    let thread = std::thread::Builder::new().name("signals".to_string());
+    thread.spawn(move || heed(&signals, &heeded, &keys))?;
     let colours = has_colours();
     let mut next_tick = Instant::now();
     loop {
         let now = Instant::now();
-        let found = {
-            let mut state = inbox.state.lock();
-            let events = std::mem::take(&mut state.events);
-            (events, state.status.take())
+        let (is_ending, is_suspended) = {
+            let mut found = inbox.state.lock();
+            for event in std::mem::take(&mut found.events) {
+                view.take_in(&event, now);
+            }
+            match found.status.take() {
+                Some(Ok(status)) => {
+                    (view.status, view.silence) = (Some(status), None);
+                }
+                Some(Err(why)) => view.silence = Some(why),
+                None => {}
+            }
+            let is_suspended = std::mem::take(&mut found.is_suspended);
+            (found.is_ending, is_suspended)
         };
-        for event in &found.0 {
-            view.take_in(event, now);
+        if view.is_over || is_ending {
+            return Ok(());
         }
-        if found.1.is_some() {
-            view.status = found.1;
+        if is_suspended {
+            drop(terminal);
+            os::signals::stop_here();
+            terminal = Terminal::begin()?;
         }
         view.vms = watcher.vms();
         view.trouble = watcher.trouble();
@@ -187,48 +278,58 @@ fn live(view: &mut View, watcher: &Watcher, inbox: &Inbox) -> io::Result<()> {
         if next_tick <= now {
             next_tick = now + TICK;
         }
-        let frame_at = now + FRAME_TIME;
-        let (mut is_key, mut is_rung) = (false, false);
-        // Keys and signals at once; events not before the next frame is due.
-        while !is_key {
-            let until = if is_rung { frame_at } else { next_tick };
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
+        if !wait(view, &mut terminal, inbox, now, next_tick)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for what is to be shown: at once for keys, for what else has
+/// happened not before the next frame is due, and for times until `tick`.
+/// `false` if nobody is there any more.
+fn wait(
+    view: &mut View,
+    terminal: &mut Terminal,
+    inbox: &Inbox,
+    shown_at: Instant,
+    tick: Instant,
+) -> io::Result<bool> {
+    let frame_at = shown_at + FRAME_TIME;
+    let mut is_rung = false;
+    loop {
+        let rest_until = terminal.rest_until();
+        let until = if is_rung { frame_at } else { tick };
+        let until = rest_until.map_or(until, |rest| rest.min(until));
+        let left = until.saturating_duration_since(Instant::now());
+        let stdin = io::stdin();
+        let mut fds = vec![stdin.as_fd()];
+        if !is_rung {
+            fds.push(inbox.bell.fd());
+        }
+        let ready = os::wait_readable(&fds, left)?;
+        if ready.get(1) == Some(&true) {
+            inbox.bell.silence();
+            is_rung = true;
+        }
+        let mut pressed = Vec::new();
+        if ready[0] {
+            match terminal.read()? {
+                Some(keys) => pressed = keys,
+                None => return Ok(false),
             }
-            let stdin = io::stdin();
-            let mut fds = vec![stdin.as_fd(), signals.fd()];
-            if !is_rung {
-                fds.push(inbox.bell.fd());
-            }
-            let ready = os::wait_readable(&fds, left)?;
-            if ready[0] {
-                let bytes = terminal.keys.read()?;
-                if bytes.is_empty() {
-                    // Nobody is there any more.
-                    return Ok(());
-                }
-                for key in keys::parse(&bytes) {
-                    if key == Key::Redraw {
-                        terminal.screen = Screen::default();
-                    }
-                    view.press(key);
-                }
-                is_key = true;
-            }
-            if ready[1] {
-                match signals.wait() {
-                    Signal::WindowChange => is_key = true,
-                    _ => return Ok(()),
-                }
-            }
-            if ready.get(2) == Some(&true) {
-                inbox.bell.silence();
-                is_rung = true;
+        } else if rest_until.is_some_and(|rest| rest <= Instant::now()) {
+            pressed = terminal.take(true);
+        }
+        for key in &pressed {
+            match key {
+                Key::Redraw => terminal.screen = Screen::default(),
+                Key::Suspend => inbox.state.lock().is_suspended = true,
+                key => view.press(*key),
             }
         }
-        if view.is_over {
-            return Ok(());
+        let now = Instant::now();
+        if !pressed.is_empty() || now >= tick || (is_rung && now >= frame_at) {
+            return Ok(true);
         }
     }
 }

@@ -70,12 +70,18 @@ impl Line {
 
     /// The line as text alone.
     pub fn text(&self) -> String {
-        let mut text = String::new();
+        let mut cells: Vec<char> = Vec::new();
         for span in &self.spans {
-            let length = text.chars().count();
-            text += &" ".repeat(span.at.saturating_sub(length));
-            text += &span.text;
+            let begin = span.at.min(cells.len());
+            let covered = span.text.chars().count().min(cells.len() - begin);
+            cells.splice(begin..begin + covered, []);
+            let blanks = span.at.saturating_sub(cells.len());
+            cells.extend(std::iter::repeat_n(' ', blanks));
+            let rest = cells.split_off(span.at);
+            cells.extend(span.text.chars());
+            cells.extend(rest);
         }
+        let text: String = cells.into_iter().collect();
         text.trim_end().to_string()
     }
 }
@@ -90,8 +96,9 @@ pub struct Screen {
 /// The other screen, without a cursor, and without going on in the next line.
 pub const BEGIN: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 
-/// The screen as it was before.
-pub const END: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+/// The screen as it was before. Empty first: what is on it would get onto the
+/// other one, in some terminals, if the size has changed meanwhile.
+pub const END: &str = "\x1b[2J\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 impl Screen {
     /// What has to be written so that `lines` are shown.
@@ -117,7 +124,7 @@ impl Screen {
             let _ = write!(out, "\x1b[{};1H\x1b[2K", row + 1);
             for span in &new.spans {
                 let Some(room) = size.0.checked_sub(span.at) else { continue };
-                let text: String = span.text.chars().take(room).collect();
+                let text = begin_of(&span.text, room);
                 let code = span.style.code(has_colours);
                 let end = if code.is_empty() { "" } else { "\x1b[0m" };
                 let at = span.at + 1;
@@ -126,6 +133,36 @@ impl Screen {
         }
         self.shown = lines;
         out
+    }
+}
+
+/// The beginning of a text that takes no more cells than that.
+pub fn begin_of(text: &str, room: usize) -> String {
+    let mut cells = 0;
+    let fits = |c: &char| {
+        cells += width(*c);
+        cells <= room
+    };
+    text.chars().take_while(fits).collect()
+}
+
+/// How many cells a character takes, in most terminals.
+fn width(c: char) -> usize {
+    match u32::from(c) {
+        // What stands above or below the one before, or joins two.
+        0x300..=0x36f | 0x200b..=0x200d | 0xfe00..=0xfe0f => 0,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe4f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1f64f
+        | 0x1f680..=0x1f6ff
+        | 0x1f900..=0x1f9ff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
     }
 }
 
@@ -161,5 +198,24 @@ mod tests {
         let mut line = Line::of("ab".to_string(), Style::Bold);
         line.add(4, "cd ".to_string(), Style::Plain);
         assert_eq!(line.text(), "ab  cd");
+        // What is written over something takes its place.
+        let mut line = Line::of(" ".repeat(10), Style::Reverse);
+        line.add(2, "RAM".to_string(), Style::Reverse);
+        line.add(6, "STATE".to_string(), Style::Reverse);
+        line.add(0, "x".to_string(), Style::Reverse);
+        assert_eq!(line.text(), "x RAM STATE");
+    }
+
+    #[test]
+    fn a_wide_character_takes_two_cells() {
+        for (text, room, begin) in [
+            ("abc", 2, "ab"),
+            ("漢字x", 4, "漢字"),
+            ("漢字x", 3, "漢"),
+            ("e\u{301}x", 1, "e\u{301}"),
+            ("😀😀", 3, "😀"),
+        ] {
+            assert_eq!(begin_of(text, room), begin);
+        }
     }
 }

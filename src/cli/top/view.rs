@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::keys::Key;
-use super::screen::{Line, Style};
+use super::screen::{Line, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
 use crate::client::{Event, EventKind};
@@ -76,6 +76,8 @@ pub struct View {
     pub status: Option<Json>,
     /// Why what is shown may be old.
     pub trouble: Option<String>,
+    /// Why the daemon does not say how it is.
+    pub silence: Option<String>,
     changes: HashMap<Arc<str>, Change>,
     events: VecDeque<(String, Style)>,
     latencies: VecDeque<(Instant, u64)>,
@@ -111,6 +113,7 @@ impl View {
             vms: BTreeMap::new(),
             status: None,
             trouble: None,
+            silence: None,
             changes: HashMap::new(),
             events: VecDeque::new(),
             latencies: VecDeque::new(),
@@ -213,7 +216,7 @@ impl View {
                     self.top = 0;
                 }
             }
-            Key::Enter | Key::Backspace | Key::Redraw => {}
+            Key::Enter | Key::Backspace | Key::Redraw | Key::Suspend => {}
         }
     }
 
@@ -284,7 +287,8 @@ impl View {
     }
 
     fn health(&self) -> Line {
-        if let Some(trouble) = &self.trouble {
+        let trouble = self.trouble.as_ref().or(self.silence.as_ref());
+        if let Some(trouble) = trouble {
             let text = format!("{trouble}; trying again");
             return Line::of(printable(&text), Style::Red);
         }
@@ -431,7 +435,7 @@ impl Row<'_> {
         let mut line = Line::default();
         let mut add = |column, text: String, style| {
             let (at, room) = place(column, width);
-            let text: String = text.chars().take(room).collect();
+            let text = begin_of(&text, room);
             let text = match column {
                 Column::Ram => format!("{text:>room$}"),
                 _ => text,
@@ -512,7 +516,7 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     let new = change.get("newValue").and_then(text_of);
     let new = new.unwrap_or_else(|| "nothing".into());
     Some(printable(&match path {
-        "state" | "zone_state" => new.into_owned(),
+        "state" => new.into_owned(),
         path => format!("{path} {new}"),
     }))
 }

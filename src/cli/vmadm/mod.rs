@@ -133,7 +133,7 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
 }
 
 /// Whether a text has the form of a UUID, as vmadm looks at it.
-fn is_uuid(text: &str) -> bool {
+pub fn is_uuid(text: &str) -> bool {
     let units: Vec<u16> = text.encode_utf16().collect();
     units.len() == 36 && [8, 13, 18, 23].iter().all(|at| units[*at] == 0x2d)
 }
