@@ -295,7 +295,9 @@ impl Daemon {
 
     /// Runs one of the tools against this daemon.
     pub fn tool(&self, args: &[&str]) -> Output {
-        Command::new(VMINFOD)
+        // What does not end in so many seconds fails by its status.
+        Command::new("timeout")
+            .args(["120", VMINFOD])
             .args(args)
             .env("VMINFOD_SERVER", self.addr.to_string())
             .output()
