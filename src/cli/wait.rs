@@ -28,6 +28,10 @@ const SYNC_TIME: Duration = Duration::from_secs(30);
 /// what is waited for; doubled with each.
 const LOOK_FIRST: Duration = Duration::from_secs(5);
 
+/// The time after which a look that has failed is taken again, when an event
+/// has told of what is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
 /// The longest time between two looks.
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
@@ -76,10 +80,16 @@ struct Seen {
 
 #[derive(Default)]
 struct State {
-    /// The VM as it was when it was first as wanted, if it was.
+    /// The VM as it was when it was first as wanted, if it was; or as a look
+    /// has found it since.
     met: Option<Option<Json>>,
+    /// Whether a look has been taken since: what the daemon says from then on
+    /// is not older.
+    has_looked: bool,
     /// The VM as it was last seen, if it was looked for.
     vm: Option<Option<Json>>,
+    /// Whether a look has ever succeeded.
+    has_answer: bool,
     /// Why the last look has failed, if it has.
     unseen: Option<String>,
     /// Why no events come, if none do.
@@ -300,7 +310,11 @@ impl Seen {
     /// Waits for the goal; `None` when the time is over.
     fn wait(&self, until: Instant) -> Result<Option<Option<Json>>, Failure> {
         let mut state = self.state.lock();
-        while state.met.is_none() && state.refused.is_none() {
+        // An event may be quicker than the daemon with all else that the
+        // command has done: whoever asks it next is to find that, too.
+        while (state.met.is_none() || !state.has_looked)
+            && state.refused.is_none()
+        {
             // What was found at the last moment counts.
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
@@ -334,14 +348,23 @@ impl Seen {
                 }
             }
             let mut state = self.state.lock();
-            while !state.is_over && !state.is_missed {
+            // As soon as an event tells of it.
+            while !state.is_over
+                && !state.is_missed
+                && (state.met.is_none() || state.has_looked)
+            {
                 if self.changed.wait_until(&mut state, next).timed_out() {
                     break;
                 }
             }
             state.is_missed = false;
-            if state.is_over {
+            if state.is_over || (state.met.is_some() && state.has_looked) {
                 return;
+            }
+            if state.met.is_some() {
+                // The system does not answer: not at once again.
+                let soon = Instant::now() + LOOK_AGAIN;
+                self.changed.wait_until(&mut state, soon);
             }
             pause = (pause * 2).min(LOOK_MAX);
         }
@@ -354,12 +377,18 @@ impl Seen {
         goal: &Goal,
         time: Duration,
     ) {
+        let was_met = self.state.lock().met.is_some();
         match find(client, name, time) {
             Ok(vm) => match goal.is_met(vm.as_ref()) {
-                Ok(true) => self.met(vm),
-                Ok(false) => {
+                Ok(is_met) => {
                     let mut state = self.state.lock();
+                    state.has_looked |= was_met || is_met;
+                    state.has_answer = true;
+                    if is_met {
+                        state.met = Some(vm.clone());
+                    }
                     (state.vm, state.unseen) = (Some(vm), None);
+                    self.changed.notify_all();
                 }
                 Err(why) => self.refuse(why),
             },
@@ -372,7 +401,7 @@ impl Seen {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
             (None, _) => "what is so is not known".to_string(),
-            (Some(None), _) if state.unseen.is_some() => {
+            (Some(None), _) if state.unseen.is_some() || !state.has_answer => {
                 "what is so is not known".to_string()
             }
             (Some(None), _) => "there is no such VM".to_string(),

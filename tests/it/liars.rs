@@ -312,8 +312,7 @@ fn what_is_not_known_is_not_told() {
     let output = daemon.tool(&args);
     assert_eq!(status_of(&output), 3);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // As the stream has begun without it.
-    assert!(said.contains("there is no such VM"), "{said}");
+    assert!(said.contains("what is so is not known"), "{said}");
     host.hurt("zoneadm", "heal").unwrap();
     // What it is instead is what it became meanwhile.
     let zonename = host.zonenames().unwrap().remove(0);
