@@ -91,6 +91,10 @@ pub fn faults(status: &Json) -> Vec<Fault> {
             retries: 0,
         });
     }
+    // What is of the host may be why VMs are ill.
+    faults.sort_by_key(|fault| {
+        (fault.zonename.is_some(), !fault.since.is_empty())
+    });
     faults
 }
 
@@ -448,15 +452,15 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
                      z2: zfs (zfs: snapshot)\n";
         assert!(text.contains(queue), "{text}");
         let faults = "
-VM z1 (web\\u001b[2J): metadata
-    since 2026-01-01T00:00:00.000Z (10 min ago), tried again 5 times
-    no\\u000aJSON
-the host: zfs
-    since 2026-01-01T00:09:59.000Z (1.0 s ago)
-    exit status 1
 the host: queue
     workers that do not get on: 1; at work for: z1; such hung before: z1; \
                       a command of the system hangs, which is killed in time
+the host: zfs
+    since 2026-01-01T00:09:59.000Z (1.0 s ago)
+    exit status 1
+VM z1 (web\\u001b[2J): metadata
+    since 2026-01-01T00:00:00.000Z (10 min ago), tried again 5 times
+    no\\u000aJSON
 ";
         assert!(text.ends_with(faults), "{text}");
     }

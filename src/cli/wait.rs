@@ -1,5 +1,6 @@
 //! `wait`: until a VM is as wanted, perhaps after a command that makes it so.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -449,15 +450,23 @@ fn find(
 /// Why it is not known that a VM is gone, though it is not served: it may be
 /// one that can't be loaded, of which nothing tells the uuid.
 fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
+    let may_be = |zonename: &str| {
+        zonename == name || (vmadm::is_uuid(name) && !vmadm::is_uuid(zonename))
+    };
     let faults = status::faults(&client.status(false)?).into_iter();
-    for fault in faults {
-        let Some(zonename) = fault.zonename else { continue };
-        let may_be = *zonename == *name || !vmadm::is_uuid(&zonename);
-        if may_be && client.vm(&zonename)?.is_none() {
-            let (source, error) = (fault.source, fault.error);
-            let what = format!("{zonename} can't be loaded: {source}: {error}");
-            return Ok(Some(what));
-        }
+    let mut faults: Vec<_> = faults
+        .filter_map(|fault| Some((fault.zonename?, fault.source, fault.error)))
+        .filter(|(zonename, ..)| may_be(zonename))
+        .collect();
+    if !faults.is_empty() {
+        let served = client.vms(&VmsQuery::new().fields("zonename"))?;
+        let names = served.iter().filter_map(|vm| vm.get("zonename")?.as_str());
+        let names: BTreeSet<_> = names.collect();
+        faults.retain(|(zonename, ..)| !names.contains(zonename.as_str()));
+    }
+    if let Some((zonename, source, error)) = faults.first() {
+        let what = format!("{zonename} can't be loaded: {source}: {error}");
+        return Ok(Some(what));
     }
     Ok(None)
 }

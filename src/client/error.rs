@@ -48,7 +48,7 @@ pub enum Error {
     TimeIsOver(Option<Json>),
     /// Somebody has stopped it.
     Stopped,
-    /// A watcher has ended before; this is why.
+    /// It has ended before, or was not tried again any more; this is why.
     Ended(String),
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Self::Refused { said, .. } => f.write_str(said),
             Self::TimeIsOver(_) => f.write_str("not within the time limit"),
             Self::Stopped => f.write_str("stopped"),
-            Self::Ended(why) => write!(f, "it has ended: {why}"),
+            Self::Ended(why) => f.write_str(why),
         }
     }
 }

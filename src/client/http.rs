@@ -167,6 +167,7 @@ impl Answer {
     /// # Errors
     /// If the body breaks off, or the line is too long.
     pub fn read_line(&mut self, until: Instant) -> io::Result<Piece> {
+        let mut has_pulled = false;
         loop {
             let fresh = &self.body[self.searched..];
             if let Some(at) = fresh.iter().position(|b| *b == b'\n') {
@@ -184,7 +185,10 @@ impl Answer {
                     false => Err(invalid("a line without its end")),
                 };
             }
-            if Instant::now() >= until || !self.pull(until)? {
+            // What is there already is read, however late it is.
+            let is_late = has_pulled && Instant::now() >= until;
+            has_pulled = true;
+            if is_late || !self.pull(until)? {
                 let has_begun = !self.body.is_empty() || !self.raw.is_empty();
                 return Ok(Piece::Later { has_begun });
             }

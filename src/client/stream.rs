@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::event::Line;
 use super::http::{Answer, Piece};
-use super::{Client, Error, Event, EventsQuery, Ready, after};
+use super::{Client, Error, Event, EventsQuery, Ready, TIME_MAX, after};
 use crate::json::Json;
 
 /// How long to wait before a broken connection is made again; doubled with
@@ -66,7 +66,8 @@ pub struct EventStream {
 struct Trouble {
     since: Instant,
     next: Instant,
-    last: Option<Error>,
+    /// Why, in words.
+    why: String,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +107,13 @@ impl Stopper {
             let _ = socket.shutdown(Shutdown::Both);
         }
         self.0.changed.notify_all();
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        // Nobody takes what an attempt that goes on would bring.
+        self.stopper().stop();
     }
 }
 
@@ -283,7 +291,7 @@ impl EventStream {
         self.control.state.lock().socket = None;
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |t| t.since);
-        self.fail_again(since, None);
+        self.fail_again(since, &error);
         match error.may_pass() && !self.is_too_long(since) {
             true => Ok(Item::Broken(error)),
             false => Err(error),
@@ -295,6 +303,9 @@ impl EventStream {
     fn connect_again(&mut self, until: Instant) -> Result<bool, Error> {
         let control = Arc::clone(&self.control);
         let mut state = control.state.lock();
+        let give_up = self.trouble.as_ref().zip(self.retry_time);
+        let give_up = give_up.map(|(t, time)| t.since + time.min(TIME_MAX));
+        let until = give_up.map_or(until, |at| at.min(until));
         loop {
             if state.is_stopped {
                 return Err(Error::Stopped);
@@ -312,15 +323,23 @@ impl EventStream {
                     let next = self.trouble.as_ref().map(|t| t.next);
                     let next = next.filter(|next| Instant::now() < *next);
                     if next.is_none() {
-                        state.attempt = Attempt::Begun;
                         self.try_again()?;
+                        state.attempt = Attempt::Begun;
                     }
                     next.unwrap_or(until).min(until)
                 }
             };
             let is_over = control.changed.wait_until(&mut state, wait);
             if is_over.timed_out() && wait == until {
-                return Ok(false);
+                if give_up != Some(until) {
+                    return Ok(false);
+                }
+                // An attempt that goes on is of no use any more.
+                if let Some(socket) = state.socket.take() {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+                let why = self.trouble().unwrap_or_default();
+                return Err(Error::Ended(why.to_string()));
             }
         }
     }
@@ -351,13 +370,11 @@ impl EventStream {
                 self.took(answer);
                 Ok(())
             }
-            Err(e) if !e.may_pass() || self.is_too_long(since) => {
-                self.fail_again(since, None);
-                Err(e)
-            }
             Err(e) => {
-                self.fail_again(since, Some(e));
-                Ok(())
+                self.control.state.lock().socket = None;
+                let is_end = !e.may_pass() || self.is_too_long(since);
+                self.fail_again(since, &e);
+                if is_end { Err(e) } else { Ok(()) }
             }
         }
     }
@@ -371,10 +388,11 @@ impl EventStream {
         self.retry_time.is_some_and(|time| since.elapsed() >= time)
     }
 
-    fn fail_again(&mut self, since: Instant, last: Option<Error>) {
+    fn fail_again(&mut self, since: Instant, why: &Error) {
         let next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        self.trouble = Some(Trouble { since, next, last });
+        let why = why.to_string();
+        self.trouble = Some(Trouble { since, next, why });
     }
 
     /// The VMs that a stream which goes on does not begin with: those of
@@ -401,8 +419,8 @@ impl EventStream {
 
     /// Why it is broken, if it is.
     #[must_use]
-    pub fn trouble(&self) -> Option<&Error> {
-        self.trouble.as_ref().and_then(|trouble| trouble.last.as_ref())
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| trouble.why.as_str())
     }
 }
 

@@ -119,7 +119,6 @@ impl Waiting {
         let searched = self.searched;
         let begun = Instant::now();
         loop {
-            let is_first = next.is_some();
             let (sight, seq) = match next.take() {
                 Some(now) => now,
                 None => match watching.watch.next() {
@@ -135,11 +134,10 @@ impl Waiting {
                 },
             };
             let holds = match (wait, &sight.vm) {
-                // One that can't be loaded is there, and has not gone yet.
+                // One that can't be loaded is there. When its end is sure, its
+                // faults are forgotten, and it is told again.
                 (Wait::Gone, vm) => {
-                    let is_there =
-                        is_first && service.unloadable(name).is_some();
-                    vm.is_none() && !is_there
+                    vm.is_none() && service.unloadable(name).is_none()
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {

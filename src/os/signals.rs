@@ -19,17 +19,20 @@ pub enum Signal {
     Quit,
     /// SIGTSTP: Ctrl-Z.
     Suspend,
+    /// SIGCONT: it was stopped, and goes on.
+    Continue,
     /// SIGWINCH: the terminal has another size.
     WindowChange,
 }
 
 impl Signal {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Terminate,
         Self::Interrupt,
         Self::Hangup,
         Self::Quit,
         Self::Suspend,
+        Self::Continue,
         Self::WindowChange,
     ];
 
@@ -40,6 +43,7 @@ impl Signal {
             Self::Hangup => libc::SIGHUP,
             Self::Quit => libc::SIGQUIT,
             Self::Suspend => libc::SIGTSTP,
+            Self::Continue => libc::SIGCONT,
             Self::WindowChange => libc::SIGWINCH,
         }
     }
@@ -81,6 +85,25 @@ unsafe fn errno_location() -> *mut libc::c_int {
     unsafe { libc::___errno() }
 }
 
+/// Has the handler called for a signal.
+fn install(signal: Signal) -> io::Result<()> {
+    let handler: extern "C" fn(libc::c_int) = hand_on;
+    // SAFETY: a zeroed sigaction is valid memory, and all that counts of it is
+    // set; the handler is async-signal-safe.
+    let failed = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        let number = signal.number();
+        libc::sigaction(number, &raw const action, ptr::null_mut())
+    };
+    match failed {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 impl Signals {
     /// Catches these from now on. They are not blocked, which
     /// children would inherit: those get them as usual.
@@ -92,24 +115,8 @@ impl Signals {
         to.set_nonblocking(true)?;
         // The handler may be called for as long as the process lives.
         SIGNALLED.store(to.into_raw_fd(), Ordering::Relaxed);
-        let handler: extern "C" fn(libc::c_int) = hand_on;
         for signal in signals {
-            // SAFETY: a zeroed sigaction is valid memory, and all that counts
-            // of it is set; the handler is async-signal-safe.
-            let failed = unsafe {
-                let mut action: libc::sigaction = std::mem::zeroed();
-                action.sa_sigaction = handler as libc::sighandler_t;
-                action.sa_flags = libc::SA_RESTART;
-                libc::sigemptyset(&raw mut action.sa_mask);
-                libc::sigaction(
-                    signal.number(),
-                    &raw const action,
-                    ptr::null_mut(),
-                )
-            };
-            if failed != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            install(*signal)?;
         }
         Ok(Self { from })
     }
@@ -144,8 +151,16 @@ pub fn reset_child_signal() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Stops this process, as the shell's Ctrl-Z does, until it is continued.
-pub fn stop_here() {
-    // SAFETY: raise has no preconditions.
-    unsafe { libc::raise(libc::SIGSTOP) };
+/// Stops this process and its group, as Ctrl-Z does, until they are continued;
+/// not at all if nobody could do that.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn stop_here() -> io::Result<()> {
+    // SAFETY: neither has preconditions; the handler is put back below.
+    unsafe {
+        libc::signal(libc::SIGTSTP, libc::SIG_DFL);
+        libc::kill(0, libc::SIGTSTP);
+    }
+    install(Signal::Suspend)
 }

@@ -39,18 +39,30 @@ impl RawMode {
         }
         // SAFETY: it has succeeded.
         let before = unsafe { before.assume_init() };
-        let mut raw = before;
+        let mode = Self { stdin, before };
+        mode.begin_again()?;
+        Ok(mode)
+    }
+
+    /// Takes the terminal again, after [`RawMode::restore`], or after somebody
+    /// else had it.
+    ///
+    /// # Errors
+    /// Those of tcsetattr(3).
+    pub fn begin_again(&self) -> io::Result<()> {
+        let mut raw = self.before;
         // Of output nothing is changed: lines still begin at the left.
         raw.c_lflag &= !(libc::ICANON | libc::ECHO | libc::ISIG | libc::IEXTEN);
         raw.c_iflag &= !(libc::IXON | libc::ICRNL);
         // A read returns what there is.
         raw.c_cc[libc::VMIN] = 0;
         raw.c_cc[libc::VTIME] = 0;
+        let fd = self.stdin.as_raw_fd();
         // SAFETY: `raw` is valid for the call.
-        if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const raw) } != 0 {
-            return Err(io::Error::last_os_error());
+        match unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const raw) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
-        Ok(Self { stdin, before })
     }
 
     /// Makes the terminal as it was before, whatever waits to be written.

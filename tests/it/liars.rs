@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use vminfod::client::{Client, Error, EventsQuery, Told, Watcher};
+use vminfod::client::{Client, Error, EventsQuery, Item, Told, Watcher};
 use vminfod::json::Json;
 
 use crate::harness::{
@@ -390,6 +390,51 @@ fn a_call_returns_in_its_time_while_a_server_hangs() {
         assert!(item.is_none(), "{item:?}");
     }
     assert_eq!(items, 2);
+    // Nor does it try for longer than it is told to.
+    let mut stream = stream.retry_for(Duration::from_millis(50));
+    let given_up = loop {
+        if let Err(error) = stream.next() {
+            break error;
+        }
+    };
+    assert!(!matches!(given_up, Error::Stopped), "{given_up}");
+}
+
+#[test]
+fn what_is_there_is_read_however_late() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let client = Client::new(daemon.addr);
+    let query = EventsQuery::new().heartbeat(Duration::ZERO);
+    let mut stream = client.events(query).unwrap();
+    let ready = stream.next_within(DEADLINE).unwrap();
+    assert!(matches!(ready, Some(Item::Ready(_))), "{ready:?}");
+    host.update(&zonename, "alias", "late").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=late");
+    assert_eq!(daemon.get(&path).status, 200);
+    // Heartbeats come meanwhile, three of which it could miss.
+    let beats = daemon.events_of("?heartbeat=0.1");
+    let mut beats = beats;
+    for _ in 0..5 {
+        assert_eq!(text(&beats.next().unwrap(), "type"), "heartbeat");
+    }
+    let item = wait_for("what is there", || {
+        let item = stream.next_within(Duration::ZERO).unwrap();
+        item.ok_or_else(|| "nothing".to_string())
+    });
+    assert!(matches!(item, Item::Event(_)), "{item:?}");
+}
+
+#[test]
+fn a_name_that_is_no_uuid_is_not_taken_for_one() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let recorded = recorded.join("tests/fixtures/objects-edge/host");
+    let host = TestHost::recorded(&recorded);
+    fs::write(host.path("/etc/zones/lx-zone.xml"), "<zone").unwrap();
+    let daemon = host.start();
+    let args = ["wait", "nobody", "--gone", "--timeout", "5"];
+    assert_eq!(status_of(&daemon.tool(&args)), 0);
 }
 
 #[test]

@@ -122,11 +122,6 @@ fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
             let sent = Command::new("kill").args(kill).status();
             assert!(sent.unwrap().success());
         };
-        // Away for a while, as a shell's job.
-        terminal.press(&["C-z"]);
-        terminal.wait_for("it is away", |s| !s.contains("healthy"));
-        kill("CONT");
-        terminal.wait_for_text("healthy");
         kill(signal);
         let screen = terminal.wait_for_text("after 0");
         assert_eq!(screen[..2], ["before", "after 0"], "{signal}");
@@ -135,6 +130,44 @@ fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
         let screen = terminal.wait_for_text("typed");
         assert!(screen.contains(&"typed".to_string()), "{screen:?}");
     }
+}
+
+#[test]
+fn it_can_be_put_away_and_taken_up_again() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let file = host.root().join("setup");
+    std::fs::write(&file, "PS1='> '\nset -m\n").unwrap();
+    let script = format!("bash --rcfile {} -i", file.display());
+    let terminal = Terminal::run(&script, &address(&daemon));
+    terminal.wait_for("a prompt", |screen| screen.contains("\n>"));
+    let pid = host.root().join("pid");
+    let pid = pid.to_str().unwrap();
+    // Within another shell: all of the job is stopped.
+    let line = format!("sh -c 'echo $$ > {pid}; $V top; echo ended $?'");
+    terminal.press(&["-l", &line]);
+    terminal.press(&["Enter"]);
+    terminal.wait_for_text("healthy");
+    terminal.press(&["C-z"]);
+    terminal.wait_for_text("Stopped");
+    terminal.press(&["-l", "fg"]);
+    terminal.press(&["Enter"]);
+    terminal.wait_for_text("healthy");
+    // Stopped by somebody else, it takes its terminal back all the same.
+    let group = std::fs::read_to_string(pid).unwrap();
+    let group = format!("-{}", group.trim());
+    let kill = |signal: &str| {
+        let sent =
+            Command::new("kill").args(["-s", signal, "--", &group]).status();
+        assert!(sent.unwrap().success());
+    };
+    kill("STOP");
+    terminal.press(&["-l", "fg"]);
+    terminal.wait_for_text("Stopped");
+    terminal.press(&["Enter"]);
+    terminal.wait_for_text("healthy");
+    terminal.press(&["q"]);
+    terminal.wait_for_text("ended 0");
 }
 
 #[test]

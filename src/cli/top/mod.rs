@@ -66,8 +66,10 @@ struct Found {
     /// Whether somebody wants the end.
     is_ending: bool,
     is_over: bool,
-    /// What else a signal has asked for.
+    /// Whether somebody wants the terminal back.
     is_suspended: bool,
+    /// Whether somebody had it meanwhile.
+    is_continued: bool,
 }
 
 impl Inbox {
@@ -160,6 +162,18 @@ impl Terminal {
         Ok(terminal)
     }
 
+    fn end(&self) {
+        // It may be gone.
+        let _ = write(screen::END);
+        self.keys.restore();
+    }
+
+    fn begin_again(&mut self) -> io::Result<()> {
+        self.keys.begin_again()?;
+        self.screen = Screen::default();
+        write(screen::BEGIN)
+    }
+
     /// The keys that were pressed; `None` if nobody is there any more.
     fn read(&mut self) -> io::Result<Option<Vec<Key>>> {
         let bytes = self.keys.read()?;
@@ -186,9 +200,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It may be gone.
-        let _ = write(screen::END);
-        self.keys.restore();
+        self.end();
     }
 }
 
@@ -205,6 +217,7 @@ fn heed(signals: &Signals, inbox: &Inbox, keys: &RawMode) {
         match signals.wait() {
             Signal::WindowChange => inbox.bell.ring(),
             Signal::Suspend => inbox.put(|found| found.is_suspended = true),
+            Signal::Continue => inbox.put(|found| found.is_continued = true),
             Signal::Terminate
             | Signal::Interrupt
             | Signal::Hangup
@@ -234,6 +247,7 @@ fn live(
         Signal::Hangup,
         Signal::Quit,
         Signal::Suspend,
+        Signal::Continue,
         Signal::WindowChange,
     ])?;
     let mut terminal = Terminal::begin()?;
@@ -244,7 +258,7 @@ fn live(
     let mut next_tick = Instant::now();
     loop {
         let now = Instant::now();
-        let (is_ending, is_suspended) = {
+        let (is_ending, is_suspended, is_continued) = {
             let mut found = inbox.state.lock();
             for event in std::mem::take(&mut found.events) {
                 view.take_in(&event, now);
@@ -257,15 +271,18 @@ fn live(
                 None => {}
             }
             let is_suspended = std::mem::take(&mut found.is_suspended);
-            (found.is_ending, is_suspended)
+            let is_continued = std::mem::take(&mut found.is_continued);
+            (found.is_ending, is_suspended, is_continued)
         };
         if view.is_over || is_ending {
             return Ok(());
         }
-        if is_suspended {
-            drop(terminal);
-            os::signals::stop_here();
-            terminal = Terminal::begin()?;
+        if is_suspended || is_continued {
+            terminal.end();
+            if is_suspended {
+                os::signals::stop_here()?;
+            }
+            terminal.begin_again()?;
         }
         view.vms = watcher.vms();
         view.trouble = watcher.trouble();
