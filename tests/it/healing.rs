@@ -143,8 +143,12 @@ fn what_no_event_told_of_is_healed_and_counted() {
         _ => Err(daemon.status().to_string()),
     });
     assert_eq!(count(&daemon, &["drift", "vms"]), 1);
-    let log = daemon.log().join("\n");
-    assert!(log.contains("no event told of quota (zfs)"), "{log}");
+    // The log is read by a thread of its own.
+    wait_for("it is in the log", || {
+        let log = daemon.log().join("\n");
+        let is_told = log.contains("no event told of quota (zfs)");
+        if is_told { Ok(()) } else { Err(log) }
+    });
     // What an event tells of is not.
     host.hurt("sysevent-zfs", "heal").unwrap();
     for quota in ["10737418240", "21474836480"] {
