@@ -115,11 +115,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let goal = Arc::new(goal(conditions, args.has("gone"))?);
     let time = args.seconds("timeout")?.unwrap_or(TIME);
     let begun = Instant::now();
-    let client = args.client("vminfod-wait")?;
-    let client = match args.has("time-limit") {
-        true => client,
-        false => client.time_limit(time.clamp(ANSWER_MIN, TIME_LIMIT)),
-    };
+    let limit = args.seconds("time-limit")?;
+    let limit = limit.unwrap_or(time.clamp(ANSWER_MIN, TIME_LIMIT));
+    let client = args.client("vminfod-wait")?.time_limit(limit);
     let query = EventsQuery::new().vm(name);
     let stream = match args.last("since") {
         None => client.events(query)?,
@@ -137,8 +135,6 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         was_met: None,
     };
     let told = move |told: Told<'_>| listener.take_in(&told);
-    let limit = args.seconds("time-limit")?;
-    let limit = limit.unwrap_or(time.clamp(ANSWER_MIN, TIME_LIMIT));
     let watcher = Watcher::follow(stream, limit, told)?;
     if !command.is_empty() {
         run_command(&command)?;

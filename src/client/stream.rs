@@ -367,7 +367,8 @@ impl EventStream {
         let since = self.trouble.as_ref().map_or(Instant::now(), |t| t.since);
         match result {
             Ok(answer) => {
-                self.took(answer);
+                self.answer = Some(answer);
+                (self.heard, self.begun) = (Instant::now(), None);
                 Ok(())
             }
             Err(e) => {
@@ -377,11 +378,6 @@ impl EventStream {
                 if is_end { Err(e) } else { Ok(()) }
             }
         }
-    }
-
-    fn took(&mut self, answer: Answer) {
-        self.answer = Some(answer);
-        (self.heard, self.begun) = (Instant::now(), None);
     }
 
     fn is_too_long(&self, since: Instant) -> bool {
