@@ -247,6 +247,9 @@ pub struct SourceTimes {
     pub settle_first: Duration,
     /// The longest pause before a zone in passing is looked at again.
     pub settle_last: Duration,
+    /// A VM that is found gone is told so after this, if its end has not been
+    /// reported by then.
+    pub end_time: Duration,
     /// A VM whose datasets change again and again is loaded no sooner than
     /// this after the last time; it doubles while that goes on.
     pub pace_first: Duration,
@@ -270,6 +273,7 @@ impl Default for SourceTimes {
             retry_last: Duration::from_secs(30),
             settle_first: Duration::from_millis(100),
             settle_last: Duration::from_secs(30),
+            end_time: Duration::from_secs(1),
             pace_first: Duration::from_millis(20),
             pace_last: Duration::from_millis(250),
             poll_time: Duration::from_secs(1),

@@ -97,6 +97,8 @@ const SETTINGS: &[Setting] = settings! {
     "settle-first" Time sources.settle_first,
         "before a zone on its way is looked at again; doubles";
     "settle-last" Time sources.settle_last, "the longest such pause";
+    "end-time" Time sources.end_time,
+        "a VM's end that the kernel has not reported by then is believed";
     "pace-first" Time sources.pace_first,
         "between two loads of a VM whose datasets change on and on; doubles";
     "pace-last" Time sources.pace_last, "the longest such pause";

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::Shared;
 use super::worker::{Noted, Worker, doubled};
 use crate::cache::{Applied, Prepared, Published, Update};
 use crate::config::SourceTimes;
@@ -67,10 +68,10 @@ impl Worker {
                 failed |= sources_of(source);
             }
         }
-        if self.is_end_unheard(job, &zonename, &found) {
-            let again = Job { tries: 1, sources: Sources::ALL, ..job.clone() };
+        if self.is_end_unheard(&zonename, &found) {
+            let again = Job { sources: Sources::ALL, ..job.clone() };
             let queue = &self.shared.queue;
-            queue.push_later(again, self.times.settle_first);
+            queue.push_later(again, self.times.end_time);
             return Finished::default();
         }
         let mut published = Vec::new();
@@ -155,19 +156,17 @@ impl Worker {
     /// Whether a VM has ended without that its zone's end has been reported.
     /// A file's event may overtake the sysevents of what came before it,
     /// which would then come too late to be told: they get a moment.
-    pub fn is_end_unheard(
-        &self,
-        job: &Job,
-        zonename: &str,
-        found: &Found,
-    ) -> bool {
-        let cache = &self.shared.cache;
+    pub fn is_end_unheard(&self, zonename: &Arc<str>, found: &Found) -> bool {
+        let Shared { cache, queue, .. } = &*self.shared;
         let has_ended = match found {
             Found::Gone => cache.contains(zonename),
-            Found::Unknown | Found::Needs(_) => false,
+            Found::Unknown | Found::Needs(_) => return false,
             Found::Parts(parts) => cache.is_another(&parts.row),
         };
-        has_ended && job.tries == 0 && !self.shared.queue.has_ended(zonename)
+        if !has_ended {
+            queue.is_heard(zonename);
+        }
+        has_ended && queue.is_unheard(zonename, self.times.end_time)
     }
 
     /// Has the picture changed. A VM that could not be stored is loaded again.
@@ -189,6 +188,7 @@ impl Worker {
         let faults = &self.shared.faults;
         match applied {
             Applied::Stored { published, is_end_unheard } => {
+                self.shared.queue.is_heard(zonename);
                 if is_end_unheard {
                     self.shared.queue.expect_end(zonename);
                 }

@@ -193,8 +193,7 @@ impl Worker {
             let sources = changed_sources(&loaded);
             let is_known = self.shared.queue.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
-            let has_ended =
-                self.is_end_unheard(&of_vm, &zonename, &loaded.found);
+            let has_ended = self.is_end_unheard(&zonename, &loaded.found);
             let Finished { mut published, is_settled } =
                 self.finish(&of_vm, loaded, noted);
             if is_settled {

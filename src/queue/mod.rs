@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{QueueLimits, SourceTimes};
-use crate::event::{Cause, GONE, Job, Kind, Lane, Sources, Transition};
+use crate::event::{Cause, Job, Kind, Lane, Sources, Transition};
 use crate::sync::{Condvar, Mutex};
 use reported::Reported;
 use state::State;
@@ -185,10 +185,16 @@ impl Queue {
         });
     }
 
-    /// Whether the end of this zone has been noted.
+    /// A zone has been found to have ended: whether that has still to be
+    /// reported, for which there is `time` since this was found first.
     #[must_use]
-    pub fn has_ended(&self, zonename: &str) -> bool {
-        self.inner.lock().reported.has(zonename, GONE)
+    pub fn is_unheard(&self, zonename: &Arc<str>, time: Duration) -> bool {
+        self.inner.lock().reported.is_unheard(zonename, time)
+    }
+
+    /// The picture has a zone as it is, whatever was found before.
+    pub fn is_heard(&self, zonename: &str) {
+        self.inner.lock().reported.is_heard(zonename);
     }
 
     /// Whether a job of this VM waits or is worked at.

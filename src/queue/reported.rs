@@ -17,6 +17,9 @@ pub struct Reported {
     most_zones: usize,
     /// Zones whose end has been published before it was reported, and when.
     ended: HashMap<Arc<str>, Instant>,
+    /// Zones that were found to have ended, which has not been reported, nor
+    /// published, and when that was.
+    unheard: HashMap<Arc<str>, Instant>,
     /// When reports were last lost: ends may be among them.
     gap: Option<Instant>,
 }
@@ -28,8 +31,15 @@ impl Reported {
     /// None, and never more than `most` of a zone; `most_zones` bounds the
     /// zones that are not known as VMs.
     pub fn new(most: usize, most_zones: usize) -> Self {
-        let (of_zone, ended) = (HashMap::new(), HashMap::new());
-        Self { of_zone, last: 0, most, most_zones, ended, gap: None }
+        Self {
+            of_zone: HashMap::new(),
+            last: 0,
+            most,
+            most_zones,
+            ended: HashMap::new(),
+            unheard: HashMap::new(),
+            gap: None,
+        }
     }
 
     /// The number of the last one.
@@ -135,11 +145,25 @@ impl Reported {
         });
     }
 
-    /// Whether one to this state waits.
-    pub fn has(&self, zonename: &str, zone_state: &str) -> bool {
+    /// A zone has been found to have ended: whether that has still to be
+    /// reported, for which there is `time` since this was found first.
+    pub fn is_unheard(&mut self, zonename: &Arc<str>, time: Duration) -> bool {
         let waiting = self.of_zone.get(zonename);
-        waiting.is_some_and(|waiting| {
-            waiting.iter().any(|(_, t)| t.zone_state == zone_state)
-        })
+        let is_reported = waiting.is_some_and(|waiting| {
+            waiting.iter().any(|(_, t)| t.zone_state == GONE)
+        });
+        let is_full = self.unheard.len() >= self.most_zones
+            && !self.unheard.contains_key(zonename);
+        if is_reported || is_full {
+            return false;
+        }
+        let now = Instant::now();
+        let first = *self.unheard.entry(Arc::clone(zonename)).or_insert(now);
+        first.elapsed() < time
+    }
+
+    /// The picture has a zone as it is.
+    pub fn is_heard(&mut self, zonename: &str) {
+        self.unheard.remove(zonename);
     }
 }

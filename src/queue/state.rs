@@ -179,13 +179,15 @@ impl State {
             job.is_whole |= other.is_whole;
             job.is_urgent |= other.is_urgent;
         }
-        if self.later.len() >= self.limits.jobs {
-            // Too many to remember which: look at all, now.
-            self.overflow(&job.cause);
+        if self.later.len() >= self.limits.jobs && job.lane != Lane::All {
+            // Too many to remember which: look at all, when this was due.
+            self.overflows += 1;
+            let cause = job.cause.clone();
             if job.is_urgent {
                 self.push(job);
             }
-            return;
+            let all = Job::new(Lane::All, Sources::ALL, cause);
+            return self.push_later(all, due);
         }
         self.number += 1;
         self.time_of.insert(job.lane.clone(), (due, self.number));

@@ -1,6 +1,7 @@
 //! The queue: what is merged, what is kept apart, what comes when.
 
 use super::*;
+use crate::event::GONE;
 
 pub fn queue_of(limits: QueueLimits) -> Queue {
     Queue::new(limits, &SourceTimes::default())
@@ -130,7 +131,14 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
     add("b", false);
     add("c", false);
     add("vm", true);
-    let has = |name: &str| queue.inner.lock().reported.has(name, "running");
+    let has = |name: &str| {
+        let mut count = 0;
+        queue.take_transitions(name, u64::MAX, |all, _| {
+            count = all.len();
+            0
+        });
+        count > 0
+    };
     assert_eq!(["a", "b", "c", "vm"].map(has), [true, true, false, true]);
     // A full queue does not forget them: the reload that it asks for does.
     for name in ["b", "c", "d"] {
@@ -184,6 +192,42 @@ fn news_of_who_is_over_is_late() {
     queue.expect_end(&name);
     add("shutting_down");
     assert_eq!(waiting(), ["shutting_down"]);
+}
+
+#[test]
+fn an_end_is_believed_once_it_is_reported_or_has_had_its_time() {
+    let limits = QueueLimits { unknown_zones: 2, ..QueueLimits::default() };
+    let queue = queue_of(limits);
+    let [a, b, c]: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
+    let (long, none) = (Duration::from_secs(1000), Duration::ZERO);
+    assert!(queue.is_unheard(&a, long));
+    assert!(queue.is_unheard(&b, long));
+    // So many can be remembered.
+    assert!(!queue.is_unheard(&c, long));
+    assert!(!queue.is_unheard(&b, none));
+    queue.is_heard(&b);
+    assert!(queue.is_unheard(&c, long));
+    queue.push_transition(&a, Transition::new("incomplete", None), true);
+    assert!(queue.is_unheard(&a, long));
+    queue.push_transition(&a, Transition::new(GONE, None), true);
+    assert!(!queue.is_unheard(&a, long));
+}
+
+#[test]
+fn of_too_many_that_are_put_off_all_are_put_off() {
+    let now = Instant::now();
+    let times = SourceTimes::default();
+    let limits = QueueLimits { jobs: 2, ..QueueLimits::default() };
+    let mut state = State::new(limits, times.pace_first, times.pace_last);
+    let due = |n: u64| now + Duration::from_secs(n);
+    for (name, n) in [("a", 7), ("b", 8), ("c", 5), ("d", 4)] {
+        state.push_later(vm(name, Sources::STATE), due(n));
+    }
+    assert_eq!(state.take(now).unwrap_err(), Some(due(4)));
+    let (_, jobs) = state.take(due(4)).unwrap();
+    let lanes: Vec<_> = jobs.into_iter().map(|job| job.lane).collect();
+    assert_eq!(lanes, [Lane::All]);
+    assert_eq!(state.status(9, now).overflows, 2);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use simhost::emit::Channel;
+use simhost::emit::{Channel, records};
 use vminfod::json::Json;
 
 use crate::harness::{
@@ -298,4 +298,49 @@ fn a_fault_that_no_longer_matters_is_forgotten() {
     wait_for_errors(&daemon, &[]);
     host.hurt("kstat", "heal").unwrap();
     daemon.settle(&host);
+}
+
+#[test]
+fn an_end_that_a_retry_finds_waits_for_what_is_reported_of_it() {
+    let host = TestHost::with_vms(3);
+    let zonename = host.vm_of("joyent");
+    host.stop(&zonename, 0).unwrap();
+    let daemon = host.start_with(&[
+        "--set",
+        "retry-first=0.02",
+        "--set",
+        "retry-last=0.05",
+        "--set",
+        "end-time=60",
+    ]);
+    let mut stream = daemon.events();
+    let before = records(host.root(), Channel::Zone).len();
+    host.hurt("zoneadm", "fail out of order").unwrap();
+    host.hurt("sysevent-zone", "drop").unwrap();
+    host.delete(&zonename).unwrap();
+    // What its files tell has been tried, and is being tried again.
+    wait_for_run(&host, "zoneadm", runs_of(&host, "zoneadm") + 5);
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_for_run(&host, "zoneadm", runs_of(&host, "zoneadm"));
+    wait_for("that load is over", || {
+        let status = daemon.status();
+        match status.get("queue").unwrap().get("working") {
+            Some(working) if working.as_u64() == Some(0) => Ok(()),
+            _ => Err(status.to_string()),
+        }
+    });
+    host.hurt("sysevent-zone", "heal").unwrap();
+    for record in records(host.root(), Channel::Zone).split_off(before) {
+        let line = record + "\n";
+        host.raw_sysevent(Channel::Zone, line.as_bytes()).unwrap();
+    }
+    let mut states = Vec::new();
+    while let Some(event) = stream.next() {
+        match event.get("vm") {
+            Some(vm) => states.push(text(vm, "zone_state").to_string()),
+            None => break,
+        }
+    }
+    states.dedup();
+    assert_eq!(states, ["installed", "incomplete", "configured"]);
 }

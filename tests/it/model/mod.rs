@@ -57,10 +57,14 @@ impl Kind {
             "ready-time=1",
             "settle-last=0.2",
             "poll-time=0.1",
+            // On a machine that is busy otherwise, too.
+            "end-time=5",
         ];
         let own: &[&str] = match self {
             Self::Strict => &["refresh-interval=100000"],
-            Self::Lossy => &["refresh-interval=0.7", "drift-time=0.1"],
+            Self::Lossy => {
+                &["refresh-interval=0.7", "drift-time=0.1", "end-time=0.1"]
+            }
             Self::Tiny => &[
                 "refresh-interval=100000",
                 "jobs=2",
