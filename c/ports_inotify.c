@@ -249,7 +249,12 @@ watch_find(port_t *p, int wd)
 static int
 watch_get(port_t *p, const char *path, uint32_t mask, inode_watch_t **out)
 {
-	int wd = inotify_add_watch(p->p_inotify, path, mask);
+	/*
+	 * To replace the mask of a watch that there is, be it by the same one,
+	 * the kernel empties it first: what happens to the file at that very
+	 * moment is not told. To add to it leaves no such gap.
+	 */
+	int wd = inotify_add_watch(p->p_inotify, path, mask | IN_MASK_ADD);
 	inode_watch_t *iw;
 
 	if (wd < 0)

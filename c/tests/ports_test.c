@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,7 @@
 #define	ALL	(FILE_MODIFIED | FILE_ATTRIB | FILE_TRUNC)
 #define	COOKIE	((void *)77)
 
-static int checks;
+static atomic_int checks;
 
 #define	CHECK(what, cond) do {						\
 	checks++;							\
@@ -374,6 +375,64 @@ check_overflow(void)
 	(void) printf("an overflow of %u is survived\n", most);
 }
 
+/* A directory that is associated all the time, by a thread of its own. */
+typedef struct busy {
+	int		b_port;
+	atomic_int	b_over;
+} busy_t;
+
+static void *
+associate_on_and_on(void *arg)
+{
+	busy_t *busy = arg;
+
+	while (!busy->b_over) {
+		file_obj_t fo = object_of("d");
+
+		CHECK("no gap", port_associate(busy->b_port, PORT_SOURCE_FILE,
+		    (uintptr_t)&fo, M, NULL) == 0);
+		/* Its place is another's soon. */
+		(void) port_dissociate(busy->b_port, PORT_SOURCE_FILE,
+		    (uintptr_t)&fo);
+	}
+	return (NULL);
+}
+
+/* What happens while its directory is associated anew is told all the same. */
+static void
+check_no_gap(void)
+{
+	busy_t busy = { port_create(), 0 };
+	struct timespec deadline = { 60, 0 };
+	pthread_t thread;
+
+	(void) system("rm -rf ./*");
+	CHECK("no gap", mkdir("d", 0755) == 0);
+	put("d/f", "text");
+	CHECK("no gap", pthread_create(&thread, NULL, associate_on_and_on,
+	    &busy) == 0);
+	for (int i = 0; i < 5000; i++) {
+		file_obj_t fo = object_of("d/f");
+		port_event_t pe;
+
+		CHECK("no gap", port_associate(busy.b_port, PORT_SOURCE_FILE,
+		    (uintptr_t)&fo, M, &fo) == 0);
+		put("d/t", "text");
+		CHECK("no gap", rename("d/t", "d/f") == 0);
+		do {
+			unsigned int nget = 1;
+
+			CHECK("no gap", port_getn(busy.b_port, &pe, 1, &nget,
+			    &deadline) == 0);
+		} while (pe.portev_user != &fo);
+		CHECK("no gap", pe.portev_events == FILE_RENAME_TO);
+	}
+	busy.b_over = 1;
+	CHECK("no gap", pthread_join(thread, NULL) == 0);
+	CHECK("no gap", port_close(busy.b_port) == 0);
+	(void) printf("nothing is lost while a directory is associated\n");
+}
+
 /* --- fswatch --- */
 
 static void *
@@ -470,6 +529,7 @@ main(int argc, char **argv)
 	}
 	check_rules();
 	check_overflow();
+	check_no_gap();
 	check_fswatch();
 	(void) printf("%d checks\n", checks);
 	return (0);
