@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
-
 use crate::daemon::Shared;
 use crate::event::{Cause, Event, EventSource, Job, Lane, Seen, Sources};
 use crate::plan::{DatasetIndex, Known, plan};
-use crate::watch::Events;
+use crate::watch::{Events, NoEvent};
 
 /// Turns events into jobs until every source has ended.
 ///
@@ -21,8 +19,8 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
     loop {
         let until = (!beginning.is_over).then_some(beginning.until);
         match events.next(until) {
-            Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
+            Err(NoEvent::Ended) => return,
+            Err(NoEvent::Timeout) => {
                 log::warn!("not every source is ready; loading all the same");
                 beginning.end(shared);
             }

@@ -70,13 +70,18 @@ pub struct QueueStatus {
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
+    /// Workers wait here for work.
     changed: Condvar,
+    /// The one worker waits here who looks at the clock for all.
+    clock: Condvar,
 }
 
 #[derive(Debug)]
 struct Inner {
     state: State,
     reported: Reported,
+    /// Workers that wait for work, but for the next one.
+    idle: usize,
     /// Until when a worker waits who looks at the clock for all.
     watched_until: Option<Instant>,
     closed: bool,
@@ -88,15 +93,30 @@ impl Queue {
     pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
         let reported = Reported::new(limits.transitions, limits.unknown_zones);
         let state = State::new(limits, times.pace_first, times.pace_last);
-        let inner =
-            Inner { state, reported, watched_until: None, closed: false };
-        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+        let (idle, watched_until, closed) = (0, None, false);
+        let inner = Inner { state, reported, idle, watched_until, closed };
+        Self {
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            clock: Condvar::new(),
+        }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
-        let result = change(&mut self.inner.lock());
-        self.changed.notify_one();
+        let mut inner = self.inner.lock();
+        let result = change(&mut inner);
+        self.wake(&inner);
         result
+    }
+
+    /// Wakes a worker; who looks at the clock is the last to be taken, since
+    /// another has to take his place.
+    fn wake(&self, inner: &Inner) {
+        if inner.idle > 0 {
+            self.changed.notify_one();
+        } else {
+            self.clock.notify_one();
+        }
     }
 
     /// Adds a job, or merges it into the one of its lane that waits.
@@ -233,34 +253,40 @@ impl Queue {
             }
             match inner.state.take(Instant::now()) {
                 Ok((number, jobs)) => {
-                    // There may be more for the next worker.
-                    self.changed.notify_one();
+                    // There may be more for the next worker, or nobody left
+                    // who looks at the clock.
+                    let is_watched = inner.watched_until.is_some();
+                    if inner.state.is_waiting() || !is_watched {
+                        self.wake(&inner);
+                    }
                     let noted = inner.reported.last();
                     return Some(Batch { jobs, noted, number });
                 }
-                Err(None) => self.changed.wait(&mut inner),
                 // One worker looks at the clock; the others sleep.
-                Err(Some(time)) => match inner.watched_until {
-                    Some(until) if until <= time => {
-                        self.changed.wait(&mut inner);
+                Err(Some(time))
+                    if inner.watched_until.is_none_or(|at| time < at) =>
+                {
+                    inner.watched_until = Some(time);
+                    self.clock.wait_until(&mut inner, time);
+                    if inner.watched_until == Some(time) {
+                        inner.watched_until = None;
                     }
-                    _ => {
-                        inner.watched_until = Some(time);
-                        self.changed.wait_until(&mut inner, time);
-                        if inner.watched_until == Some(time) {
-                            inner.watched_until = None;
-                        }
-                    }
-                },
+                }
+                Err(_) => {
+                    inner.idle += 1;
+                    self.changed.wait(&mut inner);
+                    inner.idle -= 1;
+                }
             }
         }
     }
 
-    /// Frees the lanes of a batch that is done. Of those in `hung`, the load
-    /// had to be given up for what is of that kind: until that has changed they are loaded apart from
+    /// Frees the lanes of a batch that is done; who did it is to ask for the
+    /// next one. Of those in `hung`, the load had to be given up for what is
+    /// of that kind: until that has changed they are loaded apart from
     /// others, which would be held up with them.
     pub fn done(&self, ticket: &Ticket, hung: &[(Lane, Kind)]) {
-        self.change(|inner| inner.state.done(ticket.number, hung));
+        self.inner.lock().state.done(ticket.number, hung);
     }
 
     /// Forgets that the load of a VM has hung: it is gone.
@@ -273,6 +299,7 @@ impl Queue {
     pub fn close(&self) {
         self.inner.lock().closed = true;
         self.changed.notify_all();
+        self.clock.notify_all();
     }
 
     /// What the queue says of itself; at most `most` waiting jobs are listed.

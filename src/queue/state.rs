@@ -226,6 +226,11 @@ impl State {
         self.at_work.contains(lane)
     }
 
+    /// Whether any job waits to begin as soon as it can.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The zones that are worked at.
     pub fn at_work(&self) -> Vec<Arc<str>> {
         let zone = |lane: &Lane| match lane {

@@ -11,15 +11,11 @@ pub mod sysevent;
 pub mod zfs;
 pub mod zone;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError,
-    bounded,
-};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::event::{Event, EventSource, Seen};
 use crate::faults::Fault;
@@ -53,53 +49,97 @@ pub type SharedStatus = Arc<Mutex<SourceStatus>>;
 /// Where a source hands its events on.
 #[derive(Clone, Debug)]
 pub struct Sink {
-    sender: Sender<Seen>,
-    lost: Arc<AtomicBool>,
+    source: EventSource,
+    open: Arc<Open>,
     status: SharedStatus,
 }
 
-/// The other end of all sinks. Zones have a channel of their own, which is
-/// read first: neither does a flood of others push their transitions out, nor
-/// is a reload done before they are known.
+/// The other end of all sinks.
 #[derive(Debug)]
 pub struct Events {
-    of_zones: Receiver<Seen>,
-    others: Receiver<Seen>,
-    lost: Arc<AtomicBool>,
+    mailbox: Arc<Mailbox>,
 }
+
+/// What is on its way from the sources to who reads [`Events`]. (A channel's
+/// reader yields its processor a dozen times before it sleeps, which costs
+/// more than the rest of an event's way; and a bounded one takes all of its
+/// memory at once.)
+#[derive(Debug)]
+struct Mailbox {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    /// The most events of zones, and of others.
+    bound: usize,
+}
+
+/// Zones have a queue of their own, which is read first: neither does a flood
+/// of others push their transitions out, nor is a reload done before they are
+/// known.
+#[derive(Debug, Default)]
+struct Waiting {
+    of_zones: VecDeque<Seen>,
+    others: VecDeque<Seen>,
+    /// An event found no room since this was last asked.
+    lost: bool,
+    /// Every source has ended.
+    closed: bool,
+}
+
+/// Held by all sinks: the mailbox is closed when the last of them goes.
+#[derive(Debug)]
+struct Open(Arc<Mailbox>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.waiting.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Why there is no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoEvent {
+    /// The time is over.
+    Timeout,
+    /// Every source has ended.
+    Ended,
+}
+
+/// Memory for so many events stays when all have been read.
+const EVENTS_KEPT: usize = 64;
 
 impl Events {
     /// The next event; waits for it until `until`, if that is set.
     ///
     /// # Errors
     /// If the time is over, or every source has ended.
-    pub fn next(
-        &self,
-        until: Option<Instant>,
-    ) -> Result<Seen, RecvTimeoutError> {
+    pub fn next(&self, until: Option<Instant>) -> Result<Seen, NoEvent> {
+        let Mailbox { waiting, changed, .. } = &*self.mailbox;
+        let mut waiting = waiting.lock();
+        let mut is_over = false;
         loop {
-            let mut select = Select::new();
-            let mut has_ended = true;
-            for channel in [&self.of_zones, &self.others] {
-                match channel.try_recv() {
-                    Ok(seen) => return Ok(seen),
-                    Err(TryRecvError::Disconnected) => {}
-                    Err(TryRecvError::Empty) => {
-                        select.recv(channel);
-                        has_ended = false;
-                    }
-                }
-            }
-            if has_ended {
-                return Err(RecvTimeoutError::Disconnected);
-            }
-            // Whichever it is, or if one has ended: look again, zones first.
-            let ready = match until {
-                None => Ok(select.ready()),
-                Some(until) => select.ready_deadline(until),
+            let seen = match waiting.of_zones.pop_front() {
+                Some(seen) => Some(seen),
+                None => waiting.others.pop_front(),
             };
-            if ready.is_err() {
-                return Err(RecvTimeoutError::Timeout);
+            if let Some(seen) = seen {
+                return Ok(seen);
+            }
+            if waiting.closed {
+                return Err(NoEvent::Ended);
+            }
+            if is_over {
+                return Err(NoEvent::Timeout);
+            }
+            // A flood is over.
+            waiting.others.shrink_to(EVENTS_KEPT);
+            waiting.of_zones.shrink_to(EVENTS_KEPT);
+            match until {
+                None => changed.wait(&mut waiting),
+                Some(until) => {
+                    let result = changed.wait_until(&mut waiting, until);
+                    is_over = result.timed_out();
+                }
             }
         }
     }
@@ -108,26 +148,23 @@ impl Events {
     /// each event.
     #[must_use]
     pub fn were_lost(&self) -> bool {
-        self.lost.swap(false, Ordering::SeqCst)
+        std::mem::take(&mut self.mailbox.waiting.lock().lost)
     }
 }
 
-/// Channels for `bound` events each, and a sink for each source, in the order of
-/// [`EventSource::ALL`].
+/// A sink for each source, in the order of [`EventSource::ALL`], and where
+/// their events come out; `bound` of zones and as many others may wait.
 #[must_use]
 pub fn channel(bound: usize) -> ([Sink; 3], Events) {
-    let (zone_sender, of_zones) = bounded(bound);
-    let (sender, others) = bounded(bound);
-    let lost = Arc::new(AtomicBool::new(false));
+    let (waiting, changed) = (Mutex::default(), Condvar::new());
+    let mailbox = Arc::new(Mailbox { waiting, changed, bound });
+    let open = Arc::new(Open(Arc::clone(&mailbox)));
     let sinks = EventSource::ALL.map(|source| Sink {
-        sender: match source {
-            EventSource::Zone => zone_sender.clone(),
-            EventSource::Zfs | EventSource::File => sender.clone(),
-        },
-        lost: Arc::clone(&lost),
+        source,
+        open: Arc::clone(&open),
         status: SharedStatus::default(),
     });
-    (sinks, Events { of_zones, others, lost })
+    (sinks, Events { mailbox })
 }
 
 impl Sink {
@@ -158,12 +195,22 @@ impl Sink {
     }
 
     fn try_send(&self, seen: Seen) {
-        if let Err(TrySendError::Full(seen)) = self.sender.try_send(seen) {
-            self.lost.store(true, Ordering::SeqCst);
+        let Mailbox { waiting, changed, bound } = &*self.open.0;
+        let mut waiting = waiting.lock();
+        let queue = match self.source {
+            EventSource::Zone => &mut waiting.of_zones,
+            EventSource::Zfs | EventSource::File => &mut waiting.others,
+        };
+        if queue.len() < *bound {
+            queue.push_back(seen);
+            drop(waiting);
+            changed.notify_one();
+        } else {
+            // The reader looks at the bit after each event, and there are
+            // some.
+            waiting.lost = true;
+            drop(waiting);
             self.status.lock().lost += 1;
-            // The receiver looks at the bit after each event. If it has taken
-            // all of them before the bit was set, this one makes it look.
-            let _ = self.sender.try_send(seen);
         }
     }
 
@@ -208,8 +255,8 @@ mod tests {
         let soon = Some(Instant::now());
         assert_eq!(next(), Ok(event("flood")));
         let timeout = events.next(soon).map(|_| ());
-        assert_eq!(timeout, Err(RecvTimeoutError::Timeout));
+        assert_eq!(timeout, Err(NoEvent::Timeout));
         drop((zones, zfs, files));
-        assert_eq!(next(), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(next(), Err(NoEvent::Ended));
     }
 }
