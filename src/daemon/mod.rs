@@ -281,7 +281,7 @@ fn new_shared(
     sources: [(EventSource, SharedStatus); 3],
     commands: RunCounts,
 ) -> Shared {
-    let hub = Arc::new(Hub::new(HubLimits {
+    let hub = Arc::new(Hub::silent(HubLimits {
         kept_events: settings.queues.kept_events,
         kept_bytes: settings.queues.kept_bytes,
         subscribers: settings.http.subscribers,
