@@ -36,7 +36,7 @@ impl Prepared {
     /// can't be served.
     #[must_use]
     pub fn new(parts: Parts) -> Option<Self> {
-        let object = Arc::new(assemble(&parts)?);
+        let object = Arc::new(assemble(&parts)?.fitted());
         let json = json_of(&object);
         Some(Self { parts: Arc::new(parts), vm: Vm { object, json } })
     }

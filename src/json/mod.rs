@@ -210,7 +210,7 @@ impl From<Vec<Json>> for Json {
 
 impl From<Object> for Json {
     fn from(o: Object) -> Self {
-        Self::Object(Arc::new(o))
+        Self::Object(Arc::new(o.fitted()))
     }
 }
 
@@ -289,6 +289,13 @@ impl Object {
             Some(member) => member.1 = value,
             None => self.members.push((key, value)),
         }
+    }
+
+    /// In no more memory than it needs: it is to stay as it is.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        self.members.shrink_to_fit();
+        self
     }
 
     /// Sets member `key` unless there is one.

@@ -256,7 +256,7 @@ impl Reader {
         }
         split_transition(&mut self.vm);
         ZoneXml {
-            vm: self.vm,
+            vm: self.vm.fitted(),
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
             datasets: self.datasets,

@@ -182,7 +182,7 @@ impl FileWatcher {
             && known.as_deref() == dir
             && ids.iter().all(|id| tables.nodes.contains_key(id))
         {
-            return (ids.clone(), Vec::new());
+            return (ids.to_vec(), Vec::new());
         }
         let mut files =
             vec![(self.paths.zone_xml(zonename), WatchedFile::ZoneXml)];
@@ -199,10 +199,10 @@ impl FileWatcher {
             tables.add_subject(id, (Some(Arc::clone(zonename)), file));
             ids.push(id);
         }
-        let zone = (dir.map(Path::to_path_buf), ids.clone());
+        let zone = (dir.map(Arc::from), ids.clone().into_boxed_slice());
         let before = tables.zones.insert(Arc::clone(zonename), zone);
         let old: Vec<_> = before
-            .map(|(_, ids)| ids)
+            .map(|(_, ids)| ids.into_vec())
             .unwrap_or_default()
             .into_iter()
             .filter(|id| !ids.contains(id))
@@ -262,7 +262,7 @@ impl FileWatcher {
                 self.tell(id);
                 return;
             }
-            node.children.iter().copied().collect()
+            node.children.clone()
         };
         for child in children {
             self.look_again(child);

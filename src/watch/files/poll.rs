@@ -3,7 +3,8 @@
 //! and armed as soon as that can be done.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::FileWatcher;
@@ -129,12 +130,12 @@ impl Tables {
         !self.failed.is_empty() || !self.to_arm.is_empty()
     }
 
-    fn path(&self, id: u64) -> Option<PathBuf> {
+    fn path(&self, id: u64) -> Option<Arc<Path>> {
         self.nodes.get(&id).map(|node| node.path.clone())
     }
 
     /// The file itself, or all files below a directory.
-    fn files_of(&self, id: u64) -> Vec<(u64, PathBuf)> {
+    fn files_of(&self, id: u64) -> Vec<(u64, Arc<Path>)> {
         let mut files = Vec::new();
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {

@@ -1,7 +1,7 @@
 //! What is watched, whose it is, and what is missing: without system calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,13 +16,13 @@ pub type Subject = (Option<Arc<str>>, WatchedFile);
 /// One path that is watched, or waited for.
 #[derive(Debug)]
 pub struct Node {
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     pub parent: Option<u64>,
     /// Whose file it is; nobody's, if it is a directory.
     pub subjects: Vec<Subject>,
-    pub children: BTreeSet<u64>,
+    pub children: Vec<u64>,
     /// Children that are not there.
-    pub missing: BTreeSet<u64>,
+    pub missing: Vec<u64>,
     pub state: NodeState,
     /// Held by who arms it, so that its state is that of the last try. A
     /// child's is taken before its parent's.
@@ -39,13 +39,16 @@ pub enum NodeState {
     Missing,
 }
 
+/// The directory of a zone, and its files.
+pub type ZoneFiles = (Option<Arc<Path>>, Box<[u64]>);
+
 #[derive(Debug, Default)]
 pub struct Tables {
     pub last_id: u64,
     pub nodes: HashMap<u64, Node>,
-    pub by_path: HashMap<PathBuf, u64>,
+    pub by_path: HashMap<Arc<Path>, u64>,
     /// The files of each zone, and its directory.
-    pub zones: HashMap<Arc<str>, (Option<PathBuf>, Vec<u64>)>,
+    pub zones: HashMap<Arc<str>, ZoneFiles>,
     /// Paths that can't be watched, why, and what their files looked like.
     pub failed: BTreeMap<u64, Unwatched>,
     /// Files whose directory could not be watched, and now is.
@@ -75,19 +78,20 @@ impl Tables {
         self.last_id += 1;
         let id = self.last_id;
         if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            parent.children.insert(id);
+            parent.children.push(id);
         }
+        let path: Arc<Path> = path.into();
         let node = Node {
-            path: path.to_path_buf(),
+            path: Arc::clone(&path),
             parent,
             subjects: Vec::new(),
-            children: BTreeSet::new(),
-            missing: BTreeSet::new(),
+            children: Vec::new(),
+            missing: Vec::new(),
             state: NodeState::Idle,
             arming: Arc::default(),
         };
         self.nodes.insert(id, node);
-        self.by_path.insert(path.to_path_buf(), id);
+        self.by_path.insert(path, id);
         id
     }
 
@@ -96,6 +100,8 @@ impl Tables {
         if let Some(node) = self.nodes.get_mut(&id)
             && !node.subjects.contains(&subject)
         {
+            // Nearly always it is that of one.
+            node.subjects.reserve_exact(1);
             node.subjects.push(subject);
         }
     }
@@ -119,12 +125,12 @@ impl Tables {
 
     pub fn children(&self, id: u64) -> Vec<u64> {
         let node = self.nodes.get(&id);
-        node.map(|n| n.children.iter().copied().collect()).unwrap_or_default()
+        node.map(|n| n.children.clone()).unwrap_or_default()
     }
 
     pub fn missing(&self, id: u64) -> Vec<u64> {
         let node = self.nodes.get(&id);
-        node.map(|n| n.missing.iter().copied().collect()).unwrap_or_default()
+        node.map(|n| n.missing.clone()).unwrap_or_default()
     }
 
     /// Sets a node's state, and tells its directory; `false` if there is no
@@ -134,10 +140,13 @@ impl Tables {
         node.state = state;
         let parent = node.parent;
         if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            if state == NodeState::Missing {
-                parent.missing.insert(id);
-            } else {
-                parent.missing.remove(&id);
+            let at = parent.missing.iter().position(|child| *child == id);
+            match (state, at) {
+                (NodeState::Missing, None) => parent.missing.push(id),
+                (NodeState::Missing, Some(_)) | (_, None) => {}
+                (_, Some(at)) => {
+                    parent.missing.swap_remove(at);
+                }
             }
         }
         true
@@ -181,8 +190,8 @@ impl Tables {
                 if let Some(parent) =
                     node.parent.and_then(|p| self.nodes.get_mut(&p))
                 {
-                    parent.children.remove(&id);
-                    parent.missing.remove(&id);
+                    parent.children.retain(|child| *child != id);
+                    parent.missing.retain(|child| *child != id);
                 }
                 next = node.parent;
             }
