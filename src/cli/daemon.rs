@@ -60,6 +60,7 @@ pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
              can read passwords of VMs; --allow-remote allows it"
         )));
     }
+    crate::os::memory::share_heap();
     crate::log_format::start(level);
     crate::daemon::run(&settings).inspect_err(|e| {
         log::error!("{e}");

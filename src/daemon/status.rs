@@ -278,7 +278,7 @@ fn told_listeners(listeners: Vec<Listener>) -> Object {
 
 /// Bytes, `null` for what the system does not tell.
 fn memory() -> Object {
-    let measured = os::memory();
+    let measured = os::memory::measure();
     let mut memory = Object::new();
     memory.set("rss", measured.rss);
     memory.set("heapTotal", measured.heap_total);

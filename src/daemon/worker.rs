@@ -19,6 +19,7 @@ use crate::event::{Cause, Job, Kind, Lane, Sources};
 use crate::hub::EventKind;
 use crate::load::files::Sysinfo;
 use crate::load::{Found, Loaded, Loader, Request};
+use crate::os::memory;
 use crate::queue::Batch;
 use crate::threads::panic_text;
 use crate::watch::files::FileWatcher;
@@ -83,7 +84,11 @@ impl Worker {
         let count = jobs.len();
         let mut hung = Vec::new();
         match first.lane {
-            Lane::All => self.load_all(first, batch),
+            Lane::All => {
+                self.load_all(first, batch);
+                // What was known and what was read were there together.
+                memory::give_back();
+            }
             Lane::Sysinfo => self.load_sysinfo(first),
             Lane::Vm(_) => hung = self.load_vms(batch),
         }

@@ -4,6 +4,7 @@
 //! function here knows of VMs.
 
 pub mod fswatch;
+pub mod memory;
 pub mod net;
 pub mod process;
 pub mod signals;
@@ -203,54 +204,6 @@ pub fn random_uuid() -> String {
     )
 }
 
-/// Memory of this process, in bytes; what the system does not tell is `None`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
-    /// Resident set size.
-    pub rss: Option<u64>,
-    /// Heap obtained from the system.
-    pub heap_total: Option<u64>,
-    /// Heap in use.
-    pub heap_used: Option<u64>,
-}
-
-/// Measures the memory of this process.
-#[must_use]
-pub fn memory() -> Memory {
-    let (heap_total, heap_used) = heap();
-    Memory { rss: rss(), heap_total, heap_used }
-}
-
-#[cfg(target_os = "linux")]
-fn rss() -> Option<u64> {
-    let statm = std::fs::read_to_string(Path::new("/proc/self/statm")).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    // SAFETY: sysconf has no preconditions.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    Some(pages * u64::try_from(page).ok()?)
-}
-
-/// proc(5): `psinfo_t` of a 64-bit process has `pr_rssize`, in KiB, at 56.
-#[cfg(not(target_os = "linux"))]
-fn rss() -> Option<u64> {
-    let psinfo = std::fs::read(Path::new("/proc/self/psinfo")).ok()?;
-    let size = psinfo.get(56..64)?.try_into().ok()?;
-    Some(u64::from_ne_bytes(size) * 1024)
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn heap() -> (Option<u64>, Option<u64>) {
-    // SAFETY: mallinfo2 has no preconditions.
-    let info = unsafe { libc::mallinfo2() };
-    let total = info.arena as u64 + info.hblkhd as u64;
-    (Some(total), Some(info.uordblks as u64 + info.hblkhd as u64))
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn heap() -> (Option<u64>, Option<u64>) {
-    (None, None)
-}
-
 /// Lets this process have as many descriptors as it may; returns how many.
 #[must_use]
 pub fn raise_descriptor_limit() -> u64 {
@@ -317,7 +270,7 @@ mod tests {
     fn memory_is_measured() {
         // Other tests may free memory meanwhile, so a lower bound it is.
         let block = vec![1u8; 64 << 20];
-        let rss = memory().rss.unwrap();
+        let rss = memory::measure().rss.unwrap();
         assert!(rss > 64 << 20, "{rss}");
         assert_eq!(block.iter().filter(|b| **b == 1).count(), 64 << 20);
     }
