@@ -43,6 +43,13 @@ clients:
 mutants:
 	tests/mutants/run.sh $(MUTANTS)
 
+# What the daemon costs: docs/PERFORMANCE.md. Takes ten minutes, and the
+# machine for itself; BENCH='--only 3,4' measures only these rows.
+BENCH ?= --plots docs/performance
+bench:
+	$(CARGO) build --release --workspace
+	target/release/bench $(BENCH)
+
 # Every interleaving of a few threads at the queue and the hub.
 interleavings:
 	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test \
@@ -78,4 +85,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak clients mutants interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean

@@ -1,0 +1,265 @@
+//! A simulated host and a real daemon on it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use simhost::Host;
+use vminfod::json::Json;
+
+use crate::Result;
+
+/// How long anything may take that is only waited for.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The programs that are measured and used.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// vminfod, as it is released.
+    pub vminfod: PathBuf,
+    /// The simulated host's commands.
+    pub simhost: PathBuf,
+}
+
+/// A simulated host; its directory goes when it is dropped.
+pub struct BenchHost {
+    host: Host,
+    dir: PathBuf,
+}
+
+impl std::ops::Deref for BenchHost {
+    type Target = Host;
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Drop for BenchHost {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl BenchHost {
+    /// Lays out a host with this many VMs.
+    pub fn new(programs: &Programs, vms: u64) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vmb-{}-{n}", std::process::id());
+        // In memory where there is such a place: disks are not what is
+        // measured.
+        let memory = Path::new("/dev/shm");
+        let temp = match memory.is_dir() {
+            true => memory.to_path_buf(),
+            false => std::env::temp_dir(),
+        };
+        let dir = temp.join(name);
+        fs::create_dir_all(&dir)?;
+        let host = Host::new(&dir);
+        host.init(&programs.simhost, vms)?;
+        Ok(Self { host, dir })
+    }
+
+    /// Starts a daemon and waits until it serves.
+    pub fn start(&self, programs: &Programs, args: &[&str]) -> Result<Daemon> {
+        Daemon::start(programs, self.root(), args)
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// From its start to its first answer.
+    pub start_time: Duration,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    fn start(programs: &Programs, root: &Path, args: &[&str]) -> Result<Self> {
+        // Free a moment ago: there is nobody else here who takes it.
+        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let begin = Instant::now();
+        let child = Command::new(&programs.vminfod)
+            .args(["daemon", "--log-level", "warn", "--root"])
+            .arg(root)
+            .args(["--listen", &addr.to_string()])
+            .args(args)
+            // As the resource control process.max-port-events, which has to
+            // be raised for so many VMs.
+            .env("PROCESS_MAX_PORT_EVENTS", "200000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut daemon = Self { child, addr, start_time: Duration::ZERO };
+        until("the daemon serves", Duration::from_micros(500), || {
+            Ok(get(addr, "/ping").is_ok().then_some(()))
+        })?;
+        daemon.start_time = begin.elapsed();
+        Ok(daemon)
+    }
+
+    /// CPU time that it has had, itself and no child, in seconds; told in
+    /// hundredths.
+    pub fn cpu(&self) -> Result<f64> {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let text = fs::read_to_string(path)?;
+        let fields = text.rsplit(')').next().unwrap_or_default();
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: Vec<f64> =
+            ticks.map(str::parse).collect::<std::result::Result<_, _>>()?;
+        // USER_HZ, which is 100 wherever Linux runs.
+        Ok(ticks.iter().sum::<f64>() / 100.0)
+    }
+
+    /// Bytes of memory that are resident.
+    pub fn rss(&self) -> Result<f64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(path)?;
+        let line = text.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(kib.ok_or("no VmRSS")?.parse::<f64>()? * 1024.0)
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> Result<Json> {
+        let (_, body) = get(self.addr, "/status")?;
+        Ok(Json::parse(&String::from_utf8(body)?)?)
+    }
+
+    /// Wall time and runs of the commands that it has run; in seconds.
+    pub fn commands(&self) -> Result<(f64, f64)> {
+        let status = self.status()?;
+        let commands = status.get("commands").and_then(Json::as_object);
+        let commands = commands.ok_or("no commands in /status")?;
+        let sum = |name: &str| {
+            let of = |(_, c): (_, &Json)| c.get(name).and_then(Json::as_f64);
+            commands.iter().filter_map(of).sum::<f64>()
+        };
+        Ok((sum("seconds"), sum("runs")))
+    }
+
+    /// Waits until it has nothing to do.
+    pub fn settle(&self) -> Result<()> {
+        until("the daemon rests", Duration::from_millis(5), || {
+            let status = self.status()?;
+            let queue = status.get("queue").ok_or("no queue")?;
+            let is_idle = queue.get("idle") == Some(&Json::Bool(true));
+            Ok(is_idle.then_some(()))
+        })
+    }
+
+    /// The names of its VMs.
+    pub fn zonenames(&self) -> Result<Vec<String>> {
+        let (_, body) = get(self.addr, "/vms?fields=zonename")?;
+        let vms = Json::parse(&String::from_utf8(body)?)?;
+        let vms = vms.as_array().ok_or("/vms is no array")?;
+        let name = |vm: &Json| vm.get("zonename")?.as_str().map(String::from);
+        Ok(vms.iter().filter_map(name).collect())
+    }
+
+    /// Subscribes to events.
+    pub fn events(&self, query: &str) -> Result<Events> {
+        let mut stream = TcpStream::connect(self.addr)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        write!(
+            stream,
+            "GET /events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )?;
+        let mut events = Events { reader: BufReader::new(stream) };
+        let mut line = String::new();
+        // The head ends when the daemon has subscribed us.
+        while line != "\r\n" {
+            line.clear();
+            if events.reader.read_line(&mut line)? == 0 {
+                return Err("no stream".into());
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// A stream of events.
+pub struct Events {
+    reader: BufReader<TcpStream>,
+}
+
+impl Events {
+    /// The next line of JSON. The framing is passed over: a line of the
+    /// daemon is a chunk.
+    pub fn next(&mut self) -> Result<String> {
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line)? == 0 {
+                return Err("the stream has ended".into());
+            }
+            if line.starts_with("{\"error\"") {
+                return Err(line.into());
+            }
+            if line.starts_with('{') {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// The next line that has all of `words`.
+    pub fn next_with(&mut self, words: &[&str]) -> Result<String> {
+        loop {
+            let line = self.next()?;
+            if words.iter().all(|word| line.contains(word)) {
+                return Ok(line);
+            }
+        }
+    }
+}
+
+/// Head and body of an answer.
+pub fn get(addr: SocketAddr, path: &str) -> Result<(String, Vec<u8>)> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let close = "Connection: close";
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+    let end = end.ok_or("no answer")? + 4;
+    let body = bytes.split_off(end);
+    let head = String::from_utf8(bytes)?;
+    match head.starts_with("HTTP/1.1 200 ") {
+        true => Ok((head, body)),
+        false => Err(format!("{path}: {head}").into()),
+    }
+}
+
+/// Looks until there is something, every `pause`.
+pub fn until<T>(
+    what: &str,
+    pause: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if begin.elapsed() > DEADLINE {
+            return Err(format!("{what}: not in {DEADLINE:?}").into());
+        }
+        std::thread::sleep(pause);
+    }
+}

@@ -1,0 +1,58 @@
+//! What engines do with clients that are no good, or just many.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+/// Who has no answer by then has none.
+const TIME: Duration = Duration::from_secs(2);
+
+/// Connections that ask at once and stay open.
+const OPEN: usize = 12;
+
+/// Clients that ask for much and take nothing.
+const UNREAD: usize = 16;
+
+fn ask(addr: SocketAddr, path: &str) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(TIME))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    Ok(stream)
+}
+
+/// Of connections that ask at once and stay open, how many are answered, in
+/// percent.
+pub fn open_connections(addr: SocketAddr, path: &str) -> Result<f64> {
+    let streams = (0..OPEN).map(|_| ask(addr, path));
+    let streams = streams.collect::<Result<Vec<_>>>()?;
+    let deadline = Instant::now() + TIME;
+    let mut answered = 0;
+    for mut stream in streams {
+        let left = deadline.saturating_duration_since(Instant::now());
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        if matches!(stream.read(&mut [0; 64]), Ok(n) if n > 0) {
+            answered += 1;
+        }
+    }
+    Ok(f64::from(answered) * 100.0 / OPEN as f64)
+}
+
+/// How long a small question waits while others take nothing of the large
+/// answers that they asked for; in milliseconds, at the most [`TIME`].
+pub fn beside_unread(
+    addr: SocketAddr,
+    large: &str,
+    small: &str,
+) -> Result<f64> {
+    let clients = (0..UNREAD).map(|_| ask(addr, large));
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    let begin = Instant::now();
+    let mut stream = ask(addr, small)?;
+    // No answer takes as long as there was time.
+    let _ = stream.read(&mut [0; 64]);
+    let took = begin.elapsed().min(TIME);
+    drop(clients);
+    Ok(took.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,273 @@
+//! From the kernel's word to a subscriber: how long, and at what cost.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Instant;
+
+use simhost::emit::{Channel, history, zone_change};
+use vminfod::json::Json;
+
+use crate::Result;
+use crate::host::{BenchHost, Daemon, Events, Programs, get};
+use crate::report::{Figure, Goal, Samples};
+
+/// Events of one kind that a run takes.
+const FILE_EVENTS: usize = 1000;
+/// See [`FILE_EVENTS`].
+const ZONE_EVENTS: usize = 200;
+
+/// The most bytes of records that are sent at once.
+const DATAGRAM: usize = 64 << 10;
+
+/// A zone that runs, and its id in the kernel.
+struct Running {
+    zonename: String,
+    zoneid: i64,
+    /// Where its tags are.
+    tags: std::path::PathBuf,
+}
+
+fn running(host: &BenchHost, daemon: &Daemon) -> Result<Vec<Running>> {
+    let path = "/vms?zone_state=running&fields=zonename,zoneid,zonepath";
+    let (_, body) = get(daemon.addr, path)?;
+    let vms = Json::parse(&String::from_utf8(body)?)?;
+    let of = |vm: &Json| {
+        let zonepath = vm.get("zonepath")?.as_str()?;
+        #[allow(clippy::cast_possible_truncation)]
+        let zoneid = vm.get("zoneid")?.as_f64()? as i64;
+        Some(Running {
+            zonename: vm.get("zonename")?.as_str()?.to_string(),
+            zoneid,
+            tags: host.path(&format!("{zonepath}/config/tags.json")),
+        })
+    };
+    let vms = vms.as_array().ok_or("/vms is no array")?;
+    let found: Vec<_> = vms.iter().filter_map(of).collect();
+    match found.is_empty() {
+        true => Err("no VM runs".into()),
+        false => Ok(found),
+    }
+}
+
+/// Says that a zone shuts down, which it does not: two events, there and
+/// back, of one report and one look at the system.
+fn report(host: &BenchHost, zone: &Running) -> Result<()> {
+    let record =
+        zone_change(&zone.zonename, "running", "shutting_down", zone.zoneid);
+    let line = format!("{{{record}\n");
+    host.raw_sysevent(Channel::Zone, line.as_bytes())
+}
+
+/// Replaces its tags, as vmadm does.
+fn tag(zone: &Running, n: usize) -> Result<()> {
+    let temp = zone.tags.with_extension("tmp");
+    fs::write(&temp, format!("{{\"n\":{n}}}"))?;
+    Ok(fs::rename(&temp, &zone.tags)?)
+}
+
+/// Waits for both events of [`report`]; when the first came.
+fn there_and_back(events: &mut Events, name: &str) -> Result<Instant> {
+    let zonename = format!("\"zonename\":\"{name}\"");
+    events.next_with(&[&zonename, "\"zone_state\":\"shutting_down\""])?;
+    let at = Instant::now();
+    events.next_with(&[&zonename, "\"zone_state\":\"running\""])?;
+    Ok(at)
+}
+
+/// From the record on the reader's pipe, and from a file's replacement, to
+/// the line in a subscriber's socket.
+pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
+    let host = BenchHost::new(programs, 100)?;
+    let daemon = host.start(programs, &[])?;
+    daemon.settle()?;
+    let zones = running(&host, &daemon)?;
+    let mut events = daemon.events("?snapshot=none")?;
+    let mut own: Vec<f64> = Vec::new();
+    for n in 0..ZONE_EVENTS * runs {
+        let zone = &zones[n % zones.len()];
+        let (before, _) = daemon.commands()?;
+        let begin = Instant::now();
+        report(&host, zone)?;
+        let at = there_and_back(&mut events, &zone.zonename)?;
+        let (after, _) = daemon.commands()?;
+        let took = at.duration_since(begin).as_secs_f64();
+        own.push((took - (after - before)) * 1e3);
+    }
+    let mut of_files = Vec::new();
+    for n in 0..FILE_EVENTS * runs {
+        let zone = &zones[n % zones.len()];
+        let begin = Instant::now();
+        tag(zone, n)?;
+        events.next_with(&[&zone.zonename, &format!("{{\"n\":{n}}}")])?;
+        of_files.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    let (own, of_files) = (Samples(own), Samples(of_files));
+    let figure = |name, samples: &Samples, part, goal| {
+        Figure::new(3, name, "ms", chunked(samples, runs, part)).goal(goal)
+    };
+    Ok(vec![
+        figure(
+            "sysevent to event less the commands' time, p50",
+            &own,
+            0.5,
+            Goal::AtMost(0.3),
+        ),
+        figure("the same, p99", &own, 0.99, Goal::AtMost(2.0)),
+        figure("file to event, p50", &of_files, 0.5, Goal::AtMost(0.5)),
+        figure("the same, p99", &of_files, 0.99, Goal::None),
+    ])
+}
+
+/// The quantile of each run's samples.
+fn chunked(samples: &Samples, runs: usize, part: f64) -> Vec<f64> {
+    let each = samples.0.len().div_ceil(runs.max(1));
+    let runs = samples.0.chunks(each.max(1));
+    runs.map(|run| Samples(run.to_vec()).quantile(part)).collect()
+}
+
+/// CPU time of the daemon for each event, with few VMs and with many.
+pub fn cpu(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
+    let few = cpu_at(programs, 100, runs)?;
+    let many = cpu_at(programs, 10_000, runs)?;
+    let mut figures = Vec::new();
+    for (few, many) in few.into_iter().zip(many) {
+        let (name, values) = few;
+        figures.push(
+            Figure::new(4, format!("{name}, 100 VMs"), "ms", values.clone())
+                .goal(Goal::AtMost(0.15)),
+        );
+        let (name, many) = many;
+        figures.push(
+            Figure::new(4, format!("{name}, 10,000 VMs"), "ms", many)
+                .floor("at 100 VMs", values)
+                .goal(Goal::TimesFloor(1.3)),
+        );
+    }
+    Ok(figures)
+}
+
+type Named = (&'static str, Vec<f64>);
+
+fn cpu_at(programs: &Programs, vms: u64, runs: usize) -> Result<[Named; 2]> {
+    let host = BenchHost::new(programs, vms)?;
+    let daemon = host.start(programs, &[])?;
+    daemon.settle()?;
+    let zones = running(&host, &daemon)?;
+    let mut events = daemon.events("?snapshot=none")?;
+    let (mut of_files, mut of_zones) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        of_files.push(cpu_of_file_events(&host, &daemon)? * 1e3);
+        let before = daemon.cpu()?;
+        for n in 0..ZONE_EVENTS {
+            let zone = &zones[n % zones.len()];
+            report(&host, zone)?;
+            there_and_back(&mut events, &zone.zonename)?;
+        }
+        // Each report makes two events.
+        let count = 2.0 * ZONE_EVENTS as f64;
+        of_zones.push((daemon.cpu()? - before) * 1e3 / count);
+    }
+    Ok([("CPU an event of a file", of_files), ("of a zone", of_zones)])
+}
+
+/// CPU time of the daemon for each of many events of files, in seconds.
+#[allow(clippy::cast_precision_loss)]
+pub fn cpu_of_file_events(host: &BenchHost, daemon: &Daemon) -> Result<f64> {
+    let zones = running(host, daemon)?;
+    let mut events = daemon.events("?snapshot=none")?;
+    let before = daemon.cpu()?;
+    // Others than the last time's.
+    let first = (before * 1e6) as usize;
+    for n in first..first + FILE_EVENTS {
+        let zone = &zones[n % zones.len()];
+        tag(zone, n)?;
+        events.next_with(&[&zone.zonename, &format!("{{\"n\":{n}}}")])?;
+    }
+    Ok((daemon.cpu()? - before) / FILE_EVENTS as f64)
+}
+
+/// 1,000 sysevents on 200 VMs, while commands are slow.
+pub fn burst(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
+    const VMS: usize = 200;
+    let (mut times, mut command_runs) = (Vec::new(), Vec::new());
+    let host = BenchHost::new(programs, 300)?;
+    let daemon = host.start(programs, &[])?;
+    daemon.settle()?;
+    let zones = running(&host, &daemon)?;
+    let zones = zones.get(..VMS).ok_or("too few VMs run")?;
+    for run in 0..runs {
+        // What there is to find: nothing tells of it yet.
+        host.hurt("sysevent-zfs", "drop")?;
+        let value = ((40 + run as u64) << 30).to_string();
+        for zone in zones {
+            let own = format!("zones/{}", zone.zonename);
+            // One or the other is what is served, by brand.
+            host.zfs_set(&own, "quota", &value)?;
+            host.zfs_set(&own, "refquota", &value)?;
+        }
+        host.hurt("sysevent-zfs", "heal")?;
+        host.hurt("zoneadm", "slow 30")?;
+        host.hurt("zfs", "slow 30")?;
+        let mut events = daemon.events("?snapshot=none")?;
+        let (_, before) = daemon.commands()?;
+        let begin = Instant::now();
+        send_burst(&host, zones)?;
+        let mut waiting: HashSet<&str> =
+            zones.iter().map(|zone| &*zone.zonename).collect();
+        let mut at = begin;
+        while !waiting.is_empty() {
+            let line = events.next_with(&["\"quota\""])?;
+            let event = Json::parse(&line)?;
+            let name = event.get("zonename").and_then(Json::as_str);
+            let quota = event.get("vm").and_then(|vm| vm.get("quota"));
+            let quota = quota.and_then(Json::as_f64);
+            if quota == Some(40.0 + run as f64) {
+                waiting.remove(name.unwrap_or_default());
+            }
+            at = Instant::now();
+        }
+        times.push(at.duration_since(begin).as_secs_f64());
+        daemon.settle()?;
+        command_runs.push(daemon.commands()?.1 - before);
+        host.hurt("zoneadm", "heal")?;
+        host.hurt("zfs", "heal")?;
+    }
+    let name = "burst of 1,000 sysevents on 200 VMs settled";
+    Ok(vec![
+        Figure::new(5, name, "s", times).goal(Goal::AtMost(0.3)),
+        Figure::new(5, "command runs of it", "runs", command_runs)
+            .goal(Goal::AtMost(10.0)),
+    ])
+}
+
+/// Of each VM two changes of its dataset and three of its zone.
+fn send_burst(host: &BenchHost, zones: &[Running]) -> Result<()> {
+    let (mut of_zones, mut of_zfs) = (Vec::new(), Vec::new());
+    for zone in zones {
+        let own = format!("zones/{}", zone.zonename);
+        for (n, property) in ["quota", "recordsize"].iter().enumerate() {
+            of_zfs.push(history(&own, "set", property, n as u64));
+        }
+        for (from, to) in [
+            ("running", "shutting_down"),
+            ("shutting_down", "ready"),
+            ("ready", "running"),
+        ] {
+            of_zones.push(zone_change(&zone.zonename, from, to, zone.zoneid));
+        }
+    }
+    for (channel, records) in
+        [(Channel::Zone, of_zones), (Channel::Zfs, of_zfs)]
+    {
+        let mut lines = String::new();
+        for record in records {
+            lines += &format!("{{{record}\n");
+            if lines.len() > DATAGRAM {
+                host.raw_sysevent(channel, lines.as_bytes())?;
+                lines.clear();
+            }
+        }
+        host.raw_sysevent(channel, lines.as_bytes())?;
+    }
+    Ok(())
+}

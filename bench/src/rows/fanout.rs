@@ -1,0 +1,161 @@
+//! Many who listen.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use vminfod::os::net::{Polled, poll_sockets};
+
+use crate::Result;
+use crate::host::{BenchHost, Daemon, Programs, get};
+use crate::report::{Figure, Goal};
+
+const EVENTS: usize = 1000;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One who listens.
+struct Subscriber {
+    stream: TcpStream,
+    /// What has come of the last line.
+    rest: Vec<u8>,
+    bytes: f64,
+    /// When it had the last event.
+    done: Option<Instant>,
+}
+
+/// 500 subscribers, 1,000 events; then the same with a tenth of both kinds of
+/// cost, to see what it grows with.
+pub fn subscribers(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
+    let host = BenchHost::new(programs, 50)?;
+    let (mut late, mut many, mut few) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let daemon = host.start(programs, &[])?;
+        daemon.settle()?;
+        let (_, alone) = listen(&host, &daemon, 0)?;
+        let (lateness, cost) = listen(&host, &daemon, 500)?;
+        late.push(lateness * 1e3);
+        many.push((cost.cpu - alone.cpu) * 1e9 / cost.bytes);
+        let (_, cost) = listen(&host, &daemon, 50)?;
+        few.push((cost.cpu - alone.cpu) * 1e9 / cost.bytes);
+    }
+    let name = "last of 500 subscribers after the first, 1,000 events";
+    Ok(vec![
+        Figure::new(9, name, "ms", late).goal(Goal::AtMost(50.0)),
+        Figure::new(9, "CPU for a byte, 500 subscribers", "ns", many)
+            .floor("50 subscribers", few)
+            .goal(Goal::TimesFloor(1.3)),
+    ])
+}
+
+/// What listeners cost.
+struct Cost {
+    cpu: f64,
+    bytes: f64,
+}
+
+/// From when the first has the last event to when all have it, in seconds.
+fn listen(
+    host: &BenchHost,
+    daemon: &Daemon,
+    count: usize,
+) -> Result<(f64, Cost)> {
+    let (_, body) = get(daemon.addr, "/vms?fields=zonename,zonepath")?;
+    let vms = vminfod::json::Json::parse(&String::from_utf8(body)?)?;
+    let vm = vms.as_array().and_then(|vms| vms.first());
+    let zonepath = vm.and_then(|vm| vm.get("zonepath")?.as_str());
+    let zonepath = zonepath.ok_or("no VM")?;
+    let tags = host.path(&format!("{zonepath}/config/tags.json"));
+    let mut probe = daemon.events("?snapshot=none")?;
+    let subscribers = (0..count).map(|_| {
+        let mut stream = TcpStream::connect(daemon.addr)?;
+        let request =
+            "GET /events?snapshot=none HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes())?;
+        stream.set_nonblocking(true)?;
+        let rest = Vec::new();
+        Ok(Subscriber { stream, rest, bytes: 0.0, done: None })
+    });
+    let mut subscribers = subscribers.collect::<Result<Vec<_>>>()?;
+    // All have begun.
+    crate::host::until("all listen", Duration::from_millis(5), || {
+        let status = daemon.status()?;
+        let listeners = status.get("eventsListeners");
+        let listeners = listeners.and_then(vminfod::json::Json::as_object);
+        let there = listeners.map_or(0, vminfod::json::Object::len);
+        Ok((there > count).then_some(()))
+    })?;
+    let before = daemon.cpu()?;
+    let unique = std::process::id();
+    let last = format!("\"{unique}-{EVENTS}\"");
+    let temp = tags.with_extension("tmp");
+    let maker = std::thread::spawn(move || -> std::io::Result<()> {
+        for n in 1..=EVENTS {
+            fs::write(&temp, format!("{{\"n\":\"{unique}-{n}\"}}"))?;
+            fs::rename(&temp, &tags)?;
+            // One event each: the next one when this was seen.
+            let mark = format!("{{\"n\":\"{unique}-{n}\"}}");
+            probe.next_with(&[&mark]).map_err(std::io::Error::other)?;
+        }
+        fs::write(&temp, "{}")?;
+        fs::rename(&temp, &tags)
+    });
+    read_all(&mut subscribers, last.as_bytes())?;
+    maker.join().map_err(|_| "the maker has panicked")??;
+    let cpu = daemon.cpu()? - before;
+    let done = || subscribers.iter().filter_map(|s| s.done);
+    let lateness = match (done().min(), done().max()) {
+        (Some(first), Some(last)) => (last - first).as_secs_f64(),
+        _ => 0.0,
+    };
+    let bytes = subscribers.iter().map(|s| s.bytes).sum();
+    Ok((lateness, Cost { cpu, bytes }))
+}
+
+/// Reads until all have had `last`.
+fn read_all(subscribers: &mut [Subscriber], last: &[u8]) -> Result<()> {
+    let begin = Instant::now();
+    let mut buffer = vec![0; 64 << 10];
+    while subscribers.iter().any(|s| s.done.is_none()) {
+        if begin.elapsed() > DEADLINE {
+            return Err("not all have had all events".into());
+        }
+        let mut polled: Vec<_> = subscribers
+            .iter()
+            .map(|s| Polled {
+                fd: s.stream.as_raw_fd(),
+                want_read: true,
+                want_write: false,
+                readable: false,
+                writable: false,
+                failed: false,
+            })
+            .collect();
+        poll_sockets(&mut polled, Duration::from_secs(1))?;
+        let ready = subscribers.iter_mut().zip(&polled);
+        for (subscriber, _) in ready.filter(|(_, p)| p.readable) {
+            match subscriber.stream.read(&mut buffer) {
+                Ok(0) => return Err("a stream has ended".into()),
+                Ok(n) => subscriber.take(&buffer[..n], last),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Subscriber {
+    #[allow(clippy::cast_precision_loss)]
+    fn take(&mut self, bytes: &[u8], last: &[u8]) {
+        self.bytes += bytes.len() as f64;
+        self.rest.extend_from_slice(bytes);
+        let has = self.rest.windows(last.len()).any(|w| w == last);
+        if has && self.done.is_none() {
+            self.done = Some(Instant::now());
+        }
+        let keep = self.rest.len().saturating_sub(last.len());
+        self.rest.drain(..keep);
+    }
+}
