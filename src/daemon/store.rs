@@ -35,6 +35,7 @@ impl Worker {
     /// Stores what was loaded of a VM, and sees to what is left to do.
     pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
         let mut is_settled = loaded.has_all_answers();
+        let is_answered = loaded.is_answered();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
         if let Found::Needs(sources) = found {
             let again = Job { sources, is_whole: true, ..job.clone() };
@@ -68,15 +69,13 @@ impl Worker {
                 failed |= sources_of(source);
             }
         }
-        if self.is_end_unheard(&zonename, &found) {
+        if is_answered && self.is_end_unheard(&zonename, &found) {
             let again = Job { sources: Sources::ALL, ..job.clone() };
             let queue = &self.shared.queue;
             queue.push_later(again, self.times.end_time);
             return Finished::default();
         }
         let mut published = Vec::new();
-        let is_answered =
-            matches!(found, Found::Gone) || faults.contains(&("zoneadm", None));
         if is_answered {
             // Whatever it is by now: it may have become a VM meanwhile.
             let strangers = &mut self.shared.strangers.lock();
@@ -84,7 +83,6 @@ impl Worker {
                 self.shared.faults.note(None, STRANGERS, None);
             }
         }
-        let row_is_new = faults.contains(&("zoneadm", None));
         match found {
             Found::Gone => {
                 let update = Update::Gone;
@@ -98,6 +96,7 @@ impl Worker {
                 };
                 let finished = self.apply(job, &zonename, base, update, due);
                 if finished.is_settled {
+                    self.shared.queue.is_heard(&zonename);
                     self.files.disarm(&zonename);
                     self.shared.faults.forget(&zonename);
                     self.shared.hub.tell_gone(&zonename);
@@ -116,7 +115,7 @@ impl Worker {
                 let zoneid = row.zoneid.as_f64().map(|id| id as i32);
                 let zone_state = &*row.zone_state;
                 let is_another = self.shared.cache.is_another(&row);
-                let due = |stored: Option<&str>| match row_is_new {
+                let due = |stored: Option<&str>| match is_answered {
                     true => {
                         let found = Position { zone_state, zoneid, is_another };
                         self.take_due(&zonename, stored, found, noted)
@@ -134,6 +133,9 @@ impl Worker {
                             self.apply(job, &zonename, base, update, due);
                         published = finished.published;
                         is_settled &= finished.is_settled;
+                        if is_answered && finished.is_settled {
+                            self.shared.queue.is_heard(&zonename);
+                        }
                     }
                 }
             }
@@ -155,7 +157,8 @@ impl Worker {
 
     /// Whether a VM has ended without that its zone's end has been reported.
     /// A file's event may overtake the sysevents of what came before it,
-    /// which would then come too late to be told: they get a moment.
+    /// which would then come too late to be told: they get a moment. To be
+    /// asked only if zoneadm has answered.
     pub fn is_end_unheard(&self, zonename: &Arc<str>, found: &Found) -> bool {
         let Shared { cache, queue, .. } = &*self.shared;
         let has_ended = match found {
@@ -188,7 +191,6 @@ impl Worker {
         let faults = &self.shared.faults;
         match applied {
             Applied::Stored { published, is_end_unheard } => {
-                self.shared.queue.is_heard(zonename);
                 if is_end_unheard {
                     self.shared.queue.expect_end(zonename);
                 }

@@ -1,9 +1,12 @@
-//! Panics: one in a worker costs its jobs alone, one elsewhere the process.
+//! Workers: what a panic costs, and when an end is believed.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::*;
 use crate::event::{Cause, Job, Lane, Sources};
+use crate::load::assemble::{Parts, VmDatasets};
+use crate::load::{Found, Loaded, Request, files, zoneadm, zonexml};
 use crate::threads::EXIT_PANIC;
 
 fn worker() -> (Worker, Arc<Shared>) {
@@ -73,4 +76,63 @@ fn a_panic_elsewhere_ends_the_process_and_says_why() {
     assert_eq!(output.status.code(), Some(EXIT_PANIC), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("planner: panic: planted; ending"), "{said}");
+}
+
+#[test]
+fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
+    let (mut worker, shared) = worker();
+    worker.times.end_time = Duration::from_millis(100);
+    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
+    let line =
+        format!("5:{name}:installed:/zones/{name}:{name}:joyent:excl:1\n");
+    let row = zoneadm::parse(&line).rows.pop().unwrap();
+    let xml = format!(
+        "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\"/>"
+    );
+    let sysinfo = Arc::clone(&shared.sysinfo.read());
+    let parts = Parts {
+        row,
+        xml: Arc::new(zonexml::parse(&xml).unwrap()),
+        zoneinfo: None,
+        lastexited: None,
+        mtimes: files::Mtimes::default(),
+        metadata: files::Metadata::default(),
+        tags: files::empty(),
+        routes: files::empty(),
+        receiving: None,
+        datasets: VmDatasets::default(),
+        sysinfo: Arc::clone(&sysinfo),
+    };
+    let finish = |sources: Sources, loaded: Loaded| {
+        let cause = Cause::now("file", "a test");
+        worker.finish(
+            &Job::new(Lane::Vm(name.clone()), sources, cause),
+            loaded,
+            0,
+        );
+    };
+    let answer = |found: Found| Loaded {
+        zonename: name.clone(),
+        prior: shared.cache.parts(&name),
+        found,
+        faults: vec![("zoneadm", None)],
+        hung: None,
+    };
+    finish(Sources::ALL, answer(Found::Parts(Box::new(parts))));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while shared.cache.contains(&name) {
+        assert!(Instant::now() < deadline, "it is served on and on");
+        finish(Sources::ALL, answer(Found::Gone));
+        let request = Request {
+            zonename: name.clone(),
+            sources: Sources::TAGS,
+            prior: shared.cache.parts(&name),
+            is_urgent: false,
+        };
+        // Its files know nothing of its end.
+        for loaded in worker.loader.load(vec![request], &sysinfo, &|_, _, _| {})
+        {
+            finish(Sources::TAGS, loaded);
+        }
+    }
 }

@@ -53,6 +53,10 @@ impl Worker {
     pub fn run(&self) {
         while let Some(batch) = self.shared.queue.take() {
             self.guarded(&batch, |batch| self.work(batch));
+            if batch.jobs.iter().any(|job| job.lane == Lane::All) {
+                // What was known and what was read were there together.
+                memory::give_back();
+            }
         }
     }
 
@@ -84,11 +88,7 @@ impl Worker {
         let count = jobs.len();
         let mut hung = Vec::new();
         match first.lane {
-            Lane::All => {
-                self.load_all(first, batch);
-                // What was known and what was read were there together.
-                memory::give_back();
-            }
+            Lane::All => self.load_all(first, batch),
             Lane::Sysinfo => self.load_sysinfo(first),
             Lane::Vm(_) => hung = self.load_vms(batch),
         }
@@ -198,7 +198,8 @@ impl Worker {
             let sources = changed_sources(&loaded);
             let is_known = self.shared.queue.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
-            let has_ended = self.is_end_unheard(&zonename, &loaded.found);
+            let has_ended = loaded.is_answered()
+                && self.is_end_unheard(&zonename, &loaded.found);
             let Finished { mut published, is_settled } =
                 self.finish(&of_vm, loaded, noted);
             if is_settled {

@@ -68,20 +68,22 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Whether zoneadm has said whether there is such a zone, and how it is.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self.found, Found::Gone)
+            || self.faults.contains(&("zoneadm", None))
+    }
+
     /// Whether every command that was to be run has answered. A file that is
     /// broken has been read, and is as it is.
     #[must_use]
     pub fn has_all_answers(&self) -> bool {
-        let has_answer = |(source, error): &(&str, Option<String>)| match error
-        {
-            Some(error) => match *source {
-                "zoneadm" | "zfs" => false,
-                "kstat" => error == NO_KSTAT,
-                _ => true,
-            },
-            None => true,
-        };
-        self.faults.iter().all(has_answer)
+        self.faults.iter().all(|(source, error)| match (*source, error) {
+            ("zoneadm" | "zfs", Some(_)) => false,
+            ("kstat", Some(error)) => error == NO_KSTAT,
+            _ => true,
+        })
     }
 }
 

@@ -178,16 +178,18 @@ impl State {
             job.sources |= other.sources;
             job.is_whole |= other.is_whole;
             job.is_urgent |= other.is_urgent;
-        }
-        if self.later.len() >= self.limits.jobs && job.lane != Lane::All {
-            // Too many to remember which: look at all, when this was due.
-            self.overflows += 1;
-            let cause = job.cause.clone();
-            if job.is_urgent {
-                self.push(job);
+            if job.lane == Lane::All {
+                job.tries = job.tries.max(other.tries);
             }
-            let all = Job::new(Lane::All, Sources::ALL, cause);
-            return self.push_later(all, due);
+        }
+        // What is urgent has a bound of its own.
+        let has_room = self.later.len() < self.limits.jobs || job.is_urgent;
+        if !has_room && job.lane != Lane::All {
+            // Too many to remember which: look at all, when this was due, and
+            // as late as this if that fails again.
+            self.overflows += 1;
+            let all = Job::new(Lane::All, Sources::ALL, job.cause);
+            return self.push_later(Job { tries: job.tries, ..all }, due);
         }
         self.number += 1;
         self.time_of.insert(job.lane.clone(), (due, self.number));

@@ -137,16 +137,16 @@ impl Tables {
     /// such node.
     pub fn set_state(&mut self, id: u64, state: NodeState) -> bool {
         let Some(node) = self.nodes.get_mut(&id) else { return false };
-        node.state = state;
+        let before = std::mem::replace(&mut node.state, state);
         let parent = node.parent;
         if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            let at = parent.missing.iter().position(|child| *child == id);
-            match (state, at) {
-                (NodeState::Missing, None) => parent.missing.push(id),
-                (NodeState::Missing, Some(_)) | (_, None) => {}
-                (_, Some(at)) => {
-                    parent.missing.swap_remove(at);
+            match (before, state) {
+                (NodeState::Missing, NodeState::Missing) => {}
+                (_, NodeState::Missing) => parent.missing.push(id),
+                (NodeState::Missing, _) => {
+                    parent.missing.retain(|child| *child != id);
                 }
+                (_, _) => {}
             }
         }
         true
