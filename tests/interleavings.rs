@@ -91,15 +91,27 @@ impl Lanes {
 /// Two workers, and what is pushed while they are at it: all is loaded after
 /// it was pushed, and closing ends both.
 fn nothing_is_lost(pushes: &'static [usize], jobs: usize) {
+    nothing_is_lost_beside(pushes, jobs, false);
+}
+
+/// With `later`, there is one alone, and he looks at the clock.
+fn nothing_is_lost_beside(pushes: &'static [usize], jobs: usize, later: bool) {
     in_every_order(move || {
         let limits =
             QueueLimits { jobs, workers_max: 2, ..QueueLimits::default() };
         let queue = Arc::new(Queue::new(limits, &SourceTimes::default()));
         let lanes = Arc::new(Lanes::default());
-        let workers = [(); 2].map(|()| {
+        let workers = (0..if later { 1 } else { 2 }).map(|_| {
             let (queue, lanes) = (Arc::clone(&queue), Arc::clone(&lanes));
             thread::spawn(move || lanes.work(&queue))
         });
+        let workers: Vec<_> = workers.collect();
+        if later {
+            let lane = Lane::Vm("much later".into());
+            let cause = Cause::now("zone", "");
+            let job = Job::new(lane, Sources::TAGS, cause);
+            queue.push_later(job, Duration::from_secs(1_000_000));
+        }
         for n in pushes {
             lanes.push(&queue, *n);
         }
@@ -119,6 +131,11 @@ fn pushes_to_one_lane_are_all_loaded_by_one_worker_at_a_time() {
 #[test]
 fn pushes_to_two_lanes_are_all_loaded() {
     nothing_is_lost(&[0, 1], 10);
+}
+
+#[test]
+fn who_looks_at_the_clock_is_taken_if_nobody_else_is_free() {
+    nothing_is_lost_beside(&[0, 1], 10, true);
 }
 
 #[test]
