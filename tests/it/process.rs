@@ -42,9 +42,13 @@ fn streams_end_with_their_last_chunk() {
                 let mut stream =
                     std::net::TcpStream::connect(daemon.addr).unwrap();
                 stream.write_all(b"GET /events HTTP/1.1\r\n\r\n").unwrap();
-                // Its head, and so its subscription.
-                let mut begin = [0; 12];
-                stream.read_exact(&mut begin).unwrap();
+                // The beginning of its first line, and so its subscription:
+                // the head comes before that.
+                let (mut begin, mut byte) = (Vec::new(), [0]);
+                while !begin.ends_with(b"\r\n{") {
+                    stream.read_exact(&mut byte).unwrap();
+                    begin.push(byte[0]);
+                }
                 stream
             })
             .collect();

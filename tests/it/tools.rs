@@ -91,7 +91,7 @@ fn a_wait_that_fails_says_why() {
     let late = |args: &[&str], wanted: &str| {
         let mut words = vec!["wait"];
         words.extend(args);
-        words.extend(["--timeout", "0.05"]);
+        words.extend(["--timeout", "2"]);
         let output = daemon.tool(&words);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
@@ -101,7 +101,7 @@ fn a_wait_that_fails_says_why() {
     };
     let vm = late(
         &[&zonename, "state=stopped", "quota=25", "tags.x=1"],
-        "not in 0.05 s: state is running, wanted state=stopped; there is no \
+        "not in 2 s: state is running, wanted state=stopped; there is no \
          tags.x, wanted tags.x=1",
     );
     // As it is instead.
@@ -148,7 +148,7 @@ fn what_happened_since_an_event_counts() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(text(&parse(&output.stdout), "alias"), "short-lived");
     }
-    let args = ["wait", &zonename, "alias=short-lived", "--timeout", "0.05"];
+    let args = ["wait", &zonename, "alias=short-lived", "--timeout", "2"];
     assert_eq!(daemon.tool(&args).status.code(), Some(3));
 }
 
