@@ -82,6 +82,25 @@ fn a_directory_that_is_exchanged_is_seen_with_all_its_files() {
 }
 
 #[test]
+fn a_file_that_was_missing_for_a_moment_is_seen_as_another() {
+    let host = TestHost::with_vms(1);
+    let daemon = start(&host);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let config = host.zone_dir(&zonename).unwrap().join("config");
+    for round in 0..200 {
+        let [new, old] = ["new", "old"].map(|n| config.with_file_name(n));
+        let tags = format!(r#"{{"n":{round}}}"#);
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join("tags.json"), &tags).unwrap();
+        // The one directory is there, then none, then the other.
+        fs::rename(&config, &old).unwrap();
+        fs::rename(&new, &config).unwrap();
+        fs::remove_dir_all(&old).unwrap();
+        wait_for_member(&daemon, &zonename, "tags", &tags);
+    }
+}
+
+#[test]
 fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(0);

@@ -90,6 +90,7 @@ impl FileWatcher {
         let subject = (None, WatchedFile::Sysinfo);
         self.tables.lock().add_subject(id, subject);
         self.try_arm(id);
+        self.look_into_appeared();
     }
 
     /// Watches the files of a zone whose directory is `dir`; with `anew` also
@@ -132,6 +133,7 @@ impl FileWatcher {
                 }
             }
         }
+        self.look_into_appeared();
     }
 
     /// Forgets the files of a zone that is gone.
@@ -235,6 +237,7 @@ impl FileWatcher {
         } else {
             self.look_for_missing(id);
         }
+        self.look_into_appeared();
     }
 
     /// Looks for what was missing in a directory.
@@ -298,7 +301,7 @@ impl FileWatcher {
         if !wanted(state) {
             return Some(false);
         }
-        match self.watch.add(id, &path) {
+        let armed = match self.watch.add(id, &path) {
             Err(e) if is_missing(&e) => {
                 // From here on, news of the directory makes its reader look
                 // for the file; what came before, the second look finds.
@@ -306,10 +309,27 @@ impl FileWatcher {
                 if let Some(parent) = parent {
                     self.ensure_armed(parent);
                 }
-                let added = self.watch.add(id, &path);
+                // What is there now came after the first look: whatever was
+                // watched before, this is another.
+                let added = self.watch.add(id, &path).map(|_| true);
                 self.note(id, &path, added)
             }
             added => self.note(id, &path, added),
+        };
+        if state == NodeState::Missing && armed.is_some() {
+            self.tables.lock().appeared.insert(id);
+        }
+        armed
+    }
+
+    /// Looks into directories that have been found. To be called by who is
+    /// done with what it looked for: it holds no path's lock then.
+    fn look_into_appeared(&self) {
+        loop {
+            let Some(id) = self.tables.lock().appeared.pop_first() else {
+                return;
+            };
+            self.look_for_missing(id);
         }
     }
 

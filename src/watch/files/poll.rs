@@ -57,6 +57,7 @@ impl FileWatcher {
             for id in to_arm {
                 self.try_arm(id);
             }
+            self.look_into_appeared();
         }
     }
 

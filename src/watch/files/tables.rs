@@ -51,6 +51,9 @@ pub struct Tables {
     pub zones: HashMap<Arc<str>, ZoneFiles>,
     /// Paths that can't be watched, why, and what their files looked like.
     pub failed: BTreeMap<u64, Unwatched>,
+    /// Directories that were missing and have been found by who looked for
+    /// one of their files: others of their files may have come with them.
+    pub appeared: BTreeSet<u64>,
     /// Files whose directory could not be watched, and now is.
     pub to_arm: BTreeSet<u64>,
     pub stopping: bool,
