@@ -227,12 +227,21 @@ impl Events {
 
 /// Head and body of an answer.
 pub fn get(addr: SocketAddr, path: &str) -> Result<(String, Vec<u8>)> {
+    request(addr, "GET", path)
+}
+
+/// As [`get`], by another method.
+pub fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+) -> Result<(String, Vec<u8>)> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     let close = "Connection: close";
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;

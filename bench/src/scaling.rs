@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use crate::Result;
-use crate::host::{BenchHost, Programs};
+use crate::host::{BenchHost, Programs, get};
 use crate::plot::plot;
 use crate::report::Samples;
 use crate::rows::{calm, cpu_of_file_events, reload_once};
+
+const MIB: f64 = 1024.0 * 1024.0;
 
 const VMS: [u64; 4] = [10, 100, 1000, 10_000];
 
@@ -15,6 +17,8 @@ const VMS: [u64; 4] = [10, 100, 1000, 10_000];
 #[allow(clippy::cast_precision_loss)]
 pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
     let mut costs: [Vec<(f64, f64)>; 4] = Default::default();
+    // By VMs, what memory may be.
+    let mut limits: Vec<(f64, f64)> = Vec::new();
     for vms in VMS {
         eprintln!("plots: {vms} VMs ...");
         let host = BenchHost::new(programs, vms)?;
@@ -24,7 +28,9 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
             let (commands, _) = daemon.commands()?;
             let start = daemon.start_time.as_secs_f64() - commands;
             daemon.settle()?;
-            let memory = calm(&daemon)? / 1024.0 / 1024.0;
+            let memory = calm(&daemon)? / MIB;
+            let json = get(daemon.addr, "/vms")?.1.len() as f64;
+            limits.push((vms as f64, 4.0 + 3.0 * json / MIB));
             let event = cpu_of_file_events(&host, &daemon)? * 1e3;
             let before = daemon.cpu()?;
             reload_once(&daemon)?;
@@ -38,7 +44,10 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
             cost.push((vms as f64, Samples(samples).median()));
         }
     }
-    let json = |vms: f64| 4.0 + 3.0 * vms * 2912.0 / 1024.0 / 1024.0;
+    let json = |vms: f64| {
+        let limit = limits.iter().find(|(n, _)| *n == vms);
+        limit.map_or(f64::NAN, |(_, limit)| *limit)
+    };
     let [event, start, memory, reload] = &costs;
     for (name, svg) in [
         (

@@ -15,9 +15,9 @@ use vminfod::event::Event;
 use vminfod::http::request::{Parsed, parse as parse_request};
 use vminfod::http::route::{Route, Wait, route};
 use vminfod::json::{Json, Object};
-use vminfod::load::assemble::{Parts, VmDatasets, assemble};
+use vminfod::load::assemble::{Parts, assemble};
 use vminfod::load::zfs::Depth;
-use vminfod::load::{files, kstat, zfs, zoneadm, zonexml};
+use vminfod::load::{kstat, zfs, zoneadm, zonexml};
 use vminfod::select::{Fields, Search};
 use vminfod::watch::sysevent::Record;
 use vminfod::watch::{zfs as zfs_events, zone as zone_events};
@@ -30,19 +30,7 @@ pub fn zonexml(data: &[u8]) {
     let Ok(xml) = zonexml::parse(text) else { return };
     let line = format!("-:z:installed:/zones/z:{UUID}:joyent:excl:7\n");
     let row = zoneadm::parse(&line).rows.remove(0);
-    let parts = Parts {
-        row,
-        xml: Arc::new(xml),
-        zoneinfo: None,
-        lastexited: None,
-        mtimes: files::Mtimes::default(),
-        metadata: files::Metadata::default(),
-        tags: files::empty(),
-        routes: files::empty(),
-        receiving: None,
-        datasets: VmDatasets::default(),
-        sysinfo: Arc::new(Object::new()),
-    };
+    let parts = Parts::new(row, Arc::new(xml), Arc::new(Object::new()));
     let object = assemble(&parts).expect("it has a uuid");
     assert_eq!(object.get_str("uuid"), Some(UUID));
     assert!(changes_of(&object, &object).is_empty());

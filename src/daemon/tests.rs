@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::{Cause, Job, Lane, Sources};
-use crate::load::assemble::{Parts, VmDatasets};
-use crate::load::{Found, Loaded, Request, files, zoneadm, zonexml};
+use crate::load::assemble::Parts;
+use crate::load::{Found, Loaded, Request, zoneadm, zonexml};
 use crate::threads::EXIT_PANIC;
 
 fn worker() -> (Worker, Arc<Shared>) {
@@ -90,19 +90,11 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\"/>"
     );
     let sysinfo = Arc::clone(&shared.sysinfo.read());
-    let parts = Parts {
+    let parts = Parts::new(
         row,
-        xml: Arc::new(zonexml::parse(&xml).unwrap()),
-        zoneinfo: None,
-        lastexited: None,
-        mtimes: files::Mtimes::default(),
-        metadata: files::Metadata::default(),
-        tags: files::empty(),
-        routes: files::empty(),
-        receiving: None,
-        datasets: VmDatasets::default(),
-        sysinfo: Arc::clone(&sysinfo),
-    };
+        Arc::new(zonexml::parse(&xml).unwrap()),
+        Arc::clone(&sysinfo),
+    );
     let finish = |sources: Sources, loaded: Loaded| {
         let cause = Cause::now("file", "a test");
         worker.finish(

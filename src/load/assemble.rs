@@ -45,6 +45,25 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// A VM of which only this is known, as one without files, kstat and
+    /// datasets.
+    #[must_use]
+    pub fn new(row: ZoneRow, xml: Arc<ZoneXml>, sysinfo: Arc<Sysinfo>) -> Self {
+        Self {
+            row,
+            xml,
+            zoneinfo: None,
+            lastexited: None,
+            mtimes: Mtimes::default(),
+            metadata: Metadata::default(),
+            tags: empty(),
+            routes: empty(),
+            receiving: None,
+            datasets: VmDatasets::default(),
+            sysinfo,
+        }
+    }
+
     /// The sources that say something else than they did.
     #[must_use]
     pub fn differing(&self, old: &Self) -> Vec<&'static str> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use simhost::emit::{Channel, history};
 
 use crate::Result;
-use crate::host::{BenchHost, Daemon, Programs, get};
+use crate::host::{BenchHost, Daemon, Programs, get, request};
 use crate::load::one;
 use crate::report::{Figure, Goal, Samples};
 
@@ -191,19 +191,6 @@ pub fn reload(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
 
 /// Everything is loaded, and no body of an answer counts.
 pub fn reload_once(daemon: &Daemon) -> Result<()> {
-    use std::io::{Read, Write};
-    let mut stream = TcpStream::connect(daemon.addr)?;
-    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    let path = "/vms?sync=1&timeout=100";
-    let close = "Connection: close";
-    write!(
-        stream,
-        "HEAD {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.starts_with("HTTP/1.1 200") {
-        true => Ok(()),
-        false => Err(format!("the reload: {answer}").into()),
-    }
+    request(daemon.addr, "HEAD", "/vms?sync=1&timeout=30")?;
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! zoneadm, zfs, kstat or sysevent, by the name it is called by; else the
 //! tool that lays a simulated host out and changes it.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -67,7 +68,10 @@ fn act(args: &[String]) -> Result<i32> {
         }
         ["list", root] => {
             for zonename in host(root)?.zonenames()? {
-                println!("{zonename}");
+                // Who reads may have had enough.
+                if writeln!(io::stdout(), "{zonename}").is_err() {
+                    break;
+                }
             }
         }
         ["create", root, number, ref brand @ ..] => {
