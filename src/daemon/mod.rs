@@ -161,11 +161,27 @@ fn within_descriptors(mut settings: Settings) -> Settings {
 /// Descriptors that commands, files and sources take.
 const OWN_DESCRIPTORS: u64 = 128;
 
+/// How long an address that is taken is tried again: a daemon that was killed
+/// may have left a child that is not yet the command it is to be, and holds
+/// all that the daemon had open.
+const BIND_TIME: Duration = Duration::from_secs(1);
+
+/// How often.
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+
 fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
-    let bind_one = |address: &SocketAddr| {
-        net::bind(*address, settings.http.send_buffer)
-            .map(|socket| Bound { address: *address, socket })
-            .map_err(|e| format!("can't listen on {address}: {e}"))
+    let until = Instant::now() + BIND_TIME;
+    let bind_one = |address: &SocketAddr| loop {
+        match net::bind(*address, settings.http.send_buffer) {
+            Ok(socket) => return Ok(Bound { address: *address, socket }),
+            Err(e)
+                if e.kind() == io::ErrorKind::AddrInUse
+                    && Instant::now() < until =>
+            {
+                std::thread::sleep(BIND_PAUSE);
+            }
+            Err(e) => return Err(format!("can't listen on {address}: {e}")),
+        }
     };
     settings.listen.iter().map(bind_one).collect()
 }
