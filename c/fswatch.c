@@ -319,8 +319,21 @@ watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 	return (0);
 }
 
-int
-fswatch_add(fswatch_t *fw, uint64_t id, const char *path, int *changed)
+/* Whether its path leads to what was armed, as that was then. Needs w_lock. */
+static int
+is_unchanged(const watch_t *w)
+{
+	struct stat st;
+	stamp_t now;
+
+	if (lstat(w->w_path, &st) != 0)
+		return (0);
+	stamp_of(&st, &now);
+	return (same_stamp(&now, &w->w_stamp));
+}
+
+static int
+add(fswatch_t *fw, uint64_t id, const char *path, int anew, int *changed)
 {
 	watch_t *w;
 	int err;
@@ -342,6 +355,8 @@ fswatch_add(fswatch_t *fw, uint64_t id, const char *path, int *changed)
 
 	if (strcmp(w->w_path, path) != 0) {
 		err = EINVAL;
+	} else if (!anew && w->w_armed && is_unchanged(w)) {
+		err = 0;
 	} else {
 		stamp_t before = w->w_stamp;
 		int armed = w->w_armed;
@@ -355,6 +370,18 @@ fswatch_add(fswatch_t *fw, uint64_t id, const char *path, int *changed)
 	(void) pthread_mutex_unlock(&w->w_lock);
 	watch_release(fw, w);
 	return (err);
+}
+
+int
+fswatch_add(fswatch_t *fw, uint64_t id, const char *path, int *changed)
+{
+	return (add(fw, id, path, 1, changed));
+}
+
+int
+fswatch_check(fswatch_t *fw, uint64_t id, const char *path, int *changed)
+{
+	return (add(fw, id, path, 0, changed));
 }
 
 void

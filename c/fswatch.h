@@ -41,6 +41,12 @@ void fswatch_close(fswatch_t *);
  */
 int fswatch_add(fswatch_t *, uint64_t id, const char *path, int *changed);
 
+/*
+ * As fswatch_add(), but leaves a watch alone whose path leads to the same
+ * file as when it was armed, and that file as it was: one lstat(2).
+ */
+int fswatch_check(fswatch_t *, uint64_t id, const char *path, int *changed);
+
 /* Ends a watch. An event of it that was collected before may still come. */
 void fswatch_remove(fswatch_t *, uint64_t id);
 

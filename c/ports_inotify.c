@@ -12,8 +12,9 @@
  * watches: one on the file's inode (writes, attributes) and one on its parent
  * directory, since only the directory tells that a *name* was removed,
  * renamed or taken over: an inode with a second link, or one held open, stays
- * silent about that. inotify has one watch an inode, so a watch is shared by
- * all associations that need it, and every watch of a kind asks for the same
+ * silent about that. The directory's comes first: if the name leads elsewhere
+ * a moment later, it says so. inotify has one watch an inode, so a watch is
+ * shared by all associations that need it, and every watch asks for the same
  * events. News for an association that has fired is dropped, as an event port
  * does; associating it again compares the caller's stamps.
  *
@@ -40,13 +41,11 @@
 #include "ports_inotify.h"
 
 #define	REQUESTABLE	(FILE_ACCESS | FILE_MODIFIED | FILE_ATTRIB | FILE_TRUNC)
-#define	FILE_MASK	(IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF)
-#define	DIR_MASK	(IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | \
-			IN_ATTRIB | IN_DELETE_SELF)
+/* Of a file only some come, of a directory the others. */
+#define	WATCH_MASK	(IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_CREATE | \
+			IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO)
 #define	BUCKETS_FIRST	64
 #define	READ_SIZE	65536
-/* A path that leads elsewhere at each look is given up with EAGAIN. */
-#define	HOOK_TRIES	100
 /* As the resource control process.max-port-events; the default is illumos'. */
 #define	EVENTS_MAX	65536
 #define	EVENTS_MAX_ENV	"PROCESS_MAX_PORT_EVENTS"
@@ -247,14 +246,15 @@ watch_find(port_t *p, int wd)
 
 /* A reference to the watch of a path's inode. */
 static int
-watch_get(port_t *p, const char *path, uint32_t mask, inode_watch_t **out)
+watch_get(port_t *p, const char *path, uint32_t flags, inode_watch_t **out)
 {
 	/*
 	 * To replace the mask of a watch that there is, be it by the same one,
 	 * the kernel empties it first: what happens to the file at that very
 	 * moment is not told. To add to it leaves no such gap.
 	 */
-	int wd = inotify_add_watch(p->p_inotify, path, mask | IN_MASK_ADD);
+	int wd = inotify_add_watch(p->p_inotify, path,
+	    WATCH_MASK | IN_MASK_ADD | flags);
 	inode_watch_t *iw;
 
 	if (wd < 0)
@@ -378,17 +378,9 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 {
 	inode_watch_t *self = NULL, *parent = NULL;
 	struct stat st;
-	uint32_t mask;
-	int err;
+	uint32_t flags = (events & FILE_NOFOLLOW) != 0 ? IN_DONT_FOLLOW : 0;
+	int err = 0;
 
-	if ((err = stat_path(a->a_path, events, &a->a_stat)) != 0)
-		return (err);
-	a->a_is_dir = S_ISDIR(a->a_stat.st_mode);
-	mask = a->a_is_dir ? DIR_MASK : FILE_MASK;
-	if ((events & FILE_NOFOLLOW) != 0)
-		mask |= IN_DONT_FOLLOW;
-	if ((err = watch_get(p, a->a_path, mask, &self)) != 0)
-		return (err);
 	if (strcmp(a->a_path, "/") != 0) {
 		char directory[PATH_MAX];
 		size_t len = (size_t)(a->a_name - a->a_path);
@@ -396,14 +388,13 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 		/* "/x" is in "/", "a/x" in "a", "x" in ".". */
 		(void) memcpy(directory, a->a_path, len);
 		directory[len] = '\0';
-		err = watch_get(p, len == 0 ? "." : directory,
-		    DIR_MASK | IN_ONLYDIR, &parent);
+		err = watch_get(p, len == 0 ? "." : directory, IN_ONLYDIR,
+		    &parent);
 	}
-	/* What we hooked may not be what we looked at. */
-	if (err == 0 && (err = stat_path(a->a_path, events, &st)) == 0) {
-		if (!same_inode(&st, &a->a_stat))
-			err = EAGAIN;
-	}
+	if (err == 0)
+		err = watch_get(p, a->a_path, flags, &self);
+	if (err == 0)
+		err = stat_path(a->a_path, events, &st);
 	if (err != 0) {
 		watch_put(p, self);
 		watch_put(p, parent);
@@ -417,6 +408,7 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 		table_insert(&p->p_names, &a->a_name_node,
 		    hash_name(parent->iw_wd, a->a_name));
 	a->a_stat = st;
+	a->a_is_dir = S_ISDIR(st.st_mode);
 	return (0);
 }
 
@@ -447,7 +439,6 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	const file_obj_t *fo = (const file_obj_t *)object;
 	assoc_t *a;
 	int changed = 0;
-	int tries = 0;
 	int err;
 
 	/*
@@ -472,10 +463,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 		return (EAGAIN);
 	if (a == NULL && (a = assoc_create(p, fo, object)) == NULL)
 		return (ENOMEM);
-	while ((err = assoc_hook(p, a, events)) == EAGAIN &&
-	    ++tries < HOOK_TRIES)
-		;
-	if (err != 0) {
+	if ((err = assoc_hook(p, a, events)) != 0) {
 		if (!a->a_active && !a->a_queued)
 			assoc_free(p, a);
 		return (err);

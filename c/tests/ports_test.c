@@ -479,6 +479,19 @@ check_fswatch(void)
 	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
 	CHECK("fswatch", changed == 0);
 
+	/* What is as it was is left alone, and watched as before. */
+	CHECK("check", fswatch_check(fw, 1, "f", &changed) == 0);
+	CHECK("check", changed == 0);
+	write_it();
+	CHECK("check", fswatch_wait(fw, events, 8, &n) == 0 && n == 1);
+	rename_over();
+	CHECK("check", fswatch_check(fw, 1, "f", &changed) == 0);
+	CHECK("check", changed == 1);
+	write_it();
+	CHECK("check", fswatch_wait(fw, events, 8, &n) == 0);
+	CHECK("check", n == 1 && events[0].fe_exchanged == 0);
+	CHECK("check", fswatch_check(fw, 3, "nothing", &changed) == ENOENT);
+
 	/* Gone, and there again. */
 	unlink_it();
 	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);

@@ -35,6 +35,12 @@ unsafe extern "C" {
         path: *const c_char,
         changed: *mut c_int,
     ) -> c_int;
+    fn fswatch_check(
+        watcher: *mut RawWatcher,
+        id: u64,
+        path: *const c_char,
+        changed: *mut c_int,
+    ) -> c_int;
     fn fswatch_remove(watcher: *mut RawWatcher, id: u64);
     fn fswatch_wait(
         watcher: *mut RawWatcher,
@@ -91,6 +97,21 @@ impl FsWatch {
         // by the callee; `changed` is valid for the call.
         check(unsafe {
             fswatch_add(self.raw, id, path.as_ptr(), &raw mut changed)
+        })?;
+        Ok(changed != 0)
+    }
+
+    /// As [`FsWatch::add`], but leaves a watch alone whose path leads to the
+    /// same file as when it was armed, and that file as it was.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self, id: u64, path: &Path) -> io::Result<bool> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut changed = 0;
+        // SAFETY: as in `add`.
+        check(unsafe {
+            fswatch_check(self.raw, id, path.as_ptr(), &raw mut changed)
         })?;
         Ok(changed != 0)
     }

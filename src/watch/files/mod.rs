@@ -93,8 +93,8 @@ impl FileWatcher {
         self.look_into_appeared();
     }
 
-    /// Watches the files of a zone whose directory is `dir`; with `anew` also
-    /// those that are watched already, whose change is told then.
+    /// Watches the files of a zone whose directory is `dir`; with `anew` looks
+    /// also at those that are watched already, whose change is told then.
     pub fn arm(&self, zonename: &Arc<str>, dir: Option<&Path>, anew: bool) {
         let (ids, dropped) = self.register(zonename, dir);
         for id in dropped {
@@ -114,7 +114,7 @@ impl FileWatcher {
             });
             // What other zones share keeps its news.
             if anew && is_own {
-                self.try_arm(parent);
+                self.check(parent);
             } else {
                 self.ensure_armed(parent);
             }
@@ -124,7 +124,7 @@ impl FileWatcher {
             match state {
                 Some(NodeState::Armed) if !anew => {}
                 Some(NodeState::Armed) => {
-                    if self.try_arm(id) == Some(true) {
+                    if self.check(id) == Some(true) {
                         self.tell(id);
                     }
                 }
@@ -276,20 +276,26 @@ impl FileWatcher {
     /// Watches a path unless that is done already: to arm it anew would take
     /// back news that is on its way.
     fn ensure_armed(&self, id: u64) {
-        self.try_arm_if(id, |state| state != NodeState::Armed);
+        self.try_arm_if(id, |state| state != NodeState::Armed, FsWatch::add);
+    }
+
+    /// As [`Self::try_arm`], but what is watched and as it was is left alone.
+    fn check(&self, id: u64) -> Option<bool> {
+        self.try_arm_if(id, |_| true, FsWatch::check)
     }
 
     /// Watches a path, or its directory if there is no such path. Returns
     /// whether it was watched before and has changed since; `None` if it is
     /// not watched now.
     fn try_arm(&self, id: u64) -> Option<bool> {
-        self.try_arm_if(id, |_| true)
+        self.try_arm_if(id, |_| true, FsWatch::add)
     }
 
     fn try_arm_if(
         &self,
         id: u64,
         wanted: impl FnOnce(NodeState) -> bool,
+        add: fn(&FsWatch, u64, &Path) -> io::Result<bool>,
     ) -> Option<bool> {
         let (path, parent, arming) = {
             let tables = self.tables.lock();
@@ -301,7 +307,7 @@ impl FileWatcher {
         if !wanted(state) {
             return Some(false);
         }
-        let armed = match self.watch.add(id, &path) {
+        let armed = match add(&self.watch, id, &path) {
             Err(e) if is_missing(&e) => {
                 // From here on, news of the directory makes its reader look
                 // for the file; what came before, the second look finds.
