@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
-use crate::load::files::{LastExit, Metadata, Mtimes, Sysinfo, empty};
+use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo, empty};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
 use crate::load::zoneadm::ZoneRow;
@@ -28,8 +28,8 @@ pub struct Parts {
     pub zoneinfo: Option<ZoneInfo>,
     /// How it last ended.
     pub lastexited: Option<LastExit>,
-    /// When its files had last been modified.
-    pub mtimes: Mtimes,
+    /// Which state of its files this is.
+    pub stamps: Stamps,
     /// Its metadata.
     pub metadata: Metadata,
     /// Its tags.
@@ -54,7 +54,7 @@ impl Parts {
             xml,
             zoneinfo: None,
             lastexited: None,
-            mtimes: Mtimes::default(),
+            stamps: Stamps::default(),
             metadata: Metadata::default(),
             tags: empty(),
             routes: empty(),
@@ -75,7 +75,7 @@ impl Parts {
             (METADATA, self.metadata != old.metadata),
             (TAGS, self.tags != old.tags),
             (ROUTES, self.routes != old.routes),
-            ("mtime", self.mtimes != old.mtimes),
+            ("mtime", self.stamps != old.stamps),
             (
                 "zfs",
                 self.datasets != old.datasets
@@ -193,7 +193,7 @@ fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {
 
 fn files(vm: &mut Object, parts: &Parts) {
     // Whole seconds: vmadm waits for a value without milliseconds.
-    if let Some(seconds) = parts.mtimes.last() {
+    if let Some(seconds) = parts.stamps.last_mtime() {
         vm.set("last_modified", iso_date(seconds.saturating_mul(1000)));
     }
     if &*parts.row.zone_state != "running"
@@ -253,7 +253,7 @@ pub fn uninstalled(parts: &Parts) -> Option<Object> {
     parts.row.zoneid = Json::Null;
     parts.zoneinfo = None;
     parts.lastexited = None;
-    parts.mtimes = Mtimes { xml: parts.mtimes.xml, ..Mtimes::default() };
+    parts.stamps = Stamps { xml: parts.stamps.xml, ..Stamps::default() };
     parts.metadata = Metadata::default();
     parts.tags = empty();
     parts.routes = empty();

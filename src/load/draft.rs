@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::command::CommandError;
-use super::files::{self, Metadata, Mtimes, Sysinfo};
+use super::files::{self, Metadata, Place, Stamps, Sysinfo};
 use super::kstat;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
@@ -16,6 +16,7 @@ use super::{Found, Loaded, NO_KSTAT, Request};
 use crate::config::Paths;
 use crate::event::{Kind, Sources};
 use crate::json::Json;
+use crate::os;
 
 /// A VM while it is loaded: what was known of it, then what was read.
 pub(super) struct Draft {
@@ -23,13 +24,15 @@ pub(super) struct Draft {
     pub(super) sources: Sources,
     pub(super) prior: Option<Arc<Parts>>,
     pub(super) is_urgent: bool,
+    /// Whether a file that is as it was when it was read need not be read.
+    pub(super) trusts_stamps: bool,
     pub(super) gone: bool,
     pub(super) xml_changed: bool,
     pub(super) row: Option<ZoneRow>,
     pub(super) xml: Option<Arc<ZoneXml>>,
     pub(super) zoneinfo: Option<kstat::ZoneInfo>,
     pub(super) lastexited: Option<Option<files::LastExit>>,
-    pub(super) mtimes: Mtimes,
+    pub(super) stamps: Stamps,
     pub(super) metadata: Option<Metadata>,
     pub(super) tags: Option<Json>,
     pub(super) routes: Option<Json>,
@@ -49,13 +52,14 @@ impl Draft {
             zonename,
             sources,
             is_urgent,
+            trusts_stamps: false,
             gone: false,
             xml_changed: false,
             row: known.map(|p| p.row.clone()),
             xml: known.map(|p| Arc::clone(&p.xml)),
             zoneinfo: known.and_then(|p| p.zoneinfo),
             lastexited: known.map(|p| p.lastexited.clone()),
-            mtimes: known.map(|p| p.mtimes).unwrap_or_default(),
+            stamps: known.map(|p| p.stamps).unwrap_or_default(),
             metadata: known.map(|p| p.metadata.clone()),
             tags: known.map(|p| p.tags.clone()),
             routes: known.map(|p| p.routes.clone()),
@@ -129,6 +133,24 @@ impl Draft {
             self.hung = Some(Kind::State);
         }
         self.fault(source, Some(error.to_string()));
+    }
+
+    /// Whether a file has to be read: it may be known, and as it was.
+    pub(super) fn has_to_read(
+        &mut self,
+        source: &'static str,
+        place: Place<'_>,
+        known: impl Fn(&Stamps) -> Option<os::Stamp>,
+    ) -> bool {
+        let is_as_read = self.trusts_stamps
+            && self
+                .prior
+                .as_ref()
+                .is_some_and(|p| place.is_as_read(known(&p.stamps)));
+        if is_as_read {
+            self.fault(source, None);
+        }
+        !is_as_read
     }
 
     /// Takes a value that was read; of a bad one the last good one stays.
@@ -284,7 +306,7 @@ impl Draft {
                 xml,
                 zoneinfo: self.zoneinfo,
                 lastexited: self.lastexited.flatten(),
-                mtimes: self.mtimes,
+                stamps: self.stamps,
                 metadata: self.metadata.unwrap_or_default(),
                 tags: self.tags.unwrap_or_else(files::empty),
                 routes: self.routes.unwrap_or_else(files::empty),

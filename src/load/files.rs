@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
 use crate::json::{Json, Object};
 use crate::load::zonexml::{self, ZoneXml};
-use crate::os::{self, FileText};
+use crate::os::{self, Dir, FileText, Stamp};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 
 /// `metadata.json`: what it says to the VM, and of it.
@@ -54,64 +54,130 @@ pub fn empty() -> Json {
     Json::from(Object::new())
 }
 
-/// Where a file is: below a directory that is trusted, by a way on which no
-/// symbolic link is followed.
-#[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
-    /// The directory; without a way, the file itself.
-    pub dir: &'a Path,
-    /// The way.
-    pub below: &'a [&'a str],
+/// A directory of a zone, opened once for all of its files that are read.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// `None` if there is no such directory, and so no file in it.
+    dir: Result<Option<Dir>, String>,
 }
 
-impl<'a> Place<'a> {
-    /// The file at `path`.
+impl Folder {
+    /// The zone's own directory, which is trusted; without one there are no
+    /// files: as if they were missing.
     #[must_use]
-    pub fn at(path: &'a Path) -> Self {
-        Self { dir: path, below: &[] }
+    pub fn open(path: Option<&Path>) -> Self {
+        let opened = path.map(Dir::open);
+        Self::opened(path.unwrap_or(Path::new("")).to_path_buf(), opened)
     }
 
+    /// A directory in this one, if no symbolic link leads to it.
+    #[must_use]
+    pub fn open_below(&self, name: &str) -> Self {
+        let path = self.path.join(name);
+        match &self.dir {
+            Ok(dir) => {
+                let opened = dir.as_ref().map(|dir| dir.open_below(name));
+                Self::opened(path, opened)
+            }
+            Err(e) => Self { path, dir: Err(e.clone()) },
+        }
+    }
+
+    fn opened(path: PathBuf, opened: Option<io::Result<Dir>>) -> Self {
+        let dir = match opened.transpose() {
+            Err(e) if is_missing(&e) => Ok(None),
+            opened => opened.map_err(|e| e.to_string()),
+        };
+        Self { path, dir }
+    }
+}
+
+/// Where a file is.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// At this path.
+    At(&'a Path),
+    /// In a directory, by this name; a symbolic link is not followed.
+    In(&'a Folder, &'a str),
+}
+
+impl Place<'_> {
     /// The error that this file is `what`.
     #[must_use]
     pub fn error(&self, what: impl fmt::Display) -> String {
-        let mut path = self.dir.to_path_buf();
-        path.extend(self.below);
+        let path = match *self {
+            Self::At(path) => path.to_path_buf(),
+            Self::In(folder, name) => folder.path.join(name),
+        };
         format!("{}: {what}", path.display())
+    }
+
+    /// Whether the file is as it was when it was read with this stamp, or
+    /// missing as it was then.
+    #[must_use]
+    pub fn is_as_read(&self, known: Option<Stamp>) -> bool {
+        let stamp = match *self {
+            Self::At(path) => os::stamp(path),
+            Self::In(folder, name) => match &folder.dir {
+                Ok(Some(dir)) => dir.stamp(name),
+                Ok(None) => return known.is_none(),
+                Err(_) => return false,
+            },
+        };
+        match (known, stamp) {
+            (Some(known), Ok(now)) => known.still_holds(&now),
+            (None, Err(e)) => is_missing(&e),
+            _ => false,
+        }
     }
 }
 
-/// What a file says, and when it was last modified, in whole seconds since
-/// the epoch; `None` if there is no such file.
-#[derive(Clone, Debug, PartialEq)]
+/// What a file says, and the stamp of that state of it; `None` if there is no
+/// such file.
+#[derive(Clone, Debug)]
 pub struct Dated<T> {
     /// What it says.
     pub value: T,
-    /// When it was modified.
-    pub mtime: Option<i64>,
+    /// Its stamp.
+    pub stamp: Option<Stamp>,
 }
 
-/// When the files that were read had last been modified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mtimes {
+/// The stamps of the files that were read; none of those that are missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamps {
     /// Of the zone's XML.
-    pub xml: Option<i64>,
+    pub xml: Option<Stamp>,
     /// Of `lastexited`.
-    pub lastexited: Option<i64>,
+    pub lastexited: Option<Stamp>,
     /// Of `metadata.json`.
-    pub metadata: Option<i64>,
+    pub metadata: Option<Stamp>,
     /// Of `tags.json`.
-    pub tags: Option<i64>,
+    pub tags: Option<Stamp>,
     /// Of `routes.json`.
-    pub routes: Option<i64>,
+    pub routes: Option<Stamp>,
 }
 
-impl Mtimes {
-    /// The newest. It is that of what is known, not of what may have been
-    /// written since: who waits for it waits for the content.
-    #[must_use]
-    pub fn last(&self) -> Option<i64> {
+/// They are alike if what is served of them is.
+impl PartialEq for Stamps {
+    fn eq(&self, other: &Self) -> bool {
+        self.mtimes() == other.mtimes()
+    }
+}
+
+impl Stamps {
+    fn mtimes(&self) -> [Option<i64>; 5] {
         let Self { xml, lastexited, metadata, tags, routes } = *self;
-        xml.max(lastexited).max(metadata).max(tags).max(routes)
+        [xml, lastexited, metadata, tags, routes]
+            .map(|stamp| stamp.map(|stamp| stamp.mtime))
+    }
+
+    /// When the newest was modified, in whole seconds since the epoch. It is
+    /// that of what is known, not of what may have been written since: who
+    /// waits for it waits for the content.
+    #[must_use]
+    pub fn last_mtime(&self) -> Option<i64> {
+        self.mtimes().into_iter().flatten().max()
     }
 }
 
@@ -123,9 +189,13 @@ pub fn read_optional(
     place: Place<'_>,
     limit: u64,
 ) -> Result<Option<FileText>, String> {
-    let read = match place.below {
-        [] => os::read_regular_file(place.dir, limit),
-        below => os::read_below(place.dir, below, limit),
+    let read = match place {
+        Place::At(path) => os::read_regular_file(path, limit),
+        Place::In(folder, name) => match &folder.dir {
+            Ok(Some(dir)) => dir.read(name, limit),
+            Ok(None) => return Ok(None),
+            Err(e) => return Err(place.error(e)),
+        },
     };
     match read {
         Ok(file) => Ok(Some(file)),
@@ -147,11 +217,11 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// A sentence that names the file, if it can't be read or is not JSON.
 pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     let Some(file) = read_optional(place, limit)? else {
-        return Ok(Dated { value: empty(), mtime: None });
+        return Ok(Dated { value: empty(), stamp: None });
     };
     let value = Json::parse(&file.text)
         .map_err(|e| place.error(format!("not JSON: {e}")))?;
-    Ok(Dated { value, mtime: Some(file.mtime) })
+    Ok(Dated { value, stamp: Some(file.stamp) })
 }
 
 /// Reads `metadata.json`.
@@ -162,7 +232,7 @@ pub fn read_metadata(
     place: Place<'_>,
     limit: u64,
 ) -> Result<Dated<Metadata>, String> {
-    let Dated { value, mtime } = read_json(place, limit)?;
+    let Dated { value, stamp } = read_json(place, limit)?;
     let object =
         value.as_object().ok_or_else(|| place.error("not a JSON object"))?;
     let member = |name| object.get(name).cloned().unwrap_or_else(empty);
@@ -170,7 +240,7 @@ pub fn read_metadata(
         customer: member("customer_metadata"),
         internal: member("internal_metadata"),
     };
-    Ok(Dated { value, mtime })
+    Ok(Dated { value, stamp })
 }
 
 /// Reads a zone's XML.
@@ -185,7 +255,7 @@ pub fn read_zonexml(
     let file = read_optional(place, limit)?
         .ok_or_else(|| place.error("no such file"))?;
     let value = zonexml::parse(&file.text).map_err(|e| place.error(e))?;
-    Ok(Dated { value, mtime: Some(file.mtime) })
+    Ok(Dated { value, stamp: Some(file.stamp) })
 }
 
 /// Reads `lastexited`, `None` if there is none.
@@ -200,10 +270,10 @@ pub fn read_lastexited(
     let mut tries = 0;
     loop {
         let Some(file) = read_optional(place, limit)? else {
-            return Ok(Dated { value: None, mtime: None });
+            return Ok(Dated { value: None, stamp: None });
         };
         if let Some(exit) = parse_lastexited(&file.text) {
-            return Ok(Dated { value: Some(exit), mtime: Some(file.mtime) });
+            return Ok(Dated { value: Some(exit), stamp: Some(file.stamp) });
         }
         tries += 1;
         if tries == TORN_TRIES {
@@ -254,7 +324,7 @@ pub fn read_sysinfo(
     limits: &LoadLimits,
 ) -> Result<Arc<Sysinfo>, String> {
     let path = paths.sysinfo();
-    let place = Place::at(&path);
+    let place = Place::At(&path);
     let json = read_json(place, limits.json_bytes)?.value;
     let object =
         json.as_object().ok_or_else(|| place.error("not a JSON object"))?;
@@ -296,7 +366,7 @@ mod tests {
         let dir = std::env::temp_dir();
         let path = dir.join(format!("lastexited-{}", std::process::id()));
         std::fs::write(&path, "").unwrap();
-        let read = || read_lastexited(Place::at(&path), 100);
+        let read = || read_lastexited(Place::At(&path), 100);
         let torn = read().unwrap_err();
         assert!(torn.contains("not a time and a status"), "{torn}");
         // Until it is whole, there is nothing to see but that it is not.

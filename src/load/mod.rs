@@ -13,6 +13,7 @@ pub mod files;
 pub mod kstat;
 pub mod properties;
 pub mod zfs;
+mod zone_files;
 pub mod zoneadm;
 pub mod zonexml;
 
@@ -20,15 +21,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{
-    CONFIG_DIR, LASTEXITED, LoadLimits, METADATA, Paths, ROUTES, TAGS,
-};
+use crate::config::{LoadLimits, Paths};
 use crate::event::{Kind, Sources};
-use crate::json::Json;
 use assemble::Parts;
 use command::{CommandError, Run, RunCounts, Runner};
 use draft::Draft;
-use files::{Dated, Place, Sysinfo};
+use files::Sysinfo;
 use zfs::{Datasets, Depth, INDESTRUCTIBLE};
 use zoneadm::Listing;
 
@@ -198,6 +196,7 @@ impl Loader {
                 prior: known.get(&row.zonename).map(|p| Arc::clone(p)),
                 is_urgent: false,
             });
+            draft.trusts_stamps = true;
             draft.set_row(row);
             drafts.push(draft);
         }
@@ -348,96 +347,6 @@ impl Loader {
             if draft.is_alive() && draft.dir(&self.paths) != dir {
                 self.read_files(std::slice::from_mut(draft), arm);
             }
-        }
-    }
-
-    fn read_files(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
-        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            let dir = draft.dir(&self.paths);
-            if draft.needs_watches() {
-                let anew = draft.sources.contains(Sources::REARM);
-                arm(&draft.zonename, dir.as_deref(), anew);
-            }
-            self.read_files_of(draft, dir.as_deref());
-        }
-    }
-
-    fn read_files_of(&self, draft: &mut Draft, dir: Option<&Path>) {
-        let sources = draft.sources;
-        if sources.contains(Sources::XML) {
-            let path = self.paths.zone_xml(&draft.zonename);
-            let limit = self.limits.xml_bytes;
-            let read = files::read_zonexml(Place::at(&path), limit);
-            if let Ok(Dated { value: xml, .. }) = &read
-                && !xml.unknown.is_empty()
-            {
-                let (zonename, unknown) = (&draft.zonename, &xml.unknown);
-                log::debug!("{zonename}: its XML has unknown {unknown:?}");
-            }
-            draft.xml_changed = true;
-            draft.store("zonexml", read, |d, read| {
-                d.mtimes.xml = read.mtime;
-                d.xml = Some(Arc::new(read.value));
-            });
-        }
-        // Without a directory there are no files: as if they were missing.
-        let nowhere = Path::new("");
-        let dir = dir.unwrap_or(nowhere);
-        let limit = self.limits.json_bytes;
-        if sources.contains(Sources::METADATA) {
-            let below = &[CONFIG_DIR, METADATA];
-            let read = files::read_metadata(Place { dir, below }, limit);
-            draft.store(METADATA, read, |d, read| {
-                d.mtimes.metadata = read.mtime;
-                d.metadata = Some(read.value);
-            });
-        }
-        if sources.contains(Sources::TAGS) {
-            let below = &[CONFIG_DIR, TAGS];
-            let read = files::read_json(Place { dir, below }, limit);
-            draft.store(TAGS, read, |d, read| {
-                d.mtimes.tags = read.mtime;
-                d.tags = Some(read.value);
-            });
-        }
-        if sources.contains(Sources::ROUTES) {
-            let below = &[CONFIG_DIR, ROUTES];
-            let read = files::read_json(Place { dir, below }, limit);
-            draft.store(ROUTES, read, |d, read| {
-                d.mtimes.routes = read.mtime;
-                d.routes = Some(read.value);
-            });
-        }
-        if sources.contains(Sources::LASTEXITED) {
-            let (below, limit) = (&[LASTEXITED], self.limits.lastexited_bytes);
-            let read = files::read_lastexited(Place { dir, below }, limit);
-            draft.store(LASTEXITED, read, |d, read| {
-                d.mtimes.lastexited = read.mtime;
-                d.lastexited = Some(read.value);
-            });
-        }
-        self.read_receiving(draft);
-    }
-
-    /// A VM that is being received may say which dataset it will have.
-    fn read_receiving(&self, draft: &mut Draft) {
-        draft.fault("receiving", None);
-        let state = draft.xml.as_ref().and_then(|xml| xml.vm.get_str("state"));
-        let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
-        let (Some("receiving"), Some(uuid)) = (state, uuid) else {
-            draft.receiving = None;
-            return;
-        };
-        let path = self.paths.receiving(uuid);
-        match files::read_json(Place::at(&path), self.limits.json_bytes) {
-            Ok(json) => {
-                draft.receiving = json
-                    .value
-                    .get("zfs_filesystem")
-                    .and_then(Json::as_str)
-                    .map(Arc::from);
-            }
-            Err(e) => draft.fault("receiving", Some(e)),
         }
     }
 

@@ -7,118 +7,15 @@ pub mod fswatch;
 pub mod memory;
 pub mod net;
 pub mod process;
+mod read;
 pub mod signals;
 pub mod terminal;
 
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// A file's content and the time of its last change.
-#[derive(Debug)]
-pub struct FileText {
-    /// The content; invalid UTF-8 is replaced, as JavaScript does.
-    pub text: String,
-    /// Modification time in whole seconds since the epoch.
-    pub mtime: i64,
-}
-
-/// Reads a regular file of at most `limit` bytes.
-///
-/// A symbolic link is refused, not followed, and a FIFO never blocks.
-///
-/// # Errors
-/// Those of open(2) and read(2); `InvalidInput` for what is no regular file,
-/// `FileTooLarge` past the limit.
-pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
-    let opened =
-        OpenOptions::new().read(true).custom_flags(FILE_FLAGS).open(path);
-    read_opened(opened, limit)
-}
-
-/// As [`read_regular_file`], by a way below a directory on which no symbolic
-/// link is followed either.
-///
-/// # Errors
-/// As there; `InvalidInput` for a link on the way.
-pub fn read_below(
-    dir: &Path,
-    below: &[&str],
-    limit: u64,
-) -> io::Result<FileText> {
-    let Some((name, way)) = below.split_last() else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let flags = libc::O_DIRECTORY;
-    let mut at = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
-    for name in way {
-        at = match open_at(&at, name, libc::O_DIRECTORY | libc::O_NOFOLLOW) {
-            // What a link with O_DIRECTORY gives differs between systems.
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                let is_link = dir.join(name).is_symlink();
-                return Err(if is_link { is_a_link() } else { e });
-            }
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(is_a_link());
-            }
-            opened => opened?,
-        };
-    }
-    read_opened(open_at(&at, name, FILE_FLAGS), limit)
-}
-
-/// A FIFO must not block, nor a link be followed.
-const FILE_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-
-fn open_at(dir: &File, name: &str, flags: i32) -> io::Result<File> {
-    let name = CString::new(name)?;
-    let flags = flags | libc::O_RDONLY | libc::O_CLOEXEC;
-    // SAFETY: the directory is open, and the name is NUL-terminated.
-    let fd = unsafe { libc::openat(dir.as_raw_fd(), name.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is open and owned by nobody else.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-fn is_a_link() -> io::Error {
-    let what = "is a symbolic link, which is not followed";
-    io::Error::new(io::ErrorKind::InvalidInput, what)
-}
-
-fn read_opened(opened: io::Result<File>, limit: u64) -> io::Result<FileText> {
-    let file = match opened {
-        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(is_a_link());
-        }
-        opened => opened?,
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        let what = "is not a regular file";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    }
-    let too_large = || {
-        let why = format!("larger than the limit of {limit} bytes");
-        io::Error::new(io::ErrorKind::FileTooLarge, why)
-    };
-    if meta.len() > limit {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(too_large());
-    }
-    let text = String::from_utf8(bytes)
-        .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into());
-    Ok(FileText { text, mtime: meta.mtime() })
-}
+pub use read::{Dir, FileText, Stamp, read_regular_file, stamp};
 
 /// Waits until one of `fds` can be read (or is at its end), at most `time`.
 /// Returns which can; none of them when the time is over or a signal came.
@@ -232,39 +129,6 @@ pub fn exit_now(status: i32) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_regular_files_within_the_limit_are_read() {
-        let dir = std::env::temp_dir()
-            .join(format!("vminfod-os-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let file = dir.join("file");
-        std::fs::write(&file, b"h\xffi").unwrap();
-        let read = |name: &str, limit| {
-            read_regular_file(&dir.join(name), limit).map(|f| f.text)
-        };
-        assert_eq!(read("file", 3).unwrap(), "h\u{fffd}i");
-        assert!(read("file", 2).unwrap_err().to_string().contains("limit"));
-        std::os::unix::fs::symlink(&file, dir.join("link")).unwrap();
-        let refused = read("link", 9).unwrap_err().to_string();
-        assert!(refused.contains("symbolic link"), "{refused}");
-        let refused = read("", 9).unwrap_err().to_string();
-        assert!(refused.contains("regular file"), "{refused}");
-        let fifo =
-            std::process::Command::new("mkfifo").arg(dir.join("fifo")).status();
-        assert!(fifo.unwrap().success());
-        assert!(read("fifo", 9).is_err());
-        let below =
-            |way: &[&str]| read_below(&dir, way, 9).map_err(|e| e.to_string());
-        std::fs::create_dir(dir.join("sub")).unwrap();
-        std::fs::write(dir.join("sub/x"), b"x").unwrap();
-        std::os::unix::fs::symlink("sub", dir.join("way")).unwrap();
-        assert_eq!(below(&["sub", "x"]).unwrap().text, "x");
-        assert!(below(&["way", "x"]).unwrap_err().contains("symbolic link"));
-        assert!(below(&["link"]).unwrap_err().contains("symbolic link"));
-        assert!(below(&["none", "x"]).is_err());
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
 
     #[test]
     fn memory_is_measured() {
