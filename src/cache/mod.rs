@@ -320,6 +320,28 @@ impl Cache {
         look(&inner.datasets, &is_vm)
     }
 
+    /// Makes what is to be served of a VM that a load knew as `base`; `None`
+    /// if the VM has no uuid yet. The same is made of the same: then what is
+    /// served already is shared, and nothing is written anew.
+    #[must_use]
+    pub fn prepare(
+        &self,
+        zonename: &str,
+        base: Option<&Arc<Parts>>,
+        parts: Parts,
+    ) -> Option<Prepared> {
+        let is_same = base.is_some_and(|base| **base == parts);
+        let served = base.filter(|_| is_same).and_then(|base| {
+            let inner = self.inner.read();
+            let entry = inner.vms.get(zonename)?;
+            Arc::ptr_eq(&entry.vm.parts, base).then(|| entry.vm.vm.clone())
+        });
+        match served {
+            Some(vm) => Some(Prepared { parts: Arc::new(parts), vm }),
+            None => Prepared::new(parts),
+        }
+    }
+
     /// Stores what a load has found of a VM that it knew as `base`, and
     /// publishes what that changes. `transitions` is given the state that is
     /// stored, and gives those that the zone was reported to enter since:

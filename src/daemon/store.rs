@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::worker::{Noted, Worker, doubled};
-use crate::cache::{Applied, Prepared, Published, Update};
+use crate::cache::{Applied, Published, Update};
 use crate::config::SourceTimes;
 use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
@@ -122,7 +122,7 @@ impl Worker {
                     }
                     false => Vec::new(),
                 };
-                match Prepared::new(*parts) {
+                match self.shared.cache.prepare(&zonename, base, *parts) {
                     None => {
                         let error = Some("the zone has no uuid yet");
                         self.shared.faults.note(Some(&zonename), UUID, error);
