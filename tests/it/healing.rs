@@ -361,6 +361,65 @@ fn a_storm_of_snapshots_costs_few_runs() {
 }
 
 #[test]
+fn a_burst_costs_as_many_runs_as_batches() {
+    const VMS: usize = 200;
+    let host = TestHost::with_vms(300);
+    let daemon = host.start_with(&NO_REFRESH);
+    let served = daemon.vms();
+    let of_vm = |vm: &Json| {
+        let zoneid = vm.get("zoneid")?.as_u64()?;
+        let zoneid = i64::try_from(zoneid).ok()?;
+        Some((text(vm, "zonename").to_string(), zoneid))
+    };
+    let zones: Vec<_> =
+        served.as_array().unwrap().iter().filter_map(of_vm).take(VMS).collect();
+    assert_eq!(zones.len(), VMS);
+    let own = |name: &str| format!("zones/{name}");
+    host.hurt("sysevent-zfs", "drop").unwrap();
+    for (name, _) in &zones {
+        // One or the other is what is served, by brand.
+        host.zfs_set(&own(name), "quota", "64424509440").unwrap();
+        host.zfs_set(&own(name), "refquota", "64424509440").unwrap();
+    }
+    host.hurt("sysevent-zfs", "heal").unwrap();
+    // Meanwhile more and more waits.
+    host.hurt("zoneadm", "block").unwrap();
+    host.hurt("zfs", "block").unwrap();
+    let before = runs_of(&host, "");
+    let ways = [
+        ("running", "shutting_down"),
+        ("shutting_down", "ready"),
+        ("ready", "running"),
+    ];
+    let changes = zones.iter().flat_map(|(name, zoneid)| {
+        ways.map(|(from, to)| zone_change(name, from, to, *zoneid))
+    });
+    flood(&host, Channel::Zone, changes);
+    let sets = zones.iter().flat_map(|(name, _)| {
+        ["quota", "refquota"].map(|name_of| {
+            history(&own(name), "set", &format!("{name_of}=1"), 7)
+        })
+    });
+    flood(&host, Channel::Zfs, sets);
+    wait_for("all events were read", || {
+        let read = |source| count(&daemon, &["sources", source, "events"]);
+        match (read("zone"), read("zfs")) {
+            (600.., 400..) => Ok(()),
+            read => Err(format!("{read:?}")),
+        }
+    });
+    host.hurt("zoneadm", "heal").unwrap();
+    host.hurt("zfs", "heal").unwrap();
+    for (name, _) in &zones {
+        wait_for_member(&daemon, name, "quota", "60");
+    }
+    wait_for_rest(&daemon);
+    let runs = runs_of(&host, "") - before;
+    // A few batches, each of up to four commands; a run a VM would be 600.
+    assert!(runs <= 30, "{runs} runs for 1,000 events on {VMS} VMs");
+}
+
+#[test]
 fn what_is_too_large_is_refused_and_told() {
     let host = TestHost::with_vms(4);
     let names = host.zonenames().unwrap();

@@ -33,7 +33,7 @@ for mutant in "${mutants[@]}"; do
     else
         build=(cargo test --quiet --no-run)
         # shellcheck disable=SC2206 # several names
-        run=(cargo test --quiet --lib --test it -- $killers)
+        run=(cargo test --quiet --lib --test it --test costs -- $killers)
     fi
     if ! "${build[@]}" > "$log" 2>&1; then
         echo "$mutant: does not build, see $log"

@@ -1,0 +1,381 @@
+//! What things cost, without a clock: bytes that are allocated for a request
+//! and for an event, and what the queue and the hub hold at their bounds. A
+//! copy of a body, a second serialisation, or a cost that grows with the
+//! number of VMs or subscribers shows here.
+
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vminfod::cache::{Applied, Cache, Prepared, Update};
+use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
+use vminfod::event::{Cause, Job, Lane, Sources};
+use vminfod::http::{Bound, Host, Server};
+use vminfod::hub::{About, EventKind, Hub, HubLimits};
+use vminfod::json::{Json, Object};
+use vminfod::load::assemble::Parts;
+use vminfod::load::{zoneadm, zonexml};
+use vminfod::metrics::Page;
+use vminfod::os::net;
+use vminfod::queue::Queue;
+use vminfod::requested::Requested;
+use vminfod::sync::Wake;
+
+/// How long anything may take that is only waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The system's allocator, and what it was asked for.
+struct Counting;
+
+/// Bytes that were ever asked for.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that are in use.
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(layout.size(), Ordering::SeqCst);
+        IN_USE.fetch_add(layout.size(), Ordering::SeqCst);
+        // SAFETY: the caller keeps the contract, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::SeqCst);
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time: all of them count the same.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes that are asked for, on average, each time that `body` is run.
+fn bytes_each(times: usize, mut body: impl FnMut(usize)) -> usize {
+    // What is made once and kept is made by then.
+    (0..times).for_each(&mut body);
+    let before = ASKED.load(Ordering::SeqCst);
+    (times..2 * times).for_each(&mut body);
+    (ASKED.load(Ordering::SeqCst) - before) / times
+}
+
+/// The parts of VM `n`, of the size of a usual one.
+fn parts(n: usize) -> Parts {
+    let name = format!("00000000-0000-4000-8000-{n:012x}");
+    let row =
+        format!("{n}:{name}:running:/zones/{name}:{name}:joyent:excl:1\n");
+    let row = zoneadm::parse(&row).rows.pop().unwrap();
+    let attributes: String = ["alias", "hostname", "dns-domain", "owner-uuid"]
+        .iter()
+        .map(|key| format!("<attr name=\"{key}\" value=\"of {name}\"/>"))
+        .collect();
+    let xml = format!(
+        "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\">\
+         {attributes}</zone>"
+    );
+    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    let mut parts = Parts::new(row, xml, Arc::default());
+    let keys = (0..20).map(|key| {
+        let value = Json::from("a value of a hundred bytes, so ".repeat(3));
+        (format!("key{key}").into(), value)
+    });
+    parts.metadata.customer = Json::from(keys.collect::<Object>());
+    parts
+}
+
+/// A picture of VMs.
+struct Picture {
+    cache: Arc<Cache>,
+    hub: Arc<Hub>,
+    cause: Cause,
+}
+
+fn hub_limits() -> HubLimits {
+    HubLimits {
+        kept_events: 100,
+        kept_bytes: 1 << 20,
+        subscribers: 512,
+        sights: 16,
+        lag_events: 1000,
+        lag_bytes: 8 << 20,
+    }
+}
+
+impl Picture {
+    fn new(vms: usize) -> Self {
+        let hub = Arc::new(Hub::new(hub_limits()));
+        let cache = Arc::new(Cache::new("life".into(), Arc::clone(&hub)));
+        let picture = Self { cache, hub, cause: Cause::now("zone", "a test") };
+        (0..vms).for_each(|n| picture.store(parts(n)));
+        picture
+    }
+
+    fn store(&self, parts: Parts) {
+        let name = Arc::clone(&parts.row.zonename);
+        let base = self.cache.parts(&name);
+        let vm = Update::Vm(Prepared::new(parts).unwrap());
+        let none = |_: Option<&str>| Vec::new();
+        let applied =
+            self.cache.apply(&name, base.as_ref(), vm, none, &self.cause);
+        assert!(matches!(applied, Applied::Stored { .. }));
+    }
+
+    /// Gives VM `n` another tag, which makes one event.
+    fn change(&self, n: usize, tag: usize) {
+        let name = format!("00000000-0000-4000-8000-{n:012x}");
+        let mut parts = (*self.cache.parts(&name).unwrap()).clone();
+        let mut tags = Object::new();
+        tags.set("tag", tag);
+        parts.tags = Json::from(tags);
+        self.store(parts);
+    }
+
+    fn serve(&self) -> Served {
+        let (cache, hub) = (Arc::clone(&self.cache), Arc::clone(&self.hub));
+        let limits = HttpLimits::default();
+        let send_buffer = limits.send_buffer;
+        let server = Server::new(limits, cache, hub, Box::new(NoHost)).unwrap();
+        // Free a moment ago; by its number it can be asked for.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let socket = net::bind(address, send_buffer).unwrap();
+        server.listen(vec![Bound { address, socket }]).unwrap();
+        Served { server, address }
+    }
+}
+
+/// No daemon behind the picture.
+struct NoHost;
+
+impl Host for NoHost {
+    fn status(&self, _: bool) -> Json {
+        Json::Null
+    }
+
+    fn metrics(&self, _: &mut Page) {}
+
+    fn request(&self, _: Option<&Arc<str>>, _: Wake) -> Option<Arc<Requested>> {
+        None
+    }
+
+    fn faults(&self, _: Option<&str>) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+struct Served {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.end();
+    }
+}
+
+impl Served {
+    fn connect(&self, path: &str) -> Connection {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let buffer = vec![0; 64 << 10];
+        Connection { stream, request, buffer, len: 0 }
+    }
+}
+
+/// A client that asks the same again and again, and allocates nothing.
+struct Connection {
+    stream: TcpStream,
+    request: String,
+    buffer: Vec<u8>,
+    /// Bytes in the buffer.
+    len: usize,
+}
+
+impl Connection {
+    /// Asks, and reads the answer; returns the length of its body.
+    fn ask(&mut self) -> usize {
+        self.stream.write_all(self.request.as_bytes()).unwrap();
+        let head = self.read_until(b"\r\n\r\n");
+        let text = std::str::from_utf8(&self.buffer[..head]).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        let (_, length) = text.split_once("Content-Length: ").unwrap();
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        let mut left: usize = length;
+        left -= (self.len - head).min(left);
+        while left > 0 {
+            let most = left.min(self.buffer.len());
+            left -= self.stream.read(&mut self.buffer[..most]).unwrap();
+        }
+        self.len = 0;
+        length
+    }
+
+    /// Reads until there is `end`; returns where that ends. What is after it
+    /// stays in the buffer.
+    fn read_until(&mut self, end: &[u8]) -> usize {
+        loop {
+            let have = &self.buffer[..self.len];
+            if let Some(at) = have.windows(end.len()).position(|w| w == end) {
+                return at + end.len();
+            }
+            let read = self.stream.read(&mut self.buffer[self.len..]).unwrap();
+            assert!(read > 0, "the answer ends");
+            self.len += read;
+        }
+    }
+
+    /// Reads one line of a stream of events.
+    fn read_line(&mut self) {
+        let end = self.read_until(b"}\n\r\n");
+        self.buffer.copy_within(end..self.len, 0);
+        self.len -= end;
+    }
+}
+
+#[test]
+fn a_request_costs_no_copy_of_its_body() {
+    let _alone = alone();
+    let picture = Picture::new(500);
+    let served = picture.serve();
+    let mut ping = served.connect("/ping");
+    let bytes = bytes_each(500, |_| _ = ping.ask());
+    eprintln!("/ping: {bytes} bytes");
+    assert!(bytes < 1500, "/ping: {bytes} bytes");
+
+    let name = "00000000-0000-4000-8000-000000000007";
+    let mut one = served.connect(&format!("/vms/{name}"));
+    let body = one.ask();
+    assert!(body > 2500, "{body}");
+    let bytes = bytes_each(500, |_| _ = one.ask());
+    eprintln!("/vms/NAME: {bytes} bytes");
+    assert!(bytes < 2000, "/vms/NAME: {bytes} bytes, body {body}");
+
+    let mut all = served.connect("/vms");
+    let body = all.ask();
+    assert!(body > 1_250_000, "{body}");
+    let bytes = bytes_each(50, |_| _ = all.ask());
+    // A few words for each VM that the answer is made of.
+    assert!(bytes < 300 * 500, "/vms: {bytes} bytes, body {body}");
+    // The VM that changes is written anew, and no other.
+    let of_change = bytes_each(50, |n| picture.change(n, n));
+    let bytes = bytes_each(50, |n| {
+        picture.change(n, 1000 + n);
+        all.ask();
+    });
+    let of_next = bytes.saturating_sub(of_change);
+    eprintln!("/vms after a change: {of_next} bytes");
+    assert!(of_next < 300 * 500, "the next /vms: {of_next} bytes");
+}
+
+#[test]
+fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
+    let _alone = alone();
+    let cost_at = |vms: usize| {
+        let picture = Picture::new(vms);
+        bytes_each(200, |n| picture.change(n % vms, n))
+    };
+    let (few, many) = (cost_at(100), cost_at(5000));
+    eprintln!("an event: {few} bytes at 100 VMs, {many} at 5,000");
+    // The VM's JSON, the line that has it in it, the line as a chunk; each
+    // grows while it is written. And the objects that it is made of.
+    assert!(few < 32 << 10, "{few} bytes");
+    assert!(many < few + few / 10, "{many} bytes at 5,000 VMs, {few} at 100");
+
+    let cost_with = |subscribers: usize| {
+        let picture = Picture::new(100);
+        let served = picture.serve();
+        let mut all: Vec<_> = (0..subscribers)
+            .map(|_| {
+                let mut events = served.connect("/events?snapshot=none");
+                let request = events.request.clone();
+                events.stream.write_all(request.as_bytes()).unwrap();
+                events.read_line();
+                events
+            })
+            .collect();
+        bytes_each(100, |n| {
+            picture.change(n % 100, 10_000 + n);
+            all.iter_mut().for_each(Connection::read_line);
+        })
+    };
+    let (one, more) = (cost_with(1), cost_with(41));
+    // Nobody gets a copy of the line, which is over 3,000 bytes.
+    let each = more.saturating_sub(one) / 40;
+    eprintln!("{one} bytes with a subscriber, {each} for each more");
+    assert!(each < 500, "{each} bytes for each subscriber more");
+}
+
+#[test]
+fn a_full_queue_takes_no_more_memory() {
+    let _alone = alone();
+    let most = 1000;
+    let begin = IN_USE.load(Ordering::SeqCst);
+    let limits = QueueLimits { jobs: most, ..QueueLimits::default() };
+    let queue = Queue::new(limits, &SourceTimes::default());
+    let cause = Cause::now("zone", "a test");
+    let push = |n: usize| {
+        let lane = Lane::Vm(format!("zone-{n}").into());
+        queue.push(Job::new(lane, Sources::ALL, cause.clone()));
+    };
+    (0..most).for_each(push);
+    assert_eq!(queue.status(0).waiting_count, most);
+    let full = IN_USE.load(Ordering::SeqCst) - begin;
+    (most..100 * most).for_each(push);
+    let status = queue.status(0);
+    // It has forgotten which VMs were meant, not that some were.
+    assert!(status.waiting_count <= most, "{}", status.waiting_count);
+    assert!(status.overflows > 0);
+    let after = IN_USE.load(Ordering::SeqCst);
+    let after = after.saturating_sub(begin);
+    // A hundred times as many jobs: no more than tables that have grown.
+    assert!(after < 2 * full, "{after} bytes, {full} when it was full");
+}
+
+#[test]
+fn a_full_hub_takes_no_more_memory() {
+    let _alone = alone();
+    let limits = hub_limits();
+    let hub = Hub::new(limits);
+    let about = About {
+        kind: EventKind::Modify,
+        zonename: "zone".into(),
+        uuid: "zone".into(),
+    };
+    let publish = |n: usize| {
+        // Each of another size, up to 64 KiB.
+        let line = vec![b'x'; 1 + n * 7919 % (64 << 10)];
+        hub.publish(about.clone(), None, |_| line);
+        // All who listen have had it.
+        let _ = hub.hand_out(usize::MAX);
+    };
+    (0..1000).for_each(publish);
+    let full = IN_USE.load(Ordering::SeqCst);
+    (1000..20_000).for_each(publish);
+    let (events, bytes, held) = hub.size();
+    assert!(events <= limits.kept_events, "{events}");
+    assert!(bytes <= limits.kept_bytes, "{bytes}");
+    assert_eq!(bytes, held);
+    let after = IN_USE.load(Ordering::SeqCst);
+    let more = after.saturating_sub(full);
+    // Which lines are kept differs, and so does their size.
+    assert!(more < limits.kept_bytes, "{more} bytes more");
+    // Who does not take his lines bounds nothing.
+    (0..5000).for_each(|_| hub.publish(about.clone(), None, |_| vec![b'x']));
+    assert!(hub.size().0 as u64 <= limits.lag_events, "{:?}", hub.size());
+}
