@@ -22,12 +22,21 @@ if [ ${#missing[@]} -gt 0 ]; then
     quietly_twice "${as_root[@]}" apt-get install --yes \
         --no-install-recommends "${missing[@]}"
 fi
-if ! command -v promtool > /dev/null && [ ! -x "$tools/promtool" ]; then
+# One program of a package that is not to be installed as a whole.
+unpack() {
+    local package=$1 path=$2 program=${2##*/}
+    if command -v "$program" > /dev/null || [ -x "$tools/$program" ]; then
+        return
+    fi
     mkdir -p "$tools"
-    package=$(mktemp -d)
-    trap 'rm -rf "$package"' EXIT
-    (cd "$package" && quietly_twice apt-get download prometheus)
-    dpkg-deb --fsys-tarfile "$package"/*.deb |
-        tar --extract --to-stdout ./usr/bin/promtool > "$tools/promtool"
-    chmod +x "$tools/promtool"
-fi
+    local dir
+    dir=$(mktemp -d)
+    (cd "$dir" && quietly_twice apt-get download "$package")
+    dpkg-deb --fsys-tarfile "$dir"/*.deb |
+        tar --extract --to-stdout "./$path" > "$tools/$program"
+    chmod +x "$tools/$program"
+    rm -r "$dir"
+}
+
+unpack prometheus usr/bin/promtool
+unpack nats-server usr/sbin/nats-server

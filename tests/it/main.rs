@@ -45,6 +45,9 @@ mod clients;
 /// What Prometheus reads.
 mod metrics;
 
+/// What a broker gets.
+mod brokers;
+
 /// The program as a process, and its tools.
 mod process;
 
