@@ -270,7 +270,7 @@ impl Cache {
     pub fn is_another(&self, row: &ZoneRow) -> bool {
         let inner = self.inner.read();
         let stored = inner.vms.get(&row.zonename);
-        stored.is_some_and(|entry| entry.is_another(row))
+        stored.is_some_and(|entry| entry.row().is_another_than(row))
     }
 
     /// What is known of a VM.
@@ -384,8 +384,8 @@ impl Cache {
         match &update {
             Update::Gone => ended.push(std::mem::take(&mut now)),
             Update::Vm(vm) => {
-                let is_another =
-                    stored.is_some_and(|e| e.is_another(&vm.parts.row));
+                let is_another = stored
+                    .is_some_and(|e| e.row().is_another_than(&vm.parts.row));
                 if is_another && ended.is_empty() {
                     ended.push(&[]);
                 }
@@ -395,7 +395,7 @@ impl Cache {
         let has_ended = match &update {
             Update::Gone => true,
             Update::Vm(vm) => {
-                stored.is_some_and(|e| e.has_other_zonedid(&vm.parts.row))
+                stored.is_some_and(|e| e.row().has_other_zonedid(&vm.parts.row))
             }
         };
         let ends = reported.iter().filter(|t| t.zone_state == GONE).count();
@@ -549,24 +549,11 @@ fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
 }
 
 impl Entry {
+    fn row(&self) -> &ZoneRow {
+        &self.vm.parts.row
+    }
+
     fn uuid(&self) -> Option<Arc<str>> {
-        self.vm.parts.row.uuid.clone()
-    }
-
-    /// Whether a zone is another one of the same name: this one has been
-    /// deleted, and that one made, between two looks.
-    fn is_another(&self, new: &ZoneRow) -> bool {
-        let old = &self.vm.parts.row;
-        self.has_other_zonedid(new)
-            || (old.uuid_is_set && new.uuid_is_set && old.uuid != new.uuid)
-    }
-
-    fn has_other_zonedid(&self, new: &ZoneRow) -> bool {
-        let old = &self.vm.parts.row;
-        match (old.zonedid.as_f64(), new.zonedid.as_f64()) {
-            // zoneadm prints nothing where there is no id: that reads as 0.
-            (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
-            _ => false,
-        }
+        self.row().uuid.clone()
     }
 }

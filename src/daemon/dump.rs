@@ -30,7 +30,7 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
         Arc::new(Object::new())
     });
     let all = loader
-        .load_all(&[], &sysinfo, &|_, _, _| {})
+        .load_all(&[], false, &sysinfo, &|_, _, _| {})
         .map_err(|e| e.to_string())?;
     let mut note = |name: &str, source: &str, error: Option<String>| {
         faults.extend(error.map(|e| format!("{name}: {source}: {e}")));

@@ -164,7 +164,11 @@ impl Worker {
             None => Arc::clone(&self.shared.sysinfo.read()),
         };
         let faults = &self.shared.faults;
-        let all = match self.loader.load_all(&known, &sysinfo, &self.arm()) {
+        // Who asks, and what follows a gap, is to have all of it read.
+        let trusts_stamps = &*job.cause.detail == PERIODIC;
+        let loaded =
+            self.loader.load_all(&known, trusts_stamps, &sysinfo, &self.arm());
+        let all = match loaded {
             Ok(all) => all,
             Err(e) => {
                 let _ = self.shared.cache.end_reload();

@@ -77,6 +77,13 @@ impl Draft {
         if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
             self.sources |= Sources::KSTAT;
         }
+        // What was of the zone before is not this one's: a file of it that
+        // can't be read is as one that never could.
+        if prior.is_some_and(|prior| prior.is_another_than(&row)) {
+            self.forget_what_was_known();
+            self.need(Sources::ALL);
+        }
+        let prior = self.row.as_ref();
         // Other files, other datasets.
         if prior.is_some_and(|prior| prior.zonepath != row.zonepath) {
             self.need(Sources::FILES | Sources::ZFS);
@@ -87,6 +94,15 @@ impl Draft {
         }
         self.row = Some(row);
         self.fault("zoneadm", None);
+    }
+
+    fn forget_what_was_known(&mut self) {
+        self.trusts_stamps = false;
+        self.stamps = Stamps::default();
+        (self.xml, self.zoneinfo, self.receiving) = (None, None, None);
+        (self.metadata, self.lastexited) = (None, None);
+        (self.tags, self.routes) = (None, None);
+        self.datasets = VmDatasets::default();
     }
 
     /// Takes the zone's kstat. A running zone has one: where it is missing,

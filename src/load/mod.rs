@@ -168,12 +168,15 @@ impl Loader {
 
     /// Loads every VM that zoneadm knows, and those of `known` that it no
     /// longer lists: they are asked for by name before they count as gone.
+    /// With `trusts_stamps`, files of `known` that are as they were when they
+    /// were read are not read again.
     ///
     /// # Errors
     /// If zoneadm or zfs fails: then nothing is known of any VM.
     pub fn load_all(
         &self,
         known: &[(Arc<str>, Arc<Parts>)],
+        trusts_stamps: bool,
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
     ) -> Result<LoadedAll, CommandError> {
@@ -196,7 +199,7 @@ impl Loader {
                 prior: known.get(&row.zonename).map(|p| Arc::clone(p)),
                 is_urgent: false,
             });
-            draft.trusts_stamps = true;
+            draft.trusts_stamps = trusts_stamps;
             draft.set_row(row);
             drafts.push(draft);
         }

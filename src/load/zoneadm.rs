@@ -35,6 +35,26 @@ pub struct ZoneRow {
     pub zonedid: Json,
 }
 
+impl ZoneRow {
+    /// Whether a zone is another one of the same name: this one has been
+    /// deleted, and that one made, between two looks.
+    #[must_use]
+    pub fn is_another_than(&self, new: &Self) -> bool {
+        self.has_other_zonedid(new)
+            || (self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid)
+    }
+
+    /// Whether it has another debug id, as each zone has.
+    #[must_use]
+    pub fn has_other_zonedid(&self, new: &Self) -> bool {
+        match (self.zonedid.as_f64(), new.zonedid.as_f64()) {
+            // zoneadm prints nothing where there is no id: that reads as 0.
+            (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
+            _ => false,
+        }
+    }
+}
+
 /// What a listing says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing {

@@ -38,17 +38,24 @@ pub struct Stamp {
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 impl Stamp {
-    fn of(meta: &Metadata) -> Self {
+    fn of(meta: &Metadata, now: SystemTime) -> Self {
         let times =
             [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-        Self::new(meta.dev(), meta.ino(), meta.len(), times)
+        Self::new(meta.dev(), meta.ino(), meta.len(), times, now)
     }
 
-    fn new(device: u64, inode: u64, size: u64, times: [i64; 4]) -> Self {
+    /// `now` is when it was looked at, or a moment before.
+    fn new(
+        device: u64,
+        inode: u64,
+        size: u64,
+        times: [i64; 4],
+        now: SystemTime,
+    ) -> Self {
         let [mtime, _, ctime, _] = times;
         let mut hasher = DefaultHasher::new();
         (device, inode, size, times).hash(&mut hasher);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs());
         let last = u64::try_from(ctime.max(mtime)).unwrap_or(u64::MAX);
         let is_settled =
@@ -82,7 +89,8 @@ pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
 /// # Errors
 /// Those of lstat(2).
 pub fn stamp(path: &Path) -> io::Result<Stamp> {
-    std::fs::symlink_metadata(path).map(|meta| Stamp::of(&meta))
+    let now = SystemTime::now();
+    std::fs::symlink_metadata(path).map(|meta| Stamp::of(&meta, now))
 }
 
 /// An open directory: what is read in it is in this very one.
@@ -133,6 +141,7 @@ impl Dir {
     /// Those of fstatat(2).
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
     pub fn stamp(&self, name: &str) -> io::Result<Stamp> {
+        let now = SystemTime::now();
         let stat = self.stat(name)?;
         let times = [
             stat.st_mtime as i64,
@@ -142,7 +151,7 @@ impl Dir {
         ];
         // As std casts them: the types differ between systems.
         let (device, inode) = (stat.st_dev as u64, stat.st_ino as u64);
-        Ok(Stamp::new(device, inode, stat.st_size as u64, times))
+        Ok(Stamp::new(device, inode, stat.st_size as u64, times, now))
     }
 
     fn stat(&self, name: &str) -> io::Result<libc::stat> {
@@ -194,6 +203,7 @@ fn read_opened(opened: io::Result<File>, limit: u64) -> io::Result<FileText> {
         }
         opened => opened?,
     };
+    let now = SystemTime::now();
     let meta = file.metadata()?;
     if !meta.is_file() {
         let what = "is not a regular file";
@@ -227,7 +237,7 @@ fn read_opened(opened: io::Result<File>, limit: u64) -> io::Result<FileText> {
     }
     let text = String::from_utf8(bytes)
         .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into());
-    Ok(FileText { text, stamp: Stamp::of(&meta) })
+    Ok(FileText { text, stamp: Stamp::of(&meta, now) })
 }
 
 #[cfg(test)]
@@ -292,7 +302,10 @@ mod tests {
         assert!(!old.still_holds(&stamp(&path).unwrap()));
         std::fs::remove_dir_all(&dir).unwrap();
 
-        let of = |ctime: i64| Stamp::new(1, 2, 3, [1_000_000_000, 5, ctime, 5]);
+        let of = |ctime: i64| {
+            let times = [1_000_000_000, 5, ctime, 5];
+            Stamp::new(1, 2, 3, times, SystemTime::now())
+        };
         assert!(of(1_000_000_000).is_settled);
         // A clock that was set back: what comes next may have these times.
         assert!(!of(i64::MAX).is_settled);

@@ -344,3 +344,42 @@ fn an_end_that_a_retry_finds_waits_for_what_is_reported_of_it() {
     states.dedup();
     assert_eq!(states, ["installed", "incomplete", "configured"]);
 }
+
+#[test]
+fn a_new_zone_has_nothing_of_the_one_before_it() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&["--refresh-interval", "100000"]);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let secret = "{\"customer_metadata\":{\"secret\":\"of tenant 1\"}}";
+    host.write_config(&zonename, "metadata.json", secret).unwrap();
+    let path = format!("/vms/{zonename}?wait=customer_metadata.secret=*");
+    let path = path.replace("=*", "=of%20tenant%201");
+    assert_eq!(daemon.get(&path).status, 200);
+    // Its name is another's now, whose metadata can't be read.
+    host.hurt("sysevent-zone", "drop").unwrap();
+    host.write_config(&zonename, "metadata.json", "{\"customer_").unwrap();
+    let index = host.path("/etc/zones/index");
+    let before = fs::read_to_string(&index).unwrap();
+    let new = "aaaaaaaa-1111-4111-8111-111111111111";
+    let of = |line: &str| {
+        let mut fields: Vec<_> = line.split(':').collect();
+        if fields[0] == zonename {
+            fields[3] = new;
+        }
+        fields.join(":")
+    };
+    let lines: Vec<_> = before.lines().map(of).collect();
+    fs::write(&index, lines.join("\n") + "\n").unwrap();
+    assert_eq!(daemon.get("/vms?sync=1").status, 200);
+    wait_for("it is another VM", || {
+        let uuid = daemon.vm(&zonename).map(|vm| text(&vm, "uuid").to_string());
+        if uuid.as_deref() == Some(new) {
+            Ok(())
+        } else {
+            Err(format!("{uuid:?}"))
+        }
+    });
+    let vm = daemon.vm(&zonename).unwrap();
+    assert_eq!(vm.get("customer_metadata").unwrap().to_string(), "{}");
+    wait_for_errors(&daemon, &[format!("{zonename} metadata.json")]);
+}

@@ -106,6 +106,7 @@ impl FileWatcher {
             let node = |id| tables.nodes.get(id);
             ids.iter().filter_map(|id| node(id)?.parent).collect()
         };
+        let mut is_moved = false;
         for parent in parents {
             let is_own = dir.is_some_and(|dir| {
                 let tables = self.tables.lock();
@@ -114,7 +115,9 @@ impl FileWatcher {
             });
             // What other zones share keeps its news.
             if anew && is_own {
-                self.check(parent);
+                // In another directory, the same files are watched anew: by
+                // their names they are still in the one before.
+                is_moved |= self.check(parent) != Some(false);
             } else {
                 self.ensure_armed(parent);
             }
@@ -124,7 +127,11 @@ impl FileWatcher {
             match state {
                 Some(NodeState::Armed) if !anew => {}
                 Some(NodeState::Armed) => {
-                    if self.check(id) == Some(true) {
+                    let changed = match is_moved {
+                        true => self.try_arm(id),
+                        false => self.check(id),
+                    };
+                    if changed == Some(true) {
                         self.tell(id);
                     }
                 }

@@ -57,3 +57,42 @@ fn a_directory_that_two_zones_have_tells_both() {
     watcher.stop();
     reader.join().unwrap().unwrap();
 }
+
+#[test]
+fn files_that_have_moved_with_their_directory_are_watched_anew() {
+    let name = format!("vminfod-moved-{}", std::process::id());
+    let root = Dir(std::env::temp_dir().join(name));
+    let dir = root.0.join("zones/x");
+    let (config, copy) = (dir.join(CONFIG_DIR), dir.join("copy"));
+    let tags = config.join(TAGS);
+    fs::create_dir_all(&config).unwrap();
+    fs::write(&tags, "{}").unwrap();
+    let ([_, _, sink], events) = channel(1000);
+    let watcher =
+        Arc::new(FileWatcher::new(Paths::new(&root.0), sink).unwrap());
+    // As cp -al does it.
+    fs::create_dir(&copy).unwrap();
+    fs::hard_link(&tags, copy.join(TAGS)).unwrap();
+    watcher.arm(&"a".into(), Some(&dir), false);
+    // Nobody reads events: who arms is the first to know.
+    fs::rename(&config, dir.join("old")).unwrap();
+    fs::rename(&copy, &config).unwrap();
+    watcher.arm(&"a".into(), Some(&dir), true);
+    let reader = std::thread::spawn({
+        let watcher = Arc::clone(&watcher);
+        move || watcher.run()
+    });
+    let next_of_tags = || loop {
+        let until = Instant::now() + Duration::from_secs(60);
+        if let Event::File(change) = events.next(Some(until)).unwrap().event
+            && change.file == WatchedFile::Tags
+        {
+            return;
+        }
+    };
+    fs::write(dir.join("new"), "{\"k\":1}").unwrap();
+    fs::rename(dir.join("new"), &tags).unwrap();
+    next_of_tags();
+    watcher.stop();
+    reader.join().unwrap().unwrap();
+}
