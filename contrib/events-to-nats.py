@@ -12,30 +12,36 @@ Each event of `vminfod events -j` is published on NODE's subjects:
     vminfod.NODE.-.ready                     that was all of them
 
 It keeps no state: where it goes on it learns from the last message that the
-stream has of this node, and an event that is published twice is stored once,
-since its number and the daemon's epoch are its message's id. If the broker or
-the daemon can't go on, it ends with status 1, to be started again.
+stream has of this node. So each is stored before the next is sent, and one
+that is sent twice is stored once: its number and the daemon's epoch are its
+message's id. If the broker or the daemon can't go on, it ends with status 1,
+to be started again. What is too large for the broker goes without the VM,
+without values, or as its bare number, with its size as `too_large`.
 
+NODE is the host's name; what can't be in a subject is as in a URL (%2E).
 Needs Python 3.7 and nothing else. --create makes the stream if there is none.
 """
 
 import argparse
 import base64
-import collections
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
-
-# Messages on their way: the broker stores one while the next are sent.
-WINDOW = 256
+import urllib.parse
 
 # How long the broker may take for anything, in seconds.
 BROKER_TIME = 30
 
 # Ids are kept so long by a stream that --create makes.
 DUPLICATES_TIME = 3600 * 10**9
+
+# Errors of JetStream.
+NO_MESSAGE = 10037
+TOO_LARGE = 10054
+OTHER_SETTINGS = 10058
 
 
 class Broker:
@@ -44,9 +50,9 @@ class Broker:
     def __init__(self, address):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), BROKER_TIME)
-        self.file = self.socket.makefile("rb")
-        self.inbox = "_INBOX.vminfod.%s.%d" % (
-            socket.gethostname().replace(".", "-"),
+        self.read = b""
+        self.inbox = "_INBOX.vminfod.%d.%d" % (
+            os.getpid(),
             self.socket.getsockname()[1],
         )
         self.info = json.loads(self.line().split(None, 1)[1])
@@ -60,58 +66,79 @@ class Broker:
     def send(self, data):
         self.socket.sendall(data)
 
-    def line(self):
-        line = self.file.readline()
-        if not line.endswith(b"\r\n"):
+    def fill(self):
+        read = self.socket.recv(1 << 16)
+        if not read:
             raise EOFError("the broker has closed the connection")
-        line = line[:-2]
+        self.read += read
+
+    def line(self):
+        while b"\r\n" not in self.read:
+            self.fill()
+        line, self.read = self.read.split(b"\r\n", 1)
         if line.startswith(b"-ERR"):
             raise OSError("the broker says " + line.decode())
+        if line == b"PING":
+            self.send(b"PONG\r\n")
         return line
+
+    def bytes(self, count):
+        while len(self.read) < count:
+            self.fill()
+        data, self.read = self.read[:count], self.read[count:]
+        return data
+
+    def attend(self):
+        """Reads what the broker says while nothing is asked of it."""
+        self.fill()
+        while b"\r\n" in self.read:
+            self.line()
 
     def publish(self, subject, data, message_id=None):
         """Sends a message; its answer comes under the number returned."""
         self.count += 1
         reply = "%s.%d" % (self.inbox, self.count)
-        if message_id is None:
-            head = "PUB %s %s %d\r\n" % (subject, reply, len(data))
-            self.send(head.encode() + data + b"\r\n")
-        else:
-            headers = b"NATS/1.0\r\nNats-Msg-Id: %s\r\n\r\n" % (
-                message_id.encode()
-            )
-            head = "HPUB %s %s %d %d\r\n" % (
-                subject,
-                reply,
-                len(headers),
-                len(headers) + len(data),
-            )
-            self.send(head.encode() + headers + data + b"\r\n")
+        headers = self.headers(message_id)
+        head = "HPUB %s %s %d %d\r\n" % (
+            subject,
+            reply,
+            len(headers),
+            len(headers) + len(data),
+        )
+        self.send(head.encode() + headers + data + b"\r\n")
         return self.count
+
+    @staticmethod
+    def headers(message_id):
+        headers = "NATS/1.0\r\n"
+        if message_id is not None:
+            headers += "Nats-Msg-Id: %s\r\n" % message_id
+        return (headers + "\r\n").encode()
 
     def answer(self):
         """The next answer: the number that it is to, and what it says."""
         while True:
             words = self.line().split()
-            if words[:1] == [b"PING"]:
-                self.send(b"PONG\r\n")
             if words[:1] not in ([b"MSG"], [b"HMSG"]):
                 continue
-            data = self.file.read(int(words[-1]) + 2)[:-2]
+            data = self.bytes(int(words[-1]) + 2)[:-2]
             if words[0] == b"HMSG":
                 headers, data = data.split(b"\r\n\r\n", 1)
                 if b" 503" in headers.split(b"\r\n")[0]:
-                    raise OSError("the broker has no JetStream")
+                    raise OSError("the broker has no such stream")
             number = int(words[1].rsplit(b".", 1)[1])
             return number, json.loads(data)
 
-    def ask(self, subject, question):
-        """The answer of JetStream's interface to a question."""
-        number = self.publish("$JS.API." + subject, json.dumps(question).encode())
+    def answer_to(self, number):
         while True:
             answered, said = self.answer()
             if answered == number:
                 return said
+
+    def ask(self, subject, question):
+        """The answer of JetStream's interface to a question."""
+        data = json.dumps(question).encode()
+        return self.answer_to(self.publish("$JS.API." + subject, data))
 
 
 class Bridge:
@@ -121,7 +148,6 @@ class Bridge:
         self.broker = broker
         self.stream = stream
         self.prefix = "vminfod.%s." % node
-        self.on_the_way = collections.deque()
 
     def create(self):
         said = self.broker.ask(
@@ -132,9 +158,9 @@ class Bridge:
                 "duplicate_window": DUPLICATES_TIME,
             },
         )
-        # 10058: there is one, with other settings, which is as well.
         error = said.get("error", {})
-        if error and error.get("err_code") != 10058:
+        # One with other settings is as well.
+        if error and error.get("err_code") != OTHER_SETTINGS:
             raise OSError("the stream: %s" % error.get("description"))
 
     def since(self):
@@ -143,8 +169,7 @@ class Bridge:
             "STREAM.MSG.GET." + self.stream, {"last_by_subj": self.prefix + ">"}
         )
         error = said.get("error")
-        # 10037: no message.
-        if error and error.get("err_code") != 10037:
+        if error and error.get("err_code") != NO_MESSAGE:
             raise OSError("the stream: %s" % error.get("description"))
         if error:
             return None
@@ -154,33 +179,21 @@ class Bridge:
             return None
         return "%s-%d" % (last["epoch"], last["seq"])
 
-    def publish(self, uuid, kind, event, message_id=None):
-        data = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-        self.put(self.prefix + uuid + "." + kind, data.encode(), message_id)
-
-    def put(self, subject, data, message_id):
+    def publish(self, uuid, kind, event, message_id=None, data=None):
+        """Has an event stored, as much of it as the broker takes."""
+        subject = self.prefix + uuid + "." + kind
         most = self.broker.info.get("max_payload", 1 << 20)
-        if len(data) > most:
-            # Without the VM it still tells what has changed.
-            event = json.loads(data)
-            event["vm"] = None
-            event["too_large"] = len(data)
-            data = json.dumps(event).encode()
-        self.on_the_way.append(self.broker.publish(subject, data, message_id))
-        while len(self.on_the_way) >= WINDOW:
-            self.settle_one()
-
-    def settle_one(self):
-        """Waits until the oldest message is stored."""
-        number, said = self.broker.answer()
-        if "error" in said:
-            raise OSError("not stored: %s" % said["error"]["description"])
-        if number != self.on_the_way.popleft():
-            raise OSError("answers out of order")
-
-    def settle(self):
-        while self.on_the_way:
-            self.settle_one()
+        most -= len(self.broker.headers(message_id))
+        for form in forms(event, data):
+            if len(form) > most:
+                continue
+            number = self.broker.publish(subject, form, message_id)
+            error = self.broker.answer_to(number).get("error")
+            if not error:
+                return
+            if error.get("err_code") != TOO_LARGE:
+                raise OSError("not stored: %s" % error.get("description"))
+        raise OSError("not stored: even a bare number is too large")
 
     def begin(self, ready):
         """The daemon says where its stream begins."""
@@ -197,9 +210,15 @@ class Bridge:
         self.publish("-", "ready", ready)
 
     def run(self, events):
+        """Publishes what `vminfod events` prints, until it ends."""
         parts = []
+        broker = self.broker.socket
         while True:
-            # What is there now; all of it is stored before more is read.
+            ready, _, _ = select.select([events, broker], [], [])
+            if broker in ready:
+                self.broker.attend()
+            if events not in ready:
+                continue
             read = os.read(events.fileno(), 1 << 16)
             if not read:
                 return
@@ -210,7 +229,6 @@ class Bridge:
                 parts = [lines.pop()]
                 for line in lines:
                     self.take(line)
-                self.settle()
 
     def take(self, line):
         event = json.loads(line)
@@ -218,8 +236,29 @@ class Bridge:
             self.begin(event)
             return
         message_id = "%s-%d" % (event["epoch"], event["seq"])
-        subject = self.prefix + event["uuid"] + "." + event["type"]
-        self.put(subject, line, message_id)
+        self.publish(event["uuid"], event["type"], event, message_id, line)
+
+
+def forms(event, data):
+    """An event in fewer and fewer words."""
+    whole = data or compact(event)
+    yield whole
+    event = dict(event, vm=None, too_large=len(whole))
+    yield compact(event)
+    if "changes" in event:
+        names = ("prettyPath", "path", "action")
+        event["changes"] = [
+            {name: change[name] for name in names if name in change}
+            for change in event["changes"]
+        ]
+        yield compact(event)
+    names = ("type", "date", "zonename", "uuid", "seq", "epoch", "too_large")
+    yield compact({name: event[name] for name in names if name in event})
+
+
+def compact(event):
+    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
 
 
 def main():
@@ -234,7 +273,7 @@ def main():
     parser.add_argument("--create", action="store_true")
     args = parser.parse_args()
     # A token of a subject has no dots, blanks or wildcards.
-    node = "".join(c if c.isalnum() or c in "-_" else "-" for c in args.node)
+    node = urllib.parse.quote(args.node, safe="").replace(".", "%2E")
     bridge = Bridge(Broker(args.nats), args.stream, node)
     if args.create:
         bridge.create()

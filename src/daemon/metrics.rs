@@ -92,7 +92,7 @@ fn tell_process(page: &mut Page, shared: &Shared) {
         "When the daemon was started, since the epoch.",
         started.unwrap_or_default().as_secs_f64(),
     );
-    if let Some(rss) = os::memory::measure().rss {
+    if let Some(rss) = os::memory::rss() {
         page.gauge(
             "process_resident_memory_bytes",
             "Resident memory.",
