@@ -105,6 +105,9 @@ impl Worker {
                 }
                 return finished;
             }
+            // What was read of a zone that is another than the one that is
+            // served is not kept: all of it is read again.
+            Found::Unknown if prior.is_some() => failed = Sources::ALL,
             Found::Unknown | Found::Needs(_) => {}
             Found::Parts(parts) => {
                 if is_passing(&parts) {

@@ -382,4 +382,25 @@ fn a_new_zone_has_nothing_of_the_one_before_it() {
     let vm = daemon.vm(&zonename).unwrap();
     assert_eq!(vm.get("customer_metadata").unwrap().to_string(), "{}");
     wait_for_errors(&daemon, &[format!("{zonename} metadata.json")]);
+    // Another again, whose XML can't be read either: it becomes what it is as
+    // soon as it can.
+    let xml = host.path(&format!("/etc/zones/{zonename}.xml"));
+    let good = fs::read_to_string(&xml).unwrap();
+    fs::write(&xml, "<zone").unwrap();
+    let newer = "bbbbbbbb-1111-4111-8111-111111111111";
+    let lines = fs::read_to_string(&index).unwrap().replace(new, newer);
+    fs::write(&index, lines).unwrap();
+    let metadata = format!("{zonename} metadata.json");
+    let both = [metadata.clone(), format!("{zonename} zonexml")];
+    assert_eq!(daemon.get("/vms?sync=1").status, 200);
+    wait_for_errors(&daemon, &both);
+    fs::write(&xml, good).unwrap();
+    wait_for("it is another VM again", || {
+        let uuid = daemon.vm(&zonename).map(|vm| text(&vm, "uuid").to_string());
+        if uuid.as_deref() == Some(newer) {
+            Ok(())
+        } else {
+            Err(format!("{uuid:?}"))
+        }
+    });
 }
