@@ -78,23 +78,25 @@ fn a_panic_elsewhere_ends_the_process_and_says_why() {
     assert!(said.contains("planner: panic: planted; ending"), "{said}");
 }
 
-#[test]
-fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
-    let (mut worker, shared) = worker();
-    worker.times.end_time = Duration::from_millis(100);
-    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
+/// An installed zone of which nothing else is known.
+fn parts(name: &str, shared: &Shared) -> Parts {
     let line =
         format!("5:{name}:installed:/zones/{name}:{name}:joyent:excl:1\n");
     let row = zoneadm::parse(&line).rows.pop().unwrap();
     let xml = format!(
         "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\"/>"
     );
+    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    Parts::new(row, xml, Arc::clone(&shared.sysinfo.read()))
+}
+
+#[test]
+fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
+    let (mut worker, shared) = worker();
+    worker.times.end_time = Duration::from_millis(100);
+    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let sysinfo = Arc::clone(&shared.sysinfo.read());
-    let parts = Parts::new(
-        row,
-        Arc::new(zonexml::parse(&xml).unwrap()),
-        Arc::clone(&sysinfo),
-    );
+    let parts = parts(&name, &shared);
     let finish = |sources: Sources, loaded: Loaded| {
         let cause = Cause::now("file", "a test");
         worker.finish(
@@ -127,4 +129,29 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
             finish(Sources::TAGS, loaded);
         }
     }
+}
+
+#[test]
+fn all_is_read_again_of_what_could_not_be_kept() {
+    let (mut worker, shared) = worker();
+    worker.times.retry_first = Duration::from_millis(1);
+    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
+    let loaded = |found, faults| Loaded {
+        zonename: name.clone(),
+        prior: shared.cache.parts(&name),
+        found,
+        faults,
+        hung: None,
+    };
+    let cause = Cause::now("zone", "a test");
+    let job = Job::new(Lane::Vm(name.clone()), Sources::XML, cause);
+    let found = Found::Parts(Box::new(parts(&name, &shared)));
+    worker.finish(&job, loaded(found, vec![("zoneadm", None)]), 0);
+    assert!(shared.cache.contains(&name));
+    // A zone that is another, with an XML that can't be read: what zoneadm
+    // has said of it is lost with the load.
+    let bad = vec![("zoneadm", None), ("zonexml", Some("torn".to_string()))];
+    worker.finish(&job, loaded(Found::Unknown, bad), 0);
+    let again = shared.queue.take().unwrap();
+    assert!(again.jobs[0].sources.contains(Sources::ALL));
 }

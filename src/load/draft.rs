@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::command::CommandError;
-use super::files::{self, Metadata, Place, Stamps, Sysinfo};
+use super::files::{self, Dated, Metadata, Place, Stamps, Sysinfo};
 use super::kstat;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
@@ -151,38 +151,29 @@ impl Draft {
         self.fault(source, Some(error.to_string()));
     }
 
-    /// Whether a file has to be read: it may be known, and as it was.
-    pub(super) fn has_to_read(
+    /// Reads a file, unless it is known and as it was; of a bad one the last
+    /// good value stays. `stamp` is where its stamp is kept.
+    pub(super) fn read_file<T>(
         &mut self,
         source: &'static str,
         place: Place<'_>,
-        known: impl Fn(&Stamps) -> Option<os::Stamp>,
-    ) -> bool {
-        let is_as_read = self.trusts_stamps
-            && self
-                .prior
-                .as_ref()
-                .is_some_and(|p| place.is_as_read(known(&p.stamps)));
-        if is_as_read {
-            self.fault(source, None);
-        }
-        !is_as_read
-    }
-
-    /// Takes a value that was read; of a bad one the last good one stays.
-    pub(super) fn store<T>(
-        &mut self,
-        source: &'static str,
-        read: Result<T, String>,
+        stamp: fn(&mut Stamps) -> &mut Option<os::Stamp>,
+        read: impl FnOnce(Place<'_>) -> Result<Dated<T>, String>,
         set: impl FnOnce(&mut Self, T),
     ) {
-        match read {
-            Ok(value) => {
-                set(self, value);
-                self.fault(source, None);
+        let known = *stamp(&mut self.stamps);
+        let is_known = self.trusts_stamps && self.prior.is_some();
+        let mut error = None;
+        if !is_known || !place.is_as_read(known) {
+            match read(place) {
+                Ok(read) => {
+                    *stamp(&mut self.stamps) = read.stamp;
+                    set(self, read.value);
+                }
+                Err(e) => error = Some(e),
             }
-            Err(e) => self.fault(source, Some(e)),
         }
+        self.fault(source, error);
     }
 
     /// Whether there is more to read of it.

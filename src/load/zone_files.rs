@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::draft::Draft;
-use super::files::{self, Dated, Folder, Place};
+use super::files::{self, Folder, Place};
 use super::{ArmWatches, Loader};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
@@ -24,27 +24,34 @@ impl Loader {
     }
 
     fn read_files_of(&self, draft: &mut Draft, dir: Option<&Path>) {
-        let sources = draft.sources;
-        let path = self.paths.zone_xml(&draft.zonename);
-        let place = Place::At(&path);
-        if sources.contains(Sources::XML)
-            && draft.has_to_read("zonexml", place, |known| known.xml)
-        {
-            let read = files::read_zonexml(place, self.limits.xml_bytes);
-            if let Ok(Dated { value: xml, .. }) = &read
-                && !xml.unknown.is_empty()
-            {
-                let (zonename, unknown) = (&draft.zonename, &xml.unknown);
-                log::debug!("{zonename}: its XML has unknown {unknown:?}");
-            }
-            draft.xml_changed = true;
-            draft.store("zonexml", read, |d, read| {
-                d.stamps.xml = read.stamp;
-                d.xml = Some(Arc::new(read.value));
-            });
+        if draft.sources.contains(Sources::XML) {
+            self.read_xml_of(draft);
         }
         self.read_config_of(draft, dir);
         self.read_receiving(draft);
+    }
+
+    fn read_xml_of(&self, draft: &mut Draft) {
+        let path = self.paths.zone_xml(&draft.zonename);
+        let mut is_read = false;
+        let read = |place: Place<'_>| {
+            is_read = true;
+            files::read_zonexml(place, self.limits.xml_bytes)
+        };
+        draft.read_file(
+            "zonexml",
+            Place::At(&path),
+            |stamps| &mut stamps.xml,
+            read,
+            |draft, xml| {
+                if !xml.unknown.is_empty() {
+                    let (zonename, unknown) = (&draft.zonename, &xml.unknown);
+                    log::debug!("{zonename}: its XML has unknown {unknown:?}");
+                }
+                draft.xml = Some(Arc::new(xml));
+            },
+        );
+        draft.xml_changed |= is_read;
     }
 
     /// Reads what is in the zone's own directory.
@@ -61,47 +68,43 @@ impl Loader {
         }
         let dir = Folder::open(dir);
         let config = LazyCell::new(|| dir.open_below(CONFIG_DIR));
-        if sources.contains(Sources::LASTEXITED)
-            && let place = Place::In(&dir, LASTEXITED)
-            && draft.has_to_read(LASTEXITED, place, |known| known.lastexited)
-        {
+        if sources.contains(Sources::LASTEXITED) {
             let limit = self.limits.lastexited_bytes;
-            let read = files::read_lastexited(place, limit);
-            draft.store(LASTEXITED, read, |d, read| {
-                d.stamps.lastexited = read.stamp;
-                d.lastexited = Some(read.value);
-            });
+            draft.read_file(
+                LASTEXITED,
+                Place::In(&dir, LASTEXITED),
+                |stamps| &mut stamps.lastexited,
+                |place| files::read_lastexited(place, limit),
+                |draft, exit| draft.lastexited = Some(exit),
+            );
         }
         let limit = self.limits.json_bytes;
-        if sources.contains(Sources::METADATA)
-            && let place = Place::In(&config, METADATA)
-            && draft.has_to_read(METADATA, place, |known| known.metadata)
-        {
-            let read = files::read_metadata(place, limit);
-            draft.store(METADATA, read, |d, read| {
-                d.stamps.metadata = read.stamp;
-                d.metadata = Some(read.value);
-            });
+        if sources.contains(Sources::METADATA) {
+            draft.read_file(
+                METADATA,
+                Place::In(&config, METADATA),
+                |stamps| &mut stamps.metadata,
+                |place| files::read_metadata(place, limit),
+                |draft, metadata| draft.metadata = Some(metadata),
+            );
         }
-        if sources.contains(Sources::TAGS)
-            && let place = Place::In(&config, TAGS)
-            && draft.has_to_read(TAGS, place, |known| known.tags)
-        {
-            let read = files::read_json(place, limit);
-            draft.store(TAGS, read, |d, read| {
-                d.stamps.tags = read.stamp;
-                d.tags = Some(read.value);
-            });
+        if sources.contains(Sources::TAGS) {
+            draft.read_file(
+                TAGS,
+                Place::In(&config, TAGS),
+                |stamps| &mut stamps.tags,
+                |place| files::read_json(place, limit),
+                |draft, tags| draft.tags = Some(tags),
+            );
         }
-        if sources.contains(Sources::ROUTES)
-            && let place = Place::In(&config, ROUTES)
-            && draft.has_to_read(ROUTES, place, |known| known.routes)
-        {
-            let read = files::read_json(place, limit);
-            draft.store(ROUTES, read, |d, read| {
-                d.stamps.routes = read.stamp;
-                d.routes = Some(read.value);
-            });
+        if sources.contains(Sources::ROUTES) {
+            draft.read_file(
+                ROUTES,
+                Place::In(&config, ROUTES),
+                |stamps| &mut stamps.routes,
+                |place| files::read_json(place, limit),
+                |draft, routes| draft.routes = Some(routes),
+            );
         }
     }
 

@@ -511,7 +511,9 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     let state = ["state", "zone_state"]
         .iter()
         .find_map(|path| changes.iter().find(|change| is_of(change, path)));
-    let change = state.or(changes.first())?;
+    // When a file was written says nothing beside what came before it.
+    let mut others = changes.iter().filter(|c| !is_of(c, "last_modified"));
+    let change = state.or_else(|| others.next())?;
     let path = change.get("prettyPath").and_then(Json::as_str)?;
     let new = change.get("newValue").and_then(text_of);
     let new = new.unwrap_or_else(|| "nothing".into());
