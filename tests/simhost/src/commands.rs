@@ -22,7 +22,10 @@ pub fn run(root: &Path, command: &str, args: &[String]) -> io::Result<i32> {
     }
     let state = {
         let _lock = lock(root, true)?;
-        State::load(root)?
+        match command {
+            "zfs" => State::load(root)?,
+            _ => State::load_zones(root)?,
+        }
     };
     let (output, error, exit) = match command {
         "zoneadm" => zoneadm(&state, &args),
