@@ -4,21 +4,25 @@
 //! subscriber takes the same lock for its snapshot, so that snapshot and
 //! events add up without gap or repeat. Nothing in here blocks.
 
+mod inner;
 mod publisher;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{EventKind, Hub, Line, Sight, Vm, Watch};
-use crate::load::assemble::{Parts, assemble, volume_of_path};
+use crate::json::Object;
+use crate::load::assemble::{Parts, assemble};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
+use inner::Inner;
+pub use inner::Sort;
+use publisher::Publisher;
 pub use publisher::{Published, date_text};
-use publisher::{Publisher, json_of};
 
 /// VMs that may go while everything is loaded. If it is more, everything is
 /// loaded once more.
@@ -29,6 +33,9 @@ const GONE_MAX: usize = 16_384;
 pub struct Prepared {
     parts: Arc<Parts>,
     vm: Vm,
+    /// What is served, made of the parts; `None` if it is what is served
+    /// already. It is not kept: at any time the same can be made again.
+    object: Option<Arc<Object>>,
 }
 
 impl Prepared {
@@ -36,9 +43,13 @@ impl Prepared {
     /// can't be served.
     #[must_use]
     pub fn new(parts: Parts) -> Option<Self> {
-        let object = Arc::new(assemble(&parts)?.fitted());
-        let json = json_of(&object);
-        Some(Self { parts: Arc::new(parts), vm: Vm { object, json } })
+        let object = Arc::new(assemble(&parts)?);
+        let vm = Vm::new(&object);
+        Some(Self { parts: Arc::new(parts), vm, object: Some(object) })
+    }
+
+    fn object(&self) -> Option<Arc<Object>> {
+        self.object.clone().or_else(|| assemble(&self.parts).map(Arc::new))
     }
 }
 
@@ -74,29 +85,6 @@ pub struct Cache {
     epoch: Arc<str>,
     hub: Arc<Hub>,
     inner: RwLock<Inner>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    vms: HashMap<Arc<str>, Entry>,
-    /// The order in which VMs are listed.
-    order: BTreeMap<u64, Arc<str>>,
-    last_place: u64,
-    /// Bytes of JSON.
-    bytes: usize,
-    datasets: DatasetIndex,
-    /// By uuid, the zone that is served.
-    zone_of: HashMap<Arc<str>, Arc<str>>,
-    /// While everything is loaded: who was found gone meanwhile.
-    gone: Option<HashSet<Arc<str>>>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    place: u64,
-    vm: Prepared,
-    /// The number of the event that made it what it is.
-    version: u64,
 }
 
 /// All VMs at one moment.
@@ -231,6 +219,14 @@ impl Cache {
         self.inner.read().bytes
     }
 
+    /// How many VMs there are of each sort.
+    #[must_use]
+    pub fn sorts(&self) -> Vec<(Arc<Sort>, u64)> {
+        let inner = self.inner.read();
+        let sorts = inner.sorts.iter();
+        sorts.map(|(sort, count)| (Arc::clone(sort), *count)).collect()
+    }
+
     /// All VMs.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -337,7 +333,9 @@ impl Cache {
             Arc::ptr_eq(&entry.vm.parts, base).then(|| entry.vm.vm.clone())
         });
         match served {
-            Some(vm) => Some(Prepared { parts: Arc::new(parts), vm }),
+            Some(vm) => {
+                Some(Prepared { parts: Arc::new(parts), vm, object: None })
+            }
             None => Prepared::new(parts),
         }
     }
@@ -355,6 +353,9 @@ impl Cache {
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
         cause: &Cause,
     ) -> Applied {
+        let is_same = matches!(&update, Update::Vm(vm) if vm.object.is_none());
+        // What is served is made of `base`, or another load was quicker.
+        let before = base.filter(|_| !is_same).and_then(|base| assemble(base));
         let mut inner = self.inner.write();
         if inner.is_overtaken(zonename, base, &update) {
             return Applied::Overtaken;
@@ -363,15 +364,27 @@ impl Cache {
             // As a VM of another uuid it is no longer there.
             let mut publisher = Publisher::new(self, zonename, cause, None);
             if let Some(entry) = inner.remove(zonename) {
-                publisher.now = Some(Arc::clone(&entry.vm.vm.object));
+                publisher.now = entry.vm.object();
                 publisher.delete(&[], &entry.vm);
             }
             return Applied::Twin(twin, publisher.published);
         }
         let stored = inner.vms.get(zonename);
-        let before = stored.map(|entry| Arc::clone(&entry.vm.vm.object));
-        let state = before.as_ref().and_then(|vm| vm.get_str("zone_state"));
-        let reported = transitions(state);
+        let reported = transitions(stored.map(|e| &*e.row().zone_state));
+        if is_same
+            && reported.is_empty()
+            && let Update::Vm(vm) = update
+        {
+            inner.store(zonename, vm, None);
+            return Applied::Stored {
+                published: Vec::new(),
+                is_end_unheard: false,
+            };
+        }
+        let before = match before {
+            Some(before) => Some(Arc::new(before)),
+            None => stored.and_then(|entry| entry.vm.object()),
+        };
         let mut publisher = Publisher::new(self, zonename, cause, before);
         // Each end is that of one zone, and what follows is another's.
         let mut ended: Vec<_> =
@@ -432,128 +445,5 @@ impl Cache {
         let deleted = published.iter().filter(is_delete).count();
         let is_end_unheard = deleted > ends && has_ended;
         Applied::Stored { published, is_end_unheard }
-    }
-}
-
-impl Inner {
-    /// Whether another load was quicker than one that knew a VM as `base`: it
-    /// may have begun before that, and what it did not read is of before it.
-    fn is_overtaken(
-        &mut self,
-        zonename: &Arc<str>,
-        base: Option<&Arc<Parts>>,
-        update: &Update,
-    ) -> bool {
-        match (self.vms.get(zonename), base) {
-            (Some(entry), Some(base)) => !Arc::ptr_eq(&entry.vm.parts, base),
-            (None, None) => match (&mut self.gone, update) {
-                // Once: then the VM is looked at by itself.
-                (Some(gone), Update::Vm(_)) => gone.remove(zonename),
-                _ => false,
-            },
-            _ => true,
-        }
-    }
-
-    /// The other zone that is served with the uuid of this one.
-    fn twin(&self, zonename: &str, update: &Update) -> Option<Arc<str>> {
-        let Update::Vm(vm) = update else { return None };
-        let served = self.zone_of.get(vm.parts.row.uuid.as_ref()?)?;
-        (**served != *zonename).then(|| Arc::clone(served))
-    }
-
-    fn listed(&self) -> Vec<Vm> {
-        self.order
-            .values()
-            .filter_map(|zonename| self.vms.get(zonename))
-            .map(|entry| entry.vm.vm.clone())
-            .collect()
-    }
-
-    /// A VM as it is, while the last event has this number.
-    fn sight(&self, zonename: &str, seq: u64) -> Sight {
-        match self.vms.get(zonename) {
-            Some(Entry { vm, version, .. }) => {
-                Sight { vm: Some(vm.vm.clone()), version: *version }
-            }
-            None => Sight { vm: None, version: seq },
-        }
-    }
-
-    /// Stores a VM that has become what it is by event `version`, or by none:
-    /// then it is still the same to all who read it.
-    fn store(
-        &mut self,
-        zonename: &Arc<str>,
-        mut vm: Prepared,
-        version: Option<u64>,
-    ) {
-        let old = self.vms.get(zonename);
-        if let (Some(old), None) = (old, version) {
-            vm.vm = old.vm.vm.clone();
-        }
-        let version = version.or(old.map(|old| old.version)).unwrap_or(0);
-        self.bytes += vm.vm.json.len();
-        self.bytes -= old.map_or(0, |old| old.vm.vm.json.len());
-        let place = old.map_or(self.last_place + 1, |entry| entry.place);
-        let names = dataset_names(&vm.parts);
-        let old_names = old.map(|e| dataset_names(&e.vm.parts));
-        if old_names.as_ref() != Some(&names) {
-            for name in old_names.iter().flatten() {
-                self.datasets.remove(name, zonename);
-            }
-            for name in &names {
-                self.datasets.insert(name, zonename);
-            }
-        }
-        if let Some(old) = self.vms.get(zonename).and_then(Entry::uuid) {
-            self.zone_of.remove(&old);
-        }
-        if let Some(uuid) = vm.parts.row.uuid.clone() {
-            self.zone_of.insert(uuid, Arc::clone(zonename));
-        }
-        self.last_place = self.last_place.max(place);
-        self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, vm, version };
-        self.vms.insert(Arc::clone(zonename), entry);
-    }
-
-    fn remove(&mut self, zonename: &str) -> Option<Entry> {
-        let entry = self.vms.remove(zonename)?;
-        self.order.remove(&entry.place);
-        self.bytes -= entry.vm.vm.json.len();
-        if let Some(uuid) = entry.uuid() {
-            self.zone_of.remove(&uuid);
-        }
-        for name in dataset_names(&entry.vm.parts) {
-            self.datasets.remove(&name, zonename);
-        }
-        Some(entry)
-    }
-}
-
-/// The datasets whose changes concern a VM.
-fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
-    let own: Arc<str> = parts.row.zonepath.trim_start_matches('/').into();
-    let volumes = parts.xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
-    let mut names: Vec<Arc<str>> = std::iter::once(own)
-        .chain(parts.datasets.root.iter().map(|d| Arc::clone(&d.name)))
-        .chain(parts.datasets.delegated.iter().map(|d| Arc::clone(&d.name)))
-        .chain(parts.xml.datasets.iter().cloned())
-        .chain(volumes.map(Arc::from))
-        .filter(|name| !name.is_empty())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-impl Entry {
-    fn row(&self) -> &ZoneRow {
-        &self.vm.parts.row
-    }
-
-    fn uuid(&self) -> Option<Arc<str>> {
-        self.row().uuid.clone()
     }
 }

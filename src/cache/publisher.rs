@@ -47,14 +47,6 @@ impl fmt::Display for Published {
     }
 }
 
-/// The JSON of an object.
-pub fn json_of(object: &Arc<Object>) -> Arc<[u8]> {
-    // The common size of a VM, to begin with.
-    let mut out = Vec::with_capacity(4096);
-    Json::Object(Arc::clone(object)).write(&mut out);
-    out.into()
-}
-
 /// Publishes the events of one change.
 pub struct Publisher<'a> {
     cache: &'a Cache,
@@ -90,7 +82,9 @@ impl<'a> Publisher<'a> {
         }
         self.pass_all(steps, vm);
         self.when = last_when;
-        self.step(vm.vm.clone());
+        if let Some(object) = vm.object() {
+            self.step(object, vm.vm.clone());
+        }
         self.when = None;
     }
 
@@ -109,8 +103,8 @@ impl<'a> Publisher<'a> {
         // A zone can be deleted only from this state. Who deletes a VM waits
         // for it, and for the datasets to go, which may be faster than a load.
         if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
-            let json = json_of(&last);
-            self.step(Vm { object: last, json });
+            let written = Vm::new(&last);
+            self.step(last, written);
         }
         if let Some(object) = self.now.take() {
             self.publish(EventKind::Delete, &object, None, None);
@@ -120,8 +114,9 @@ impl<'a> Publisher<'a> {
 
     fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
         for step in reported {
-            let base = self.now.as_ref().unwrap_or(&vm.vm.object);
-            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            let base = self.now.clone().or_else(|| vm.object());
+            let base = base.unwrap_or_default();
+            let next = with_zone_state(&base, step.zone_state, step.zoneid);
             self.when = step.when;
             self.pass(step, next);
         }
@@ -133,20 +128,16 @@ impl<'a> Publisher<'a> {
         let now = self.now.as_ref().and_then(|vm| vm.get_str("zone_state"));
         if now != Some(step.zone_state) {
             let next = Arc::new(next);
-            let json = json_of(&next);
-            self.step(Vm { object: next, json });
+            let written = Vm::new(&next);
+            self.step(next, written);
         }
     }
 
-    fn step(&mut self, to: Vm) {
-        let object = Arc::clone(&to.object);
+    fn step(&mut self, object: Arc<Object>, to: Vm) {
         let Some(from) = self.now.replace(Arc::clone(&object)) else {
             self.publish(EventKind::Create, &object, Some(to), None);
             return;
         };
-        if Arc::ptr_eq(&from, &object) {
-            return;
-        }
         let changes = diff(&from, &object);
         if !changes.is_empty() {
             let kind = EventKind::Modify;
@@ -171,7 +162,7 @@ impl<'a> Publisher<'a> {
             },
             zonename,
         };
-        let json = vm.as_ref().map(|vm| Arc::clone(&vm.json));
+        let json = vm.as_ref().map(|vm| Arc::clone(vm.json()));
         self.cache.hub.publish(about, vm, |seq| {
             let size = json.as_ref().map_or(0, |json| json.len());
             let mut out = Vec::with_capacity(512 + size);

@@ -103,17 +103,14 @@ fn tell_process(page: &mut Page, shared: &Shared) {
 
 #[allow(clippy::cast_precision_loss)]
 fn tell_picture(page: &mut Page, shared: &Shared) {
-    let mut by_state: BTreeMap<Vec<String>, f64> = BTreeMap::new();
-    for vm in shared.cache.snapshot().vms {
-        let of = |member| vm.object.get_str(member).unwrap_or_default();
-        let labels = vec![of("state").to_string(), of("brand").to_string()];
-        *by_state.entry(labels).or_default() += 1.0;
-    }
+    let sorts = shared.cache.sorts().into_iter().map(|(sort, count)| {
+        (vec![sort.state.clone(), sort.brand.clone()], count as f64)
+    });
     page.gauges(
         "vminfod_vms",
         "VMs by state and brand.",
         &["state", "brand"],
-        by_state,
+        sorts,
     );
     page.gauge(
         "vminfod_cache_bytes",

@@ -141,8 +141,11 @@ impl Waiting {
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
-                    let object = &vm.object;
-                    conditions.iter().all(|c| c.holds(object, &search))
+                    let of = |name: &str| {
+                        conditions.iter().any(|c| c.has_member(name))
+                    };
+                    let members = vm.members(of);
+                    conditions.iter().all(|c| c.holds(&members, &search))
                 }
             };
             if let Some(why) = search.failure() {

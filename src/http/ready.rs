@@ -10,7 +10,7 @@ use super::route::SnapshotForm;
 use super::wanted::Wanted;
 use crate::cache::{Reset, Snapshot, date_text};
 use crate::hub::{Hub, Text, Vm};
-use crate::json::{Json, write_string};
+use crate::json::write_string;
 
 /// The snapshot that was last made: streams that begin together share it.
 #[derive(Debug, Default)]
@@ -118,15 +118,13 @@ impl Beginning<'_> {
     fn part_of(&self, snapshot: &Snapshot) -> Vec<u8> {
         let mut out = vec![b'['];
         let vms = snapshot.vms.iter();
-        for vm in vms.filter(|vm| self.wanted.has_vm(&vm.object)) {
+        for vm in vms.filter(|vm| self.wanted.has_vm(vm)) {
             if out.len() > 1 {
                 out.push(b',');
             }
             match &self.wanted.fields {
-                None => out.extend_from_slice(&vm.json),
-                Some(fields) => {
-                    Json::from(fields.of(&vm.object)).write(&mut out);
-                }
+                None => out.extend_from_slice(vm.json()),
+                Some(fields) => fields.write(vm, &mut out),
             }
         }
         out.push(b']');
@@ -150,14 +148,14 @@ pub fn framed(parts: Parts, hub: &Hub, chunked: bool) -> Vec<Arc<Text>> {
 }
 
 fn escaped_array(vms: &[Vm]) -> Vec<u8> {
-    let size: usize = vms.iter().map(|vm| vm.json.len()).sum();
+    let size: usize = vms.iter().map(|vm| vm.json().len()).sum();
     let mut out = Vec::with_capacity(size + size / 4 + 2);
     out.push(b'[');
     for (i, vm) in vms.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        escape_json(&vm.json, &mut out);
+        escape_json(vm.json(), &mut out);
     }
     out.push(b']');
     out
@@ -178,6 +176,7 @@ fn escape_json(json: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Json;
 
     #[test]
     fn escaped_json_is_a_string_of_it() {

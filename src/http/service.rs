@@ -20,7 +20,7 @@ use crate::config::{HttpLimits, is_zonename};
 use crate::hub::{Hub, Sight, Vm};
 use crate::json::{Json, Object};
 use crate::metrics::Page;
-use crate::select::{Fields, Search};
+use crate::select::Search;
 
 /// The field that says up to which event an answer knows.
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
@@ -149,7 +149,10 @@ impl Service {
             let search = Search::new(self.limits.search_time);
             snapshot.vms.retain(|vm| {
                 search.failure().is_none()
-                    && of.filter.passes(&vm.object, &search)
+                    && of.filter.passes(
+                        &vm.members(|name| of.filter.has_member(name)),
+                        &search,
+                    )
             });
             if let Some(why) = search.failure() {
                 return failure(400, why);
@@ -158,9 +161,15 @@ impl Service {
         let body = match &of.fields {
             None => Body::Parts(array_of(snapshot.vms)),
             Some(fields) => {
-                let vms = snapshot.vms.iter().map(|vm| part_of(vm, fields));
-                let vms = Json::from(vms.collect::<Vec<_>>());
-                Body::Bytes(vms.to_bytes())
+                let mut vms = vec![b'['];
+                for vm in &snapshot.vms {
+                    if vms.len() > 1 {
+                        vms.push(b',');
+                    }
+                    fields.write(vm, &mut vms);
+                }
+                vms.push(b']');
+                Body::Bytes(vms)
             }
         };
         versioned(Full::new(200, JSON, body), &etag, seq)
@@ -345,14 +354,13 @@ impl Drop for Listening {
 /// The body of one VM's answer.
 pub(super) fn body_of(vm: &Vm, of: &OfVm) -> Body {
     match &of.fields {
-        None => Body::Parts(vec![Arc::clone(&vm.json)]),
-        Some(fields) => Body::Bytes(part_of(vm, fields).to_bytes()),
+        None => Body::Parts(vec![Arc::clone(vm.json())]),
+        Some(fields) => {
+            let mut part = Vec::new();
+            fields.write(vm, &mut part);
+            Body::Bytes(part)
+        }
     }
-}
-
-/// What is wanted of a VM.
-pub(super) fn part_of(vm: &Vm, fields: &Fields) -> Json {
-    Json::from(fields.of(&vm.object))
 }
 
 /// An answer with its version, and the last event that it knows of.
@@ -383,7 +391,7 @@ fn array_of(vms: Vec<Vm>) -> Vec<Arc<[u8]>> {
     for vm in vms {
         let separator = if parts.is_empty() { &begin } else { &comma };
         parts.push(Arc::clone(separator));
-        parts.push(vm.json);
+        parts.push(Arc::clone(vm.json()));
     }
     if parts.is_empty() {
         parts.push(begin);
@@ -399,15 +407,15 @@ mod tests {
     #[test]
     fn the_array_of_vms_is_json() {
         let array = |vms: &[&str]| {
-            let vm = |json: &&str| Vm {
-                object: Arc::default(),
-                json: json.as_bytes().into(),
+            let vm = |json: &&str| {
+                let vm = Json::parse(json).unwrap();
+                Vm::new(vm.as_object().unwrap())
             };
             let parts = array_of(vms.iter().map(vm).collect());
             String::from_utf8(parts.concat()).unwrap()
         };
         assert_eq!(array(&[]), "[]");
         assert_eq!(array(&["{}"]), "[{}]");
-        assert_eq!(array(&["{}", "1"]), "[{},1]");
+        assert_eq!(array(&["{}", "{\"a\":1}"]), "[{},{\"a\":1}]");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hub::{EventKind, Line};
+use crate::hub::{EventKind, Line, Vm};
 use crate::json::{Json, Key, Object};
 use crate::select::{Fields, Path};
 
@@ -25,11 +25,13 @@ pub struct Wanted {
 impl Wanted {
     /// Whether events of a VM are wanted.
     #[must_use]
-    pub fn has_vm(&self, vm: &Object) -> bool {
-        let is = |name: &str, member: &str| vm.get_str(member) == Some(name);
-        let mut vms = self.vms.iter();
-        self.vms.is_empty()
-            || vms.any(|name| is(name, "uuid") || is(name, "zonename"))
+    pub fn has_vm(&self, vm: &Vm) -> bool {
+        if self.vms.is_empty() {
+            return true;
+        }
+        let names = vm.members(|name| matches!(name, "uuid" | "zonename"));
+        let names = names.iter().filter_map(|(_, name)| name.as_str());
+        names.into_iter().any(|own| self.vms.iter().any(|name| name == own))
     }
 }
 

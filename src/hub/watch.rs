@@ -3,28 +3,21 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 
-use crate::json::Object;
+use crate::json::Written;
 use crate::sync::{Mutex, Wake};
 
 /// A VM as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct Sight {
-    /// The object and its JSON; `None` where there is no VM.
+    /// What is served; `None` where there is no VM.
     pub vm: Option<Vm>,
     /// The number of the event that made it so.
     pub version: u64,
 }
 
 /// A VM as it is served.
-#[derive(Clone, Debug)]
-pub struct Vm {
-    /// The object.
-    pub object: Arc<Object>,
-    /// Its JSON.
-    pub json: Arc<[u8]>,
-}
+pub type Vm = Written;
 
 /// What was seen of a VM and not looked at yet.
 pub struct Watch {
@@ -83,6 +76,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

@@ -8,16 +8,17 @@
 //!
 //! This module does not know what a VM is.
 
+mod read;
 mod text;
+mod written;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-
 use text::write_value;
 pub use text::{number_text, write_string};
+pub use written::{Written, value_of};
 
 /// A member's name. Names that the program knows are not allocated.
 pub type Key = Cow<'static, str>;
@@ -377,77 +378,6 @@ impl FromIterator<(Key, Json)> for Object {
     fn from_iter<I: IntoIterator<Item = (Key, Json)>>(iter: I) -> Self {
         Self::from_members(iter.into_iter().collect())
     }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct JsonVisitor;
-
-        impl<'de> Visitor<'de> for JsonVisitor {
-            type Value = Json;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-            fn visit_bool<E>(self, b: bool) -> Result<Json, E> {
-                Ok(Json::Bool(b))
-            }
-            #[allow(clippy::cast_precision_loss)]
-            fn visit_i64<E>(self, n: i64) -> Result<Json, E> {
-                Ok(Json::Number(n as f64))
-            }
-            fn visit_u64<E>(self, n: u64) -> Result<Json, E> {
-                Ok(Json::from(n))
-            }
-            fn visit_f64<E>(self, n: f64) -> Result<Json, E> {
-                Ok(Json::Number(n))
-            }
-            fn visit_str<E>(self, s: &str) -> Result<Json, E> {
-                Ok(Json::from(s))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<Json, A::Error> {
-                let mut elements = Vec::new();
-                while let Some(element) = seq.next_element()? {
-                    elements.push(element);
-                }
-                Ok(Json::from(elements))
-            }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Json, A::Error> {
-                let mut members = Vec::new();
-                while let Some((key, value)) =
-                    map.next_entry::<String, Json>()?
-                {
-                    members.push((Key::Owned(key), value));
-                }
-                // JavaScript's order: integer-like keys first, ascending.
-                if members.iter().any(|(k, _)| array_index(k).is_some()) {
-                    members.sort_by_key(|(k, _)| {
-                        array_index(k).unwrap_or(u32::MAX)
-                    });
-                }
-                Ok(Json::from(Object::from_members(members)))
-            }
-        }
-
-        d.deserialize_any(JsonVisitor)
-    }
-}
-
-/// The number of a key that JavaScript treats as an array index.
-fn array_index(key: &str) -> Option<u32> {
-    let canonical = key == "0"
-        || (key.starts_with(|c: char| ('1'..='9').contains(&c))
-            && key.bytes().all(|b| b.is_ascii_digit()));
-    if canonical { key.parse().ok().filter(|n| *n < u32::MAX) } else { None }
 }
 
 #[cfg(test)]

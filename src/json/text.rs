@@ -1,6 +1,11 @@
 //! Writing JSON as JavaScript writes it.
 
+use std::io::Write;
+
 use super::Json;
+
+/// Whole numbers below this are written as integers are, which costs less.
+const WHOLE_MAX: f64 = 1e15;
 
 /// A number as JavaScript's `String(n)` prints it; `null` if not finite.
 #[must_use]
@@ -38,6 +43,12 @@ pub(super) fn write_value(
         Json::Null => out.extend_from_slice(b"null"),
         Json::Bool(true) => out.extend_from_slice(b"true"),
         Json::Bool(false) => out.extend_from_slice(b"false"),
+        Json::Number(n) if n.fract() == 0.0 && n.abs() < WHOLE_MAX => {
+            #[allow(clippy::cast_possible_truncation)]
+            let whole = *n as i64;
+            // Writing to a Vec can't fail.
+            let _ = write!(out, "{whole}");
+        }
         Json::Number(n) => out.extend_from_slice(number_text(*n).as_bytes()),
         Json::String(s) => write_string(s, out),
         Json::Array(elements) => {

@@ -1,7 +1,7 @@
 //! `fields=`: what of a VM object is wanted.
 
 use super::path::{Part, Path};
-use crate::json::{Json, Key, Object};
+use crate::json::{Json, Key, Object, Written, value_of};
 
 /// Some of the properties of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,8 +26,45 @@ impl Fields {
     /// nothing of one is wanted.
     #[must_use]
     pub fn of(&self, object: &Object) -> Object {
-        let paths: Vec<_> = self.paths.iter().map(Path::parts).collect();
-        members(object, &paths)
+        members(object, &self.parts())
+    }
+
+    /// Appends what is wanted of an object, as [`Fields::of`]. What is wanted
+    /// whole is not read.
+    pub fn write(&self, object: &Written, out: &mut Vec<u8>) {
+        let paths = self.parts();
+        out.push(b'{');
+        let begin = out.len();
+        for (name, value) in object.iter() {
+            let below = below(&paths, |part| match part {
+                Part::Name(wanted) => wanted.as_bytes() == name,
+                Part::Any => true,
+                Part::Index(_) => false,
+            });
+            let is_whole = below.iter().any(|path| path.is_empty());
+            let part = match is_whole || below.is_empty() {
+                true => None,
+                false => part_of(&value_of(value), &below),
+            };
+            if !is_whole && part.is_none() {
+                continue;
+            }
+            if out.len() > begin {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(name);
+            out.extend_from_slice(b"\":");
+            match part {
+                Some(part) => part.write(out),
+                None => out.extend_from_slice(value),
+            }
+        }
+        out.push(b'}');
+    }
+
+    fn parts(&self) -> Vec<&[Part]> {
+        self.paths.iter().map(Path::parts).collect()
     }
 }
 
@@ -113,8 +150,15 @@ mod tests {
         ] {
             let mut wants = Fields::default();
             wants.add(fields).unwrap();
-            let got = wants.of(vm.as_object().unwrap());
-            assert_eq!(Json::from(got).to_string(), wanted, "{fields}");
+            let vm = vm.as_object().unwrap();
+            assert_eq!(
+                Json::from(wants.of(vm)).to_string(),
+                wanted,
+                "{fields}"
+            );
+            let mut out = Vec::new();
+            wants.write(&Written::new(vm), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), wanted, "{fields}");
         }
     }
 

@@ -161,14 +161,24 @@ impl Condition {
     /// looks at.
     #[must_use]
     pub fn may_be_changed_at(&self, path: &[Json]) -> bool {
-        let is = |names: &[&str]| {
-            let member = path.first().and_then(Json::as_str);
-            member.is_none_or(|member| names.contains(&member))
-        };
         match &self.what {
             What::Property(own) => own.may_meet(path),
-            What::Type => is(&["brand"]),
-            What::Ram => is(&["brand", "ram", "max_physical_memory"]),
+            _ => {
+                let member = path.first().and_then(Json::as_str);
+                member.is_none_or(|member| self.has_member(member))
+            }
+        }
+    }
+
+    /// Whether it looks at this member.
+    #[must_use]
+    pub fn has_member(&self, name: &str) -> bool {
+        match &self.what {
+            What::Property(path) => path.member() == Some(name),
+            What::Type => name == "brand",
+            What::Ram => {
+                ["brand", "ram", "max_physical_memory"].contains(&name)
+            }
         }
     }
 
@@ -245,6 +255,12 @@ impl Filter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
+    }
+
+    /// Whether some condition looks at this member.
+    #[must_use]
+    pub fn has_member(&self, name: &str) -> bool {
+        self.conditions.iter().any(|(_, c)| c.has_member(name))
     }
 
     /// Whether regular expressions are searched for, which takes its time.

@@ -152,6 +152,15 @@ impl Path {
         &self.0
     }
 
+    /// The member that it leads into.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        match self.parts() {
+            [Part::Name(member), ..] => Some(member),
+            _ => None,
+        }
+    }
+
     /// Whether `holds` holds of a value that is there.
     pub fn any(
         &self,

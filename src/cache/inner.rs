@@ -1,0 +1,200 @@
+//! The VMs, and by what they are found and counted.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Prepared, Update};
+use crate::hub::{Sight, Vm};
+use crate::json::Object;
+use crate::load::assemble::{Parts, volume_of_path};
+use crate::load::zoneadm::ZoneRow;
+use crate::plan::DatasetIndex;
+
+#[derive(Debug, Default)]
+pub struct Inner {
+    pub vms: HashMap<Arc<str>, Entry>,
+    /// The order in which VMs are listed.
+    pub order: BTreeMap<u64, Arc<str>>,
+    pub last_place: u64,
+    /// Bytes of JSON.
+    pub bytes: usize,
+    pub datasets: DatasetIndex,
+    /// By uuid, the zone that is served.
+    pub zone_of: HashMap<Arc<str>, Arc<str>>,
+    /// How many VMs are of each sort.
+    pub sorts: BTreeMap<Arc<Sort>, u64>,
+    /// While everything is loaded: who was found gone meanwhile.
+    pub gone: Option<HashSet<Arc<str>>>,
+}
+
+/// By what VMs are counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sort {
+    /// The member `state`.
+    pub state: String,
+    /// The member `brand`.
+    pub brand: String,
+}
+
+impl Sort {
+    fn of(object: &Object) -> Self {
+        let of = |name| object.get_str(name).unwrap_or_default().to_string();
+        Self { state: of("state"), brand: of("brand") }
+    }
+}
+
+#[derive(Debug)]
+pub struct Entry {
+    pub place: u64,
+    pub vm: Prepared,
+    pub sort: Arc<Sort>,
+    /// The number of the event that made it what it is.
+    pub version: u64,
+}
+
+impl Inner {
+    /// Whether another load was quicker than one that knew a VM as `base`: it
+    /// may have begun before that, and what it did not read is of before it.
+    pub fn is_overtaken(
+        &mut self,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        update: &Update,
+    ) -> bool {
+        match (self.vms.get(zonename), base) {
+            (Some(entry), Some(base)) => !Arc::ptr_eq(&entry.vm.parts, base),
+            (None, None) => match (&mut self.gone, update) {
+                // Once: then the VM is looked at by itself.
+                (Some(gone), Update::Vm(_)) => gone.remove(zonename),
+                _ => false,
+            },
+            _ => true,
+        }
+    }
+
+    /// The other zone that is served with the uuid of this one.
+    pub fn twin(&self, zonename: &str, update: &Update) -> Option<Arc<str>> {
+        let Update::Vm(vm) = update else { return None };
+        let served = self.zone_of.get(vm.parts.row.uuid.as_ref()?)?;
+        (**served != *zonename).then(|| Arc::clone(served))
+    }
+
+    pub fn listed(&self) -> Vec<Vm> {
+        self.order
+            .values()
+            .filter_map(|zonename| self.vms.get(zonename))
+            .map(|entry| entry.vm.vm.clone())
+            .collect()
+    }
+
+    /// A VM as it is, while the last event has this number.
+    pub fn sight(&self, zonename: &str, seq: u64) -> Sight {
+        match self.vms.get(zonename) {
+            Some(Entry { vm, version, .. }) => {
+                Sight { vm: Some(vm.vm.clone()), version: *version }
+            }
+            None => Sight { vm: None, version: seq },
+        }
+    }
+
+    /// Stores a VM that has become what it is by event `version`, or by none:
+    /// then it is still the same to all who read it.
+    pub fn store(
+        &mut self,
+        zonename: &Arc<str>,
+        mut vm: Prepared,
+        version: Option<u64>,
+    ) {
+        let old = self.vms.get(zonename);
+        if let (Some(old), None) = (old, version) {
+            vm.vm = old.vm.vm.clone();
+        }
+        let sort = match (old, vm.object.take()) {
+            (Some(old), None) => Arc::clone(&old.sort),
+            (_, object) => self.sort(Sort::of(&object.unwrap_or_default())),
+        };
+        if let Some(old) = old {
+            uncount(&mut self.sorts, &old.sort);
+        }
+        *self.sorts.entry(Arc::clone(&sort)).or_default() += 1;
+        let version = version.or(old.map(|old| old.version)).unwrap_or(0);
+        self.bytes += vm.vm.json().len();
+        self.bytes -= old.map_or(0, |old| old.vm.vm.json().len());
+        let place = old.map_or(self.last_place + 1, |entry| entry.place);
+        let names = dataset_names(&vm.parts);
+        let old_names = old.map(|e| dataset_names(&e.vm.parts));
+        if old_names.as_ref() != Some(&names) {
+            for name in old_names.iter().flatten() {
+                self.datasets.remove(name, zonename);
+            }
+            for name in &names {
+                self.datasets.insert(name, zonename);
+            }
+        }
+        if let Some(old) = self.vms.get(zonename).and_then(Entry::uuid) {
+            self.zone_of.remove(&old);
+        }
+        if let Some(uuid) = vm.parts.row.uuid.clone() {
+            self.zone_of.insert(uuid, Arc::clone(zonename));
+        }
+        self.last_place = self.last_place.max(place);
+        self.order.insert(place, Arc::clone(zonename));
+        let entry = Entry { place, vm, sort, version };
+        self.vms.insert(Arc::clone(zonename), entry);
+    }
+
+    pub fn remove(&mut self, zonename: &str) -> Option<Entry> {
+        let entry = self.vms.remove(zonename)?;
+        self.order.remove(&entry.place);
+        self.bytes -= entry.vm.vm.json().len();
+        uncount(&mut self.sorts, &entry.sort);
+        if let Some(uuid) = entry.uuid() {
+            self.zone_of.remove(&uuid);
+        }
+        for name in dataset_names(&entry.vm.parts) {
+            self.datasets.remove(&name, zonename);
+        }
+        Some(entry)
+    }
+
+    /// The sort as it is known, if it is.
+    fn sort(&self, sort: Sort) -> Arc<Sort> {
+        let known = self.sorts.get_key_value(&sort);
+        known.map_or_else(|| Arc::new(sort), |(known, _)| Arc::clone(known))
+    }
+}
+
+fn uncount(sorts: &mut BTreeMap<Arc<Sort>, u64>, sort: &Arc<Sort>) {
+    if let Some(count) = sorts.get_mut(sort) {
+        *count -= 1;
+        if *count == 0 {
+            sorts.remove(sort);
+        }
+    }
+}
+
+/// The datasets whose changes concern a VM.
+fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
+    let own: Arc<str> = parts.row.zonepath.trim_start_matches('/').into();
+    let volumes = parts.xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
+    let mut names: Vec<Arc<str>> = std::iter::once(own)
+        .chain(parts.datasets.root.iter().map(|d| Arc::clone(&d.name)))
+        .chain(parts.datasets.delegated.iter().map(|d| Arc::clone(&d.name)))
+        .chain(parts.xml.datasets.iter().cloned())
+        .chain(volumes.map(Arc::from))
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl Entry {
+    pub fn row(&self) -> &ZoneRow {
+        &self.vm.parts.row
+    }
+
+    fn uuid(&self) -> Option<Arc<str>> {
+        self.row().uuid.clone()
+    }
+}
