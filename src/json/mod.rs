@@ -8,6 +8,7 @@
 //!
 //! This module does not know what a VM is.
 
+mod packed;
 mod read;
 mod text;
 mod written;
@@ -16,6 +17,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+pub use packed::{Names, Packed};
 use text::write_value;
 pub use text::{number_text, write_string};
 pub use written::{Written, value_of};
@@ -348,6 +350,11 @@ impl Object {
                 !repeats[place - 1]
             });
         }
+        Self::of_distinct(members)
+    }
+
+    /// Makes an object of members in order, whose names differ.
+    fn of_distinct(members: Vec<(Key, Json)>) -> Self {
         let by_key = (members.len() > SCAN_MAX).then(|| {
             let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
             let mut by_key: Box<[u32]> = (0..count).collect();

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
-use crate::json::{Json, Object};
-use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo, empty};
+use crate::json::{Json, Object, Packed};
+use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
 use crate::load::zoneadm::ZoneRow;
@@ -33,9 +33,9 @@ pub struct Parts {
     /// Its metadata.
     pub metadata: Metadata,
     /// Its tags.
-    pub tags: Json,
+    pub tags: Packed,
     /// Its routes.
-    pub routes: Json,
+    pub routes: Packed,
     /// The dataset that a VM which is being received will have.
     pub receiving: Option<Arc<str>>,
     /// Its datasets.
@@ -56,8 +56,8 @@ impl Parts {
             lastexited: None,
             stamps: Stamps::default(),
             metadata: Metadata::default(),
-            tags: empty(),
-            routes: empty(),
+            tags: Packed::default(),
+            routes: Packed::default(),
             receiving: None,
             datasets: VmDatasets::default(),
             sysinfo,
@@ -153,7 +153,7 @@ pub fn volume_of_path(path: &str) -> Option<&str> {
 #[must_use]
 pub fn assemble(parts: &Parts) -> Option<Object> {
     let uuid = parts.row.uuid.as_ref()?;
-    let mut vm = parts.xml.vm.clone();
+    let mut vm = parts.xml.members();
     zoneadm(&mut vm, &parts.row, uuid);
     files(&mut vm, parts);
     vm.set_default("resolvers", || Json::from(Vec::new()));
@@ -167,10 +167,10 @@ pub fn assemble(parts: &Parts) -> Option<Object> {
         vm.set("init_restarts", info.init_restarts);
         vm.set("pid", info.init_pid);
     }
-    vm.set("customer_metadata", parts.metadata.customer.clone());
-    vm.set("internal_metadata", parts.metadata.internal.clone());
-    vm.set("routes", parts.routes.clone());
-    vm.set("tags", parts.tags.clone());
+    vm.set("customer_metadata", parts.metadata.customer.value(&[]));
+    vm.set("internal_metadata", parts.metadata.internal.value(&[]));
+    vm.set("routes", parts.routes.value(&[]));
+    vm.set("tags", parts.tags.value(&[]));
     if is_receiving(&vm)
         && let Some(name) = &parts.receiving
     {
@@ -255,8 +255,8 @@ pub fn uninstalled(parts: &Parts) -> Option<Object> {
     parts.lastexited = None;
     parts.stamps = Stamps { xml: parts.stamps.xml, ..Stamps::default() };
     parts.metadata = Metadata::default();
-    parts.tags = empty();
-    parts.routes = empty();
+    parts.tags = Packed::default();
+    parts.routes = Packed::default();
     parts.datasets = VmDatasets::default();
     assemble(&parts)
 }

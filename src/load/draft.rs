@@ -15,7 +15,7 @@ use super::zonexml::ZoneXml;
 use super::{Found, Loaded, NO_KSTAT, Request};
 use crate::config::Paths;
 use crate::event::{Kind, Sources};
-use crate::json::Json;
+use crate::json::Packed;
 use crate::os;
 
 /// A VM while it is loaded: what was known of it, then what was read.
@@ -34,8 +34,8 @@ pub(super) struct Draft {
     pub(super) lastexited: Option<Option<files::LastExit>>,
     pub(super) stamps: Stamps,
     pub(super) metadata: Option<Metadata>,
-    pub(super) tags: Option<Json>,
-    pub(super) routes: Option<Json>,
+    pub(super) tags: Option<Packed>,
+    pub(super) routes: Option<Packed>,
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
@@ -315,8 +315,8 @@ impl Draft {
                 lastexited: self.lastexited.flatten(),
                 stamps: self.stamps,
                 metadata: self.metadata.unwrap_or_default(),
-                tags: self.tags.unwrap_or_else(files::empty),
-                routes: self.routes.unwrap_or_else(files::empty),
+                tags: self.tags.unwrap_or_default(),
+                routes: self.routes.unwrap_or_default(),
                 receiving: self.receiving,
                 datasets: self.datasets,
                 sysinfo: Arc::clone(sysinfo),

@@ -7,24 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
-use crate::json::{Json, Object};
+use crate::json::{Json, Object, Packed};
 use crate::load::zonexml::{self, ZoneXml};
 use crate::os::{self, Dir, FileText, Stamp};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 
 /// `metadata.json`: what it says to the VM, and of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     /// `customer_metadata`
-    pub customer: Json,
+    pub customer: Packed,
     /// `internal_metadata`
-    pub internal: Json,
-}
-
-impl Default for Metadata {
-    fn default() -> Self {
-        Self { customer: empty(), internal: empty() }
-    }
+    pub internal: Packed,
 }
 
 /// How a zone last ended.
@@ -47,12 +41,6 @@ const SYSINFO_MEMBERS: [(&str, &str); 4] = [
 
 /// What every VM object says of the system: its members, in order.
 pub type Sysinfo = Object;
-
-/// An object without members.
-#[must_use]
-pub fn empty() -> Json {
-    Json::from(Object::new())
-}
 
 /// A directory of a zone, opened once for all of its files that are read.
 #[derive(Debug)]
@@ -217,7 +205,8 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// A sentence that names the file, if it can't be read or is not JSON.
 pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     let Some(file) = read_optional(place, limit)? else {
-        return Ok(Dated { value: empty(), stamp: None });
+        let value = Json::from(Object::new());
+        return Ok(Dated { value, stamp: None });
     };
     let value = Json::parse(&file.text)
         .map_err(|e| place.error(format!("not JSON: {e}")))?;
@@ -235,7 +224,10 @@ pub fn read_metadata(
     let Dated { value, stamp } = read_json(place, limit)?;
     let object =
         value.as_object().ok_or_else(|| place.error("not a JSON object"))?;
-    let member = |name| object.get(name).cloned().unwrap_or_else(empty);
+    let member = |name| {
+        let member = object.get(name);
+        member.map_or_else(Packed::default, |value| Packed::new(value, &[]))
+    };
     let value = Metadata {
         customer: member("customer_metadata"),
         internal: member("internal_metadata"),

@@ -9,7 +9,7 @@ use super::files::{self, Folder, Place};
 use super::{ArmWatches, Loader};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
-use crate::json::Json;
+use crate::json::{Json, Packed};
 
 impl Loader {
     pub(super) fn read_files(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
@@ -94,7 +94,7 @@ impl Loader {
                 Place::In(&config, TAGS),
                 |stamps| &mut stamps.tags,
                 |place| files::read_json(place, limit),
-                |draft, tags| draft.tags = Some(tags),
+                |draft, tags| draft.tags = Some(Packed::new(&tags, &[])),
             );
         }
         if sources.contains(Sources::ROUTES) {
@@ -103,7 +103,7 @@ impl Loader {
                 Place::In(&config, ROUTES),
                 |stamps| &mut stamps.routes,
                 |place| files::read_json(place, limit),
-                |draft, routes| draft.routes = Some(routes),
+                |draft, routes| draft.routes = Some(Packed::new(&routes, &[])),
             );
         }
     }
@@ -111,9 +111,9 @@ impl Loader {
     /// A VM that is being received may say which dataset it will have.
     fn read_receiving(&self, draft: &mut Draft) {
         draft.fault("receiving", None);
-        let state = draft.xml.as_ref().and_then(|xml| xml.vm.get_str("state"));
+        let is_receiving = draft.xml.as_ref().map(|xml| xml.is_receiving);
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
-        let (Some("receiving"), Some(uuid)) = (state, uuid) else {
+        let (Some(true), Some(uuid)) = (is_receiving, uuid) else {
             draft.receiving = None;
             return;
         };

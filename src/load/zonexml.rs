@@ -7,14 +7,17 @@ use std::sync::Arc;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::json::{Json, Object};
+use crate::json::{Json, Object, Packed};
 use crate::load::properties::{
-    DEVICE, FILESYSTEM, IGNORED, NETWORK, Property, ZONE, find,
+    DEVICE, FILESYSTEM, IGNORED, NAMES, NETWORK, Property, ZONE, find,
 };
 use crate::translate::number;
 
 /// The most elements, attributes and texts of a document.
 const NODES_MAX: u32 = 100_000;
+
+/// So many members of a VM object do not come from its XML.
+const OTHER_MEMBERS: usize = 36;
 
 /// The most attributes of a document, counted by their `=`; a tenth of it
 /// where entities may repeat them.
@@ -24,7 +27,9 @@ const ATTRIBUTES_MAX: usize = 10_000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ZoneXml {
     /// The members of the VM object that come from here, in order.
-    pub vm: Object,
+    vm: Packed,
+    /// Whether the VM is being received.
+    pub is_receiving: bool,
     /// The zone's brand.
     pub brand: String,
     /// The zone's directory.
@@ -35,6 +40,15 @@ pub struct ZoneXml {
     pub disk_paths: Vec<Arc<str>>,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
+}
+
+impl ZoneXml {
+    /// The members of the VM object that come from here, in order, with room
+    /// for all the others.
+    #[must_use]
+    pub fn members(&self) -> Object {
+        self.vm.members(&NAMES, OTHER_MEMBERS)
+    }
 }
 
 /// What a brand changes in a VM object.
@@ -256,7 +270,8 @@ impl Reader {
         }
         split_transition(&mut self.vm);
         ZoneXml {
-            vm: self.vm.fitted(),
+            vm: Packed::object(&self.vm, &NAMES),
+            is_receiving: self.vm.get_str("state") == Some("receiving"),
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
             datasets: self.datasets,
@@ -319,7 +334,7 @@ mod tests {
     }
 
     fn text(xml: &ZoneXml) -> String {
-        Json::from(xml.vm.clone()).to_string()
+        Json::from(xml.members()).to_string()
     }
 
     #[test]
@@ -376,13 +391,13 @@ mod tests {
     #[test]
     fn autoboot_of_kvm_is_its_vm_autoboot() {
         let xml = zone("autoboot=\"true\" brand=\"kvm\"", "");
-        assert_eq!(xml.vm.get("autoboot"), None);
+        assert_eq!(xml.members().get("autoboot"), None);
         let vm_autoboot = "<attr name=\"vm-autoboot\" value=\"false\"/>";
         let xml = zone("autoboot=\"true\" brand=\"kvm\"", vm_autoboot);
-        assert_eq!(xml.vm.get("autoboot"), Some(&Json::Bool(false)));
-        assert_eq!(xml.vm.get("vm_autoboot"), None);
+        assert_eq!(xml.members().get("autoboot"), Some(&Json::Bool(false)));
+        assert_eq!(xml.members().get("vm_autoboot"), None);
         let xml = zone("autoboot=\"true\" brand=\"bhyve\"", vm_autoboot);
-        assert_eq!(xml.vm.get("autoboot"), Some(&Json::Bool(true)));
+        assert_eq!(xml.members().get("autoboot"), Some(&Json::Bool(true)));
     }
 
     #[test]
