@@ -177,9 +177,11 @@ fn uncount(sorts: &mut BTreeMap<Arc<Sort>, u64>, sort: &Arc<Sort>) {
 fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
     let own: Arc<str> = parts.row.zonepath.trim_start_matches('/').into();
     let volumes = parts.xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
-    let mut names: Vec<Arc<str>> = std::iter::once(own)
-        .chain(parts.datasets.root.iter().map(|d| Arc::clone(&d.name)))
-        .chain(parts.datasets.delegated.iter().map(|d| Arc::clone(&d.name)))
+    // Of names that are the same, the one that is kept anyway is kept.
+    let listed = parts.datasets.root.iter().chain(&parts.datasets.delegated);
+    let mut names: Vec<Arc<str>> = listed
+        .map(|dataset| Arc::clone(&dataset.name))
+        .chain([own])
         .chain(parts.xml.datasets.iter().cloned())
         .chain(volumes.map(Arc::from))
         .filter(|name| !name.is_empty())

@@ -114,8 +114,9 @@ fn says_no_such_zone(run: &Run, stderr: &str) -> bool {
 #[must_use]
 pub fn parse(text: &str) -> Listing {
     let mut listing = Listing::default();
+    let mut words = Words::default();
     for line in text.lines().filter(|l| !l.is_empty()) {
-        match parse_line(line) {
+        match parse_line(line, &mut words) {
             Ok(Some(row)) => listing.rows.push(row),
             Ok(None) => listing.has_global = true,
             Err(what) => {
@@ -131,8 +132,31 @@ fn is_cut_off(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('\n')
 }
 
+/// Words that stand in many lines, each kept once.
+#[derive(Default)]
+struct Words(Vec<Arc<str>>);
+
+impl Words {
+    /// There are a dozen states and brands.
+    const MAX: usize = 32;
+
+    fn share(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.0.iter().find(|known| ***known == *word) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = word.into();
+        if self.0.len() < Self::MAX {
+            self.0.push(Arc::clone(&new));
+        }
+        new
+    }
+}
+
 /// The row of a line; `None` for the global zone.
-fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
+fn parse_line(
+    line: &str,
+    words: &mut Words,
+) -> Result<Option<ZoneRow>, &'static str> {
     let fields = split_fields(line);
     let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =
         <[String; 8]>::try_from(fields)
@@ -149,21 +173,22 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
         return Err("no state or no brand");
     }
     let uuid_is_set = uuid.len() == 36 && uuid.contains(|c| !"0-".contains(c));
-    let uuid = if uuid_is_set {
-        Some(uuid.into())
-    } else {
-        Some(zonename.as_str()).filter(|n| is_uuid(n)).map(Arc::from)
+    let zonename: Arc<str> = zonename.into();
+    let uuid = match uuid_is_set && *uuid != *zonename {
+        true => Some(uuid.into()),
+        false => Some(Arc::clone(&zonename)),
     };
+    let uuid = uuid.filter(|uuid| uuid_is_set || is_uuid(uuid));
     Ok(Some(ZoneRow {
-        zonename: zonename.into(),
+        zonename,
         zoneid: Some(zoneid.as_str())
             .filter(|id| *id != "-")
             .map_or(Json::Null, translate::number),
-        zone_state: zone_state.into(),
+        zone_state: words.share(&zone_state),
         zonepath: zonepath.into(),
         uuid,
         uuid_is_set,
-        brand: brand.into(),
+        brand: words.share(&brand),
         zonedid: translate::number(&zonedid),
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::config::{Paths, ZVOL_RDSK};
 use crate::json::Json;
@@ -45,7 +45,7 @@ pub struct Dataset {
     /// The name, `pool/…`.
     pub name: Arc<str>,
     /// Where it is mounted; of a volume its raw device.
-    pub mountpoint: String,
+    pub mountpoint: Arc<str>,
     /// Whether it is managed from within a zone.
     pub zoned: bool,
     /// The column `compression`.
@@ -91,7 +91,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub struct Datasets {
     by_name: HashMap<Arc<str>, Arc<Dataset>>,
-    by_mountpoint: HashMap<String, Arc<str>>,
+    by_mountpoint: HashMap<Arc<str>, Arc<str>>,
     /// Snapshots that were listed without their dataset.
     snapshots: HashMap<Arc<str>, Vec<Snapshot>>,
     /// Names that could not be listed, and why.
@@ -390,7 +390,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
             // Of several at one place it is the one that is named like it.
             let at = dataset.mountpoint.clone();
             let is_named_so = at.strip_prefix('/') == Some(&*name);
-            if is_named_so || !datasets.by_mountpoint.contains_key(&at) {
+            if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {
                 datasets.by_mountpoint.insert(at, Arc::clone(&name));
             }
         }
@@ -433,9 +433,9 @@ fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
     };
     Dataset {
         name: name.into(),
-        mountpoint,
+        mountpoint: mountpoint.into(),
         zoned: zoned == "on",
-        compression: Json::from(compression),
+        compression: compression_of(compression),
         creation: numeric(creation),
         filesystem_limit: numeric(filesystem_limit),
         quota: numeric(quota),
@@ -467,12 +467,23 @@ fn parse_snapshot(
     })
 }
 
+/// Words that stand in nearly every line, each kept once.
+static NOT_APPLICABLE: LazyLock<Json> = LazyLock::new(|| Json::from("-"));
+/// See [`NOT_APPLICABLE`].
+static COMPRESSIONS: LazyLock<[Json; 4]> =
+    LazyLock::new(|| ["off", "on", "lz4", "-"].map(Json::from));
+
 /// A numeric column: a number, or the string `-` where it does not apply.
 fn numeric(field: &str) -> Json {
     match field {
-        "-" => Json::from("-"),
+        "-" => NOT_APPLICABLE.clone(),
         text => parse_number(text).map_or(Json::Null, Json::Number),
     }
+}
+
+fn compression_of(field: &str) -> Json {
+    let known = COMPRESSIONS.iter().find(|c| c.as_str() == Some(field));
+    known.cloned().unwrap_or_else(|| Json::from(field))
 }
 
 #[cfg(test)]

@@ -74,7 +74,10 @@ fn one_odd_line_costs_no_other() {
         + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
     let datasets = parse(&text, Depth::Children).unwrap();
     assert!(datasets.mounted_at("/zones/a").is_some());
-    assert_eq!(datasets.get("zones/a/data").unwrap().mountpoint, "/x\ty");
+    assert_eq!(
+        datasets.get("zones/a/data").unwrap().mountpoint.as_ref(),
+        "/x\ty"
+    );
     assert!(datasets.odd().unwrap().contains('z'));
 }
 

@@ -9,8 +9,8 @@
 //! so that none appears unseen between the two.
 //!
 //! The tables are not locked across a system call: they say what is to be
-//! done, then it is done, then they are told. A path's own lock is: a file
-//! system that hangs holds up whoever arms that one path.
+//! done, then it is done, then they are told. Who arms a path has it for
+//! himself meanwhile: a file system that hangs holds up whoever arms that one.
 
 mod poll;
 mod tables;
@@ -27,7 +27,7 @@ use crate::event::{Event, FileChange, WatchedFile};
 use crate::faults::Fault;
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::watch::Sink;
-use tables::{NodeState, Tables};
+use tables::{NodeState, Tables, ZoneFiles};
 
 /// A file that can't be watched: it is looked at from time to time instead.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct FileWatcher {
     paths: Paths,
     sink: Sink,
     tables: Mutex<Tables>,
+    /// Somebody is done with arming a path.
+    done: Condvar,
     /// Some path can't be watched, or the watcher is being stopped.
     to_poll: Condvar,
 }
@@ -56,8 +58,9 @@ impl FileWatcher {
     /// If the system gives no event port.
     pub fn new(paths: Paths, sink: Sink) -> io::Result<Self> {
         let watch = FsWatch::new()?;
-        let (tables, to_poll) = (Mutex::default(), Condvar::new());
-        Ok(Self { watch, paths, sink, tables, to_poll })
+        let (done, to_poll) = (Condvar::new(), Condvar::new());
+        let tables = Mutex::default();
+        Ok(Self { watch, paths, sink, tables, done, to_poll })
     }
 
     /// Hands events on until it is stopped.
@@ -104,15 +107,11 @@ impl FileWatcher {
         let parents: BTreeSet<_> = {
             let tables = self.tables.lock();
             let node = |id| tables.nodes.get(id);
-            ids.iter().filter_map(|id| node(id)?.parent).collect()
+            ids.iter().filter_map(|id| node(id)?.parent()).collect()
         };
         let mut is_moved = false;
         for parent in parents {
-            let is_own = dir.is_some_and(|dir| {
-                let tables = self.tables.lock();
-                let node = tables.nodes.get(&parent);
-                node.is_some_and(|node| node.path.starts_with(dir))
-            });
+            let is_own = self.tables.lock().is_in(parent, zonename);
             // What other zones share keeps its news.
             if anew && is_own {
                 // In another directory, the same files are watched anew: by
@@ -148,8 +147,8 @@ impl FileWatcher {
         let dropped = {
             let mut tables = self.tables.lock();
             match tables.zones.remove(zonename) {
-                Some((_, ids)) => {
-                    let own = tables.disown(zonename, &ids);
+                Some(zone) => {
+                    let own = tables.disown(zonename, &zone.files);
                     tables.drop_nodes(&own)
                 }
                 None => Vec::new(),
@@ -187,31 +186,35 @@ impl FileWatcher {
         dir: Option<&Path>,
     ) -> (Vec<u64>, Vec<u64>) {
         let mut tables = self.tables.lock();
-        if let Some((known, ids)) = tables.zones.get(zonename)
-            && known.as_deref() == dir
-            && ids.iter().all(|id| tables.nodes.contains_key(id))
+        if let Some(zone) = tables.zones.get(zonename)
+            && zone.dir.and_then(|id| tables.path(id)).as_deref() == dir
+            && zone.files.iter().all(|id| tables.nodes.contains_key(id))
         {
-            return (ids.to_vec(), Vec::new());
+            return (zone.files.to_vec(), Vec::new());
         }
-        let mut files =
-            vec![(self.paths.zone_xml(zonename), WatchedFile::ZoneXml)];
+        let root = self.paths.root();
+        let xml = tables.node(&self.paths.zone_xml(zonename), root);
+        let mut files = vec![(xml, WatchedFile::ZoneXml)];
+        let dir = dir.map(|dir| tables.node(dir, root));
         if let Some(dir) = dir {
-            let config = dir.join(CONFIG_DIR);
-            files.push((dir.join(LASTEXITED), WatchedFile::LastExited));
-            files.push((config.join(METADATA), WatchedFile::Metadata));
-            files.push((config.join(TAGS), WatchedFile::Tags));
-            files.push((config.join(ROUTES), WatchedFile::Routes));
+            let config = tables.child(dir, CONFIG_DIR);
+            for (dir, name, file) in [
+                (dir, LASTEXITED, WatchedFile::LastExited),
+                (config, METADATA, WatchedFile::Metadata),
+                (config, TAGS, WatchedFile::Tags),
+                (config, ROUTES, WatchedFile::Routes),
+            ] {
+                files.push((tables.child(dir, name), file));
+            }
         }
-        let mut ids = Vec::new();
-        for (path, file) in files {
-            let id = tables.node(&path, self.paths.root());
-            tables.add_subject(id, (Some(Arc::clone(zonename)), file));
-            ids.push(id);
+        for (id, file) in &files {
+            tables.add_subject(*id, (Some(Arc::clone(zonename)), *file));
         }
-        let zone = (dir.map(Arc::from), ids.clone().into_boxed_slice());
+        let ids: Vec<_> = files.into_iter().map(|(id, _)| id).collect();
+        let zone = ZoneFiles { dir, files: ids.clone().into_boxed_slice() };
         let before = tables.zones.insert(Arc::clone(zonename), zone);
         let old: Vec<_> = before
-            .map(|(_, ids)| ids.into_vec())
+            .map(|zone| zone.files.into_vec())
             .unwrap_or_default()
             .into_iter()
             .filter(|id| !ids.contains(id))
@@ -272,7 +275,7 @@ impl FileWatcher {
                 self.tell(id);
                 return;
             }
-            node.children.clone()
+            node.children().to_vec()
         };
         for child in children {
             self.look_again(child);
@@ -304,16 +307,15 @@ impl FileWatcher {
         wanted: impl FnOnce(NodeState) -> bool,
         add: fn(&FsWatch, u64, &Path) -> io::Result<bool>,
     ) -> Option<bool> {
-        let (path, parent, arming) = {
+        let _arming = self.take(id);
+        let (path, parent, state) = {
             let tables = self.tables.lock();
             let node = tables.nodes.get(&id)?;
-            (node.path.clone(), node.parent, Arc::clone(&node.arming))
+            if !wanted(node.state) {
+                return Some(false);
+            }
+            (tables.path(id)?, node.parent(), node.state)
         };
-        let _arming = arming.lock();
-        let state = self.tables.lock().state(id)?;
-        if !wanted(state) {
-            return Some(false);
-        }
         let armed = match add(&self.watch, id, &path) {
             Err(e) if is_missing(&e) => {
                 // From here on, news of the directory makes its reader look
@@ -382,11 +384,8 @@ impl FileWatcher {
 
     /// Stops watching a directory that holds no files and lacks nothing.
     fn rest(&self, id: u64) {
-        let node =
-            self.tables.lock().nodes.get(&id).map(|n| Arc::clone(&n.arming));
-        let Some(arming) = node else { return };
         let rested = {
-            let _arming = arming.lock();
+            let _arming = self.take(id);
             let mut tables = self.tables.lock();
             let rests = tables.may_rest(id);
             if rests {
@@ -403,6 +402,15 @@ impl FileWatcher {
         }
     }
 
+    /// Takes a path to arm it, as soon as nobody else does.
+    fn take(&self, id: u64) -> Arming<'_> {
+        let mut tables = self.tables.lock();
+        while !tables.arming.insert(id) {
+            self.done.wait(&mut tables);
+        }
+        Arming { files: self, id }
+    }
+
     /// Tells that a file has changed.
     fn tell(&self, id: u64) {
         let subjects = {
@@ -412,6 +420,19 @@ impl FileWatcher {
         for (zonename, file) in subjects.into_iter().flatten() {
             self.sink.send(Event::File(FileChange { zonename, file }));
         }
+    }
+}
+
+/// A path that somebody arms.
+struct Arming<'a> {
+    files: &'a FileWatcher,
+    id: u64,
+}
+
+impl Drop for Arming<'_> {
+    fn drop(&mut self) {
+        self.files.tables.lock().arming.remove(&self.id);
+        self.files.done.notify_all();
     }
 }
 

@@ -3,8 +3,7 @@
 //! and armed as soon as that can be done.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::FileWatcher;
@@ -131,20 +130,16 @@ impl Tables {
         !self.failed.is_empty() || !self.to_arm.is_empty()
     }
 
-    fn path(&self, id: u64) -> Option<Arc<Path>> {
-        self.nodes.get(&id).map(|node| node.path.clone())
-    }
-
     /// The file itself, or all files below a directory.
-    fn files_of(&self, id: u64) -> Vec<(u64, Arc<Path>)> {
+    fn files_of(&self, id: u64) -> Vec<(u64, PathBuf)> {
         let mut files = Vec::new();
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {
             let Some(node) = self.nodes.get(&id) else { continue };
             if !node.subjects.is_empty() {
-                files.push((id, node.path.clone()));
+                files.extend(self.path(id).map(|path| (id, path)));
             }
-            ids.extend(&node.children);
+            ids.extend(node.children());
         }
         files
     }

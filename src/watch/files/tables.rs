@@ -1,32 +1,56 @@
 //! What is watched, whose it is, and what is missing: without system calls.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::poll::FileStamp;
+use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::WatchedFile;
 use crate::faults::Fault;
 
 /// Which file of which zone: who wants to know.
 pub type Subject = (Option<Arc<str>>, WatchedFile);
 
+/// In place of a directory's number: there is none above.
+const NO_PARENT: u64 = 0;
+
 /// One path that is watched, or waited for.
 #[derive(Debug)]
 pub struct Node {
-    pub path: Arc<Path>,
-    pub parent: Option<u64>,
+    /// In its directory; the whole path, if there is none above.
+    name: Arc<OsStr>,
+    parent: u64,
     /// Whose file it is; nobody's, if it is a directory.
-    pub subjects: Vec<Subject>,
-    pub children: Vec<u64>,
-    /// Children that are not there.
-    pub missing: Vec<u64>,
+    pub subjects: Box<[Subject]>,
+    /// What is in it, if it is a directory.
+    pub entries: Option<Box<Entries>>,
     pub state: NodeState,
-    /// Held by who arms it, so that its state is that of the last try. A
-    /// child's is taken before its parent's.
-    pub arming: Arc<Mutex<()>>,
+}
+
+/// What is watched, or waited for, in a directory.
+#[derive(Debug, Default)]
+pub struct Entries {
+    pub all: Vec<u64>,
+    /// Those that are not there.
+    pub missing: Vec<u64>,
+}
+
+impl Node {
+    pub fn parent(&self) -> Option<u64> {
+        Some(self.parent).filter(|parent| *parent != NO_PARENT)
+    }
+
+    /// What is in it.
+    pub fn children(&self) -> &[u64] {
+        self.entries.as_ref().map_or(&[], |entries| &entries.all)
+    }
+
+    /// What is in it and not there.
+    pub fn missing(&self) -> &[u64] {
+        self.entries.as_ref().map_or(&[], |entries| &entries.missing)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +63,25 @@ pub enum NodeState {
     Missing,
 }
 
-/// The directory of a zone, and its files.
-pub type ZoneFiles = (Option<Arc<Path>>, Box<[u64]>);
+/// The files of a zone, and its directory.
+#[derive(Clone, Debug)]
+pub struct ZoneFiles {
+    pub dir: Option<u64>,
+    pub files: Box<[u64]>,
+}
 
 #[derive(Debug, Default)]
 pub struct Tables {
     pub last_id: u64,
-    pub nodes: HashMap<u64, Node>,
-    pub by_path: HashMap<Arc<Path>, u64>,
-    /// The files of each zone, and its directory.
+    pub nodes: HashMap<u64, Box<Node>>,
+    /// By directory and name.
+    by_place: HashMap<(u64, Arc<OsStr>), u64>,
+    /// Names that many have.
+    names: HashSet<Arc<OsStr>>,
+    /// Those that somebody arms just now, so that the state of each is that
+    /// of the last try. A child is taken before its parent.
+    pub arming: HashSet<u64>,
+    /// The files of each zone.
     pub zones: HashMap<Arc<str>, ZoneFiles>,
     /// Paths that can't be watched, why, and what their files looked like.
     pub failed: BTreeMap<u64, Unwatched>,
@@ -58,6 +92,10 @@ pub struct Tables {
     pub to_arm: BTreeSet<u64>,
     pub stopping: bool,
 }
+
+/// Names of files and directories that every zone has.
+const SHARED_NAMES: [&str; 5] =
+    [CONFIG_DIR, LASTEXITED, METADATA, TAGS, ROUTES];
 
 /// A path that can't be watched.
 #[derive(Debug)]
@@ -71,31 +109,60 @@ impl Tables {
     /// The node of a path; it and the directories above it, up to `root`, are
     /// made if need be.
     pub fn node(&mut self, path: &Path, root: &Path) -> u64 {
-        if let Some(id) = self.by_path.get(path) {
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name))
+                if path != root && path.starts_with(root) =>
+            {
+                let parent = self.node(parent, root);
+                self.child(parent, name)
+            }
+            _ => self.child(NO_PARENT, path.as_os_str()),
+        }
+    }
+
+    /// The node of a name in a directory; it is made if need be.
+    pub fn child(&mut self, parent: u64, name: impl AsRef<OsStr>) -> u64 {
+        let name = self.name(name.as_ref());
+        let place = (parent, name);
+        if let Some(id) = self.by_place.get(&place) {
             return *id;
         }
-        let parent = path
-            .parent()
-            .filter(|_| path != root && path.starts_with(root))
-            .map(|parent| self.node(parent, root));
         self.last_id += 1;
         let id = self.last_id;
-        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            parent.children.push(id);
+        if let Some(parent) = self.nodes.get_mut(&parent) {
+            parent.entries.get_or_insert_default().all.push(id);
         }
-        let path: Arc<Path> = path.into();
         let node = Node {
-            path: Arc::clone(&path),
+            name: Arc::clone(&place.1),
             parent,
-            subjects: Vec::new(),
-            children: Vec::new(),
-            missing: Vec::new(),
+            subjects: Box::default(),
+            entries: None,
             state: NodeState::Idle,
-            arming: Arc::default(),
         };
-        self.nodes.insert(id, node);
-        self.by_path.insert(path, id);
+        self.nodes.insert(id, Box::new(node));
+        self.by_place.insert(place, id);
         id
+    }
+
+    /// A name, kept once if every zone has a file of that name.
+    fn name(&mut self, name: &OsStr) -> Arc<OsStr> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<OsStr> = name.into();
+        if SHARED_NAMES.iter().any(|shared| name == OsStr::new(shared)) {
+            self.names.insert(Arc::clone(&new));
+        }
+        new
+    }
+
+    /// The path of a node.
+    pub fn path(&self, id: u64) -> Option<PathBuf> {
+        let node = self.nodes.get(&id)?;
+        match node.parent() {
+            None => Some(PathBuf::from(&*node.name)),
+            Some(parent) => Some(self.path(parent)?.join(&*node.name)),
+        }
     }
 
     /// Notes whose file a path is; by mistake it may be that of several.
@@ -103,10 +170,22 @@ impl Tables {
         if let Some(node) = self.nodes.get_mut(&id)
             && !node.subjects.contains(&subject)
         {
-            // Nearly always it is that of one.
-            node.subjects.reserve_exact(1);
-            node.subjects.push(subject);
+            let subjects = std::mem::take(&mut node.subjects);
+            node.subjects = subjects.into_iter().chain([subject]).collect();
         }
+    }
+
+    /// Whether a path is the directory of a zone, or in it.
+    pub fn is_in(&self, id: u64, zonename: &str) -> bool {
+        let dir = self.zones.get(zonename).and_then(|zone| zone.dir);
+        let mut id = Some(id);
+        while let Some(own) = id {
+            if dir == Some(own) {
+                return true;
+            }
+            id = self.nodes.get(&own).and_then(|node| node.parent());
+        }
+        false
     }
 
     pub fn state(&self, id: u64) -> Option<NodeState> {
@@ -121,19 +200,19 @@ impl Tables {
         let Some(node) = self.nodes.get(&id) else { return false };
         let is_file = |child: &u64| self.is_dir(*child) == Some(false);
         node.state == NodeState::Armed
-            && node.missing.is_empty()
-            && !node.children.iter().any(is_file)
+            && node.missing().is_empty()
+            && !node.children().iter().any(is_file)
             && node.subjects.is_empty()
     }
 
     pub fn children(&self, id: u64) -> Vec<u64> {
         let node = self.nodes.get(&id);
-        node.map(|n| n.children.clone()).unwrap_or_default()
+        node.map(|n| n.children().to_vec()).unwrap_or_default()
     }
 
     pub fn missing(&self, id: u64) -> Vec<u64> {
         let node = self.nodes.get(&id);
-        node.map(|n| n.missing.clone()).unwrap_or_default()
+        node.map(|n| n.missing().to_vec()).unwrap_or_default()
     }
 
     /// Sets a node's state, and tells its directory; `false` if there is no
@@ -142,14 +221,14 @@ impl Tables {
         let Some(node) = self.nodes.get_mut(&id) else { return false };
         let before = std::mem::replace(&mut node.state, state);
         let parent = node.parent;
-        if let Some(parent) = parent.and_then(|p| self.nodes.get_mut(&p)) {
-            match (before, state) {
-                (NodeState::Missing, NodeState::Missing) => {}
-                (_, NodeState::Missing) => parent.missing.push(id),
-                (NodeState::Missing, _) => {
-                    parent.missing.retain(|child| *child != id);
-                }
-                (_, _) => {}
+        let is_missing = |state| state == NodeState::Missing;
+        if is_missing(before) != is_missing(state)
+            && let Some(parent) = self.nodes.get_mut(&parent)
+        {
+            let missing = &mut parent.entries.get_or_insert_default().missing;
+            match is_missing(state) {
+                true => missing.push(id),
+                false => missing.retain(|child| *child != id),
             }
         }
         true
@@ -164,7 +243,8 @@ impl Tables {
             let is_other = |(owner, _): &Subject| {
                 owner.as_deref().is_none_or(|owner| *owner != *zonename)
             };
-            node.subjects.retain(is_other);
+            let subjects = std::mem::take(&mut node.subjects);
+            node.subjects = subjects.into_iter().filter(is_other).collect();
             if node.subjects.is_empty() {
                 nobodys.push(*id);
             }
@@ -180,23 +260,22 @@ impl Tables {
             let mut next = Some(*id);
             while let Some(id) = next {
                 let is_needed = self.nodes.get(&id).is_none_or(|node| {
-                    !node.children.is_empty()
+                    !node.children().is_empty()
                         || (!node.subjects.is_empty() && !ids.contains(&id))
                 });
                 if is_needed {
                     break;
                 }
                 let Some(node) = self.nodes.remove(&id) else { break };
-                self.by_path.remove(&node.path);
+                self.by_place.remove(&(node.parent, Arc::clone(&node.name)));
                 self.failed.remove(&id);
                 dropped.push(id);
-                if let Some(parent) =
-                    node.parent.and_then(|p| self.nodes.get_mut(&p))
-                {
-                    parent.children.retain(|child| *child != id);
-                    parent.missing.retain(|child| *child != id);
+                let parent = self.nodes.get_mut(&node.parent);
+                if let Some(entries) = parent.and_then(|p| p.entries.as_mut()) {
+                    entries.all.retain(|child| *child != id);
+                    entries.missing.retain(|child| *child != id);
                 }
-                next = node.parent;
+                next = node.parent();
             }
         }
         dropped
