@@ -61,13 +61,13 @@ typedef struct stamp {
 typedef struct watch {
 	struct watch	*w_next;	/* in its bucket */
 	uint64_t	w_id;
-	char		*w_path;
 	uint32_t	w_refs;		/* guarded by fw_lock */
+	char		w_ended;	/* no longer in the table */
+	char		w_armed;	/* w_stamp is meaningful */
 	pthread_mutex_t	w_lock;
-	int		w_ended;	/* no longer in the table */
-	int		w_armed;	/* w_stamp is meaningful */
 	stamp_t		w_stamp;	/* of the file as it was last armed */
 	file_obj_t	w_object;
+	char		w_path[];
 } watch_t;
 
 struct fswatch {
@@ -156,7 +156,6 @@ static void
 watch_free(watch_t *w)
 {
 	(void) pthread_mutex_destroy(&w->w_lock);
-	free(w->w_path);
 	free(w);
 }
 
@@ -291,13 +290,13 @@ fswatch_close(fswatch_t *fw)
 static int
 watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 {
-	watch_t *w = calloc(1, sizeof (*w));
+	size_t size = strlen(path) + 1;
+	watch_t *w = calloc(1, sizeof (*w) + size);
 	watch_t **at;
 
-	if (w == NULL || (w->w_path = strdup(path)) == NULL) {
-		free(w);
+	if (w == NULL)
 		return (ENOMEM);
-	}
+	(void) memcpy(w->w_path, path, size);
 	w->w_id = id;
 	w->w_refs = 2;
 	(void) pthread_mutex_init(&w->w_lock, NULL);

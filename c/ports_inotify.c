@@ -79,6 +79,17 @@ typedef struct inode_watch {
 	link_t		iw_self;	/* associations of this very inode */
 } inode_watch_t;
 
+/* What of a file is compared with what it was. */
+typedef struct state {
+	dev_t		s_dev;
+	ino_t		s_ino;
+	off_t		s_size;
+	struct timespec	s_atime;
+	struct timespec	s_mtime;
+	struct timespec	s_ctime;
+	int		s_is_dir;
+} state_t;
+
 typedef struct assoc {
 	node_t		a_node;		/* in p_assocs, by object */
 	node_t		a_name_node;	/* in p_names, by parent and name */
@@ -87,16 +98,15 @@ typedef struct assoc {
 	uintptr_t	a_object;
 	void		*a_user;
 	int		a_requested;
-	int		a_active;	/* waits for an event */
-	int		a_queued;	/* has an event in p_ready */
-	int		a_final;	/* its queued event is an exception */
 	int		a_events;	/* the queued event */
-	int		a_is_dir;
-	char		*a_path;
-	const char	*a_name;	/* in a_path: the last component */
+	char		a_active;	/* waits for an event */
+	char		a_queued;	/* has an event in p_ready */
+	char		a_final;	/* its queued event is an exception */
+	uint16_t	a_name_at;	/* in a_path: the last component */
 	inode_watch_t	*a_self;	/* NULL: the kernel has dropped it */
 	inode_watch_t	*a_parent;	/* NULL: of "/", or dropped */
-	struct stat	a_stat;		/* as it was associated */
+	state_t		a_state;	/* as it was associated */
+	char		a_path[];	/* shorter than PATH_MAX */
 } assoc_t;
 
 typedef struct user_event {
@@ -303,6 +313,12 @@ assoc_find(port_t *p, uintptr_t object)
 	return (NULL);
 }
 
+static const char *
+name_of(const assoc_t *a)
+{
+	return (a->a_path + a->a_name_at);
+}
+
 /* Takes an association off its inotify watches. */
 static void
 assoc_unhook(port_t *p, assoc_t *a)
@@ -321,7 +337,6 @@ assoc_free(port_t *p, assoc_t *a)
 	assoc_unhook(p, a);
 	list_remove(&a->a_ready_link);
 	table_remove(&p->p_assocs, &a->a_node);
-	free(a->a_path);
 	free(a);
 }
 
@@ -338,18 +353,29 @@ is_set(const struct timespec *t)
 }
 
 static int
-stat_path(const char *path, int requested, struct stat *st)
+stat_path(const char *path, int requested, state_t *state)
 {
+	struct stat st;
 	int result = (requested & FILE_NOFOLLOW) != 0 ?
-	    lstat(path, st) : stat(path, st);
+	    lstat(path, &st) : stat(path, &st);
 
-	return (result == 0 ? 0 : errno);
+	(void) memset(state, 0, sizeof (*state));
+	if (result != 0)
+		return (errno);
+	state->s_dev = st.st_dev;
+	state->s_ino = st.st_ino;
+	state->s_size = st.st_size;
+	state->s_atime = st.st_atim;
+	state->s_mtime = st.st_mtim;
+	state->s_ctime = st.st_ctim;
+	state->s_is_dir = S_ISDIR(st.st_mode);
+	return (0);
 }
 
 static int
-same_inode(const struct stat *a, const struct stat *b)
+same_inode(const state_t *a, const state_t *b)
 {
-	return (a->st_dev == b->st_dev && a->st_ino == b->st_ino);
+	return (a->s_dev == b->s_dev && a->s_ino == b->s_ino);
 }
 
 /*
@@ -377,13 +403,13 @@ static int
 assoc_hook(port_t *p, assoc_t *a, int events)
 {
 	inode_watch_t *self = NULL, *parent = NULL;
-	struct stat st;
+	state_t state;
 	uint32_t flags = (events & FILE_NOFOLLOW) != 0 ? IN_DONT_FOLLOW : 0;
 	int err = 0;
 
 	if (strcmp(a->a_path, "/") != 0) {
 		char directory[PATH_MAX];
-		size_t len = (size_t)(a->a_name - a->a_path);
+		size_t len = a->a_name_at;
 
 		/* "/x" is in "/", "a/x" in "a", "x" in ".". */
 		(void) memcpy(directory, a->a_path, len);
@@ -394,7 +420,7 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 	if (err == 0)
 		err = watch_get(p, a->a_path, flags, &self);
 	if (err == 0)
-		err = stat_path(a->a_path, events, &st);
+		err = stat_path(a->a_path, events, &state);
 	if (err != 0) {
 		watch_put(p, self);
 		watch_put(p, parent);
@@ -406,24 +432,23 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 	list_append(&self->iw_self, &a->a_self_link);
 	if (parent != NULL)
 		table_insert(&p->p_names, &a->a_name_node,
-		    hash_name(parent->iw_wd, a->a_name));
-	a->a_stat = st;
-	a->a_is_dir = S_ISDIR(st.st_mode);
+		    hash_name(parent->iw_wd, name_of(a)));
+	a->a_state = state;
 	return (0);
 }
 
 static assoc_t *
 assoc_create(port_t *p, const file_obj_t *fo, uintptr_t object)
 {
-	assoc_t *a = calloc(1, sizeof (*a));
+	size_t size = strlen(fo->fo_name) + 1;
+	assoc_t *a = calloc(1, sizeof (*a) + size);
 	char *slash;
 
-	if (a == NULL || (a->a_path = strdup(fo->fo_name)) == NULL) {
-		free(a);
+	if (a == NULL)
 		return (NULL);
-	}
+	(void) memcpy(a->a_path, fo->fo_name, size);
 	slash = strrchr(a->a_path, '/');
-	a->a_name = slash == NULL ? a->a_path : slash + 1;
+	a->a_name_at = slash == NULL ? 0 : (uint16_t)(slash + 1 - a->a_path);
 	a->a_object = object;
 	list_init(&a->a_self_link);
 	list_init(&a->a_ready_link);
@@ -475,13 +500,13 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	list_remove(&a->a_ready_link);
 
 	if (is_set(&fo->fo_atime) &&
-	    !same_time(&fo->fo_atime, &a->a_stat.st_atim))
+	    !same_time(&fo->fo_atime, &a->a_state.s_atime))
 		changed |= FILE_ACCESS;
 	if (is_set(&fo->fo_mtime) &&
-	    !same_time(&fo->fo_mtime, &a->a_stat.st_mtim))
+	    !same_time(&fo->fo_mtime, &a->a_state.s_mtime))
 		changed |= FILE_MODIFIED;
 	if (is_set(&fo->fo_ctime) &&
-	    !same_time(&fo->fo_ctime, &a->a_stat.st_ctim))
+	    !same_time(&fo->fo_ctime, &a->a_state.s_ctime))
 		changed |= FILE_ATTRIB;
 	deliver(p, a, changed);
 	return (0);
@@ -493,7 +518,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 static void
 self_event(port_t *p, assoc_t *a, uint32_t mask)
 {
-	struct stat st;
+	state_t now;
 
 	if ((mask & IN_UNMOUNT) != 0) {
 		deliver(p, a, UNMOUNTED);
@@ -504,17 +529,17 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	} else if ((mask & IN_MODIFY) != 0) {
 		int events = FILE_MODIFIED | FILE_ATTRIB;
 
-		if (stat_path(a->a_path, 0, &st) == 0 && st.st_size == 0)
+		if (stat_path(a->a_path, 0, &now) == 0 && now.s_size == 0)
 			events |= FILE_TRUNC;
 		deliver(p, a, events);
 	} else if ((mask & IN_ATTRIB) != 0) {
 		int events = FILE_ATTRIB;
 
 		/* It lost this name: the directory's news says how. */
-		if (stat_path(a->a_path, FILE_NOFOLLOW, &st) != 0 ||
-		    !same_inode(&st, &a->a_stat))
+		if (stat_path(a->a_path, FILE_NOFOLLOW, &now) != 0 ||
+		    !same_inode(&now, &a->a_state))
 			return;
-		if (!same_time(&st.st_mtim, &a->a_stat.st_mtim))
+		if (!same_time(&now.s_mtime, &a->a_state.s_mtime))
 			events |= FILE_MODIFIED;
 		deliver(p, a, events);
 	}
@@ -566,7 +591,7 @@ directory_event(port_t *p, inode_watch_t *iw, uint32_t mask, const char *name)
 		assoc_t *a = CONTAINER_OF(n, assoc_t, a_name_node);
 
 		if (n->n_hash == hash && a->a_parent == iw &&
-		    strcmp(a->a_name, name) == 0)
+		    strcmp(name_of(a), name) == 0)
 			name_event(p, a, mask);
 		n = next;
 	}
@@ -576,7 +601,7 @@ directory_event(port_t *p, inode_watch_t *iw, uint32_t mask, const char *name)
 
 		if ((mask & IN_CREATE) != 0 && (mask & IN_ISDIR) == 0)
 			events |= FILE_TRUNC;
-		if (a->a_is_dir && (mask & entries) != 0)
+		if (a->a_state.s_is_dir && (mask & entries) != 0)
 			deliver(p, a, events);
 	}
 	watch_put(p, iw);
@@ -624,17 +649,17 @@ overflow(port_t *p)
 
 		for (; n != NULL; n = n->n_next) {
 			assoc_t *a = CONTAINER_OF(n, assoc_t, a_node);
-			struct stat st;
+			state_t now;
 
 			if (!a->a_active)
 				continue;
-			if (stat_path(a->a_path, FILE_NOFOLLOW, &st) != 0)
+			if (stat_path(a->a_path, FILE_NOFOLLOW, &now) != 0)
 				deliver(p, a, FILE_DELETE);
-			else if (!same_inode(&st, &a->a_stat))
+			else if (!same_inode(&now, &a->a_state))
 				deliver(p, a, FILE_RENAME_TO);
-			else if (st.st_size != a->a_stat.st_size ||
-			    !same_time(&st.st_mtim, &a->a_stat.st_mtim) ||
-			    !same_time(&st.st_ctim, &a->a_stat.st_ctim))
+			else if (now.s_size != a->a_state.s_size ||
+			    !same_time(&now.s_mtime, &a->a_state.s_mtime) ||
+			    !same_time(&now.s_ctime, &a->a_state.s_ctime))
 				deliver(p, a, FILE_MODIFIED | FILE_ATTRIB);
 		}
 	}
