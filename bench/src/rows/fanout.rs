@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use vminfod::json::Json;
 use vminfod::os::net::{Polled, poll_sockets};
 
 use crate::Result;
@@ -66,11 +67,15 @@ fn listen(
     count: usize,
 ) -> Result<(f64, Cost)> {
     let (_, body) = get(daemon.addr, "/vms?fields=zonename,zonepath")?;
-    let vms = vminfod::json::Json::parse(&String::from_utf8(body)?)?;
+    let vms = Json::parse(&String::from_utf8(body)?)?;
     let vm = vms.as_array().and_then(|vms| vms.first());
     let zonepath = vm.and_then(|vm| vm.get("zonepath")?.as_str());
     let zonepath = zonepath.ok_or("no VM")?;
     let tags = host.path(&format!("{zonepath}/config/tags.json"));
+    // There may be so many at most, those of before included.
+    crate::host::until("nobody listens", Duration::from_millis(5), || {
+        Ok((listeners(daemon)? == 0).then_some(()))
+    })?;
     let mut probe = daemon.events("?snapshot=none")?;
     let subscribers = (0..count).map(|_| {
         let mut stream = TcpStream::connect(daemon.addr)?;
@@ -83,11 +88,7 @@ fn listen(
     let mut subscribers = subscribers.collect::<Result<Vec<_>>>()?;
     // All have begun.
     crate::host::until("all listen", Duration::from_millis(5), || {
-        let status = daemon.status()?;
-        let listeners = status.get("eventsListeners");
-        let listeners = listeners.and_then(vminfod::json::Json::as_object);
-        let there = listeners.map_or(0, vminfod::json::Object::len);
-        Ok((there > count).then_some(()))
+        Ok((listeners(daemon)? > count).then_some(()))
     })?;
     let before = daemon.cpu()?;
     let unique = std::process::id();
@@ -113,6 +114,13 @@ fn listen(
     };
     let bytes = subscribers.iter().map(|s| s.bytes).sum();
     Ok((lateness, Cost { cpu, bytes }))
+}
+
+/// How many listen, by the daemon's count.
+fn listeners(daemon: &Daemon) -> Result<usize> {
+    let status = daemon.status()?;
+    let listeners = status.get("eventsListeners").and_then(Json::as_object);
+    Ok(listeners.ok_or("no listeners in /status")?.len())
 }
 
 /// Reads until all have had the last event.
