@@ -111,7 +111,10 @@ impl Inner {
         }
         let sort = match (old, vm.object.take()) {
             (Some(old), None) => Arc::clone(&old.sort),
-            (_, object) => self.sort(Sort::of(&object.unwrap_or_default())),
+            (_, object) => {
+                let object = object.or_else(|| vm.object()).unwrap_or_default();
+                self.sort(Sort::of(&object))
+            }
         };
         if let Some(old) = old {
             uncount(&mut self.sorts, &old.sort);

@@ -6,6 +6,8 @@
 
 mod inner;
 mod publisher;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use parking_lot::RwLock;
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{EventKind, Hub, Line, Sight, Vm, Watch};
 use crate::json::Object;
-use crate::load::assemble::{Parts, assemble};
+use crate::load::assemble::{Parts, assemble, assemble_beside};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
@@ -349,13 +351,22 @@ impl Cache {
         &self,
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
-        update: Update,
+        mut update: Update,
         transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
         cause: &Cause,
     ) -> Applied {
-        let is_same = matches!(&update, Update::Vm(vm) if vm.object.is_none());
         // What is served is made of `base`, or another load was quicker.
-        let before = base.filter(|_| !is_same).and_then(|base| assemble(base));
+        let (is_same, before) = match (&update, base) {
+            (Update::Vm(Prepared { object: None, .. }), _) => (true, None),
+            (Update::Vm(Prepared { parts, object, .. }), Some(base)) => {
+                let new = object.as_ref().map(|object| (&**parts, &**object));
+                (false, assemble_beside(base, new).map(Arc::new))
+            }
+            (_, base) => {
+                let before = base.and_then(|base| assemble(base));
+                (false, before.map(Arc::new))
+            }
+        };
         let mut inner = self.inner.write();
         if inner.is_overtaken(zonename, base, &update) {
             return Applied::Overtaken;
@@ -371,20 +382,28 @@ impl Cache {
         }
         let stored = inner.vms.get(zonename);
         let reported = transitions(stored.map(|e| &*e.row().zone_state));
-        if is_same
-            && reported.is_empty()
-            && let Update::Vm(vm) = update
-        {
-            inner.store(zonename, vm, None);
-            return Applied::Stored {
-                published: Vec::new(),
-                is_end_unheard: false,
-            };
-        }
-        let before = match before {
-            Some(before) => Some(Arc::new(before)),
-            None => stored.and_then(|entry| entry.vm.object()),
+        let before = match (before, stored) {
+            (None, Some(entry)) => {
+                let row = entry.row();
+                let is_so = |t: &Transition| *t.zone_state == *row.zone_state;
+                if is_same
+                    && reported.iter().all(is_so)
+                    && let Update::Vm(vm) = update
+                {
+                    inner.store(zonename, vm, None);
+                    return Applied::Stored {
+                        published: Vec::new(),
+                        is_end_unheard: false,
+                    };
+                }
+                entry.vm.object()
+            }
+            (before, _) => before,
         };
+        if is_same && let Update::Vm(vm) = &mut update {
+            // One and the same: nobody has to look for a difference.
+            vm.object.clone_from(&before);
+        }
         let mut publisher = Publisher::new(self, zonename, cause, before);
         // Each end is that of one zone, and what follows is another's.
         let mut ended: Vec<_> =

@@ -138,6 +138,9 @@ impl<'a> Publisher<'a> {
             self.publish(EventKind::Create, &object, Some(to), None);
             return;
         };
+        if Arc::ptr_eq(&from, &object) {
+            return;
+        }
         let changes = diff(&from, &object);
         if !changes.is_empty() {
             let kind = EventKind::Modify;

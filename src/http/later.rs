@@ -11,6 +11,7 @@ use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
 use super::service::{Service, body_of, busy, failure, versioned};
 use crate::hub::{Sight, Watch};
+use crate::json::Wants;
 use crate::requested::Requested;
 use crate::select::Search;
 use crate::sync::Wake;
@@ -141,10 +142,9 @@ impl Waiting {
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
-                    let of = |name: &str| {
-                        conditions.iter().any(|c| c.has_member(name))
-                    };
-                    let members = vm.members(of);
+                    let mut wants = Wants::default();
+                    conditions.iter().for_each(|c| c.want(&mut wants));
+                    let members = vm.members(&wants);
                     conditions.iter().all(|c| c.holds(&members, &search))
                 }
             };

@@ -147,12 +147,10 @@ impl Service {
         }
         if !of.filter.is_empty() {
             let search = Search::new(self.limits.search_time);
+            let wants = of.filter.wants();
             snapshot.vms.retain(|vm| {
                 search.failure().is_none()
-                    && of.filter.passes(
-                        &vm.members(|name| of.filter.has_member(name)),
-                        &search,
-                    )
+                    && of.filter.passes(&vm.members(&wants), &search)
             });
             if let Some(why) = search.failure() {
                 return failure(400, why);

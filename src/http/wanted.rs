@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hub::{EventKind, Line, Vm};
-use crate::json::{Json, Key, Object};
+use crate::json::{Json, Key, Object, Wants};
 use crate::select::{Fields, Path};
 
 /// What a subscriber wants. Each part that is empty means all.
@@ -29,9 +29,11 @@ impl Wanted {
         if self.vms.is_empty() {
             return true;
         }
-        let names = vm.members(|name| matches!(name, "uuid" | "zonename"));
-        let names = names.iter().filter_map(|(_, name)| name.as_str());
-        names.into_iter().any(|own| self.vms.iter().any(|name| name == own))
+        let mut wants = Wants::default();
+        ["uuid", "zonename"].iter().for_each(|name| wants.add(name));
+        let names = vm.members(&wants);
+        let mut names = names.iter().filter_map(|(_, name)| name.as_str());
+        names.any(|own| self.vms.iter().any(|name| name == own))
     }
 }
 

@@ -60,6 +60,12 @@ impl Packed {
         packer.packed()
     }
 
+    /// Whether both are one piece of memory.
+    #[must_use]
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The value.
     #[must_use]
     pub fn value(&self, names: &Names) -> Json {

@@ -152,6 +152,17 @@ pub fn volume_of_path(path: &str) -> Option<&str> {
 /// The object that is served of a VM; `None` if the VM has no uuid yet.
 #[must_use]
 pub fn assemble(parts: &Parts) -> Option<Object> {
+    assemble_beside(parts, None)
+}
+
+/// As [`assemble`]; what is the same as in other parts of this VM is shared
+/// with the object that was made of those: large metadata are neither unpacked
+/// nor compared again.
+#[must_use]
+pub fn assemble_beside(
+    parts: &Parts,
+    other: Option<(&Parts, &Object)>,
+) -> Option<Object> {
     let uuid = parts.row.uuid.as_ref()?;
     let mut vm = parts.xml.members();
     zoneadm(&mut vm, &parts.row, uuid);
@@ -167,10 +178,13 @@ pub fn assemble(parts: &Parts) -> Option<Object> {
         vm.set("init_restarts", info.init_restarts);
         vm.set("pid", info.init_pid);
     }
-    vm.set("customer_metadata", parts.metadata.customer.value(&[]));
-    vm.set("internal_metadata", parts.metadata.internal.value(&[]));
-    vm.set("routes", parts.routes.value(&[]));
-    vm.set("tags", parts.tags.value(&[]));
+    let others = other.map(|(other, _)| maps(other));
+    for (place, (name, map)) in maps(parts).into_iter().enumerate() {
+        let is_same = others.is_some_and(|o| o[place].1.is_shared_with(map));
+        let shared = other.filter(|_| is_same).map(|(_, object)| object);
+        let shared = shared.and_then(|object| object.get(name).cloned());
+        vm.set(name, shared.unwrap_or_else(|| map.value(&[])));
+    }
     if is_receiving(&vm)
         && let Some(name) = &parts.receiving
     {
@@ -178,6 +192,16 @@ pub fn assemble(parts: &Parts) -> Option<Object> {
     }
     datasets(&mut vm, parts);
     Some(vm)
+}
+
+/// What a VM's own files say, by the members that it is.
+fn maps(parts: &Parts) -> [(&'static str, &Packed); 4] {
+    [
+        ("customer_metadata", &parts.metadata.customer),
+        ("internal_metadata", &parts.metadata.internal),
+        ("routes", &parts.routes),
+        ("tags", &parts.tags),
+    ]
 }
 
 fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {

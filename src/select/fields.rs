@@ -1,7 +1,7 @@
 //! `fields=`: what of a VM object is wanted.
 
 use super::path::{Part, Path};
-use crate::json::{Json, Key, Object, Written, value_of};
+use crate::json::{Json, Key, Object, Written, is_name, value_of};
 
 /// Some of the properties of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,16 +35,22 @@ impl Fields {
         let paths = self.parts();
         out.push(b'{');
         let begin = out.len();
-        for (name, value) in object.iter() {
+        for member in object.iter() {
             let below = below(&paths, |part| match part {
-                Part::Name(wanted) => wanted.as_bytes() == name,
+                Part::Name(wanted) => is_name(member.name, wanted),
                 Part::Any => true,
                 Part::Index(_) => false,
             });
             let is_whole = below.iter().any(|path| path.is_empty());
             let part = match is_whole || below.is_empty() {
                 true => None,
-                false => part_of(&value_of(value), &below),
+                false => {
+                    let value = match keys(&below) {
+                        Some(keys) => object.part_of(&member, &keys),
+                        None => value_of(member.value),
+                    };
+                    part_of(&value, &below)
+                }
             };
             if !is_whole && part.is_none() {
                 continue;
@@ -53,11 +59,11 @@ impl Fields {
                 out.push(b',');
             }
             out.push(b'"');
-            out.extend_from_slice(name);
+            out.extend_from_slice(member.name);
             out.extend_from_slice(b"\":");
             match part {
                 Some(part) => part.write(out),
-                None => out.extend_from_slice(value),
+                None => out.extend_from_slice(member.value),
             }
         }
         out.push(b'}');
@@ -66,6 +72,15 @@ impl Fields {
     fn parts(&self) -> Vec<&[Part]> {
         self.paths.iter().map(Path::parts).collect()
     }
+}
+
+/// The names that all of these paths begin with, if each begins with one.
+fn keys<'a>(paths: &[&'a [Part]]) -> Option<Vec<&'a str>> {
+    let first = |path: &&'a [Part]| match path {
+        [Part::Name(name), ..] => Some(name.as_str()),
+        _ => None,
+    };
+    paths.iter().map(first).collect()
 }
 
 fn members(object: &Object, paths: &[&[Part]]) -> Object {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use regex_lite::{Regex, RegexBuilder};
 
 use super::path::{Part, Path};
-use crate::json::{Json, Object, number_text};
+use crate::json::{Json, Object, Wants, number_text};
 
 /// The most memory of one regular expression, in bytes.
 const REGEX_BYTES: usize = 16 << 10;
@@ -165,21 +165,26 @@ impl Condition {
             What::Property(own) => own.may_meet(path),
             _ => {
                 let member = path.first().and_then(Json::as_str);
-                member.is_none_or(|member| self.has_member(member))
+                member.is_none_or(|member| self.members().contains(&member))
             }
         }
     }
 
-    /// Whether it looks at this member.
-    #[must_use]
-    pub fn has_member(&self, name: &str) -> bool {
+    /// The members that what is not a property is made of.
+    fn members(&self) -> &'static [&'static str] {
         match &self.what {
-            What::Property(path) => path.member() == Some(name),
-            What::Type => name == "brand",
-            What::Ram => {
-                ["brand", "ram", "max_physical_memory"].contains(&name)
-            }
+            What::Property(_) => &[],
+            What::Type => &["brand"],
+            What::Ram => &["brand", "ram", "max_physical_memory"],
         }
+    }
+
+    /// Adds what it looks at.
+    pub fn want(&self, wants: &mut Wants) {
+        if let What::Property(path) = &self.what {
+            path.want(wants);
+        }
+        self.members().iter().for_each(|member| wants.add(member));
     }
 
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
@@ -257,10 +262,12 @@ impl Filter {
         self.conditions.is_empty()
     }
 
-    /// Whether some condition looks at this member.
+    /// What the conditions look at.
     #[must_use]
-    pub fn has_member(&self, name: &str) -> bool {
-        self.conditions.iter().any(|(_, c)| c.has_member(name))
+    pub fn wants(&self) -> Wants {
+        let mut wants = Wants::default();
+        self.conditions.iter().for_each(|(_, c)| c.want(&mut wants));
+        wants
     }
 
     /// Whether regular expressions are searched for, which takes its time.

@@ -1,6 +1,6 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
-use crate::json::{Json, Object};
+use crate::json::{Json, Object, Wants};
 use crate::load::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
 
 /// Members of the VM object that do not come from the zone's XML as they are,
@@ -152,12 +152,14 @@ impl Path {
         &self.0
     }
 
-    /// The member that it leads into.
-    #[must_use]
-    pub fn member(&self) -> Option<&str> {
+    /// Adds what has to be read to follow it.
+    pub fn want(&self, wants: &mut Wants) {
         match self.parts() {
-            [Part::Name(member), ..] => Some(member),
-            _ => None,
+            [Part::Name(member), Part::Name(key), ..] => {
+                wants.add_key(member, key);
+            }
+            [Part::Name(member), ..] => wants.add(member),
+            _ => {}
         }
     }
 

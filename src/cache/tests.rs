@@ -1,0 +1,125 @@
+//! The picture by itself: what is counted and what is shared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Applied, Cache, Prepared, Update};
+use crate::config::HttpLimits;
+use crate::event::{Cause, GONE, Transition};
+use crate::hub::{Hub, HubLimits};
+use crate::json::{Json, Object, Packed, Wants};
+use crate::load::assemble::{Parts, assemble_beside};
+use crate::load::{zoneadm, zonexml};
+
+const NAME: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
+
+fn cache() -> Cache {
+    let limits = HttpLimits::default();
+    let limits = HubLimits {
+        kept_events: 100,
+        kept_bytes: 1 << 20,
+        subscribers: limits.subscribers,
+        sights: 16,
+        lag_events: 1000,
+        lag_bytes: 8 << 20,
+    };
+    Cache::new("life".into(), Arc::new(Hub::new(limits)))
+}
+
+fn parts(state: &str, key: &str) -> Parts {
+    let line = format!("5:{NAME}:{state}:/zones/{NAME}:{NAME}:lx:excl:7\n");
+    let row = zoneadm::parse(&line).rows.remove(0);
+    let xml = format!("<zone name=\"{NAME}\" brand=\"lx\"/>");
+    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    let mut parts = Parts::new(row, xml, Arc::default());
+    let mut metadata = Object::new();
+    metadata.set(key.to_string(), "value");
+    parts.metadata.customer = Packed::object(&metadata, &[]);
+    parts
+}
+
+/// Applies what was loaded; returns the types of the events.
+fn apply(
+    cache: &Cache,
+    parts: Option<Parts>,
+    reported: &[&'static str],
+) -> String {
+    let name = Arc::from(NAME);
+    let base = cache.parts(NAME);
+    let update = parts.map_or(Update::Gone, |parts| {
+        Update::Vm(cache.prepare(NAME, base.as_ref(), parts).unwrap())
+    });
+    let transition = |state: &&'static str| Transition::new(state, None);
+    let reported = reported.iter().map(transition).collect();
+    let cause = Cause::now("zone", "a test");
+    let applied =
+        cache.apply(&name, base.as_ref(), update, |_| reported, &cause);
+    let Applied::Stored { published, .. } = applied else { panic!("dropped") };
+    let kinds = published.iter().map(|event| event.kind.name());
+    kinds.collect::<Vec<_>>().join(" ")
+}
+
+/// By state and brand, as what is served says.
+fn served(cache: &Cache) -> BTreeMap<(String, String), u64> {
+    let mut wants = Wants::default();
+    ["state", "brand"].iter().for_each(|name| wants.add(name));
+    let mut sorts = BTreeMap::new();
+    for vm in cache.snapshot().vms {
+        let vm = vm.members(&wants);
+        let of = |name| vm.get_str(name).unwrap().to_string();
+        *sorts.entry((of("state"), of("brand"))).or_default() += 1;
+    }
+    sorts
+}
+
+#[test]
+fn vms_are_counted_as_they_are_served() {
+    let cache = cache();
+    for (vm, reported, events) in [
+        (Some("installed"), &[][..], "create"),
+        (Some("installed"), &[], ""),
+        (Some("installed"), &["installed"], ""),
+        (Some("installed"), &["running", "installed"], "modify modify"),
+        // The end of the zone before is told late: nothing else is new.
+        (Some("installed"), &[GONE], "modify delete create"),
+        (Some("installed"), &[], ""),
+        (Some("running"), &["ready", "running"], "modify modify"),
+        (Some("running"), &[GONE, "running"], "modify delete create"),
+        (None, &[GONE], "modify delete"),
+        (Some("running"), &[], "create"),
+    ] {
+        let parts = vm.map(|state| parts(state, "key"));
+        assert_eq!(apply(&cache, parts, reported), events, "{reported:?}");
+        let sorts = cache.sorts().into_iter();
+        let sorts: BTreeMap<_, _> = sorts
+            .map(|(s, count)| ((s.state.clone(), s.brand.clone()), count))
+            .collect();
+        assert_eq!(sorts, served(&cache), "{vm:?} {reported:?}");
+        let states = sorts.keys().map(|(state, _)| state.as_str());
+        let state = vm.map(|state| match state {
+            "installed" => "stopped",
+            state => state,
+        });
+        assert_eq!(states.collect::<Vec<_>>(), Vec::from_iter(state));
+    }
+}
+
+#[test]
+fn what_is_the_same_in_both_is_neither_made_nor_compared_again() {
+    let cache = cache();
+    assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
+    let before = cache.parts(NAME).unwrap();
+    let mut new = (*before).clone();
+    new.tags = Packed::new(&Json::parse(r#"{"role":"db"}"#).unwrap(), &[]);
+    let prepared = Prepared::new(new).unwrap();
+    let object = prepared.object.clone().unwrap();
+    let again = assemble_beside(&before, Some((&prepared.parts, &object)));
+    let again = again.unwrap();
+    let shared = |name: &str| match (object.get(name), again.get(name)) {
+        (Some(Json::Object(a)), Some(Json::Object(b))) => Arc::ptr_eq(a, b),
+        _ => panic!("no object"),
+    };
+    assert!(shared("customer_metadata") && shared("routes"));
+    assert!(!shared("tags"));
+    assert_eq!(Json::from(again).get("tags").unwrap().to_string(), "{}");
+}
