@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,20 +36,32 @@ struct Counting;
 /// Bytes that were ever asked for.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that are in use.
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Bytes that this thread has got, less those that it has given back:
+    /// threads of another test may still be ending.
+    static IN_USE: Cell<isize> = const { Cell::new(0) };
+}
+
+/// Counts bytes of this thread, which may be one that ends.
+fn count(bytes: isize) {
+    let _ = IN_USE.try_with(|in_use| in_use.set(in_use.get() + bytes));
+}
+
+fn in_use() -> isize {
+    IN_USE.with(Cell::get)
+}
 
 // SAFETY: all is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.fetch_add(layout.size(), Ordering::SeqCst);
-        IN_USE.fetch_add(layout.size(), Ordering::SeqCst);
+        count(layout.size().cast_signed());
         // SAFETY: the caller keeps the contract, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::SeqCst);
+        count(-layout.size().cast_signed());
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
     }
@@ -326,7 +339,7 @@ fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
 fn a_full_queue_takes_no_more_memory() {
     let _alone = alone();
     let most = 1000;
-    let begin = IN_USE.load(Ordering::SeqCst);
+    let begin = in_use();
     let limits = QueueLimits { jobs: most, ..QueueLimits::default() };
     let queue = Queue::new(limits, &SourceTimes::default());
     let cause = Cause::now("zone", "a test");
@@ -336,14 +349,13 @@ fn a_full_queue_takes_no_more_memory() {
     };
     (0..most).for_each(push);
     assert_eq!(queue.status(0).waiting_count, most);
-    let full = IN_USE.load(Ordering::SeqCst) - begin;
+    let full = in_use() - begin;
     (most..100 * most).for_each(push);
     let status = queue.status(0);
     // It has forgotten which VMs were meant, not that some were.
     assert!(status.waiting_count <= most, "{}", status.waiting_count);
     assert!(status.overflows > 0);
-    let after = IN_USE.load(Ordering::SeqCst);
-    let after = after.saturating_sub(begin);
+    let after = in_use() - begin;
     // A hundred times as many jobs: no more than tables that have grown.
     assert!(after < 2 * full, "{after} bytes, {full} when it was full");
 }
@@ -366,16 +378,15 @@ fn a_full_hub_takes_no_more_memory() {
         let _ = hub.hand_out(usize::MAX);
     };
     (0..1000).for_each(publish);
-    let full = IN_USE.load(Ordering::SeqCst);
+    let full = in_use();
     (1000..20_000).for_each(publish);
     let (events, bytes, held) = hub.size();
     assert!(events <= limits.kept_events, "{events}");
     assert!(bytes <= limits.kept_bytes, "{bytes}");
     assert_eq!(bytes, held);
-    let after = IN_USE.load(Ordering::SeqCst);
-    let more = after.saturating_sub(full);
+    let more = in_use() - full;
     // Which lines are kept differs, and so does their size.
-    assert!(more < limits.kept_bytes, "{more} bytes more");
+    assert!(more < limits.kept_bytes.cast_signed(), "{more} bytes more");
     // Who does not take his lines bounds nothing.
     (0..5000).for_each(|_| hub.publish(about.clone(), None, |_| vec![b'x']));
     assert!(hub.size().0 as u64 <= limits.lag_events, "{:?}", hub.size());

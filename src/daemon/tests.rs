@@ -1,5 +1,6 @@
 //! Workers: what a panic costs, and when an end is believed.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -154,4 +155,30 @@ fn all_is_read_again_of_what_could_not_be_kept() {
     worker.finish(&job, loaded(Found::Unknown, bad), 0);
     let again = shared.queue.take().unwrap();
     assert!(again.jobs[0].sources.contains(Sources::ALL));
+}
+
+#[test]
+fn what_is_written_while_watches_are_armed_is_read() {
+    let (_, shared) = worker();
+    let root = format!("vminfod-armed-{}", std::process::id());
+    let root = std::env::temp_dir().join(root);
+    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
+    let loader = new_loader(&Settings::new(&root), Arc::default());
+    let write_tags = |_: &Arc<str>, dir: Option<&Path>, _: bool| {
+        let config = dir.unwrap().join(crate::config::CONFIG_DIR);
+        std::fs::create_dir_all(&config).unwrap();
+        let tags = config.join(crate::config::TAGS);
+        std::fs::write(tags, r#"{"role":"db"}"#).unwrap();
+    };
+    let request = Request {
+        zonename: name.clone(),
+        sources: Sources::TAGS | Sources::REARM,
+        prior: Some(Arc::new(parts(&name, &shared))),
+        is_urgent: false,
+    };
+    let sysinfo = Arc::clone(&shared.sysinfo.read());
+    let loaded = loader.load(vec![request], &sysinfo, &write_tags);
+    std::fs::remove_dir_all(&root).unwrap();
+    let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };
+    assert_eq!(parts.tags.value(&[]).to_string(), r#"{"role":"db"}"#);
 }

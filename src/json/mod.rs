@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use packed::{Names, Packed};
 use text::write_value;
 pub use text::{number_text, write_string};
-pub use written::{Wants, Written, is_name, value_of};
+pub use written::{Names as WrittenNames, Wants, Written, value_of};
 
 /// A member's name. Names that the program knows are not allocated.
 pub type Key = Cow<'static, str>;

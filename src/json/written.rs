@@ -30,39 +30,70 @@ pub struct Member<'a> {
     at: usize,
 }
 
-/// What is to be read of an object.
+/// Names of members as they are written, so that none has to be read to be
+/// found: sorted, and none twice.
 #[derive(Clone, Debug, Default)]
-pub struct Wants(Vec<(String, Keys)>);
+pub struct Names(Vec<Box<[u8]>>);
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        let name = written_name(name);
+        if let Err(place) = self.0.binary_search(&name) {
+            self.0.insert(place, name);
+        }
+    }
+
+    fn contains(&self, written: &[u8]) -> bool {
+        self.0.binary_search_by(|name| (**name).cmp(written)).is_ok()
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Names {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
+        let mut names: Vec<_> = names.into_iter().map(written_name).collect();
+        names.sort_unstable();
+        names.dedup();
+        Self(names)
+    }
+}
+
+/// What is to be read of an object: members by their written names.
+#[derive(Clone, Debug, Default)]
+pub struct Wants(Vec<(Box<[u8]>, Keys)>);
 
 /// What is to be read of a member.
 #[derive(Clone, Debug)]
 enum Keys {
     All,
-    Some(Vec<String>),
+    Some(Names),
 }
 
 impl Wants {
     /// Adds a member.
     pub fn add(&mut self, member: &str) {
-        self.0.retain(|(name, _)| name != member);
-        self.0.push((member.to_string(), Keys::All));
+        *self.keys(member) = Keys::All;
     }
 
     /// Adds a member of a member. If that is no object, it is read whole.
     pub fn add_key(&mut self, member: &str, key: &str) {
-        let known = self.0.iter_mut().find(|(name, _)| name == member);
-        match known {
-            None => {
-                let keys = Keys::Some(vec![key.to_string()]);
-                self.0.push((member.to_string(), keys));
-            }
-            Some((_, Keys::All)) => {}
-            Some((_, Keys::Some(keys))) => keys.push(key.to_string()),
+        if let Keys::Some(keys) = self.keys(member) {
+            keys.add(key);
         }
     }
 
+    /// What is wanted of a member; by now, none of its own.
+    fn keys(&mut self, member: &str) -> &mut Keys {
+        let name = written_name(member);
+        let known = self.0.iter().position(|(known, _)| *known == name);
+        let place = known.unwrap_or_else(|| {
+            self.0.push((name, Keys::Some(Names::default())));
+            self.0.len() - 1
+        });
+        &mut self.0[place].1
+    }
+
     fn of(&self, written: &[u8]) -> Option<&Keys> {
-        let wanted = self.0.iter().find(|(name, _)| is_name(written, name));
+        let wanted = self.0.iter().find(|(name, _)| **name == *written);
         wanted.map(|(_, keys)| keys)
     }
 }
@@ -118,11 +149,7 @@ impl Written {
 
     /// These members of a member; if that is no object, all of it.
     #[must_use]
-    pub fn part_of<S: AsRef<str>>(
-        &self,
-        member: &Member<'_>,
-        keys: &[S],
-    ) -> Json {
+    pub fn part_of(&self, member: &Member<'_>, keys: &Names) -> Json {
         if !member.value.starts_with(b"{") {
             return value_of(member.value);
         }
@@ -131,11 +158,9 @@ impl Written {
         let first = inner.partition_point(|at| (*at as usize) < member.at);
         let next = inner.partition_point(|at| (*at as usize) < end);
         let part = self.between(&inner[first..next], end - 1);
+        let part = part.filter(|inner| keys.contains(inner.name));
         let part = part.filter_map(|inner| {
-            let is_wanted =
-                keys.iter().any(|key| is_name(inner.name, key.as_ref()));
-            let name = is_wanted.then(|| name_of(inner.name))?;
-            Some((name?, value_of(inner.value)))
+            Some((name_of(inner.name)?, value_of(inner.value)))
         });
         Json::from(part.collect::<Object>())
     }
@@ -185,13 +210,11 @@ pub fn value_of(written: &[u8]) -> Json {
     serde_json::from_slice(written).unwrap_or_default()
 }
 
-/// Whether a name that is written so, without quotes, is this one.
-#[must_use]
-pub fn is_name(written: &[u8], name: &str) -> bool {
-    match written.contains(&b'\\') {
-        false => written == name.as_bytes(),
-        true => name_of(written).is_some_and(|written| written == name),
-    }
+/// A name as it is written, without quotes.
+fn written_name(name: &str) -> Box<[u8]> {
+    let mut written = Vec::with_capacity(name.len() + 2);
+    write_string(name, &mut written);
+    written[1..written.len() - 1].into()
 }
 
 fn name_of(written: &[u8]) -> Option<Key> {
@@ -274,6 +297,21 @@ mod tests {
             (&["o", "o/no"], r#"{"o":{"k":4}}"#),
         ] {
             assert_eq!(read(&written, wanted), found, "{wanted:?}");
+        }
+        // Of many keys each is found, however it is written.
+        let names = (0..300).map(|n| format!("{n}\"\\\u{1}é"));
+        let names: Vec<_> = names.collect();
+        let map = names.iter().map(|name| (name.clone().into(), Json::Null));
+        let mut object = Object::new();
+        object.set("m", map.collect::<Object>());
+        let written = Written::new(&object);
+        let wanted: Names =
+            names.iter().step_by(2).chain(&names[..9]).map(|n| &**n).collect();
+        let member = written.iter().next().unwrap();
+        let found = written.part_of(&member, &wanted);
+        let found = found.as_object().unwrap();
+        for (n, name) in names.iter().enumerate() {
+            assert_eq!(found.contains(name), n % 2 == 0 || n < 9, "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `fields=`: what of a VM object is wanted.
 
 use super::path::{Part, Path};
-use crate::json::{Json, Key, Object, Written, is_name, value_of};
+use crate::json::{Json, Key, Object, Written, WrittenNames, value_of};
 
 /// Some of the properties of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,8 @@ impl Fields {
         let begin = out.len();
         for member in object.iter() {
             let below = below(&paths, |part| match part {
-                Part::Name(wanted) => is_name(member.name, wanted),
+                // The names of properties are written as they are.
+                Part::Name(wanted) => wanted.as_bytes() == member.name,
                 Part::Any => true,
                 Part::Index(_) => false,
             });
@@ -75,7 +76,7 @@ impl Fields {
 }
 
 /// The names that all of these paths begin with, if each begins with one.
-fn keys<'a>(paths: &[&'a [Part]]) -> Option<Vec<&'a str>> {
+fn keys<'a>(paths: &[&'a [Part]]) -> Option<WrittenNames> {
     let first = |path: &&'a [Part]| match path {
         [Part::Name(name), ..] => Some(name.as_str()),
         _ => None,
