@@ -336,6 +336,23 @@ fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
 }
 
 #[test]
+fn a_vm_takes_little_more_than_its_json() {
+    const VMS: usize = 1000;
+    let _alone = alone();
+    let begin = in_use();
+    let picture = Picture::new(VMS);
+    // Nobody listens: but for the last, events go at the next one.
+    let _ = picture.hub.hand_out(usize::MAX);
+    picture.change(0, 0);
+    let vm = (in_use() - begin) / VMS.cast_signed();
+    let json = (picture.cache.bytes() / VMS).cast_signed();
+    eprintln!("a VM: {vm} bytes, {json} of them JSON");
+    // What it is made of is packed, and the object itself is not kept; the
+    // rest is names, tables and the line of zoneadm.
+    assert!(vm < 2 * json + 2500, "a VM: {vm} bytes, {json} of them JSON");
+}
+
+#[test]
 fn a_full_queue_takes_no_more_memory() {
     let _alone = alone();
     let most = 1000;
