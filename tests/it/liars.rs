@@ -518,10 +518,10 @@ fn json_on_a_terminal_is_no_order_either() {
     let path = format!("/vms/{zonename}?wait=alias=~31mb");
     assert_eq!(daemon.get(&path).status, 200);
     let file = host.path("/typescript");
-    let script = format!(
-        "script -qefc \"$V events -jr {zonename}\" {} > /dev/null",
-        file.display()
-    );
+    // In a session of its own, it does not end with this terminal.
+    let events = format!("timeout --foreground 60 $V events -jr {zonename}");
+    let script =
+        format!("script -qefc \"{events}\" {} > /dev/null", file.display());
     let _terminal = Terminal::run(&script, &daemon.addr.to_string());
     let written = wait_for("it is written", || {
         let written = fs::read(&file).unwrap_or_default();
