@@ -171,6 +171,9 @@ pub struct QueueLimits {
     /// A worker that has been at one batch for longer waits for something
     /// that hangs, and gets a substitute.
     pub stuck_time: Duration,
+    /// So long jobs that need commands gather while a batch of such is worked
+    /// at: together they cost as much as one of them.
+    pub gather_time: Duration,
     /// Workers at the most, those that hang included.
     pub workers_max: usize,
     /// VMs that wait for a worker; past it the queue remembers "reload
@@ -199,6 +202,7 @@ impl Default for QueueLimits {
         Self {
             workers: 2,
             stuck_time: Duration::from_secs(1),
+            gather_time: Duration::from_millis(50),
             workers_max: 8,
             jobs: 16_384,
             urgent_jobs: 512,

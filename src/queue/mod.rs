@@ -310,6 +310,8 @@ impl Queue {
 }
 
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod urgent_tests;

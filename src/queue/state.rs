@@ -265,10 +265,12 @@ impl State {
         if let Some(batch) = self.choose(now, has_room) {
             return Ok(batch);
         }
-        // A worker who turns out to be stuck makes room for another.
+        // A worker who turns out to be stuck makes room for another; who is
+        // slow is waited for no longer.
         let free_at = free_at.into_iter().flatten().min();
-        let free_at = free_at.filter(|_| !self.waiting.is_empty());
-        Err(wake.into_iter().chain([free_at]).flatten().min())
+        let times = [free_at, self.gathers_until(now)];
+        let times = times.map(|at| at.filter(|_| !self.waiting.is_empty()));
+        Err(wake.into_iter().chain(times).flatten().min())
     }
 
     /// Lets jobs wait whose time has come; returns when the next one's does.
@@ -314,6 +316,7 @@ impl State {
         let mut first: Option<(Lane, Kind, bool, bool)> = None;
         let mut chosen: Vec<(Order, Sources)> = Vec::new();
         let mut most = 1;
+        let gathers = self.gathers_until(now).is_some();
         for (order, job) in &self.waiting {
             match (job.is_urgent, has_room) {
                 (true, [false, _]) => continue,
@@ -324,6 +327,11 @@ impl State {
             let Some(sources) = self.can_begin(job) else { continue };
             let kind = sources.kind();
             let is_apart = self.is_sick(&job.lane, kind);
+            let may_gather = kind > Kind::Files
+                && !(is_apart || job.is_urgent || job.lane == Lane::All);
+            if gathers && may_gather {
+                continue;
+            }
             let is_alike = match (&first, &job.lane) {
                 (None, _) => true,
                 (Some((Lane::Vm(_), k, apart, urgent)), Lane::Vm(_)) => {
@@ -357,6 +365,17 @@ impl State {
         let working = Working { lanes, kind, is_apart, is_urgent, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
+    }
+
+    /// Until when jobs of VMs that need commands go on gathering, since
+    /// commands run that a moment ago have begun: a burst is then loaded by
+    /// one worker together, not by each in turn.
+    fn gathers_until(&self, now: Instant) -> Option<Instant> {
+        let working = self.working.values();
+        let working = working
+            .filter(|w| w.kind > Kind::Files && !w.is_apart && !w.is_urgent);
+        let until = working.map(|w| w.begun + self.limits.gather_time);
+        until.filter(|at| *at > now).max()
     }
 
     /// What of a job can be begun now: all of it, or, while what hangs keeps

@@ -1,0 +1,368 @@
+//! The queue by a clock of the test's: who is slow, who hangs, who is paced.
+
+use super::tests::{all, vm};
+use super::*;
+
+/// A state whose clock is the test's.
+struct Clock {
+    state: State,
+    now: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let limits = QueueLimits {
+            stuck_time: Duration::from_secs(1),
+            gather_time: Duration::from_millis(50),
+            ..QueueLimits::default()
+        };
+        let pace = Duration::from_millis(20);
+        let state = State::new(limits, pace, pace * 8);
+        Self { state, now: Instant::now() }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += Duration::from_millis(ms);
+    }
+
+    /// The next batch: its number, and the names in it.
+    fn take(&mut self) -> Option<(u64, String)> {
+        let (number, jobs) = self.state.take(self.now).ok()?;
+        let names: Vec<_> = jobs.iter().map(|j| j.lane.to_string()).collect();
+        Some((number, names.join(" ")))
+    }
+
+    fn taken(&mut self) -> String {
+        self.take().map_or("-".into(), |(_, names)| names)
+    }
+}
+
+#[test]
+fn who_hangs_gets_a_substitute() {
+    let mut clock = Clock::new();
+    for name in ["a", "b", "c"] {
+        clock.state.push(vm(name, Sources::ZFS));
+        if name != "c" {
+            assert_eq!(clock.taken(), name);
+            clock.pass(50);
+        }
+    }
+    assert_eq!(clock.taken(), "-");
+    let in_a_second = clock.now + Duration::from_millis(900);
+    assert_eq!(clock.state.take(clock.now).unwrap_err(), Some(in_a_second));
+    clock.pass(950);
+    assert_eq!(clock.taken(), "c");
+    assert_eq!(clock.state.status(9, clock.now).stuck, 2);
+}
+
+#[test]
+fn what_needs_commands_gathers_while_others_run() {
+    let mut clock = Clock::new();
+    clock.state.push(vm("a", Sources::STATE));
+    let (first, _) = clock.take().unwrap();
+    for name in ["b", "a", "c", "b"] {
+        clock.state.push(vm(name, Sources::STATE));
+        assert_eq!(clock.taken(), "-");
+    }
+    clock.state.push(vm("file", Sources::TAGS));
+    let (file, name) = clock.take().unwrap();
+    assert_eq!(name, "file");
+    clock.state.done(file, &[]);
+    // Those who wait are loaded together, by whom the first is done.
+    clock.state.done(first, &[]);
+    let (second, names) = clock.take().unwrap();
+    assert_eq!(names, "b a c");
+    // Who is slow is waited for no longer; what is urgent waits for nobody.
+    clock.state.push(vm("d", Sources::STATE));
+    let in_time = clock.now + Duration::from_millis(50);
+    assert_eq!(clock.state.take(clock.now).unwrap_err(), Some(in_time));
+    clock.state.push_urgent(vm("e", Sources::ALL)).unwrap();
+    assert_eq!(clock.taken(), "e");
+    clock.pass(50);
+    assert_eq!(clock.taken(), "d");
+    clock.state.done(second, &[]);
+}
+
+#[test]
+fn what_hangs_never_has_all_workers() {
+    let mut clock = Clock::new();
+    for n in 0..20 {
+        clock.state.push(vm(&format!("zfs{n}"), Sources::ZFS));
+        clock.taken();
+        clock.pass(1000);
+    }
+    // Eight workers: zfs leaves two to other commands, and two to files.
+    assert_eq!(clock.state.status(99, clock.now).stuck, 4);
+    for n in 0..20 {
+        clock.state.push(vm(&format!("state{n}"), Sources::STATE));
+        clock.taken();
+        clock.pass(1000);
+    }
+    assert_eq!(clock.state.status(99, clock.now).stuck, 6);
+    clock.state.push(vm("file", Sources::TAGS));
+    assert_eq!(clock.taken(), "file");
+}
+
+#[test]
+fn who_has_hung_is_tried_apart() {
+    let mut clock = Clock::new();
+    let push = |clock: &mut Clock, names: &str| {
+        for name in names.split(' ') {
+            clock.state.push(vm(name, Sources::ZFS));
+        }
+    };
+    let done = |clock: &mut Clock, number, hung: &str| {
+        let lanes = hung.split(' ').filter(|name| !name.is_empty());
+        let lanes: Vec<_> =
+            lanes.map(|n| (Lane::Vm(n.into()), Kind::Datasets)).collect();
+        clock.state.done(number, &lanes);
+    };
+    push(&mut clock, "a b c d e f");
+    let (number, _) = clock.take().unwrap();
+    done(&mut clock, number, "a b c d e f");
+    push(&mut clock, "a b c d e f well");
+    // Never two at once, and not with those that are well.
+    let (number, names) = clock.take().unwrap();
+    assert_eq!(names, "a");
+    assert_eq!(clock.taken(), "well");
+    assert_eq!(clock.taken(), "-");
+    done(&mut clock, number, "");
+    // Twice as many each time that it goes well.
+    let (number, names) = clock.take().unwrap();
+    assert_eq!(names, "b c");
+    done(&mut clock, number, "");
+    let (number, names) = clock.take().unwrap();
+    assert_eq!(names, "d e f");
+    done(&mut clock, number, "d e f");
+    push(&mut clock, "d e f a");
+    let (number, names) = clock.take().unwrap();
+    assert_eq!(names, "d");
+    done(&mut clock, number, "d");
+    let sick = clock.state.status(9, clock.now).sick;
+    assert_eq!(sick, ["d", "e", "f"].map(|n| Lane::Vm(n.into())));
+}
+
+#[test]
+fn who_hangs_in_zfs_goes_on_with_all_else() {
+    let mut clock = Clock::new();
+    for name in ["a", "b", "c"] {
+        clock.state.push(vm(name, Sources::ZFS));
+    }
+    let (number, _) = clock.take().unwrap();
+    let lanes = ["a", "b", "c"].map(|n| (Lane::Vm(n.into()), Kind::Datasets));
+    clock.state.done(number, &lanes);
+    for name in ["a", "b", "c"] {
+        clock.state.push(vm(name, Sources::ZFS));
+    }
+    assert_eq!(clock.taken(), "a");
+    // b and c wait for their turn at zfs, and for nothing else.
+    clock.state.push(vm("b", Sources::STATE));
+    clock.state.push(vm("c", Sources::TAGS));
+    let parts = |clock: &mut Clock| {
+        let (number, jobs) = clock.state.take(clock.now).unwrap();
+        let told = format!("{} {}", jobs[0].lane, jobs[0].sources);
+        clock.state.done(number, &[]);
+        told
+    };
+    assert_eq!(parts(&mut clock), "b zoneadm+kstat+lastexited");
+    assert_eq!(parts(&mut clock), "c tags.json");
+    let status = clock.state.status(9, clock.now);
+    assert_eq!(status.sick.len(), 3);
+    let waiting: Vec<_> =
+        status.waiting.iter().map(|(_, s, _)| s.to_string()).collect();
+    assert_eq!(waiting, ["zfs", "zfs"]);
+    // What is of no use in part is not taken in part.
+    let whole = Job { is_whole: true, ..vm("b", Sources::ALL) };
+    clock.state.push(whole);
+    assert_eq!(clock.taken(), "-");
+}
+
+#[test]
+fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
+    let mut clock = Clock::new();
+    let mut loads = 0;
+    let mut last = 0;
+    // 2000 snapshots in ten seconds.
+    for n in 0..2000 {
+        let job = vm("a", Sources::ZFS);
+        clock.state.push_paced(job, clock.now);
+        if let Some((number, _)) = clock.take() {
+            clock.state.done(number, &[]);
+            loads += 1;
+            last = n;
+        }
+        clock.pass(5);
+    }
+    assert!((50..80).contains(&loads), "{loads}");
+    assert!(last < 1999);
+    // The last is not forgotten, and comes soon.
+    clock.pass(160);
+    assert_eq!(clock.taken(), "a");
+    // What comes alone is not put off.
+    clock.pass(1000);
+    clock.state.push_paced(vm("b", Sources::ZFS), clock.now);
+    assert_eq!(clock.taken(), "b");
+}
+
+#[test]
+fn who_is_loaded_while_everything_is_is_loaded_again() {
+    let mut clock = Clock::new();
+    clock.state.push(vm("a", Sources::TAGS));
+    let (of_a, _) = clock.take().unwrap();
+    clock.state.push(all());
+    let (of_all, names) = clock.take().unwrap();
+    assert_eq!(names, "refresh");
+    clock.state.done(of_all, &[]);
+    clock.state.done(of_a, &[]);
+    assert_eq!(clock.taken(), "a");
+}
+
+#[test]
+fn the_periodic_job_waits_for_a_quiet_moment_but_not_for_ever() {
+    let mut clock = Clock::new();
+    let second = Duration::from_secs(1);
+    let set = |clock: &mut Clock| {
+        let due = clock.now + second;
+        clock.state.set_periodic(all(), due, due + second);
+    };
+    set(&mut clock);
+    assert_eq!(
+        clock.state.take(clock.now).unwrap_err(),
+        Some(clock.now + second)
+    );
+    clock.state.push(vm("a", Sources::ZFS));
+    let (number, _) = clock.take().unwrap();
+    clock.pass(1500);
+    assert_eq!(clock.taken(), "-");
+    clock.state.done(number, &[]);
+    let (number, names) = clock.take().unwrap();
+    assert_eq!(names, "refresh");
+    clock.state.done(number, &[]);
+    set(&mut clock);
+    clock.state.push(vm("a", Sources::ZFS));
+    assert_eq!(clock.taken(), "a");
+    clock.pass(2000);
+    assert_eq!(clock.taken(), "refresh");
+}
+
+/// Every sequence of steps of two workers and a pusher, as deep as it goes in
+/// a small queue: never two workers in a lane, and each push is followed by a
+/// load of its lane, or of everything, that began after it.
+#[test]
+fn every_sequence_of_few_steps_is_sound() {
+    fn lane(n: usize) -> Job {
+        let sources = [Sources::TAGS, Sources::STATE, Sources::ZFS][n % 3];
+        vm(["a", "b", "c"][n], sources)
+    }
+
+    #[derive(Clone)]
+    enum Step {
+        Push(usize),
+        Later(usize),
+        Paced(usize),
+        Take,
+        Done(usize, bool),
+        Pass,
+    }
+
+    /// Runs the steps, then empties the queue; `None` if they can't be done.
+    fn run(steps: &[Step]) -> Option<()> {
+        let limits =
+            QueueLimits { jobs: 2, workers_max: 4, ..QueueLimits::default() };
+        let pause = Duration::from_millis(10);
+        let mut state = State::new(limits, pause, pause * 4);
+        let mut now = Instant::now();
+        // By lane: whether it is owed a load.
+        let mut owed = [false; 3];
+        let mut working: Vec<(u64, Vec<Job>)> = Vec::new();
+        let take = |state: &mut State,
+                    working: &mut Vec<(u64, Vec<Job>)>,
+                    owed: &mut [bool; 3],
+                    now| {
+            let Ok((number, jobs)) = state.take(now) else { return false };
+            for job in &jobs {
+                let busy = working.iter().flat_map(|(_, jobs)| jobs);
+                let mut busy = busy.map(|job| &job.lane);
+                assert!(!busy.any(|lane| *lane == job.lane), "twice");
+                for (n, owed) in owed.iter_mut().enumerate() {
+                    if job.lane == Lane::All || job.lane == lane(n).lane {
+                        *owed = false;
+                    }
+                }
+            }
+            working.push((number, jobs));
+            true
+        };
+        for step in steps {
+            match step {
+                Step::Push(n) => {
+                    owed[*n] = true;
+                    state.push(lane(*n));
+                }
+                Step::Later(n) => {
+                    owed[*n] = true;
+                    state.push_later(lane(*n), now + pause);
+                }
+                Step::Paced(n) => {
+                    owed[*n] = true;
+                    state.push_paced(lane(*n), now);
+                }
+                Step::Take => {
+                    if !take(&mut state, &mut working, &mut owed, now) {
+                        return None;
+                    }
+                }
+                Step::Done(at, hung) => {
+                    if *at >= working.len() {
+                        return None;
+                    }
+                    let (number, jobs) = working.remove(*at);
+                    let lanes = jobs
+                        .into_iter()
+                        .map(|job| (job.lane, job.sources.kind()));
+                    let lanes: Vec<_> = lanes.filter(|_| *hung).collect();
+                    state.done(number, &lanes);
+                }
+                Step::Pass => now += pause * 200,
+            }
+        }
+        // Two workers that do whatever there is.
+        for _ in 0..20 {
+            while take(&mut state, &mut working, &mut owed, now) {}
+            if let Some((number, _)) = working.pop() {
+                state.done(number, &[]);
+            }
+            now += pause;
+        }
+        assert_eq!(owed, [false; 3], "lost");
+        assert!(working.is_empty());
+        let status = state.status(9, now);
+        assert_eq!((status.waiting_count, status.later_count), (0, 0));
+        Some(())
+    }
+
+    let mut alphabet = vec![Step::Take, Step::Pass];
+    for n in 0..3 {
+        alphabet.extend([Step::Push(n), Step::Later(n), Step::Paced(n)]);
+    }
+    for at in 0..2 {
+        alphabet.extend([Step::Done(at, false), Step::Done(at, true)]);
+    }
+    let mut level: Vec<Vec<Step>> = vec![Vec::new()];
+    let mut count = 0;
+    for _ in 0..5 {
+        let mut next = Vec::new();
+        for steps in &level {
+            for step in &alphabet {
+                let mut steps = steps.clone();
+                steps.push(step.clone());
+                if run(&steps).is_some() {
+                    count += 1;
+                    next.push(steps);
+                }
+            }
+        }
+        level = next;
+    }
+    assert!(count > 50_000, "{count}");
+}
