@@ -270,7 +270,7 @@ fn a_request_costs_no_copy_of_its_body() {
     let mut ping = served.connect("/ping");
     let bytes = bytes_each(500, |_| _ = ping.ask());
     eprintln!("/ping: {bytes} bytes");
-    assert!(bytes < 1500, "/ping: {bytes} bytes");
+    assert!(bytes < 900, "/ping: {bytes} bytes");
 
     let name = "00000000-0000-4000-8000-000000000007";
     let mut one = served.connect(&format!("/vms/{name}"));
@@ -278,14 +278,15 @@ fn a_request_costs_no_copy_of_its_body() {
     assert!(body > 2500, "{body}");
     let bytes = bytes_each(500, |_| _ = one.ask());
     eprintln!("/vms/NAME: {bytes} bytes");
-    assert!(bytes < 2000, "/vms/NAME: {bytes} bytes, body {body}");
+    assert!(bytes < 1300, "/vms/NAME: {bytes} bytes, body {body}");
 
     let mut all = served.connect("/vms");
     let body = all.ask();
     assert!(body > 1_250_000, "{body}");
     let bytes = bytes_each(50, |_| _ = all.ask());
-    // A few words for each VM that the answer is made of.
-    assert!(bytes < 300 * 500, "/vms: {bytes} bytes, body {body}");
+    eprintln!("/vms: {bytes} bytes");
+    // What points at the pieces that are written at a time.
+    assert!(bytes < 200 * 500, "/vms: {bytes} bytes, body {body}");
     // The VM that changes is written anew, and no other.
     let of_change = bytes_each(50, |n| picture.change(n, n));
     let bytes = bytes_each(50, |n| {
@@ -294,6 +295,7 @@ fn a_request_costs_no_copy_of_its_body() {
     });
     let of_next = bytes.saturating_sub(of_change);
     eprintln!("/vms after a change: {of_next} bytes");
+    // A few words for each VM that the answer is made of.
     assert!(of_next < 300 * 500, "the next /vms: {of_next} bytes");
 }
 

@@ -1,7 +1,7 @@
 //! The VMs, and by what they are found and counted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Prepared, Update};
 use crate::hub::{Sight, Vm};
@@ -15,6 +15,8 @@ pub struct Inner {
     pub vms: HashMap<Arc<str>, Entry>,
     /// The order in which VMs are listed.
     pub order: BTreeMap<u64, Arc<str>>,
+    /// All of them in that order, since somebody has asked.
+    pub listing: OnceLock<Arc<[Vm]>>,
     pub last_place: u64,
     /// Bytes of JSON.
     pub bytes: usize,
@@ -79,12 +81,16 @@ impl Inner {
         (**served != *zonename).then(|| Arc::clone(served))
     }
 
-    pub fn listed(&self) -> Vec<Vm> {
-        self.order
-            .values()
-            .filter_map(|zonename| self.vms.get(zonename))
-            .map(|entry| entry.vm.vm.clone())
-            .collect()
+    /// All VMs, in order. Who asks before one has changed gets the same.
+    pub fn listed(&self) -> Arc<[Vm]> {
+        let list = || {
+            let mut vms = Vec::with_capacity(self.order.len());
+            let entries = self.order.values();
+            let entries = entries.filter_map(|zone| self.vms.get(zone));
+            vms.extend(entries.map(|entry| entry.vm.vm.clone()));
+            vms.into()
+        };
+        Arc::clone(self.listing.get_or_init(list))
     }
 
     /// A VM as it is, while the last event has this number.
@@ -106,8 +112,9 @@ impl Inner {
         version: Option<u64>,
     ) {
         let old = self.vms.get(zonename);
-        if let (Some(old), None) = (old, version) {
-            vm.vm = old.vm.vm.clone();
+        match (old, version) {
+            (Some(old), None) => vm.vm = old.vm.vm.clone(),
+            _ => drop(self.listing.take()),
         }
         let sort = match (old, vm.object.take()) {
             (Some(old), None) => Arc::clone(&old.sort),
@@ -148,6 +155,7 @@ impl Inner {
 
     pub fn remove(&mut self, zonename: &str) -> Option<Entry> {
         let entry = self.vms.remove(zonename)?;
+        self.listing.take();
         self.order.remove(&entry.place);
         self.bytes -= entry.vm.vm.json().len();
         uncount(&mut self.sorts, &entry.sort);

@@ -93,7 +93,7 @@ pub struct Cache {
 #[derive(Debug)]
 pub struct Snapshot {
     /// Each, in order.
-    pub vms: Vec<Vm>,
+    pub vms: Arc<[Vm]>,
     /// The number of the last event that is in it.
     pub seq: u64,
 }

@@ -64,7 +64,7 @@ fn served(cache: &Cache) -> BTreeMap<(String, String), u64> {
     let mut wants = Wants::default();
     ["state", "brand"].iter().for_each(|name| wants.add(name));
     let mut sorts = BTreeMap::new();
-    for vm in cache.snapshot().vms {
+    for vm in &*cache.snapshot().vms {
         let vm = vm.members(&wants);
         let of = |name| vm.get_str(name).unwrap().to_string();
         *sorts.entry((of("state"), of("brand"))).or_default() += 1;

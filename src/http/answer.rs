@@ -1,5 +1,6 @@
 //! Answers: what the service gives to the engine.
 
+use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,13 +13,30 @@ pub const TEXT: &str = "text/plain";
 /// What Prometheus reads.
 pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Room for a head, and for the fields that an answer adds: what grows takes
+/// the heap's lock, for which all threads that answer contend.
+const HEAD_BYTES: usize = 384;
+/// See [`HEAD_BYTES`].
+const FIELDS_BYTES: usize = 192;
+
 /// A body, or what it is made of.
 #[derive(Debug)]
 pub enum Body {
-    /// One piece.
+    /// Its own bytes.
     Bytes(Vec<u8>),
-    /// Many, shared with whoever else sends them.
-    Parts(Vec<Arc<[u8]>>),
+    /// Bytes shared with whoever else sends them.
+    Shared(Arc<[u8]>),
+    /// Many such.
+    Pieces(Box<dyn Pieces>),
+}
+
+/// Bytes that lie in many places.
+pub trait Pieces: Debug + Send + Sync {
+    /// How many.
+    fn count(&self) -> usize;
+
+    /// One of them.
+    fn piece(&self, at: usize) -> &[u8];
 }
 
 impl Body {
@@ -27,7 +45,39 @@ impl Body {
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
-            Self::Parts(parts) => parts.iter().map(|part| part.len()).sum(),
+            Self::Shared(bytes) => bytes.len(),
+            Self::Pieces(pieces) => {
+                (0..pieces.count()).map(|at| pieces.piece(at).len()).sum()
+            }
+        }
+    }
+
+    /// Of how many pieces it is.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Bytes(_) | Self::Shared(_) => 1,
+            Self::Pieces(pieces) => pieces.count(),
+        }
+    }
+
+    /// One of its pieces.
+    #[must_use]
+    pub fn piece(&self, at: usize) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+            Self::Pieces(pieces) => pieces.piece(at),
+        }
+    }
+
+    /// Bytes that are there for it alone, or may be.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Shared(_) => size_of::<Arc<[u8]>>(),
+            Self::Pieces(pieces) => pieces.count() * size_of::<Arc<[u8]>>(),
         }
     }
 }
@@ -86,7 +136,12 @@ impl Full {
     /// With one more field in its head.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
-        self.fields += &format!("{name}: {value}\r\n");
+        if self.fields.is_empty() {
+            self.fields.reserve(FIELDS_BYTES);
+        }
+        for part in [name, ": ", value, "\r\n"] {
+            self.fields += part;
+        }
         self
     }
 
@@ -104,7 +159,8 @@ impl Full {
         let mut head = head(self.status, self.kind);
         head += &self.fields;
         if self.status != 304 {
-            head += &format!("Content-Length: {}\r\n", self.body.len());
+            // A String takes all that is written.
+            let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
         head += match (stays, is_http11) {
             (true, true) => "\r\n",
@@ -144,5 +200,8 @@ pub fn head(status: u16, kind: &str) -> String {
         504 => "Gateway Timeout",
         _ => "Unknown",
     };
-    format!("HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n")
+    let mut head = String::with_capacity(HEAD_BYTES);
+    let _ =
+        write!(head, "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n");
+    head
 }

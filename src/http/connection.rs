@@ -1,7 +1,6 @@
 //! One connection: requests in, answers out, one at a time, without ever
 //! blocking on the client.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
@@ -114,6 +113,14 @@ impl Connection {
                     // Who asks on and on does so in turn with others.
                     let engine = Arc::clone(&self.engine);
                     return engine.serve(self, Fired::Ready);
+                }
+                Ok(Step::Yield) if self.buffer.is_empty() => {
+                    // The next request is on its way: to wait for it costs
+                    // less than to look for it first.
+                    let patience = self.engine.limits.patience;
+                    if !wait_for(&self.socket, READ, patience) {
+                        return self.park(READ);
+                    }
                 }
                 Ok(Step::Yield) => {}
                 Ok(Step::End) | Err(_) => return,
@@ -448,8 +455,11 @@ impl Summons {
 
 /// What is left of an answer.
 pub struct Outgoing {
-    pieces: VecDeque<Piece>,
-    /// Bytes of the first piece that are out.
+    head: Vec<u8>,
+    body: Option<Body>,
+    /// The first piece that is not out, of which the head is one.
+    at: usize,
+    /// Bytes of it that are out.
     sent: usize,
     left: usize,
     begun: Instant,
@@ -457,34 +467,11 @@ pub struct Outgoing {
     counted: Option<(Arc<AtomicUsize>, usize)>,
 }
 
-/// A part of an answer.
-enum Piece {
-    Own(Vec<u8>),
-    Shared(Arc<[u8]>),
-}
-
-impl Piece {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Own(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-}
-
 impl Outgoing {
     fn new(head: String, body: Option<Body>) -> Self {
-        let mut pieces = VecDeque::from([Piece::Own(head.into_bytes())]);
-        match body {
-            None => {}
-            Some(Body::Bytes(bytes)) => pieces.push_back(Piece::Own(bytes)),
-            Some(Body::Parts(parts)) => {
-                pieces.extend(parts.into_iter().map(Piece::Shared));
-            }
-        }
-        pieces.retain(|piece| !piece.bytes().is_empty());
-        let left = pieces.iter().map(|piece| piece.bytes().len()).sum();
-        Self { pieces, sent: 0, left, begun: Instant::now(), counted: None }
+        let left = head.len() + body.as_ref().map_or(0, Body::len);
+        let (head, begun) = (head.into_bytes(), Instant::now());
+        Self { head, body, at: 0, sent: 0, left, begun, counted: None }
     }
 
     fn left(&self) -> usize {
@@ -500,27 +487,32 @@ impl Outgoing {
         if let Some((_, own)) = &self.counted {
             return *own;
         }
-        let own = self.pieces.iter().map(|piece| match piece {
-            Piece::Own(bytes) => bytes.len(),
-            Piece::Shared(_) => size_of::<Piece>(),
-        });
-        let own = own.sum();
+        let own = self.head.len() + self.body.as_ref().map_or(0, Body::held);
         unsent.fetch_add(own, Ordering::Relaxed);
         self.counted = Some((Arc::clone(unsent), own));
         own
     }
 
+    fn piece(&self, at: usize) -> &[u8] {
+        match (at.checked_sub(1), &self.body) {
+            (None, _) => &self.head,
+            (Some(at), Some(body)) => body.piece(at),
+            (Some(_), None) => &[],
+        }
+    }
+
     /// Writes until it is out, or the client takes no more.
     fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
+        let count = 1 + self.body.as_ref().map_or(0, Body::count);
         while !self.is_empty() {
-            let mut slices =
-                Vec::with_capacity(self.pieces.len().min(PIECES_MAX));
-            for (i, piece) in self.pieces.iter().take(PIECES_MAX).enumerate() {
-                let from = if i == 0 { self.sent } else { 0 };
-                slices.push(IoSlice::new(&piece.bytes()[from..]));
-            }
+            let end = count.min(self.at + PIECES_MAX);
+            let mut slices = Vec::with_capacity(end - self.at);
+            slices.push(IoSlice::new(&self.piece(self.at)[self.sent..]));
+            let others = self.at + 1..end;
+            slices.extend(others.map(|at| IoSlice::new(self.piece(at))));
             match socket.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                // Often there is room again for what it did not take.
                 Ok(n) => self.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -533,13 +525,9 @@ impl Outgoing {
     fn advance(&mut self, written: usize) {
         self.left -= written;
         self.sent += written;
-        while let Some(first) = self.pieces.front() {
-            let len = first.bytes().len();
-            if self.sent < len {
-                break;
-            }
-            self.sent -= len;
-            self.pieces.pop_front();
+        while !self.is_empty() && self.sent >= self.piece(self.at).len() {
+            self.sent -= self.piece(self.at).len();
+            self.at += 1;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, Body, Full, JSON, METRICS};
+use super::answer::{Answer, Body, Full, JSON, METRICS, Pieces};
 use super::engine::{Engine, Handler};
 use super::fanout::Fanout;
 use super::later::{Sync, Waiting, Work};
@@ -148,19 +148,21 @@ impl Service {
         if !of.filter.is_empty() {
             let search = Search::new(self.limits.search_time);
             let wants = of.filter.wants();
-            snapshot.vms.retain(|vm| {
+            let passes = |vm: &&Vm| {
                 search.failure().is_none()
                     && of.filter.passes(&vm.members(&wants), &search)
-            });
+            };
+            snapshot.vms =
+                snapshot.vms.iter().filter(passes).cloned().collect();
             if let Some(why) = search.failure() {
                 return failure(400, why);
             }
         }
         let body = match &of.fields {
-            None => Body::Parts(array_of(snapshot.vms)),
+            None => Body::Pieces(Box::new(Array(snapshot.vms))),
             Some(fields) => {
                 let mut vms = vec![b'['];
-                for vm in &snapshot.vms {
+                for vm in &*snapshot.vms {
                     if vms.len() > 1 {
                         vms.push(b',');
                     }
@@ -352,7 +354,7 @@ impl Drop for Listening {
 /// The body of one VM's answer.
 pub(super) fn body_of(vm: &Vm, of: &OfVm) -> Body {
     match &of.fields {
-        None => Body::Parts(vec![Arc::clone(vm.json())]),
+        None => Body::Shared(Arc::clone(vm.json())),
         Some(fields) => {
             let mut part = Vec::new();
             fields.write(vm, &mut part);
@@ -382,20 +384,24 @@ pub(super) fn busy(why: &str) -> Full {
     Full::text(503, why).with("Retry-After", "1")
 }
 
-/// The pieces of the array of VMs: their JSON is shared, not copied.
-fn array_of(vms: Vec<Vm>) -> Vec<Arc<[u8]>> {
-    let [begin, comma, end] = [&b"["[..], b",", b"]"].map(Arc::<[u8]>::from);
-    let mut parts = Vec::with_capacity(vms.len() * 2 + 1);
-    for vm in vms {
-        let separator = if parts.is_empty() { &begin } else { &comma };
-        parts.push(Arc::clone(separator));
-        parts.push(Arc::clone(vm.json()));
+/// The array of VMs: their JSON is shared, not copied.
+#[derive(Debug)]
+struct Array(Arc<[Vm]>);
+
+impl Pieces for Array {
+    fn count(&self) -> usize {
+        // The brackets, and a comma between two.
+        (2 * self.0.len() + 1).max(2)
     }
-    if parts.is_empty() {
-        parts.push(begin);
+
+    fn piece(&self, at: usize) -> &[u8] {
+        match (at, at % 2) {
+            (0, _) => b"[",
+            _ if at + 1 == self.count() => b"]",
+            (_, 0) => b",",
+            _ => self.0[at / 2].json(),
+        }
     }
-    parts.push(end);
-    parts
 }
 
 #[cfg(test)]
@@ -409,8 +415,9 @@ mod tests {
                 let vm = Json::parse(json).unwrap();
                 Vm::new(vm.as_object().unwrap())
             };
-            let parts = array_of(vms.iter().map(vm).collect());
-            String::from_utf8(parts.concat()).unwrap()
+            let array = Array(vms.iter().map(vm).collect());
+            let pieces = (0..array.count()).map(|at| array.piece(at));
+            String::from_utf8(pieces.collect::<Vec<_>>().concat()).unwrap()
         };
         assert_eq!(array(&[]), "[]");
         assert_eq!(array(&["{}"]), "[{}]");
