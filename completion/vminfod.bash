@@ -109,8 +109,9 @@ _vminfod() {
     diagnose) options='-j --root' ;;
     dump) options='--root' ;;
     daemon)
-        options='--root --listen --allow-remote --allow-host
-            --refresh-interval --command-timeout --set --log-level'
+        options='--root --listen --socket --allow-remote --allow-host
+            --refresh-interval --command-timeout --set --settings
+            --log-level'
         ;;
     esac
     case $verb in

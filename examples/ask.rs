@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use vminfod::address::Address;
 use vminfod::client::{Client, Error, VmsQuery};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server = args.next().ok_or("where is the daemon?")?.parse()?;
+    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
     let alias = args.next().ok_or("which VM?")?;
     let client = Client::new(server).name("ask/1.0");
 

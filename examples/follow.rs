@@ -2,11 +2,12 @@
 //!
 //! usage: follow ADDR:PORT COUNT
 
+use vminfod::address::Address;
 use vminfod::client::{Client, EventsQuery, Item};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server = args.next().ok_or("where is the daemon?")?.parse()?;
+    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
     let count: usize = args.next().ok_or("how many events?")?.parse()?;
     let client = Client::new(server).name("follow/1.0");
 

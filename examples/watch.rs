@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use vminfod::address::Address;
 use vminfod::client::{Client, EventsQuery, Told, Watcher};
 use vminfod::json::Json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server = args.next().ok_or("where is the daemon?")?.parse()?;
+    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
     let zonename = args.next().ok_or("which VM?")?;
     let wanted = args.next().ok_or("which state?")?;
     let client = Client::new(server).name("watch/1.0");

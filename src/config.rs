@@ -4,9 +4,12 @@
 //! directory with the files and commands of a host, a *simulated host*, is
 //! all the daemon needs to run.
 
-use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::address::Address;
 
 /// The address of today's daemon, which its clients have built in.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9090";
@@ -17,9 +20,11 @@ pub struct Settings {
     /// Every path and command is below this directory; `/` in production.
     pub paths: Paths,
     /// Addresses to serve HTTP on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
     /// The time between two full reloads.
     pub refresh_interval: Duration,
+    /// What is logged.
+    pub log_level: LevelFilter,
     /// How much of the system is read at the most.
     pub load: LoadLimits,
     /// The bounds of the HTTP server and of its clients.
@@ -38,6 +43,7 @@ impl Settings {
             paths: Paths::new(root),
             listen: Vec::new(),
             refresh_interval: Duration::from_secs(300),
+            log_level: LevelFilter::Debug,
             load: LoadLimits::default(),
             http: HttpLimits::default(),
             queues: QueueLimits::default(),

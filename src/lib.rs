@@ -4,6 +4,7 @@
 //! flows through the daemon, with those first that all of it stands on.
 
 // What all stages share.
+pub mod address;
 pub mod config;
 pub mod event;
 pub mod json;

@@ -25,8 +25,8 @@ const LINES_MAX: usize = 8192;
 /// How long the end of the program waits for them.
 const FLUSH_TIME: Duration = Duration::from_millis(300);
 
-/// Starts logging.
-pub fn start(level: LevelFilter) {
+/// Starts logging; what is logged is for [`log::set_max_level`] to say.
+pub fn start() {
     let (lines, receiver) = bounded(LINES_MAX);
     let writer = std::thread::Builder::new().name("log".to_string());
     let started =
@@ -34,17 +34,13 @@ pub fn start(level: LevelFilter) {
     if started.is_err() {
         return;
     }
-    let bunyan = Bunyan {
-        level,
-        hostname: os::hostname(),
-        lines,
-        missed: AtomicU64::new(0),
-    };
+    let bunyan =
+        Bunyan { hostname: os::hostname(), lines, missed: AtomicU64::new(0) };
     let mut loggers: Vec<Box<dyn SharedLogger>> = vec![Box::new(bunyan)];
     // Where both outputs are the same terminal, once is enough.
     if std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
         loggers.push(TermLogger::new(
-            level,
+            LevelFilter::Trace,
             Config::default(),
             TerminalMode::Stderr,
             ColorChoice::Auto,
@@ -56,7 +52,6 @@ pub fn start(level: LevelFilter) {
 
 /// Writes a JSON line a record, as node-bunyan does.
 struct Bunyan {
-    level: LevelFilter,
     hostname: String,
     lines: Sender<Message>,
     /// Lines that found no room.
@@ -87,20 +82,18 @@ fn write_lines(messages: &Receiver<Message>, mut out: impl Write) {
 }
 
 impl Log for Bunyan {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let line = self.line(record, SystemTime::now());
-            let missed = self.missed.swap(0, Ordering::Relaxed);
-            if missed > 0 && !self.send(self.missed_line(missed)) {
-                self.missed.fetch_add(missed, Ordering::Relaxed);
-            }
-            if !self.send(line) {
-                self.missed.fetch_add(1, Ordering::Relaxed);
-            }
+        let line = self.line(record, SystemTime::now());
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 && !self.send(self.missed_line(missed)) {
+            self.missed.fetch_add(missed, Ordering::Relaxed);
+        }
+        if !self.send(line) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -154,7 +147,7 @@ impl Bunyan {
 
 impl SharedLogger for Bunyan {
     fn level(&self) -> LevelFilter {
-        self.level
+        LevelFilter::Trace
     }
 
     fn config(&self) -> Option<&Config> {
@@ -173,8 +166,8 @@ mod tests {
 
     fn bunyan(lines_max: usize) -> (Bunyan, Receiver<Message>) {
         let (lines, receiver) = bounded(lines_max);
-        let (level, missed) = (LevelFilter::Info, AtomicU64::new(0));
-        (Bunyan { level, hostname: "h".into(), lines, missed }, receiver)
+        let missed = AtomicU64::new(0);
+        (Bunyan { hostname: "h".into(), lines, missed }, receiver)
     }
 
     #[test]

@@ -2,13 +2,20 @@
 //! table behind `--set NAME=VALUE` and `vminfod settings`.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
+
+use log::LevelFilter;
 
 use crate::config::Settings;
 
 /// The longest time that can be set, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
+
+/// The longest file of settings.
+const FILE_BYTES: u64 = 64 << 10;
 
 /// The largest count or size that can be set.
 const NUMBER_MAX: u64 = 1 << 40;
@@ -25,6 +32,8 @@ enum Field<'a> {
     Count(&'a mut usize),
     /// How many events.
     Events(&'a mut u64),
+    /// What is logged.
+    Level(&'a mut LevelFilter),
 }
 
 /// One setting.
@@ -49,6 +58,7 @@ const SETTINGS: &[Setting] = settings! {
     "refresh-interval" Time refresh_interval,
         "between two full reloads, a tenth more or less; as long again if \
          there is always something to do";
+    "log-level" Level log_level, "error, warn, info, debug or trace";
     "drift-time" Time sources.drift_time,
         "what a full reload finds changed is drift, if no event tells of it \
          for this long";
@@ -175,8 +185,52 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
             *count =
                 number(value).ok_or_else(|| error("not a number from 1 on"))?;
         }
+        Field::Level(level) => {
+            *level = value
+                .parse()
+                .ok()
+                .filter(|level| *level != LevelFilter::Off)
+                .ok_or_else(|| error("not a level of the log"))?;
+        }
     }
     Ok(())
+}
+
+/// Sets what a file says: a line `NAME=VALUE` each; `#` begins a remark.
+///
+/// # Errors
+/// A sentence, if it can't be read, or one of its lines can't be set.
+pub fn set_by_file(settings: &mut Settings, path: &Path) -> Result<(), String> {
+    let error = |line, e: &str| format!("{}:{line}: {e}", path.display());
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text));
+    let len = read.map_err(|e| format!("{}: {e}", path.display()))?;
+    if len as u64 >= FILE_BYTES {
+        return Err(format!("{}: too long", path.display()));
+    }
+    for (line, words) in (1..).zip(text.lines()) {
+        let words = words.split('#').next().unwrap_or_default().trim();
+        if !words.is_empty() {
+            set(settings, words).map_err(|e| error(line, &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is set otherwise in `new` than in `old`: names and new values.
+#[must_use]
+pub fn differing(
+    old: &Settings,
+    new: &Settings,
+) -> Vec<(&'static str, String)> {
+    let (mut old, mut new) = (old.clone(), new.clone());
+    let values = SETTINGS.iter().map(|setting| {
+        let was = value_text(&(setting.field)(&mut old));
+        (setting.name, was, value_text(&(setting.field)(&mut new)))
+    });
+    let differing = values.filter(|(_, was, is)| was != is);
+    differing.map(|(name, _, is)| (name, is)).collect()
 }
 
 /// A time in seconds, more than none.
@@ -208,17 +262,22 @@ pub fn table() -> String {
     let mut defaults = Settings::new(Path::new("/"));
     let mut table = String::new();
     for setting in SETTINGS {
-        let value = match (setting.field)(&mut defaults) {
-            Field::Time(time) => format!("{} s", time.as_secs_f64()),
-            Field::Bytes(bytes) => size_text(*bytes),
-            Field::Size(bytes) => size_text(*bytes as u64),
-            Field::Count(count) => count.to_string(),
-            Field::Events(count) => count.to_string(),
-        };
+        let value = value_text(&(setting.field)(&mut defaults));
         let (name, help) = (setting.name, setting.help);
         let _ = writeln!(table, "{name:17} {value:>8}  {help}");
     }
     table
+}
+
+fn value_text(field: &Field<'_>) -> String {
+    match field {
+        Field::Time(time) => format!("{} s", time.as_secs_f64()),
+        Field::Bytes(bytes) => size_text(**bytes),
+        Field::Size(bytes) => size_text(**bytes as u64),
+        Field::Count(count) => count.to_string(),
+        Field::Events(count) => count.to_string(),
+        Field::Level(level) => level.to_string().to_ascii_lowercase(),
+    }
 }
 
 fn size_text(bytes: u64) -> String {

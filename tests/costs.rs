@@ -16,7 +16,7 @@ use std::time::Duration;
 use vminfod::cache::{Applied, Cache, Prepared, Update};
 use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::event::{Cause, Job, Lane, Sources};
-use vminfod::http::{Bound, Host, Server};
+use vminfod::http::{Host, Server};
 use vminfod::hub::{About, EventKind, Hub, HubLimits};
 use vminfod::json::{Json, Object, Packed};
 use vminfod::load::assemble::Parts;
@@ -166,8 +166,8 @@ impl Picture {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        let socket = net::bind(address, send_buffer).unwrap();
-        server.listen(vec![Bound { address, socket }]).unwrap();
+        let bound = net::bind(&address.into(), send_buffer).unwrap();
+        server.listen(vec![bound]).unwrap();
         Served { server, address }
     }
 }

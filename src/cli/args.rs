@@ -1,12 +1,12 @@
 //! Options and operands of a verb.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use lexopt::prelude::*;
 
 use super::Failure;
+use crate::address::Address;
 use crate::client::{Client, TIME_LIMIT};
 use crate::config::DEFAULT_LISTEN;
 use crate::settings;
@@ -163,6 +163,6 @@ pub fn seconds(text: &str) -> Result<Duration, Failure> {
 }
 
 /// An address to listen on or to ask.
-pub fn socket_address(text: &str) -> Result<SocketAddr, Failure> {
-    text.parse().map_err(|_| Failure::Usage(format!("not ADDR:PORT: {text}")))
+pub fn socket_address(text: &str) -> Result<Address, Failure> {
+    text.parse().map_err(Failure::Usage)
 }

@@ -1,85 +1,165 @@
 //! The verbs that load the system themselves: `daemon` and `dump`.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use lexopt::prelude::*;
-use log::LevelFilter;
 
-use super::args::{seconds, socket_address};
+use super::args::socket_address;
 use super::{Failure, complain, print_json};
-use crate::config::{DEFAULT_LISTEN, Paths, Settings};
+use crate::address::Address;
+use crate::config::{DEFAULT_LISTEN, Settings};
+use crate::daemon::Reread;
 use crate::json::Json;
+use crate::os::{self, Standing};
 use crate::settings;
 
-/// Serves the VMs of this host.
-pub fn run(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut settings = Settings::new(Path::new("/"));
-    let mut level = LevelFilter::Debug;
-    let mut remote = false;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("root") => {
-                set_root(&mut settings, &parser.value()?.string()?)?;
+/// What the command line of the daemon says.
+#[derive(Default)]
+struct Options {
+    root: Option<PathBuf>,
+    listen: Vec<Address>,
+    no_tcp: bool,
+    remote: bool,
+    hosts: Vec<String>,
+    /// Where it is said what is set, and read again at SIGHUP.
+    file: Option<PathBuf>,
+    /// What is set here, whatever is said there: `NAME=VALUE` each.
+    set: Vec<String>,
+}
+
+impl Options {
+    fn parse(mut parser: lexopt::Parser) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        while let Some(arg) = parser.next()? {
+            let Long(name) = arg else { return Err(arg.unexpected().into()) };
+            match name {
+                "allow-remote" => options.remote = true,
+                "root" => {
+                    let root = parser.value()?.string()?;
+                    options.root = Some(directory(&root)?);
+                }
+                "listen" => match parser.value()?.string()?.as_str() {
+                    "none" => options.no_tcp = true,
+                    text => options.listen.push(socket_address(text)?),
+                },
+                "socket" => {
+                    let path = absolute("--socket", &parser.value()?)?;
+                    options.listen.push(path.into());
+                }
+                "allow-host" => {
+                    options.hosts.push(parser.value()?.string()?);
+                }
+                "settings" => {
+                    let path = absolute("--settings", &parser.value()?)?;
+                    options.file = Some(path);
+                }
+                "set" => options.set.push(parser.value()?.string()?),
+                "refresh-interval" | "log-level" => {
+                    let name = name.to_string();
+                    let value = parser.value()?.string()?;
+                    options.set.push(format!("{name}={value}"));
+                }
+                "command-timeout" => {
+                    let value = parser.value()?.string()?;
+                    options.set.push(format!("command-time={value}"));
+                }
+                _ => return Err(arg.unexpected().into()),
             }
-            Long("listen") => {
-                let address = socket_address(&parser.value()?.string()?)?;
-                settings.listen.push(address);
-            }
-            Long("allow-remote") => remote = true,
-            Long("allow-host") => {
-                settings.http.hosts.push(parser.value()?.string()?);
-            }
-            Long("refresh-interval") => {
-                settings.refresh_interval =
-                    seconds(&parser.value()?.string()?)?;
-            }
-            Long("set") => {
-                let words = parser.value()?.string()?;
-                settings::set(&mut settings, &words).map_err(Failure::Usage)?;
-            }
-            Long("command-timeout") => {
-                settings.load.command_time =
-                    seconds(&parser.value()?.string()?)?;
-            }
-            Long("log-level") => {
-                level = parser.value()?.parse()?;
-            }
-            other => return Err(other.unexpected().into()),
         }
+        let is_tcp = |a: &Address| matches!(a, Address::Inet(_));
+        let has_tcp = options.listen.iter().any(is_tcp);
+        if options.no_tcp && has_tcp {
+            let what = "--listen none, and an address";
+            return Err(Failure::Usage(what.to_string()));
+        }
+        if options.no_tcp && options.listen.is_empty() {
+            let what = "--listen none without --socket: nobody could ask it";
+            return Err(Failure::Usage(what.to_string()));
+        }
+        if !options.no_tcp && !has_tcp {
+            options.listen.push(socket_address(DEFAULT_LISTEN)?);
+        }
+        if let Some(address) = options.listen.iter().find(|a| !a.is_local())
+            && !options.remote
+        {
+            return Err(Failure::Usage(format!(
+                "--listen {address}: not a loopback address. Whoever reaches \
+                 it can read passwords of VMs; --allow-remote allows it"
+            )));
+        }
+        Ok(options)
     }
-    if settings.listen.is_empty() {
-        settings.listen.push(socket_address(DEFAULT_LISTEN)?);
+
+    /// All that is set, as the file says now.
+    fn settings(&self) -> Result<Settings, String> {
+        let mut settings = settings_of(self.root.as_deref());
+        settings.listen.clone_from(&self.listen);
+        settings.http.hosts.extend(self.hosts.iter().cloned());
+        if let Some(file) = &self.file {
+            settings::set_by_file(&mut settings, file)?;
+        }
+        for words in &self.set {
+            settings::set(&mut settings, words)?;
+        }
+        Ok(settings)
     }
-    let is_remote = |a: &&SocketAddr| !a.ip().is_loopback();
-    if let Some(address) = settings.listen.iter().find(is_remote)
-        && !remote
-    {
-        return Err(Failure::Usage(format!(
-            "--listen {address}: not a loopback address. Whoever reaches it \
-             can read passwords of VMs; --allow-remote allows it"
-        )));
-    }
-    crate::os::memory::share_heap();
-    crate::log_format::start(level);
-    crate::daemon::run(&settings).inspect_err(|e| {
-        log::error!("{e}");
-        log::logger().flush();
-    })?;
+}
+
+/// Serves the VMs of this host.
+pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
+    let options = Options::parse(parser)?;
+    let settings = options.settings().map_err(Failure::Usage)?;
+    os::memory::share_heap();
+    crate::log_format::start();
+    log::set_max_level(settings.log_level);
+    let reread = || options.settings();
+    let reread: Option<Reread<'_>> = match options.file {
+        Some(_) => Some(&reread),
+        None => None,
+    };
+    may_run(options.root.as_deref(), os::standing())
+        .and_then(|()| crate::daemon::run(settings, reread))
+        .inspect_err(|e| {
+            log::error!("{e}");
+            log::logger().flush();
+        })?;
     Ok(())
+}
+
+/// Whether the host below `root`, or this one, can be loaded from here.
+pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), String> {
+    let is_simulated = root.is_some_and(|root| root.parent().is_some());
+    match standing {
+        _ if is_simulated => Ok(()),
+        Standing { is_global: None, .. } => {
+            Err("this system has no zones: it \
+            is not SmartOS. --root DIR loads a simulated host"
+                .to_string())
+        }
+        Standing { is_global: Some(false), .. } => Err("this is not the \
+            global zone: only from there can every VM be seen"
+            .to_string()),
+        Standing { is_root: false, .. } => {
+            Err("not root, who alone can read every VM's files".to_string())
+        }
+        Standing { is_root: true, is_global: Some(true) } => Ok(()),
+    }
 }
 
 /// Prints what a daemon would serve.
 pub fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut settings = Settings::new(Path::new("/"));
+    let mut root = None;
     while let Some(arg) = parser.next()? {
         match arg {
             Long("root") => {
-                set_root(&mut settings, &parser.value()?.string()?)?;
+                root = Some(directory(&parser.value()?.string()?)?);
             }
             other => return Err(other.unexpected().into()),
         }
     }
+    may_run(root.as_deref(), os::standing())?;
+    let settings = settings_of(root.as_deref());
     let dumped = crate::daemon::dump::dump(&settings)?;
     for fault in &dumped.faults {
         complain(&format!("vminfod: {fault}"));
@@ -87,14 +167,45 @@ pub fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
     print_json(&Json::from(dumped.vms))
 }
 
-/// Reads and runs everything below this directory.
-pub fn set_root(settings: &mut Settings, root: &str) -> Result<(), Failure> {
-    // Commands are run by absolute path, wherever we are called from.
-    let absolute = std::path::absolute(root)
-        .map_err(|e| Failure::Usage(format!("--root {root}: {e}")))?;
-    if !absolute.is_dir() {
+/// The defaults, for the host below `root`, or this one.
+pub fn settings_of(root: Option<&Path>) -> Settings {
+    Settings::new(root.unwrap_or(Path::new("/")))
+}
+
+/// The directory of a simulated host. Commands are run by absolute path,
+/// wherever we are called from.
+pub fn directory(root: &str) -> Result<PathBuf, Failure> {
+    let path = absolute("--root", OsStr::new(root))?;
+    if !path.is_dir() {
         return Err(Failure::Failed(format!("--root {root}: no directory")));
     }
-    settings.paths = Paths::new(&absolute);
-    Ok(())
+    Ok(path)
+}
+
+fn absolute(option: &str, path: &OsStr) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| {
+        let path = Path::new(path).display();
+        Failure::Usage(format!("{option} {path}: {e}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_of_the_global_zone_loads_this_host() {
+        let said = |root: Option<&str>, is_root, is_global| {
+            let standing = Standing { is_root, is_global };
+            may_run(root.map(Path::new), standing).err().unwrap_or_default()
+        };
+        assert_eq!(said(None, true, Some(true)), "");
+        assert_eq!(said(Some("/"), true, Some(true)), "");
+        assert!(said(None, false, Some(true)).starts_with("not root"));
+        let zone = said(Some("/"), true, Some(false));
+        assert!(zone.starts_with("this is not the global zone"), "{zone}");
+        assert!(said(None, true, None).contains("not SmartOS"));
+        assert_eq!(said(Some("/host"), false, None), "");
+        assert_eq!(said(Some("/host"), false, Some(false)), "");
+    }
 }

@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::Path;
 
 use super::args::{flag, value};
-use super::daemon::set_root;
+use super::daemon::{directory, may_run, settings_of};
 use super::terminal::for_reader;
 use super::{Failure, complain, print, with_options};
 use crate::client::{Client, VmsQuery};
 use crate::config::Settings;
 use crate::diff::{Action, diff, pretty_path};
 use crate::json::{Json, Object};
+use crate::os;
 
 /// How often is looked: what differs once is on its way, what differs every
 /// time is wrong.
@@ -33,13 +33,13 @@ type Differences =
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), value(&["root"])];
     let args = with_options(args, &options, 0)?;
-    let mut settings = Settings::new(Path::new("/"));
-    if let Some(root) = args.last("root") {
-        set_root(&mut settings, root).map_err(|e| match e {
-            Failure::Failed(e) => trouble(e),
-            other => other,
-        })?;
-    }
+    let root = args.last("root").map(directory).transpose();
+    let root = root.map_err(|e| match e {
+        Failure::Failed(e) => trouble(e),
+        other => other,
+    })?;
+    may_run(root.as_deref(), os::standing()).map_err(trouble)?;
+    let settings = settings_of(root.as_deref());
     let client = args.client("vminfod")?;
     let mut told = BTreeSet::new();
     let mut lasting: Option<Differences> = None;

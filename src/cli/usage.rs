@@ -22,9 +22,10 @@ VMs, as vmadm(8) has them:
   top                a live view of VMs and events
 
 The daemon:
-  daemon [--root DIR] [--listen ADDR:PORT]... [--allow-remote]
-         [--allow-host NAME]... [--refresh-interval SECS]
-         [--command-timeout SECS] [--set NAME=VALUE]... [--log-level LEVEL]
+  daemon [--root DIR] [--listen ADDR:PORT|none]... [--socket PATH]
+         [--allow-remote] [--allow-host NAME]... [--refresh-interval SECS]
+         [--command-timeout SECS] [--set NAME=VALUE]... [--settings FILE]
+         [--log-level LEVEL]
                      serve the VMs of this host, or of the one below DIR
   settings           what --set can set, with defaults and meanings
   ping               is it up, and has it loaded every VM?
@@ -37,9 +38,9 @@ The daemon:
 
   help, --version
 
-All but daemon, settings and dump ask the daemon at --server ADDR:PORT, else
-at that of the variable VMINFOD_SERVER, else at 127.0.0.1:9090; an answer may
-take --time-limit SECS (30).
+All but daemon, settings and dump ask the daemon at --server ADDR:PORT or at
+a socket's path, else at that of the variable VMINFOD_SERVER, else at
+127.0.0.1:9090; an answer may take --time-limit SECS (30).
 See vminfod(8), vminfo(8) and vminfod-http(7).
 ";
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::json::Json;
 
 /// Why there is no answer, or not the one that was wanted.
@@ -13,7 +13,7 @@ pub enum Error {
     /// Nobody listens there.
     Away {
         /// Where.
-        server: SocketAddr,
+        server: Address,
     },
     /// It took longer than it may.
     Slow {
@@ -94,14 +94,16 @@ impl Error {
     /// What an error of the system means, after this was asked.
     pub(super) fn of_io(
         error: io::Error,
-        server: SocketAddr,
+        server: &Address,
         path: &str,
         time: Duration,
     ) -> Self {
         let path = path.split('?').next().unwrap_or(path);
         let asked = format!("{server}{path}");
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Away { server },
+            io::ErrorKind::ConnectionRefused => {
+                Self::Away { server: server.clone() }
+            }
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 Self::Slow { asked, time }
             }

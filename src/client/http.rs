@@ -2,7 +2,7 @@
 //! time limit on everything.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// The most bytes of an answer's head, or of a chunk's size.
@@ -15,7 +15,7 @@ const BODY_MAX: usize = 1 << 30;
 const READ_MAX: usize = 64 << 10;
 
 /// The shortest time-out that a socket knows.
-const INSTANT: Duration = Duration::from_millis(1);
+pub(super) const INSTANT: Duration = Duration::from_millis(1);
 
 /// An answer whose body is read as it comes.
 #[derive(Debug)]
@@ -64,29 +64,19 @@ pub enum Piece {
     End,
 }
 
-/// Connects.
-///
-/// # Errors
-/// If nobody listens, or that is not known in `time`.
-pub fn connect(server: SocketAddr, time: Duration) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&server, time.max(INSTANT))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Asks for a path, by GET; the answer's head has to be there by `until`.
 ///
 /// # Errors
 /// If it is not, or it is not HTTP.
 pub fn ask(
     stream: TcpStream,
-    server: SocketAddr,
+    host: &str,
     path: &str,
     agent: &str,
     until: Instant,
 ) -> io::Result<Answer> {
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: {agent}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\
          Connection: close\r\n\r\n",
     );
     stream.set_write_timeout(Some(left(until).max(INSTANT)))?;

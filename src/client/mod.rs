@@ -18,7 +18,7 @@ mod query;
 mod stream;
 mod watcher;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 pub use crate::hub::EventKind;
@@ -29,8 +29,10 @@ pub use query::{EventsQuery, HEARTBEAT, VmsQuery};
 pub use stream::{EventStream, Item, Stopper};
 pub use watcher::{Told, Watcher};
 
+use crate::address::Address;
 use crate::json::Json;
-use http::Answer;
+use crate::os::net;
+use http::{Answer, INSTANT};
 use query::{Target, seconds};
 
 /// How long an answer may take, unless one says.
@@ -59,7 +61,7 @@ pub struct Look {
 /// Asks one daemon; each question has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
-    server: SocketAddr,
+    server: Address,
     agent: String,
     time: Duration,
 }
@@ -67,7 +69,8 @@ pub struct Client {
 impl Client {
     /// A client of the daemon that listens there.
     #[must_use]
-    pub fn new(server: SocketAddr) -> Self {
+    pub fn new(server: impl Into<Address>) -> Self {
+        let server = server.into();
         let agent = concat!("vminfod/", env!("CARGO_PKG_VERSION")).to_string();
         Self { server, agent, time: TIME_LIMIT }
     }
@@ -91,8 +94,8 @@ impl Client {
 
     /// Where the daemon listens.
     #[must_use]
-    pub fn server(&self) -> SocketAddr {
-        self.server
+    pub fn server(&self) -> &Address {
+        &self.server
     }
 
     /// Whether the daemon is there, and has loaded every VM: `/ping`.
@@ -224,13 +227,14 @@ impl Client {
         time: Duration,
         register: impl FnOnce(&TcpStream) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        let error = |e| Error::of_io(e, self.server, path, time);
+        let error = |e| Error::of_io(e, &self.server, path, time);
         let until = after(time);
-        let stream = http::connect(self.server, until - Instant::now());
+        let left = until.saturating_duration_since(Instant::now());
+        let stream = net::connect(&self.server, left.max(INSTANT));
         let stream = stream.map_err(error)?;
         register(&stream)?;
         let mut answer =
-            http::ask(stream, self.server, path, &self.agent, until)
+            http::ask(stream, &self.server.host(), path, &self.agent, until)
                 .map_err(error)?;
         if answer.status == 200 {
             return Ok(answer);
@@ -263,7 +267,7 @@ impl Client {
     ) -> Result<Json, Error> {
         let body = answer
             .read_all(after(time))
-            .map_err(|e| Error::of_io(e, self.server, path, time))?;
+            .map_err(|e| Error::of_io(e, &self.server, path, time))?;
         Json::parse(&String::from_utf8_lossy(&body))
             .map_err(|e| self.nonsense(path, &format!("not JSON: {e}")))
     }

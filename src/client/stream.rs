@@ -226,8 +226,8 @@ impl EventStream {
     fn read(&mut self, until: Instant) -> Result<Option<Line>, Error> {
         let silence_max = self.query.silence_max();
         let deaf_at = self.heard + silence_max;
-        let (server, time) = (self.client.server, self.client.time);
-        let failed = |e: io::Error| Error::of_io(e, server, "/events", time);
+        let (server, time) = (self.client.server.clone(), self.client.time);
+        let failed = |e: io::Error| Error::of_io(e, &server, "/events", time);
         let Some(answer) = &mut self.answer else { return Ok(None) };
         // A line that has begun has to end, too.
         let late_at = self.begun.map_or(deaf_at, |begun| begun + time);
@@ -399,7 +399,7 @@ impl EventStream {
         let mut answer = ask(&self.client, &self.control, &path)?;
         let failed = |e| {
             let time = self.client.time;
-            Error::of_io(e, self.client.server, "/events", time)
+            Error::of_io(e, &self.client.server, "/events", time)
         };
         let line = answer.read_line(after(self.client.time)).map_err(failed)?;
         let ready = match line {
@@ -430,7 +430,7 @@ fn ask(
     client.get(path, time, |socket| {
         let socket = socket.try_clone();
         let socket = socket
-            .map_err(|e| Error::of_io(e, client.server, "/events", time))?;
+            .map_err(|e| Error::of_io(e, &client.server, "/events", time))?;
         let mut state = control.state.lock();
         if state.is_stopped {
             return Err(Error::Stopped);

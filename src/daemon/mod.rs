@@ -19,7 +19,6 @@ mod worker;
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -28,28 +27,31 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::{Mutex, RwLock};
 
+use crate::address::Address;
 use crate::cache::Cache;
 use crate::config::Settings;
 use crate::drift::Drift;
 use crate::event::EventSource;
 use crate::faults::Faults;
-use crate::http::{Bound, Server};
+use crate::http::Server;
 use crate::hub::{Hub, HubLimits};
 use crate::json::Object;
 use crate::load::Loader;
 use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
+use crate::os;
+use crate::os::net::{self, Bound};
 use crate::os::signals::{Signal, Signals};
-use crate::os::{self, net};
 use crate::queue::Queue;
 use crate::requested::Requests;
+use crate::settings;
 use crate::threads::{exit, spawn};
 use crate::watch::files::FileWatcher;
 use crate::watch::sysevent::{Reader, Stopper};
 use crate::watch::{self, SharedStatus};
 use metrics::Numbers;
 use status::Status;
-use worker::Worker;
+use worker::{Worker, jittered};
 
 /// What ends later than this after the signal is left behind.
 const END_TIME: Duration = Duration::from_millis(900);
@@ -106,6 +108,8 @@ pub struct Shared {
     pub gaps: Drift,
     /// How the runs of commands went.
     pub commands: RunCounts,
+    /// The time between two full reloads.
+    pub refresh_interval: RwLock<Duration>,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
@@ -122,19 +126,35 @@ pub struct Shared {
     pub started: Instant,
 }
 
-/// Runs the daemon until a signal ends it.
+/// Reads the settings again.
+pub type Reread<'a> = &'a dyn Fn() -> Result<Settings, String>;
+
+/// Runs the daemon until a signal ends it; at SIGHUP it reads its settings
+/// again, if it is told how.
 ///
 /// # Errors
 /// A sentence, if it can't start.
-pub fn run(settings: &Settings) -> Result<(), String> {
-    let signals = Signals::catch(&[Signal::Terminate, Signal::Interrupt])
-        .map_err(|e| format!("signals: {e}"))?;
+pub fn run(
+    mut settings: Settings,
+    reread: Option<Reread<'_>>,
+) -> Result<(), String> {
+    let mut caught = vec![Signal::Terminate, Signal::Interrupt];
+    caught.extend(reread.map(|_| Signal::Hangup));
+    let signals =
+        Signals::catch(&caught).map_err(|e| format!("signals: {e}"))?;
     // Before anything else: a second daemon must disturb nothing.
-    let bound = bind(settings)?;
-    let settings = within_descriptors(settings.clone());
-    let daemon = Daemon::start(&settings, bound)
+    let bound = bind(&settings)?;
+    let daemon = Daemon::start(&within_descriptors(settings.clone()), bound)
         .map_err(|e| format!("can't start: {e}"))?;
-    let signal = signals.wait();
+    let signal = loop {
+        match (signals.wait(), reread) {
+            (Signal::Hangup, Some(reread)) => match reread() {
+                Ok(new) => daemon.set(&mut settings, new),
+                Err(e) => log::error!("settings stay as they are: {e}"),
+            },
+            (signal, _) => break signal,
+        }
+    };
     // Whatever hangs does not hold up the end, not even the log.
     let watchdog = spawn("watchdog", || {
         std::thread::sleep(END_TIME);
@@ -171,9 +191,9 @@ const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
     let until = Instant::now() + BIND_TIME;
-    let bind_one = |address: &SocketAddr| loop {
-        match net::bind(*address, settings.http.send_buffer) {
-            Ok(socket) => return Ok(Bound { address: *address, socket }),
+    let bind_one = |address: &Address| loop {
+        match net::bind(address, settings.http.send_buffer) {
+            Ok(bound) => return Ok(bound),
             Err(e)
                 if e.kind() == io::ErrorKind::AddrInUse
                     && Instant::now() < until =>
@@ -248,7 +268,6 @@ impl Daemon {
             loader,
             files: Arc::clone(&files),
             times: settings.sources.clone(),
-            refresh_interval: settings.refresh_interval,
             loaded,
         };
         for n in 0..settings.queues.all_workers() {
@@ -268,6 +287,31 @@ impl Daemon {
             move || start_http(&server, bound, &when_loaded, &ending)
         })?);
         Ok(Self { shared, ending, stoppers, files, server, threads })
+    }
+
+    /// Exchanges the settings, as far as that can be done while it runs.
+    fn set(&self, settings: &mut Settings, new: Settings) {
+        log::set_max_level(new.log_level);
+        let differing = settings::differing(settings, &new);
+        if differing.is_empty() {
+            log::info!("settings read again: nothing has changed");
+        }
+        for (name, value) in differing {
+            match name {
+                "log-level" | "refresh-interval" => {
+                    log::info!("{name} is {value} now");
+                }
+                _ => log::warn!("{name} will be {value} at the next start"),
+            }
+        }
+        let interval = new.refresh_interval;
+        if interval != settings.refresh_interval {
+            *self.shared.refresh_interval.write() = interval;
+            self.shared.queue.reschedule_periodic(jittered(interval));
+        }
+        // What was not exchanged differs from the file until then.
+        settings.log_level = new.log_level;
+        settings.refresh_interval = interval;
     }
 
     /// Ends every thread. Readers first, so that nothing new comes; the
@@ -316,6 +360,7 @@ fn new_shared(
         drift: Drift::new(settings.sources.drift_time),
         gaps: Drift::new(settings.sources.drift_time),
         commands,
+        refresh_interval: RwLock::new(settings.refresh_interval),
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
         sysinfo_stored: AtomicU64::new(0),

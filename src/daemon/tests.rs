@@ -26,7 +26,6 @@ fn worker() -> (Worker, Arc<Shared>) {
         loader,
         files: Arc::new(files),
         times: settings.sources,
-        refresh_interval: settings.refresh_interval,
         loaded: bounded(1).0,
     };
     (worker, shared)
@@ -63,7 +62,8 @@ const PANICS: &str = "VMINFOD_TEST_PANICS";
 #[test]
 fn a_panic_elsewhere_ends_the_process_and_says_why() {
     if std::env::var_os(PANICS).is_some() {
-        crate::log_format::start(log::LevelFilter::Debug);
+        crate::log_format::start();
+        log::set_max_level(log::LevelFilter::Debug);
         let thread = spawn("planner", || panic!("planted")).unwrap();
         let _ = thread.join();
         unreachable!("the process has ended");

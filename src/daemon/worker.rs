@@ -43,7 +43,6 @@ pub struct Worker {
     pub loader: Loader,
     pub files: Arc<FileWatcher>,
     pub times: SourceTimes,
-    pub refresh_interval: Duration,
     /// Is told when a full load is in.
     pub loaded: Sender<()>,
 }
@@ -264,7 +263,7 @@ impl Worker {
             self.shared.requests.all_loaded(number, &missing);
             let cause = Cause::now("refresh", PERIODIC);
             let next = Job::new(Lane::All, Sources::ALL, cause);
-            let pause = jittered(self.refresh_interval);
+            let pause = jittered(*self.shared.refresh_interval.read());
             self.shared.queue.set_periodic(next, pause);
         }
     }
@@ -401,7 +400,7 @@ pub fn doubled(first: Duration, times: u32) -> Duration {
 
 /// A tenth more or less, so that the hypervisors of a fleet, started
 /// together, do not all load at the same moment.
-fn jittered(interval: Duration) -> Duration {
+pub fn jittered(interval: Duration) -> Duration {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(0) % 200;
     let percent = 90.0 + f64::from(u32::try_from(random).unwrap_or(0)) / 10.0;

@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::poller::{Fired, Poller};
 use crate::config::HttpLimits;
 use crate::http::request::Request;
 use crate::os;
+use crate::os::net::Listener;
 use crate::sync::Bell;
 
 /// The pause after an accept that failed for want of something.
@@ -181,7 +182,7 @@ impl Engine {
     }
 
     /// Accepts connections until the engine is ended.
-    pub fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+    pub fn accept_all(self: &Arc<Self>, listener: &Listener) {
         let mut last_error = None;
         if let Err(e) = listener.set_nonblocking(true) {
             log::error!("listener: {e}");
@@ -192,7 +193,7 @@ impl Engine {
             let waited = os::wait_readable(&fds, time);
             let accepted = waited.and_then(|_| listener.accept());
             match accepted {
-                Ok((socket, _)) => {
+                Ok(socket) => {
                     last_error = None;
                     self.welcome(socket);
                 }

@@ -26,7 +26,6 @@ pub mod wanted;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -38,7 +37,7 @@ use crate::config::HttpLimits;
 use crate::hub::Hub;
 use crate::json::Json;
 use crate::metrics::Page;
-use crate::os::net;
+use crate::os::net::Bound;
 use crate::requested::Requested;
 use crate::sync::Wake;
 use engine::Engine;
@@ -65,15 +64,6 @@ pub trait Host: Send + Sync {
     /// What is wrong with what is served of a VM, or of all: source and error
     /// of each.
     fn faults(&self, zonename: Option<&str>) -> Vec<(&'static str, String)>;
-}
-
-/// An address that is taken, and not listened on yet.
-#[derive(Debug)]
-pub struct Bound {
-    /// The address, for messages.
-    pub address: SocketAddr,
-    /// The socket.
-    pub socket: net::Bound,
 }
 
 /// The server: it answers from when it listens until it is ended.
@@ -148,16 +138,15 @@ impl Server {
         start("http-events".into(), Box::new(move || fanout.run()))?;
         let poller = Arc::clone(&self.poller);
         start("http-poll".into(), Box::new(move || poller.run()))?;
-        for Bound { address, socket } in bound {
-            let listener = socket
+        for bound in bound {
+            let address = bound.address().clone();
+            let listener = bound
                 .listen()
                 .map_err(|e| format!("can't listen on {address}: {e}"))?;
-            // The port may have been left to the system.
-            let address = listener.local_addr().unwrap_or(address);
-            log::info!("listening on {address}");
+            log::info!("listening on {}", listener.address());
             let engine = Arc::clone(&self.engine);
             start(
-                format!("http-{}", address.port()),
+                "http-accept".into(),
                 Box::new(move || engine.accept_all(&listener)),
             )?;
         }

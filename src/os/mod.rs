@@ -73,6 +73,37 @@ fn poll(fds: &mut [libc::pollfd], time: Duration) -> io::Result<()> {
     }
 }
 
+/// Where this process runs, and as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether as root.
+    pub is_root: bool,
+    /// Whether in the global zone; `None` where there are no zones.
+    pub is_global: Option<bool>,
+}
+
+/// See [`Standing`].
+#[must_use]
+pub fn standing() -> Standing {
+    // SAFETY: geteuid has no preconditions.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    Standing { is_root, is_global: is_global_zone() }
+}
+
+#[cfg(target_os = "illumos")]
+fn is_global_zone() -> Option<bool> {
+    unsafe extern "C" {
+        /// getzoneid(3C)
+        safe fn getzoneid() -> libc::c_int;
+    }
+    Some(getzoneid() == 0)
+}
+
+#[cfg(not(target_os = "illumos"))]
+fn is_global_zone() -> Option<bool> {
+    None
+}
+
 /// The name of this machine, for log records.
 #[must_use]
 pub fn hostname() -> String {

@@ -152,6 +152,14 @@ impl Queue {
         self.change(|inner| inner.state.set_periodic(job, due, due + pause));
     }
 
+    /// Has the job of all lanes, if there is one, done after `pause`.
+    pub fn reschedule_periodic(&self, pause: Duration) {
+        let due = Instant::now() + pause;
+        self.change(|inner| {
+            inner.state.reschedule_periodic(due, due + pause);
+        });
+    }
+
     /// Remembers that everything has to be loaded, since events were lost.
     pub fn push_overflow(&self, cause: &Cause) {
         self.change(|inner| inner.state.overflow(cause));

@@ -201,6 +201,13 @@ impl State {
         self.periodic = Some(Periodic { job, due, latest });
     }
 
+    /// See [`super::Queue::reschedule_periodic`].
+    pub fn reschedule_periodic(&mut self, due: Instant, latest: Instant) {
+        if let Some(periodic) = &mut self.periodic {
+            (periodic.due, periodic.latest) = (due, latest);
+        }
+    }
+
     /// Exchanges every job that waits for one that loads everything, but for
     /// those that somebody waits for. A VM
     /// that is not known yet is found by that, too.

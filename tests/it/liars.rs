@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use vminfod::address::Address;
 use vminfod::client::{Client, Error, EventsQuery, Item, Told, Watcher};
 use vminfod::json::Json;
 
@@ -362,7 +363,8 @@ const READY: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
 #[test]
 fn a_watcher_can_be_dropped_while_a_server_hangs() {
     let (addr, count) = silent_server(READY);
-    let client = Client::new(addr.parse().unwrap()).time_limit(DEADLINE * 10);
+    let client =
+        Client::new(addr.parse::<Address>().unwrap()).time_limit(DEADLINE * 10);
     let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
     wait_for("it tries again", || match count.load(Ordering::SeqCst) {
         2.. => Ok(()),
@@ -375,7 +377,8 @@ fn a_watcher_can_be_dropped_while_a_server_hangs() {
 #[test]
 fn a_call_returns_in_its_time_while_a_server_hangs() {
     let (addr, count) = silent_server(READY);
-    let client = Client::new(addr.parse().unwrap()).time_limit(DEADLINE * 10);
+    let client =
+        Client::new(addr.parse::<Address>().unwrap()).time_limit(DEADLINE * 10);
     let query = EventsQuery::new().heartbeat(Duration::MAX);
     let mut stream = client.events(query).unwrap();
     let mut items = 0;

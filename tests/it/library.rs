@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use vminfod::address::Address;
 use vminfod::client::{
     Client, Error, EventKind, EventsQuery, Item, Mirror, Told, VmsQuery,
     Watcher,
@@ -549,7 +550,7 @@ fn a_server_that_is_none_gives_a_clear_error() {
         };
         assert!(error.contains(wanted), "{says:?}: {error}");
     }
-    let away = Client::new(free_address().parse().unwrap());
+    let away = Client::new(free_address().parse::<Address>().unwrap());
     let error = away.ping().unwrap_err();
     assert!(matches!(error, Error::Away { .. }), "{error:?}");
     assert!(error.to_string().contains("no daemon answers at"), "{error}");

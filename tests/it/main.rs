@@ -27,6 +27,9 @@ mod model;
 /// The interface by real sockets.
 mod http;
 
+/// Sockets, settings, and where it may run.
+mod sockets;
+
 /// Queries of VMs.
 mod queries;
 

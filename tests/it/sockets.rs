@@ -1,0 +1,183 @@
+//! The Unix socket, the file of settings, and where the daemon may run.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::*;
+
+fn socket_of(host: &TestHost) -> PathBuf {
+    host.root().join("vminfod.sock")
+}
+
+fn spawn_at(host: &TestHost, socket: &Path) -> Daemon {
+    let socket = socket.to_str().unwrap();
+    host.spawn(&["--listen", "none", "--socket", socket])
+}
+
+fn wait_for_log(daemon: &Daemon, what: &str) {
+    wait_for("it says so", || {
+        let log = daemon.log();
+        match log.iter().any(|line| line.contains(what)) {
+            true => Ok(()),
+            false => Err(format!("{what}: {}", log.join("\n"))),
+        }
+    });
+}
+
+fn wait_until_it_listens(daemon: &Daemon) {
+    wait_for_log(daemon, "listening on /");
+}
+
+/// The body of curl's answer.
+fn curl(socket: &Path, path: &str) -> String {
+    let output = Command::new("curl")
+        .args(["-s", "-m", "60", "--unix-socket"])
+        .arg(socket)
+        .arg(format!("http://localhost{path}"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn tool(socket: &Path, args: &[&str]) -> String {
+    let output = Command::new(VMINFOD)
+        .args(args)
+        .arg("--server")
+        .arg(socket)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_socket_serves_whoever_may_open_it() {
+    let host = TestHost::with_vms(3);
+    let socket = socket_of(&host);
+    let mut daemon = spawn_at(&host, &socket);
+    wait_until_it_listens(&daemon);
+    assert_eq!(curl(&socket, "/ping"), "{\"ping\":\"pong\"}");
+    let vms = parse(curl(&socket, "/vms").as_bytes());
+    assert_eq!(vms.as_array().unwrap().len(), 3);
+    assert_eq!(tool(&socket, &["list", "-H"]).lines().count(), 3);
+    let name = text(&vms.as_array().unwrap()[0], "zonename").to_string();
+    host.update(&name, "alias", "seen").unwrap();
+    tool(&socket, &["wait", &name, "alias=seen", "--timeout", "60"]);
+
+    let of_socket = fs::symlink_metadata(&socket).unwrap();
+    assert!(of_socket.file_type().is_socket());
+    assert_eq!(of_socket.permissions().mode() & 0o777, 0o600);
+    // And by nothing else.
+    let pid = daemon.child.id();
+    let listening = Command::new("sh")
+        .args(["-c", &format!("ls -l /proc/{pid}/fd | grep -o 'socket:.*'")])
+        .output()
+        .unwrap();
+    let listening = String::from_utf8(listening.stdout).unwrap();
+    let tcp = ["tcp", "tcp6"].map(|name| {
+        fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap()
+    });
+    for line in listening.lines() {
+        let inode = line.trim_start_matches("socket:[").trim_end_matches(']');
+        let is_tcp = |table: &String| {
+            let mut lines = table.lines();
+            lines.any(|l| l.split_whitespace().nth(9) == Some(inode))
+        };
+        assert!(!tcp.iter().any(is_tcp), "{inode} is of TCP");
+    }
+
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_has_one_daemon() {
+    let host = TestHost::with_vms(2);
+    let socket = socket_of(&host);
+    host.hurt("zoneadm", "block").unwrap();
+    let mut first = spawn_at(&host, &socket);
+    wait_for("it has taken it", || match socket.exists() {
+        true => Ok(()),
+        false => Err("not yet".to_string()),
+    });
+    // Not even while it loads, and nobody is answered.
+    let mut second = spawn_at(&host, &socket);
+    assert_eq!(second.wait(), Some(1));
+    wait_for_log(&second, "can't listen on /");
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_until_it_listens(&first);
+    // What one that was killed has left is no hindrance.
+    first.signal("KILL");
+    first.wait();
+    assert!(socket.exists());
+    let third = spawn_at(&host, &socket);
+    wait_until_it_listens(&third);
+    assert_eq!(curl(&socket, "/ping"), "{\"ping\":\"pong\"}");
+    drop(third);
+    // Somebody's file is left alone.
+    fs::remove_file(&socket).unwrap();
+    fs::write(&socket, "mine").unwrap();
+    let mut fourth = spawn_at(&host, &socket);
+    assert_eq!(fourth.wait(), Some(1));
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
+}
+
+#[test]
+fn settings_are_read_again_at_a_hangup() {
+    let host = TestHost::with_vms(2);
+    let file = host.root().join("settings");
+    let path = file.to_str().unwrap();
+    fs::write(&file, "# of the operator\nlog-level=info\n\njobs = 7\n")
+        .unwrap();
+    let mut refused = host.spawn(&["--settings", path]);
+    assert_eq!(refused.wait(), Some(2));
+    wait_for_log(&refused, "settings:4: no such setting: jobs ;");
+
+    fs::write(&file, "log-level=info\njobs=7\n").unwrap();
+    let daemon = host.start_with(&["--settings", path, "--set", "batch=9"]);
+    let says = |what: &str| wait_for_log(&daemon, what);
+    let has_debug = || daemon.log().iter().any(|l| l.contains("\"level\":20,"));
+    assert!(!has_debug());
+    let changed = "log-level=debug # more\nrefresh-interval=0.05\njobs=8\n";
+    fs::write(&file, changed).unwrap();
+    daemon.signal("HUP");
+    says("log-level is debug now");
+    says("refresh-interval is 0.05 s now");
+    says("jobs will be 8 at the next start");
+    // Of the next full reload, which would have been in minutes.
+    says("(periodic)");
+    says("\"level\":20,");
+    fs::write(&file, "log-level=loud\n").unwrap();
+    daemon.signal("HUP");
+    says("settings:1: log-level=loud: not a level of the log");
+    fs::remove_file(&file).unwrap();
+    daemon.signal("HUP");
+    says("settings: No such file");
+    assert_eq!(daemon.get("/ping").status, 200);
+}
+
+#[test]
+fn where_there_are_no_zones_it_does_not_start() {
+    for args in [&["daemon"][..], &["dump"], &["daemon", "--root", "/"]] {
+        let output = Command::new(VMINFOD).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("it is not SmartOS"), "{said}");
+    }
+    for (args, why) in [
+        (&["--listen", "none"][..], "nobody could ask it"),
+        (&["--listen", "none", "--listen", "127.0.0.1:1"], "and an address"),
+        (&["--listen", "192.0.2.1:9090"], "not a loopback address"),
+        (&["--listen", "nowhere"], "not ADDR:PORT: nowhere"),
+    ] {
+        let output =
+            Command::new(VMINFOD).arg("daemon").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(why), "{said}");
+    }
+}
