@@ -111,10 +111,11 @@ impl Bunyan {
     }
 
     fn missed_line(&self, missed: u64) -> Vec<u8> {
-        let what = format_args!("the log was full: {missed} lines are missing");
+        let what = format!("the log was full: {missed} lines are missing");
         let mut record = Record::builder();
         record.level(log::Level::Warn).target(module_path!());
-        self.line(&record.args(what).build(), SystemTime::now())
+        let now = SystemTime::now();
+        self.line(&record.args(format_args!("{what}")).build(), now)
     }
 
     fn line(&self, record: &Record<'_>, time: SystemTime) -> Vec<u8> {
