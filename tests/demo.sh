@@ -11,7 +11,7 @@ vms=$2
 root=$(mktemp -d "${TMPDIR:-/tmp}/vminfod-demo.XXXXXX")
 vminfod=$programs/vminfod
 simhost=$programs/simhost
-daemon= events=
+daemon='' events=''
 
 cleanup() {
 	[ -z "$events" ] || kill "$events" 2>/dev/null || true

@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::harness::{Daemon, TestHost, parse, text};
+use simhost::emit::Channel;
+
+use crate::harness::{Daemon, TempDir, TestHost, parse, text, wait_for};
 
 /// Runs a program that `make deps` has installed.
 pub fn run(program: &str, args: &[&str]) -> Output {
@@ -92,7 +94,7 @@ fn curl_with_all_flags_that_matter() {
     let (exit, lines) = curl(&daemon, &["-N", "-m", "1"], "/events");
     let ready = parse(lines.trim_end().as_bytes());
     assert_eq!((exit, text(&ready, "type")), (28, "ready"));
-    let dir = crate::harness::TempDir::new();
+    let dir = TempDir::new();
     let file = dir.0.join("etag");
     let file = file.to_str().unwrap();
     let (_, whole) = curl(&daemon, &["--etag-save", file], "/vms");
@@ -145,4 +147,63 @@ fn wrk_finds_no_error() {
         }
     }
     assert!(!daemon.log().iter().any(|line| line.contains("panic")));
+}
+
+#[test]
+fn bunyan_takes_every_line_of_the_log() {
+    let host = TestHost::with_vms(4);
+    let mut daemon = host.start_with(&["--log-level", "trace"]);
+    let name = host.zonenames().unwrap().remove(0);
+    // Changes, odd words, faults, sysevents that die and rubbish.
+    host.update(&name, "alias", "Zoë \u{2028} \"}{\\").unwrap();
+    host.update(&name, "tags.x", "a\nb\u{1}\u{7f}").unwrap();
+    let xml = host.root().join(format!("etc/zones/{name}.xml"));
+    let good = std::fs::read_to_string(&xml).unwrap();
+    std::fs::write(&xml, "<zone name=\"\u{1b}[31m\n").unwrap();
+    host.raw_sysevent(Channel::Zone, b"rub\x01bish \xff\n").unwrap();
+    host.kill_sysevent(Channel::Zfs).unwrap();
+    daemon.get("/vms/nobody?wait=x%0A");
+    wait_for("the faults are logged", || {
+        let log = daemon.log();
+        let has = |level| {
+            let level = format!("\"level\":{level},");
+            log.iter().any(|line| line.contains(&level))
+        };
+        match has(50) && has(30) && has(20) {
+            true => Ok(()),
+            false => Err(log.join("\n")),
+        }
+    });
+    std::fs::write(&xml, good).unwrap();
+    daemon.settle(&host);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+    let ended = |log: &[String]| log.iter().any(|l| l.contains("\"ended\""));
+    wait_for("the log is read", || match daemon.log() {
+        log if ended(&log) => Ok(()),
+        log => Err(log.join("\n")),
+    });
+
+    let log = daemon.log();
+    let dir = TempDir::new();
+    let path = dir.0.join("log");
+    let foreign = "[ Nov 22 10:00:00 Executing start method. ]";
+    std::fs::write(&path, format!("{}\n{foreign}\n", log.join("\n"))).unwrap();
+    let output = Command::new("bunyan")
+        .args(["--no-color", path.to_str().unwrap()])
+        // Where Debian has the packages of Node, for any node.
+        .env("NODE_PATH", "/usr/share/nodejs")
+        .output()
+        .expect("bunyan is there: `make deps` installs it");
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    // What is no record is shown as it was; of ours that is none.
+    let echoed = |line: &str| shown.lines().any(|shown| shown == line);
+    assert!(echoed(foreign), "{shown}");
+    for line in &log {
+        assert!(!echoed(line), "not taken: {line}");
+    }
+    let records = shown.lines().filter(|l| l.contains(": vminfod/"));
+    assert_eq!(records.count(), log.len(), "{shown}");
+    assert!(log.len() > 20, "{log:?}");
 }

@@ -27,6 +27,9 @@ mod model;
 /// The interface by real sockets.
 mod http;
 
+/// The service and what is installed.
+mod smf;
+
 /// Sockets, settings, and where it may run.
 mod sockets;
 

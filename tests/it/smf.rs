@@ -1,0 +1,473 @@
+//! The service: its manifest, its method, and what is installed. The platform
+//! is stood in for by `tests/smf`.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+use crate::harness::*;
+
+const FMRI: &str = "svc:/system/smartdc/vminfod:default";
+
+/// Exit statuses of smf_method(7).
+const ERR_FATAL: i32 = 95;
+const ERR_CONFIG: i32 = 96;
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    output
+}
+
+fn install(program: &Path, to: &Path) {
+    let script = project("package/install.sh");
+    run(Command::new(script).arg(program).arg(to));
+}
+
+/// An installed image with a simulated host, on which the method works.
+struct Image {
+    host: TestHost,
+    dir: TempDir,
+    address: String,
+}
+
+impl Image {
+    fn new() -> Self {
+        let image = Self {
+            host: TestHost::with_vms(3),
+            dir: TempDir::new(),
+            address: free_address(),
+        };
+        let at = |path: &str| image.dir.0.join(path);
+        install(Path::new(VMINFOD), &image.dir.0);
+        for dir in ["lib/svc/share", "usr/bin", "var/run", "config"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for (name, path) in [
+            ("smf_include.sh", "lib/svc/share/smf_include.sh"),
+            ("svcprop", "usr/bin/svcprop"),
+            ("ctrun", "usr/bin/ctrun"),
+        ] {
+            fs::copy(project("tests/smf").join(name), at(path)).unwrap();
+        }
+        image.set("listen", &image.address);
+        image.set("root", image.host.root().to_str().unwrap());
+        image.set("socket", "\"\"");
+        image.set("refresh_interval", "300");
+        image.set("log_level", "debug");
+        image
+    }
+
+    fn set(&self, property: &str, value: &str) {
+        let path = self.dir.0.join("config").join(property);
+        fs::write(path, format!("{value}\n")).unwrap();
+    }
+
+    /// Begins a method, as startd does: both outputs are the log.
+    fn begin(&self, method: &str) -> Child {
+        let path = self.dir.0.join("log");
+        let log = File::options().create(true).append(true).open(path);
+        let log = log.unwrap();
+        Command::new(self.dir.0.join("usr/vm/smf/system-vminfod"))
+            .arg(method)
+            .env("SMF_FMRI", FMRI)
+            .env("SMF_METHOD", method)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn method(&self, method: &str) -> i32 {
+        self.end_of(self.begin(method))
+    }
+
+    fn end_of(&self, mut method: Child) -> i32 {
+        let status = wait_for("the method ends", || {
+            method.try_wait().unwrap().ok_or_else(|| self.log())
+        });
+        status.code().unwrap_or(-1)
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.dir.0.join("log"));
+        log.unwrap_or_default()
+    }
+
+    fn wait_for_log(&self, what: &str) {
+        wait_for("it is logged", || match self.log() {
+            log if log.contains(what) => Ok(()),
+            log => Err(format!("{what}: {log}")),
+        });
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let path = self.dir.0.join("var/run/vminfod.pid");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn wait_for_pid(&self) -> u32 {
+        wait_for("the daemon is started", || {
+            self.pid().ok_or_else(|| self.log())
+        })
+    }
+
+    /// Processes of a contract, for which a session stands.
+    fn in_contract(session: u32) -> Vec<u32> {
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            entry.ok()?.file_name().to_str()?.parse::<u32>().ok()
+        });
+        let is_in = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            let stat = stat.unwrap_or_default();
+            let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
+            let mut words = rest.split(' ');
+            // A zombie is over, whoever has not reaped it yet.
+            words.next() != Some("Z")
+                && words.nth(2) == Some(&session.to_string())
+        };
+        pids.filter(is_in).collect()
+    }
+
+    fn wait_until_contract_is_empty(&self, session: u32) {
+        wait_for("nothing is left", || match Self::in_contract(session) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}: {}", self.log())),
+        });
+    }
+
+    fn ping(&self) -> bool {
+        let output = Command::new(VMINFOD)
+            .args(["ping", "--server", &self.address])
+            .output();
+        output.unwrap().status.success()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            for left in Self::in_contract(pid) {
+                let left = left.to_string();
+                let _ = Command::new("kill").args(["-9", &left]).status();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of the service ---\n{}", self.log());
+        }
+    }
+}
+
+#[test]
+fn the_service_starts_and_stops() {
+    let image = Image::new();
+    assert_eq!(image.method("start"), 0);
+    assert!(image.ping());
+    let daemon = image.pid().unwrap();
+    let vms = run(Command::new(VMINFOD).args([
+        "list",
+        "-H",
+        "--server",
+        &image.address,
+    ]));
+    assert_eq!(String::from_utf8(vms.stdout).unwrap().lines().count(), 3);
+    // Its readers are there, and nothing of startd's is in its environment.
+    assert!(Image::in_contract(daemon).len() >= 3);
+    let environ = fs::read(format!("/proc/{daemon}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environ).contains("SMF_FMRI"));
+    // It cannot be started twice.
+    assert_eq!(image.method("start"), ERR_FATAL);
+
+    image.set("log_level", "info");
+    image.set("refresh_interval", "1234");
+    assert_eq!(image.method("refresh"), 0);
+    image.wait_for_log("log-level is info now");
+    image.wait_for_log("refresh-interval is 1234 s now");
+    assert_eq!(image.pid(), Some(daemon));
+
+    assert_eq!(image.method("stop"), 0);
+    image.wait_until_contract_is_empty(daemon);
+    assert!(image.log().contains("Terminate: ending"), "{}", image.log());
+    assert!(image.log().contains("\"ended\""), "{}", image.log());
+    assert!(!image.ping());
+    // There is nothing to stop, nor to refresh, and it can be started again.
+    assert_eq!(image.method("stop"), 0);
+    assert_eq!(image.method("refresh"), 0);
+    assert_eq!(image.method("start"), 0);
+    assert_eq!(image.method("stop"), 0);
+}
+
+#[test]
+fn what_the_properties_say_is_passed_on() {
+    let image = Image::new();
+    let socket = image.dir.0.join("var/run/vminfod.sock");
+    image.set("listen", "none");
+    image.set("socket", socket.to_str().unwrap());
+    // As svcprop(1) writes it.
+    image.set("limits", "jobs\\=77 subscribers=7");
+    image.set("allow_host", "hv1");
+    assert_eq!(image.method("start"), 0);
+    let mut ping = Command::new(VMINFOD);
+    let ping = ping.arg("ping").arg("--server").arg(&socket);
+    run(ping);
+    let settings = image.dir.0.join("var/run/vminfod.settings");
+    assert_eq!(
+        fs::read_to_string(settings).unwrap(),
+        "log-level=debug\nrefresh-interval=300\njobs=77\nsubscribers=7\n"
+    );
+    let pid = image.pid().unwrap();
+    let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let args = String::from_utf8(args).unwrap().replace('\0', " ");
+    assert!(args.contains("--listen none"), "{args}");
+    assert!(args.contains("--allow-host hv1"), "{args}");
+    assert!(!args.contains("--allow-remote"), "{args}");
+    assert_eq!(image.method("stop"), 0);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_start_that_cannot_be_says_why() {
+    let image = Image::new();
+    image.set("limits", "bogus=1");
+    assert_eq!(image.method("start"), ERR_CONFIG);
+    image.wait_for_log("no such setting: bogus");
+    image.set("limits", "");
+    image.set("listen", "192.0.2.1:9090");
+    assert_eq!(image.method("start"), ERR_CONFIG);
+    image.wait_for_log("not a loopback address");
+    image.set("listen", &image.address);
+
+    // The address is another daemon's, who answers for itself alone.
+    let other = TestHost::with_vms(2);
+    let mut taken = other.start_with(&["--listen", &image.address]);
+    assert_eq!(image.method("start"), 1);
+    image.wait_for_log("can't listen on");
+    image.wait_for_log("has ended while starting, with status 1");
+    assert!(image.ping());
+    taken.signal("TERM");
+    assert_eq!(taken.wait(), Some(0));
+
+    assert_eq!(image.method("restart"), ERR_CONFIG);
+    fs::remove_file(image.dir.0.join("usr/vm/sbin/vminfod")).unwrap();
+    assert_eq!(image.method("start"), ERR_CONFIG);
+    image.wait_for_log("vminfod is not there");
+}
+
+#[test]
+fn a_daemon_that_dies_takes_all_with_it() {
+    let image = Image::new();
+    let kill = |pid: u32| {
+        run(Command::new("kill").args(["-9", &pid.to_string()]));
+    };
+    // While it starts: the method fails.
+    image.host.hurt("zoneadm", "block").unwrap();
+    let start = image.begin("start");
+    let pid = image.wait_for_pid();
+    wait_for("zoneadm is run", || {
+        match image.host.runs().iter().any(|r| r.starts_with("zoneadm")) {
+            true => Ok(()),
+            false => Err(image.log()),
+        }
+    });
+    kill(pid);
+    assert_eq!(image.end_of(start), 1);
+    image.wait_until_contract_is_empty(pid);
+    image.host.hurt("zoneadm", "heal").unwrap();
+
+    // While it runs: nothing is left of it, so that startd sees it.
+    assert_eq!(image.method("start"), 0);
+    let pid = image.pid().unwrap();
+    // A child of it is no matter.
+    let child = Image::in_contract(pid).into_iter().find(|p| *p != pid);
+    kill(child.unwrap());
+    image.wait_for_log("sysevent");
+    assert!(image.ping());
+    assert_eq!(image.pid(), Some(pid));
+    kill(pid);
+    image.wait_until_contract_is_empty(pid);
+    // What its pid is by then is not signalled.
+    assert_eq!(image.method("stop"), 0);
+    assert_eq!(image.method("start"), 0);
+}
+
+#[test]
+fn what_is_installed_is_what_the_manifest_says() {
+    let dir = TempDir::new();
+    let top = dir.0.join("x y");
+    // Twice: an image is updated, too.
+    install(Path::new(VMINFOD), &top);
+    install(Path::new(VMINFOD), &top);
+    let manifest = fs::read_to_string(project("package/manifest")).unwrap();
+    let mut files = 0;
+    for line in manifest.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<_> = line.split(' ').collect();
+        let (path, mode) = match words[..] {
+            ["f" | "d", path, mode, "root", "bin"] => (path, mode),
+            ["s", link] => {
+                let (path, to) = link.split_once('=').unwrap();
+                files += 1;
+                let found = fs::read_link(top.join(path)).unwrap();
+                assert_eq!(found, Path::new(to));
+                assert!(fs::metadata(top.join(path)).unwrap().is_file());
+                continue;
+            }
+            _ => panic!("{line}"),
+        };
+        let found = fs::symlink_metadata(top.join(path)).unwrap();
+        let mode = u32::from_str_radix(mode, 8).unwrap();
+        assert_eq!(found.permissions().mode() & 0o7777, mode, "{line}");
+        assert_eq!(found.is_dir(), words[0] == "d", "{line}");
+        files += usize::from(words[0] == "f");
+    }
+    let all = run(Command::new("find")
+        .arg(&top)
+        .args(["(", "-type", "f", "-o", "-type", "l", ")"]));
+    let all = String::from_utf8(all.stdout).unwrap();
+    assert_eq!(all.lines().count(), files, "{all}");
+    assert!(files >= 9, "{files}");
+}
+
+/// Whether xmllint finds a manifest in the form of our DTD.
+fn is_valid(manifest: &str) -> bool {
+    let dir = TempDir::new();
+    let path = dir.0.join("manifest.xml");
+    fs::write(&path, manifest).unwrap();
+    let output = Command::new("xmllint")
+        .args(["--noout", "--nonet", "--dtdvalid"])
+        .arg(project("tests/smf/service_bundle.dtd"))
+        .arg(&path)
+        .output()
+        .expect("xmllint is there: `make deps` installs it");
+    output.status.success()
+}
+
+fn manifest() -> String {
+    fs::read_to_string(project("smf/system-vminfod.xml")).unwrap()
+}
+
+#[test]
+fn the_manifest_has_the_form_that_svccfg_wants() {
+    let good = manifest();
+    assert!(is_valid(&good));
+    for (what, with) in [
+        // Elements in another order, without what they must have, or with
+        // values that there are not.
+        ("<single_instance/>", ""),
+        ("<stability value=\"Evolving\"/>", "<stability value=\"Sound\"/>"),
+        (" timeout_seconds=\"60\"", ""),
+        (" grouping=\"require_all\"", ""),
+        ("restart_on=\"none\"", "restart_on=\"never\""),
+        ("type=\"count\"", "type=\"number\""),
+        (" xml:lang=\"C\"", ""),
+        ("<method_credential user=\"root\"", "<method_credential"),
+        ("<common_name>", "<description/><common_name>"),
+    ] {
+        let bad = match what {
+            "<single_instance/>" => {
+                let moved = "<stability value=\"Evolving\"/><single_instance/>";
+                let without = good.replacen(what, with, 1);
+                without.replacen("<stability value=\"Evolving\"/>", moved, 1)
+            }
+            _ => good.replacen(what, with, 1),
+        };
+        assert_ne!(bad, good, "{what}");
+        assert!(!is_valid(&bad), "{what} {with}");
+    }
+}
+
+fn of_name<'a, 'i>(
+    node: Node<'a, 'i>,
+    tag: &'a str,
+) -> impl Iterator<Item = Node<'a, 'i>> {
+    node.descendants().filter(move |n| n.has_tag_name(tag))
+}
+
+#[test]
+fn the_manifest_is_of_today_s_service() {
+    let text = manifest();
+    let options = ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = Document::parse_with_options(&text, options).unwrap();
+    let root = document.root();
+    let service = of_name(root, "service").next().unwrap();
+    assert_eq!(service.attribute("name"), Some("system/smartdc/vminfod"));
+    assert_eq!(service.attribute("type"), Some("service"));
+    let instance = of_name(root, "create_default_instance").next().unwrap();
+    assert_eq!(instance.attribute("enabled"), Some("true"));
+
+    let needs: Vec<_> = of_name(root, "service_fmri")
+        .map(|fmri| fmri.attribute("value").unwrap())
+        .collect();
+    let local = "svc:/system/filesystem/local";
+    assert_eq!(needs, [local, "svc:/system/sysevent"]);
+
+    // The methods, and the time that today's have.
+    let methods: Vec<_> = of_name(root, "exec_method")
+        .map(|method| {
+            let of = |name| method.attribute(name).unwrap();
+            assert_eq!(of("exec"), "/usr/vm/smf/system-vminfod %m");
+            let time: u32 = of("timeout_seconds").parse().unwrap();
+            (of("name"), time)
+        })
+        .collect();
+    assert_eq!(methods, [("start", 300), ("stop", 60), ("refresh", 60)]);
+    for credential in of_name(root, "method_credential") {
+        assert_eq!(credential.attribute("user"), Some("root"));
+        assert_eq!(credential.attribute("group"), Some("staff"));
+    }
+    for text in of_name(root, "loctext") {
+        assert!(!text.text().unwrap_or_default().trim().is_empty());
+    }
+
+    // The method asks for these properties, and for no others; what they are
+    // by default is what the program has by default.
+    let method = fs::read_to_string(project("smf/system-vminfod")).unwrap();
+    let settings = run(Command::new(VMINFOD).arg("settings"));
+    let settings = String::from_utf8(settings.stdout).unwrap();
+    let group = of_name(root, "property_group").next().unwrap();
+    assert_eq!(group.attribute("name"), Some("config"));
+    let mut known = Vec::new();
+    for property in group.children().filter(Node::is_element) {
+        let name = property.attribute("name").unwrap();
+        known.push(name);
+        assert!(method.contains(name), "the method does not know {name}");
+        let setting = name.replace('_', "-");
+        let default = settings.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()? == setting).then(|| words.next())?
+        });
+        if let Some(default) = default {
+            assert_eq!(property.attribute("value"), Some(default), "{name}");
+        }
+    }
+    for asked in method.split("$(property ").skip(1) {
+        let name = asked.split(')').next().unwrap();
+        assert!(name == "\"$name\"" || known.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn scripts_are_clean() {
+    let scripts = [
+        "smf/system-vminfod",
+        "package/install.sh",
+        "tests/smf/ctrun",
+        "tests/smf/svcprop",
+        "tests/demo.sh",
+        "tests/deps.sh",
+        "tests/mutants/run.sh",
+        ".ci/run",
+    ];
+    let output = Command::new("shellcheck")
+        .args(scripts.map(project))
+        .output()
+        .expect("shellcheck is there: `make deps` installs it");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+}
