@@ -20,6 +20,48 @@ deps:
 	tests/deps.sh target/tools
 	rustup target add x86_64-unknown-illumos
 	rustup component add rustfmt clippy
+	rustup toolchain install $(MSRV) --profile minimal
+	[ -x $(CARGO_DENY) ] || $(CARGO) install cargo-deny --locked \
+	    --version $(CARGO_DENY_VERSION) --root target/tools
+
+# Lays the release out below DESTDIR, by package/manifest. PROGRAM is what was
+# built for the system that it is for.
+DESTDIR ?=
+PROGRAM ?= target/release/vminfod
+install: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
+	package/install.sh $(PROGRAM) $(DESTDIR)/
+
+# A tarball of what is installed: the same sources give the same.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+package: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
+	rm -rf target/package
+	package/install.sh $(PROGRAM) target/package/image
+	sed -n 's/^[dfs] \([^ =]*\).*/\1/p' package/manifest | \
+	    tar --create --directory target/package/image --no-recursion \
+	    --files-from - --owner root:0 --group bin:2 --mtime @0 | \
+	    gzip -n -9 > target/package/vminfod-$(VERSION).tar.gz
+	tar --list --verbose --file target/package/vminfod-$(VERSION).tar.gz
+
+# What it is made of, as a bill of materials.
+sbom:
+	@$(CARGO) run --quiet --package sbom
+
+# Licences, sources and doubles of the crates, by deny.toml.
+CARGO_DENY_VERSION = 0.20.2
+CARGO_DENY = target/tools/bin/cargo-deny
+deny:
+	$(CARGO_DENY) --all-features check bans licenses sources
+
+# Their known faults: needs the network.
+audit:
+	$(CARGO_DENY) --all-features check advisories
+
+# The least Rust that builds it.
+MSRV = 1.88
+msrv:
+	grep -q '^rust-version = "$(MSRV)"' Cargo.toml
+	$(CARGO) +$(MSRV) check --workspace --all-targets --locked \
+	    --target-dir target/msrv
 
 demo: build
 	DEMO=$(DEMO) tests/demo.sh target/debug $(DEMO_VMS)
@@ -77,12 +119,18 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# The Rust for illumos; the C needs that system's headers.
+# The Rust for illumos, and the C by the event-port API as c/illumos has it;
+# of the C library, which is POSIX there too, by this system's headers.
+CLANG ?= clang
+MULTIARCH = $(shell gcc -print-multiarch)
 check-illumos:
 	VMINFOD_SKIP_C=1 $(CARGO) clippy --package vminfod --lib --bins \
 	    --target x86_64-unknown-illumos -- -D warnings
+	$(CLANG) --target=x86_64-pc-solaris2.11 -fsyntax-only -std=gnu11 \
+	    -Wall -Wextra -Werror -D_GNU_SOURCE -Ic/illumos \
+	    -isystem /usr/include/$(MULTIARCH) -isystem /usr/include c/fswatch.c
 
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps install package sbom deny audit msrv demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean

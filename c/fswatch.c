@@ -31,6 +31,7 @@
 #include <sys/stat.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,30 @@
 #endif
 
 #include "fswatch.h"
+
+/* What the values and layouts are that all of this was written to. */
+#define	PIN(what, value) \
+	_Static_assert((what) == (value), #what " is not " #value)
+
+PIN(PORT_SOURCE_USER, 3);
+PIN(PORT_SOURCE_FILE, 7);
+PIN(FILE_MODIFIED, 0x00000002);
+PIN(FILE_TRUNC, 0x00100000);
+PIN(FILE_NOFOLLOW, 0x10000000);
+PIN(FILE_DELETE, 0x00000010);
+PIN(FILE_RENAME_TO, 0x00000020);
+PIN(FILE_RENAME_FROM, 0x00000040);
+PIN(UNMOUNTED, 0x20000000);
+PIN(MOUNTEDOVER, 0x40000000);
+PIN(FILE_EXCEPTION, 0x60000070);
+PIN(sizeof (port_event_t), 24);
+PIN(offsetof(port_event_t, portev_source), 4);
+PIN(offsetof(port_event_t, portev_object), 8);
+PIN(offsetof(port_event_t, portev_user), 16);
+PIN(sizeof (file_obj_t), 80);
+PIN(offsetof(file_obj_t, fo_mtime), 16);
+PIN(offsetof(file_obj_t, fo_ctime), 32);
+PIN(offsetof(file_obj_t, fo_name), 72);
 
 /* A file that changes all the time is still watched after so many tries. */
 #define	ARM_TRIES	16

@@ -5,58 +5,16 @@
  */
 
 /*
- * The part of the event-port API (port_create(3C) and its kin) that fswatch.c
- * uses, over inotify(7), for development and tests on Linux. Names, values,
- * layouts and errors are those of illumos, save that a port is closed by
- * port_close() in place of close(2).
+ * The event-port API over inotify(7), for development and tests on Linux. What
+ * it declares is that of illumos, errors included, save that a port is closed
+ * by port_close() in place of close(2).
  */
 
 #ifndef PORTS_INOTIFY_H
 #define	PORTS_INOTIFY_H
 
-#include <stdint.h>
-#include <time.h>
+#include "illumos/port.h"
 
-#define	PORT_SOURCE_USER	3
-#define	PORT_SOURCE_FILE	7
-
-#define	FILE_ACCESS		0x00000001
-#define	FILE_MODIFIED		0x00000002
-#define	FILE_ATTRIB		0x00000004
-#define	FILE_DELETE		0x00000010
-#define	FILE_RENAME_TO		0x00000020
-#define	FILE_RENAME_FROM	0x00000040
-#define	FILE_TRUNC		0x00100000
-#define	FILE_NOFOLLOW		0x10000000
-#define	UNMOUNTED		0x20000000
-#define	MOUNTEDOVER		0x40000000
-
-#define	FILE_EXCEPTION		(UNMOUNTED | FILE_DELETE | FILE_RENAME_TO | \
-				FILE_RENAME_FROM | MOUNTEDOVER)
-
-typedef struct port_event {
-	int		portev_events;
-	unsigned short	portev_source;
-	unsigned short	portev_pad;
-	uintptr_t	portev_object;
-	void		*portev_user;
-} port_event_t;
-
-typedef struct file_obj {
-	struct timespec	fo_atime;
-	struct timespec	fo_mtime;
-	struct timespec	fo_ctime;
-	uintptr_t	fo_pad[3];
-	char		*fo_name;
-} file_obj_t;
-
-int port_create(void);
-int port_associate(int port, int source, uintptr_t object, int events,
-    void *user);
-int port_dissociate(int port, int source, uintptr_t object);
-int port_getn(int port, port_event_t list[], unsigned int max,
-    unsigned int *nget, const struct timespec *timeout);
-int port_send(int port, int events, void *user);
 int port_close(int port);
 
 #endif	/* PORTS_INOTIFY_H */
