@@ -92,6 +92,10 @@ bench:
 	$(CARGO) build --release --workspace
 	target/release/bench $(BENCH)
 
+# Whether docs/ARCHITECTURE.md is true of what it says to do.
+walkthrough:
+	tests/walkthrough.sh
+
 # Every interleaving of a few threads at the queue and the hub.
 interleavings:
 	CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS="--cfg loom" $(CARGO) test \
@@ -133,4 +137,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps install package sbom deny audit msrv demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps install package sbom deny audit msrv walkthrough demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean

@@ -302,3 +302,44 @@ fn dots_stand_for_anything() {
         assert_eq!(is_as(line, wanted), is_so, "{line} {wanted}");
     }
 }
+
+/// Faults whose source is not written where they are noted.
+const NAMED_ELSEWHERE: [&str; 9] = [
+    "zone events",
+    "zfs events",
+    "watch",
+    "uuid",
+    "zoneadm of unknown zones",
+    "metadata.json",
+    "tags.json",
+    "routes.json",
+    "lastexited",
+];
+
+#[test]
+fn the_operator_is_told_what_to_do_of_every_fault() {
+    let page = read("docs/OPERATING.md");
+    let (_, table) = page.split_once("| source | what is wrong |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let mut sources: BTreeSet<String> =
+        NAMED_ELSEWHERE.map(str::to_string).into();
+    let list = Command::new("git")
+        .args(["ls-files", "src"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    for path in String::from_utf8(list.stdout).unwrap().lines() {
+        let text = read(path);
+        let text = text.split("mod tests {").next().unwrap();
+        for call in [".fault(\"", ".note(None, \"", ".note(Some(&zonename), \""]
+        {
+            for rest in text.split(call).skip(1) {
+                sources.insert(rest.split('"').next().unwrap().to_string());
+            }
+        }
+    }
+    assert!(sources.len() >= 14, "{sources:?}");
+    for source in &sources {
+        assert!(table.contains(&format!("`{source}`")), "{source}");
+    }
+}

@@ -460,6 +460,7 @@ fn scripts_are_clean() {
         "tests/smf/ctrun",
         "tests/smf/svcprop",
         "tests/demo.sh",
+        "tests/walkthrough.sh",
         "tests/deps.sh",
         "tests/mutants/run.sh",
         ".ci/run",
