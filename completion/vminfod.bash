@@ -94,6 +94,10 @@ _vminfod() {
         COMPREPLY=($(compgen -d -- "$cur"))
         return
         ;;
+    *:--settings | settings:settings)
+        COMPREPLY=($(compgen -f -- "$cur"))
+        return
+        ;;
     daemon:--log-level)
         COMPREPLY=($(compgen -W 'error warn info debug trace' -- "$cur"))
         return

@@ -5,6 +5,8 @@
 # usage: install.sh PROGRAM DESTDIR
 
 set -eu
+# Directories above what the manifest lists are for all to read.
+umask 022
 program=$1
 destdir=$2
 here=$(cd "$(dirname "$0")" && pwd)

@@ -64,8 +64,11 @@ impl Address {
     #[must_use]
     pub fn host(&self) -> String {
         match self {
-            Self::Inet(address) => address.to_string(),
-            Self::Unix(_) => "localhost".to_string(),
+            // Who listens everywhere is asked nearby.
+            Self::Inet(address) if !address.ip().is_unspecified() => {
+                address.to_string()
+            }
+            Self::Inet(_) | Self::Unix(_) => "localhost".to_string(),
         }
     }
 }

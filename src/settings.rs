@@ -2,14 +2,13 @@
 //! table behind `--set NAME=VALUE` and `vminfod settings`.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use log::LevelFilter;
 
 use crate::config::Settings;
+use crate::os;
 
 /// The longest time that can be set, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
@@ -202,14 +201,9 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
 /// A sentence, if it can't be read, or one of its lines can't be set.
 pub fn set_by_file(settings: &mut Settings, path: &Path) -> Result<(), String> {
     let error = |line, e: &str| format!("{}:{line}: {e}", path.display());
-    let mut text = String::new();
-    let read = File::open(path)
-        .and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text));
-    let len = read.map_err(|e| format!("{}: {e}", path.display()))?;
-    if len as u64 >= FILE_BYTES {
-        return Err(format!("{}: too long", path.display()));
-    }
-    for (line, words) in (1..).zip(text.lines()) {
+    let file = os::read_regular_file(path, FILE_BYTES)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    for (line, words) in (1..).zip(file.text.lines()) {
         let words = words.split('#').next().unwrap_or_default().trim();
         if !words.is_empty() {
             set(settings, words).map_err(|e| error(line, &e))?;

@@ -16,7 +16,7 @@ quietly_twice() {
 missing=()
 for pair in curl:curl node:nodejs python3:python3 wrk:wrk tmux:tmux \
     mandoc:mandoc zsh:zsh xmllint:libxml2-utils shellcheck:shellcheck \
-    clang:clang bunyan:node-bunyan; do
+    clang:clang bunyan:node-bunyan ksh93:ksh93u+m; do
     command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then

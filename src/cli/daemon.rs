@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use lexopt::prelude::*;
 
 use super::args::socket_address;
-use super::{Failure, complain, print_json};
+use super::{Failure, complain, print, print_json};
 use crate::address::Address;
 use crate::config::{DEFAULT_LISTEN, Settings};
 use crate::daemon::Reread;
 use crate::json::Json;
+use crate::os::signals::Signal;
 use crate::os::{self, Standing};
 use crate::settings;
 
@@ -67,6 +68,12 @@ impl Options {
                 _ => return Err(arg.unexpected().into()),
             }
         }
+        for (n, address) in options.listen.iter().enumerate() {
+            if options.listen[..n].contains(address) {
+                let what = format!("{address} is given twice");
+                return Err(Failure::Usage(what));
+            }
+        }
         let is_tcp = |a: &Address| matches!(a, Address::Inet(_));
         let has_tcp = options.listen.iter().any(is_tcp);
         if options.no_tcp && has_tcp {
@@ -109,6 +116,10 @@ impl Options {
 /// Serves the VMs of this host.
 pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
     let options = Options::parse(parser)?;
+    if options.file.is_some() {
+        // Until it is caught: who asks for what is being done already.
+        os::signals::ignore(Signal::Hangup);
+    }
     let settings = options.settings().map_err(Failure::Usage)?;
     os::memory::share_heap();
     crate::log_format::start();
@@ -144,6 +155,25 @@ pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), String> {
             Err("not root, who alone can read every VM's files".to_string())
         }
         Standing { is_root: true, is_global: Some(true) } => Ok(()),
+    }
+}
+
+/// Lists what can be set; with a file, says whether it can be as it says.
+pub fn settings(mut parser: lexopt::Parser) -> Result<(), Failure> {
+    let mut file = None;
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(path) if file.is_none() => file = Some(path),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match file {
+        Some(file) => {
+            let mut settings = settings_of(None);
+            settings::set_by_file(&mut settings, Path::new(&file))?;
+            Ok(())
+        }
+        None => print(&settings::table()),
     }
 }
 

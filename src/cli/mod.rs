@@ -19,7 +19,6 @@ use std::process::ExitCode;
 
 use crate::client;
 use crate::json::Json;
-use crate::settings;
 use args::{Args, Opt};
 use events::Caller;
 
@@ -113,7 +112,7 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     match verb {
         "help" | "-h" | "--help" => print(usage::VMINFOD),
         "--version" => print(VERSION),
-        "settings" => print(&settings::table()),
+        "settings" => daemon::settings(parser),
         "daemon" => daemon::run(parser),
         "dump" => daemon::dump(parser),
         "list" | "lookup" | "get" | "json" => vmadm::main(verb, args),

@@ -27,7 +27,8 @@ The daemon:
          [--command-timeout SECS] [--set NAME=VALUE]... [--settings FILE]
          [--log-level LEVEL]
                      serve the VMs of this host, or of the one below DIR
-  settings           what --set can set, with defaults and meanings
+  settings [FILE]    what --set can set, with defaults and meanings; or, can
+                     FILE be used with --settings?
   ping               is it up, and has it loaded every VM?
   status [-j] [-f]   is it healthy, and if not, what is wrong; -j: as JSON
   diagnose [-j] [--root DIR]

@@ -10,6 +10,7 @@ pub mod process;
 mod read;
 pub mod signals;
 pub mod terminal;
+mod unix;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,20 +1,14 @@
 //! Sockets: what std's listener does not let one choose.
 
-use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use super::unix::{self, Taken};
 use crate::address::Address;
-
-/// What the lock of a Unix socket is named after it.
-const LOCK_SUFFIX: &str = ".lock";
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -25,8 +19,8 @@ const BACKLOG: i32 = 1024;
 pub struct Bound {
     fd: OwnedFd,
     address: Address,
-    /// Of a Unix socket: held as long as the daemon lives.
-    lock: Option<File>,
+    /// Of a Unix socket.
+    taken: Option<Taken>,
 }
 
 /// What accepts connections.
@@ -34,7 +28,7 @@ pub struct Bound {
 pub struct Listener {
     socket: Socket,
     address: Address,
-    _lock: Option<File>,
+    _taken: Option<Taken>,
 }
 
 #[derive(Debug)]
@@ -51,16 +45,18 @@ pub fn bind(address: &Address, send_buffer: usize) -> io::Result<Bound> {
     match address {
         Address::Inet(inet) => {
             let fd = bind_inet(*inet, send_buffer)?;
-            Ok(Bound { fd, address: address.clone(), lock: None })
+            Ok(Bound { fd, address: address.clone(), taken: None })
         }
         Address::Unix(path) => {
-            let (fd, lock) = bind_unix(path)?;
-            Ok(Bound { fd, address: address.clone(), lock: Some(lock) })
+            let (fd, taken) = unix::bind(path)?;
+            let taken = Some(taken);
+            Ok(Bound { fd, address: address.clone(), taken })
         }
     }
 }
 
-fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
+/// A socket that children do not inherit.
+pub(super) fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: socket has no memory preconditions.
     let fd = unsafe { libc::socket(family, kind, 0) };
@@ -94,74 +90,6 @@ fn bind_inet(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Takes the path of a Unix socket, which its owner alone may open. Who holds
-/// the lock beside it has the path: a socket that is there was left behind.
-fn bind_unix(path: &Path) -> io::Result<(OwnedFd, File)> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(LOCK_SUFFIX);
-    let lock = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(name)?;
-    lock_whole(&lock)?;
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::other("it is there, and no socket")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    // SAFETY: all-zero bytes are a valid sockaddr_un.
-    let mut sun: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    #[allow(clippy::cast_possible_truncation)]
-    let family = libc::AF_UNIX as libc::sa_family_t;
-    sun.sun_family = family;
-    let bytes = path.as_os_str().as_bytes();
-    // A NUL has to follow.
-    if bytes.len() >= sun.sun_path.len() || bytes.contains(&0) {
-        return Err(io::Error::other("the path is too long"));
-    }
-    for (to, from) in sun.sun_path.iter_mut().zip(bytes) {
-        *to = from.cast_signed();
-    }
-    let fd = socket(libc::AF_UNIX)?;
-    // From the start: who opens it in between stays connected.
-    // SAFETY: umask has no preconditions; it is put back. Until the daemon
-    // has bound its addresses, no other thread makes files.
-    let result = unsafe {
-        let before = libc::umask(0o177);
-        let address = (&raw const sun).cast();
-        let result = libc::bind(fd.as_raw_fd(), address, socklen(&sun));
-        libc::umask(before);
-        result
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok((fd, lock)) }
-}
-
-/// Locks a file as long as it is open: `AddrInUse` if another process has.
-fn lock_whole(file: &File) -> io::Result<()> {
-    // SAFETY: all-zero bytes are a valid flock: the whole file.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    #[allow(clippy::cast_possible_truncation)]
-    let kind = libc::F_WRLCK as libc::c_short;
-    lock.l_type = kind;
-    // SAFETY: the descriptor is open, and `lock` is valid for the call.
-    let result = unsafe {
-        libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock)
-    };
-    match (result, io::Error::last_os_error()) {
-        (0.., _) => Ok(()),
-        (_, e) => match e.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => {
-                Err(io::ErrorKind::AddrInUse.into())
-            }
-            _ => Err(e),
-        },
-    }
-}
-
 impl Bound {
     /// Its address.
     #[must_use]
@@ -174,7 +102,7 @@ impl Bound {
     /// # Errors
     /// Those of listen(3SOCKET): `AddrInUse` if another was quicker.
     pub fn listen(self) -> io::Result<Listener> {
-        let Self { fd, mut address, lock } = self;
+        let Self { fd, mut address, taken } = self;
         let raw = fd.as_raw_fd();
         if let Address::Inet(_) = address {
             // For its connections, which inherit it, and the one after.
@@ -195,7 +123,7 @@ impl Bound {
             }
             Address::Unix(_) => Socket::Unix(fd.into()),
         };
-        Ok(Listener { socket, address, _lock: lock })
+        Ok(Listener { socket, address, _taken: taken })
     }
 }
 
@@ -242,16 +170,7 @@ impl AsFd for Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Address::Unix(path) = &self.address {
-            // The lock is held: it is ours, whatever became of it.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Connects to `address`, in so much time if it is of TCP.
+/// Connects to `address`, in so much time.
 ///
 /// # Errors
 /// Those of connect(3SOCKET): `ConnectionRefused` if nobody listens.
@@ -262,13 +181,7 @@ pub fn connect(address: &Address, time: Duration) -> io::Result<TcpStream> {
             stream.set_nodelay(true)?;
             Ok(stream)
         }
-        Address::Unix(path) => match UnixStream::connect(path) {
-            Ok(stream) => Ok(OwnedFd::from(stream).into()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Err(io::ErrorKind::ConnectionRefused.into())
-            }
-            Err(e) => Err(e),
-        },
+        Address::Unix(path) => Ok(unix::connect(path, time)?.into()),
     }
 }
 

@@ -173,13 +173,29 @@ pub fn read_some(from: &mut impl Read, to: &mut [u8]) -> io::Result<ReadSome> {
     }
 }
 
-fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+/// Has reads and writes of it not wait.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    set_flags(fd, |flags| flags | libc::O_NONBLOCK)
+}
+
+/// Has them wait.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn set_blocking(fd: &impl AsFd) -> io::Result<()> {
+    set_flags(fd, |flags| flags & !libc::O_NONBLOCK)
+}
+
+fn set_flags(fd: &impl AsFd, new: impl Fn(i32) -> i32) -> io::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is open for the length of the borrow; F_GETFL
     // and F_SETFL take and give integers.
     let result = unsafe {
         let flags = libc::fcntl(fd, libc::F_GETFL);
-        libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)
+        libc::fcntl(fd, libc::F_SETFL, new(flags))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -144,6 +144,12 @@ impl Signals {
     }
 }
 
+/// Has a signal do nothing, until it is caught.
+pub fn ignore(signal: Signal) {
+    // SAFETY: ignoring has no preconditions.
+    unsafe { libc::signal(signal.number(), libc::SIG_IGN) };
+}
+
 /// Has the ends of children reported again, if who started this process has
 /// ignored them: they could not be waited for.
 pub fn reset_child_signal() {

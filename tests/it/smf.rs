@@ -12,8 +12,7 @@ use crate::harness::*;
 
 const FMRI: &str = "svc:/system/smartdc/vminfod:default";
 
-/// Exit statuses of smf_method(7).
-const ERR_FATAL: i32 = 95;
+/// An exit status of smf_method(7).
 const ERR_CONFIG: i32 = 96;
 
 fn project(path: &str) -> PathBuf {
@@ -165,9 +164,37 @@ impl Drop for Image {
     }
 }
 
+/// Aliases that ksh93, which is the platform's /bin/sh, has by itself. One of
+/// them in the place of a function would be called instead.
+const KSH_ALIASES: &str = "\
+alias autoload='typeset -fu' command='command ' compound='typeset -C'
+alias fc=hist float='typeset -lE' functions='typeset -f'
+alias hash='alias -t --' history='hist -l' integer='typeset -li'
+alias nameref='typeset -n' nohup='nohup ' r='hist -s'
+alias redirect='command exec' source='command .'
+alias stop='kill -s STOP' suspend='kill -s STOP $$'
+alias times='{ { time;} 2>&1;}' type='whence -v'
+";
+
 #[test]
 fn the_service_starts_and_stops() {
+    starts_and_stops(&Image::new());
+}
+
+#[test]
+fn the_platform_s_shell_does_the_same() {
     let image = Image::new();
+    let path = image.dir.0.join("usr/vm/smf/system-vminfod");
+    let method = fs::read_to_string(&path).unwrap();
+    let method = method.replacen("#!/bin/sh\n", "", 1);
+    let method = format!("#!/usr/bin/env ksh93\n{KSH_ALIASES}{method}");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, method).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    starts_and_stops(&image);
+}
+
+fn starts_and_stops(image: &Image) {
     assert_eq!(image.method("start"), 0);
     assert!(image.ping());
     let daemon = image.pid().unwrap();
@@ -183,7 +210,7 @@ fn the_service_starts_and_stops() {
     let environ = fs::read(format!("/proc/{daemon}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environ).contains("SMF_FMRI"));
     // It cannot be started twice.
-    assert_eq!(image.method("start"), ERR_FATAL);
+    assert_eq!(image.method("start"), 1);
 
     image.set("log_level", "info");
     image.set("refresh_interval", "1234");
@@ -201,7 +228,22 @@ fn the_service_starts_and_stops() {
     assert_eq!(image.method("stop"), 0);
     assert_eq!(image.method("refresh"), 0);
     assert_eq!(image.method("start"), 0);
+    let daemon = image.pid().unwrap();
+    // What broken properties say does not take the place of what was said.
+    image.set("limits", "bogus=1");
+    assert_eq!(image.method("refresh"), 1);
+    image.wait_for_log("no such setting: bogus");
+    assert_eq!(image.pid(), Some(daemon));
+    // Without its pid, the end of the contract is its end.
+    let parent = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
+    let (_, words) = parent.rsplit_once(") ").unwrap();
+    let contract = words.split(' ').nth(1).unwrap();
+    let dir = image.dir.0.join("restarter");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("contract"), contract).unwrap();
+    fs::remove_file(image.dir.0.join("var/run/vminfod.pid")).unwrap();
     assert_eq!(image.method("stop"), 0);
+    image.wait_until_contract_is_empty(daemon);
 }
 
 #[test]
@@ -230,6 +272,15 @@ fn what_the_properties_say_is_passed_on() {
     assert!(!args.contains("--allow-remote"), "{args}");
     assert_eq!(image.method("stop"), 0);
     assert!(!socket.exists());
+
+    // Everywhere, and asked nearby.
+    let (_, port) = image.address.rsplit_once(':').unwrap();
+    image.set("socket", "\"\"");
+    image.set("listen", &format!("0.0.0.0:{port}"));
+    image.set("allow_remote", "true");
+    assert_eq!(image.method("start"), 0);
+    assert!(image.ping());
+    assert_eq!(image.method("stop"), 0);
 }
 
 #[test]

@@ -2,8 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use vminfod::address::Address;
+use vminfod::os::net;
 
 use crate::harness::*;
 
@@ -127,6 +132,79 @@ fn a_socket_has_one_daemon() {
 }
 
 #[test]
+fn what_stands_at_a_socket_s_path_holds_up_nobody() {
+    let host = TestHost::with_vms(2);
+    let refused = |socket: &Path, why: &str| {
+        let mut daemon = spawn_at(&host, socket);
+        assert_eq!(daemon.wait(), Some(1));
+        wait_for_log(&daemon, why);
+    };
+    // Nobody's FIFO is waited for, nobody's link followed.
+    let fifo = host.root().join("fifo");
+    let made = Command::new("mkfifo").arg(with_lock(&fifo)).status();
+    assert!(made.unwrap().success());
+    refused(&fifo, "not our own file");
+    let link = host.root().join("link");
+    std::os::unix::fs::symlink("elsewhere", with_lock(&link)).unwrap();
+    refused(&link, "can't listen on");
+    assert!(!host.root().join("elsewhere").exists());
+    // What can't be a socket leaves nothing.
+    let long = host.root().join("l".repeat(200));
+    refused(&long, "longer than");
+    assert!(!with_lock(&long).exists());
+    refused(&host.root().join("nowhere/s"), "No such file");
+
+    let socket = socket_of(&host);
+    let mut first = spawn_at(&host, &socket);
+    wait_until_it_listens(&first);
+    // Somebody removes the lock: another daemon may take the path, and keeps
+    // it when the first one ends.
+    fs::remove_file(with_lock(&socket)).unwrap();
+    let second = spawn_at(&host, &socket);
+    wait_until_it_listens(&second);
+    first.signal("TERM");
+    assert_eq!(first.wait(), Some(0));
+    assert_eq!(curl(&socket, "/ping"), "{\"ping\":\"pong\"}");
+
+    // A start that fails for another reason leaves no socket.
+    let other = host.root().join("other");
+    let taken = host.start();
+    let taken_at = taken.addr.to_string();
+    let other_text = other.to_str().unwrap();
+    let mut third =
+        host.spawn(&["--socket", other_text, "--listen", &taken_at]);
+    assert_eq!(third.wait(), Some(1));
+    assert!(!other.exists());
+}
+
+fn with_lock(socket: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lock", socket.display()))
+}
+
+#[test]
+fn a_tool_at_a_socket_waits_as_long_as_it_may() {
+    let dir = TempDir::new();
+    let path = dir.0.join("full");
+    // Nobody accepts, and the queue of those who wait is full.
+    let _listener = UnixListener::bind(&path).unwrap();
+    let address = Address::from(path.clone());
+    let mut waiting = Vec::new();
+    let short = Duration::from_millis(1);
+    while let Ok(stream) = net::connect(&address, short) {
+        waiting.push(stream);
+        assert!(waiting.len() < 100_000);
+    }
+    let output = Command::new(VMINFOD)
+        .args(["ping", "--time-limit", "0.01", "--server"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no answer in 0.01 s"), "{said}");
+}
+
+#[test]
 fn settings_are_read_again_at_a_hangup() {
     let host = TestHost::with_vms(2);
     let file = host.root().join("settings");
@@ -157,6 +235,10 @@ fn settings_are_read_again_at_a_hangup() {
     fs::remove_file(&file).unwrap();
     daemon.signal("HUP");
     says("settings: No such file");
+    // Nobody writes to it, and nobody waits for that.
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    daemon.signal("HUP");
+    says("settings: is not a regular file");
     assert_eq!(daemon.get("/ping").status, 200);
 }
 
@@ -173,6 +255,7 @@ fn where_there_are_no_zones_it_does_not_start() {
         (&["--listen", "none", "--listen", "127.0.0.1:1"], "and an address"),
         (&["--listen", "192.0.2.1:9090"], "not a loopback address"),
         (&["--listen", "nowhere"], "not ADDR:PORT: nowhere"),
+        (&["--socket", "/a/s", "--socket", "/a/./s"], "/a/s is given twice"),
     ] {
         let output =
             Command::new(VMINFOD).arg("daemon").args(args).output().unwrap();

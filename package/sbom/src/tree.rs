@@ -108,6 +108,16 @@ fn of(
         found.checksum = checksums.get(&found.reference()).cloned();
         crates.insert(text(package, "id")?, found);
     }
+    // What a compiler runs is in no program.
+    let mut macros = BTreeSet::new();
+    for package in metadata.get("packages")?.as_array()? {
+        for target in package.get("targets")?.as_array()? {
+            let kinds = target.get("kind")?.as_array()?;
+            if kinds.iter().any(|kind| kind.as_str() == Some("proc-macro")) {
+                macros.insert(text(package, "id")?);
+            }
+        }
+    }
     // By crate, what it needs to run, and to be built.
     let mut needs: BTreeMap<String, Vec<(String, Scope)>> = BTreeMap::new();
     for node in metadata.get("resolve")?.get("nodes")?.as_array()? {
@@ -116,6 +126,9 @@ fn of(
             let id = text(dependency, "pkg")?;
             for kind in dependency.get("dep_kinds")?.as_array()? {
                 match kind.get("kind").and_then(Json::as_str) {
+                    None if macros.contains(&id) => {
+                        own.push((id.clone(), Scope::Build));
+                    }
                     None => own.push((id.clone(), Scope::Run)),
                     Some("build") => own.push((id.clone(), Scope::Build)),
                     // What tests need is in nothing that is shipped.

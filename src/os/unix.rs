@@ -1,0 +1,212 @@
+//! Unix sockets: a path that one daemon has, and that its user alone may open.
+
+use std::fs::{self, File};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::net::{Polled, poll_sockets, socket};
+
+/// What the lock of a socket is named after it.
+const LOCK_SUFFIX: &str = ".lock";
+
+/// How often the lock is tried that somebody removes meanwhile.
+const LOCK_TRIES: usize = 8;
+
+/// The pause before a socket is tried again at which too many wait.
+const CONNECT_PAUSE: Duration = Duration::from_millis(10);
+
+/// A path that is ours, until dropped: then it is removed, if it still leads
+/// to our socket.
+#[derive(Debug)]
+pub struct Taken {
+    path: PathBuf,
+    /// Device and inode of the socket.
+    id: (u64, u64),
+    _lock: File,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Takes the path of a socket. Who holds the lock beside it has it: a socket
+/// that is there was left behind.
+///
+/// # Errors
+/// `AddrInUse` if another process has it; those of open(2) and bind(2).
+pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
+    let sun = address(path)?;
+    let is_left = match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => true,
+        Ok(_) => return Err(io::Error::other("it is there, and no socket")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(e),
+    };
+    let lock = lock(path)?;
+    if is_left {
+        fs::remove_file(path)?;
+    }
+    let fd = socket(libc::AF_UNIX)?;
+    // SAFETY: umask has no preconditions; it is put back. Until the daemon
+    // has bound its addresses, no other thread makes files. `sun` is valid for
+    // the call, and its true size is given.
+    let result = unsafe {
+        let before = libc::umask(0o177);
+        let address = (&raw const sun).cast();
+        let result = libc::bind(fd.as_raw_fd(), address, size_of_sun());
+        libc::umask(before);
+        result
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let found = fs::symlink_metadata(path)?;
+    let id = (found.dev(), found.ino());
+    Ok((fd, Taken { path: path.to_path_buf(), id, _lock: lock }))
+}
+
+/// Connects, at most that long: a daemon that accepts nothing has a queue of
+/// those who wait, and that may be full.
+///
+/// # Errors
+/// Those of connect(3SOCKET); `TimedOut`.
+pub fn connect(path: &Path, time: Duration) -> io::Result<OwnedFd> {
+    let sun = address(path)?;
+    let until = Instant::now() + time;
+    loop {
+        let fd = socket(libc::AF_UNIX)?;
+        super::process::set_nonblocking(&fd)?;
+        // SAFETY: `sun` is valid for the call, and its true size is given.
+        let result = unsafe {
+            let address = (&raw const sun).cast();
+            libc::connect(fd.as_raw_fd(), address, size_of_sun())
+        };
+        let error = io::Error::last_os_error();
+        let left = until.saturating_duration_since(Instant::now());
+        match (result, error.raw_os_error()) {
+            (0, _) => {
+                super::process::set_blocking(&fd)?;
+                return Ok(fd);
+            }
+            _ if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+            // Its queue is full.
+            (_, Some(libc::EAGAIN)) => {
+                std::thread::sleep(CONNECT_PAUSE.min(left));
+            }
+            (_, Some(libc::EINPROGRESS)) => {
+                let mut polled = [Polled {
+                    fd: fd.as_raw_fd(),
+                    want_read: false,
+                    want_write: true,
+                    readable: false,
+                    writable: false,
+                    failed: false,
+                }];
+                poll_sockets(&mut polled, left)?;
+                if polled[0].writable && !polled[0].failed {
+                    super::process::set_blocking(&fd)?;
+                    return Ok(fd);
+                }
+                if polled[0].failed {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+            }
+            // A path without a socket is that of no daemon.
+            (_, Some(libc::ENOENT)) => {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// The address of a path.
+fn address(path: &Path) -> io::Result<libc::sockaddr_un> {
+    // SAFETY: all-zero bytes are a valid sockaddr_un.
+    let mut sun: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    #[allow(clippy::cast_possible_truncation)]
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    sun.sun_family = family;
+    let bytes = path.as_os_str().as_bytes();
+    // A NUL has to follow.
+    if bytes.len() >= sun.sun_path.len() || bytes.contains(&0) {
+        let what = format!("longer than {} bytes", sun.sun_path.len() - 1);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    for (to, from) in sun.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    Ok(sun)
+}
+
+fn size_of_sun() -> libc::socklen_t {
+    #[allow(clippy::cast_possible_truncation)]
+    let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    size
+}
+
+/// Locks the file beside a socket's path as long as it is open.
+fn lock(path: &Path) -> io::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(LOCK_SUFFIX);
+    let name = Path::new(&name);
+    for _ in 0..LOCK_TRIES {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            // Nobody's link is followed, nobody's FIFO waited for.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(name)?;
+        let own = file.metadata()?;
+        // SAFETY: geteuid has no preconditions.
+        let user = unsafe { libc::geteuid() };
+        if !own.is_file() || own.uid() != user || own.nlink() > 1 {
+            let what = format!("{}: not our own file", name.display());
+            return Err(io::Error::other(what));
+        }
+        lock_whole(&file)?;
+        // Somebody may have removed it since: then another could lock it, too.
+        let found = fs::symlink_metadata(name);
+        let id = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        if found.is_ok_and(|found| id(&found) == id(&own)) {
+            return Ok(file);
+        }
+    }
+    Err(io::Error::other("its lock goes as often as it is made"))
+}
+
+/// `AddrInUse` if another process has it.
+fn lock_whole(file: &File) -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid flock: the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    #[allow(clippy::cast_possible_truncation)]
+    let kind = libc::F_WRLCK as libc::c_short;
+    lock.l_type = kind;
+    // SAFETY: the descriptor is open, and `lock` is valid for the call.
+    let result = unsafe {
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock)
+    };
+    if result >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => {
+            Err(io::ErrorKind::AddrInUse.into())
+        }
+        _ => Err(error),
+    }
+}
