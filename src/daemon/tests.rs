@@ -182,3 +182,36 @@ fn what_is_written_while_watches_are_armed_is_read() {
     let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };
     assert_eq!(parts.tags.value(&[]).to_string(), r#"{"role":"db"}"#);
 }
+
+#[test]
+fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
+    let (mut worker, shared) = worker();
+    worker.times.settle_first = Duration::from_millis(1);
+    let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
+    let cause = Cause::now("zone", "a test");
+    let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);
+    let waits = || shared.queue.status(9).later_count;
+    for (state, is_passing) in
+        [("ready", true), ("shutting_down", true), ("installed", false)]
+    {
+        let mut parts = parts(&name, &shared);
+        parts.row.zone_state = state.into();
+        parts.row.uuid_is_set = true;
+        let loaded = Loaded {
+            zonename: name.clone(),
+            prior: shared.cache.parts(&name),
+            found: Found::Parts(Box::new(parts)),
+            faults: vec![("zoneadm", None)],
+            hung: None,
+        };
+        worker.finish(&job, loaded, 0);
+        assert_eq!(waits(), usize::from(is_passing), "{state}");
+        if is_passing {
+            // Nobody tells of it: it comes by itself.
+            let batch = shared.queue.take().unwrap();
+            job = batch.jobs[0].clone();
+            assert!(job.sources.contains(Sources::ZONEADM));
+            shared.queue.done(&batch.ticket(), &[]);
+        }
+    }
+}
