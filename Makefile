@@ -26,21 +26,24 @@ deps:
 
 # Lays the release out below DESTDIR, by package/manifest. PROGRAM is what was
 # built for the system that it is for.
-DESTDIR ?=
 PROGRAM ?= target/release/vminfod
 install: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
-	package/install.sh $(PROGRAM) $(DESTDIR)/
+	@[ -n "$(DESTDIR)" ] || { echo "DESTDIR=/ installs into this system"; exit 1; }
+	package/install.sh "$(PROGRAM)" "$(DESTDIR)"
 
-# A tarball of what is installed: the same sources give the same.
+# A tarball of what is installed: the same sources give the same. On illumos,
+# TAR=gtar.
+TAR ?= tar
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 package: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
 	rm -rf target/package
 	package/install.sh $(PROGRAM) target/package/image
-	sed -n 's/^[dfs] \([^ =]*\).*/\1/p' package/manifest | \
-	    tar --create --directory target/package/image --no-recursion \
-	    --files-from - --owner root:0 --group bin:2 --mtime @0 | \
-	    gzip -n -9 > target/package/vminfod-$(VERSION).tar.gz
-	tar --list --verbose --file target/package/vminfod-$(VERSION).tar.gz
+	sed -n 's/^[dfs] \([^ =]*\).*/\1/p' package/manifest > target/package/list
+	$(TAR) --create --directory target/package/image --no-recursion \
+	    --files-from $(CURDIR)/target/package/list --owner root:0 \
+	    --group bin:2 --mtime @0 --file target/package/vminfod-$(VERSION).tar
+	gzip -n -9 target/package/vminfod-$(VERSION).tar
+	$(TAR) --list --verbose --file target/package/vminfod-$(VERSION).tar.gz
 
 # What it is made of, as a bill of materials.
 sbom:

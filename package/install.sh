@@ -46,6 +46,7 @@ grep -v '^#' "$here/manifest" | while read -r kind path mode owner group; do
 	s)
 		rm -f "$destdir/${path%%=*}"
 		ln -s "${path#*=}" "$destdir/${path%%=*}"
+		own root:bin "$destdir/${path%%=*}"
 		;;
 	*)
 		echo "$here/manifest: $kind $path" >&2

@@ -41,7 +41,7 @@ use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
 use crate::os;
 use crate::os::net::{self, Bound};
-use crate::os::signals::{Signal, Signals};
+use crate::os::signals::{Signal, Signals, is_ignored};
 use crate::queue::Queue;
 use crate::requested::Requests;
 use crate::settings;
@@ -130,7 +130,7 @@ pub struct Shared {
 pub type Reread<'a> = &'a dyn Fn() -> Result<Settings, String>;
 
 /// Runs the daemon until a signal ends it; at SIGHUP it reads its settings
-/// again, if it is told how.
+/// again, if it is told how: else its terminal has gone, and it ends.
 ///
 /// # Errors
 /// A sentence, if it can't start.
@@ -139,7 +139,10 @@ pub fn run(
     reread: Option<Reread<'_>>,
 ) -> Result<(), String> {
     let mut caught = vec![Signal::Terminate, Signal::Interrupt];
-    caught.extend(reread.map(|_| Signal::Hangup));
+    // Who started it by nohup(1) wants it to go on.
+    if reread.is_some() || !is_ignored(Signal::Hangup) {
+        caught.push(Signal::Hangup);
+    }
     let signals =
         Signals::catch(&caught).map_err(|e| format!("signals: {e}"))?;
     // Before anything else: a second daemon must disturb nothing.

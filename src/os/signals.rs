@@ -144,6 +144,18 @@ impl Signals {
     }
 }
 
+/// Whether a signal does nothing, as who started this process has it.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction, which is filled in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let number = signal.number();
+        libc::sigaction(number, ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Has a signal do nothing, until it is caught.
 pub fn ignore(signal: Signal) {
     // SAFETY: ignoring has no preconditions.

@@ -46,14 +46,17 @@ impl Drop for Taken {
 /// `AddrInUse` if another process has it; those of open(2) and bind(2).
 pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
     let sun = address(path)?;
-    let is_left = match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => true,
-        Ok(_) => return Err(io::Error::other("it is there, and no socket")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-        Err(e) => return Err(e),
+    let is_there = || match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(io::Error::other("it is there, and no socket")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     };
+    // What is not to be had has no lock made for it.
+    is_there()?;
     let lock = lock(path)?;
-    if is_left {
+    // Whoever had it may have come or gone since.
+    if is_there()? {
         fs::remove_file(path)?;
     }
     let fd = socket(libc::AF_UNIX)?;
@@ -98,7 +101,9 @@ pub fn connect(path: &Path, time: Duration) -> io::Result<OwnedFd> {
                 super::process::set_blocking(&fd)?;
                 return Ok(fd);
             }
-            _ if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+            (_, Some(libc::EAGAIN | libc::EINPROGRESS)) if left.is_zero() => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             // Its queue is full.
             (_, Some(libc::EAGAIN)) => {
                 std::thread::sleep(CONNECT_PAUSE.min(left));

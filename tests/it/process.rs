@@ -64,6 +64,19 @@ fn streams_end_with_their_last_chunk() {
 }
 
 #[test]
+fn without_its_terminal_it_ends() {
+    let host = TestHost::with_vms(2);
+    let mut daemon = host.start();
+    daemon.signal("HUP");
+    assert_eq!(daemon.wait(), Some(0));
+    assert!(daemon.log().iter().any(|line| line.contains("Hangup: ending")));
+    // Unless it was started not to mind.
+    let daemon = host.start_under(&[], "-c 0 && trap '' HUP");
+    daemon.signal("HUP");
+    assert_eq!(daemon.get("/ping").status, 200);
+}
+
+#[test]
 fn its_children_can_be_ended_by_a_signal() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();

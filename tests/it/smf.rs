@@ -209,8 +209,10 @@ fn starts_and_stops(image: &Image) {
     assert!(Image::in_contract(daemon).len() >= 3);
     let environ = fs::read(format!("/proc/{daemon}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environ).contains("SMF_FMRI"));
-    // It cannot be started twice.
-    assert_eq!(image.method("start"), 1);
+    // Who is there when startd thinks that nobody is, was left behind.
+    assert_eq!(image.method("start"), 0);
+    image.wait_until_contract_is_empty(daemon);
+    let daemon = image.pid().unwrap();
 
     image.set("log_level", "info");
     image.set("refresh_interval", "1234");
@@ -231,8 +233,9 @@ fn starts_and_stops(image: &Image) {
     let daemon = image.pid().unwrap();
     // What broken properties say does not take the place of what was said.
     image.set("limits", "bogus=1");
-    assert_eq!(image.method("refresh"), 1);
+    assert_eq!(image.method("refresh"), 0);
     image.wait_for_log("no such setting: bogus");
+    assert!(!image.dir.0.join("var/run/vminfod.settings.new").exists());
     assert_eq!(image.pid(), Some(daemon));
     // Without its pid, the end of the contract is its end.
     let parent = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
@@ -247,6 +250,22 @@ fn starts_and_stops(image: &Image) {
 }
 
 #[test]
+fn a_daemon_that_does_not_end_is_killed() {
+    let image = Image::new();
+    let path = image.dir.0.join("usr/vm/smf/system-vminfod");
+    let method = fs::read_to_string(&path).unwrap();
+    assert!(method.contains("end_time=20\n"));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, method.replace("end_time=20", "end_time=1")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(image.method("start"), 0);
+    let daemon = image.pid().unwrap();
+    run(Command::new("kill").args(["-STOP", &daemon.to_string()]));
+    assert_eq!(image.method("stop"), 0);
+    image.wait_until_contract_is_empty(daemon);
+}
+
+#[test]
 fn what_the_properties_say_is_passed_on() {
     let image = Image::new();
     let socket = image.dir.0.join("var/run/vminfod.sock");
@@ -255,7 +274,10 @@ fn what_the_properties_say_is_passed_on() {
     // As svcprop(1) writes it.
     image.set("limits", "jobs\\=77 subscribers=7");
     image.set("allow_host", "hv1");
+    // There is no prctl(1) here: it is told, and the daemon starts.
+    image.set("file_watches", "200000");
     assert_eq!(image.method("start"), 0);
+    image.wait_for_log("process.max-port-events stays as it is");
     let mut ping = Command::new(VMINFOD);
     let ping = ping.arg("ping").arg("--server").arg(&socket);
     run(ping);

@@ -11,7 +11,8 @@ smf_kill_contract() {
 	kill "-$2" "$1" 2>/dev/null || return 0
 	[ "${3:-0}" -ne 0 ] || return 0
 	waited=0
-	while kill -0 "$1" 2>/dev/null; do
+	# A process that nobody has reaped yet is over.
+	while sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | grep -q '^[^Z]'; do
 		[ "$waited" -lt "$4" ] || return 2
 		sleep 1
 		waited=$((waited + 1))
