@@ -179,6 +179,14 @@ impl TestHost {
         daemon
     }
 
+    /// Starts the daemon by another command that runs it, and waits until it
+    /// serves.
+    pub fn start_by(&self, command: Command) -> Daemon {
+        let mut daemon = self.spawn_by(command, &[]);
+        daemon.addr = daemon.wait_for_address();
+        daemon
+    }
+
     fn spawn_by(&self, mut command: Command, args: &[&str]) -> Daemon {
         command.arg("daemon").arg("--root").arg(self.host.root());
         if !args.contains(&"--listen") {

@@ -69,6 +69,17 @@ impl Image {
         fs::write(path, format!("{value}\n")).unwrap();
     }
 
+    /// Exchanges what is installed as the method.
+    fn change_method(&self, change: impl FnOnce(String) -> String) {
+        let path = self.dir.0.join("usr/vm/smf/system-vminfod");
+        let method = fs::read_to_string(&path).unwrap();
+        let changed = change(method.clone());
+        assert_ne!(changed, method);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, changed).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// Begins a method, as startd does: both outputs are the log.
     fn begin(&self, method: &str) -> Child {
         let path = self.dir.0.join("log");
@@ -184,13 +195,10 @@ fn the_service_starts_and_stops() {
 #[test]
 fn the_platform_s_shell_does_the_same() {
     let image = Image::new();
-    let path = image.dir.0.join("usr/vm/smf/system-vminfod");
-    let method = fs::read_to_string(&path).unwrap();
-    let method = method.replacen("#!/bin/sh\n", "", 1);
-    let method = format!("#!/usr/bin/env ksh93\n{KSH_ALIASES}{method}");
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, method).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    image.change_method(|method| {
+        let method = method.replacen("#!/bin/sh\n", "", 1);
+        format!("#!/usr/bin/env ksh93\n{KSH_ALIASES}{method}")
+    });
     starts_and_stops(&image);
 }
 
@@ -252,12 +260,7 @@ fn starts_and_stops(image: &Image) {
 #[test]
 fn a_daemon_that_does_not_end_is_killed() {
     let image = Image::new();
-    let path = image.dir.0.join("usr/vm/smf/system-vminfod");
-    let method = fs::read_to_string(&path).unwrap();
-    assert!(method.contains("end_time=20\n"));
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, method.replace("end_time=20", "end_time=1")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    image.change_method(|method| method.replace("end_time=20", "end_time=1"));
     assert_eq!(image.method("start"), 0);
     let daemon = image.pid().unwrap();
     run(Command::new("kill").args(["-STOP", &daemon.to_string()]));
