@@ -151,9 +151,7 @@ impl TestHost {
     }
 
     pub fn start_with(&self, args: &[&str]) -> Daemon {
-        let mut daemon = self.spawn(args);
-        daemon.addr = daemon.wait_for_address();
-        daemon
+        self.start_by(Command::new(VMINFOD), args)
     }
 
     /// Starts the daemon, and waits for nothing.
@@ -168,21 +166,17 @@ impl TestHost {
         self.spawn_by(command, args)
     }
 
-    /// Starts the daemon under a limit, in the words of ulimit, and waits
-    /// until it serves.
+    /// The same under a limit, in the words of ulimit.
     pub fn start_under(&self, args: &[&str], limit: &str) -> Daemon {
         let mut shell = Command::new("sh");
         let words = format!("ulimit {limit} && exec \"$0\" \"$@\"");
         shell.args(["-c", &words, VMINFOD]);
-        let mut daemon = self.spawn_by(shell, args);
-        daemon.addr = daemon.wait_for_address();
-        daemon
+        self.start_by(shell, args)
     }
 
-    /// Starts the daemon by another command that runs it, and waits until it
-    /// serves.
-    pub fn start_by(&self, command: Command) -> Daemon {
-        let mut daemon = self.spawn_by(command, &[]);
+    /// Starts the daemon by a command that runs it, and waits until it serves.
+    pub fn start_by(&self, command: Command, args: &[&str]) -> Daemon {
+        let mut daemon = self.spawn_by(command, args);
         daemon.addr = daemon.wait_for_address();
         daemon
     }
@@ -312,8 +306,7 @@ impl Daemon {
             .unwrap()
     }
 
-    /// Waits until the daemon has seen every sysevent of the host, has
-    /// nothing to do, and serves what a fresh load gives.
+    /// Waits until it has seen every sysevent, and serves what there is.
     pub fn settle(&self, host: &TestHost) -> Json {
         wait_for("the daemon serves what there is", || {
             let (zone, zfs) = host.published();

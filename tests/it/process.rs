@@ -70,7 +70,7 @@ fn without_its_terminal_it_ends() {
     let by = |option: &str| {
         let mut command = Command::new("env");
         command.args([option, VMINFOD]);
-        host.start_by(command)
+        host.start_by(command, &[])
     };
     let mut daemon = by("--default-signal=HUP");
     daemon.signal("HUP");
