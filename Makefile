@@ -37,7 +37,7 @@ TAR ?= tar
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 package: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
 	rm -rf target/package
-	package/install.sh $(PROGRAM) target/package/image
+	package/install.sh "$(PROGRAM)" target/package/image
 	sed -n 's/^[dfs] \([^ =]*\).*/\1/p' package/manifest > target/package/list
 	$(TAR) --create --directory target/package/image --no-recursion \
 	    --files-from $(CURDIR)/target/package/list --owner root:0 \

@@ -166,7 +166,7 @@ impl TestHost {
         self.spawn_by(command, args)
     }
 
-    /// The same under a limit, in the words of ulimit.
+    /// Starts it under a limit, in ulimit's words, and waits until it serves.
     pub fn start_under(&self, args: &[&str], limit: &str) -> Daemon {
         let mut shell = Command::new("sh");
         let words = format!("ulimit {limit} && exec \"$0\" \"$@\"");

@@ -53,6 +53,7 @@ impl Image {
             ("smf_include.sh", "lib/svc/share/smf_include.sh"),
             ("svcprop", "usr/bin/svcprop"),
             ("ctrun", "usr/bin/ctrun"),
+            ("prctl", "usr/bin/prctl"),
         ] {
             fs::copy(project("tests/smf").join(name), at(path)).unwrap();
         }
@@ -277,10 +278,11 @@ fn what_the_properties_say_is_passed_on() {
     // As svcprop(1) writes it.
     image.set("limits", "jobs\\=77 subscribers=7");
     image.set("allow_host", "hv1");
-    // There is no prctl(1) here: it is told, and the daemon starts.
     image.set("file_watches", "200000");
     assert_eq!(image.method("start"), 0);
-    image.wait_for_log("process.max-port-events stays as it is");
+    let asked = fs::read_to_string(image.dir.0.join("prctl.asked")).unwrap();
+    let wanted = "-n process.max-port-events -t privileged -r -v 200000 ";
+    assert!(asked.starts_with(wanted), "{asked}");
     let mut ping = Command::new(VMINFOD);
     let ping = ping.arg("ping").arg("--server").arg(&socket);
     run(ping);
@@ -298,13 +300,16 @@ fn what_the_properties_say_is_passed_on() {
     assert_eq!(image.method("stop"), 0);
     assert!(!socket.exists());
 
-    // Everywhere, and asked nearby.
+    // Everywhere, and asked nearby; what can't be raised is told.
+    fs::write(image.dir.0.join("usr/bin/prctl"), "#!/bin/sh\nexit 1\n")
+        .unwrap();
     let (_, port) = image.address.rsplit_once(':').unwrap();
     image.set("socket", "\"\"");
     image.set("listen", &format!("0.0.0.0:{port}"));
     image.set("allow_remote", "true");
     assert_eq!(image.method("start"), 0);
     assert!(image.ping());
+    image.wait_for_log("process.max-port-events stays as it is");
     assert_eq!(image.method("stop"), 0);
 }
 
@@ -534,6 +539,7 @@ fn scripts_are_clean() {
         "smf/system-vminfod",
         "package/install.sh",
         "tests/smf/ctrun",
+        "tests/smf/prctl",
         "tests/smf/svcprop",
         "tests/demo.sh",
         "tests/walkthrough.sh",
