@@ -13,10 +13,11 @@
  * may be collected just before its watch is removed. A file_obj_t is known to
  * the kernel by its address, so it lives inside its watch, which never moves.
  *
- * LOCKING. fw_lock guards the table and the reference counts, and is never
- * held across a system call. w_lock guards one watch, and is held while it is
- * armed: a file system that hangs holds up whoever asks for that one file.
- * The table holds one reference to a watch, and whoever works on it another.
+ * LOCKING. fw_lock guards the table, and of each watch who has it, and is
+ * never held across a system call. One thread has a watch at a time, while it
+ * arms it: a file system that hangs holds up whoever asks for that one file.
+ * The table holds one reference to a watch, and whoever has it, or waits to
+ * have it, another.
  *
  * PROTOCOL. An association is one-shot. After an event was collected, nothing
  * watches the file until it is associated again, so the order is: collect,
@@ -83,14 +84,20 @@ typedef struct stamp {
 	struct timespec	s_ctime;
 } stamp_t;
 
+/*
+ * There are as many as watched files. Of the file as it was last armed, the
+ * times are those of w_object, which the kernel has no more use for.
+ */
 typedef struct watch {
 	struct watch	*w_next;	/* in its bucket */
 	uint64_t	w_id;
 	uint32_t	w_refs;		/* guarded by fw_lock */
+	char		w_held;		/* guarded by fw_lock: some thread has it */
 	char		w_ended;	/* no longer in the table */
-	char		w_armed;	/* w_stamp is meaningful */
-	pthread_mutex_t	w_lock;
-	stamp_t		w_stamp;	/* of the file as it was last armed */
+	char		w_armed;	/* what was armed is meaningful */
+	dev_t		w_dev;
+	ino_t		w_ino;
+	off_t		w_size;
 	file_obj_t	w_object;
 	char		w_path[];
 } watch_t;
@@ -98,6 +105,8 @@ typedef struct watch {
 struct fswatch {
 	int		fw_port;
 	pthread_mutex_t	fw_lock;
+	pthread_cond_t	fw_released;	/* a watch that somebody waits for */
+	size_t		fw_waiting;	/* for any watch */
 	watch_t		**fw_buckets;
 	size_t		fw_nbuckets;	/* a power of two */
 	size_t		fw_count;
@@ -131,6 +140,27 @@ same_stamp(const stamp_t *a, const stamp_t *b)
 	return (same_file(a, b) && a->s_size == b->s_size &&
 	    same_time(&a->s_mtime, &b->s_mtime) &&
 	    same_time(&a->s_ctime, &b->s_ctime));
+}
+
+/* What a watch was armed for. */
+static stamp_t
+armed_stamp(const watch_t *w)
+{
+	stamp_t stamp = { w->w_dev, w->w_ino, w->w_size,
+	    w->w_object.fo_mtime, w->w_object.fo_ctime };
+
+	return (stamp);
+}
+
+static void
+set_armed_stamp(watch_t *w, const stamp_t *stamp)
+{
+	w->w_dev = stamp->s_dev;
+	w->w_ino = stamp->s_ino;
+	w->w_size = stamp->s_size;
+	w->w_object.fo_mtime = stamp->s_mtime;
+	w->w_object.fo_ctime = stamp->s_ctime;
+	w->w_armed = 1;
 }
 
 static watch_t **
@@ -177,11 +207,17 @@ grow(fswatch_t *fw)
 	free(old);
 }
 
+/* Gives a watch to the caller once nobody else has it. Needs fw_lock. */
 static void
-watch_free(watch_t *w)
+take(fswatch_t *fw, watch_t *w)
 {
-	(void) pthread_mutex_destroy(&w->w_lock);
-	free(w);
+	w->w_refs++;
+	while (w->w_held) {
+		fw->fw_waiting++;
+		(void) pthread_cond_wait(&fw->fw_released, &fw->fw_lock);
+		fw->fw_waiting--;
+	}
+	w->w_held = 1;
 }
 
 static void
@@ -190,13 +226,16 @@ watch_release(fswatch_t *fw, watch_t *w)
 	uint32_t refs;
 
 	(void) pthread_mutex_lock(&fw->fw_lock);
+	w->w_held = 0;
 	refs = --w->w_refs;
+	if (fw->fw_waiting > 0)
+		(void) pthread_cond_broadcast(&fw->fw_released);
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 	if (refs == 0)
-		watch_free(w);
+		free(w);
 }
 
-/* The watch `id` with a reference for the caller, or NULL. */
+/* The watch `id`, for the caller alone until it is released, or NULL. */
 static watch_t *
 watch_hold(fswatch_t *fw, uint64_t id)
 {
@@ -205,12 +244,12 @@ watch_hold(fswatch_t *fw, uint64_t id)
 	(void) pthread_mutex_lock(&fw->fw_lock);
 	w = *find(fw, id);
 	if (w != NULL)
-		w->w_refs++;
+		take(fw, w);
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 	return (w);
 }
 
-/* Takes a watch out of the table and the port. Needs w_lock and a reference. */
+/* Takes a watch that the caller has out of table and port. */
 static void
 watch_end(fswatch_t *fw, watch_t *w)
 {
@@ -232,7 +271,7 @@ watch_end(fswatch_t *fw, watch_t *w)
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 }
 
-/* Associates a watch with what its path leads to now. Needs w_lock. */
+/* Associates a watch that the caller has with what its path leads to now. */
 static int
 watch_arm(fswatch_t *fw, watch_t *w)
 {
@@ -262,8 +301,7 @@ watch_arm(fswatch_t *fw, watch_t *w)
 	/* It is written faster than we look: watched, if it is the one. */
 	if (tries == ARM_TRIES && !same_file(&before, &after))
 		return (EAGAIN);
-	w->w_stamp = after;
-	w->w_armed = 1;
+	set_armed_stamp(w, &after);
 	return (0);
 }
 
@@ -288,6 +326,7 @@ fswatch_open(fswatch_t **out)
 		return (err);
 	}
 	(void) pthread_mutex_init(&fw->fw_lock, NULL);
+	(void) pthread_cond_init(&fw->fw_released, NULL);
 	*out = fw;
 	return (0);
 }
@@ -302,16 +341,17 @@ fswatch_close(fswatch_t *fw)
 		while (w != NULL) {
 			watch_t *next = w->w_next;
 
-			watch_free(w);
+			free(w);
 			w = next;
 		}
 	}
+	(void) pthread_cond_destroy(&fw->fw_released);
 	(void) pthread_mutex_destroy(&fw->fw_lock);
 	free(fw->fw_buckets);
 	free(fw);
 }
 
-/* A new watch in the table, with a reference for the caller. */
+/* Holds a watch that there was not: a new one, or one made meanwhile. */
 static int
 watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 {
@@ -323,37 +363,35 @@ watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 		return (ENOMEM);
 	(void) memcpy(w->w_path, path, size);
 	w->w_id = id;
-	w->w_refs = 2;
-	(void) pthread_mutex_init(&w->w_lock, NULL);
+	w->w_refs = 1;
 	(void) pthread_mutex_lock(&fw->fw_lock);
 	at = find(fw, id);
 	if (*at != NULL) {
 		/* Another thread was quicker. */
-		(*at)->w_refs++;
-		*out = *at;
-		(void) pthread_mutex_unlock(&fw->fw_lock);
-		watch_free(w);
-		return (0);
+		free(w);
+		w = *at;
+	} else {
+		*at = w;
+		if (++fw->fw_count > fw->fw_nbuckets)
+			grow(fw);
 	}
-	*at = w;
-	if (++fw->fw_count > fw->fw_nbuckets)
-		grow(fw);
+	take(fw, w);
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 	*out = w;
 	return (0);
 }
 
-/* Whether its path leads to what was armed, as that was then. Needs w_lock. */
+/* Whether its path leads to what was armed, as that was then. */
 static int
 is_unchanged(const watch_t *w)
 {
 	struct stat st;
-	stamp_t now;
+	stamp_t now, armed = armed_stamp(w);
 
 	if (lstat(w->w_path, &st) != 0)
 		return (0);
 	stamp_of(&st, &now);
-	return (same_stamp(&now, &w->w_stamp));
+	return (same_stamp(&now, &armed));
 }
 
 static int
@@ -368,10 +406,8 @@ add(fswatch_t *fw, uint64_t id, const char *path, int anew, int *changed)
 		if (w == NULL &&
 		    (err = watch_create(fw, id, path, &w)) != 0)
 			return (err);
-		(void) pthread_mutex_lock(&w->w_lock);
 		if (w->w_ended) {
-			/* It ended after we found it: make a new one. */
-			(void) pthread_mutex_unlock(&w->w_lock);
+			/* It ended while we waited for it: make a new one. */
 			watch_release(fw, w);
 			w = NULL;
 		}
@@ -382,16 +418,16 @@ add(fswatch_t *fw, uint64_t id, const char *path, int anew, int *changed)
 	} else if (!anew && w->w_armed && is_unchanged(w)) {
 		err = 0;
 	} else {
-		stamp_t before = w->w_stamp;
+		stamp_t before = armed_stamp(w), now;
 		int armed = w->w_armed;
 
 		err = watch_arm(fw, w);
+		now = armed_stamp(w);
 		if (err != 0)
 			watch_end(fw, w);
 		else
-			*changed = armed && !same_stamp(&before, &w->w_stamp);
+			*changed = armed && !same_stamp(&before, &now);
 	}
-	(void) pthread_mutex_unlock(&w->w_lock);
 	watch_release(fw, w);
 	return (err);
 }
@@ -415,9 +451,7 @@ fswatch_remove(fswatch_t *fw, uint64_t id)
 
 	if (w == NULL)
 		return;
-	(void) pthread_mutex_lock(&w->w_lock);
 	watch_end(fw, w);
-	(void) pthread_mutex_unlock(&w->w_lock);
 	watch_release(fw, w);
 }
 
@@ -453,21 +487,20 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 			w = watch_hold(fw, (uintptr_t)pe->portev_user);
 			if (w == NULL)
 				continue;
-			(void) pthread_mutex_lock(&w->w_lock);
 			if (!w->w_ended) {
-				stamp_t before = w->w_stamp;
+				stamp_t before = armed_stamp(w), now;
 
 				fe->fe_id = w->w_id;
 				fe->fe_changes = pe->portev_events;
 				fe->fe_gone = watch_arm(fw, w);
+				now = armed_stamp(w);
 				fe->fe_exchanged = (pe->portev_events &
 				    FILE_EXCEPTION) != 0 ||
-				    !same_file(&before, &w->w_stamp);
+				    !same_file(&before, &now);
 				if (fe->fe_gone != 0)
 					watch_end(fw, w);
 				(*n)++;
 			}
-			(void) pthread_mutex_unlock(&w->w_lock);
 			watch_release(fw, w);
 		}
 	}

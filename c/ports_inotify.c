@@ -84,10 +84,8 @@ typedef struct state {
 	dev_t		s_dev;
 	ino_t		s_ino;
 	off_t		s_size;
-	struct timespec	s_atime;
 	struct timespec	s_mtime;
 	struct timespec	s_ctime;
-	int		s_is_dir;
 } state_t;
 
 typedef struct assoc {
@@ -102,6 +100,7 @@ typedef struct assoc {
 	char		a_active;	/* waits for an event */
 	char		a_queued;	/* has an event in p_ready */
 	char		a_final;	/* its queued event is an exception */
+	char		a_is_dir;
 	uint16_t	a_name_at;	/* in a_path: the last component */
 	inode_watch_t	*a_self;	/* NULL: the kernel has dropped it */
 	inode_watch_t	*a_parent;	/* NULL: of "/", or dropped */
@@ -353,29 +352,27 @@ is_set(const struct timespec *t)
 }
 
 static int
-stat_path(const char *path, int requested, state_t *state)
+stat_path(const char *path, int requested, struct stat *st)
 {
-	struct stat st;
 	int result = (requested & FILE_NOFOLLOW) != 0 ?
-	    lstat(path, &st) : stat(path, &st);
+	    lstat(path, st) : stat(path, st);
 
-	(void) memset(state, 0, sizeof (*state));
-	if (result != 0)
-		return (errno);
-	state->s_dev = st.st_dev;
-	state->s_ino = st.st_ino;
-	state->s_size = st.st_size;
-	state->s_atime = st.st_atim;
-	state->s_mtime = st.st_mtim;
-	state->s_ctime = st.st_ctim;
-	state->s_is_dir = S_ISDIR(st.st_mode);
-	return (0);
+	return (result != 0 ? errno : 0);
+}
+
+static state_t
+state_of(const struct stat *st)
+{
+	state_t state = { st->st_dev, st->st_ino, st->st_size, st->st_mtim,
+	    st->st_ctim };
+
+	return (state);
 }
 
 static int
-same_inode(const state_t *a, const state_t *b)
+same_inode(const struct stat *a, const state_t *b)
 {
-	return (a->s_dev == b->s_dev && a->s_ino == b->s_ino);
+	return (a->st_dev == b->s_dev && a->st_ino == b->s_ino);
 }
 
 /*
@@ -398,12 +395,11 @@ deliver(port_t *p, assoc_t *a, int events)
 	}
 }
 
-/* Hooks an association to its inode and directory, and notes its state. */
+/* Hooks an association to its inode and directory; *st is what it is now. */
 static int
-assoc_hook(port_t *p, assoc_t *a, int events)
+assoc_hook(port_t *p, assoc_t *a, int events, struct stat *st)
 {
 	inode_watch_t *self = NULL, *parent = NULL;
-	state_t state;
 	uint32_t flags = (events & FILE_NOFOLLOW) != 0 ? IN_DONT_FOLLOW : 0;
 	int err = 0;
 
@@ -420,7 +416,7 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 	if (err == 0)
 		err = watch_get(p, a->a_path, flags, &self);
 	if (err == 0)
-		err = stat_path(a->a_path, events, &state);
+		err = stat_path(a->a_path, events, st);
 	if (err != 0) {
 		watch_put(p, self);
 		watch_put(p, parent);
@@ -433,7 +429,8 @@ assoc_hook(port_t *p, assoc_t *a, int events)
 	if (parent != NULL)
 		table_insert(&p->p_names, &a->a_name_node,
 		    hash_name(parent->iw_wd, name_of(a)));
-	a->a_state = state;
+	a->a_state = state_of(st);
+	a->a_is_dir = S_ISDIR(st->st_mode);
 	return (0);
 }
 
@@ -462,6 +459,7 @@ static int
 associate(port_t *p, uintptr_t object, int events, void *user)
 {
 	const file_obj_t *fo = (const file_obj_t *)object;
+	struct stat st;
 	assoc_t *a;
 	int changed = 0;
 	int err;
@@ -488,7 +486,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 		return (EAGAIN);
 	if (a == NULL && (a = assoc_create(p, fo, object)) == NULL)
 		return (ENOMEM);
-	if ((err = assoc_hook(p, a, events)) != 0) {
+	if ((err = assoc_hook(p, a, events, &st)) != 0) {
 		if (!a->a_active && !a->a_queued)
 			assoc_free(p, a);
 		return (err);
@@ -499,14 +497,11 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	a->a_queued = a->a_final = 0;
 	list_remove(&a->a_ready_link);
 
-	if (is_set(&fo->fo_atime) &&
-	    !same_time(&fo->fo_atime, &a->a_state.s_atime))
+	if (is_set(&fo->fo_atime) && !same_time(&fo->fo_atime, &st.st_atim))
 		changed |= FILE_ACCESS;
-	if (is_set(&fo->fo_mtime) &&
-	    !same_time(&fo->fo_mtime, &a->a_state.s_mtime))
+	if (is_set(&fo->fo_mtime) && !same_time(&fo->fo_mtime, &st.st_mtim))
 		changed |= FILE_MODIFIED;
-	if (is_set(&fo->fo_ctime) &&
-	    !same_time(&fo->fo_ctime, &a->a_state.s_ctime))
+	if (is_set(&fo->fo_ctime) && !same_time(&fo->fo_ctime, &st.st_ctim))
 		changed |= FILE_ATTRIB;
 	deliver(p, a, changed);
 	return (0);
@@ -518,7 +513,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 static void
 self_event(port_t *p, assoc_t *a, uint32_t mask)
 {
-	state_t now;
+	struct stat now;
 
 	if ((mask & IN_UNMOUNT) != 0) {
 		deliver(p, a, UNMOUNTED);
@@ -529,7 +524,7 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	} else if ((mask & IN_MODIFY) != 0) {
 		int events = FILE_MODIFIED | FILE_ATTRIB;
 
-		if (stat_path(a->a_path, 0, &now) == 0 && now.s_size == 0)
+		if (stat_path(a->a_path, 0, &now) == 0 && now.st_size == 0)
 			events |= FILE_TRUNC;
 		deliver(p, a, events);
 	} else if ((mask & IN_ATTRIB) != 0) {
@@ -539,7 +534,7 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 		if (stat_path(a->a_path, FILE_NOFOLLOW, &now) != 0 ||
 		    !same_inode(&now, &a->a_state))
 			return;
-		if (!same_time(&now.s_mtime, &a->a_state.s_mtime))
+		if (!same_time(&now.st_mtim, &a->a_state.s_mtime))
 			events |= FILE_MODIFIED;
 		deliver(p, a, events);
 	}
@@ -601,7 +596,7 @@ directory_event(port_t *p, inode_watch_t *iw, uint32_t mask, const char *name)
 
 		if ((mask & IN_CREATE) != 0 && (mask & IN_ISDIR) == 0)
 			events |= FILE_TRUNC;
-		if (a->a_state.s_is_dir && (mask & entries) != 0)
+		if (a->a_is_dir && (mask & entries) != 0)
 			deliver(p, a, events);
 	}
 	watch_put(p, iw);
@@ -649,7 +644,7 @@ overflow(port_t *p)
 
 		for (; n != NULL; n = n->n_next) {
 			assoc_t *a = CONTAINER_OF(n, assoc_t, a_node);
-			state_t now;
+			struct stat now;
 
 			if (!a->a_active)
 				continue;
@@ -657,9 +652,9 @@ overflow(port_t *p)
 				deliver(p, a, FILE_DELETE);
 			else if (!same_inode(&now, &a->a_state))
 				deliver(p, a, FILE_RENAME_TO);
-			else if (now.s_size != a->a_state.s_size ||
-			    !same_time(&now.s_mtime, &a->a_state.s_mtime) ||
-			    !same_time(&now.s_ctime, &a->a_state.s_ctime))
+			else if (now.st_size != a->a_state.s_size ||
+			    !same_time(&now.st_mtim, &a->a_state.s_mtime) ||
+			    !same_time(&now.st_ctim, &a->a_state.s_ctime))
 				deliver(p, a, FILE_MODIFIED | FILE_ATTRIB);
 		}
 	}
