@@ -1,7 +1,9 @@
 //! What is watched, whose it is, and what is missing: without system calls.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub struct Node {
 /// What is watched, or waited for, in a directory.
 #[derive(Debug, Default)]
 pub struct Entries {
+    /// By their names, so that one can be found.
     pub all: Vec<u64>,
     /// Those that are not there.
     pub missing: Vec<u64>,
@@ -63,6 +66,26 @@ pub enum NodeState {
     Missing,
 }
 
+/// Spreads numbers that are given out one after the other. Nobody outside has
+/// a say in them, so that chance need not be defended.
+#[derive(Debug, Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(self.0 ^ u64::from(*b)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The files of a zone, and its directory.
 #[derive(Clone, Debug)]
 pub struct ZoneFiles {
@@ -73,9 +96,9 @@ pub struct ZoneFiles {
 #[derive(Debug, Default)]
 pub struct Tables {
     pub last_id: u64,
-    pub nodes: HashMap<u64, Box<Node>>,
-    /// By directory and name.
-    by_place: HashMap<(u64, Arc<OsStr>), u64>,
+    pub nodes: HashMap<u64, Box<Node>, BuildHasherDefault<NumberHasher>>,
+    /// Those that have no directory above them, by their names.
+    roots: Vec<u64>,
     /// Names that many have.
     names: HashSet<Arc<OsStr>>,
     /// Those that somebody arms just now, so that the state of each is that
@@ -122,25 +145,34 @@ impl Tables {
 
     /// The node of a name in a directory; it is made if need be.
     pub fn child(&mut self, parent: u64, name: impl AsRef<OsStr>) -> u64 {
-        let name = self.name(name.as_ref());
-        let place = (parent, name);
-        if let Some(id) = self.by_place.get(&place) {
-            return *id;
-        }
+        let name = name.as_ref();
+        let siblings = match self.nodes.get(&parent) {
+            Some(parent) => parent.children(),
+            None => &self.roots,
+        };
+        let by_name = |id: &u64| match self.nodes.get(id) {
+            Some(node) => (*node.name).cmp(name),
+            None => Ordering::Less,
+        };
+        let place = match siblings.binary_search_by(by_name) {
+            Ok(place) => return siblings[place],
+            Err(place) => place,
+        };
         self.last_id += 1;
         let id = self.last_id;
-        if let Some(parent) = self.nodes.get_mut(&parent) {
-            parent.entries.get_or_insert_default().all.push(id);
-        }
+        let siblings = match self.nodes.get_mut(&parent) {
+            Some(parent) => &mut parent.entries.get_or_insert_default().all,
+            None => &mut self.roots,
+        };
+        siblings.insert(place, id);
         let node = Node {
-            name: Arc::clone(&place.1),
+            name: self.name(name),
             parent,
             subjects: Box::default(),
             entries: None,
             state: NodeState::Idle,
         };
         self.nodes.insert(id, Box::new(node));
-        self.by_place.insert(place, id);
         id
     }
 
@@ -267,13 +299,15 @@ impl Tables {
                     break;
                 }
                 let Some(node) = self.nodes.remove(&id) else { break };
-                self.by_place.remove(&(node.parent, Arc::clone(&node.name)));
                 self.failed.remove(&id);
                 dropped.push(id);
-                let parent = self.nodes.get_mut(&node.parent);
-                if let Some(entries) = parent.and_then(|p| p.entries.as_mut()) {
-                    entries.all.retain(|child| *child != id);
-                    entries.missing.retain(|child| *child != id);
+                match self.nodes.get_mut(&node.parent) {
+                    Some(parent) => {
+                        let entries = parent.entries.get_or_insert_default();
+                        entries.all.retain(|child| *child != id);
+                        entries.missing.retain(|child| *child != id);
+                    }
+                    None => self.roots.retain(|root| *root != id),
                 }
                 next = node.parent();
             }
