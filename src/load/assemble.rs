@@ -9,7 +9,9 @@ use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object, Packed};
 use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
-use crate::load::zfs::{Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT};
+use crate::load::zfs::{
+    Column, Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT,
+};
 use crate::load::zoneadm::ZoneRow;
 use crate::load::zonexml::{ZoneXml, brand_rules};
 use crate::translate::{GIB, MIB, epoch_seconds_to_iso, iso_date};
@@ -301,18 +303,18 @@ fn datasets(vm: &mut Object, parts: &Parts) {
     }
     if let Some(root) = root {
         let quota = if brand_rules(&parts.row.brand).use_refquota {
-            &root.refquota
+            root.refquota
         } else {
-            &root.quota
+            root.quota
         };
         vm.set("quota", scaled(quota, GIB));
         vm.set_default("create_timestamp", || {
-            Json::from(root.creation.as_f64().and_then(epoch_seconds_to_iso))
+            Json::from(root.creation.number().and_then(epoch_seconds_to_iso))
         });
         set_compression(vm, "zfs_root_compression", root);
-        vm.set("zfs_root_recsize", root.recsize.clone());
-        set_limit(vm, "zfs_filesystem_limit", &root.filesystem_limit);
-        set_limit(vm, "zfs_snapshot_limit", &root.snapshot_limit);
+        vm.set("zfs_root_recsize", root.recsize.json());
+        set_limit(vm, "zfs_filesystem_limit", root.filesystem_limit);
+        set_limit(vm, "zfs_snapshot_limit", root.snapshot_limit);
         vm.set("zfs_filesystem", &root.name);
         vm.set("zpool", pool(&root.name));
     }
@@ -321,7 +323,7 @@ fn datasets(vm: &mut Object, parts: &Parts) {
     }
     if let Some(delegated) = delegated {
         set_compression(vm, "zfs_data_compression", delegated);
-        vm.set("zfs_data_recsize", delegated.recsize.clone());
+        vm.set("zfs_data_recsize", delegated.recsize.json());
     }
     let disks = disks(vm, datasets);
     let all_known = disks.iter().flatten().all(|d| d.get("missing").is_none());
@@ -347,14 +349,14 @@ fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
         if let Some((_, volume)) = volume {
             disk.set("zfs_filesystem", &volume.name);
             disk.set("zpool", pool(&volume.name));
-            disk.set("size", scaled(&volume.volsize, MIB));
-            disk.set("compression", volume.compression.clone());
-            let refreservation = volume.refreservation.as_f64();
+            disk.set("size", scaled(volume.volsize, MIB));
+            disk.set("compression", &volume.compression);
+            let refreservation = volume.refreservation.number();
             disk.set(
                 "refreservation",
                 refreservation.map(|bytes| (bytes / MIB).ceil()),
             );
-            disk.set("block_size", volume.volblocksize.clone());
+            disk.set("block_size", volume.volblocksize.json());
         } else {
             disk.set("missing", true);
         }
@@ -367,10 +369,10 @@ fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
 fn snapshots(root: &Dataset) -> Vec<Json> {
     let named = |snapshot: &crate::load::zfs::Snapshot| {
         let name = snapshot.name.strip_prefix(VM_SNAPSHOT)?;
-        let created = snapshot.creation.as_f64().and_then(epoch_seconds_to_iso);
+        let created = snapshot.creation.number().and_then(epoch_seconds_to_iso);
         let mut object = Object::new();
         object.set("name", name);
-        object.set("size", scaled(&snapshot.written, MIB));
+        object.set("size", scaled(snapshot.written, MIB));
         object.set("created_at", created);
         Some(object).filter(|_| !name.is_empty())
     };
@@ -389,7 +391,7 @@ fn free_space(vm: &mut Object, datasets: &VmDatasets) {
         .volumes
         .iter()
         .map(|(_, volume)| {
-            Some(volume.volsize.as_f64()? + volume.usedbysnapshots.as_f64()?)
+            Some(volume.volsize.number()? + volume.usedbysnapshots.number()?)
         })
         .sum();
     if let Some(used) = used {
@@ -434,19 +436,19 @@ fn is_indestructible(dataset: &Dataset) -> bool {
 }
 
 fn set_compression(vm: &mut Object, name: &'static str, dataset: &Dataset) {
-    if dataset.compression.as_str() != Some("off") {
-        vm.set(name, dataset.compression.clone());
+    if &*dataset.compression != "off" {
+        vm.set(name, &dataset.compression);
     }
 }
 
-fn set_limit(vm: &mut Object, name: &'static str, limit: &Json) {
-    if limit.as_f64().is_none_or(|n| n < NO_LIMIT) {
-        vm.set(name, limit.clone());
+fn set_limit(vm: &mut Object, name: &'static str, limit: Column) {
+    if limit.number().is_none_or(|n| n < NO_LIMIT) {
+        vm.set(name, limit.json());
     }
 }
 
-fn scaled(bytes: &Json, unit: f64) -> Json {
-    Json::from(bytes.as_f64().map(|n| n / unit))
+fn scaled(bytes: Column, unit: f64) -> Json {
+    Json::from(bytes.number().map(|n| n / unit))
 }
 
 fn pool(dataset: &str) -> &str {

@@ -1,13 +1,15 @@
 //! zfs(8): datasets, volumes and snapshots.
 
+mod column;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use crate::config::{Paths, ZVOL_RDSK};
-use crate::json::Json;
 use crate::load::command::{CommandError, Run, Runner};
 use crate::translate::parse_number;
+pub use column::Column;
 
 /// The columns that are asked for, in this order. A tenant may put a tab into
 /// the mountpoint of a dataset that is delegated to him: it comes last.
@@ -38,38 +40,33 @@ pub const VM_SNAPSHOT: &str = "vmsnap-";
 /// A held snapshot of this name makes a dataset indestructible.
 pub const INDESTRUCTIBLE: &str = "indestructible";
 
-/// A dataset: a filesystem or a volume. Sizes are bytes; a column that does
-/// not apply is the string `-`, as the reference keeps it.
+/// A dataset: a filesystem or a volume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// The name, `pool/…`.
     pub name: Arc<str>,
-    /// Where it is mounted; of a volume its raw device.
-    pub mountpoint: Arc<str>,
-    /// Whether it is managed from within a zone.
-    pub zoned: bool,
     /// The column `compression`.
-    pub compression: Json,
-    /// Seconds since the epoch.
-    pub creation: Json,
+    pub compression: Arc<str>,
+    /// When it was made.
+    pub creation: Column,
     /// The column `filesystem_limit`.
-    pub filesystem_limit: Json,
+    pub filesystem_limit: Column,
     /// The column `quota`.
-    pub quota: Json,
+    pub quota: Column,
     /// The column `recsize`.
-    pub recsize: Json,
+    pub recsize: Column,
     /// The column `refquota`.
-    pub refquota: Json,
+    pub refquota: Column,
     /// The column `refreservation`.
-    pub refreservation: Json,
+    pub refreservation: Column,
     /// The column `snapshot_limit`.
-    pub snapshot_limit: Json,
+    pub snapshot_limit: Column,
     /// The column `usedbysnapshots`.
-    pub usedbysnapshots: Json,
+    pub usedbysnapshots: Column,
     /// The column `volblocksize`.
-    pub volblocksize: Json,
+    pub volblocksize: Column,
     /// The column `volsize`.
-    pub volsize: Json,
+    pub volsize: Column,
     /// Its snapshots that matter to a VM object, in zfs's order.
     pub snapshots: Vec<Snapshot>,
 }
@@ -79,19 +76,28 @@ pub struct Dataset {
 pub struct Snapshot {
     /// What follows the `@`.
     pub name: Arc<str>,
-    /// Seconds since the epoch.
-    pub creation: Json,
-    /// Bytes written since the snapshot before.
-    pub written: Json,
+    /// When it was taken.
+    pub creation: Column,
+    /// What was written since the snapshot before.
+    pub written: Column,
     /// Whether a hold keeps it.
     pub held: bool,
+}
+
+/// A dataset as it is listed.
+struct Listed {
+    dataset: Dataset,
+    /// Where it is mounted; of a volume its raw device.
+    mountpoint: String,
+    /// Whether it is managed from within a zone.
+    zoned: bool,
 }
 
 /// Datasets by name and by where they are mounted.
 #[derive(Clone, Debug, Default)]
 pub struct Datasets {
     by_name: HashMap<Arc<str>, Arc<Dataset>>,
-    by_mountpoint: HashMap<Arc<str>, Arc<str>>,
+    by_mountpoint: HashMap<String, Arc<str>>,
     /// Snapshots that were listed without their dataset.
     snapshots: HashMap<Arc<str>, Vec<Snapshot>>,
     /// Names that could not be listed, and why.
@@ -336,7 +342,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the output is cut off".to_string());
     }
-    let mut parsed: HashMap<Arc<str>, Dataset> = HashMap::new();
+    let mut parsed: HashMap<Arc<str>, Listed> = HashMap::new();
     let mut order: Vec<Arc<str>> = Vec::new();
     let mut datasets = Datasets::default();
     let mut good = 0;
@@ -350,15 +356,15 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
         good += 1;
         match fields[3].split_once('@') {
             None => {
-                let dataset = parse_dataset(&fields);
-                match parsed.entry(Arc::clone(&dataset.name)) {
+                let listed = parse_dataset(&fields);
+                match parsed.entry(Arc::clone(&listed.dataset.name)) {
                     Entry::Occupied(twice) => {
                         let why = "is listed twice".to_string();
                         datasets.failed.insert(Arc::clone(twice.key()), why);
                     }
                     Entry::Vacant(new) => {
                         order.push(Arc::clone(new.key()));
-                        new.insert(dataset);
+                        new.insert(listed);
                     }
                 }
             }
@@ -368,7 +374,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
                 };
                 let is_next = order.last().is_some_and(|last| **last == *name);
                 match parsed.get_mut(name) {
-                    Some(dataset) if is_next => dataset.add(snapshot),
+                    Some(listed) if is_next => listed.dataset.add(snapshot),
                     _ if depth == Depth::Alone => {
                         datasets.add_snapshot(name, snapshot);
                     }
@@ -385,28 +391,31 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
         _ => {}
     }
     for name in order {
-        let Some(dataset) = parsed.remove(&name) else { continue };
-        if is_mapped(&dataset) {
+        let Some(mut listed) = parsed.remove(&name) else { continue };
+        if listed.is_mapped() {
             // Of several at one place it is the one that is named like it.
-            let at = dataset.mountpoint.clone();
+            let at = listed.mountpoint;
             let is_named_so = at.strip_prefix('/') == Some(&*name);
             if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {
                 datasets.by_mountpoint.insert(at, Arc::clone(&name));
             }
         }
-        datasets.by_name.insert(name, Arc::new(dataset));
+        listed.dataset.snapshots.shrink_to_fit();
+        datasets.by_name.insert(name, Arc::new(listed.dataset));
     }
     Ok(datasets)
 }
 
-/// Whether a dataset is found by its mountpoint.
-fn is_mapped(dataset: &Dataset) -> bool {
-    dataset.mountpoint.starts_with('/')
-        && !dataset.zoned
-        && dataset.name.split('/').nth(2) != Some("data")
+impl Listed {
+    /// Whether it is found by its mountpoint.
+    fn is_mapped(&self) -> bool {
+        self.mountpoint.starts_with('/')
+            && !self.zoned
+            && self.dataset.name.split('/').nth(2) != Some("data")
+    }
 }
 
-fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
+fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Listed {
     let [
         compression,
         creation,
@@ -431,23 +440,22 @@ fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Dataset {
         (_, "legacy" | "-") => format!("/{name}"),
         (_, path) => path.to_string(),
     };
-    Dataset {
+    let dataset = Dataset {
         name: name.into(),
-        mountpoint: mountpoint.into(),
-        zoned: zoned == "on",
         compression: compression_of(compression),
-        creation: numeric(creation),
-        filesystem_limit: numeric(filesystem_limit),
-        quota: numeric(quota),
-        recsize: numeric(recsize),
-        refquota: numeric(refquota),
-        refreservation: numeric(refreservation),
-        snapshot_limit: numeric(snapshot_limit),
-        usedbysnapshots: numeric(usedbysnapshots),
-        volblocksize: numeric(volblocksize),
-        volsize: numeric(volsize),
+        creation: Column::parse(creation),
+        filesystem_limit: Column::parse(filesystem_limit),
+        quota: Column::parse(quota),
+        recsize: Column::parse(recsize),
+        refquota: Column::parse(refquota),
+        refreservation: Column::parse(refreservation),
+        snapshot_limit: Column::parse(snapshot_limit),
+        usedbysnapshots: Column::parse(usedbysnapshots),
+        volblocksize: Column::parse(volblocksize),
+        volsize: Column::parse(volsize),
         snapshots: Vec::new(),
-    }
+    };
+    Listed { dataset, mountpoint, zoned: zoned == "on" }
 }
 
 /// `None` for a snapshot that says nothing of a VM: a storm of them, as by
@@ -460,30 +468,20 @@ fn parse_snapshot(
     (name == INDESTRUCTIBLE || name.starts_with(VM_SNAPSHOT)).then(|| {
         Snapshot {
             name: name.into(),
-            creation: numeric(creation),
-            written: numeric(written),
+            creation: Column::parse(creation),
+            written: Column::parse(written),
             held: parse_number(userrefs).is_some_and(|n| n > 0.0),
         }
     })
 }
 
 /// Words that stand in nearly every line, each kept once.
-static NOT_APPLICABLE: LazyLock<Json> = LazyLock::new(|| Json::from("-"));
-/// See [`NOT_APPLICABLE`].
-static COMPRESSIONS: LazyLock<[Json; 4]> =
-    LazyLock::new(|| ["off", "on", "lz4", "-"].map(Json::from));
+static COMPRESSIONS: LazyLock<[Arc<str>; 4]> =
+    LazyLock::new(|| ["off", "on", "lz4", "-"].map(Arc::from));
 
-/// A numeric column: a number, or the string `-` where it does not apply.
-fn numeric(field: &str) -> Json {
-    match field {
-        "-" => NOT_APPLICABLE.clone(),
-        text => parse_number(text).map_or(Json::Null, Json::Number),
-    }
-}
-
-fn compression_of(field: &str) -> Json {
-    let known = COMPRESSIONS.iter().find(|c| c.as_str() == Some(field));
-    known.cloned().unwrap_or_else(|| Json::from(field))
+fn compression_of(field: &str) -> Arc<str> {
+    let known = COMPRESSIONS.iter().find(|known| &***known == field);
+    known.cloned().unwrap_or_else(|| field.into())
 }
 
 #[cfg(test)]
