@@ -4,7 +4,7 @@
 //! VM is looked at. The one exception is a zone's transition, which may be
 //! over by then and must be told all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, btree_set};
 use std::sync::Arc;
 
 use crate::config::is_zonename;
@@ -16,49 +16,61 @@ use crate::event::{
 /// Which VM each dataset belongs to; by mistake it may be several.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetIndex {
-    owners: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// Dataset and zonename: few datasets are of several.
+    owners: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
 impl DatasetIndex {
     /// Notes that `dataset` belongs to the VM `zonename`.
     pub fn insert(&mut self, dataset: &Arc<str>, zonename: &Arc<str>) {
-        let owners = self.owners.entry(Arc::clone(dataset)).or_default();
-        if !owners.contains(zonename) {
-            owners.push(Arc::clone(zonename));
-        }
+        self.owners.insert((Arc::clone(dataset), Arc::clone(zonename)));
     }
 
-    /// Forgets a dataset, if it belongs to the VM `zonename`.
-    pub fn remove(&mut self, dataset: &str, zonename: &str) {
-        if let Some(owners) = self.owners.get_mut(dataset) {
-            owners.retain(|owner| **owner != *zonename);
-            if owners.is_empty() {
-                self.owners.remove(dataset);
-            }
-        }
+    /// Forgets that `dataset` belongs to the VM `zonename`.
+    pub fn remove(&mut self, dataset: &Arc<str>, zonename: &Arc<str>) {
+        self.owners.remove(&(Arc::clone(dataset), Arc::clone(zonename)));
+    }
+
+    fn owners(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
+        let own = self.range_from(dataset);
+        let own = own.take_while(move |(name, _)| **name == *dataset);
+        own.map(|(_, zonename)| zonename)
+    }
+
+    /// The owners of what is below a dataset.
+    fn owners_below(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
+        let prefix = format!("{dataset}/");
+        let below = self.range_from(&prefix);
+        let below = below.take_while(move |(n, _)| n.starts_with(&prefix));
+        below.map(|(_, zonename)| zonename)
+    }
+
+    fn range_from(
+        &self,
+        dataset: &str,
+    ) -> btree_set::Range<'_, (Arc<str>, Arc<str>)> {
+        self.owners.range((dataset.into(), "".into())..)
+    }
+
+    fn contains(&self, dataset: &str) -> bool {
+        self.owners(dataset).next().is_some()
     }
 
     /// The VMs that a change of `dataset` concerns: its own, or that of its
-    /// parent if it is new there, or all below it.
+    /// parent if it is new there, and all below it.
     fn concerned(&self, dataset: &str) -> Vec<Arc<str>> {
-        let own = self.owners.get(dataset);
+        let mut found: Vec<_> = self.owners(dataset).cloned().collect();
         // A new child of a VM's dataset: `ZONE/data`, `ZONE/disk1`. What is
         // below `ZONE/data` is the zone's own business.
         let parent = dataset.rsplit_once('/').map(|(parent, _)| parent);
-        let parent = parent
-            .filter(|parent| !parent.ends_with("/data"))
-            .and_then(|parent| self.owners.get(parent));
-        let mut found = own.or(parent).cloned().unwrap_or_default();
-        let below = format!("{dataset}/");
-        let start: Arc<str> = below.as_str().into();
-        for (name, owners) in self.owners.range(start..) {
-            if !name.starts_with(&below) {
-                break;
-            }
-            for zonename in owners {
-                if !found.contains(zonename) {
-                    found.push(Arc::clone(zonename));
-                }
+        if let Some(parent) = parent.filter(|p| !p.ends_with("/data"))
+            && found.is_empty()
+        {
+            found.extend(self.owners(parent).cloned());
+        }
+        for zonename in self.owners_below(dataset) {
+            if !found.contains(zonename) {
+                found.push(Arc::clone(zonename));
             }
         }
         found
@@ -216,22 +228,17 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
 /// Whether a dataset is a pool, or has the datasets of VMs below it.
 fn is_above_vms(change: &DatasetChange, known: &impl Known) -> bool {
     let dataset = visible_dataset(&change.dataset);
-    let below = format!("{dataset}/");
-    let start: Arc<str> = below.as_str().into();
-    let owners = &known.datasets().owners;
+    let index = known.datasets();
     !dataset.contains('/')
-        || (!owners.contains_key(dataset)
-            && owners
-                .range(start..)
-                .next()
-                .is_some_and(|(name, _)| name.starts_with(&below)))
+        || (!index.contains(dataset)
+            && index.owners_below(dataset).next().is_some())
 }
 
 /// Whether a dataset is below one that is delegated to a zone.
 fn is_tenants(dataset: &str, known: &impl Known) -> bool {
     let ancestors = dataset.match_indices('/').map(|(at, _)| &dataset[..at]);
     let mut delegated = ancestors.filter(|name| name.ends_with("/data"));
-    delegated.any(|name| known.datasets().owners.contains_key(name))
+    delegated.any(|name| known.datasets().contains(name))
 }
 
 /// The dataset of a snapshot, or of a hidden clone that stands in for it
@@ -423,7 +430,7 @@ mod tests {
         let disk: Arc<str> = format!("zones/{A}-disk0").into();
         index.insert(&disk, &"lx-zone".into());
         assert_eq!(index.concerned(&disk), [A.into(), "lx-zone".into()]);
-        index.remove(&disk, "lx-zone");
+        index.remove(&disk, &"lx-zone".into());
         assert_eq!(index.concerned(&disk), [A.into()]);
     }
 

@@ -154,7 +154,7 @@ impl Inner {
     }
 
     pub fn remove(&mut self, zonename: &str) -> Option<Entry> {
-        let entry = self.vms.remove(zonename)?;
+        let (zonename, entry) = self.vms.remove_entry(zonename)?;
         self.listing.take();
         self.order.remove(&entry.place);
         self.bytes -= entry.vm.vm.json().len();
@@ -163,7 +163,7 @@ impl Inner {
             self.zone_of.remove(&uuid);
         }
         for name in dataset_names(&entry.vm.parts) {
-            self.datasets.remove(&name, zonename);
+            self.datasets.remove(&name, &zonename);
         }
         Some(entry)
     }
