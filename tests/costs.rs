@@ -99,7 +99,7 @@ fn parts(n: usize) -> Parts {
         "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\">\
          {attributes}</zone>"
     );
-    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    let xml = Arc::new(zonexml::parse(&xml).unwrap().xml);
     let mut parts = Parts::new(row, xml, Arc::default());
     let keys = (0..20).map(|key| {
         let value = Json::from("a value of a hundred bytes, so ".repeat(3));

@@ -27,10 +27,10 @@ const UUID: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
 /// Zone XML, to the VM object that is served, and its JSON.
 pub fn zonexml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(xml) = zonexml::parse(text) else { return };
+    let Ok(parsed) = zonexml::parse(text) else { return };
     let line = format!("-:z:installed:/zones/z:{UUID}:joyent:excl:7\n");
     let row = zoneadm::parse(&line).rows.remove(0);
-    let parts = Parts::new(row, Arc::new(xml), Arc::new(Object::new()));
+    let parts = Parts::new(row, Arc::new(parsed.xml), Arc::new(Object::new()));
     let object = assemble(&parts).expect("it has a uuid");
     assert_eq!(object.get_str("uuid"), Some(UUID));
     assert!(changes_of(&object, &object).is_empty());

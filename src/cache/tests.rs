@@ -30,7 +30,7 @@ fn parts(state: &str, key: &str) -> Parts {
     let line = format!("5:{NAME}:{state}:/zones/{NAME}:{NAME}:lx:excl:7\n");
     let row = zoneadm::parse(&line).rows.remove(0);
     let xml = format!("<zone name=\"{NAME}\" brand=\"lx\"/>");
-    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    let xml = Arc::new(zonexml::parse(&xml).unwrap().xml);
     let mut parts = Parts::new(row, xml, Arc::default());
     let mut metadata = Object::new();
     metadata.set(key.to_string(), "value");

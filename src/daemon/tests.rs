@@ -87,7 +87,7 @@ fn parts(name: &str, shared: &Shared) -> Parts {
     let xml = format!(
         "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\"/>"
     );
-    let xml = Arc::new(zonexml::parse(&xml).unwrap());
+    let xml = Arc::new(zonexml::parse(&xml).unwrap().xml);
     Parts::new(row, xml, Arc::clone(&shared.sysinfo.read()))
 }
 

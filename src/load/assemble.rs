@@ -226,7 +226,7 @@ fn files(vm: &mut Object, parts: &Parts) {
         && let Some(exit) = &parts.lastexited
     {
         vm.set("exit_status", exit.status);
-        vm.set("exit_timestamp", exit.timestamp.as_str());
+        vm.set("exit_timestamp", epoch_seconds_to_iso(exit.time));
     }
 }
 

@@ -27,7 +27,10 @@ pub(super) struct Draft {
     /// Whether a file that is as it was when it was read need not be read.
     pub(super) trusts_stamps: bool,
     pub(super) gone: bool,
+    /// Whether the XML was read, as far as it could be.
     pub(super) xml_changed: bool,
+    /// The brand and zonepath of the XML that was read.
+    pub(super) xml_names: Option<(String, String)>,
     pub(super) row: Option<ZoneRow>,
     pub(super) xml: Option<Arc<ZoneXml>>,
     pub(super) zoneinfo: Option<kstat::ZoneInfo>,
@@ -55,6 +58,7 @@ impl Draft {
             trusts_stamps: false,
             gone: false,
             xml_changed: false,
+            xml_names: None,
             row: known.map(|p| p.row.clone()),
             xml: known.map(|p| Arc::clone(&p.xml)),
             zoneinfo: known.and_then(|p| p.zoneinfo),
@@ -223,17 +227,11 @@ impl Draft {
     /// Whether the XML that was just read does not go with the line of
     /// zoneadm that is known, or could not be read at all.
     pub(super) fn row_is_old(&self) -> bool {
-        let fault = ("zonexml", None);
-        let xml_is_bad = !self.faults.contains(&fault);
-        let differs = |xml: &ZoneXml, row: &ZoneRow| {
-            xml.brand != *row.brand || xml.zonepath != *row.zonepath
+        let goes_with = |row: &ZoneRow| match &self.xml_names {
+            Some((b, path)) => *b == *row.brand && *path == *row.zonepath,
+            None => false,
         };
-        self.xml_changed
-            && (xml_is_bad
-                || match (&self.xml, &self.row) {
-                    (Some(xml), Some(row)) => differs(xml, row),
-                    _ => true,
-                })
+        self.xml_changed && !self.row.as_ref().is_some_and(goes_with)
     }
 
     /// Whether zfs is to be asked: the job says so, or the XML names other

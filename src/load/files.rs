@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
 use crate::json::{Json, Object, Packed};
-use crate::load::zonexml::{self, ZoneXml};
+use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 
@@ -26,8 +26,8 @@ pub struct Metadata {
 pub struct LastExit {
     /// As a shell would print it; negative for a signal.
     pub status: f64,
-    /// ISO 8601.
-    pub timestamp: String,
+    /// Seconds since the epoch.
+    pub time: f64,
 }
 
 /// The members of VM objects that the system's description has, by the name
@@ -243,7 +243,7 @@ pub fn read_metadata(
 pub fn read_zonexml(
     place: Place<'_>,
     limit: u64,
-) -> Result<Dated<ZoneXml>, String> {
+) -> Result<Dated<zonexml::Parsed>, String> {
     let file = read_optional(place, limit)?
         .ok_or_else(|| place.error("no such file"))?;
     let value = zonexml::parse(&file.text).map_err(|e| place.error(e))?;
@@ -303,7 +303,9 @@ pub fn parse_lastexited(text: &str) -> Option<LastExit> {
     };
     Some(LastExit {
         status: f64::from(status),
-        timestamp: epoch_seconds_to_iso(parse_number(time)?)?,
+        // One that is no date is no time.
+        time: parse_number(time)
+            .filter(|time| epoch_seconds_to_iso(*time).is_some())?,
     })
 }
 
@@ -380,6 +382,7 @@ mod tests {
     #[test]
     fn microseconds_are_a_fraction_though_not_padded() {
         let exit = parse_lastexited("1430183276.5 0").unwrap();
-        assert_eq!(exit.timestamp, "2015-04-28T01:07:56.500Z");
+        let timestamp = epoch_seconds_to_iso(exit.time);
+        assert_eq!(timestamp.as_deref(), Some("2015-04-28T01:07:56.500Z"));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::files::{self, Folder, Place};
+use super::zonexml;
 use super::{ArmWatches, Loader};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
@@ -43,12 +44,14 @@ impl Loader {
             Place::At(&path),
             |stamps| &mut stamps.xml,
             read,
-            |draft, xml| {
-                if !xml.unknown.is_empty() {
-                    let (zonename, unknown) = (&draft.zonename, &xml.unknown);
+            |draft, parsed| {
+                let zonexml::Parsed { xml, brand, zonepath, unknown } = parsed;
+                if !unknown.is_empty() {
+                    let zonename = &draft.zonename;
                     log::debug!("{zonename}: its XML has unknown {unknown:?}");
                 }
                 draft.xml = Some(Arc::new(xml));
+                draft.xml_names = Some((brand, zonepath));
             },
         );
         draft.xml_changed |= is_read;

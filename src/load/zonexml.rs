@@ -30,14 +30,21 @@ pub struct ZoneXml {
     vm: Packed,
     /// Whether the VM is being received.
     pub is_receiving: bool,
-    /// The zone's brand.
-    pub brand: String,
-    /// The zone's directory.
-    pub zonepath: String,
     /// Datasets that are delegated to the zone.
     pub datasets: Vec<Arc<str>>,
     /// The paths of its disks.
     pub disk_paths: Vec<Arc<str>>,
+}
+
+/// A zone's XML as it was read, with what is of no use later.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// What is kept.
+    pub xml: ZoneXml,
+    /// The zone's brand.
+    pub brand: String,
+    /// The zone's directory.
+    pub zonepath: String,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
 }
@@ -77,7 +84,7 @@ pub fn brand_rules(brand: &str) -> BrandRules {
 /// # Errors
 /// A sentence, if the document is malformed, or is not that of a zone with a
 /// brand.
-pub fn parse(text: &str) -> Result<ZoneXml, String> {
+pub fn parse(text: &str) -> Result<Parsed, String> {
     // Attributes of an element are compared each with each.
     let most = if text.contains("<!ENTITY") {
         ATTRIBUTES_MAX / 10
@@ -233,7 +240,7 @@ impl Reader {
         object
     }
 
-    fn finish(mut self, brand: &str, zonepath: &str) -> ZoneXml {
+    fn finish(mut self, brand: &str, zonepath: &str) -> Parsed {
         let rules = brand_rules(brand);
         self.nics.sort_by_key(|nic| {
             numbered(nic.get_str("interface"), |name| name.strip_prefix("net"))
@@ -269,13 +276,15 @@ impl Reader {
             }
         }
         split_transition(&mut self.vm);
-        ZoneXml {
-            vm: Packed::object(&self.vm, &NAMES),
-            is_receiving: self.vm.get_str("state") == Some("receiving"),
+        Parsed {
+            xml: ZoneXml {
+                vm: Packed::object(&self.vm, &NAMES),
+                is_receiving: self.vm.get_str("state") == Some("receiving"),
+                datasets: self.datasets,
+                disk_paths,
+            },
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
-            datasets: self.datasets,
-            disk_paths,
             unknown: self.unknown,
         }
     }
@@ -322,6 +331,10 @@ mod tests {
     use super::*;
 
     fn zone(attributes: &str, children: &str) -> ZoneXml {
+        parsed(attributes, children).xml
+    }
+
+    fn parsed(attributes: &str, children: &str) -> Parsed {
         parse(&format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <!DOCTYPE zone PUBLIC \"-//Sun Microsystems Inc//DTD Zones//EN\" \
@@ -339,7 +352,7 @@ mod tests {
 
     #[test]
     fn members_stand_in_document_order() {
-        let xml = zone(
+        let Parsed { xml, unknown, .. } = parsed(
             "autoboot=\"true\" brand=\"joyent\" ip-type=\"exclusive\"",
             "<attr name=\"b\" value=\"skipped\"/>\
              <attr name=\"transition\" value=\"a:b:17 \"/>\
@@ -357,7 +370,7 @@ mod tests {
              \"datasets\":[\"zones/z/data\"],\"nics\":[],\"state\":\"a\",\
              \"transition_to\":\"b\",\"transition_expire\":17}"
         );
-        assert_eq!(xml.unknown, ["attr.b"]);
+        assert_eq!(unknown, ["attr.b"]);
     }
 
     #[test]
