@@ -328,6 +328,10 @@ impl Cache {
         base: Option<&Arc<Parts>>,
         parts: Parts,
     ) -> Option<Prepared> {
+        let parts = match base {
+            Some(base) => parts.sharing(base),
+            None => parts,
+        };
         let is_same = base.is_some_and(|base| **base == parts);
         let served = base.filter(|_| is_same).and_then(|base| {
             let inner = self.inner.read();
