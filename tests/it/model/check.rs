@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,10 +12,14 @@ use vminfod::json::Json;
 use super::Kind;
 use super::step::{Step, VMS};
 use crate::harness::{Daemon, Stream, TestHost, first_difference, parse};
-use crate::harness::{text, wait_within};
+use crate::harness::{get_at, text, wait_within};
 
 /// How long it may take until all is well again.
 const SETTLE_TIME: Duration = Duration::from_secs(20);
+
+/// So often it is asked whether it is idle. A zone that is on its way keeps it
+/// busy.
+const IDLE_LOOKS: usize = 20;
 
 /// A host, the daemon on it, and one who listens. The order is that in which
 /// they have to go.
@@ -50,6 +55,11 @@ impl Model {
             Step::Compare => self.compare(&format!("step {n}")),
             Step::Tear(vm, file) => self.tear(*vm, Some(file)),
             Step::TearXml(vm) => self.tear(*vm, None),
+            Step::Slowly(is_asked, step) => {
+                let (addr, is_asked) = (self.daemon.addr, *is_asked);
+                let host = self.host.slowly(move || look(addr, is_asked));
+                let _ = step.run(&host, self.debugid);
+            }
             // Nobody edits a file that is cut; a host would refuse it.
             _ => {
                 let _ = step.run(&self.host, self.debugid);
@@ -146,6 +156,22 @@ impl Model {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Has the daemon look at what there is, or lets it. While commands fail it
+/// may not be able to.
+fn look(addr: SocketAddr, is_asked: bool) {
+    if is_asked {
+        get_at(addr, "/vms?sync=1");
+        return;
+    }
+    for _ in 0..IDLE_LOOKS {
+        let status = parse(&get_at(addr, "/status").body);
+        let queue = status.get("queue").unwrap();
+        if queue.get("idle") == Some(&Json::Bool(true)) {
+            break;
         }
     }
 }

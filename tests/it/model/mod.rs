@@ -57,6 +57,7 @@ impl Kind {
             "ready-time=1",
             "settle-last=0.2",
             "poll-time=0.1",
+            "sync-time=0.1",
             // On a machine that is busy otherwise, too.
             "end-time=5",
         ];

@@ -75,6 +75,9 @@ pub enum Step {
     Burst(usize),
     /// No new sysevent can be started, for a moment.
     NoStart(&'static str, &'static str),
+    /// An operation that is half done for so long that the daemon looks at
+    /// each of its steps: by what it is told, or since a client asks it to.
+    Slowly(bool, Box<Step>),
     /// Everything is healed.
     Heal,
     /// Snapshot and stream are compared.
@@ -220,6 +223,10 @@ impl Iterator for Steps {
         Some(match self.below(20) {
             0..=1 => self.fault(),
             2 => Step::Heal,
+            3 => {
+                let is_asked = self.below(2) == 0;
+                Step::Slowly(is_asked, Box::new(self.operation()))
+            }
             _ => self.operation(),
         })
     }
@@ -351,7 +358,10 @@ impl Step {
                 }
                 Ok(())
             }
-            Self::Tear(..) | Self::TearXml(_) | Self::Compare => Ok(()),
+            Self::Tear(..)
+            | Self::TearXml(_)
+            | Self::Slowly(..)
+            | Self::Compare => Ok(()),
         }
     }
 }

@@ -17,17 +17,29 @@ mod datasets;
 mod update;
 mod zones;
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use emit::Channel;
 use state::{State, lock};
 
 /// A host below a directory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Host {
     root: PathBuf,
+    between: Option<Between>,
+}
+
+/// What is done between two steps of an operation.
+type Between = Arc<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 /// What went wrong, for a person.
@@ -41,7 +53,21 @@ impl Host {
     /// out, or will.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf() }
+        Self { root: root.to_path_buf(), between: None }
+    }
+
+    /// The same host; this is done after each step of its operations, as if
+    /// they took their time: who looks meanwhile sees them half done.
+    #[must_use]
+    pub fn slowly(&self, between: impl Fn() + Send + Sync + 'static) -> Self {
+        let between: Between = Arc::new(between);
+        Self { between: Some(between), ..self.clone() }
+    }
+
+    fn done(&self) {
+        if let Some(between) = &self.between {
+            between();
+        }
     }
 
     /// Its directory.
@@ -104,12 +130,16 @@ impl Host {
         channel: Channel,
         change: impl FnOnce(&mut State) -> Result<(T, Vec<String>)>,
     ) -> Result<T> {
-        let _lock = lock(&self.root, false)?;
-        let mut state = State::load(&self.root)?;
-        let before = state.clone();
-        let (value, records) = change(&mut state)?;
-        state.save(&self.root, &before)?;
-        emit::publish(&self.root, channel, &records)?;
+        let value = {
+            let _lock = lock(&self.root, false)?;
+            let mut state = State::load(&self.root)?;
+            let before = state.clone();
+            let (value, records) = change(&mut state)?;
+            state.save(&self.root, &before)?;
+            emit::publish(&self.root, channel, &records)?;
+            value
+        };
+        self.done();
         Ok(value)
     }
 

@@ -79,6 +79,7 @@ impl Host {
         if existed {
             fs::remove_file(&backup)?;
         }
+        self.done();
         Ok(())
     }
 
@@ -110,6 +111,7 @@ impl Host {
         let temp = dir.join(format!("{name}.new"));
         fs::write(&temp, text)?;
         fs::rename(&temp, dir.join(name))?;
+        self.done();
         Ok(())
     }
 
