@@ -105,8 +105,7 @@ typedef struct watch {
 struct fswatch {
 	int		fw_port;
 	pthread_mutex_t	fw_lock;
-	pthread_cond_t	fw_released;	/* a watch that somebody waits for */
-	size_t		fw_waiting;	/* for any watch */
+	pthread_cond_t	fw_released;	/* some watch that is waited for */
 	watch_t		**fw_buckets;
 	size_t		fw_nbuckets;	/* a power of two */
 	size_t		fw_count;
@@ -207,16 +206,16 @@ grow(fswatch_t *fw)
 	free(old);
 }
 
-/* Gives a watch to the caller once nobody else has it. Needs fw_lock. */
+/*
+ * Gives a watch to the caller once nobody else has it. It may have ended by
+ * then. Needs fw_lock.
+ */
 static void
 take(fswatch_t *fw, watch_t *w)
 {
 	w->w_refs++;
-	while (w->w_held) {
-		fw->fw_waiting++;
+	while (w->w_held)
 		(void) pthread_cond_wait(&fw->fw_released, &fw->fw_lock);
-		fw->fw_waiting--;
-	}
 	w->w_held = 1;
 }
 
@@ -228,7 +227,8 @@ watch_release(fswatch_t *fw, watch_t *w)
 	(void) pthread_mutex_lock(&fw->fw_lock);
 	w->w_held = 0;
 	refs = --w->w_refs;
-	if (fw->fw_waiting > 0)
+	/* Those that are neither ours nor the table's are of who waits. */
+	if (refs > (w->w_ended ? 0 : 1))
 		(void) pthread_cond_broadcast(&fw->fw_released);
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 	if (refs == 0)
@@ -249,7 +249,7 @@ watch_hold(fswatch_t *fw, uint64_t id)
 	return (w);
 }
 
-/* Takes a watch that the caller has out of table and port. */
+/* Takes out of table and port a watch that the caller has. */
 static void
 watch_end(fswatch_t *fw, watch_t *w)
 {

@@ -66,9 +66,9 @@ impl Parts {
         }
     }
 
-    /// As it is, but what is the same as in `old` is that very piece of memory:
-    /// what was just read is free again, before long beside what was read with
-    /// it, and what lives long stays where it is.
+    /// As it is, but what is the same as in `old` is that very piece of memory.
+    /// So the copies that were just made go with all else that was made for a
+    /// load, and what lives long stays where it is.
     #[must_use]
     pub fn sharing(mut self, old: &Self) -> Self {
         fn share<T: PartialEq + Clone>(new: &mut T, old: &T) {
@@ -111,7 +111,7 @@ impl Parts {
 }
 
 /// The datasets of one VM.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmDatasets {
     /// Mounted at its zonepath.
     pub root: Option<Arc<Dataset>>,

@@ -27,8 +27,8 @@ pub(super) struct Draft {
     /// Whether a file that is as it was when it was read need not be read.
     pub(super) trusts_stamps: bool,
     pub(super) gone: bool,
-    /// Whether the XML was read, as far as it could be.
-    pub(super) xml_changed: bool,
+    /// Whether the XML was read, or could not be.
+    pub(super) xml_tried: bool,
     /// The brand and zonepath of the XML that was read.
     pub(super) xml_names: Option<(String, String)>,
     pub(super) row: Option<ZoneRow>,
@@ -57,7 +57,7 @@ impl Draft {
             is_urgent,
             trusts_stamps: false,
             gone: false,
-            xml_changed: false,
+            xml_tried: false,
             xml_names: None,
             row: known.map(|p| p.row.clone()),
             xml: known.map(|p| Arc::clone(&p.xml)),
@@ -231,7 +231,7 @@ impl Draft {
             Some((b, path)) => *b == *row.brand && *path == *row.zonepath,
             None => false,
         };
-        self.xml_changed && !self.row.as_ref().is_some_and(goes_with)
+        self.xml_tried && !self.row.as_ref().is_some_and(goes_with)
     }
 
     /// Whether zfs is to be asked: the job says so, or the XML names other

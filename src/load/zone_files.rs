@@ -54,7 +54,7 @@ impl Loader {
                 draft.xml_names = Some((brand, zonepath));
             },
         );
-        draft.xml_changed |= is_read;
+        draft.xml_tried |= is_read;
     }
 
     /// Reads what is in the zone's own directory.

@@ -24,7 +24,7 @@ const OTHER_MEMBERS: usize = 36;
 const ATTRIBUTES_MAX: usize = 10_000;
 
 /// What a zone's XML says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneXml {
     /// The members of the VM object that come from here, in order.
     vm: Packed,

@@ -41,7 +41,7 @@ pub const VM_SNAPSHOT: &str = "vmsnap-";
 pub const INDESTRUCTIBLE: &str = "indestructible";
 
 /// A dataset: a filesystem or a volume.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
     /// The name, `pool/…`.
     pub name: Arc<str>,
@@ -72,7 +72,7 @@ pub struct Dataset {
 }
 
 /// A snapshot of vmadm's, or one that makes its dataset indestructible.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// What follows the `@`.
     pub name: Arc<str>,

@@ -143,13 +143,15 @@ impl Tables {
         }
     }
 
-    /// The node of a name in a directory; it is made if need be.
+    /// The node of a name in a directory that there is, or in none; it is made
+    /// if need be.
     pub fn child(&mut self, parent: u64, name: impl AsRef<OsStr>) -> u64 {
         let name = name.as_ref();
         let siblings = match self.nodes.get(&parent) {
             Some(parent) => parent.children(),
             None => &self.roots,
         };
+        debug_assert!(parent == NO_PARENT || self.nodes.contains_key(&parent));
         let by_name = |id: &u64| match self.nodes.get(id) {
             Some(node) => (*node.name).cmp(name),
             None => Ordering::Less,
@@ -303,9 +305,10 @@ impl Tables {
                 dropped.push(id);
                 match self.nodes.get_mut(&node.parent) {
                     Some(parent) => {
-                        let entries = parent.entries.get_or_insert_default();
-                        entries.all.retain(|child| *child != id);
-                        entries.missing.retain(|child| *child != id);
+                        if let Some(entries) = &mut parent.entries {
+                            entries.all.retain(|child| *child != id);
+                            entries.missing.retain(|child| *child != id);
+                        }
                     }
                     None => self.roots.retain(|root| *root != id),
                 }
