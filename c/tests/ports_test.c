@@ -5,9 +5,9 @@
  */
 
 /*
- * What each operation on a file delivers through the port calls, and what
- * fswatch makes of it. Runs in an empty directory, its only argument; prints
- * a line a case, and exits with 1 at the first that fails.
+ * What each operation on a file delivers through the port calls. Runs in an
+ * empty directory, its only argument; prints a line a case, and exits with 1
+ * at the first that fails.
  */
 
 #define	_GNU_SOURCE
@@ -21,35 +21,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../fswatch.h"
 #include "../ports_inotify.h"
+#include "check.h"
 
 #define	M	FILE_MODIFIED
 #define	A	FILE_ATTRIB
 #define	T	FILE_TRUNC
 #define	ALL	(FILE_MODIFIED | FILE_ATTRIB | FILE_TRUNC)
 #define	COOKIE	((void *)77)
-
-static atomic_int checks;
-
-#define	CHECK(what, cond) do {						\
-	checks++;							\
-	if (!(cond)) {							\
-		(void) printf("FAILED %s: %s, line %d (errno %s)\n",	\
-		    what, #cond, __LINE__, strerror(errno));		\
-		exit(1);						\
-	}								\
-} while (0)
-
-static void
-put(const char *path, const char *text)
-{
-	FILE *f = fopen(path, "w");
-
-	CHECK(path, f != NULL);
-	CHECK(path, fputs(text, f) >= 0);
-	CHECK(path, fclose(f) == 0);
-}
 
 static file_obj_t
 object_of(const char *path)
@@ -85,11 +64,6 @@ next(int port, port_event_t *pe)
 
 /* --- what an operation delivers --- */
 
-static void write_it(void) {
-	int fd = open("f", O_WRONLY | O_APPEND);
-	CHECK("write", write(fd, "x", 1) == 1);
-	(void) close(fd);
-}
 static void open_trunc(void) { (void) close(open("f", O_WRONLY | O_TRUNC)); }
 static void creat_trunc(void) {
 	(void) close(open("f", O_WRONLY | O_CREAT | O_TRUNC, 0644));
@@ -102,28 +76,12 @@ static void touch_it(void) {
 }
 static void chmod_it(void) { CHECK("chmod", chmod("f", 0600) == 0); }
 static void link_it(void) { CHECK("link", link("f", "g") == 0); }
-static void unlink_it(void) { CHECK("unlink", unlink("f") == 0); }
 static void unlink_other(void) { CHECK("unlink", unlink("other") == 0); }
 static void rename_away(void) { CHECK("rename", rename("f", "h") == 0); }
-static void rename_over(void) {
-	put("n", "new");
-	CHECK("rename", rename("n", "f") == 0);
-}
-static void zonecfg_it(void) {
-	/* As libzonecfg: the old file has a second link while it is replaced. */
-	CHECK("link", link("f", ".backup") == 0);
-	put("temp", "new");
-	CHECK("rename", rename("temp", "f") == 0);
-	CHECK("unlink", unlink(".backup") == 0);
-}
 static void unlink_open(void) {
 	int fd = open("f", O_RDONLY);
 	CHECK("unlink", unlink("f") == 0);
 	(void) close(fd);
-}
-static void recreate(void) {
-	CHECK("unlink", unlink("f") == 0);
-	put("f", "again");
 }
 static void read_it(void) {
 	char c;
@@ -433,101 +391,6 @@ check_no_gap(void)
 	(void) printf("nothing is lost while a directory is associated\n");
 }
 
-/* --- fswatch --- */
-
-static void *
-stop_it(void *fw)
-{
-	CHECK("stop", fswatch_stop(fw) == 0);
-	return (NULL);
-}
-
-static void
-check_fswatch(void)
-{
-	fswatch_t *fw;
-	fswatch_event_t events[8];
-	uint32_t n;
-	int changed;
-	pthread_t thread;
-
-	(void) system("rm -rf ./*");
-	put("f", "text");
-	CHECK("fswatch", fswatch_open(&fw) == 0);
-	CHECK("fswatch", fswatch_add(fw, 1, "nothing", &changed) == ENOENT);
-	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
-	CHECK("fswatch", changed == 0);
-	CHECK("fswatch", fswatch_add(fw, 1, "g", &changed) == EINVAL);
-
-	/* Each way of writing is told, again and again. */
-	for (int i = 0; i < 10; i++) {
-		void (*ways[])(void) =
-		    { write_it, rename_over, zonecfg_it, recreate };
-
-		for (unsigned int w = 0; w < 4; w++) {
-			ways[w]();
-			CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
-			CHECK("fswatch", n == 1 && events[0].fe_id == 1);
-			CHECK("fswatch", events[0].fe_gone == 0);
-			CHECK("fswatch", events[0].fe_exchanged == (w != 0));
-		}
-	}
-	/* Armed anew, what was not told is found. */
-	write_it();
-	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
-	CHECK("fswatch", changed == 1);
-	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
-	CHECK("fswatch", changed == 0);
-
-	/* What is as it was is left alone, and watched as before. */
-	CHECK("check", fswatch_check(fw, 1, "f", &changed) == 0);
-	CHECK("check", changed == 0);
-	write_it();
-	CHECK("check", fswatch_wait(fw, events, 8, &n) == 0 && n == 1);
-	rename_over();
-	CHECK("check", fswatch_check(fw, 1, "f", &changed) == 0);
-	CHECK("check", changed == 1);
-	write_it();
-	CHECK("check", fswatch_wait(fw, events, 8, &n) == 0);
-	CHECK("check", n == 1 && events[0].fe_exchanged == 0);
-	CHECK("check", fswatch_check(fw, 3, "nothing", &changed) == ENOENT);
-
-	/* Gone, and there again. */
-	unlink_it();
-	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
-	CHECK("fswatch", n == 1 && events[0].fe_gone == ENOENT);
-	put("f", "text");
-	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
-
-	/* A link is watched itself, not what it leads to. */
-	CHECK("fswatch", symlink("f", "l") == 0);
-	CHECK("fswatch", fswatch_add(fw, 2, "l", &changed) == 0);
-	CHECK("fswatch", unlink("l") == 0);
-	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
-	CHECK("fswatch", n == 1 && events[0].fe_id == 2);
-
-	/* Many, so that tables grow; removed ones are silent. */
-	for (uint64_t id = 100; id < 1100; id++) {
-		char name[32];
-
-		(void) snprintf(name, sizeof (name), "file%d", (int)id);
-		put(name, "x");
-		CHECK("many", fswatch_add(fw, id, name, &changed) == 0);
-	}
-	fswatch_remove(fw, 500);
-	fswatch_remove(fw, 500);
-	put("file500", "y");
-	put("file501", "y");
-	CHECK("many", fswatch_wait(fw, events, 8, &n) == 0);
-	CHECK("many", n == 1 && events[0].fe_id == 501);
-
-	CHECK("stop", pthread_create(&thread, NULL, stop_it, fw) == 0);
-	CHECK("stop", fswatch_wait(fw, events, 8, &n) == ECANCELED);
-	CHECK("stop", pthread_join(thread, NULL) == 0);
-	fswatch_close(fw);
-	(void) printf("fswatch tells of every change\n");
-}
-
 int
 main(int argc, char **argv)
 {
@@ -543,7 +406,6 @@ main(int argc, char **argv)
 	check_rules();
 	check_overflow();
 	check_no_gap();
-	check_fswatch();
 	(void) printf("%d checks\n", checks);
 	return (0);
 }

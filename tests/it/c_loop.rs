@@ -1,5 +1,6 @@
 //! The C side, with its own tests, under AddressSanitizer and
-//! UndefinedBehaviorSanitizer; every warning is an error.
+//! UndefinedBehaviorSanitizer, and under ThreadSanitizer; every warning is an
+//! error.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,20 +18,20 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-#[test]
-fn the_loop_and_its_ports_hold_what_they_promise() {
+/// Compiles a test of the C side, and runs it.
+fn check(test: &str, sanitizers: &str) {
     let dir = TempDir::new();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
-    let program = dir.0.join("ports_test");
+    let program = dir.0.join("test");
     let empty = dir.0.join("empty");
     std::fs::create_dir(&empty).unwrap();
     let cc = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
     run(Command::new(cc)
         .args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror"])
         .arg("-Wno-unused-result")
-        .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+        .args([sanitizers, "-fno-sanitize-recover=all"])
         .args(
-            ["tests/ports_test.c", "fswatch.c", "ports_inotify.c"]
+            [test, "fswatch.c", "ports_inotify.c"]
                 .map(|file| sources.join(file)),
         )
         .arg("-o")
@@ -39,4 +40,23 @@ fn the_loop_and_its_ports_hold_what_they_promise() {
     let output = run(Command::new(program).arg(empty));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.lines().last().unwrap().ends_with(" checks"), "{said}");
+}
+
+const MEMORY: &str = "-fsanitize=address,undefined";
+const THREADS: &str = "-fsanitize=thread";
+
+#[test]
+fn the_ports_hold_what_they_promise() {
+    check("tests/ports_test.c", MEMORY);
+}
+
+#[test]
+fn the_loop_holds_what_it_promises() {
+    check("tests/fswatch_test.c", MEMORY);
+}
+
+#[test]
+fn no_thread_of_the_c_side_races_another() {
+    check("tests/ports_test.c", THREADS);
+    check("tests/fswatch_test.c", THREADS);
 }
