@@ -70,8 +70,6 @@ pub struct QueueStatus {
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
-    /// Workers wait here for work.
-    changed: Condvar,
     /// The one worker waits here who looks at the clock for all.
     clock: Condvar,
 }
@@ -80,8 +78,10 @@ pub struct Queue {
 struct Inner {
     state: State,
     reported: Reported,
-    /// Workers that wait for work, but for the next one.
-    idle: usize,
+    /// Workers that wait for work, each by its own; the last to come is the
+    /// first to be woken: its caches are warm, and those who need not work
+    /// take no memory for it.
+    idle: Vec<Arc<Condvar>>,
     /// Until when a worker waits who looks at the clock for all.
     watched_until: Option<Instant>,
     closed: bool,
@@ -93,27 +93,23 @@ impl Queue {
     pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
         let reported = Reported::new(limits.transitions, limits.unknown_zones);
         let state = State::new(limits, times.pace_first, times.pace_last);
-        let (idle, watched_until, closed) = (0, None, false);
+        let (idle, watched_until, closed) = (Vec::new(), None, false);
         let inner = Inner { state, reported, idle, watched_until, closed };
-        Self {
-            inner: Mutex::new(inner),
-            changed: Condvar::new(),
-            clock: Condvar::new(),
-        }
+        Self { inner: Mutex::new(inner), clock: Condvar::new() }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let mut inner = self.inner.lock();
         let result = change(&mut inner);
-        self.wake(&inner);
+        self.wake(&mut inner);
         result
     }
 
     /// Wakes a worker; who looks at the clock is the last to be taken, since
     /// another has to take his place.
-    fn wake(&self, inner: &Inner) {
-        if inner.idle > 0 {
-            self.changed.notify_one();
+    fn wake(&self, inner: &mut Inner) {
+        if let Some(worker) = inner.idle.pop() {
+            worker.notify_one();
         } else {
             self.clock.notify_one();
         }
@@ -265,7 +261,7 @@ impl Queue {
                     // who looks at the clock.
                     let is_watched = inner.watched_until.is_some();
                     if inner.state.is_waiting() || !is_watched {
-                        self.wake(&inner);
+                        self.wake(&mut inner);
                     }
                     let noted = inner.reported.last();
                     return Some(Batch { jobs, noted, number });
@@ -281,9 +277,10 @@ impl Queue {
                     }
                 }
                 Err(_) => {
-                    inner.idle += 1;
-                    self.changed.wait(&mut inner);
-                    inner.idle -= 1;
+                    let own = Arc::new(Condvar::new());
+                    inner.idle.push(Arc::clone(&own));
+                    own.wait(&mut inner);
+                    inner.idle.retain(|other| !Arc::ptr_eq(other, &own));
                 }
             }
         }
@@ -305,8 +302,11 @@ impl Queue {
 
     /// Ends the queue: workers stop after what they are at.
     pub fn close(&self) {
-        self.inner.lock().closed = true;
-        self.changed.notify_all();
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        for worker in inner.idle.drain(..) {
+            worker.notify_one();
+        }
         self.clock.notify_all();
     }
 

@@ -242,3 +242,46 @@ fn closing_ends_the_workers() {
         assert!(waiter.join().unwrap());
     }
 }
+
+#[test]
+fn who_has_worked_last_works_first() {
+    const WORKERS: usize = 4;
+    let queue = Arc::new(queue(10));
+    // As ever, one looks at the clock for it.
+    queue.set_periodic(all(), Duration::from_secs(1000));
+    let (served, done) = crossbeam_channel::unbounded();
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let (queue, served) = (Arc::clone(&queue), served.clone());
+            std::thread::spawn(move || {
+                while let Some(batch) = queue.take() {
+                    queue.done(&batch.ticket(), &[]);
+                    served.send(worker).unwrap();
+                }
+            })
+        })
+        .collect();
+    let wait_until_idle = || {
+        let begin = Instant::now();
+        let is_idle = || {
+            let inner = queue.inner.lock();
+            let watching = usize::from(inner.watched_until.is_some());
+            inner.idle.len() + watching == WORKERS
+        };
+        while !is_idle() {
+            assert!(begin.elapsed() < Duration::from_secs(30));
+            std::thread::yield_now();
+        }
+    };
+    let turns = (0..20).map(|_| {
+        wait_until_idle();
+        queue.push(vm("a", Sources::TAGS));
+        done.recv_timeout(Duration::from_secs(30)).unwrap()
+    });
+    let turns: Vec<_> = turns.collect();
+    assert!(turns.iter().all(|worker| *worker == turns[0]), "{turns:?}");
+    queue.close();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+}
