@@ -6,17 +6,20 @@ const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 260.0;
 const MARGIN: f64 = 50.0;
 
-/// A plot of points, which are (VMs, cost), with what has to be below.
+/// A plot of points, which are (VMs, cost), with what has to be below. One
+/// that cost nothing that could be measured has no place on it.
 pub fn plot(
     title: &str,
     points: &[(f64, f64)],
     goal: Option<(&str, &dyn Fn(f64) -> f64)>,
 ) -> String {
+    let points: Vec<_> = points.iter().filter(|(_, y)| *y > 0.0).collect();
     let at_goal = |x: f64| goal.map(|(_, goal)| goal(x));
     let values = points.iter().map(|(_, y)| *y);
     let goals = points.iter().filter_map(|(x, _)| at_goal(*x));
     let all: Vec<f64> = values.chain(goals).map(f64::log10).collect();
     let low = all.iter().copied().fold(f64::INFINITY, f64::min).floor();
+    let low = if low.is_finite() { low } else { 0.0 };
     let high = all.iter().copied().fold(f64::NEG_INFINITY, f64::max).ceil();
     let high = if high > low { high } else { low + 1.0 };
     let xs: Vec<f64> = points.iter().map(|(x, _)| x.log10()).collect();
@@ -53,7 +56,7 @@ pub fn plot(
         );
         tick += 1.0;
     }
-    for (x, y) in points {
+    for (x, y) in &points {
         let (x_at, y_at) = place(*x, *y);
         let _ = writeln!(
             svg,
