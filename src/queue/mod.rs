@@ -79,8 +79,7 @@ struct Inner {
     state: State,
     reported: Reported,
     /// Workers that wait for work, each by its own; the last to come is the
-    /// first to be woken: its caches are warm, and those who need not work
-    /// take no memory for it.
+    /// first to be woken: its caches are warm.
     idle: Vec<Arc<Condvar>>,
     /// Until when a worker waits who looks at the clock for all.
     watched_until: Option<Instant>,

@@ -23,7 +23,8 @@ fn datasets_are_found_by_name_and_mountpoint() {
         + &line("zones/a/data", "filesystem", "/zones/a/data", "on")
         + &line("zones/a/disk0", "volume", "-", "-")
         + &line("zones/b", "filesystem", "legacy", "off")
-        + &line("zones/c", "filesystem", "none", "off");
+        + &line("zones/c", "filesystem", "none", "off")
+        + &line("zones/d", "filesystem", "/zones/d", "on");
     let datasets = parse(&text, Depth::Children).unwrap();
     let at = |path| datasets.mounted_at(path).map(|d| &*d.name);
     assert_eq!(at("/zones/a"), Some("zones/a"));
@@ -32,6 +33,9 @@ fn datasets_are_found_by_name_and_mountpoint() {
     assert_eq!(at("/dev/zvol/rdsk/zones/a/disk0"), Some("zones/a/disk0"));
     assert_eq!(at("/zones/b"), Some("zones/b"));
     assert_eq!(at("none"), None);
+    // A zone manages it.
+    assert_eq!(at("/zones/d"), None);
+    assert!(datasets.get("zones/d").is_some());
 }
 
 #[test]
@@ -71,10 +75,13 @@ fn made_up_lines_are_not_believed() {
 #[test]
 fn one_odd_line_costs_no_other() {
     let text = line("zones/a", "filesystem", "/zones/a", "off")
-        + &line("zones/a/data", "filesystem", "/x\ty\nz", "on");
+        + &line("zones/a/data", "filesystem", "/x\ty\nz", "on")
+        + &line("zones/b", "filesystem", "/x\ty", "off");
     let datasets = parse(&text, Depth::Children).unwrap();
     assert!(datasets.mounted_at("/zones/a").is_some());
     assert!(datasets.get("zones/a/data").is_some());
+    let at = datasets.mounted_at("/x\ty").map(|dataset| &*dataset.name);
+    assert_eq!(at, Some("zones/b"));
     assert!(datasets.odd().unwrap().contains('z'));
 }
 
