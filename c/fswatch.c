@@ -469,12 +469,16 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 	while (*n == 0 && !stopped) {
 		unsigned int nget = 1;
 
-		/* Whatever fails, what was not collected is no event. */
-		(void) memset(collected, 0, sizeof (collected));
-		/* On ETIME and EINTR there may be events all the same. */
-		if (port_getn(fw->fw_port, collected, max, &nget, NULL) != 0 &&
-		    errno != EINTR && errno != ETIME)
-			return (errno);
+		/*
+		 * EINTR leaves nget as it was, and no event. ETIME is not to
+		 * be had without a time. All else, as EBADFD of a port that
+		 * was closed meanwhile, is the end.
+		 */
+		if (port_getn(fw->fw_port, collected, max, &nget, NULL) != 0) {
+			if (errno != EINTR)
+				return (errno);
+			continue;
+		}
 		for (unsigned int i = 0; i < nget; i++) {
 			port_event_t *pe = &collected[i];
 			fswatch_event_t *fe = &events[*n];

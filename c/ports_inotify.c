@@ -124,6 +124,7 @@ typedef struct port {
 	table_t		p_assocs;
 	table_t		p_names;
 	link_t		p_ready;
+	link_t		p_lost;		/* exceptions without an event */
 	user_event_t	*p_user;
 	char		p_buffer[READ_SIZE]
 	    __attribute__((aligned(__alignof__(struct inotify_event))));
@@ -377,7 +378,9 @@ same_inode(const struct stat *a, const state_t *b)
 
 /*
  * Gives an association its event, if it waits for one of these. An exception
- * comes whatever was requested, and ends the association.
+ * comes whatever was requested, and ends the association. It needs an event
+ * more than the association has: where the port has no more, the association
+ * ends, and nobody is told.
  */
 static void
 deliver(port_t *p, assoc_t *a, int events)
@@ -386,13 +389,17 @@ deliver(port_t *p, assoc_t *a, int events)
 	if (!a->a_active || events == 0)
 		return;
 	a->a_active = 0;
-	a->a_queued = 1;
-	a->a_events = events;
-	list_append(&p->p_ready, &a->a_ready_link);
 	if ((events & FILE_EXCEPTION) != 0) {
 		a->a_final = 1;
 		assoc_unhook(p, a);
+		if (p->p_assocs.t_count >= p->p_max) {
+			list_append(&p->p_lost, &a->a_ready_link);
+			return;
+		}
 	}
+	a->a_queued = 1;
+	a->a_events = events;
+	list_append(&p->p_ready, &a->a_ready_link);
 }
 
 /* Hooks an association to its inode and directory; *st is what it is now. */
@@ -461,7 +468,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	const file_obj_t *fo = (const file_obj_t *)object;
 	struct stat st;
 	assoc_t *a;
-	int changed = 0;
+	int changed = 0, is_same = 0;
 	int err;
 
 	/*
@@ -478,7 +485,13 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	if (strlen(fo->fo_name) >= PATH_MAX)
 		return (ENAMETOOLONG);
 	a = assoc_find(p, object);
-	if (a != NULL && strcmp(a->a_path, fo->fo_name) != 0) {
+	if (a != NULL && a->a_self != NULL &&
+	    stat_path(fo->fo_name, events, &st) == 0 &&
+	    same_inode(&st, &a->a_state)) {
+		/* The same file: cookie and name stay those of the first time. */
+		user = a->a_user;
+		is_same = 1;
+	} else if (a != NULL && strcmp(a->a_path, fo->fo_name) != 0) {
 		assoc_free(p, a);
 		a = NULL;
 	}
@@ -486,7 +499,9 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 		return (EAGAIN);
 	if (a == NULL && (a = assoc_create(p, fo, object)) == NULL)
 		return (ENOMEM);
-	if ((err = assoc_hook(p, a, events, &st)) != 0) {
+	if (is_same && strcmp(a->a_path, fo->fo_name) != 0) {
+		a->a_state = state_of(&st);
+	} else if ((err = assoc_hook(p, a, events, &st)) != 0) {
 		if (!a->a_active && !a->a_queued)
 			assoc_free(p, a);
 		return (err);
@@ -707,6 +722,9 @@ read_inotify(port_t *p)
 			}
 		}
 	}
+	while (p->p_lost.l_next != &p->p_lost)
+		assoc_free(p, CONTAINER_OF(p->p_lost.l_next, assoc_t,
+		    a_ready_link));
 }
 
 /* --- the API --- */
@@ -767,6 +785,7 @@ port_create(void)
 	p->p_wake = -1;
 	p->p_max = events_max();
 	list_init(&p->p_ready);
+	list_init(&p->p_lost);
 	(void) pthread_mutex_init(&p->p_lock, NULL);
 	p->p_inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	if (p->p_inotify < 0 ||
@@ -896,6 +915,21 @@ port_send(int fd, int events, void *user)
 	return (port_unlock(p, 0));
 }
 
+/* How many events wait, up to `max`. */
+static unsigned int
+waiting(const port_t *p, unsigned int max)
+{
+	unsigned int n = 0;
+
+	for (const link_t *l = p->p_ready.l_next; l != &p->p_ready && n < max;
+	    l = l->l_next)
+		n++;
+	for (const user_event_t *ue = p->p_user; ue != NULL && n < max;
+	    ue = ue->ue_next)
+		n++;
+	return (n);
+}
+
 /* Moves waiting events to the caller's list. */
 static unsigned int
 collect(port_t *p, port_event_t list[], unsigned int max)
@@ -945,8 +979,7 @@ int
 port_getn(int fd, port_event_t list[], unsigned int max, unsigned int *nget,
     const struct timespec *timeout)
 {
-	unsigned int wanted = *nget;
-	unsigned int n = 0;
+	unsigned int wanted = *nget < max ? *nget : max;
 	struct timespec end = { 0, 0 };
 
 	if (timeout != NULL) {
@@ -954,13 +987,12 @@ port_getn(int fd, port_event_t list[], unsigned int max, unsigned int *nget,
 		end.tv_sec += timeout->tv_sec;
 		end.tv_nsec += timeout->tv_nsec;
 	}
-	*nget = 0;
 	for (;;) {
 		port_t *p = port_lock(fd);
 		struct pollfd fds[2];
 		int64_t left = -1;
 		uint64_t count;
-		int wake;
+		int is_over = 0, wake;
 
 		if (p == NULL) {
 			errno = EBADF;
@@ -968,20 +1000,19 @@ port_getn(int fd, port_event_t list[], unsigned int max, unsigned int *nget,
 		}
 		(void) !read(p->p_wake, &count, sizeof (count));
 		read_inotify(p);
-		n += collect(p, list + n, max - n);
 		wake = p->p_wake;
-		(void) port_unlock(p, 0);
-
-		*nget = n;
-		if (n >= wanted || n == max)
-			return (0);
-		if (timeout != NULL && (left = milliseconds_until(&end)) <= 0) {
-			errno = ETIME;
-			return (-1);
+		if (timeout != NULL && (left = milliseconds_until(&end)) <= 0)
+			is_over = 1;
+		if (is_over || waiting(p, wanted) >= wanted) {
+			is_over = waiting(p, wanted) < wanted;
+			*nget = collect(p, list, max);
+			return (port_unlock(p, is_over ? ETIME : 0));
 		}
+		(void) port_unlock(p, 0);
 		fds[0].fd = fd;
 		fds[1].fd = wake;
 		fds[0].events = fds[1].events = POLLIN;
+		/* EINTR: list and nget stay as the caller has set them. */
 		if (poll(fds, 2, left > INT_MAX ? INT_MAX : (int)left) < 0)
 			return (-1);
 	}

@@ -59,6 +59,8 @@ pub struct LoadLimits {
     pub command_time: Duration,
     /// The most bytes that a command may print.
     pub command_output: usize,
+    /// The most bytes of the zone index.
+    pub index_bytes: u64,
     /// The most bytes of a zone's XML.
     pub xml_bytes: u64,
     /// The most bytes of a JSON file.
@@ -75,6 +77,7 @@ impl Default for LoadLimits {
         Self {
             command_time: Duration::from_secs(30),
             command_output: 256 << 20,
+            index_bytes: 16 << 20,
             xml_bytes: 1 << 20,
             json_bytes: 16 << 20,
             lastexited_bytes: 4 << 10,
@@ -257,9 +260,12 @@ pub struct SourceTimes {
     pub settle_first: Duration,
     /// The longest pause before a zone in passing is looked at again.
     pub settle_last: Duration,
-    /// A VM that is found gone is told so after this, if its end has not been
-    /// reported by then.
+    /// A VM that is found gone is published as such after this, if its end has
+    /// not been reported by then.
     pub end_time: Duration,
+    /// The zone index is looked at so long after it has changed: the sysevent
+    /// that tells why is on its way.
+    pub index_time: Duration,
     /// A VM whose datasets change again and again is loaded no sooner than
     /// this after the last time; it doubles while that goes on.
     pub pace_first: Duration,
@@ -267,6 +273,9 @@ pub struct SourceTimes {
     pub pace_last: Duration,
     /// Files that can't be watched are looked at this often.
     pub poll_time: Duration,
+    /// While some files can't be watched, the others are armed again this
+    /// often.
+    pub rearm_time: Duration,
     /// What a full reload finds changed is drift if no event tells of it
     /// within this time.
     pub drift_time: Duration,
@@ -283,10 +292,12 @@ impl Default for SourceTimes {
             retry_last: Duration::from_secs(30),
             settle_first: Duration::from_millis(100),
             settle_last: Duration::from_secs(30),
-            end_time: Duration::from_secs(1),
+            end_time: Duration::from_millis(500),
+            index_time: Duration::from_millis(50),
             pace_first: Duration::from_millis(20),
             pace_last: Duration::from_millis(250),
             poll_time: Duration::from_secs(1),
+            rearm_time: Duration::from_secs(10),
             drift_time: Duration::from_secs(2),
         }
     }
@@ -339,6 +350,12 @@ impl Paths {
     #[must_use]
     pub fn sysinfo(&self) -> PathBuf {
         self.root.join("tmp/.sysinfo.json")
+    }
+
+    /// The zone index: which zones are configured.
+    #[must_use]
+    pub fn zone_index(&self) -> PathBuf {
+        self.root.join("etc/zones/index")
     }
 
     /// The configuration of a zone, as zonecfg(8) keeps it.

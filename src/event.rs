@@ -80,7 +80,7 @@ pub struct DatasetChange {
 /// A change of a watched file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
-    /// The zone that the file belongs to; `None` for sysinfo.
+    /// The zone that the file belongs to; `None` for those of the host.
     pub zonename: Option<Arc<str>>,
     /// Which of the files.
     pub file: WatchedFile,
@@ -101,6 +101,8 @@ pub enum WatchedFile {
     Routes,
     /// `/tmp/.sysinfo.json`
     Sysinfo,
+    /// `/etc/zones/index`
+    Index,
 }
 
 impl WatchedFile {
@@ -114,6 +116,7 @@ impl WatchedFile {
             Self::Tags => "tags.json",
             Self::Routes => "routes.json",
             Self::Sysinfo => "sysinfo",
+            Self::Index => "zone index",
         }
     }
 }
@@ -296,7 +299,7 @@ impl From<WatchedFile> for Sources {
             WatchedFile::Metadata => Self::METADATA,
             WatchedFile::Tags => Self::TAGS,
             WatchedFile::Routes => Self::ROUTES,
-            WatchedFile::Sysinfo => Self::NONE,
+            WatchedFile::Sysinfo | WatchedFile::Index => Self::NONE,
         }
     }
 }
@@ -335,6 +338,8 @@ pub enum Lane {
     All,
     /// The system's own description.
     Sysinfo,
+    /// The zone index.
+    Index,
     /// The VM of this zonename.
     Vm(Arc<str>),
 }
@@ -344,6 +349,7 @@ impl fmt::Display for Lane {
         match self {
             Self::All => f.write_str("refresh"),
             Self::Sysinfo => f.write_str("sysinfo"),
+            Self::Index => f.write_str("zone index"),
             Self::Vm(zonename) => f.write_str(zonename),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::config::is_zonename;
 use crate::event::{
     Cause, DatasetChange, Event, GONE, Job, Lane, Plan, Seen, Sources,
-    Transition, ZoneChange,
+    Transition, WatchedFile, ZoneChange,
 };
 
 /// Which VM each dataset belongs to; by mistake it may be several.
@@ -133,15 +133,20 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             let mut jobs: Vec<_> = concerned
                 .map(|zonename| job(Lane::Vm(zonename), sources, &cause))
                 .collect();
-            if is_above_vms(change, known) && known.is_reloading() {
+            let is_reloaded = replaces_configuration(change)
+                || (is_above_vms(change, known) && known.is_reloading());
+            if is_reloaded {
                 jobs.push(job(Lane::All, Sources::ALL, &cause));
             }
             Plan { jobs, transition: None }
         }
         Event::File(change) => {
             let cause = cause("file", change.file.name().to_string());
-            let zonename = change.zonename.clone();
-            let lane = zonename.map_or(Lane::Sysinfo, Lane::Vm);
+            let lane = match (&change.zonename, change.file) {
+                (Some(zonename), _) => Lane::Vm(Arc::clone(zonename)),
+                (None, WatchedFile::Index) => Lane::Index,
+                (None, _) => Lane::Sysinfo,
+            };
             let jobs = vec![job(lane, change.file.into(), &cause)];
             Plan { jobs, transition: None }
         }
@@ -194,6 +199,16 @@ fn sources_of_operation(change: &DatasetChange) -> Sources {
         "destroy" if change.dataset.contains('@') => Sources::ZFS,
         _ => Sources::ZFS | Sources::FILES,
     }
+}
+
+/// Whether the contents of the dataset that holds /etc/zones (`POOL/config`)
+/// are exchanged: the index and all XMLs are others then, and no file event
+/// says so.
+fn replaces_configuration(change: &DatasetChange) -> bool {
+    let dataset = visible_dataset(&change.dataset);
+    let name = dataset.split_once('/').map(|(_, name)| name);
+    name == Some("config")
+        && sources_of_operation(change).contains(Sources::FILES)
 }
 
 /// The VMs that a dataset's change concerns.
@@ -267,7 +282,7 @@ fn vm_of_name(dataset: &str, known: &impl Known) -> Option<Arc<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventSource, FileChange, WatchedFile};
+    use crate::event::{EventSource, FileChange};
 
     const A: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
     const B: &str = "66116621-e669-4f81-d668-bee43fd3b720";
@@ -380,6 +395,20 @@ mod tests {
     }
 
     #[test]
+    fn another_configuration_of_all_zones_reloads_everything() {
+        let rollback = "zones/config/%rollback";
+        assert_eq!(dataset(rollback, "clone swap", ""), ["refresh all"]);
+        for (name, operation) in [
+            ("zones/config", "set"),
+            ("zones/config@s", "snapshot"),
+            ("zones/config@s", "destroy"),
+            ("zones/config/below", "clone swap"),
+        ] {
+            assert_eq!(dataset(name, operation, ""), [""; 0], "{name}");
+        }
+    }
+
+    #[test]
     fn every_operation_on_a_vms_dataset_loads_it() {
         let files = |jobs: &[String]| jobs[0].contains("metadata.json");
         for (operation, has_files) in [
@@ -477,6 +506,7 @@ mod tests {
             (Lane::Vm(A.into()), Sources::TAGS)
         );
         assert_eq!(file(None, WatchedFile::Sysinfo).lane, Lane::Sysinfo);
+        assert_eq!(file(None, WatchedFile::Index).lane, Lane::Index);
         let ready = Seen::now(Event::Ready(EventSource::Zfs));
         assert_eq!(plan(&ready, &vms()).jobs[0].lane, Lane::All);
     }

@@ -110,11 +110,16 @@ const SETTINGS: &[Setting] = settings! {
     "settle-last" Time sources.settle_last, "the longest such pause";
     "end-time" Time sources.end_time,
         "a VM's end that the kernel has not reported by then is believed";
+    "index-time" Time sources.index_time,
+        "the zone index is looked at so long after it has changed";
     "pace-first" Time sources.pace_first,
         "between two loads of a VM whose datasets change on and on; doubles";
     "pace-last" Time sources.pace_last, "the longest such pause";
     "poll-time" Time sources.poll_time,
         "between two looks at files that can't be watched";
+    "rearm-time" Time sources.rearm_time,
+        "while some files can't be watched, all others are armed again so \
+         often";
     "connections" Count http.connections, "HTTP connections at once";
     "http-threads" Count http.threads, "threads that answer requests";
     "patience" Time http.patience,

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -333,6 +334,122 @@ check_overflow(void)
 	(void) printf("an overflow of %u is survived\n", most);
 }
 
+/* Row 74: the cookie and the name are those of the first association. */
+static void
+check_row_74_first_cookie_stays(void)
+{
+	int port = port_create();
+	struct timespec later[2] = { { 5, 0 }, { 6, 0 } };
+	file_obj_t fo;
+	port_event_t pe;
+
+	(void) system("rm -rf ./*");
+	put("f", "text");
+	fo = object_of("f");
+	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, COOKIE) == 0);
+	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, &port) == 0);
+	touch_it();
+	CHECK("row 74", next(port, &pe) == M);
+	CHECK("row 74", pe.portev_user == COOKIE);
+	/* By another name of the same file, too: what happens to that name */
+	/* comes as a change of attributes alone, so here as nothing. */
+	CHECK("row 74", rename("f", "g") == 0);
+	fo = object_of("g");
+	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, &port) == 0);
+	CHECK("row 74", unlink("g") == 0);
+	CHECK("row 74", next(port, &pe) == 0);
+	/* Another file in its place is associated anew. */
+	put("g", "other");
+	fo = object_of("g");
+	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, &port) == 0);
+	CHECK("row 74", utimensat(AT_FDCWD, "g", later, 0) == 0);
+	CHECK("row 74", next(port, &pe) == M);
+	CHECK("row 74", pe.portev_user == &port);
+	CHECK("row 74", unlink("g") == 0);
+	CHECK("row 74", port_close(port) == 0);
+	(void) printf("row 74: the first cookie stays\n");
+}
+
+/* Row 75: at the port's limit, exceptions are lost. */
+static void
+check_row_75_exceptions_are_lost_at_the_limit(void)
+{
+	file_obj_t fo, twin, third;
+	port_event_t pe;
+	int port;
+
+	(void) system("rm -rf ./*");
+	CHECK("row 75", setenv("PROCESS_MAX_PORT_EVENTS", "2", 1) == 0);
+	port = port_create();
+	CHECK("row 75", unsetenv("PROCESS_MAX_PORT_EVENTS") == 0);
+	put("f", "text");
+	put("g", "text");
+	put("h", "text");
+	fo = object_of("f");
+	twin = object_of("g");
+	third = object_of("h");
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, COOKIE) == 0);
+	CHECK("row 75", unlink("f") == 0);
+	CHECK("row 75", next(port, &pe) == FILE_DELETE);
+	put("f", "again");
+	fo = object_of("f");
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
+	    M, COOKIE) == 0);
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&twin,
+	    M, COOKIE) == 0);
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&third, M, COOKIE) == -1 && errno == EAGAIN);
+	/* A write has the association's own event. */
+	touch_it();
+	CHECK("row 75", next(port, &pe) == M);
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&twin,
+	    M, COOKIE) == 0);
+	CHECK("row 75", rename("g", "f") == 0);
+	CHECK("row 75", next(port, &pe) == 0);
+	/* What was lost takes no room any more. */
+	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE,
+	    (uintptr_t)&third, M, COOKIE) == 0);
+	CHECK("row 75", port_close(port) == 0);
+	(void) printf("row 75: exceptions are lost at the limit\n");
+}
+
+static void
+on_alarm(int signal)
+{
+	(void) signal;
+}
+
+/* Row 76: a signal leaves nget and the list as they were. */
+static void
+check_row_76_a_signal_leaves_the_list(void)
+{
+	int port = port_create();
+	struct sigaction action;
+	port_event_t list[4];
+	unsigned int nget = 2;
+
+	(void) memset(&action, 0, sizeof (action));
+	action.sa_handler = on_alarm;
+	CHECK("row 76", sigaction(SIGALRM, &action, NULL) == 0);
+	CHECK("row 76", port_send(port, 9, COOKIE) == 0);
+	(void) memset(list, 0xab, sizeof (list));
+	CHECK("row 76", ualarm(20000, 20000) == 0);
+	/* One event waits, and two are wanted. */
+	CHECK("row 76", port_getn(port, list, 4, &nget, NULL) == -1);
+	CHECK("row 76", errno == EINTR && nget == 2);
+	(void) ualarm(0, 0);
+	CHECK("row 76", list[0].portev_events == (int)0xabababab);
+	/* It is still there. */
+	CHECK("row 76", next(port, &list[0]) == 9);
+	CHECK("row 76", port_close(port) == 0);
+	(void) printf("row 76: a signal leaves the list\n");
+}
+
 /* A directory that is associated all the time, by a thread of its own. */
 typedef struct busy {
 	int		b_port;
@@ -404,6 +521,9 @@ main(int argc, char **argv)
 		check_row(&rows[i], M | T);
 	}
 	check_rules();
+	check_row_74_first_cookie_stays();
+	check_row_75_exceptions_are_lost_at_the_limit();
+	check_row_76_a_signal_leaves_the_list();
 	check_overflow();
 	check_no_gap();
 	(void) printf("%d checks\n", checks);

@@ -18,7 +18,6 @@ use crate::event::{Cause, GONE, Transition};
 use crate::hub::{EventKind, Hub, Line, Sight, Vm, Watch};
 use crate::json::Object;
 use crate::load::assemble::{Parts, assemble, assemble_beside};
-use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
 use inner::Inner;
@@ -263,12 +262,12 @@ impl Cache {
         Some(Subscription { id, seq, start })
     }
 
-    /// Whether the zone of this line is another than the VM of its name.
+    /// Whether these are parts of another VM than the one of its name.
     #[must_use]
-    pub fn is_another(&self, row: &ZoneRow) -> bool {
+    pub fn is_another(&self, parts: &Parts) -> bool {
         let inner = self.inner.read();
-        let stored = inner.vms.get(&row.zonename);
-        stored.is_some_and(|entry| entry.row().is_another_than(row))
+        let stored = inner.vms.get(&parts.row.zonename);
+        stored.is_some_and(|entry| entry.vm.parts.is_another_than(parts))
     }
 
     /// What is known of a VM.
@@ -421,7 +420,7 @@ impl Cache {
             Update::Gone => ended.push(std::mem::take(&mut now)),
             Update::Vm(vm) => {
                 let is_another = stored
-                    .is_some_and(|e| e.row().is_another_than(&vm.parts.row));
+                    .is_some_and(|e| e.vm.parts.is_another_than(&vm.parts));
                 if is_another && ended.is_empty() {
                     ended.push(&[]);
                 }
@@ -430,9 +429,8 @@ impl Cache {
         // A zone that got another uuid is another VM, but has not ended.
         let has_ended = match &update {
             Update::Gone => true,
-            Update::Vm(vm) => {
-                stored.is_some_and(|e| e.row().has_other_zonedid(&vm.parts.row))
-            }
+            Update::Vm(vm) => stored
+                .is_some_and(|e| e.vm.parts.xml.is_another_than(&vm.parts.xml)),
         };
         let ends = reported.iter().filter(|t| t.zone_state == GONE).count();
         let mut entry = None;

@@ -46,6 +46,7 @@ impl Numbers {
         let kind = match (lane, kind) {
             (Lane::All, _) => "refresh",
             (Lane::Sysinfo, _) => "sysinfo",
+            (Lane::Index, _) => "index",
             (_, Kind::Files) => "files",
             (_, Kind::State) => "state",
             (_, Kind::Datasets) => "datasets",

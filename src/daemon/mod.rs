@@ -39,6 +39,7 @@ use crate::json::Object;
 use crate::load::Loader;
 use crate::load::command::{RunCounts, Runner};
 use crate::load::files::Sysinfo;
+use crate::load::index::ZoneIndex;
 use crate::os;
 use crate::os::net::{self, Bound};
 use crate::os::signals::{Signal, Signals, is_ignored};
@@ -110,6 +111,10 @@ pub struct Shared {
     pub commands: RunCounts,
     /// The time between two full reloads.
     pub refresh_interval: RwLock<Duration>,
+    /// The zone index, as it was read last.
+    pub index: RwLock<Arc<ZoneIndex>>,
+    /// So long after it has changed it is looked at.
+    pub index_time: Duration,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
@@ -255,9 +260,10 @@ impl Daemon {
             }
         })?);
         threads.push(spawn("file-poll", {
-            let (files, every) =
-                (Arc::clone(&files), settings.sources.poll_time);
-            move || files.poll(every)
+            let files = Arc::clone(&files);
+            let times = &settings.sources;
+            let (every, rearm) = (times.poll_time, times.rearm_time);
+            move || files.poll(every, rearm)
         })?);
         threads.push(spawn("planner", {
             let shared = Arc::clone(&shared);
@@ -364,6 +370,8 @@ fn new_shared(
         gaps: Drift::new(settings.sources.drift_time),
         commands,
         refresh_interval: RwLock::new(settings.refresh_interval),
+        index: RwLock::default(),
+        index_time: settings.sources.index_time,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
         sysinfo_stored: AtomicU64::new(0),

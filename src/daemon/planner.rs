@@ -66,10 +66,10 @@ fn handle(seen: &Seen, shared: &Shared) {
             shared.drift.heard(zonename);
             shared.gaps.heard(zonename);
         }
-        if is_dataset {
-            shared.queue.push_paced(job);
-        } else {
-            shared.queue.push(job);
+        match job.lane {
+            Lane::Index => shared.queue.push_later(job, shared.index_time),
+            _ if is_dataset => shared.queue.push_paced(job),
+            _ => shared.queue.push(job),
         }
     }
 }

@@ -36,6 +36,7 @@ impl Worker {
     pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
         let mut is_settled = loaded.has_all_answers();
         let is_answered = loaded.is_answered();
+        let is_configured = loaded.is_configured;
         let Loaded { zonename, prior, found, faults, .. } = loaded;
         if let Found::Needs(sources) = found {
             let again = Job { sources, is_whole: true, ..job.clone() };
@@ -46,7 +47,9 @@ impl Worker {
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
         // Of zones that nobody knows one fault says as much as thousands.
-        let is_unknown = prior.is_none() && !matches!(found, Found::Parts(_));
+        let is_unknown = prior.is_none()
+            && !is_configured
+            && !matches!(found, Found::Parts(_));
         for (source, error) in &faults {
             let error = error.as_deref();
             self.shared.numbers.loads.add(&[source]);
@@ -85,25 +88,20 @@ impl Worker {
         }
         match found {
             Found::Gone => {
-                let update = Update::Gone;
-                let found = Position {
-                    zone_state: GONE,
-                    zoneid: None,
-                    is_another: false,
-                };
-                let due = |stored: Option<&str>| {
-                    self.take_due(&zonename, stored, found, noted)
-                };
-                let finished = self.apply(job, &zonename, base, update, due);
-                if finished.is_settled {
-                    self.shared.queue.is_heard(&zonename);
-                    self.files.disarm(&zonename);
-                    self.shared.faults.forget(&zonename);
-                    self.shared.hub.tell_gone(&zonename);
-                    self.shared.queue.forget_hang(&zonename);
-                    self.look_at_twins(job);
-                }
-                return finished;
+                return self.finish_gone(job, &zonename, base, noted);
+            }
+            // The VM that is served has ended. What is there now has not been
+            // read in whole, and nothing of the one before is to be taken for
+            // a part of it.
+            Found::Parts(_) | Found::Unknown
+                if base.is_some()
+                    && failed.contains(Sources::XML)
+                    && self.is_end_reported(&zonename, noted) =>
+            {
+                self.finish_gone(job, &zonename, base, noted);
+                let again = Job { sources: Sources::ALL, ..job.clone() };
+                self.shared.queue.push(again);
+                return Finished::default();
             }
             // What was read of a zone that is another than the one that is
             // served is not kept: all of it is read again.
@@ -117,7 +115,7 @@ impl Worker {
                 #[allow(clippy::cast_possible_truncation)]
                 let zoneid = row.zoneid.as_f64().map(|id| id as i32);
                 let zone_state = &*row.zone_state;
-                let is_another = self.shared.cache.is_another(&row);
+                let is_another = self.shared.cache.is_another(&parts);
                 let due = |stored: Option<&str>| match is_answered {
                     true => {
                         let found = Position { zone_state, zoneid, is_another };
@@ -149,6 +147,44 @@ impl Worker {
         Finished { published, is_settled }
     }
 
+    /// Has the picture forget a VM, and with it all that is about it.
+    fn finish_gone(
+        &self,
+        job: &Job,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        noted: Noted,
+    ) -> Finished {
+        let found =
+            Position { zone_state: GONE, zoneid: None, is_another: false };
+        let due = |stored: Option<&str>| {
+            self.take_due(zonename, stored, found, noted)
+        };
+        let finished = self.apply(job, zonename, base, Update::Gone, due);
+        if finished.is_settled {
+            self.shared.queue.is_heard(zonename);
+            self.files.disarm(zonename);
+            self.shared.faults.forget(zonename);
+            self.shared.hub.tell_gone(zonename);
+            self.shared.queue.forget_hang(zonename);
+            self.look_at_twins(job);
+        }
+        finished
+    }
+
+    /// Whether a zone's end was reported before a batch began, and is not
+    /// published yet.
+    fn is_end_reported(&self, zonename: &str, noted: Noted) -> bool {
+        let mut is_reported = false;
+        let queue = &self.shared.queue;
+        queue.take_transitions(zonename, noted, |reported, earlier| {
+            let mut before = reported.iter().take(earlier);
+            is_reported = before.any(|t| t.zone_state == GONE);
+            0
+        });
+        is_reported
+    }
+
     /// A VM is gone: another zone may have had its uuid, and been refused.
     fn look_at_twins(&self, job: &Job) {
         for zonename in self.shared.faults.zonenames_of(UUID) {
@@ -167,7 +203,7 @@ impl Worker {
         let has_ended = match found {
             Found::Gone => cache.contains(zonename),
             Found::Unknown | Found::Needs(_) => return false,
-            Found::Parts(parts) => cache.is_another(&parts.row),
+            Found::Parts(parts) => cache.is_another(parts),
         };
         if !has_ended {
             queue.is_heard(zonename);
@@ -211,13 +247,26 @@ impl Worker {
             }
             Applied::Twin(twin, published) => {
                 self.note_published(job, zonename, &published);
-                let error = format!("zone {twin} has the same, and is served");
-                faults.note(Some(zonename), UUID, Some(&error));
-                self.retry(job, Sources::ALL);
+                if self.is_configured(&twin) {
+                    let error =
+                        format!("zone {twin} has the same, and is served");
+                    faults.note(Some(zonename), UUID, Some(&error));
+                    self.retry(job, Sources::ALL);
+                } else {
+                    // The other has just been renamed to this one.
+                    let again = Job { sources: Sources::ALL, ..job.clone() };
+                    let pause = self.times.settle_first;
+                    self.shared.queue.push_later(again, pause);
+                }
                 // It is as it is until the other zone goes.
                 Finished { published: Vec::new(), is_settled: true }
             }
         }
+    }
+
+    /// Whether the zone index has a line of a zone.
+    fn is_configured(&self, zonename: &str) -> bool {
+        self.shared.index.read().line(zonename).is_some()
     }
 
     fn note_published(
@@ -270,7 +319,7 @@ impl Worker {
         match lane {
             Lane::Vm(zonename) => requests.are_there(Some(zonename)),
             Lane::All => requests.are_there(None),
-            Lane::Sysinfo => false,
+            Lane::Sysinfo | Lane::Index => false,
         }
     }
 

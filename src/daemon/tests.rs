@@ -112,6 +112,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         found,
         faults: vec![("zoneadm", None)],
         hung: None,
+        is_configured: false,
     };
     finish(Sources::ALL, answer(Found::Parts(Box::new(parts))));
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -122,7 +123,6 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
             zonename: name.clone(),
             sources: Sources::TAGS,
             prior: shared.cache.parts(&name),
-            is_urgent: false,
         };
         // Its files know nothing of its end.
         for loaded in worker.loader.load(vec![request], &sysinfo, &|_, _, _| {})
@@ -143,6 +143,7 @@ fn all_is_read_again_of_what_could_not_be_kept() {
         found,
         faults,
         hung: None,
+        is_configured: false,
     };
     let cause = Cause::now("zone", "a test");
     let job = Job::new(Lane::Vm(name.clone()), Sources::XML, cause);
@@ -174,7 +175,6 @@ fn what_is_written_while_watches_are_armed_is_read() {
         zonename: name.clone(),
         sources: Sources::TAGS | Sources::REARM,
         prior: Some(Arc::new(parts(&name, &shared))),
-        is_urgent: false,
     };
     let sysinfo = Arc::clone(&shared.sysinfo.read());
     let loaded = loader.load(vec![request], &sysinfo, &write_tags);
@@ -203,6 +203,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             found: Found::Parts(Box::new(parts)),
             faults: vec![("zoneadm", None)],
             hung: None,
+            is_configured: false,
         };
         worker.finish(&job, loaded, 0);
         assert_eq!(waits(), usize::from(is_passing), "{state}");

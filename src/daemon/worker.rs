@@ -33,6 +33,9 @@ const PERIODIC: &str = "periodic";
 /// Why everything is loaded because a client wants to be sure.
 pub const SYNC: &str = "a client asked";
 
+/// The source of faults about the zone index.
+const INDEX: &str = "index";
+
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
 
@@ -89,6 +92,7 @@ impl Worker {
         match first.lane {
             Lane::All => self.load_all(first, batch),
             Lane::Sysinfo => self.load_sysinfo(first),
+            Lane::Index => self.load_index(first),
             Lane::Vm(_) => hung = self.load_vms(batch),
         }
         let took = begin.elapsed();
@@ -111,7 +115,6 @@ impl Worker {
                 zonename: Arc::clone(zonename),
                 sources: job.sources,
                 prior: self.shared.cache.parts(zonename),
-                is_urgent: job.is_urgent,
             }),
             _ => None,
         });
@@ -154,7 +157,7 @@ impl Worker {
     fn load_all(&self, job: &Job, batch: &Batch) {
         let Batch { noted, number, .. } = *batch;
         let begin = Instant::now();
-        self.files.arm_sysinfo();
+        self.files.arm_host();
         let read = self.read_sysinfo();
         let has_new_sysinfo = matches!(read, Some((_, true)));
         let known = self.shared.cache.begin_reload();
@@ -187,6 +190,9 @@ impl Worker {
         faults.note(None, STRANGERS, None);
         for (source, error) in &all.faults {
             faults.note(None, source, error.as_deref());
+        }
+        if let Some(index) = all.index {
+            *self.shared.index.write() = index;
         }
         let count = all.vms.len();
         let heals = self.heals(job);
@@ -303,6 +309,34 @@ impl Worker {
         }
     }
 
+    /// The zone index has changed: what it says otherwise of a zone than what
+    /// is known is looked at.
+    fn load_index(&self, job: &Job) {
+        let faults = &self.shared.faults;
+        let index = match self.loader.index() {
+            Ok(index) => Arc::new(index),
+            Err(e) => {
+                faults.note(None, INDEX, Some(&e));
+                self.retry(job, Sources::NONE);
+                return;
+            }
+        };
+        faults.note(None, INDEX, None);
+        let old = {
+            let mut stored = self.shared.index.write();
+            std::mem::replace(&mut *stored, Arc::clone(&index))
+        };
+        for zonename in index.changed_since(&old) {
+            let known = self.shared.cache.parts(&zonename);
+            let row = known.as_ref().map(|parts| &parts.row);
+            if index.agrees_with(&zonename, row) {
+                continue;
+            }
+            let (lane, cause) = (Lane::Vm(zonename), job.cause.clone());
+            self.shared.queue.push(Job::new(lane, Sources::ALL, cause));
+        }
+    }
+
     /// Makes every VM anew of what is known.
     fn rebuild_all(&self, cause: &Cause) {
         for (zonename, _) in self.shared.cache.all_parts() {
@@ -355,7 +389,7 @@ impl Worker {
 fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
     match lane {
         Lane::Vm(zonename) => Some(zonename),
-        Lane::All | Lane::Sysinfo => None,
+        Lane::All | Lane::Sysinfo | Lane::Index => None,
     }
 }
 

@@ -66,6 +66,13 @@ impl Parts {
         }
     }
 
+    /// Whether this is another VM of the same zonename: one of another uuid,
+    /// or made at another time.
+    #[must_use]
+    pub fn is_another_than(&self, new: &Self) -> bool {
+        self.row.is_another_than(&new.row) || self.xml.is_another_than(&new.xml)
+    }
+
     /// As it is, but what is the same as in `old` is that very piece of memory.
     /// So the copies that were just made go with all else that was made for a
     /// load, and what lives long stays where it is.

@@ -75,12 +75,6 @@ impl Run {
         self.args.push(arg.to_string());
     }
 
-    /// Whether this is one of the operands or options.
-    #[must_use]
-    pub fn has_arg(&self, arg: &str) -> bool {
-        self.args.iter().any(|own| own == arg)
-    }
-
     /// The error that this run ended with `what`.
     #[must_use]
     pub fn error(&self, what: &str) -> CommandError {

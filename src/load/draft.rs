@@ -23,10 +23,14 @@ pub(super) struct Draft {
     pub(super) zonename: Arc<str>,
     pub(super) sources: Sources,
     pub(super) prior: Option<Arc<Parts>>,
-    pub(super) is_urgent: bool,
     /// Whether a file that is as it was when it was read need not be read.
     pub(super) trusts_stamps: bool,
     pub(super) gone: bool,
+    /// Whether the zone index has a line of it, though zoneadm by its name
+    /// has none.
+    pub(super) is_configured: bool,
+    /// Whether it may be another zone than the one that was known.
+    may_be_another: bool,
     /// Whether the XML was read, or could not be.
     pub(super) xml_tried: bool,
     /// The brand and zonepath of the XML that was read.
@@ -49,14 +53,15 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(request: Request) -> Self {
-        let Request { zonename, sources, prior, is_urgent } = request;
+        let Request { zonename, sources, prior } = request;
         let known = prior.as_deref();
         Self {
             zonename,
             sources,
-            is_urgent,
             trusts_stamps: false,
             gone: false,
+            is_configured: false,
+            may_be_another: false,
             xml_tried: false,
             xml_names: None,
             row: known.map(|p| p.row.clone()),
@@ -86,6 +91,9 @@ impl Draft {
         if prior.is_some_and(|prior| prior.is_another_than(&row)) {
             self.forget_what_was_known();
             self.need(Sources::ALL);
+        } else if prior.is_some_and(|prior| prior.may_be_another_than(&row)) {
+            self.may_be_another = true;
+            self.need(Sources::ALL);
         }
         let prior = self.row.as_ref();
         // Other files, other datasets.
@@ -107,6 +115,25 @@ impl Draft {
         (self.metadata, self.lastexited) = (None, None);
         (self.tags, self.routes) = (None, None);
         self.datasets = VmDatasets::default();
+    }
+
+    /// Takes the XML that was read. If it is that of another VM, nothing else
+    /// that was known is this one's.
+    pub(super) fn set_xml(&mut self, xml: Arc<ZoneXml>) {
+        let known = self.xml.as_ref();
+        if known.is_some_and(|known| known.is_another_than(&xml)) {
+            let stamp = self.stamps.xml;
+            self.forget_what_was_known();
+            self.stamps.xml = stamp;
+            self.need(Sources::ALL);
+        }
+        self.may_be_another = false;
+        self.xml = Some(xml);
+    }
+
+    /// Its XML is the file that was read before, and so it is the same VM.
+    pub(super) fn is_as_it_was(&mut self) {
+        self.may_be_another = false;
     }
 
     /// Takes the zone's kstat. A running zone has one: where it is missing,
@@ -303,9 +330,12 @@ impl Draft {
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
         let (zonename, prior) = (self.zonename, self.prior);
         let (faults, hung) = (self.faults, self.hung);
+        let is_configured = self.is_configured;
         let found = match (self.gone, self.row, self.xml) {
             _ if self.needs != Sources::NONE => Found::Needs(self.needs),
             (true, ..) => Found::Gone,
+            // Only its XML says whether it is the one that was known.
+            _ if self.may_be_another => Found::Unknown,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
                 row,
                 xml,
@@ -321,6 +351,6 @@ impl Draft {
             })),
             (false, ..) => Found::Unknown,
         };
-        Loaded { zonename, prior, found, faults, hung }
+        Loaded { zonename, prior, found, faults, hung, is_configured }
     }
 }

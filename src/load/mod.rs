@@ -9,12 +9,15 @@
 pub mod assemble;
 pub mod command;
 mod draft;
+mod dtd;
 pub mod files;
+pub mod index;
 pub mod kstat;
 pub mod properties;
 pub mod zfs;
 mod zone_files;
 pub mod zoneadm;
+mod zones;
 pub mod zonexml;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,15 +27,12 @@ use std::sync::Arc;
 use crate::config::{LoadLimits, Paths};
 use crate::event::{Kind, Sources};
 use assemble::Parts;
-use command::{CommandError, Run, RunCounts, Runner};
+use command::{CommandError, RunCounts, Runner};
 use draft::Draft;
 use files::Sysinfo;
+use index::ZoneIndex;
 use zfs::{Datasets, Depth, INDESTRUCTIBLE};
-use zoneadm::Listing;
-
-/// VMs that a listing of doubtful content may lack, each of which is then
-/// asked for by name.
-const ABSENT_MAX: usize = 16;
+use zones::AllZones;
 
 /// What is wrong where kstat(8) has answered, but without the zone.
 const NO_KSTAT: &str = "the zone is running and has no kstat";
@@ -46,8 +46,6 @@ pub struct Request {
     pub sources: Sources,
     /// What is known of it.
     pub prior: Option<Arc<Parts>>,
-    /// Whether somebody waits who wants to be sure.
-    pub is_urgent: bool,
 }
 
 /// A VM that has been loaded.
@@ -63,6 +61,9 @@ pub struct Loaded {
     pub faults: Vec<(&'static str, Option<String>)>,
     /// What hung, if a command had to be killed since it took too long.
     pub hung: Option<Kind>,
+    /// Whether the zone index has a line of it, though zoneadm by its name
+    /// has none.
+    pub is_configured: bool,
 }
 
 impl Loaded {
@@ -103,6 +104,8 @@ pub enum Found {
 pub struct LoadedAll {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Loaded>,
+    /// The zone index, if it could be read.
+    pub index: Option<Arc<ZoneIndex>>,
     /// What is wrong with the host as a whole, by source.
     pub faults: Vec<(&'static str, Option<String>)>,
 }
@@ -180,177 +183,35 @@ impl Loader {
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
     ) -> Result<LoadedAll, CommandError> {
-        let all = zoneadm::list_all(&self.paths);
-        let listing = self.list_all_rows()?;
         let known: HashMap<_, _> =
             known.iter().map(|(name, parts)| (name, parts)).collect();
-        let listed: BTreeSet<_> =
-            listing.rows.iter().map(|row| Arc::clone(&row.zonename)).collect();
-        let absent = known.keys().filter(|name| !listed.contains(**name));
-        if !listing.errors.is_empty() && absent.count() > ABSENT_MAX {
-            // Rubbish, not the end of so many VMs.
-            return Err(all.error(&listing.errors.join("; ")));
-        }
-        let mut drafts = Vec::new();
-        for row in listing.rows {
-            let mut draft = Draft::new(Request {
-                zonename: Arc::clone(&row.zonename),
-                sources: Sources::ALL,
-                prior: known.get(&row.zonename).map(|p| Arc::clone(p)),
-                is_urgent: false,
-            });
+        let request = |zonename: &Arc<str>| Request {
+            zonename: Arc::clone(zonename),
+            sources: Sources::ALL,
+            prior: known.get(zonename).map(|parts| Arc::clone(parts)),
+        };
+        let names = known.keys().map(|name| Arc::clone(name));
+        let AllZones { mut drafts, index, error } =
+            self.all_zones(request, names)?;
+        for draft in &mut drafts {
             draft.trusts_stamps = trusts_stamps;
-            draft.set_row(row);
-            drafts.push(draft);
-        }
-        let mut hang = None;
-        for (zonename, parts) in known {
-            if !listed.contains(zonename) {
-                let mut draft = Draft::new(Request {
-                    zonename: Arc::clone(zonename),
-                    sources: Sources::ALL,
-                    prior: Some(Arc::clone(parts)),
-                    is_urgent: false,
-                });
-                match &hang {
-                    // It would hang for each of them.
-                    Some(e) => draft.failed("zoneadm", e),
-                    None => hang = self.read_row(&mut draft),
-                }
-                drafts.push(draft);
-            }
         }
         self.read_files(&mut drafts, arm);
         self.read_kstats(&mut drafts);
         let odd = self.read_all_datasets(&mut drafts)?;
-        let error = (!listing.errors.is_empty())
-            .then(|| listing.errors[..listing.errors.len().min(3)].join("; "));
+        let (index, index_error) = match index {
+            Ok(index) => (Some(Arc::new(index)), None),
+            Err(e) => (None, Some(e)),
+        };
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
-            faults: vec![("zoneadm", error), ("zfs", odd)],
+            index,
+            faults: vec![
+                ("zoneadm", error),
+                ("index", index_error),
+                ("zfs", odd),
+            ],
         })
-    }
-
-    fn list_all_rows(&self) -> Result<Listing, CommandError> {
-        let run = zoneadm::list_all(&self.paths);
-        let listing = self.list(&run)?;
-        match listing.has_global {
-            true => Ok(listing),
-            false => Err(run.error("does not list the global zone")),
-        }
-    }
-
-    fn list(&self, run: &Run) -> Result<Listing, CommandError> {
-        zoneadm::list(&self.runner, run)
-    }
-
-    fn read_rows(&self, drafts: &mut [Draft]) {
-        let asked: Vec<_> = drafts
-            .iter_mut()
-            .filter(|d| d.sources.contains(Sources::ZONEADM))
-            .collect();
-        if asked.len() <= 1 {
-            for draft in asked {
-                self.read_row(draft);
-            }
-            return;
-        }
-        let listing = match self.list_all_rows() {
-            Ok(listing) => listing,
-            Err(e) => {
-                for draft in asked {
-                    draft.failed("zoneadm", &e);
-                }
-                return;
-            }
-        };
-        let mut is_whole = listing.errors.is_empty();
-        let rows = listing.rows.into_iter();
-        let mut rows: HashMap<_, _> =
-            rows.map(|row| (Arc::clone(&row.zonename), row)).collect();
-        // A listing may leave out a zone that changes just now. Who waits for
-        // one that nobody knows is told so after two of them.
-        let is_odd = |d: &Draft| {
-            let is_new = d.prior.is_none() && !rows.contains_key(&d.zonename);
-            d.is_urgent && is_new
-        };
-        if is_whole && asked.iter().any(|d| is_odd(d)) {
-            match self.list_all_rows() {
-                Ok(again) => {
-                    is_whole = again.errors.is_empty();
-                    for row in again.rows {
-                        rows.entry(Arc::clone(&row.zonename)).or_insert(row);
-                    }
-                }
-                Err(_) => is_whole = false,
-            }
-        }
-        let mut hang = None;
-        for draft in asked {
-            match rows.remove(&draft.zonename) {
-                Some(row) => draft.set_row(row),
-                // Nobody knows it, so that nothing is deleted: events of
-                // zones that never were cost no run each.
-                None if draft.prior.is_none() && is_whole => draft.gone = true,
-                // Only zoneadm's word on this very zone says that it is gone:
-                // a listing may leave out a zone that changes just now.
-                None => match &hang {
-                    // It would hang for each of them.
-                    Some(e) => draft.failed("zoneadm", e),
-                    None => hang = self.read_row(draft),
-                },
-            }
-        }
-    }
-
-    /// Asks zoneadm for one zone; returns the error if that hung.
-    fn read_row(&self, draft: &mut Draft) -> Option<CommandError> {
-        let run = zoneadm::list_one(&self.paths, &draft.zonename);
-        match self.list(&run) {
-            Err(e) => {
-                draft.failed("zoneadm", &e);
-                return Some(e).filter(CommandError::is_hang);
-            }
-            Ok(listing) => {
-                let zonename = Arc::clone(&draft.zonename);
-                let mut rows = listing.rows.into_iter();
-                match rows.find(|row| row.zonename == zonename) {
-                    Some(row) => draft.set_row(row),
-                    None if listing.no_such_zone => draft.gone = true,
-                    None => {
-                        let said = listing.errors.join("; ");
-                        let error = format!("does not list it: {said}");
-                        let error = run.error(error.trim_end_matches(": "));
-                        draft.fault("zoneadm", Some(error.to_string()));
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    /// The XML says that zoneadm's line has changed, or is away.
-    fn read_changed_rows(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
-        let mut hang = None;
-        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            if draft.sources.contains(Sources::ZONEADM) || !draft.row_is_old() {
-                continue;
-            }
-            if draft.sources.kind() == Kind::Files {
-                draft.needs = draft.sources | Sources::STATE;
-                continue;
-            }
-            let dir = draft.dir(&self.paths);
-            if let Some(e) = &hang {
-                // It would hang for each of them.
-                draft.failed("zoneadm", e);
-                continue;
-            }
-            hang = self.read_row(draft);
-            if draft.is_alive() && draft.dir(&self.paths) != dir {
-                self.read_files(std::slice::from_mut(draft), arm);
-            }
-        }
     }
 
     fn read_kstats(&self, drafts: &mut [Draft]) {

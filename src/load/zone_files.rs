@@ -11,6 +11,7 @@ use super::{ArmWatches, Loader};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
 use crate::json::{Json, Packed};
+use crate::os::Stamp;
 
 impl Loader {
     pub(super) fn read_files(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
@@ -35,9 +36,25 @@ impl Loader {
     fn read_xml_of(&self, draft: &mut Draft) {
         let path = self.paths.zone_xml(&draft.zonename);
         let mut is_read = false;
+        let mut refused = None;
+        // What libzonecfg refuses is not believed while there is something
+        // better; else it is better than nothing, as the zone is there.
+        let has_good = draft.xml.is_some();
         let read = |place: Place<'_>| {
             is_read = true;
-            files::read_zonexml(place, self.limits.xml_bytes)
+            let dated = files::read_zonexml(place, self.limits.xml_bytes)?;
+            let why = dated
+                .value
+                .refused
+                .as_ref()
+                .map(|e| place.error(format!("zonecfg refuses it: {e}")));
+            match why {
+                Some(why) if has_good => Err(why),
+                why => {
+                    refused = why;
+                    Ok(dated)
+                }
+            }
         };
         draft.read_file(
             "zonexml",
@@ -45,16 +62,25 @@ impl Loader {
             |stamps| &mut stamps.xml,
             read,
             |draft, parsed| {
-                let zonexml::Parsed { xml, brand, zonepath, unknown } = parsed;
+                let zonexml::Parsed { xml, brand, zonepath, unknown, .. } =
+                    parsed;
                 if !unknown.is_empty() {
                     let zonename = &draft.zonename;
                     log::debug!("{zonename}: its XML has unknown {unknown:?}");
                 }
-                draft.xml = Some(Arc::new(xml));
+                draft.set_xml(Arc::new(xml));
                 draft.xml_names = Some((brand, zonepath));
             },
         );
         draft.xml_tried |= is_read;
+        if let Some(why) = refused {
+            draft.fault("zonexml", Some(why));
+            // Until it is mended, each load looks at it.
+            draft.stamps.xml = draft.stamps.xml.map(Stamp::never_holding);
+        }
+        if !is_read {
+            draft.is_as_it_was();
+        }
     }
 
     /// Reads what is in the zone's own directory.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
 use crate::json::Json;
-use crate::load::command::{CommandError, Run, Runner};
+use crate::load::command::{CommandError, Output, Run, Runner};
 use crate::translate;
 
 /// One line of `zoneadm list -p`.
@@ -36,17 +36,17 @@ pub struct ZoneRow {
 }
 
 impl ZoneRow {
-    /// Whether a zone is another one of the same name: this one has been
-    /// deleted, and that one made, between two looks.
+    /// Whether it is the line of another VM: one of another uuid.
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
-        self.has_other_zonedid(new)
-            || (self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid)
+        self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid
     }
 
-    /// Whether it has another debug id, as each zone has.
+    /// Whether it may be that of another zone, since the debug id is. It need
+    /// not be: zoneadm gives a zone a new one when it boots it, if another
+    /// zone has the same.
     #[must_use]
-    pub fn has_other_zonedid(&self, new: &Self) -> bool {
+    pub fn may_be_another_than(&self, new: &Self) -> bool {
         match (self.zonedid.as_f64(), new.zonedid.as_f64()) {
             // zoneadm prints nothing where there is no id: that reads as 0.
             (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
@@ -60,54 +60,115 @@ impl ZoneRow {
 pub struct Listing {
     /// The zones, without the global one, in zoneadm's order.
     pub rows: Vec<ZoneRow>,
-    /// What could not be understood.
+    /// What could not be understood, and what zoneadm has left out.
     pub errors: Vec<String>,
     /// Whether the global zone is there: if not, neither may others be.
     pub has_global: bool,
-    /// zoneadm says that there is no zone of the name that was asked for.
-    pub no_such_zone: bool,
 }
 
-/// The run that lists every zone.
+/// What zoneadm says of one zone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Its line.
+    Row(ZoneRow),
+    /// The kernel does not have it, and its XML or its line of the index is
+    /// not to be had. That is so of a zone that is gone, and of one whose XML
+    /// can't be read: only the index tells which.
+    NotInKernel,
+}
+
+/// The run that lists every zone: by the index and the kernel, whatever their
+/// XML is.
 #[must_use]
-pub fn list_all(paths: &Paths) -> Run {
+pub fn list_all_run(paths: &Paths) -> Run {
     Run::new(paths.zoneadm(), &["list", "-p", "-c"])
 }
 
-/// The run that lists one zone.
-#[must_use]
-pub fn list_one(paths: &Paths, zonename: &str) -> Run {
+fn list_one_run(paths: &Paths, zonename: &str) -> Run {
     Run::new(paths.zoneadm(), &["-z", zonename, "list", "-p"])
 }
 
-/// What zoneadm(8) says last of a zone that there is not.
-const NO_SUCH_ZONE: &str = ": No such zone configured";
-
-/// Runs a listing.
+/// Lists every zone.
 ///
 /// # Errors
-/// Those of running the command, any failure of it but that there is no such
-/// zone, and output that is cut off: a zone that is missed would be taken for
-/// one that has gone.
-pub fn list(runner: &Runner, run: &Run) -> Result<Listing, CommandError> {
-    let output = runner.run(run)?;
-    match output.exit {
-        Some(0) if is_cut_off(&output.stdout) => {
-            Err(run.error("the output is cut off"))
+/// Those of running the command, any failure of it, output that is cut off,
+/// and a list without the global zone: zoneadm prints none at all, with exit
+/// status 0, where it can't read the index.
+pub fn list_all(
+    runner: &Runner,
+    paths: &Paths,
+) -> Result<Listing, CommandError> {
+    let run = list_all_run(paths);
+    let output = runner.run(&run)?;
+    if output.exit != Some(0) {
+        return Err(run.failed(&output));
+    }
+    let mut listing = parse_whole(&run, &output)?;
+    if !listing.has_global {
+        return Err(run.error("does not list the global zone"));
+    }
+    // One line for each zone that it has left out.
+    listing.errors.extend(output.stderr.lines().map(String::from));
+    Ok(listing)
+}
+
+/// Lists one zone. Its line counts even if something fails after it was
+/// printed: its brand can't be opened, or its XML has just gone.
+///
+/// # Errors
+/// Those of running the command, and any failure of it that does not say that
+/// the kernel has no such zone.
+pub fn list_one(
+    runner: &Runner,
+    paths: &Paths,
+    zonename: &str,
+) -> Result<Answer, CommandError> {
+    let run = list_one_run(paths, zonename);
+    let output = runner.run(&run)?;
+    answer(&run, zonename, &output)
+}
+
+/// What the output of a run says of a zone; see [`list_one`].
+fn answer(
+    run: &Run,
+    zonename: &str,
+    output: &Output,
+) -> Result<Answer, CommandError> {
+    if !matches!(output.exit, Some(0 | 1)) {
+        return Err(run.failed(output));
+    }
+    let Listing { rows, errors, .. } = parse_whole(run, output)?;
+    let row = rows.into_iter().find(|row| *row.zonename == *zonename);
+    let said = output.stderr.trim_end().strip_prefix("zoneadm: ");
+    let said = said.and_then(|said| said.strip_prefix(zonename));
+    match (row, output.exit, said) {
+        (Some(row), ..) => Ok(Answer::Row(row)),
+        (None, Some(1), Some(said)) if NOT_IN_KERNEL.contains(&said) => {
+            Ok(Answer::NotInKernel)
         }
-        Some(0) => Ok(parse(&output.stdout)),
-        Some(1) if says_no_such_zone(run, &output.stderr) => {
-            Ok(Listing { no_such_zone: true, ..Listing::default() })
+        (None, Some(1), _) => Err(run.failed(output)),
+        (None, ..) => {
+            let stderr = std::slice::from_ref(&output.stderr);
+            let said = [&errors[..], stderr].concat();
+            let said = said.join("; ");
+            let what = format!("does not list it: {}", said.trim_end());
+            Err(run.error(what.trim_end_matches([':', ';', ' '])))
         }
-        _ => Err(run.failed(&output)),
     }
 }
 
-/// Whether it is the very zone that was asked for that there is not.
-fn says_no_such_zone(run: &Run, stderr: &str) -> bool {
-    let said = stderr.trim_end().strip_suffix(NO_SUCH_ZONE);
-    let name = said.and_then(|said| said.rsplit(' ').next());
-    name.is_some_and(|name| run.has_arg(name))
+/// What zoneadm says behind the name of a zone that the kernel does not have:
+/// without a good XML, and without a line of the index.
+const NOT_IN_KERNEL: [&str; 2] = [
+    ": No such zone configured",
+    ": could not get state: No such zone configured",
+];
+
+fn parse_whole(run: &Run, output: &Output) -> Result<Listing, CommandError> {
+    match is_cut_off(&output.stdout) {
+        true => Err(run.error("the output is cut off")),
+        false => Ok(parse(&output.stdout)),
+    }
 }
 
 /// Parses the output of `zoneadm list -p`.
@@ -228,6 +289,8 @@ pub fn is_uuid(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const UUID: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
@@ -271,6 +334,61 @@ mod tests {
     fn colons_of_a_zonepath_are_escaped() {
         let row = one(&format!("-:a:installed:/zones/a\\:b:{UUID}:lx:excl:1"));
         assert_eq!(&*row.zonepath, "/zones/a:b");
+    }
+
+    /// What zoneadm printed in each of the recorded situations, and what is
+    /// believed of it.
+    #[test]
+    fn recorded_answers() {
+        let zone = "0f0368dc-de82-4cf1-8d08-a0bda024ba38";
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let dir = dir.join("tests/fixtures/cases/zoneadm");
+        let said = |case: &str| {
+            let read = |end: &str| {
+                std::fs::read_to_string(dir.join(format!("{case}.{end}")))
+            };
+            let output = Output {
+                stdout: read("stdout").unwrap(),
+                stderr: read("stderr").unwrap(),
+                exit: read("status").unwrap().trim().parse().ok(),
+            };
+            let run = list_one_run(&Paths::new(Path::new("/")), zone);
+            match answer(&run, zone, &output) {
+                Ok(Answer::Row(row)) => format!(
+                    "{} {} {} {}",
+                    row.zoneid, row.zone_state, row.zonepath, row.brand
+                ),
+                Ok(Answer::NotInKernel) => "not in the kernel".to_string(),
+                Err(e) => e.to_string(),
+            }
+        };
+        let path = format!("/zones/{zone}");
+        let failed = format!("zoneadm -z {zone} list -p: exit 1: zoneadm: ");
+        let brand = format!("{failed}zone '{zone}': missing or invalid brand");
+        let no_path = format!(
+            "{failed}{zone}: could not get zone path.: No such zone configured"
+        );
+        for (case, wanted) in [
+            ("booted-in-between", format!("null running {path} joyent")),
+            ("ended-in-between", format!("12 installed {path} joyent")),
+            ("brand-not-installed", format!("null installed {path} sngl")),
+            (
+                "xml-unlinked-after-the-line",
+                format!("null installed {path} joyent"),
+            ),
+            (
+                "pool-with-colon",
+                format!("null installed /enc:tank/{zone} joyent"),
+            ),
+            ("no-such-zone", "not in the kernel".to_string()),
+            ("no-index-line", "not in the kernel".to_string()),
+            ("up-with-bad-xml", brand),
+            ("no-zone-path", no_path),
+        ] {
+            assert_eq!(said(case), wanted, "{case}");
+        }
+        let nothing = said("list-with-unreadable-index");
+        assert!(nothing.ends_with("does not list it"), "{nothing}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::json::{Json, Object, Packed};
+use crate::load::dtd;
 use crate::load::properties::{
     DEVICE, FILESYSTEM, IGNORED, NAMES, NETWORK, Property, ZONE, find,
 };
@@ -34,6 +35,9 @@ pub struct ZoneXml {
     pub datasets: Vec<Arc<str>>,
     /// The paths of its disks.
     pub disk_paths: Vec<Arc<str>>,
+    /// When vmadm made the VM, as the XML has it: the attr
+    /// `create-timestamp`.
+    created: Option<Box<str>>,
 }
 
 /// A zone's XML as it was read, with what is of no use later.
@@ -47,6 +51,8 @@ pub struct Parsed {
     pub zonepath: String,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
+    /// Why libzonecfg refuses the document, if it does.
+    pub refused: Option<String>,
 }
 
 impl ZoneXml {
@@ -55,6 +61,13 @@ impl ZoneXml {
     #[must_use]
     pub fn members(&self) -> Object {
         self.vm.members(&NAMES, OTHER_MEMBERS)
+    }
+
+    /// Whether this is the XML of another VM than `new`: they were not made
+    /// at the same time.
+    #[must_use]
+    pub fn is_another_than(&self, new: &Self) -> bool {
+        matches!((&self.created, &new.created), (Some(a), Some(b)) if a != b)
     }
 }
 
@@ -112,7 +125,8 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
     let mut reader = Reader::default();
     reader.zone(zone);
     let zonepath = zone.attribute("zonepath").unwrap_or_default();
-    Ok(reader.finish(brand, zonepath))
+    let refused = dtd::validate(&document).err();
+    Ok(Parsed { refused, ..reader.finish(brand, zonepath) })
 }
 
 /// Collects members while walking the document.
@@ -276,16 +290,19 @@ impl Reader {
             }
         }
         split_transition(&mut self.vm);
+        let created = self.vm.get_str("create_timestamp").map(Box::from);
         Parsed {
             xml: ZoneXml {
                 vm: Packed::object(&self.vm, &NAMES),
                 is_receiving: self.vm.get_str("state") == Some("receiving"),
                 datasets: self.datasets,
                 disk_paths,
+                created,
             },
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
             unknown: self.unknown,
+            refused: None,
         }
     }
 }

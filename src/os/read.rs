@@ -63,6 +63,13 @@ impl Stamp {
         Self { mtime, hash: hasher.finish(), is_settled }
     }
 
+    /// One that does not hold, whatever the file has now: what was read is not
+    /// to be taken for what it says.
+    #[must_use]
+    pub fn never_holding(self) -> Self {
+        Self { is_settled: false, ..self }
+    }
+
     /// Whether a file that had this stamp when it was read, and has the other
     /// one now, still says what was read.
     #[must_use]

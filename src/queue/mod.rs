@@ -23,7 +23,8 @@ use state::State;
 /// Jobs that one worker does together.
 #[derive(Debug)]
 pub struct Batch {
-    /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], or of VMs.
+    /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], one
+    /// [`Lane::Index`], or of VMs.
     pub jobs: Vec<Job>,
     /// The number of the last transition that had been noted by then.
     pub noted: u64,

@@ -244,7 +244,7 @@ impl State {
     pub fn at_work(&self) -> Vec<Arc<str>> {
         let zone = |lane: &Lane| match lane {
             Lane::Vm(zonename) => Some(Arc::clone(zonename)),
-            Lane::All | Lane::Sysinfo => None,
+            Lane::All | Lane::Sysinfo | Lane::Index => None,
         };
         self.at_work.iter().filter_map(zone).collect()
     }

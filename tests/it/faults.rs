@@ -61,7 +61,7 @@ fn the_last_good_value_stays_while_a_file_is_broken() {
     let before = daemon.settle(&host);
     let mut stream = daemon.events();
     let xml = fs::read_to_string(host.xml_path(&zonename)).unwrap();
-    host.zonecfg(&zonename, &xml[..xml.len() / 2]).unwrap();
+    host.replace_xml(&zonename, &xml[..xml.len() / 2]).unwrap();
     let config = host.zone_dir(&zonename).unwrap().join("config");
     let tags = fs::read_to_string(config.join("tags.json")).unwrap();
     host.write_config(&zonename, "tags.json", "{\"x\"").unwrap();

@@ -233,7 +233,7 @@ fn files_that_cannot_be_watched_are_looked_at() {
     let host = TestHost::with_vms(5);
     let names = host.zonenames().unwrap();
     // The system lets it watch a few files, and no more.
-    let args = ["--set", "poll-time=0.05"];
+    let args = ["--set", "poll-time=0.05", "--set", "rearm-time=0.05"];
     let args = [&args[..], &NO_REFRESH].concat();
     let mut daemon =
         host.spawn_with(&args, &[("PROCESS_MAX_PORT_EVENTS", "12")]);
@@ -452,7 +452,7 @@ fn what_is_too_large_is_refused_and_told() {
     }
     bomb.push_str("]><zone name=\"x\" brand=\"lx\" zonepath=\"/x\">");
     bomb.push_str("<attr name=\"alias\" value=\"&a19;\"/></zone>");
-    host.zonecfg(&names[3], &bomb).unwrap();
+    host.replace_xml(&names[3], &bomb).unwrap();
     let mut wanted = vec![
         format!("{} routes.json", names[0]),
         format!("{} zonexml", names[1]),

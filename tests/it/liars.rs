@@ -159,7 +159,7 @@ fn who_waits_for_the_end_of_what_is_ill_is_told() {
     let args = ["wait", &broken.uuid, "--gone", "--timeout", "0"];
     assert_eq!(status_of(&daemon.tool(&args)), 3);
     let waiting = gone(&broken.uuid);
-    host.delete(&broken.uuid).unwrap();
+    host.zonecfg_delete(&broken.uuid).unwrap();
     waiting.join().unwrap().unwrap();
     assert_eq!(status_of(&daemon.tool(&args)), 0);
     // Those that are served as they were last good.

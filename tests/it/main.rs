@@ -18,6 +18,9 @@ mod files;
 /// What is broken, and mended.
 mod faults;
 
+/// Which zones there are, and what no sysevent tells of.
+mod zones;
+
 /// What heals by itself: hangs, gaps, drift, floods, lack of watches.
 mod healing;
 

@@ -13,7 +13,8 @@ use crate::harness::{Daemon, Stream, TestHost, first_difference, text};
 const IN_PASSING: [&str; 1] = ["last_modified"];
 
 /// A start and a stop also touch these, or not, by what came before.
-const BOOTING: [&str; 7] = [
+const BOOTING: [&str; 8] = [
+    "autoboot",
     "transition_to",
     "transition_expire",
     "exit_status",
@@ -154,11 +155,11 @@ fn zones_are_created_booted_halted_and_deleted() {
 
         let stopped: Vec<_> = booting
             .iter()
-            .filter(|m| !m.starts_with("transition"))
+            .filter(|m| !m.starts_with("transition") && **m != "autoboot")
             .copied()
             .collect();
         let events =
-            run.changes("stop", &uuid, &stopped, &[], |h| h.stop(&uuid, 256));
+            run.changes("exit", &uuid, &stopped, &[], |h| h.stop(&uuid, 256));
         assert_passes(&events, &["shutting_down", "installed"]);
         let last = &run.stream.vms[&uuid];
         assert_eq!(last.get("exit_status"), Some(&Json::Number(1.0)));
@@ -172,9 +173,27 @@ fn zones_are_created_booted_halted_and_deleted() {
         let events =
             run.changes("reboot", &uuid, &must, &BOOTING, |h| h.reboot(&uuid));
         assert_passes(&events, &["shutting_down", "ready", "running"]);
+        run.changes("late free", &uuid, &must, &BOOTING, |h| {
+            h.reboot_with_late_free(&uuid)
+        });
+        assert_eq!(text(&run.stream.vms[&uuid], "state"), "running");
 
         let must = ["init_restarts"];
         run.changes("restart", &uuid, &must, &[], |h| h.restart_init(&uuid));
+
+        let must = ["zone_state", "zoneid", "autoboot"];
+        let events =
+            run.changes("stop", &uuid, &must, &booting, |h| h.stop(&uuid, -1));
+        assert_passes(&events, &["shutting_down", "installed"]);
+        let may = ["pid", "boot_timestamp", "init_restarts", "zoneid"];
+        let events = run.changes(
+            "boot fails",
+            &uuid,
+            &["zone_state"],
+            &[&may[..], &BOOTING].concat(),
+            |h| h.boot_fails(&uuid),
+        );
+        assert_passes(&events, &["ready", "shutting_down", "installed"]);
 
         let events = run.operate("delete", |h| h.delete(&uuid));
         // What vmadm waits for when it deletes.
@@ -207,6 +226,17 @@ fn properties_nics_disks_and_files_are_updated() {
     let mac = "90:b8:d0:aa:bb:cc";
     let ip = format!("nics.{mac}.ip");
     let disk = ["disks.*"];
+    // The volume goes first.
+    let gone = [
+        "disks.*.missing",
+        "disks.*.zfs_filesystem",
+        "disks.*.zpool",
+        "disks.*.size",
+        "disks.*.compression",
+        "disks.*.refreservation",
+        "disks.*.block_size",
+        "free_space",
+    ];
     let all = [
         (&os, "alias", "wéb & \"co\"", &["alias"][..], &[][..]),
         (&os, "cpu_cap", "350", &["cpu_cap"], &[]),
@@ -227,10 +257,10 @@ fn properties_nics_disks_and_files_are_updated() {
         (&os, "remove_nic", mac, &["nics.*"], &[]),
         (&bhyve, "quota", "20", &["quota"], &[]),
         (&bhyve, "add_disk", "512", &["disks.*", "free_space"], &[]),
-        (&bhyve, "remove_disk", "2", &["disks.*", "free_space"], &[]),
+        (&bhyve, "remove_disk", "2", &["disks.*", "free_space"], &gone),
         (&kvm, "vm_autoboot", "false", &["autoboot"], &[]),
         (&kvm, "add_disk", "512", &disk, &[]),
-        (&kvm, "remove_disk", "2", &disk, &[]),
+        (&kvm, "remove_disk", "2", &disk, &gone),
         (&kvm, "ram", "2048", &["ram"], &[]),
     ];
     for (zonename, property, value, must, may) in all {

@@ -34,7 +34,7 @@ fn the_view_follows_the_vms() {
     assert!(line.contains("  stopped "), "{line}");
 
     // A VM starts.
-    host.host.start(stopped).unwrap();
+    host.boot_without_time(stopped).unwrap();
     let is_told = |screen: &str| {
         let is_row = |line: &str| {
             line.starts_with(short)

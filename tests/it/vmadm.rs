@@ -123,16 +123,19 @@ fn lay_out(vms: &str) -> TestHost {
         let mut words = line.split(' ');
         let mut spec = Host::spec(number as u64);
         spec.brand = words.next().unwrap().to_string();
+        spec.created = "2026-01-12T04:34:48.243Z".to_string();
         if !spec.is_hvm() {
             spec.disks.clear();
         }
         host.create(&spec).unwrap();
         match words.next() {
-            Some("running") => host.host.start(&spec.uuid).unwrap_or(()),
+            Some("running") => host.boot(&spec.uuid).unwrap_or(()),
             Some("stopped") => host.host.stop(&spec.uuid, 0).unwrap_or(()),
             other => panic!("{other:?}"),
         }
-        for word in words {
+        // Only what a case says has a quota here.
+        let default = ["quota=0"].into_iter().filter(|_| spec.brand == "bhyve");
+        for word in default.chain(words) {
             let (property, value) = word.split_once('=').unwrap();
             let value = value.replace("\\x1b", "\x1b").replace("\\s", " ");
             host.update(&spec.uuid, property, &value).unwrap();

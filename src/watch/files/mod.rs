@@ -86,13 +86,16 @@ impl FileWatcher {
         }
     }
 
-    /// Watches the system's description.
-    pub fn arm_sysinfo(&self) {
-        let path = self.paths.sysinfo();
-        let id = self.tables.lock().node(&path, self.paths.root());
-        let subject = (None, WatchedFile::Sysinfo);
-        self.tables.lock().add_subject(id, subject);
-        self.try_arm(id);
+    /// Watches the files of the host: its description, and the zone index.
+    pub fn arm_host(&self) {
+        for (path, file) in [
+            (self.paths.sysinfo(), WatchedFile::Sysinfo),
+            (self.paths.zone_index(), WatchedFile::Index),
+        ] {
+            let id = self.tables.lock().node(&path, self.paths.root());
+            self.tables.lock().add_subject(id, (None, file));
+            self.try_arm(id);
+        }
         self.look_into_appeared();
     }
 

@@ -1,13 +1,17 @@
 //! Files that can't be watched, since the system has no watches left (EAGAIN
 //! of event ports, ENOSPC of inotify): they are looked at from time to time,
 //! and armed as soon as that can be done.
+//!
+//! A port at its limit also loses exceptions (a file that is removed or
+//! replaced) of what it watches, and says so to nobody: while some file can't
+//! be watched, and once more after that, all others are armed again, too.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::FileWatcher;
-use super::tables::{Tables, Unwatched};
+use super::tables::{NodeState, Tables, Unwatched};
 use crate::faults::Fault;
 
 /// By what a file is told from another, or from itself before a change.
@@ -34,7 +38,8 @@ impl FileStamp {
 
 impl FileWatcher {
     /// Looks at what can't be watched, until the watcher is stopped.
-    pub fn poll(&self, every: Duration) {
+    pub fn poll(&self, every: Duration, rearm: Duration) {
+        let mut armed = Instant::now();
         loop {
             let (failed, to_arm) = {
                 let mut tables = self.tables.lock();
@@ -57,7 +62,24 @@ impl FileWatcher {
                 self.try_arm(id);
             }
             self.look_into_appeared();
+            let is_over = !self.tables.lock().has_unwatched();
+            if is_over || armed.elapsed() >= rearm {
+                self.arm_all();
+                armed = Instant::now();
+            }
         }
+    }
+
+    /// Arms again all that is armed: news of it may have been lost.
+    fn arm_all(&self) {
+        let armed: Vec<u64> = {
+            let tables = self.tables.lock();
+            let nodes = tables.nodes.iter();
+            let armed = nodes.filter(|(_, n)| n.state == NodeState::Armed);
+            armed.map(|(id, _)| *id).collect()
+        };
+        armed.into_iter().for_each(|id| self.look_again(id));
+        self.look_into_appeared();
     }
 
     fn look_at(&self, id: u64) {

@@ -55,6 +55,8 @@ impl Model {
             Step::Compare => self.compare(&format!("step {n}")),
             Step::Tear(vm, file) => self.tear(*vm, Some(file)),
             Step::TearXml(vm) => self.tear(*vm, None),
+            Step::SpoilXml(vm) => self.spoil(*vm),
+            Step::IndexLost(lines) => self.lose_index(*lines),
             Step::Slowly(is_asked, step) => {
                 let (addr, is_asked) = (self.daemon.addr, *is_asked);
                 let host = self.host.slowly(move || look(addr, is_asked));
@@ -85,6 +87,35 @@ impl Model {
         }
     }
 
+    /// Makes the XML of a zone one that the DTD refuses.
+    fn spoil(&mut self, vm: usize) {
+        let Ok(names) = self.host.zonenames() else { return };
+        let Some(name) = names.get(vm % names.len().max(1)) else { return };
+        let path = self.host.xml_path(name);
+        let Ok(text) = fs::read_to_string(&path) else { return };
+        if simhost::dtd::parse(&text).is_some() {
+            let note = "<attr name=\"note\" value=\"x\"/></zone>";
+            let spoiled = text.replace("</zone>", note);
+            self.host.replace_xml(name, &spoiled).unwrap();
+            self.torn.insert(path, text);
+        }
+    }
+
+    /// Has the daemon see an index of which so many lines are left.
+    fn lose_index(&mut self, lines: usize) {
+        let path = self.host.path("/etc/zones/index");
+        let text = fs::read_to_string(&path).unwrap();
+        // Never those that a reader would take for the whole index.
+        let kept: String = text
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("global:"))
+            .take(lines % 4)
+            .collect();
+        fs::write(&path, kept).unwrap();
+        look(self.daemon.addr, lines.is_multiple_of(2));
+        fs::write(&path, text).unwrap();
+    }
+
     /// Who subscribes now is told what the stream has added up to by then.
     fn compare(&mut self, when: &str) {
         let other = self.daemon.events();
@@ -104,7 +135,7 @@ impl Model {
         for (path, text) in std::mem::take(&mut self.torn) {
             // What was replaced or removed since is whole.
             let is_whole = |now: &String| match path.extension() {
-                Some(e) if e == "xml" => now.trim_end().ends_with("</zone>"),
+                Some(e) if e == "xml" => simhost::dtd::parse(now).is_some(),
                 _ => Json::parse(now).is_ok(),
             };
             if fs::read_to_string(&path).is_ok_and(|now| !is_whole(&now)) {

@@ -41,6 +41,34 @@ pub enum Step {
     Tear(usize, &'static str),
     /// Its XML is cut in half.
     TearXml(usize),
+    /// Its XML becomes one that the DTD refuses.
+    SpoilXml(usize),
+    /// `zonecfg set zonename`: to a name of this number.
+    Rename(usize, u64),
+    /// `zonecfg set uuid`: to one of this number.
+    SetUuid(usize, u64),
+    /// `zoneadm mark`, and back.
+    Mark(usize, &'static str),
+    /// `zoneadm detach` and `attach`.
+    Reattach(usize),
+    /// `zonecfg create -F`, and its installation.
+    Reconfigure(usize),
+    /// A reboot of which the old zone is free late.
+    RebootLateFree(usize),
+    /// A boot that fails, at once or since there is no init.
+    BootFails(usize, bool),
+    /// A halt that hangs on a mount, or of which the release hangs.
+    HaltHangs(usize, bool),
+    /// What hangs goes on.
+    Release(usize),
+    /// Its init ends, and nothing is done about it yet.
+    EndInit(usize),
+    /// An operation that is killed after so many steps.
+    Killed(usize, Box<Step>),
+    /// The index is empty, or cut, for as long as the daemon looks at it.
+    IndexLost(usize),
+    /// The dataset that holds /etc/zones is rolled back, an edit later.
+    RollbackConfig(usize),
     /// Its `lastexited` is emptied, then written.
     LastExited(usize, i32),
     /// A property of its dataset is set.
@@ -119,7 +147,7 @@ impl Steps {
 
     fn operation(&mut self) -> Step {
         const FILES: [&str; 3] = ["metadata.json", "tags.json", "routes.json"];
-        match self.below(40) {
+        match self.below(56) {
             0..=2 => Step::Create(self.below(SPECS)),
             3 => Step::Delete(self.vm()),
             4 => Step::Remake(self.below(SPECS)),
@@ -169,13 +197,30 @@ impl Steps {
             35 => Step::RenameAndBack(self.vm()),
             36 => Step::Noise(self.vm()),
             37 => Step::Sysinfo(self.value()),
+            38 => Step::SpoilXml(self.vm()),
+            39 | 40 => Step::Rename(self.vm(), self.below(4)),
+            41 => Step::SetUuid(self.vm(), self.below(1000)),
+            42 => {
+                let states = ["incomplete", "installed", "configured"];
+                Step::Mark(self.vm(), self.one_of(&states))
+            }
+            43 => Step::Reattach(self.vm()),
+            44 => Step::Reconfigure(self.vm()),
+            45 => Step::RebootLateFree(self.vm()),
+            46 => Step::BootFails(self.vm(), self.below(2) == 0),
+            47 => Step::HaltHangs(self.vm(), self.below(2) == 0),
+            48 => Step::Release(self.vm()),
+            49 => Step::EndInit(self.vm()),
+            50 => Step::IndexLost(self.vm()),
+            51 => Step::RollbackConfig(self.vm()),
             _ => Step::Compare,
         }
     }
 
     fn fault(&mut self) -> Step {
         const COMMANDS: [&str; 3] = ["zoneadm", "zfs", "kstat"];
-        const FAULTS: [&str; 8] = [
+        const FAULTS: [&str; 9] = [
+            "short 3",
             "slow 20",
             "slow 100",
             "fail out of order",
@@ -227,13 +272,18 @@ impl Iterator for Steps {
                 let is_asked = self.below(2) == 0;
                 Step::Slowly(is_asked, Box::new(self.operation()))
             }
+            4 => {
+                let steps = 1 + self.vm() % 8;
+                Step::Killed(steps, Box::new(self.operation()))
+            }
             _ => self.operation(),
         })
     }
 }
 
 /// What hurts, to be healed.
-pub const HURT: [&str; 7] = [
+pub const HURT: [&str; 8] = [
+    "zfs:zones",
     "zoneadm",
     "zfs",
     "kstat",
@@ -277,6 +327,53 @@ impl Step {
             Self::Remove(n, file) => {
                 let path = host.zone_dir(&name(n)?)?.join("config").join(file);
                 Ok(std::fs::remove_file(path)?)
+            }
+            Self::Rename(n, new) => {
+                let new = format!("renamed{new}");
+                match names.contains(&new) {
+                    true => Err("there is such a zone".into()),
+                    false => host.rename(&name(n)?, &new),
+                }
+            }
+            Self::SetUuid(n, uuid) => {
+                let uuid = format!("11111111-2222-4333-8444-{uuid:012}");
+                host.set_uuid(&name(n)?, &uuid)
+            }
+            Self::Mark(n, state) => {
+                host.mark(&name(n)?, state)?;
+                host.mark(&name(n)?, "installed")
+            }
+            Self::Reattach(n) => {
+                host.detach(&name(n)?)?;
+                host.attach(&name(n)?)
+            }
+            Self::Reconfigure(n) => {
+                let name = name(n)?;
+                if host.is_up(&name)? {
+                    return Err("is up".into());
+                }
+                let xml = std::fs::read_to_string(host.xml_path(&name))?;
+                host.zonecfg_create(&name, &xml, true)?;
+                host.attach(&name)
+            }
+            Self::RebootLateFree(n) => host.reboot_with_late_free(&name(n)?),
+            Self::BootFails(n, true) => host.boot_fails(&name(n)?),
+            Self::BootFails(n, false) => host.boot_without_init(&name(n)?),
+            Self::HaltHangs(n, true) => host.halt_hangs(&name(n)?),
+            Self::HaltHangs(n, false) => host.halt_without_release(&name(n)?),
+            Self::Release(n) => match host.release(&name(n)?) {
+                Ok(()) => Ok(()),
+                Err(_) => host.halt(&name(n)?, -1),
+            },
+            Self::EndInit(n) => host.end_init(&name(n)?),
+            Self::Killed(steps, step) => {
+                step.run(&host.killed_after(*steps), debugid)
+            }
+            Self::RollbackConfig(n) => {
+                let snapshot = format!("s{debugid}");
+                host.snapshot_config("zones", &snapshot)?;
+                host.update(&name(n)?, "alias", "rolled back")?;
+                host.zfs_rollback("zones/config", &snapshot)
             }
             Self::LastExited(n, status) => {
                 let path = host.zone_dir(&name(n)?)?.join("lastexited");
@@ -353,13 +450,17 @@ impl Step {
                 rebooted?
             }
             Self::Heal => {
-                for what in HURT {
+                let of_datasets = simhost::hurt::names(host.root());
+                let of_datasets = of_datasets.iter().map(String::as_str);
+                for what in HURT.into_iter().chain(of_datasets) {
                     host.hurt(what, "heal")?;
                 }
                 Ok(())
             }
             Self::Tear(..)
             | Self::TearXml(_)
+            | Self::SpoilXml(_)
+            | Self::IndexLost(_)
             | Self::Slowly(..)
             | Self::Compare => Ok(()),
         }

@@ -1,9 +1,9 @@
 //! What zfs(8) does to datasets.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::emit::{Channel, history, now};
+use crate::emit::{Channel, history, now, pool_history};
 use crate::state::{COLUMNS, Row, State, column};
 use crate::{Host, Result};
 
@@ -263,7 +263,7 @@ impl Host {
         }
         let saved = self.root.join("sim/snap").join(name.replace('/', "_"));
         if saved.is_dir() {
-            restore(&saved, &self.path(&format!("/{dataset}")))?;
+            restore(&saved, &self.files_of(dataset))?;
         }
         let own = dataset.rsplit('/').next().unwrap_or(dataset);
         let hidden = format!("{dataset}/%rollback");
@@ -280,6 +280,65 @@ impl Host {
         })
     }
 
+    /// `zfs receive` of a volume has begun: it has no size yet.
+    ///
+    /// # Errors
+    /// If there is a dataset of that name.
+    pub fn zfs_receive_begins(&self, name: &str) -> Result<()> {
+        self.step(Channel::Zfs, |state| {
+            let mut row = new_row(state, name, Some(0));
+            row[column("volblocksize")] = "8192".to_string();
+            state.datasets.push(row);
+            state.sort_datasets();
+            let txg = state.next_number();
+            Ok(((), vec![history(name, "receive", "", txg)]))
+        })
+    }
+
+    /// `zfs receive` of a volume is over.
+    ///
+    /// # Errors
+    /// If there is no such volume.
+    pub fn zfs_receive_ends(&self, name: &str, mib: u64) -> Result<()> {
+        self.step(Channel::Zfs, |state| {
+            let row = state
+                .dataset_mut(name)
+                .ok_or_else(|| format!("{name}: dataset does not exist"))?;
+            row[column("volsize")] = (mib << 20).to_string();
+            let txg = state.next_number();
+            Ok(((), vec![history(name, "finish receiving", "snap=s", txg)]))
+        })
+    }
+
+    /// `zpool export`: nothing tells of it.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn zpool_export(&self, pool: &str) -> Result<()> {
+        self.hurt(&format!("zfs:{pool}"), "exported")?;
+        self.done()
+    }
+
+    /// `zpool import`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn zpool_import(&self, pool: &str) -> Result<()> {
+        self.hurt(&format!("zfs:{pool}"), "heal")?;
+        self.step(Channel::Zfs, |state| {
+            let txg = state.next_number();
+            Ok(((), vec![pool_history(pool, "import", txg)]))
+        })
+    }
+
+    /// Makes a pool with nothing in it.
+    ///
+    /// # Errors
+    /// If there is such a pool.
+    pub fn zpool_create(&self, pool: &str) -> Result<()> {
+        self.zfs_create(pool, None, &[])
+    }
+
     /// Keeps the files of a dataset for a later rollback.
     pub(crate) fn save_files(
         &self,
@@ -288,11 +347,30 @@ impl Host {
     ) -> Result<()> {
         let name = format!("{dataset}@{snapshot}").replace('/', "_");
         let saved = self.root.join("sim/snap").join(name);
-        let dir = self.path(&format!("/{dataset}"));
+        let dir = self.files_of(dataset);
         if dir.is_dir() {
             copy_tree(&dir, &saved)?;
         }
         Ok(())
+    }
+
+    /// Where a dataset is mounted: that of the zones' configuration by an
+    /// entry of vfstab.
+    fn files_of(&self, dataset: &str) -> PathBuf {
+        match dataset.split_once('/') {
+            Some((_, "config")) => self.path("/etc/zones"),
+            _ => self.path(&format!("/{dataset}")),
+        }
+    }
+
+    /// Takes a snapshot of the zones' configuration, for a later rollback.
+    ///
+    /// # Errors
+    /// If there is such a snapshot already.
+    pub fn snapshot_config(&self, pool: &str, name: &str) -> Result<()> {
+        let dataset = format!("{pool}/config");
+        self.save_files(&dataset, name)?;
+        self.zfs_snapshot(&dataset, name, false)
     }
 }
 
@@ -317,9 +395,14 @@ fn new_row(state: &State, name: &str, volume_mib: Option<u64>) -> Row {
         set("volsize", &(mib << 20).to_string());
         set("volblocksize", "8192");
         set("recsize", "-");
+        set("snapshot_limit", UNLIMITED);
     } else {
         set("type", "filesystem");
-        set("mountpoint", &format!("/{name}"));
+        let mountpoint = match name.split('/').collect::<Vec<_>>()[..] {
+            [pool, "cores", zone] => format!("/{pool}/{zone}/cores"),
+            _ => format!("/{name}"),
+        };
+        set("mountpoint", &mountpoint);
         set("zoned", if name.ends_with("/data") { "on" } else { "off" });
         set("quota", "0");
         set("refquota", "0");

@@ -1,6 +1,9 @@
 //! Sysevents: a record goes to every `sysevent` process that has subscribed,
-//! by a datagram to its socket. As on the platform, a subscriber that does not
-//! read holds the publisher up.
+//! by a datagram to its socket, and waits there until its reader takes it.
+//!
+//! As on the platform, no publisher waits for a reader. Once one subscriber of
+//! the zone channel has [`UNDELIVERED_MAX`] records that it has not delivered,
+//! further ones are lost, for every subscriber, and no one is told.
 
 use std::fs;
 use std::io;
@@ -30,6 +33,12 @@ impl Channel {
     }
 }
 
+/// Records of the zone channel that may wait for one subscriber.
+pub const UNDELIVERED_MAX: u64 = 2000;
+
+/// The most subscribers of the zone channel.
+pub const SUBSCRIBERS_MAX: usize = 32;
+
 /// A datagram that ends a `sysevent` process.
 pub const DIE: &[u8] = b"\0die";
 
@@ -37,7 +46,11 @@ pub const DIE: &[u8] = b"\0die";
 pub const RAW: u8 = 1;
 
 fn subscribers(root: &Path, channel: Channel) -> Vec<PathBuf> {
-    let suffix = format!(".{}", channel.name());
+    files_of(root, channel.name())
+}
+
+fn files_of(root: &Path, kind: &str) -> Vec<PathBuf> {
+    let suffix = format!(".{kind}");
     let Ok(entries) = fs::read_dir(root.join("sim/sub")) else {
         return Vec::new();
     };
@@ -48,6 +61,49 @@ fn subscribers(root: &Path, channel: Channel) -> Vec<PathBuf> {
         .collect();
     paths.sort();
     paths
+}
+
+/// How many subscribers a channel has whose process lives.
+#[must_use]
+pub fn subscriber_count(root: &Path, channel: Channel) -> usize {
+    subscribers(root, channel).iter().filter(|path| is_live(path)).count()
+}
+
+/// Whether somebody has the socket at this path.
+fn is_live(path: &Path) -> bool {
+    UnixDatagram::unbound().is_ok_and(|socket| socket.connect(path).is_ok())
+}
+
+/// The socket of a subscriber.
+#[must_use]
+pub fn socket_path(root: &Path, channel: Channel, pid: u32) -> PathBuf {
+    root.join(format!("sim/sub/{pid}.{}", channel.name()))
+}
+
+/// The file in which a subscriber of the zone channel says how many records
+/// wait for its reader.
+#[must_use]
+pub fn undelivered_path(root: &Path, pid: u32) -> PathBuf {
+    root.join(format!("sim/sub/{pid}.undelivered"))
+}
+
+/// Whether some subscriber has as many records waiting as the channel takes.
+fn is_full(root: &Path, channel: Channel) -> bool {
+    let waiting = |path: &PathBuf| -> Option<u64> {
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let is_full = |path: &PathBuf| {
+        let is_full =
+            waiting(path).is_some_and(|waiting| waiting >= UNDELIVERED_MAX);
+        // One that was killed has left its files.
+        let is_dead = is_full && !is_live(&path.with_extension("zone"));
+        if is_dead {
+            let _ = fs::remove_file(path);
+        }
+        is_full && !is_dead
+    };
+    channel == Channel::Zone
+        && files_of(root, "undelivered").iter().any(is_full)
 }
 
 /// Sends a datagram to every subscriber.
@@ -61,6 +117,7 @@ pub fn send(root: &Path, channel: Channel, message: &[u8]) -> io::Result<()> {
             && e.kind() == io::ErrorKind::ConnectionRefused
         {
             let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(path.with_extension("undelivered"));
         }
     }
     Ok(())
@@ -76,7 +133,10 @@ pub fn publish(
     records: &[String],
 ) -> io::Result<()> {
     log_records(root, channel, records)?;
-    for record in hurt::distort(root, channel, records)? {
+    for record in hurt::distort(root, channel, records) {
+        if is_full(root, channel) {
+            continue;
+        }
         count(root, channel)?;
         send(root, channel, record.as_bytes())?;
     }
@@ -140,6 +200,28 @@ pub fn now_ns() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
+/// The time of day as sysevent(8) prints it, and vmadm writes it.
+#[must_use]
+pub fn iso_now() -> String {
+    let ms = now_ns() / 1_000_000;
+    let (days, ms_of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days since 0000-03-01, by the Gregorian cycle of 400 years.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524
+        - day_of_era / 146_096)
+        / 365;
+    let day_of_year =
+        day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let mp = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = year_of_era + era * 400 + u128::from(month <= 2);
+    let (s, ms) = (ms_of_day / 1000, ms_of_day % 1000);
+    let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
 /// Seconds since the epoch.
 #[must_use]
 pub fn now() -> u128 {
@@ -173,6 +255,17 @@ pub fn zone_change(
     )
 }
 
+/// A record without attributes, as libzonecfg's helper publishes it.
+#[must_use]
+pub fn ping() -> String {
+    let pid = std::process::id();
+    format!(
+        "\"type\":\"event\",\"vendor\":\"solaris\",\"publisher\":\
+         \"zone_{pid}_0\",\"class\":\"status\",\"subclass\":\"ping\",\
+         \"pid\":{pid},\"channel\":\"com.sun:zones:status\"}}"
+    )
+}
+
 /// A record of an init that was started again.
 #[must_use]
 pub fn init_restart(zonename: &str, zoneid: i64, restarts: u64) -> String {
@@ -186,7 +279,23 @@ pub fn init_restart(zonename: &str, zoneid: i64, restarts: u64) -> String {
     )
 }
 
-/// A record of a pool's history.
+/// A record of a pool's history that names no dataset.
+#[must_use]
+pub fn pool_history(pool: &str, name: &str, txg: u64) -> String {
+    format!(
+        "\"type\":\"event\",\"vendor\":\"SUNW\",\"publisher\":\"zfs\",\
+         \"class\":\"EC_zfs\",\"subclass\":\"ESC_ZFS_history_event\",\
+         \"pid\":0,\"data\":{{\"pool_name\":{},\"pool_guid\":\
+         13640178914720412019,\"history_hostname\":\"headnode\",\
+         \"history_internal_str\":\"\",\"history_internal_name\":{},\
+         \"history_txg\":{txg},\"history_time\":{}}}}}",
+        string(pool),
+        string(name),
+        now()
+    )
+}
+
+/// A record of a dataset's history.
 #[must_use]
 pub fn history(dsname: &str, name: &str, detail: &str, txg: u64) -> String {
     let pool = dsname.split(['/', '@']).next().unwrap_or_default();

@@ -1,8 +1,12 @@
 //! Faults on purpose: commands that are slow, fail, hang, are cut off or
-//! print garbage; sysevents that are dropped, duplicated or reordered.
+//! print garbage; pools that are suspended, damaged or exported; operations
+//! that are killed halfway; sysevents that are dropped, duplicated or
+//! reordered.
 //!
 //! A fault is a line in `ROOT/sim/hurt/NAME`: `KIND [ARGUMENT] [times=N]`.
+//! NAME is a command, a channel, `operation`, or `zfs:` and a pool or dataset.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,23 +14,45 @@ use std::time::Duration;
 
 use crate::emit::Channel;
 
-/// What can be wrong with a command.
+/// What can be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It takes this long first.
+    /// A command, or what is asked of a pool, takes this long first.
     Slow(Duration),
-    /// It prints this on stderr and exits with 1.
+    /// The command prints this on stderr and exits with 1.
     Fail(String),
-    /// It never ends, nor does a child of it.
+    /// The command never ends, nor does a child of it.
     Hang,
-    /// It prints half of its output.
+    /// The command prints half of its output.
     Truncate,
-    /// It prints what no command prints.
+    /// The command prints what no command prints.
     Garbage,
-    /// It prints nothing, and exits with 0.
+    /// The command prints nothing, and exits with 0.
     Empty,
-    /// It waits until it is healed, then answers.
+    /// The command waits until it is healed, then answers.
     Block,
+    /// zoneadm waits until it is healed, at this point of its run: 1 before
+    /// it looks for the brand, 2 between the id and the state of a zone, 3
+    /// after the first line was printed.
+    Halfway(u32),
+    /// zoneadm: reading the index fails after so many lines.
+    Short(usize),
+    /// zoneadm: /dev/zfs can't be opened.
+    NoZfs,
+    /// zfs: the list of pools can't be had.
+    NoPools,
+    /// zfs: an error that libzfs has no word for, which ends in abort(3C).
+    Abort,
+    /// A pool: suspended, or faulted.
+    Suspended,
+    /// A pool: exported.
+    Exported,
+    /// A pool: walking it fails after so many rows.
+    Cut(usize),
+    /// A dataset: it can't be read.
+    IoError,
+    /// `operation`: it is killed after so many steps.
+    Killed(usize),
     /// Sysevent: each record is dropped.
     Drop,
     /// Sysevent: each record comes twice.
@@ -36,7 +62,7 @@ pub enum Fault {
 }
 
 fn file(root: &Path, name: &str) -> std::path::PathBuf {
-    root.join("sim/hurt").join(name)
+    root.join("sim/hurt").join(name.replace('/', "%"))
 }
 
 /// Sets a fault, by its words; `heal` ends it.
@@ -68,11 +94,29 @@ fn parse(words: &str) -> Option<Fault> {
         "garbage" => Fault::Garbage,
         "empty" => Fault::Empty,
         "block" => Fault::Block,
+        "halfway" => Fault::Halfway(argument.parse().ok()?),
+        "short" => Fault::Short(argument.parse().ok()?),
+        "no-zfs" => Fault::NoZfs,
+        "no-pools" => Fault::NoPools,
+        "abort" => Fault::Abort,
+        "suspended" => Fault::Suspended,
+        "exported" => Fault::Exported,
+        "cut" => Fault::Cut(argument.parse().ok()?),
+        "io-error" => Fault::IoError,
+        "killed" => Fault::Killed(argument.parse().ok()?),
         "drop" => Fault::Drop,
         "duplicate" => Fault::Duplicate,
         "reorder" => Fault::Reorder,
         _ => return None,
     })
+}
+
+/// The names of all that is hurt.
+#[must_use]
+pub fn names(root: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(root.join("sim/hurt")).into_iter().flatten();
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names.map(|name| name.to_string_lossy().replace('%', "/")).collect()
 }
 
 /// The present fault of a command or channel; counts down `times=N`.
@@ -91,29 +135,56 @@ pub fn take(root: &Path, name: &str) -> Option<Fault> {
     parse(&words)
 }
 
-/// Prints a command's output, and exits, as its fault wants.
-pub fn print(root: &Path, command: &str, output: &str, exit: i32) -> i32 {
-    let mut stdout = io::stdout().lock();
-    let mut put = |text: &[u8]| {
+/// Waits for as long as something has this fault.
+pub fn wait_while(root: &Path, name: &str, fault: &Fault) {
+    while take(root, name).as_ref() == Some(fault) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Never returns, and holds what a process holds.
+pub fn hang() -> ! {
+    loop {
+        // The child holds the pipes, too.
+        let _ = std::process::Command::new("sleep").arg("1000").status();
+    }
+}
+
+/// What a command has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub error: String,
+    /// The exit status.
+    pub exit: i32,
+}
+
+/// Prints a command's answer, and exits, as its fault wants.
+pub fn print(root: &Path, command: &str, answer: &Answer) -> i32 {
+    let put = |text: &[u8]| {
+        let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(text);
         let _ = stdout.flush();
+    };
+    let put_all = || {
+        eprint!("{}", answer.error);
+        put(answer.output.as_bytes());
     };
     match take(root, command) {
         Some(Fault::Slow(time)) => {
             std::thread::sleep(time);
-            put(output.as_bytes());
+            put_all();
         }
         Some(Fault::Fail(text)) => {
             eprintln!("{command}: {text}");
             return 1;
         }
-        Some(Fault::Hang) => loop {
-            // The child holds the pipes, too.
-            let _ = std::process::Command::new("sleep").arg("1000").status();
-        },
+        Some(Fault::Hang) => hang(),
         Some(Fault::Truncate) => {
             // Within a line: no reader can tell whole lines that are missing.
-            let bytes = output.as_bytes();
+            let bytes = answer.output.as_bytes();
             let half = bytes.len() / 2;
             let end = bytes[..half].iter().rposition(|b| *b != b'\n');
             put(&bytes[..end.map_or(half, |end| end + 1)]);
@@ -123,32 +194,36 @@ pub fn print(root: &Path, command: &str, output: &str, exit: i32) -> i32 {
         }
         Some(Fault::Empty) => return 0,
         Some(Fault::Block) => {
-            while take(root, command) == Some(Fault::Block) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            put(output.as_bytes());
+            wait_while(root, command, &Fault::Block);
+            put_all();
         }
-        _ => put(output.as_bytes()),
+        Some(Fault::NoPools) => {
+            eprintln!("failed to read pool configuration: I/O error");
+            return 255;
+        }
+        Some(Fault::Abort) => {
+            eprintln!("internal error: Unknown error");
+            std::process::abort();
+        }
+        _ => put_all(),
     }
-    exit
+    answer.exit
 }
 
 /// The records as the channel's fault lets them through.
-///
-/// # Errors
-/// None now; reading a fault may come to fail.
+#[must_use]
 pub fn distort(
     root: &Path,
     channel: Channel,
     records: &[String],
-) -> io::Result<Vec<String>> {
+) -> Vec<String> {
     let name = format!("sysevent-{}", channel.name());
-    Ok(match take(root, &name) {
+    match take(root, &name) {
         Some(Fault::Drop) => Vec::new(),
         Some(Fault::Duplicate) => {
             records.iter().flat_map(|r| [r.clone(), r.clone()]).collect()
         }
         Some(Fault::Reorder) => records.iter().rev().cloned().collect(),
         _ => records.to_vec(),
-    })
+    }
 }

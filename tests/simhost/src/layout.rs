@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::state::{COLUMNS, IndexEntry, KernelZone, Row, State, column};
+use crate::index::{self, IndexEntry};
+use crate::state::{COLUMNS, KernelZone, Row, State, column};
 use crate::xml::VmSpec;
 use crate::{Host, Result};
 
@@ -14,13 +15,24 @@ use crate::{Host, Result};
 pub const BRANDS: [&str; 5] =
     ["joyent", "lx", "bhyve", "kvm", "joyent-minimal"];
 
+/// When the VMs were made that are laid out.
+const CREATED: &str = "2026-01-12T04:34:48.243Z";
+
+const INDEX_HEAD: &str = "# DO NOT EDIT: use zonecfg(8)\nglobal:installed:/\n";
+
+const DEFAULT_XML: &str = "<?xml version=\"1.0\"?>\n<!DOCTYPE zone PUBLIC \
+    \"-//Sun Microsystems Inc//DTD Zones//EN\" \
+    \"file:///usr/share/lib/xml/dtd/zonecfg.dtd.1\">\n<zone name=\"default\" \
+    zonepath=\"\" autoboot=\"false\" brand=\"joyent\"/>\n";
+
 const SYSINFO: &str = "{\"Live Image\":\"20260101T000000Z\",\"UUID\":\
     \"44454c4c-4800-1034-804a-b2c04f354d31\",\"Hostname\":\"headnode\",\
     \"Datacenter Name\":\"sim\",\"Headnode ID\":\"1\"}";
 
 impl Host {
-    /// Makes the directories and the commands, which are links to `program`.
-    fn lay_out(&self, program: &Path) -> Result<()> {
+    /// Makes the directories and the commands, which are links to `program`,
+    /// and what libzonecfg and libbrand want to find.
+    fn lay_out(&self, program: &Path, brands: &[&str]) -> Result<()> {
         for dir in
             ["etc/zones", "zones", "tmp", "usr/sbin", "usr/bin", "sim/sub"]
         {
@@ -34,7 +46,24 @@ impl Host {
                 symlink(program, link)?;
             }
         }
+        for brand in brands {
+            let dir = self.path(&format!("/usr/lib/brand/{brand}"));
+            fs::create_dir_all(&dir)?;
+            for file in ["config.xml", "platform.xml"] {
+                fs::write(
+                    dir.join(file),
+                    format!("<brand name=\"{brand}\"/>"),
+                )?;
+            }
+        }
+        fs::write(self.path("/etc/zones/SUNWdefault.xml"), DEFAULT_XML)?;
         Ok(())
+    }
+
+    fn write_index(&self, entries: &[IndexEntry]) -> Result<()> {
+        let mut text = INDEX_HEAD.to_string();
+        entries.iter().for_each(|entry| text.push_str(&entry.line()));
+        Ok(fs::write(index::path(self.root()), text)?)
     }
 
     /// Lays out a host with `vms` VMs of all brands; every third is stopped.
@@ -42,19 +71,17 @@ impl Host {
     /// # Errors
     /// Those of the file system.
     pub fn init(&self, program: &Path, vms: u64) -> Result<()> {
-        self.lay_out(program)?;
+        self.lay_out(program, &BRANDS)?;
         fs::write(self.path("/tmp/.sysinfo.json"), SYSINFO)?;
         let mut state = State { counter: 5000, ..State::default() };
-        for pool in ["zones", "zones/cores"] {
+        for pool in ["zones", "zones/config", "zones/cores"] {
             state.datasets.push(pool_row(pool));
         }
-        state.save(&self.root, &State::default())?;
-        let before = state.clone();
-        for number in 0..vms {
-            self.lay_out_vm(&mut state, number)?;
-        }
+        let entries = (0..vms).map(|n| self.lay_out_vm(&mut state, n));
+        let entries: Vec<_> = entries.collect::<Result<_>>()?;
+        self.write_index(&entries)?;
         state.sort_datasets();
-        state.save(&self.root, &before)?;
+        state.save(&self.root, &State::default())?;
         Ok(())
     }
 
@@ -77,12 +104,14 @@ impl Host {
             debugid: 1000 + number,
             autoboot: number % 3 != 2,
             pool: "zones".to_string(),
+            created: String::new(),
         }
     }
 
     /// As [`Host::create`], but at once and without events.
-    fn lay_out_vm(&self, state: &mut State, number: u64) -> Result<()> {
-        let spec = Self::spec(number);
+    fn lay_out_vm(&self, state: &mut State, number: u64) -> Result<IndexEntry> {
+        let created = CREATED.to_string();
+        let spec = VmSpec { created, ..Self::spec(number) };
         let uuid = &spec.uuid;
         let own = format!("zones/{uuid}");
         fs::write(self.xml_path(uuid), crate::xml::document(&spec))?;
@@ -126,7 +155,6 @@ impl Host {
                     ("refquota", "-"),
                     ("recsize", "-"),
                     ("filesystem_limit", "-"),
-                    ("snapshot_limit", "-"),
                 ],
             )
         };
@@ -141,7 +169,11 @@ impl Host {
             row
         };
         state.datasets.push(row(&own, &[("quota", "26843545600")]));
-        state.datasets.push(row(&format!("zones/cores/{uuid}"), &[]));
+        let cores = format!("{}/cores", spec.zonepath());
+        state.datasets.push(row(
+            &format!("zones/cores/{uuid}"),
+            &[("mountpoint", &cores)],
+        ));
         if number.is_multiple_of(4) {
             let name = format!("{own}@vmsnap-backup");
             state.datasets.push(snapshot(&name, "0"));
@@ -161,14 +193,6 @@ impl Host {
         for (n, mib) in spec.disks.iter().enumerate() {
             state.datasets.push(volume(&spec.disk(n), *mib));
         }
-        state.index.push(IndexEntry {
-            zonename: uuid.clone(),
-            state: "installed".to_string(),
-            zonepath: spec.zonepath(),
-            uuid: uuid.clone(),
-            brand: spec.brand.clone(),
-            debugid: spec.debugid.to_string(),
-        });
         if spec.autoboot {
             let zone = KernelZone {
                 state: "running".to_string(),
@@ -182,7 +206,15 @@ impl Host {
             let text = format!("{} -1\n", 1_700_000_000 + number);
             fs::write(dir.join("lastexited"), text)?;
         }
-        Ok(())
+        Ok(IndexEntry {
+            zonename: uuid.clone(),
+            state: "installed".to_string(),
+            zonepath: spec.zonepath(),
+            uuid: uuid.clone(),
+            brand: spec.brand.clone(),
+            is_exclusive: true,
+            debugid: i64::try_from(spec.debugid).ok(),
+        })
     }
 
     /// Lays out a recorded host: the folder `host` of a conformance set.
@@ -190,12 +222,9 @@ impl Host {
     /// # Errors
     /// If a file of the recording is missing or malformed.
     pub fn import(&self, program: &Path, recorded: &Path) -> Result<()> {
-        self.lay_out(program)?;
-        for dir in ["etc/zones", "zones", "tmp"] {
-            copy_files(&recorded.join(dir), &self.root.join(dir))?;
-        }
         let commands = recorded.join("commands");
         let mut state = State { counter: 5000, ..State::default() };
+        let mut entries = Vec::new();
         let listing = fs::read_to_string(commands.join("zoneadm-list-pc.txt"))?;
         let kstats = fs::read_to_string(commands.join("zone-kstats.tsv"))?;
         let kstats: BTreeMap<_, _> = kstats
@@ -218,13 +247,14 @@ impl Host {
                 "configured" | "incomplete" => shown,
                 _ => "installed",
             };
-            state.index.push(IndexEntry {
+            entries.push(IndexEntry {
                 zonename: zonename.into(),
                 state: stored.into(),
                 zonepath: zonepath.into(),
                 uuid: uuid.into(),
                 brand: brand.into(),
-                debugid: debugid.into(),
+                is_exclusive: true,
+                debugid: debugid.parse().ok().or(Some(-1)),
             });
             if shown != stored || kstats.contains_key(zonename) {
                 let kstat = kstats.get(zonename);
@@ -238,6 +268,12 @@ impl Host {
                 state.kernel.insert(zonename.into(), zone);
             }
         }
+        let brands: Vec<_> = entries.iter().map(|e| e.brand.as_str()).collect();
+        self.lay_out(program, &brands)?;
+        for dir in ["etc/zones", "zones", "tmp"] {
+            copy_files(&recorded.join(dir), &self.root.join(dir))?;
+        }
+        self.write_index(&entries)?;
         let table = fs::read_to_string(commands.join("zfs-list.tsv"))?;
         let mut lines = table.lines();
         let header: Vec<_> =
@@ -286,6 +322,7 @@ fn pool_row(name: &str) -> Row {
     let value = |column: &str| match column {
         "name" => name.to_string(),
         "type" => "filesystem".to_string(),
+        "mountpoint" if name == "zones/config" => "legacy".to_string(),
         "mountpoint" => format!("/{name}"),
         "zoned" => "off".to_string(),
         "creation" => "1700000000".to_string(),

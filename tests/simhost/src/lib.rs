@@ -2,19 +2,26 @@
 //! programs named zoneadm, zfs, kstat and sysevent that answer from it.
 //!
 //! Each operation does to files, command output and sysevents what the
-//! platform does, in that order. A step that changes what commands say and the
-//! sysevent that tells of it are one, under the host's lock: a command that
-//! shows a change runs after its sysevent was published.
+//! platform does, in the platform's order and steps. Whoever looks between two
+//! steps sees the operation half done; one that is killed there stays so.
+//!
+//! The kernel publishes a zone's event, then stores the zone's new state.
+//! libzonecfg replaces the index, then publishes, without a lock on both. ZFS
+//! changes and publishes under a lock that its listings wait for.
 
 pub mod commands;
+pub mod dtd;
 pub mod emit;
 pub mod hurt;
+pub mod index;
 pub mod layout;
 pub mod state;
 pub mod xml;
 
 mod datasets;
+mod kernel;
 mod update;
+mod vms;
 mod zones;
 
 use std::fmt;
@@ -22,8 +29,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use emit::Channel;
+use index::IndexEntry;
 use state::{State, lock};
 
 /// A host below a directory.
@@ -31,6 +40,8 @@ use state::{State, lock};
 pub struct Host {
     root: PathBuf,
     between: Option<Between>,
+    /// Steps until its operations are killed.
+    life: Option<Arc<AtomicUsize>>,
 }
 
 /// What is done between two steps of an operation.
@@ -53,7 +64,7 @@ impl Host {
     /// out, or will.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_path_buf(), between: None }
+        Self { root: root.to_path_buf(), between: None, life: None }
     }
 
     /// The same host; this is done after each step of its operations, as if
@@ -64,9 +75,26 @@ impl Host {
         Self { between: Some(between), ..self.clone() }
     }
 
-    fn done(&self) {
+    /// The same host; an operation of it is killed after so many steps: what
+    /// comes after never happens.
+    #[must_use]
+    pub fn killed_after(&self, steps: usize) -> Self {
+        let life = Some(Arc::new(AtomicUsize::new(steps)));
+        Self { life, ..self.clone() }
+    }
+
+    /// A step of an operation has been done.
+    fn done(&self) -> Result<()> {
         if let Some(between) = &self.between {
             between();
+        }
+        let Some(life) = &self.life else { return Ok(()) };
+        match life.fetch_sub(1, Ordering::SeqCst) {
+            0 | 1 => {
+                life.store(0, Ordering::SeqCst);
+                Err("killed".into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -91,8 +119,8 @@ impl Host {
         )
     }
 
-    /// Hurts `what` (a command, or `sysevent-zone`, `sysevent-zfs`); see
-    /// [`hurt::Fault`] for the words.
+    /// Hurts `what`: a command, `sysevent-zone`, `sysevent-zfs`, or `zfs:` and
+    /// a pool or dataset; see [`hurt::Fault`] for the words.
     ///
     /// # Errors
     /// If the words are no fault.
@@ -124,7 +152,8 @@ impl Host {
         text.unwrap_or_default().lines().map(String::from).collect()
     }
 
-    /// Changes the state and publishes what tells of it, as one step.
+    /// Changes what the kernel has, and publishes what tells of it, as one
+    /// step under its lock. The event comes first.
     fn step<T>(
         &self,
         channel: Channel,
@@ -135,17 +164,41 @@ impl Host {
             let mut state = State::load(&self.root)?;
             let before = state.clone();
             let (value, records) = change(&mut state)?;
-            state.save(&self.root, &before)?;
             emit::publish(&self.root, channel, &records)?;
+            state.save(&self.root, &before)?;
             value
         };
-        self.done();
+        self.done()?;
         Ok(value)
+    }
+
+    /// Publishes a zone's record, as a step of its own.
+    fn publish(&self, record: String) -> Result<()> {
+        emit::publish(&self.root, Channel::Zone, &[record])?;
+        self.done()
+    }
+
+    /// Rewrites the index, as a step of its own; see [`index::rewrite`].
+    fn rewrite_index(
+        &self,
+        edit: impl Fn(&IndexEntry) -> Option<IndexEntry>,
+        added: Option<&IndexEntry>,
+    ) -> Result<()> {
+        {
+            let _lock = lock(&self.root, false)?;
+            index::rewrite(&self.root, edit, added)?;
+        }
+        self.done()
     }
 
     /// Reads the state.
     fn state(&self) -> io::Result<State> {
         let _lock = lock(&self.root, true)?;
         State::load(&self.root)
+    }
+
+    /// The lines of the index that count.
+    fn index(&self) -> Vec<IndexEntry> {
+        index::read(&self.root).unwrap_or_default()
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use simhost::emit::Channel;
+use simhost::hurt::{self, Fault};
 use simhost::{Host, Result, commands};
 
 const USAGE: &str = "\
@@ -14,24 +15,46 @@ usage: simhost COMMAND ROOT [ARGUMENT]...
   init ROOT --vms N                 lay out a host with N VMs
   import ROOT DIR                   lay out a recorded host
   list ROOT                         the zones' names
+vmadm:
   create ROOT NUMBER [BRAND]        create VM number NUMBER; prints its uuid
-  delete|start|stop|reboot|restart-init ROOT ZONENAME
+  delete|start|stop|reboot ROOT ZONENAME
   update ROOT ZONENAME PROP=VALUE...
                                     alias, cpu_cap, quota, autoboot, ram, ...
                                     tags.KEY, customer_metadata.KEY, routes.KEY
                                     add_nic=MAC, remove_nic=MAC, nics.MAC.PROP
                                     add_disk=MIB, remove_disk=N
   snapshot|delete-snapshot|rollback ROOT ZONENAME NAME
+zonecfg, zoneadm, kernel:
+  rename|set-uuid|move|mark ROOT ZONENAME NEW
+  create-again|zonecfg-delete|uninstall|attach|detach ROOT ZONENAME
+  ready|boot|boot-fails|boot-without-init|restart-init|end-init ROOT ZONENAME
+  halt|halt-hangs|halt-without-release|release ROOT ZONENAME
+  exit ROOT ZONENAME STATUS         init ends with this wait status
+  reboot-with-late-free ROOT ZONENAME
+  ping ROOT                         a record of the zone channel without data
+zfs:
   zfs ROOT create|destroy|snapshot|hold|release DATASET
   zfs ROOT set PROP=VALUE DATASET
   zfs ROOT inherit PROP DATASET
   zfs ROOT rename OLD NEW
+  zpool ROOT create|export|import POOL
+  config ROOT snapshot|rollback POOL NAME
+                                    of the dataset that holds /etc/zones
   touch-sysinfo ROOT [KEY=VALUE]
-  hurt ROOT zoneadm|zfs|kstat|sysevent-zone|sysevent-zfs FAULT...
+faults:
+  hurt ROOT zoneadm|zfs|kstat FAULT...
             slow MS, fail TEXT, hang, truncate, garbage, empty,
             block (until heal), heal;
-            for sysevent also: drop, duplicate, reorder, die, raw TEXT
-            a last word times=N limits it
+            zoneadm: halfway 1|2|3, short LINES (of the index), no-zfs;
+            zfs: no-pools, abort
+  hurt ROOT zfs:POOL FAULT...
+            suspended, exported, cut ROWS, slow MS, hang, block, heal
+  hurt ROOT zfs:DATASET io-error|heal
+  hurt ROOT sysevent-zone|sysevent-zfs FAULT...
+            drop, duplicate, reorder, die, raw TEXT, heal
+  hurt ROOT sysevent-zone-start|sysevent-zfs-start fail TEXT|hang|heal
+  hurt ROOT operation killed STEPS  the next operations are killed so early
+            a last word times=N limits a fault
 ";
 
 fn main() -> ExitCode {
@@ -59,7 +82,11 @@ fn act(args: &[String]) -> Result<i32> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let program = std::env::current_exe()?;
     let host = |root: &str| -> Result<Host> {
-        Ok(Host::new(&std::path::absolute(root)?))
+        let host = Host::new(&std::path::absolute(root)?);
+        Ok(match hurt::take(host.root(), "operation") {
+            Some(Fault::Killed(steps)) => host.killed_after(steps),
+            _ => host,
+        })
     };
     match args[..] {
         ["init", root, "--vms", n] => host(root)?.init(&program, n.parse()?)?,
@@ -85,11 +112,6 @@ fn act(args: &[String]) -> Result<i32> {
             host(root)?.create(&spec)?;
             println!("{}", spec.uuid);
         }
-        ["delete", root, zone] => host(root)?.delete(zone)?,
-        ["start", root, zone] => host(root)?.start(zone)?,
-        ["stop", root, zone] => host(root)?.stop(zone, -1)?,
-        ["reboot", root, zone] => host(root)?.reboot(zone)?,
-        ["restart-init", root, zone] => host(root)?.restart_init(zone)?,
         ["update", root, zone, ref changes @ ..] => {
             for change in changes {
                 let (property, value) =
@@ -97,12 +119,17 @@ fn act(args: &[String]) -> Result<i32> {
                 host(root)?.update(zone, property, value)?;
             }
         }
-        ["snapshot", root, zone, name] => host(root)?.snapshot(zone, name)?,
-        ["delete-snapshot", root, zone, name] => {
-            host(root)?.delete_snapshot(zone, name)?;
-        }
-        ["rollback", root, zone, name] => host(root)?.rollback(zone, name)?,
         ["zfs", root, ref words @ ..] => zfs(&host(root)?, words)?,
+        ["zpool", root, "create", pool] => host(root)?.zpool_create(pool)?,
+        ["zpool", root, "export", pool] => host(root)?.zpool_export(pool)?,
+        ["zpool", root, "import", pool] => host(root)?.zpool_import(pool)?,
+        ["config", root, "snapshot", pool, name] => {
+            host(root)?.snapshot_config(pool, name)?;
+        }
+        ["config", root, "rollback", pool, name] => {
+            host(root)?.zfs_rollback(&format!("{pool}/config"), name)?;
+        }
+        ["ping", root] => host(root)?.zone_ping()?,
         ["touch-sysinfo", root, ref words @ ..] => {
             let member = words.first().and_then(|w| w.split_once('='));
             host(root)?.touch_sysinfo(member)?;
@@ -121,12 +148,71 @@ fn act(args: &[String]) -> Result<i32> {
                 words => host(root)?.hurt(what, &words.join(" "))?,
             }
         }
+        [verb, root, zone] if of_zone(verb).is_some() => {
+            if let Some(operation) = of_zone(verb) {
+                operation(&host(root)?, zone)?;
+            }
+        }
+        [verb, root, zone, new] if of_zone_to(verb).is_some() => {
+            if let Some(operation) = of_zone_to(verb) {
+                operation(&host(root)?, zone, new)?;
+            }
+        }
         _ => {
             eprint!("{USAGE}");
             return Ok(2);
         }
     }
     Ok(0)
+}
+
+/// An operation on a zone.
+type OfZone = fn(&Host, &str) -> Result<()>;
+
+fn of_zone(verb: &str) -> Option<OfZone> {
+    Some(match verb {
+        "delete" => Host::delete,
+        "start" => Host::start,
+        "stop" => |host, zone| host.stop(zone, -1),
+        "reboot" => Host::reboot,
+        "create-again" => |host, zone| {
+            let xml = std::fs::read_to_string(host.xml_path(zone))?;
+            host.zonecfg_create(zone, &xml, true)
+        },
+        "zonecfg-delete" => Host::zonecfg_delete,
+        "uninstall" => Host::uninstall,
+        "attach" => Host::attach,
+        "detach" => Host::detach,
+        "ready" => |host, zone| host.ready(zone).map(|_| ()),
+        "boot" => Host::boot,
+        "boot-fails" => Host::boot_fails,
+        "boot-without-init" => Host::boot_without_init,
+        "restart-init" => Host::restart_init,
+        "end-init" => Host::end_init,
+        "halt" => |host, zone| host.halt(zone, -1),
+        "halt-hangs" => Host::halt_hangs,
+        "halt-without-release" => Host::halt_without_release,
+        "release" => Host::release,
+        "reboot-with-late-free" => Host::reboot_with_late_free,
+        _ => return None,
+    })
+}
+
+/// An operation on a zone with a word that says what it becomes.
+type OfZoneTo = fn(&Host, &str, &str) -> Result<()>;
+
+fn of_zone_to(verb: &str) -> Option<OfZoneTo> {
+    Some(match verb {
+        "snapshot" => Host::snapshot,
+        "delete-snapshot" => Host::delete_snapshot,
+        "rollback" => Host::rollback,
+        "rename" => Host::rename,
+        "set-uuid" => Host::set_uuid,
+        "move" => Host::move_zone,
+        "mark" => Host::mark,
+        "exit" => |host, zone, status| host.halt(zone, status.parse()?),
+        _ => return None,
+    })
 }
 
 fn zfs(host: &Host, words: &[&str]) -> Result<()> {

@@ -46,36 +46,23 @@ pub fn column(name: &str) -> usize {
 /// One dataset or snapshot.
 pub type Row = [String; COLUMNS.len()];
 
+/// `init_pid` of a zone whose init has ended: -1, printed unsigned.
+pub const NO_INIT: u64 = 4_294_967_295;
+
 /// A zone that the kernel has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelZone {
-    /// As zoneadm shows it.
+    /// As zoneadm shows it; zoneadm does not know of `initialized`, and shows
+    /// `dead` as `down`.
     pub state: String,
     /// Its id; `-` if zoneadm shows none.
     pub zoneid: String,
     /// Seconds since the epoch; 0 until booted; empty: no kstat.
     pub boot_time: String,
-    /// Process id of init.
+    /// Process id of init; 0 until there is one, then [`NO_INIT`].
     pub init_pid: u64,
     /// How often init was started again.
     pub init_restarts: u64,
-}
-
-/// A line of `/etc/zones/index`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// The zone.
-    pub zonename: String,
-    /// configured, incomplete or installed.
-    pub state: String,
-    /// Its directory.
-    pub zonepath: String,
-    /// Empty at first.
-    pub uuid: String,
-    /// Its brand.
-    pub brand: String,
-    /// Empty if undefined.
-    pub debugid: String,
 }
 
 /// The host's memory.
@@ -85,8 +72,6 @@ pub struct State {
     pub datasets: Vec<Row>,
     /// The kernel's zones, without the global one.
     pub kernel: BTreeMap<String, KernelZone>,
-    /// Configured zones, in the order of the index.
-    pub index: Vec<IndexEntry>,
     /// The last number given away: zone ids, debug ids, txgs.
     pub counter: u64,
 }
@@ -121,26 +106,23 @@ impl State {
     /// # Errors
     /// If a table can't be read or is malformed.
     pub fn load(root: &Path) -> io::Result<Self> {
-        let mut state =
-            Self { datasets: load_datasets(root)?, ..Self::load_zones(root)? };
         let counter = fs::read_to_string(root.join("sim/counter"));
-        state.counter =
-            counter.ok().and_then(|c| c.trim().parse().ok()).unwrap_or(5000);
-        Ok(state)
+        let counter = counter.ok().and_then(|c| c.trim().parse().ok());
+        Ok(Self {
+            datasets: load_datasets(root)?,
+            kernel: load_kernel(root)?,
+            counter: counter.unwrap_or(5000),
+        })
     }
 
-    /// Reads what it knows of zones alone: zoneadm(8) and kstat(8) do not wait
-    /// for ZFS.
+    /// Reads the kernel's zones alone: zoneadm(8) and kstat(8) take no lock.
     ///
     /// # Errors
-    /// If a table can't be read or is malformed.
-    pub fn load_zones(root: &Path) -> io::Result<Self> {
-        Ok(Self {
-            datasets: Vec::new(),
-            kernel: load_kernel(root)?,
-            index: load_index(root)?,
-            counter: 0,
-        })
+    /// If the table can't be read or is malformed.
+    pub fn load_kernel(
+        root: &Path,
+    ) -> io::Result<BTreeMap<String, KernelZone>> {
+        load_kernel(root)
     }
 
     /// Writes the parts that differ from `before`.
@@ -151,7 +133,8 @@ impl State {
         if self.datasets != before.datasets {
             let mut text = COLUMNS.join("\t") + "\n";
             for row in &self.datasets {
-                text.push_str(&row.join("\t"));
+                let fields: Vec<_> = row.iter().map(|f| escape(f)).collect();
+                text.push_str(&fields.join("\t"));
                 text.push('\n');
             }
             replace(&root.join("sim/datasets.tsv"), &text)?;
@@ -166,31 +149,7 @@ impl State {
             }
             replace(&root.join("sim/kernel.tsv"), &text)?;
         }
-        if self.index != before.index {
-            self.save_index(root)?;
-        }
         replace(&root.join("sim/counter"), &format!("{}\n", self.counter))
-    }
-
-    /// As libzonecfg writes it: a temporary file, renamed over the index.
-    fn save_index(&self, root: &Path) -> io::Result<()> {
-        let mut text = String::from("# DO NOT EDIT: use zonecfg(8)\n");
-        text.push_str("global:installed:/\n");
-        for e in &self.index {
-            let zonepath = if e.zonepath.contains(':') {
-                format!("\"{}\"", e.zonepath)
-            } else {
-                e.zonepath.clone()
-            };
-            let debugid = if e.debugid.is_empty() { "-1" } else { &e.debugid };
-            text.push_str(&format!(
-                "{}:{}:{zonepath}:{}:{}:ex:{debugid}\n",
-                e.zonename, e.state, e.uuid, e.brand
-            ));
-        }
-        let temp = root.join("etc/zones/zonecfg.aIndex");
-        fs::write(&temp, text)?;
-        fs::rename(temp, root.join("etc/zones/index"))
     }
 
     /// The next number.
@@ -223,11 +182,6 @@ impl State {
             key(a).cmp(&key(b))
         });
     }
-
-    /// The index entry of a zone.
-    pub fn entry_mut(&mut self, zonename: &str) -> Option<&mut IndexEntry> {
-        self.index.iter_mut().find(|e| e.zonename == zonename)
-    }
 }
 
 /// Writes a file by rename.
@@ -253,12 +207,33 @@ fn bad(what: &str, line: &str) -> io::Error {
     io::Error::other(format!("{what}: bad line {line:?}"))
 }
 
+/// A mountpoint may have tabs and line ends in it; the table has none.
+fn escape(field: &str) -> String {
+    field.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")
+}
+
+fn unescape(field: &str) -> String {
+    let mut out = String::with_capacity(field.len());
+    let mut chars = field.chars();
+    while let Some(c) = chars.next() {
+        out.push(match c {
+            '\\' => match chars.next() {
+                Some('t') => '\t',
+                Some('n') => '\n',
+                other => other.unwrap_or('\\'),
+            },
+            c => c,
+        });
+    }
+    out
+}
+
 fn load_datasets(root: &Path) -> io::Result<Vec<Row>> {
     let text = read_table(&root.join("sim/datasets.tsv"))?;
     text.lines()
         .skip(1)
         .map(|line| {
-            let fields: Vec<_> = line.split('\t').map(String::from).collect();
+            let fields: Vec<_> = line.split('\t').map(unescape).collect();
             Row::try_from(fields).map_err(|_| bad("datasets", line))
         })
         .collect()
@@ -286,42 +261,4 @@ fn load_kernel(root: &Path) -> io::Result<BTreeMap<String, KernelZone>> {
             Ok((zonename.to_string(), zone))
         })
         .collect()
-}
-
-fn load_index(root: &Path) -> io::Result<Vec<IndexEntry>> {
-    let text = read_table(&root.join("etc/zones/index"))?;
-    let mut entries = Vec::new();
-    for line in text.lines() {
-        if line.starts_with('#') || line.starts_with("global:") {
-            continue;
-        }
-        // A zonepath with a colon is quoted.
-        let parts: Vec<_> = line.splitn(2, '"').collect();
-        let (fields, quoted): (Vec<&str>, Option<&str>) = match parts[..] {
-            [before, rest] => {
-                let Some((path, after)) = rest.split_once('"') else {
-                    return Err(bad("index", line));
-                };
-                let mut fields: Vec<_> =
-                    before.trim_end_matches(':').split(':').collect();
-                fields.push("");
-                fields.extend(after.trim_start_matches(':').split(':'));
-                (fields, Some(path))
-            }
-            _ => (line.split(':').collect(), None),
-        };
-        let [zonename, state, zonepath, uuid, brand, _, debugid] = fields[..]
-        else {
-            return Err(bad("index", line));
-        };
-        entries.push(IndexEntry {
-            zonename: zonename.into(),
-            state: state.into(),
-            zonepath: quoted.unwrap_or(zonepath).into(),
-            uuid: uuid.into(),
-            brand: brand.into(),
-            debugid: if debugid == "-1" { "" } else { debugid }.into(),
-        });
-    }
-    Ok(entries)
 }

@@ -142,11 +142,12 @@ impl Host {
 
     fn remove_disk(&self, zonename: &str, n: &str) -> Result<()> {
         let name = format!("{}{n}", self.disk_prefix(zonename)?);
+        // The volume first: for a moment the disk is missing.
+        self.zfs_destroy(&name)?;
         self.edit_xml(zonename, |xml| {
             let mark = format!("/dev/zvol/rdsk/{name}\"");
             xml::remove_element(xml, "device", &mark)
-        })?;
-        self.zfs_destroy(&name)
+        })
     }
 
     fn update_json(

@@ -26,6 +26,8 @@ pub struct VmSpec {
     pub autoboot: bool,
     /// The pool it lives on.
     pub pool: String,
+    /// When vmadm made it, as it notes that in the XML; empty: when it does.
+    pub created: String,
 }
 
 impl VmSpec {
@@ -144,7 +146,7 @@ pub fn document(spec: &VmSpec) -> String {
         lines.push(attr_line(name, value));
     };
     attr("vm-version", "1");
-    attr("create-timestamp", "2026-01-12T04:34:48.243Z");
+    attr("create-timestamp", &spec.created);
     attr("billing-id", "cb51a064-4e79-4bca-8374-507b4240a53e");
     attr("owner-uuid", "6f4ec01f-c27c-4475-8bbf-de989afe8a2d");
     attr("alias", &base64(&spec.alias));

@@ -1,0 +1,254 @@
+//! What zonecfg.dtd.1 refuses of a zone's XML.
+//!
+//! libzonecfg believes nothing of a document that is not valid: zoneadm knows
+//! no such zone then, and zonecfg, and so vmadm, can't change it. The rules
+//! are those of the platform's DTD; values are not checked but for a few.
+
+use roxmltree::{Document, Node};
+
+/// An element: its name, the attributes that it has to have, those that it
+/// may have, and the elements that may be in it.
+type Rule = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// Sorted by name.
+const RULES: &[Rule] = &[
+    ("admin", &["user", "auths"], &[], &[]),
+    ("attr", &["name", "type", "value"], &[], &[]),
+    ("dataset", &["name"], &[], &[]),
+    ("deleted-device", &["match"], &[], &[]),
+    ("dev-perm", &["name", "uid", "gid", "mode", "acl"], &[], &[]),
+    ("device", &["match"], &[], &["net-attr"]),
+    ("filesystem", &["special", "directory", "type"], &["raw"], &["fsoption"]),
+    ("fsoption", &["name"], &[], &[]),
+    ("inherited-pkg-dir", &["directory"], &[], &[]),
+    ("mcap", &["physcap"], &[], &[]),
+    ("net-attr", &["name", "value"], &[], &[]),
+    (
+        "network",
+        &["physical"],
+        &[
+            "address",
+            "allowed-address",
+            "defrouter",
+            "global-nic",
+            "mac-addr",
+            "vlan-id",
+        ],
+        &["net-attr"],
+    ),
+    ("package", &["name", "version"], &[], &["patch"]),
+    ("patch", &["id"], &[], &[]),
+    ("pset", &["ncpu_min", "ncpu_max"], &[], &[]),
+    ("rctl", &["name"], &[], &["rctl-value"]),
+    ("rctl-value", &["priv", "limit", "action"], &[], &[]),
+    ("security-flags", &[], &["default", "lower", "upper"], &[]),
+    ("tmp_pool", &["importance"], &[], &[]),
+    (
+        "zone",
+        &["name", "zonepath", "autoboot"],
+        &[
+            "bootargs",
+            "brand",
+            "debugid",
+            "fs-allowed",
+            "hostid",
+            "ip-type",
+            "limitpriv",
+            "pool",
+            "scheduling-class",
+            "version",
+        ],
+        &[
+            "admin",
+            "attr",
+            "dataset",
+            "deleted-device",
+            "dev-perm",
+            "device",
+            "filesystem",
+            "inherited-pkg-dir",
+            "mcap",
+            "network",
+            "package",
+            "patch",
+            "pset",
+            "rctl",
+            "security-flags",
+            "tmp_pool",
+        ],
+    ),
+];
+
+/// The values that an attribute may have, where they are not free.
+fn values_of(
+    element: &str,
+    attribute: &str,
+) -> Option<&'static [&'static str]> {
+    match (element, attribute) {
+        ("zone", "autoboot") => Some(&["true", "false"]),
+        ("zone", "version") => Some(&["1"]),
+        ("attr", "type") => Some(&["boolean", "int", "string", "uint"]),
+        _ => None,
+    }
+}
+
+/// Whether the DTD accepts a document.
+///
+/// # Errors
+/// A sentence that names the first line that it refuses.
+pub fn validate(document: &Document<'_>) -> Result<(), String> {
+    let zone = document.root_element();
+    if !has_doctype(&document.input_text()[..zone.range().start]) {
+        return Err("no document type".to_string());
+    }
+    check(zone, &["zone"]).map_err(|(node, what)| {
+        let line = document.text_pos_at(node.range().start).row;
+        format!("line {line}: {what}")
+    })
+}
+
+/// Whether what comes before the root element, comments left out, names a
+/// document type.
+fn has_doctype(before: &str) -> bool {
+    let mut rest = before;
+    while let Some((text, after)) = rest.split_once("<!--") {
+        if text.contains("<!DOCTYPE") {
+            return true;
+        }
+        rest = after.split_once("-->").map_or("", |(_, after)| after);
+    }
+    rest.contains("<!DOCTYPE")
+}
+
+type Refused<'a, 'i> = (Node<'a, 'i>, String);
+
+/// Nesting is as deep as [`RULES`] allow it, and no deeper.
+fn check<'a, 'i>(
+    element: Node<'a, 'i>,
+    allowed: &[&str],
+) -> Result<(), Refused<'a, 'i>> {
+    let name = element.tag_name().name();
+    let refuse = |what: String| Err((element, format!("<{name}> {what}")));
+    let known = RULES.binary_search_by(|rule| rule.0.cmp(name));
+    let (Ok(at), true) = (known, allowed.contains(&name)) else {
+        return refuse("is not expected here".to_string());
+    };
+    let (_, required, optional, children) = RULES[at];
+    if element.namespaces().len() > 0 {
+        return refuse("has a namespace".to_string());
+    }
+    for attribute in element.attributes() {
+        let (own, value) = (attribute.name(), attribute.value());
+        let is_known = attribute.namespace().is_none()
+            && (required.contains(&own) || optional.contains(&own));
+        if !is_known {
+            return refuse(format!("has the unknown attribute {own}"));
+        }
+        if values_of(name, own).is_some_and(|all| !all.contains(&value)) {
+            return refuse(format!("has {own}={value:?}"));
+        }
+    }
+    for own in required {
+        if element.attribute(*own).is_none() {
+            return refuse(format!("lacks the attribute {own}"));
+        }
+    }
+    for child in element.children() {
+        if child.is_element() {
+            check(child, children)?;
+        } else if let Some(text) = child.text().filter(|_| child.is_text())
+            && (children.is_empty() || !text.trim().is_empty())
+        {
+            return refuse("has text in it".to_string());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCTYPE: &str = "<!DOCTYPE zone PUBLIC \"-//Sun Microsystems \
+        Inc//DTD Zones//EN\" \"file:///usr/share/lib/xml/dtd/zonecfg.dtd.1\">";
+
+    fn verdict(text: &str) -> Result<(), String> {
+        let options = roxmltree::ParsingOptions {
+            allow_dtd: true,
+            ..roxmltree::ParsingOptions::default()
+        };
+        let document = Document::parse_with_options(text, options).unwrap();
+        validate(&document)
+    }
+
+    fn zone(attributes: &str, children: &str) -> Result<(), String> {
+        verdict(&format!(
+            "<?xml version=\"1.0\"?>\n{DOCTYPE}\n<!-- edited -->\n\
+             <zone name=\"z\" zonepath=\"/z\" autoboot=\"false\"{attributes}>\
+             {children}</zone>"
+        ))
+    }
+
+    #[test]
+    fn rules_are_sorted() {
+        assert!(RULES.is_sorted_by_key(|rule| rule.0));
+    }
+
+    #[test]
+    fn what_is_valid_is_accepted() {
+        let attr = "<attr name=\"a\" type=\"string\" value=\"\"/>";
+        let device = "<device match=\"/d\">\n <net-attr name=\"a\" \
+            value=\"\"/></device>";
+        for (attributes, children) in [
+            ("", ""),
+            (" ip-type=\"foo\" version=\"1\"", "\n <!-- a comment -->\n"),
+            ("", &attr.repeat(2)),
+            ("", device),
+            (
+                "",
+                "<rctl name=\"\"><rctl-value priv=\"\" limit=\"\" \
+                 action=\"\"/></rctl><network physical=\"\"/>",
+            ),
+        ] {
+            assert_eq!(zone(attributes, children), Ok(()), "{children}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_valid_is_refused_with_its_line() {
+        for (attributes, children, why) in [
+            ("", "<nonsense/>", "line 4: <nonsense> is not expected here"),
+            ("", "\n<net-attr/>", "line 5: <net-attr> is not expected here"),
+            (" x=\"\"", "", "line 4: <zone> has the unknown attribute x"),
+            (" version=\"2\"", "", "line 4: <zone> has version=\"2\""),
+            (" xmlns:a=\"b\"", "", "line 4: <zone> has a namespace"),
+            ("", "text", "line 4: <zone> has text in it"),
+            (
+                "",
+                "\n\n<attr name=\"note\" value=\"x\"/>",
+                "line 6: <attr> lacks the attribute type",
+            ),
+            (
+                "",
+                "<attr name=\"\" type=\"\" value=\"x\"/>",
+                "line 4: <attr> has type=\"\"",
+            ),
+            (
+                "",
+                "<dataset name=\"\"> </dataset>",
+                "line 4: <dataset> has text in it",
+            ),
+        ] {
+            assert_eq!(zone(attributes, children), Err(why.to_string()));
+        }
+        let bare = "<!-- <!DOCTYPE zone> --><zone/>";
+        assert_eq!(verdict(bare), Err("no document type".to_string()));
+        let other = format!("{DOCTYPE}<attr/>");
+        assert!(verdict(&other).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! The zone index: which zones are configured, as libzonecfg itself believes.
+//!
+//! `zoneadm -z NAME` says "No such zone configured" of every zone whose XML it
+//! can't read. The index says whether there is such a zone. Its lines are read
+//! as libzonecfg reads them: what it passes over silently counts for nothing
+//! here, too.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::is_zonename;
+use crate::load::zoneadm::{ZoneRow, is_uuid};
+
+/// libzonecfg reads a line into a buffer of so many bytes, NUL included. Of
+/// what is longer the rest is read as a line of its own.
+const LINE_BYTES: usize = 1140;
+
+/// The longest path of a zone (MAXPATHLEN), and one byte.
+const PATH_BYTES: usize = 1024;
+
+/// The longest name of a brand, and one byte.
+const BRAND_BYTES: usize = 64;
+
+/// A zone's line, which has four fields or, since brands are in it, seven:
+///
+/// ```text
+/// NAME:STATE:PATH:UUID[:BRAND:IPTYPE:DID]
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexLine {
+    /// `configured`, `incomplete` or `installed`: that of a zone which the
+    /// kernel does not have.
+    pub zone_state: Box<str>,
+    /// Its directory; may be empty.
+    pub zonepath: Box<str>,
+    /// Its uuid, in lower case; `None` if it is not set, or no UUID.
+    pub uuid: Option<Box<str>>,
+    /// Its brand; empty where only the XML says it.
+    pub brand: Box<str>,
+    /// Its debug id; −1 if it has none, or only the XML says it.
+    pub debugid: i64,
+}
+
+/// The index at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ZoneIndex {
+    text: Box<str>,
+    lines: HashMap<Arc<str>, IndexLine>,
+}
+
+impl ZoneIndex {
+    /// Parses the text of `/etc/zones/index`.
+    ///
+    /// # Errors
+    /// If the global zone is not in it: it always is, so that this is a part
+    /// of the index, or none.
+    pub fn parse(text: String) -> Result<Self, String> {
+        let mut has_global = false;
+        let mut lines = HashMap::new();
+        for piece in text.split_inclusive('\n').flat_map(pieces) {
+            // A last line without its end is passed over.
+            let Some(line) = piece.strip_suffix('\n') else { continue };
+            let Some((zonename, line)) = parse_line(line) else { continue };
+            has_global |= zonename == "global";
+            if is_zonename(zonename) {
+                // Of lines of one name, the first is found.
+                lines.entry(Arc::from(zonename)).or_insert(line);
+            }
+        }
+        match has_global {
+            true => Ok(Self { text: text.into_boxed_str(), lines }),
+            false => Err("does not have the global zone".to_string()),
+        }
+    }
+
+    /// The line of a zone.
+    #[must_use]
+    pub fn line(&self, zonename: &str) -> Option<&IndexLine> {
+        self.lines.get(zonename)
+    }
+
+    /// The zones that have a line.
+    pub fn zonenames(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.lines.keys()
+    }
+
+    /// Whether it says of a zone what zoneadm has said, as far as the line of
+    /// the index says it.
+    #[must_use]
+    pub fn agrees_with(&self, zonename: &str, row: Option<&ZoneRow>) -> bool {
+        let (Some(line), Some(row)) = (self.line(zonename), row) else {
+            return self.line(zonename).is_none() && row.is_none();
+        };
+        let uuid = row.uuid.as_deref().filter(|_| row.uuid_is_set);
+        let is_up = row.zoneid.as_f64().is_some();
+        line.uuid.as_deref() == uuid
+            && (is_up || *line.zone_state == *row.zone_state)
+            && *line.zonepath == *row.zonepath
+            && (line.brand.is_empty() || *line.brand == *row.brand)
+            && line.debugid.max(0) as f64 == row.zonedid.as_f64().unwrap_or(0.0)
+    }
+
+    /// The zones whose line is not what it was.
+    #[must_use]
+    pub fn changed_since(&self, old: &Self) -> Vec<Arc<str>> {
+        // Every commit of zonecfg writes it, and most write the same.
+        if self.text == old.text {
+            return Vec::new();
+        }
+        let is_new = |(name, line): &(&Arc<str>, &IndexLine)| {
+            old.lines.get(*name) != Some(*line)
+        };
+        let changed = self.lines.iter().filter(is_new).map(|(name, _)| name);
+        let is_gone = |name: &&Arc<str>| !self.lines.contains_key(*name);
+        let gone = old.lines.keys().filter(is_gone);
+        changed.chain(gone).cloned().collect()
+    }
+}
+
+/// A line as it is read: in pieces, if it is too long.
+fn pieces(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(line);
+    std::iter::from_fn(move || {
+        let line = rest.take()?;
+        if line.len() < LINE_BYTES {
+            return Some(line);
+        }
+        let mut end = LINE_BYTES - 1;
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (piece, after) = line.split_at(end);
+        rest = Some(after);
+        Some(piece)
+    })
+}
+
+/// The zone's name and the rest of its line; `None` for a comment, and for
+/// what libzonecfg does not understand.
+fn parse_line(line: &str) -> Option<(&str, IndexLine)> {
+    if line.starts_with('#') {
+        return None;
+    }
+    // A carriage return ends a line, too.
+    let mut rest = line.split('\r').next()?;
+    let mut field = || {
+        // A path with a colon is in double quotes.
+        let (field, after) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => rest.split_at(rest.find(':').unwrap_or(rest.len())),
+        };
+        rest = after.strip_prefix(':').unwrap_or(after);
+        field
+    };
+    let (zonename, zone_state, zonepath) = (field(), field(), field());
+    let (uuid, brand) = (field().to_ascii_lowercase(), field());
+    let (_iptype, debugid) = (field(), field());
+    let is_state =
+        matches!(zone_state, "configured" | "incomplete" | "installed");
+    let has_sizes = (1..64).contains(&zonename.len())
+        && zonepath.len() < PATH_BYTES
+        && brand.len() < BRAND_BYTES;
+    let is_set = is_uuid(&uuid) && uuid.contains(|c| !"0-".contains(c));
+    (is_state && has_sizes).then(|| {
+        let line = IndexLine {
+            zone_state: zone_state.into(),
+            zonepath: zonepath.into(),
+            uuid: is_set.then(|| uuid.into_boxed_str()),
+            brand: brand.into(),
+            debugid: debugid.parse().unwrap_or(-1),
+        };
+        (zonename, line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "0f0368dc-de82-4cf1-8d08-a0bda024ba38";
+
+    fn index(lines: &str) -> ZoneIndex {
+        ZoneIndex::parse(format!("global:installed:/\n{lines}")).unwrap()
+    }
+
+    fn shown(index: &ZoneIndex) -> Vec<String> {
+        let mut shown: Vec<_> = index
+            .zonenames()
+            .map(|name| {
+                let line = index.line(name).unwrap();
+                let IndexLine { zone_state, zonepath, uuid, brand, .. } = line;
+                let uuid = uuid.as_deref().unwrap_or("-");
+                format!("{name} {zone_state} {zonepath} {uuid} {brand}")
+            })
+            .collect();
+        shown.sort();
+        shown
+    }
+
+    #[test]
+    fn lines_are_read_as_libzonecfg_reads_them() {
+        let long_name = "n".repeat(64);
+        let path = "p".repeat(1024);
+        let upper = UUID.to_ascii_uppercase();
+        let odd = [
+            "# a comment".to_string(),
+            String::new(),
+            format!(" #not a comment:installed:/x:{UUID}"),
+            ":installed:/x:".to_string(),
+            "odd-state:running:/zones/odd:".to_string(),
+            format!("{long_name}:installed:/zones/long:{UUID}:lx:ex:5"),
+            format!("path:installed:/{path}:{UUID}:lx:ex:5"),
+            format!("full:installed:/zones/full:{UUID}:joyent:ex:1002"),
+            "four:configured:/zones/four:".to_string(),
+            "short:installed".to_string(),
+            format!("quoted:installed:\"/enc:tank/q\":{UUID}:lx:ex:8"),
+            format!("extra:installed:/zones/extra:{UUID}:lx:sh:9:more:fields"),
+            format!("upper:incomplete:/zones/upper:{upper}:joyent:ex:-1"),
+            "zeros:installed:/z:00000000-0000-0000-0000-000000000000:lx".into(),
+            "dup:installed:/zones/dup::joyent:ex:3".to_string(),
+            "dup:configured:/zones/dup2::joyent:ex:4".to_string(),
+            format!("cr:installed:/zones/cr:{UUID}:lx:ex:6\r"),
+        ];
+        let last = format!("no-end:installed:/zones/l:{UUID}:lx:ex:6");
+        let read = index(&(odd.join("\n") + "\n" + &last));
+        let wanted = [
+            format!("cr installed /zones/cr {UUID} lx"),
+            "dup installed /zones/dup - joyent".to_string(),
+            format!("extra installed /zones/extra {UUID} lx"),
+            "four configured /zones/four - ".to_string(),
+            format!("full installed /zones/full {UUID} joyent"),
+            format!("quoted installed /enc:tank/q {UUID} lx"),
+            "short installed  - ".to_string(),
+            format!("upper incomplete /zones/upper {UUID} joyent"),
+            "zeros installed /z - lx".to_string(),
+        ];
+        assert_eq!(shown(&read), wanted);
+    }
+
+    #[test]
+    fn the_rest_of_a_line_that_is_too_long_is_a_line() {
+        let read = index(&format!(
+            "{}rest:installed:/r::lx:ex:1\n",
+            "x".repeat(LINE_BYTES - 1)
+        ));
+        assert_eq!(shown(&read), ["rest installed /r - lx"]);
+        let read = index(&format!("{}\n", "é".repeat(3000)));
+        assert_eq!(shown(&read), [""; 0]);
+    }
+
+    #[test]
+    fn without_the_global_zone_it_is_none() {
+        let line = format!("a:installed:/a:{UUID}:lx:ex:1\n");
+        for text in ["", "\n", "global:installed:/", &line] {
+            assert!(ZoneIndex::parse(text.to_string()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_differ_are_told() {
+        let old = index("a:installed:/a::lx:ex:1\nb:installed:/b::lx:ex:2\n");
+        let changed = |lines: &str| {
+            let mut changed = index(lines).changed_since(&old);
+            changed.sort();
+            changed.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let same = "# new\nb:installed:/b::lx:ex:2\na:installed:/a::lx:ex:1\n";
+        assert_eq!(changed(same), [""; 0]);
+        assert_eq!(changed("b:installed:/b::lx:ex:2\n"), ["a"]);
+        let other = "a:configured:/a::lx:ex:1\nc:installed:/b::lx:ex:2\n";
+        assert_eq!(changed(other), ["a", "b", "c"]);
+    }
+}

@@ -1,0 +1,256 @@
+//! Which zones there are: what zoneadm says of each, and, where it has no
+//! line, what the zone index says.
+//!
+//! | index has a line | kernel has the zone | verdict |
+//! |---|---|---|
+//! | yes | any | it is there, whatever its XML is |
+//! | no | yes | it is there: it runs |
+//! | no | no | it is gone |
+//! | can't be read | – | not known: nothing is deleted |
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::command::CommandError;
+use super::draft::Draft;
+use super::files::{self, Place};
+use super::index::ZoneIndex;
+use super::zoneadm::{self, Answer, Listing, ZoneRow};
+use super::{ArmWatches, Loader, Request};
+use crate::event::{Kind, Sources};
+
+/// Zones that may have to be asked for by name in one load, for that a
+/// listing lacks them.
+const ABSENT_MAX: usize = 16;
+
+/// What one load finds out about zones, each thing once.
+struct Zones<'a> {
+    loader: &'a Loader,
+    index: Option<Result<ZoneIndex, String>>,
+    listing: Option<Result<HashMap<Arc<str>, ZoneRow>, CommandError>>,
+    /// One run has hung: so would the next.
+    hang: Option<CommandError>,
+}
+
+impl<'a> Zones<'a> {
+    fn new(loader: &'a Loader) -> Self {
+        Self { loader, index: None, listing: None, hang: None }
+    }
+
+    fn index(&mut self) -> &Result<ZoneIndex, String> {
+        let loader = self.loader;
+        self.index.get_or_insert_with(|| loader.index())
+    }
+
+    /// Whether the index has a line of a zone.
+    fn has_line(&mut self, zonename: &str) -> Result<bool, String> {
+        let index = self.index().as_ref().map_err(Clone::clone)?;
+        Ok(index.line(zonename).is_some())
+    }
+
+    /// The line of a zone in a listing of all.
+    fn listed(
+        &mut self,
+        zonename: &str,
+    ) -> Result<Option<ZoneRow>, CommandError> {
+        let loader = self.loader;
+        let listing = self.listing.get_or_insert_with(|| {
+            let Listing { rows, .. } = loader.list_all_zones()?;
+            let by_name = |row: ZoneRow| (Arc::clone(&row.zonename), row);
+            Ok(rows.into_iter().map(by_name).collect())
+        });
+        let rows = listing.as_ref().map_err(Clone::clone)?;
+        Ok(rows.get(zonename).cloned())
+    }
+
+    /// Asks for all of these, of which there is more than one.
+    fn ask_all(&mut self, drafts: Vec<&mut Draft>) {
+        let mut absent = Vec::new();
+        for draft in drafts {
+            match self.listed(&draft.zonename) {
+                Ok(Some(row)) => draft.set_row(row),
+                Ok(None) => absent.push(draft),
+                Err(e) => draft.failed("zoneadm", &e),
+            }
+        }
+        let unknown = absent.iter().filter(|d| d.prior.is_none()).count();
+        for draft in absent {
+            // Nothing is deleted of what nobody knows: events of zones that
+            // never were cost no run each.
+            let is_nobody = unknown > ABSENT_MAX
+                && draft.prior.is_none()
+                && self.has_line(&draft.zonename) == Ok(false);
+            if is_nobody {
+                draft.gone = true;
+            } else {
+                self.ask(draft);
+            }
+        }
+    }
+
+    /// Asks for one zone by its name.
+    fn ask(&mut self, draft: &mut Draft) {
+        let Loader { runner, paths, .. } = self.loader;
+        let answer = match &self.hang {
+            Some(e) => Err(e.clone()),
+            None => zoneadm::list_one(runner, paths, &draft.zonename),
+        };
+        match answer {
+            Ok(Answer::Row(row)) => draft.set_row(row),
+            Ok(Answer::NotInKernel) => self.decide(draft, None),
+            Err(e) => {
+                self.hang = Some(e.clone()).filter(CommandError::is_hang);
+                self.decide(draft, Some(e));
+            }
+        }
+    }
+
+    /// What there is of a zone of which zoneadm has no line by its name, and
+    /// what else it has said than that the kernel does not have it.
+    fn decide(&mut self, draft: &mut Draft, error: Option<CommandError>) {
+        let has_line = self.has_line(&draft.zonename);
+        match (has_line, error) {
+            (Ok(false), None) => draft.gone = true,
+            (Ok(false), Some(e)) => draft.failed("zoneadm", &e),
+            (Ok(true), Some(e)) if e.is_hang() => {
+                draft.is_configured = true;
+                draft.failed("zoneadm", &e);
+            }
+            (Ok(true), _) => {
+                draft.is_configured = true;
+                match self.listed(&draft.zonename) {
+                    Ok(Some(row)) => {
+                        draft.set_row(row);
+                        // It says what is wrong with it.
+                        draft.need(Sources::XML);
+                    }
+                    Ok(None) => {
+                        let what = "the zone index has it, and zoneadm list \
+                            does not";
+                        draft.fault("zoneadm", Some(what.to_string()));
+                    }
+                    Err(e) => draft.failed("zoneadm", &e),
+                }
+            }
+            (Err(why), _) => {
+                let what = format!("not known whether it exists: {why}");
+                draft.fault("zoneadm", Some(what));
+            }
+        }
+    }
+}
+
+/// Every zone that a full load has found.
+pub(super) struct AllZones {
+    /// In zoneadm's order; then those that it has not listed.
+    pub drafts: Vec<Draft>,
+    /// The zone index, or why it can't be read.
+    pub index: Result<ZoneIndex, String>,
+    /// What is odd in zoneadm's listing.
+    pub error: Option<String>,
+}
+
+impl Loader {
+    /// Reads the zone index.
+    ///
+    /// # Errors
+    /// A sentence that names the file, if it can't be read, or does not have
+    /// the global zone: then it says nothing of any zone.
+    pub fn index(&self) -> Result<ZoneIndex, String> {
+        let path = self.paths.zone_index();
+        let place = Place::At(&path);
+        let file = files::read_optional(place, self.limits.index_bytes)?;
+        let file = file.ok_or_else(|| place.error("no such file"))?;
+        ZoneIndex::parse(file.text).map_err(|e| place.error(e))
+    }
+
+    fn list_all_zones(&self) -> Result<Listing, CommandError> {
+        zoneadm::list_all(&self.runner, &self.paths)
+    }
+
+    /// Asks for the zones of which that is wanted.
+    pub(super) fn read_rows(&self, drafts: &mut [Draft]) {
+        let mut asked: Vec<_> = drafts
+            .iter_mut()
+            .filter(|d| d.sources.contains(Sources::ZONEADM))
+            .collect();
+        let mut zones = Zones::new(self);
+        match &mut asked[..] {
+            [] => {}
+            [draft] => zones.ask(draft),
+            _ => zones.ask_all(asked),
+        }
+    }
+
+    /// The XML says that zoneadm's line has changed, or is away.
+    pub(super) fn read_changed_rows(
+        &self,
+        drafts: &mut [Draft],
+        arm: ArmWatches<'_>,
+    ) {
+        let mut zones = Zones::new(self);
+        for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
+            if draft.sources.contains(Sources::ZONEADM) || !draft.row_is_old() {
+                continue;
+            }
+            if draft.sources.kind() == Kind::Files {
+                draft.needs = draft.sources | Sources::STATE;
+                continue;
+            }
+            let dir = draft.dir(&self.paths);
+            zones.ask(draft);
+            if draft.is_alive() && draft.dir(&self.paths) != dir {
+                self.read_files(std::slice::from_mut(draft), arm);
+            }
+        }
+    }
+
+    /// Lists every zone, and asks for those by name that are known, or have a
+    /// line in the index, and are not listed.
+    ///
+    /// # Errors
+    /// If zoneadm fails, or has left out too much to be believed.
+    pub(super) fn all_zones(
+        &self,
+        mut request: impl FnMut(&Arc<str>) -> Request,
+        known: impl Iterator<Item = Arc<str>>,
+    ) -> Result<AllZones, CommandError> {
+        let listing = self.list_all_zones()?;
+        let mut drafts = Vec::with_capacity(listing.rows.len());
+        let mut listed = BTreeSet::new();
+        for row in listing.rows {
+            // Of lines of one name, the first is that of the zone.
+            if listed.insert(Arc::clone(&row.zonename)) {
+                let mut draft = Draft::new(request(&row.zonename));
+                draft.set_row(row);
+                drafts.push(draft);
+            }
+        }
+        let mut zones = Zones::new(self);
+        let known: BTreeSet<_> =
+            known.filter(|name| !listed.contains(name)).collect();
+        let of_index = zones.index().iter().flat_map(ZoneIndex::zonenames);
+        let of_index: BTreeSet<_> =
+            of_index.filter(|name| !listed.contains(*name)).cloned().collect();
+        let is_odd = !listing.errors.is_empty() && known.len() > ABSENT_MAX;
+        if is_odd || of_index.len() > ABSENT_MAX {
+            // Rubbish, or a part of a listing, and not the end of so many.
+            let run = zoneadm::list_all_run(&self.paths);
+            let what = format!("lacks {} zones of the index", of_index.len());
+            let errors = [&[what][..], &listing.errors].concat();
+            return Err(run.error(&errors.join("; ")));
+        }
+        for zonename in known.union(&of_index) {
+            let mut draft = Draft::new(request(zonename));
+            zones.ask(&mut draft);
+            drafts.push(draft);
+        }
+        let first = &listing.errors[..listing.errors.len().min(3)];
+        let error = (!first.is_empty()).then(|| first.join("; "));
+        let index = match zones.index {
+            Some(index) => index,
+            None => self.index(),
+        };
+        Ok(AllZones { drafts, index, error })
+    }
+}

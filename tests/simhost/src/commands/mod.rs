@@ -1,0 +1,44 @@
+//! The platform's commands, as they answer on this host.
+
+mod kstat;
+mod sysevent;
+mod zfs;
+mod zoneadm;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::hurt::{self, Answer};
+
+/// Runs a command of the host at `root`; returns its exit status.
+///
+/// # Errors
+/// If the host's state can't be read.
+pub fn run(root: &Path, command: &str, args: &[String]) -> io::Result<i32> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    log_run(root, command, &args);
+    let answer = match command {
+        "sysevent" => return sysevent::run(root, &args),
+        "zoneadm" => zoneadm::run(root, &args)?,
+        "zfs" => zfs::run(root, &args)?,
+        _ => kstat::run(root, &args)?,
+    };
+    Ok(hurt::print(root, command, &answer))
+}
+
+/// A line for each run in `ROOT/sim/runs`, for tests that count.
+fn log_run(root: &Path, command: &str, args: &[&str]) {
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(root.join("sim/runs"));
+    if let Ok(mut file) = file {
+        let _ = file
+            .write_all(format!("{command} {}\n", args.join(" ")).as_bytes());
+    }
+}
+
+/// Nothing but a message, and a status.
+fn failed(error: String, exit: i32) -> Answer {
+    Answer { output: String::new(), error, exit }
+}
