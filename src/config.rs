@@ -217,7 +217,7 @@ impl Default for QueueLimits {
             urgent_jobs: 512,
             batch: 1024,
             events: 8192,
-            transitions: 64,
+            transitions: 1024,
             unknown_zones: 16_384,
             kept_events: 4096,
             kept_bytes: 64 << 20,
@@ -255,11 +255,16 @@ pub struct SourceTimes {
     pub retry_first: Duration,
     /// The longest pause before a failed load is tried again.
     pub retry_last: Duration,
-    /// The first pause before a zone in passing is looked at again; it
-    /// doubles.
+    /// The first pause before a zone is looked at again that lacks what it
+    /// gets in a moment: its boot time, or its uuid; it doubles.
     pub settle_first: Duration,
-    /// The longest pause before a zone in passing is looked at again.
+    /// The longest such pause.
     pub settle_last: Duration,
+    /// The first pause before zoneadm looks again at a zone that is ready,
+    /// shutting down, or down; it doubles.
+    pub passing_first: Duration,
+    /// The longest such pause.
+    pub passing_last: Duration,
     /// A VM that is found gone is published as such after this, if its end has
     /// not been reported by then.
     pub end_time: Duration,
@@ -292,6 +297,8 @@ impl Default for SourceTimes {
             retry_last: Duration::from_secs(30),
             settle_first: Duration::from_millis(100),
             settle_last: Duration::from_secs(30),
+            passing_first: Duration::from_secs(1),
+            passing_last: Duration::from_secs(60),
             end_time: Duration::from_millis(500),
             index_time: Duration::from_millis(50),
             pace_first: Duration::from_millis(20),

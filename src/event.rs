@@ -396,13 +396,15 @@ pub struct Transition {
     pub is_first: bool,
     /// When it was, as the reporter says.
     pub when: Option<SystemTime>,
+    /// How many transitions before it were lost, as too many waited.
+    pub lost: u64,
 }
 
 impl Transition {
     /// To this state, of a zone that was there before.
     #[must_use]
     pub fn new(zone_state: &'static str, zoneid: Option<i32>) -> Self {
-        Self { zone_state, zoneid, is_first: false, when: None }
+        Self { zone_state, zoneid, is_first: false, when: None, lost: 0 }
     }
 }
 

@@ -4,7 +4,7 @@
 //! VM is looked at. The one exception is a zone's transition, which may be
 //! over by then and must be told all the same.
 
-use std::collections::{BTreeSet, btree_set};
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
 use crate::config::is_zonename;
@@ -16,14 +16,22 @@ use crate::event::{
 /// Which VM each dataset belongs to; by mistake it may be several.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetIndex {
-    /// Dataset and zonename: few datasets are of several.
-    owners: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// By dataset and zonename, whether the zone's XML delegates it to the
+    /// zone. Few datasets are of several.
+    owners: BTreeMap<(Arc<str>, Arc<str>), bool>,
 }
 
 impl DatasetIndex {
-    /// Notes that `dataset` belongs to the VM `zonename`.
-    pub fn insert(&mut self, dataset: &Arc<str>, zonename: &Arc<str>) {
-        self.owners.insert((Arc::clone(dataset), Arc::clone(zonename)));
+    /// Notes that `dataset` belongs to the VM `zonename`, and whether it is
+    /// delegated to it.
+    pub fn insert(
+        &mut self,
+        dataset: &Arc<str>,
+        zonename: &Arc<str>,
+        is_delegated: bool,
+    ) {
+        let key = (Arc::clone(dataset), Arc::clone(zonename));
+        self.owners.insert(key, is_delegated);
     }
 
     /// Forgets that `dataset` belongs to the VM `zonename`.
@@ -31,24 +39,31 @@ impl DatasetIndex {
         self.owners.remove(&(Arc::clone(dataset), Arc::clone(zonename)));
     }
 
-    fn owners(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
+    fn entries(
+        &self,
+        dataset: &str,
+    ) -> impl Iterator<Item = (&Arc<str>, bool)> {
         let own = self.range_from(dataset);
-        let own = own.take_while(move |(name, _)| **name == *dataset);
-        own.map(|(_, zonename)| zonename)
+        let own = own.take_while(move |((name, _), _)| **name == *dataset);
+        own.map(|((_, zonename), is_delegated)| (zonename, *is_delegated))
+    }
+
+    fn owners(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.entries(dataset).map(|(zonename, _)| zonename)
     }
 
     /// The owners of what is below a dataset.
     fn owners_below(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
         let prefix = format!("{dataset}/");
         let below = self.range_from(&prefix);
-        let below = below.take_while(move |(n, _)| n.starts_with(&prefix));
-        below.map(|(_, zonename)| zonename)
+        let below = below.take_while(move |((n, _), _)| n.starts_with(&prefix));
+        below.map(|((_, zonename), _)| zonename)
     }
 
     fn range_from(
         &self,
         dataset: &str,
-    ) -> btree_set::Range<'_, (Arc<str>, Arc<str>)> {
+    ) -> btree_map::Range<'_, (Arc<str>, Arc<str>), bool> {
         self.owners.range((dataset.into(), "".into())..)
     }
 
@@ -56,17 +71,26 @@ impl DatasetIndex {
         self.owners(dataset).next().is_some()
     }
 
+    /// The zones to which a dataset, or one above it, is delegated: what is
+    /// done there may be what a tenant does.
+    fn tenants(&self, dataset: &str) -> Vec<Arc<str>> {
+        let above = dataset.match_indices('/').map(|(at, _)| &dataset[..at]);
+        let all = above.chain([dataset]).flat_map(|name| self.entries(name));
+        let tenants = all.filter(|(_, is_delegated)| *is_delegated);
+        tenants.map(|(zonename, _)| Arc::clone(zonename)).collect()
+    }
+
     /// The VMs that a change of `dataset` concerns: its own, or that of its
-    /// parent if it is new there, and all below it.
+    /// parent if it is new there (`ZONE/data`, `ZONE/disk1`), and all below
+    /// it.
     fn concerned(&self, dataset: &str) -> Vec<Arc<str>> {
         let mut found: Vec<_> = self.owners(dataset).cloned().collect();
-        // A new child of a VM's dataset: `ZONE/data`, `ZONE/disk1`. What is
-        // below `ZONE/data` is the zone's own business.
-        let parent = dataset.rsplit_once('/').map(|(parent, _)| parent);
-        if let Some(parent) = parent.filter(|p| !p.ends_with("/data"))
+        if let Some((parent, _)) = dataset.rsplit_once('/')
             && found.is_empty()
         {
-            found.extend(self.owners(parent).cloned());
+            // What is below a delegated dataset is the zone's own business.
+            let own = self.entries(parent).filter(|(_, delegated)| !delegated);
+            found.extend(own.map(|(zonename, _)| Arc::clone(zonename)));
         }
         for zonename in self.owners_below(dataset) {
             if !found.contains(zonename) {
@@ -184,7 +208,8 @@ fn transition(change: &ZoneChange) -> Option<Transition> {
     };
     let zoneid = Some(change.zoneid).filter(|id| *id > 0);
     let is_first = change.oldstate.is_empty();
-    Some(Transition { zone_state, zoneid, is_first, when: change.when })
+    let when = change.when;
+    Some(Transition { zone_state, zoneid, is_first, when, lost: 0 })
 }
 
 /// Operations that may exchange the files of a mounted dataset, without any
@@ -211,20 +236,25 @@ fn replaces_configuration(change: &DatasetChange) -> bool {
         && sources_of_operation(change).contains(Sources::FILES)
 }
 
-/// The VMs that a dataset's change concerns.
+/// The VMs that a dataset's change concerns. What a tenant does in a dataset
+/// that is delegated to the zone concerns no other; a snapshot only those
+/// whose dataset it is of.
 fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
+    let index = known.datasets();
+    let tenants = index.tenants(visible_dataset(&change.dataset));
     let other = match change.operation.as_str() {
         "rename" => change.detail.strip_prefix("-> "),
         // Snapshots move from one dataset to another, which is not named.
-        "promote" if !is_tenants(&change.dataset, known) => {
-            change.dataset.split('/').next()
-        }
+        "promote" if tenants.is_empty() => change.dataset.split('/').next(),
         _ => None,
     };
     let mut found: Vec<Arc<str>> = Vec::new();
     for name in [Some(change.dataset.as_str()), other].into_iter().flatten() {
         let dataset = visible_dataset(name);
-        let mut concerned = known.datasets().concerned(dataset);
+        let mut concerned = match name.contains('@') {
+            true => index.owners(dataset).cloned().collect(),
+            false => index.concerned(dataset),
+        };
         concerned.extend(vm_of_name(dataset, known));
         for zonename in concerned {
             if !found.contains(&zonename) {
@@ -237,23 +267,23 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
         let begun: Vec<_> = begun.filter(|z| !found.contains(z)).collect();
         found.extend(begun);
     }
+    if !tenants.is_empty() {
+        found.retain(|zonename| tenants.contains(zonename));
+    }
     found
 }
 
-/// Whether a dataset is a pool, or has the datasets of VMs below it.
+/// Whether a dataset, and no snapshot, is a pool, or has the datasets of VMs
+/// below it.
 fn is_above_vms(change: &DatasetChange, known: &impl Known) -> bool {
+    if change.dataset.contains('@') {
+        return false;
+    }
     let dataset = visible_dataset(&change.dataset);
     let index = known.datasets();
     !dataset.contains('/')
         || (!index.contains(dataset)
             && index.owners_below(dataset).next().is_some())
-}
-
-/// Whether a dataset is below one that is delegated to a zone.
-fn is_tenants(dataset: &str, known: &impl Known) -> bool {
-    let ancestors = dataset.match_indices('/').map(|(at, _)| &dataset[..at]);
-    let mut delegated = ancestors.filter(|name| name.ends_with("/data"));
-    delegated.any(|name| known.datasets().contains(name))
 }
 
 /// The dataset of a snapshot, or of a hidden clone that stands in for it
@@ -306,14 +336,15 @@ mod tests {
 
     fn vms() -> Vms {
         let mut index = DatasetIndex::default();
-        for (dataset, zonename) in [
-            (format!("zones/{A}"), A),
-            (format!("zones/{A}/data"), A),
-            (format!("zones/{A}-disk0"), A),
-            (format!("tank/vms/{B}"), B),
-            ("zones/odd".to_string(), "lx-zone"),
+        for (dataset, zonename, is_delegated) in [
+            (format!("zones/{A}"), A, false),
+            (format!("zones/{A}/data"), A, true),
+            (format!("zones/{A}-disk0"), A, false),
+            (format!("tank/vms/{B}"), B, false),
+            ("zones/odd".to_string(), "lx-zone", false),
+            ("lent".to_string(), "lx-zone", true),
         ] {
-            index.insert(&dataset.into(), &zonename.into());
+            index.insert(&dataset.into(), &zonename.into(), is_delegated);
         }
         Vms(index)
     }
@@ -367,9 +398,42 @@ mod tests {
             &format!("zones/{A}/data/child"),
             &format!("zones/{A}/data/child@x"),
             "zones/cores",
+            "zones@backup",
+            "tank/vms@backup",
+            "other@backup",
         ] {
             assert_eq!(dataset(name, "set", "x=1"), [""; 0], "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_above_vms_has_snapshots_of_its_own() {
+        for operation in ["snapshot", "destroy", "hold", "release", "rename"] {
+            for name in ["zones@backup", "tank/vms@backup"] {
+                assert_eq!(dataset(name, operation, "-> @x"), [""; 0]);
+            }
+            let own = format!("zones/{A}@backup");
+            assert_eq!(dataset(&own, operation, "-> @x").len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_a_tenant_does_concerns_his_zone_at_most() {
+        for (name, operation, detail) in [
+            ("lent", "set", "quota=1"),
+            ("lent", "rename", "-> zones"),
+            ("lent", "promote", ""),
+            (&format!("lent/{A}"), "create", ""),
+            (&format!("lent/{A}-disk0"), "create", ""),
+            ("lent/x", "rename", &format!("-> zones/{A}")),
+            ("lent/x/y", "promote", ""),
+            ("lent/x@s", "snapshot", ""),
+        ] {
+            let jobs = dataset(name, operation, detail);
+            let is_own = |job: &String| job.starts_with("lx-zone ");
+            assert!(jobs.iter().all(is_own), "{name} {operation}: {jobs:?}");
+        }
+        assert_eq!(dataset("lent", "set", "quota=1"), ["lx-zone zfs"]);
     }
 
     #[test]
@@ -457,7 +521,7 @@ mod tests {
     fn a_dataset_that_two_vms_name_concerns_both() {
         let Vms(mut index) = vms();
         let disk: Arc<str> = format!("zones/{A}-disk0").into();
-        index.insert(&disk, &"lx-zone".into());
+        index.insert(&disk, &"lx-zone".into(), false);
         assert_eq!(index.concerned(&disk), [A.into(), "lx-zone".into()]);
         index.remove(&disk, &"lx-zone".into());
         assert_eq!(index.concerned(&disk), [A.into()]);

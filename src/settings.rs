@@ -106,8 +106,12 @@ const SETTINGS: &[Setting] = settings! {
         "before a load that failed is tried again; doubles";
     "retry-last" Time sources.retry_last, "the longest such pause";
     "settle-first" Time sources.settle_first,
-        "before a zone on its way is looked at again; doubles";
+        "before a zone without boot time or uuid is looked at again; doubles";
     "settle-last" Time sources.settle_last, "the longest such pause";
+    "passing-first" Time sources.passing_first,
+        "before a zone that is ready, shutting down or down is looked at \
+         again; doubles";
+    "passing-last" Time sources.passing_last, "the longest such pause";
     "end-time" Time sources.end_time,
         "a VM's end that the kernel has not reported by then is believed";
     "index-time" Time sources.index_time,

@@ -52,6 +52,8 @@ pub struct Entry {
     pub sort: Arc<Sort>,
     /// The number of the event that made it what it is.
     pub version: u64,
+    /// Zone transitions that were lost since its last event.
+    pub lost: u64,
 }
 
 impl Inner {
@@ -112,6 +114,7 @@ impl Inner {
         version: Option<u64>,
     ) {
         let old = self.vms.get(zonename);
+        let old_lost = old.map_or(0, |old| old.lost);
         match (old, version) {
             (Some(old), None) => vm.vm = old.vm.vm.clone(),
             _ => drop(self.listing.take()),
@@ -133,12 +136,17 @@ impl Inner {
         let place = old.map_or(self.last_place + 1, |entry| entry.place);
         let names = dataset_names(&vm.parts);
         let old_names = old.map(|e| dataset_names(&e.vm.parts));
-        if old_names.as_ref() != Some(&names) {
+        let delegated = &vm.parts.xml.datasets;
+        let old_delegated = old.map(|e| &e.vm.parts.xml.datasets);
+        if old_names.as_ref() != Some(&names)
+            || old_delegated != Some(delegated)
+        {
             for name in old_names.iter().flatten() {
                 self.datasets.remove(name, zonename);
             }
             for name in &names {
-                self.datasets.insert(name, zonename);
+                let is_delegated = delegated.contains(name);
+                self.datasets.insert(name, zonename, is_delegated);
             }
         }
         if let Some(old) = self.vms.get(zonename).and_then(Entry::uuid) {
@@ -149,7 +157,8 @@ impl Inner {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, vm, sort, version };
+        let lost = old_lost;
+        let entry = Entry { place, vm, sort, version, lost };
         self.vms.insert(Arc::clone(zonename), entry);
     }
 

@@ -394,6 +394,10 @@ impl Cache {
                     && let Update::Vm(vm) = update
                 {
                     inner.store(zonename, vm, None);
+                    if let Some(entry) = inner.vms.get_mut(zonename) {
+                        entry.lost +=
+                            reported.iter().map(|t| t.lost).sum::<u64>();
+                    }
                     return Applied::Stored {
                         published: Vec::new(),
                         is_end_unheard: false,
@@ -408,6 +412,7 @@ impl Cache {
             vm.object.clone_from(&before);
         }
         let mut publisher = Publisher::new(self, zonename, cause, before);
+        publisher.lost = stored.map_or(0, |entry| entry.lost);
         // Each end is that of one zone, and what follows is another's.
         let mut ended: Vec<_> =
             reported.split_inclusive(|t| t.zone_state == GONE).collect();
@@ -460,6 +465,9 @@ impl Cache {
             let is_changed = !publisher.published.is_empty();
             let version = is_changed.then(|| self.hub.seq());
             inner.store(zonename, vm, version);
+            if let Some(entry) = inner.vms.get_mut(zonename) {
+                entry.lost = publisher.lost;
+            }
         }
         let published = publisher.published;
         let is_delete = |p: &&Published| p.kind == EventKind::Delete;

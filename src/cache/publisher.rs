@@ -57,6 +57,8 @@ pub struct Publisher<'a> {
     pub published: Vec<Published>,
     /// When the transition was that is being published, if one is.
     when: Option<SystemTime>,
+    /// Transitions that were lost before the next event.
+    pub lost: u64,
 }
 
 impl<'a> Publisher<'a> {
@@ -67,7 +69,7 @@ impl<'a> Publisher<'a> {
         now: Option<Arc<Object>>,
     ) -> Self {
         let published = Vec::new();
-        Self { cache, zonename, cause, now, published, when: None }
+        Self { cache, zonename, cause, now, published, when: None, lost: 0 }
     }
 
     /// By way of every state that was reported, to what was loaded.
@@ -81,6 +83,9 @@ impl<'a> Publisher<'a> {
             last_when = end.when;
         }
         self.pass_all(steps, vm);
+        if steps.len() < reported.len() {
+            self.lost += reported.last().map_or(0, |end| end.lost);
+        }
         self.when = last_when;
         if let Some(object) = vm.object() {
             self.step(object, vm.vm.clone());
@@ -92,7 +97,10 @@ impl<'a> Publisher<'a> {
     /// nobody has heard of before, and of which nothing was reported, is none.
     pub fn delete(&mut self, reported: &[Transition], vm: &Prepared) {
         let (end, passed) = match reported {
-            [passed @ .., end] if end.zone_state == GONE => (end.when, passed),
+            [passed @ .., end] if end.zone_state == GONE => {
+                self.lost += end.lost;
+                (end.when, passed)
+            }
             passed => (None, passed),
         };
         self.pass_all(passed, vm);
@@ -114,6 +122,7 @@ impl<'a> Publisher<'a> {
 
     fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
         for step in reported {
+            self.lost += step.lost;
             let base = self.now.clone().or_else(|| vm.object());
             let base = base.unwrap_or_default();
             let next = with_zone_state(&base, step.zone_state, step.zoneid);
@@ -192,10 +201,11 @@ impl<'a> Publisher<'a> {
             );
             write_string(&self.cache.epoch, &mut out);
             out.extend_from_slice(b",\"cause\":");
-            write_cause(self.cause, self.when, &mut out);
+            write_cause(self.cause, self.when, self.lost, &mut out);
             out.extend_from_slice(b"}\n");
             out
         });
+        self.lost = 0;
         let changes = changes.unwrap_or_default();
         let first = changes.iter().take(LOGGED_PATHS);
         let paths = first.map(|c| pretty_path(&c.path)).collect();
@@ -204,7 +214,12 @@ impl<'a> Publisher<'a> {
     }
 }
 
-fn write_cause(cause: &Cause, when: Option<SystemTime>, out: &mut Vec<u8>) {
+fn write_cause(
+    cause: &Cause,
+    when: Option<SystemTime>,
+    lost: u64,
+    out: &mut Vec<u8>,
+) {
     let latency = cause.at.elapsed().as_micros();
     out.extend_from_slice(b"{\"source\":");
     write_string(cause.source, out);
@@ -215,6 +230,10 @@ fn write_cause(cause: &Cause, when: Option<SystemTime>, out: &mut Vec<u8>) {
     if let Some(when) = when {
         out.extend_from_slice(b",\"when\":");
         write_date(when, out);
+    }
+    if lost > 0 {
+        let text = format!(",\"lost_transitions\":{lost}");
+        out.extend_from_slice(text.as_bytes());
     }
     out.extend_from_slice(format!(",\"latency_us\":{latency}}}").as_bytes());
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Applied, Cache, Prepared, Update};
+use super::{Applied, Cache, Prepared, Since, Start, Update};
 use crate::config::HttpLimits;
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{Hub, HubLimits};
@@ -122,4 +122,38 @@ fn what_is_the_same_in_both_is_neither_made_nor_compared_again() {
     assert!(shared("customer_metadata") && shared("routes"));
     assert!(!shared("tags"));
     assert_eq!(Json::from(again).get("tags").unwrap().to_string(), "{}");
+}
+
+#[test]
+fn lost_transitions_are_told_by_the_next_event() {
+    let cache = cache();
+    assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
+    let name = Arc::from(NAME);
+    let cause = Cause::now("zone", "a test");
+    let lost = |state: &'static str, lost| {
+        let transition = Transition { lost, ..Transition::new(state, None) };
+        let base = cache.parts(NAME);
+        let parts = parts(state, "a");
+        let vm = cache.prepare(NAME, base.as_ref(), parts).unwrap();
+        let update = Update::Vm(vm);
+        let reported = |_: Option<&str>| vec![transition];
+        cache.apply(&name, base.as_ref(), update, reported, &cause);
+    };
+    // Nothing is new: it is said when something is.
+    lost("running", 2);
+    lost("running", 3);
+    lost("shutting_down", 4);
+    lost("installed", 0);
+    let since = Since { seq: 1, epoch: "life".to_string() };
+    let all = cache.subscribe("u".into(), None, Some(&since)).unwrap();
+    let Start::Resumed(lines) = all.start else { panic!("{all:?}") };
+    let told = |n: usize| {
+        let text = String::from_utf8_lossy(lines[n].chunk()).into_owned();
+        let (_, cause) = text.split_once("\"cause\":").unwrap();
+        let lost = cause.split_once("\"lost_transitions\":");
+        lost.map(|(_, n)| n.split(',').next().unwrap().to_string())
+    };
+    assert_eq!(lines.len(), 2);
+    assert_eq!(told(0).as_deref(), Some("9"));
+    assert_eq!(told(1), None);
 }

@@ -126,12 +126,17 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
             client.events_since(query, seq, &epoch)?
         }
     };
+    // With `--since`, what has happened by now is none of the command's doing.
+    let before_command = match (args.has("since"), command.is_empty()) {
+        (true, false) => seq_of(&client.status(false)?),
+        _ => 0,
+    };
     let seen = Arc::new(Seen::default());
     let mut listener = Listener {
         seen: Arc::clone(&seen),
         goal: Arc::clone(&goal),
-        has_command: !command.is_empty(),
         begin: None,
+        before_command,
         was_met: None,
     };
     let told = move |told: Told<'_>| listener.take_in(&told);
@@ -163,6 +168,11 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     drop(watcher);
     result
+}
+
+/// The number of the last event, as /status has it.
+fn seq_of(status: &Json) -> u64 {
+    status.get("seq").and_then(Json::as_u64).unwrap_or(0)
 }
 
 fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
@@ -223,10 +233,11 @@ impl Goal {
 struct Listener {
     seen: Arc<Seen>,
     goal: Arc<Goal>,
-    has_command: bool,
-    /// When the stream has begun, by the daemon's clock; empty if what was
-    /// before counts as well.
-    begin: Option<String>,
+    /// The number of the last event that does not count, as it was before the
+    /// wait, or before the command. No clock decides that: one may be set.
+    begin: Option<u64>,
+    /// The same, of a stream that begins with what was before the command.
+    before_command: u64,
     /// Whether the VM was as wanted by then, and after each event; `None`
     /// while that is not known.
     was_met: Option<bool>,
@@ -243,6 +254,8 @@ impl Listener {
                     complain(&format!("vminfod: begun anew ({why}): {what}"));
                     state.is_missed = true;
                     self.seen.changed.notify_all();
+                    // Numbers of before mean nothing from here on.
+                    self.begin = self.begin.map(|_| ready.seq);
                 }
                 if self.begin.is_none() {
                     let vms = ready.vms.as_deref().unwrap_or_default();
@@ -252,11 +265,10 @@ impl Listener {
                         true => None,
                         false => self.goal.is_met(vms.first()).ok(),
                     };
-                    self.begin =
-                        Some(match ready.is_resumed && !self.has_command {
-                            true => String::new(),
-                            false => ready.date.clone(),
-                        });
+                    self.begin = Some(match ready.is_resumed {
+                        true => self.before_command,
+                        false => ready.seq,
+                    });
                 }
             }
             Told::Event(event) => {
@@ -271,12 +283,9 @@ impl Listener {
                     was_met.unwrap_or(is_met && !self.goal.may_concern(event));
                 let cause = event.json.get("cause");
                 let of_cause = |name| cause.and_then(|c| c.get(name)?.as_str());
-                // The daemon may hear late of what was before: the command
-                // has not done that. Nor has it what was so already, or what
-                // is only concluded.
-                let at = of_cause("when").or(of_cause("seen"));
-                let begin = self.begin.as_deref().unwrap_or_default();
-                let is_old = at.is_some_and(|at| at < begin);
+                // Neither what was so already, nor what is only concluded, is
+                // what the command has done.
+                let is_old = self.begin.is_some_and(|seq| event.seq <= seq);
                 let is_concluded = of_cause("source") == Some("client");
                 let vm = event.vm().cloned();
                 if is_met && !was_met && !is_old && !is_concluded {

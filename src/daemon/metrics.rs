@@ -245,6 +245,11 @@ fn tell_queue(page: &mut Page, shared: &Shared) {
         "How often so much waited that it became one full reload.",
         status.overflows,
     );
+    page.counter(
+        "vminfod_transitions_lost_total",
+        "Zone transitions that are not published, as too many waited.",
+        status.transitions_lost,
+    );
     page.times(
         "vminfod_job_duration_seconds",
         "How long jobs took, by kind; those of one batch take the same.",

@@ -144,6 +144,7 @@ impl Status {
         queue.set("backlog", backlog.collect::<Vec<_>>());
         queue.set("idle", npending == 0 && nqueued == 0);
         queue.set("overflows", status.overflows);
+        queue.set("transitionsLost", status.transitions_lost);
         queue.set("later", status.later_count);
         queue.set("stuck", status.stuck);
         let sick = status.sick.iter().map(|lane| Json::from(lane.to_string()));

@@ -108,8 +108,8 @@ impl Worker {
             Found::Unknown if prior.is_some() => failed = Sources::ALL,
             Found::Unknown | Found::Needs(_) => {}
             Found::Parts(parts) => {
-                if is_passing(&parts) {
-                    self.look_again(job);
+                if let Some(pending) = Pending::of(&parts) {
+                    self.look_again(job, pending);
                 }
                 let row = parts.row.clone();
                 #[allow(clippy::cast_possible_truncation)]
@@ -323,27 +323,45 @@ impl Worker {
         }
     }
 
-    /// The zone is on its way from one state to another, and no event may
-    /// mark its arrival.
-    fn look_again(&self, job: &Job) {
-        let SourceTimes { settle_first, settle_last, .. } = self.times;
-        let pause = doubled(settle_first, job.tries).min(settle_last);
+    /// No event may mark the moment at which the zone has what it lacks, or
+    /// leaves the state that it does not stay in.
+    fn look_again(&self, job: &Job, pending: Pending) {
+        let times = &self.times;
+        let (sources, first, last) = match pending {
+            Pending::Settling => {
+                (Sources::STATE, times.settle_first, times.settle_last)
+            }
+            Pending::Passing => {
+                (Sources::ZONEADM, times.passing_first, times.passing_last)
+            }
+        };
+        let pause = doubled(first, job.tries).min(last);
         let cause = Cause::now("zone", "looked at again");
         let tries = job.tries.saturating_add(1);
-        let (lane, sources) = (job.lane.clone(), Sources::STATE);
+        let lane = job.lane.clone();
         let again = Job { tries, ..Job::new(lane, sources, cause) };
         self.shared.queue.push_later(again, pause);
     }
 }
 
-/// Whether a zone's state is one that it does not stay in, or that the kernel
-/// has not told all of.
-fn is_passing(parts: &Parts) -> bool {
-    let booted = parts.zoneinfo.is_some_and(|info| info.boot_time > 0.0);
-    match &*parts.row.zone_state {
-        "ready" | "shutting_down" | "down" => true,
-        "running" => !booted,
-        _ => !parts.row.uuid_is_set,
+/// What a zone is to have, or be, before long.
+#[derive(Clone, Copy)]
+enum Pending {
+    /// It is in a state that it does not stay in, or should not: operators
+    /// know zones that hang in one for days.
+    Passing,
+    /// It lacks what it gets a moment later, of which no event tells.
+    Settling,
+}
+
+impl Pending {
+    fn of(parts: &Parts) -> Option<Self> {
+        let booted = parts.zoneinfo.is_some_and(|info| info.boot_time > 0.0);
+        match &*parts.row.zone_state {
+            "ready" | "shutting_down" | "down" => Some(Self::Passing),
+            "running" => (!booted).then_some(Self::Settling),
+            _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
+        }
     }
 }
 

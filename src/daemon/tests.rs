@@ -186,7 +186,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
 #[test]
 fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     let (mut worker, shared) = worker();
-    worker.times.settle_first = Duration::from_millis(1);
+    worker.times.passing_first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let cause = Cause::now("zone", "a test");
     let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);

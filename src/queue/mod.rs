@@ -65,6 +65,8 @@ pub struct QueueStatus {
     pub sick: Vec<Lane>,
     /// How often it was full.
     pub overflows: u64,
+    /// Zone transitions that found no room, and are not published.
+    pub transitions_lost: u64,
 }
 
 /// The queue.
@@ -313,7 +315,10 @@ impl Queue {
     /// What the queue says of itself; at most `most` waiting jobs are listed.
     #[must_use]
     pub fn status(&self, most: usize) -> QueueStatus {
-        self.inner.lock().state.status(most, Instant::now())
+        let inner = self.inner.lock();
+        let transitions_lost = inner.reported.lost();
+        let status = inner.state.status(most, Instant::now());
+        QueueStatus { transitions_lost, ..status }
     }
 }
 

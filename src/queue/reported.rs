@@ -22,6 +22,8 @@ pub struct Reported {
     unheard: HashMap<Arc<str>, Instant>,
     /// When reports were last lost: ends may be among them.
     gap: Option<Instant>,
+    /// How many transitions found no room.
+    lost: u64,
 }
 
 /// News that is later than this is none of what is over.
@@ -39,7 +41,13 @@ impl Reported {
             ended: HashMap::new(),
             unheard: HashMap::new(),
             gap: None,
+            lost: 0,
         }
+    }
+
+    /// How many transitions found no room.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// The number of the last one.
@@ -51,7 +59,7 @@ impl Reported {
     pub fn add(
         &mut self,
         zonename: &Arc<str>,
-        transition: Transition,
+        mut transition: Transition,
         is_vm: bool,
     ) {
         let ended = self.ended.get(zonename);
@@ -74,11 +82,17 @@ impl Reported {
         }
         self.last += 1;
         let waiting = self.of_zone.entry(Arc::clone(zonename)).or_default();
-        if waiting.len() >= self.most {
-            waiting.pop_front();
+        if waiting.len() >= self.most
+            && let Some((_, oldest)) = waiting.pop_front()
+        {
+            // The next one that is published says so.
+            let next = waiting.front_mut().map(|(_, next)| next);
+            next.unwrap_or(&mut transition).lost += 1 + oldest.lost;
+            self.lost += 1;
             log::warn!(
-                "{zonename}: more zone transitions than can wait; the oldest \
-                 is not published"
+                "{zonename}: more than {} zone transitions wait; the oldest \
+                 is not published",
+                self.most
             );
         }
         waiting.push_back((self.last, transition));

@@ -508,6 +508,7 @@ impl State {
             stuck: self.working.values().filter(is_stuck).count(),
             sick,
             overflows: self.overflows,
+            transitions_lost: 0,
         }
     }
 }

@@ -151,6 +151,21 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
 }
 
 #[test]
+fn more_transitions_than_may_wait_are_counted() {
+    let limits = QueueLimits { transitions: 2, ..QueueLimits::default() };
+    let queue = queue_of(limits);
+    for state in ["ready", "running", "shutting_down", "installed", "ready"] {
+        let transition = Transition::new(state, None);
+        queue.push_transition(&"a".into(), transition, true);
+    }
+    assert_eq!(queue.status(9).transitions_lost, 3);
+    let taken = queue.take_transitions("a", u64::MAX, |all, _| all.len());
+    let taken: Vec<_> = taken.iter().map(|t| (t.zone_state, t.lost)).collect();
+    assert_eq!(taken, [("installed", 3), ("ready", 0)]);
+    assert!(QueueLimits::default().transitions >= 1024);
+}
+
+#[test]
 fn news_of_who_is_over_is_late() {
     let queue = queue(9);
     let name: Arc<str> = "a".into();

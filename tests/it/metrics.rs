@@ -73,6 +73,7 @@ fn promtool_finds_nothing_wrong_and_all_is_there() {
         "vminfod_command_runs_total{command=\"zfs\"}",
         "vminfod_source_restarts_total{source=\"zone\"} 0",
         "vminfod_queue_overflows_total 0",
+        "vminfod_transitions_lost_total 0",
         "# TYPE vminfod_drift_healed_total counter",
         "vminfod_vms{state=\"stopped\",brand=\"",
         "vminfod_stream_subscribers ",

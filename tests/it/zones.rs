@@ -349,6 +349,54 @@ fn a_debug_id_that_a_boot_changes_makes_no_other_vm() {
 }
 
 #[test]
+fn a_zone_that_hangs_in_down_is_looked_at_by_zoneadm_alone() {
+    let host = host_with_zone(true);
+    let args = ["--set", "passing-first=0.05", "--set", "passing-last=0.1"];
+    let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
+    host.halt_without_release(ZONE).unwrap();
+    wait_for_vm(&daemon, ZONE, is_state("down"));
+    daemon.settle(&host);
+    let runs = |command: &str| runs_of(&host, command);
+    // Those that settle itself has run are over.
+    let (zoneadm, others) = (runs("-z "), runs("kstat ") + runs("zfs "));
+    wait_for("it is looked at", || match runs("-z ") {
+        n if n > zoneadm + 5 => Ok(()),
+        n => Err(n.to_string()),
+    });
+    assert_eq!(runs("kstat ") + runs("zfs "), others);
+    // It leaves the kernel, and no event ever says so.
+    assert!(host.killed_after(1).release(ZONE).is_err());
+    wait_for_vm(&daemon, ZONE, is_state("installed"));
+    daemon.settle(&host);
+}
+
+#[test]
+fn what_happens_above_vms_to_snapshots_runs_nothing() {
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    daemon.settle(&host);
+    let before = runs_of(&host, "zfs ");
+    host.zfs_snapshot("zones", "backup", false).unwrap();
+    host.zfs_destroy("zones@backup").unwrap();
+    // A tenant at work in what is delegated.
+    for name in ["a", "a/b"] {
+        let name = format!("zones/{ZONE}/data/{name}");
+        host.zfs_create(&name, None, &[]).unwrap();
+        host.zfs_snapshot(&name, "s", false).unwrap();
+    }
+    wait_for("the events were read", || {
+        let status = daemon.status();
+        let zfs = status.get("sources").unwrap().get("zfs").unwrap();
+        let events = zfs.get("events").and_then(Json::as_u64);
+        if events >= Some(6) { Ok(()) } else { Err(format!("{events:?}")) }
+    });
+    let path = format!("/vms/{ZONE}?wait=tags.x=1");
+    host.write_config(ZONE, "tags.json", "{\"x\":1}").unwrap();
+    assert_eq!(daemon.get(&path).status, 200);
+    assert_eq!(runs_of(&host, "zfs "), before);
+}
+
+#[test]
 fn a_brand_that_is_not_installed_hides_no_vm() {
     let host = host_with_zone(true);
     let brand = host.path("/usr/lib/brand/joyent/platform.xml");

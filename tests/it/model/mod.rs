@@ -56,6 +56,8 @@ impl Kind {
             "restart-last=0.2",
             "ready-time=1",
             "settle-last=0.2",
+            "passing-first=0.05",
+            "passing-last=0.2",
             "poll-time=0.1",
             "sync-time=0.1",
             // On a machine that is busy otherwise, too.
