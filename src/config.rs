@@ -128,6 +128,8 @@ pub struct HttpLimits {
     pub head_bytes: usize,
     /// The most bytes of a request's target.
     pub target_bytes: usize,
+    /// The most bytes of a request's body, which is read and dropped.
+    pub body_bytes: usize,
     /// A subscriber that is more events behind is cut off.
     pub lag_events: u64,
     /// A subscriber that is more bytes behind is cut off.
@@ -163,6 +165,7 @@ impl Default for HttpLimits {
             answer_time: Duration::from_secs(600),
             head_bytes: 32 << 10,
             target_bytes: 8 << 10,
+            body_bytes: 64 << 10,
             lag_events: 1024,
             lag_bytes: 16 << 20,
             held_bytes: 512 << 20,

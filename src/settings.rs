@@ -146,6 +146,8 @@ const SETTINGS: &[Setting] = settings! {
         "a client that has not taken an answer in whole by then is left";
     "head-bytes" Size http.head_bytes, "a request's head";
     "target-bytes" Size http.target_bytes, "a request's target";
+    "body-bytes" Size http.body_bytes,
+        "a request's body, which is read and dropped";
     "lag-events" Events http.lag_events,
         "a subscriber that is more events behind is cut off";
     "lag-bytes" Bytes http.lag_bytes,

@@ -41,6 +41,8 @@ pub struct Connection {
 enum State {
     /// Reading a request.
     Reading,
+    /// Dropping the body of this one, of which so much is left.
+    Skipping(Request, usize),
     /// Waiting for the answer to this one.
     Waiting(Request, Box<dyn Later>, Arc<Summons>),
     /// Writing an answer.
@@ -143,7 +145,7 @@ impl Connection {
             State::Writing(outgoing, _) => {
                 held = Some(outgoing.count(&engine.unsent));
             }
-            State::Reading | State::Lingering => {}
+            State::Reading | State::Skipping(..) | State::Lingering => {}
         }
         let serving = Arc::clone(&engine);
         let then = Box::new(move |why| serving.serve(self, why));
@@ -163,6 +165,7 @@ impl Connection {
     fn step(&mut self, why: Fired) -> io::Result<Step> {
         match std::mem::replace(&mut self.state, State::Reading) {
             State::Reading => self.read(why),
+            State::Skipping(request, left) => self.skip(request, left, why),
             State::Waiting(request, later, summons) => {
                 self.wait(request, later, summons, why)
             }
@@ -180,8 +183,8 @@ impl Connection {
         match parse(&self.buffer, &engine.limits) {
             Parsed::Request(request, len) => {
                 self.buffer.drain(..len);
-                let answer = engine.handler.answer(&request, self.local);
-                self.answer(request, answer);
+                let body = request.body;
+                self.state = State::Skipping(request, body);
                 return Ok(Step::Next);
             }
             Parsed::Refused(status) => {
@@ -224,6 +227,42 @@ impl Connection {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Reads the body of a request, of which so much is left, and drops it;
+    /// then has the request answered.
+    fn skip(
+        &mut self,
+        request: Request,
+        left: usize,
+        why: Fired,
+    ) -> io::Result<Step> {
+        let here = left.min(self.buffer.len());
+        self.buffer.drain(..here);
+        let left = left - here;
+        if left == 0 {
+            let handler = &self.engine.handler;
+            let answer = handler.answer(&request, self.local);
+            self.answer(request, answer);
+            return Ok(Step::Next);
+        }
+        if why == Fired::Late || Instant::now() >= self.until {
+            self.refuse(408);
+            return Ok(Step::Next);
+        }
+        let mut piece = [0; READ_BYTES];
+        let step = match (&*self.socket).read(&mut piece) {
+            Ok(0) => return Ok(Step::End),
+            Ok(n) => {
+                self.buffer.extend_from_slice(&piece[..n]);
+                Step::Next
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Step::Park(READ),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Step::Next,
+            Err(e) => return Err(e),
+        };
+        self.state = State::Skipping(request, left);
+        Ok(step)
     }
 
     /// Refuses what is no request: there is no telling what follows it.

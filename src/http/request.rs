@@ -7,7 +7,8 @@ use crate::config::HttpLimits;
 /// The most header fields.
 const HEADERS_MAX: usize = 100;
 
-/// A request. It has no body: those that announce one are refused.
+/// A request. What body it has is read and dropped: some clients send `{}`
+/// with every GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// `GET`, `HEAD`, …
@@ -26,6 +27,8 @@ pub struct Request {
     pub is_of_page: bool,
     /// The versions that the client has.
     pub if_none_match: Option<String>,
+    /// How many bytes of a body follow the head.
+    pub body: usize,
 }
 
 impl Request {
@@ -109,6 +112,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
     let mut host = None;
     let mut is_of_page = false;
     let mut if_none_match: Option<String> = None;
+    let mut body = None;
     for header in parsed.headers.iter() {
         let name = header.name.to_ascii_lowercase();
         let value = String::from_utf8_lossy(header.value);
@@ -122,10 +126,18 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
                     }
                 }
             }
-            // What would follow the head could be taken for a request.
-            "content-length" if value.trim() != "0" => {
-                return Parsed::Refused(400);
-            }
+            "content-length" => match (body, length(&value)) {
+                (None, Some(length)) if length > limits.body_bytes => {
+                    return Parsed::Refused(413);
+                }
+                (None, Some(length)) => body = Some(length),
+                // Where the body ends would not be known: what follows could
+                // be taken for a request.
+                (before, length) if length.is_none() || before != length => {
+                    return Parsed::Refused(400);
+                }
+                _ => {}
+            },
             "transfer-encoding" => return Parsed::Refused(400),
             "user-agent" => user_agent = Some(value.into_owned()),
             "host" if host.is_some() => return Parsed::Refused(400),
@@ -160,8 +172,18 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
         host,
         is_of_page,
         if_none_match,
+        body: body.unwrap_or(0),
     };
     Parsed::Request(request, len)
+}
+
+/// A Content-Length: digits alone.
+fn length(value: &str) -> Option<usize> {
+    let value = value.trim();
+    let is_number =
+        !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    // What is past all numbers is past the limit, too.
+    is_number.then(|| value.parse().unwrap_or(usize::MAX))
 }
 
 /// A head that is not whole yet may already be too long.
@@ -287,6 +309,17 @@ mod tests {
     }
 
     #[test]
+    fn a_body_is_measured() {
+        let body = |fields: &str| {
+            request(&format!("GET / HTTP/1.1\r\n{fields}\r\n")).body
+        };
+        assert_eq!(body(""), 0);
+        assert_eq!(body("Content-Length: 0\r\n"), 0);
+        assert_eq!(body("content-length: 2 \r\n"), 2);
+        assert_eq!(body(&"Content-Length: 65536\r\n".repeat(2)), 65536);
+    }
+
+    #[test]
     fn what_is_not_whole_is_waited_for() {
         for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"]
         {
@@ -301,9 +334,13 @@ mod tests {
             ("rubbish\r\n\r\n".to_string(), 400),
             ("GET / HTTP/2.0\r\n\r\n".to_string(), 400),
             ("GET /\0 HTTP/1.1\r\n\r\n".to_string(), 400),
-            (head("Content-Length: 5\r\n"), 400),
-            (head("Content-Length: 100000000000\r\n"), 400),
+            (head("Content-Length: 65537\r\n"), 413),
+            (head("Content-Length: 99999999999999999999999\r\n"), 413),
             (head("Content-Length: 0\r\nContent-Length: 5\r\n"), 400),
+            (head("Content-Length: +5\r\n"), 400),
+            (head("Content-Length: 5, 5\r\n"), 400),
+            (head("Content-Length: -1\r\n"), 400),
+            (head("Content-Length:\r\n"), 400),
             (head("Transfer-Encoding: chunked\r\n"), 400),
             (head("A b: c\r\n"), 400),
             (head("Host: a\r\nHost: a\r\n"), 400),
