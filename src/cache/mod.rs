@@ -192,6 +192,15 @@ impl Cache {
         self.inner.read().vms.contains_key(zonename)
     }
 
+    /// The zonename that is meant by a name: of a VM of that zonename its own,
+    /// else that of the VM whose uuid it is.
+    #[must_use]
+    pub fn zonename_of(&self, name: &str) -> Option<Arc<str>> {
+        let inner = self.inner.read();
+        let own = inner.vms.get_key_value(name).map(|(zonename, _)| zonename);
+        own.or_else(|| inner.zone_of.get(name)).cloned()
+    }
+
     /// One VM, and the number of the last event.
     #[must_use]
     pub fn vm(&self, zonename: &str) -> (Sight, u64) {

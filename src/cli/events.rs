@@ -12,6 +12,7 @@ use crate::client::{
 };
 use crate::json::{Json, Object};
 use crate::os;
+use crate::select::split_list;
 
 /// An alias longer than this is cut.
 const ALIAS_MAX: usize = 30;
@@ -77,7 +78,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     for name in args.all("uuid") {
         query = query.vm(name);
     }
-    for path in args.all("path").flat_map(|paths| paths.split(',')) {
+    for path in args.all("path").flat_map(split_list) {
         query = query.path(path);
     }
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {

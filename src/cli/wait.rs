@@ -17,7 +17,7 @@ use crate::client::{
 };
 use crate::json::Json;
 use crate::os;
-use crate::select::{CONDITIONS_MAX, Condition, Search};
+use crate::select::{CONDITIONS_MAX, Condition, Search, split_once};
 
 /// How long it waits, unless one says.
 const TIME: Duration = Duration::from_secs(60);
@@ -187,7 +187,7 @@ fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
         _ => {}
     }
     let conditions = operands.iter().map(|operand| {
-        let (property, value) = operand.split_once('=').ok_or_else(|| {
+        let (property, value) = split_once(operand, '=').ok_or_else(|| {
             wrong(&format!("{operand}: PROP=VALUE is wanted"))
         })?;
         let condition = Condition::new(property, value);
@@ -434,21 +434,16 @@ fn find(
     name: &str,
     time: Duration,
 ) -> Result<Option<Json>, Error> {
-    let look = |zonename: &str| match time.is_zero() {
-        true => client.vm(zonename),
-        false => client.sync(zonename, time).map(|look| look.vm),
+    let vm = match time.is_zero() {
+        true => client.vm(name)?,
+        false => client.sync(name, time)?.vm,
     };
-    if let Some(vm) = look(name)? {
-        return Ok(Some(vm));
+    if vm.is_some() {
+        return Ok(vm);
     }
-    // It may be a uuid, which for some zones is not the name.
-    let of_uuid = VmsQuery::new().equals("uuid", name).fields("zonename");
-    match client.vms(&of_uuid)?.first().and_then(|vm| vm.get("zonename")) {
-        Some(zonename) => look(zonename.as_str().unwrap_or_default()),
-        None => match unloadable(client, name)? {
-            Some(error) => Err(Error::Refused { status: 504, said: error }),
-            None => Ok(None),
-        },
+    match unloadable(client, name)? {
+        Some(error) => Err(Error::Refused { status: 504, said: error }),
+        None => Ok(None),
     }
 }
 
@@ -482,7 +477,7 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
     let search = Search::new(SEARCH_TIME);
     let unmet = wanted.iter().filter(|(_, c)| !c.holds(vm, &search));
     let told = unmet.map(|(words, condition)| {
-        let property = words.split('=').next().unwrap_or_default();
+        let property = split_once(words, '=').map_or("", |(p, _)| p);
         match &condition.texts(vm)[..] {
             [] => format!("there is no {property}, wanted {words}"),
             texts => {

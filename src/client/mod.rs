@@ -144,7 +144,11 @@ impl Client {
     /// If there is no answer.
     pub fn vm(&self, zonename: &str) -> Result<Option<Json>, Error> {
         let (vm, _) = self.one(Target::of_vm(zonename), self.time)?;
-        Ok(vm)
+        if vm.is_some() {
+            return Ok(vm);
+        }
+        let of_uuid = VmsQuery::new().equals("uuid", zonename);
+        Ok(self.vms(&of_uuid)?.pop())
     }
 
     /// The VM of a zonename as it is on the system: the daemon loads it first,

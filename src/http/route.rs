@@ -7,7 +7,9 @@ use super::wanted::Wanted;
 use crate::cache::Since;
 use crate::config::HttpLimits;
 use crate::hub::EventKind;
-use crate::select::{CONDITIONS_MAX, Condition, Fields, Filter, Path};
+use crate::select::{
+    CONDITIONS_MAX, Condition, Fields, Filter, Path, split_list, split_once,
+};
 
 /// The shortest time between two heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
@@ -221,7 +223,7 @@ fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
         *wait = Some(Wait::Gone);
         return Ok(());
     }
-    let Some((property, value)) = wanted.value.split_once('=') else {
+    let Some((property, value)) = split_once(&wanted.value, '=') else {
         return Err(error("PROPERTY=VALUE or gone is wanted"));
     };
     let condition = Condition::new(property, value).map_err(|e| error(&e))?;
@@ -259,7 +261,7 @@ fn of_events(
                 }
             }
             "paths" => {
-                for text in parameter.value.split(',') {
+                for text in split_list(&parameter.value) {
                     let path = Path::parse(text)?;
                     if path.has_place() {
                         let error = "an element is * in a change's path";

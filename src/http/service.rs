@@ -111,9 +111,11 @@ impl Service {
             }
             Route::Vms(of) => self.vms(&of, request),
             Route::Vm(name, of) if of.sync || of.wait.is_some() => {
+                let name = self.zonename_of(name, request);
                 return self.later(Work::Vm(name.into(), of), request, begun);
             }
             Route::Vm(name, of) => {
+                let name = self.zonename_of(name, request);
                 let (sight, seq) = self.cache.vm(&name);
                 self.vm(&name, &of, sight, seq, request)
             }
@@ -122,6 +124,14 @@ impl Service {
             Route::BadMethod => Full::text(400, ""),
             Route::BadQuery(error) => failure(400, &error),
         })
+    }
+
+    /// The zonename that a path means. With a query, which today's clients do
+    /// not know, it may be a VM's uuid, too.
+    fn zonename_of(&self, name: String, request: &Request) -> String {
+        let meant = request.target.contains('?');
+        let meant = meant.then(|| self.cache.zonename_of(&name)).flatten();
+        meant.map_or(name, |zonename| zonename.to_string())
     }
 
     fn metrics(&self) -> String {

@@ -1,6 +1,6 @@
 //! `fields=`: what of a VM object is wanted.
 
-use super::path::{Part, Path};
+use super::path::{Part, Path, split_list};
 use crate::json::{Json, Key, Object, Written, WrittenNames, value_of};
 
 /// Some of the properties of a VM.
@@ -15,7 +15,7 @@ impl Fields {
     /// # Errors
     /// A sentence that names what no VM can have.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
-        for name in text.split(',') {
+        for name in split_list(text) {
             self.paths.push(Path::parse(name)?);
         }
         Ok(())

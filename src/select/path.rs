@@ -103,7 +103,8 @@ pub struct Path(Vec<Part>);
 
 impl Path {
     /// Reads a path: parts joined by `.`, `*` for every element. What follows
-    /// `tags.` and its like is one name, whatever dots are in it.
+    /// `tags.` and its like is one name, whatever dots are in it; in such a
+    /// name `\=`, `\,`, `\*` and `\\` stand for the character itself.
     ///
     /// # Errors
     /// A sentence that has `text` in it, if no VM object can have such a path.
@@ -122,7 +123,7 @@ impl Path {
             }
             parts.push(match rest {
                 "*" => Part::Any,
-                name => Part::Name(name.to_string()),
+                name => Part::Name(unescaped(name)),
             });
             return Ok(Self(parts));
         }
@@ -201,6 +202,56 @@ impl Path {
     pub fn has_place(&self) -> bool {
         self.0.iter().any(|part| matches!(part, Part::Index(_)))
     }
+}
+
+/// Characters that a name may have, and that mean something where names are
+/// listed and compared.
+const ESCAPED: [char; 4] = ['=', ',', '*', '\\'];
+
+/// A name without the backslashes that stand before [`ESCAPED`]; another
+/// backslash is one.
+fn unescaped(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        match chars.peek() {
+            Some(next) if c == '\\' && ESCAPED.contains(next) => {
+                out.extend(chars.next());
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// Splits at the first `separator` that no backslash stands before.
+#[must_use]
+pub fn split_once(text: &str, separator: char) -> Option<(&str, &str)> {
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        if c == separator {
+            return Some((&text[..at], &text[at + c.len_utf8()..]));
+        }
+        let mut next = chars.clone();
+        if c == '\\' && next.next().is_some_and(|n| ESCAPED.contains(&n.1)) {
+            chars = next;
+        }
+    }
+    None
+}
+
+/// The paths of a list, which commas separate that no backslash stands before.
+pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        let (first, after) = match split_once(text, ',') {
+            Some((first, after)) => (first, Some(after)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(first)
+    })
 }
 
 fn place(word: &str) -> Option<Part> {
@@ -314,6 +365,44 @@ mod tests {
         assert!(!path.any(vm, |v| v.as_str() == Some("y")));
         let all = Path::parse("customer_metadata.*").unwrap();
         assert!(all.any(vm, |v| v.as_str() == Some("y")));
+    }
+
+    #[test]
+    fn a_name_of_the_owners_may_have_what_separates_others() {
+        let vm = r#"{"tags":{"a=b":"1","x,y":"2","b\\s":"3","*":"4"}}"#;
+        let vm = Json::parse(vm).unwrap();
+        let vm = vm.as_object().unwrap();
+        for (path, value) in [
+            (r"tags.a\=b", "1"),
+            ("tags.a=b", "1"),
+            (r"tags.x\,y", "2"),
+            (r"tags.b\\s", "3"),
+            (r"tags.b\s", "3"),
+            (r"tags.\*", "4"),
+        ] {
+            let path = Path::parse(path).unwrap();
+            let mut found = Vec::new();
+            path.any(vm, |v| {
+                found.push(v.as_str().unwrap().to_string());
+                false
+            });
+            assert_eq!(found, [value], "{path:?}");
+        }
+    }
+
+    #[test]
+    fn separators_are_those_that_are_not_escaped() {
+        let once = |text| split_once(text, '=');
+        assert_eq!(once(r"tags.a\=b=c=d"), Some((r"tags.a\=b", "c=d")));
+        assert_eq!(once(r"tags.a\\=b"), Some((r"tags.a\\", "b")));
+        assert_eq!(once(r"tags.a\b=c"), Some((r"tags.a\b", "c")));
+        assert_eq!(once(r"tags.a\="), None);
+        assert_eq!(once(r"a\"), None);
+        let list = |text| split_list(text).collect::<Vec<_>>();
+        assert_eq!(list(r"a,tags.x\,y,b"), ["a", r"tags.x\,y", "b"]);
+        assert_eq!(list(""), [""]);
+        assert_eq!(list("a,"), ["a", ""]);
+        assert_eq!(list(r"é\é,b"), [r"é\é", "b"]);
     }
 
     #[test]

@@ -76,8 +76,24 @@ fn a_uuid_that_is_no_zonename_is_not_gone() {
             assert!(said.contains("it is there"), "{said}");
         }
     }
-    let output = daemon.tool(&["wait", uuid, "brand=lx", "--since", "0"]);
-    assert_eq!(text(&parse(&output.stdout), "uuid"), uuid);
+    for args in [
+        &["wait", uuid, "brand=lx", "--since", "0"][..],
+        &["get", uuid],
+        &["get", "--sync", uuid],
+        &["json", uuid],
+        &["vm", uuid],
+        &["vm", "lx-zone"],
+    ] {
+        let output = daemon.tool(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        assert_eq!(text(&parse(&output.stdout), "zonename"), "lx-zone");
+    }
+    for query in ["fields=uuid", "sync=1", "wait=brand=lx", "wait=uuid=!x"] {
+        let answer = daemon.get(&format!("/vms/{uuid}?{query}"));
+        assert_eq!(text(&answer.json(), "uuid"), uuid, "{query}");
+    }
+    // Without a query it is as today's clients know it.
+    assert_eq!(daemon.get(&format!("/vms/{uuid}")).status, 404);
 }
 
 #[test]

@@ -19,6 +19,44 @@ fn get_with(daemon: &Daemon, path: &str, fields: &str) -> Answer {
     daemon.send(request.as_bytes())
 }
 
+/// Names of tags that mean something where names are listed, and how they are
+/// written there.
+const ODD_TAGS: [(&str, &str, &str); 4] = [
+    ("a=b", r"a\=b", "1"),
+    ("x,y", r"x\,y", "2"),
+    ("back\\slash", r"back\\slash", "3"),
+    ("docker:label:com.example", "docker:label:com.example", "5"),
+];
+
+#[test]
+fn odd_names_of_tags_can_be_selected_filtered_and_waited_for() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let name = host.zonenames().unwrap().remove(0);
+    let tags = include_str!("../fixtures/cases/json/tag-names.json");
+    let stream = daemon.events_of(r"?paths=tags.x\,y,alias&snapshot=none");
+    host.write_config(&name, "tags.json", tags).unwrap();
+    for (tag, written, value) in ODD_TAGS {
+        let encoded = written.replace('=', "%3D").replace('\\', "%5C");
+        let query = format!("/vms/{name}?wait=tags.{encoded}={value}");
+        assert_eq!(daemon.get(&query).status, 200, "{tag}");
+        let query = format!("/vms?tags.{encoded}={value}&fields=uuid");
+        assert_eq!(values(&daemon.get(&query), "uuid"), [name.as_str()]);
+        let query = format!("/vms/{name}?fields=tags.{encoded},alias");
+        let vm = daemon.get(&query).json();
+        let only = vm.get("tags").unwrap().as_object().unwrap();
+        assert_eq!((only.len(), only.get(tag)), (1, Some(&Json::from(value))));
+        assert_eq!(text(&vm, "alias"), "vm0");
+        // The tools read it in the same way.
+        let condition = format!("tags.{written}={value}");
+        let output = daemon.tool(&["wait", &name, &condition]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let mut stream = stream;
+    let event = stream.next().unwrap();
+    assert_eq!(text(&event, "zonename"), name);
+}
+
 #[test]
 fn fields_are_what_is_answered_and_nothing_else() {
     let host = TestHost::with_vms(4);
