@@ -3,9 +3,12 @@
 //! terminal.
 //!
 //! Whoever logs never waits for who reads the log: lines go through a bounded
-//! queue to a thread of their own, and those that find no room are counted.
+//! queue to a thread of their own. Those that find no room, and those that
+//! can't be written in whole, are counted, and the next line says so.
 
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -28,17 +31,18 @@ const FLUSH_TIME: Duration = Duration::from_millis(300);
 /// Starts logging; what is logged is for [`log::set_max_level`] to say.
 pub fn start() {
     let (lines, receiver) = bounded(LINES_MAX);
-    let writer = std::thread::Builder::new().name("log".to_string());
-    let started =
-        writer.spawn(move || write_lines(&receiver, std::io::stdout()));
-    if started.is_err() {
+    // Without the buffer of std, which keeps what could not be written.
+    let Ok(out) = io::stdout().as_fd().try_clone_to_owned() else { return };
+    let writer = Writer::new(File::from(out), os::hostname());
+    let thread = std::thread::Builder::new().name("log".to_string());
+    if thread.spawn(move || writer.run(&receiver)).is_err() {
         return;
     }
     let bunyan =
         Bunyan { hostname: os::hostname(), lines, missed: AtomicU64::new(0) };
     let mut loggers: Vec<Box<dyn SharedLogger>> = vec![Box::new(bunyan)];
     // Where both outputs are the same terminal, once is enough.
-    if std::io::stderr().is_terminal() && !std::io::stdout().is_terminal() {
+    if io::stderr().is_terminal() && !io::stdout().is_terminal() {
         loggers.push(TermLogger::new(
             LevelFilter::Trace,
             Config::default(),
@@ -66,19 +70,80 @@ enum Message {
     Flush(Sender<()>),
 }
 
-fn write_lines(messages: &Receiver<Message>, mut out: impl Write) {
-    for message in messages {
-        // Without a log there is nobody to tell that it can't be written.
-        match message {
-            Message::Line(line) => {
-                let _ = out.write_all(&line);
-            }
-            Message::Flush(done) => {
-                let _ = out.flush();
-                let _ = done.send(());
+/// Writes lines, and keeps them apart whatever becomes of one.
+struct Writer<W> {
+    out: W,
+    hostname: String,
+    /// The last line was not written to its end.
+    is_torn: bool,
+    /// Lines that were not written, or not to their end, since the last that
+    /// was.
+    lost: u64,
+}
+
+impl<W: Write> Writer<W> {
+    fn new(out: W, hostname: String) -> Self {
+        Self { out, hostname, is_torn: false, lost: 0 }
+    }
+
+    fn run(mut self, messages: &Receiver<Message>) {
+        for message in messages {
+            match message {
+                Message::Line(line) => self.write(&line),
+                Message::Flush(done) => {
+                    let _ = done.send(());
+                }
             }
         }
     }
+
+    fn write(&mut self, line: &[u8]) {
+        let mut before = Vec::new();
+        if self.is_torn {
+            before.push(b'\n');
+        }
+        if self.lost > 0 {
+            let what = format!(
+                "the log could not be written: {} lines are missing",
+                self.lost
+            );
+            before.extend_from_slice(&warning(&self.hostname, &what));
+        }
+        let text = [&before[..], line].concat();
+        let written = self.write_most(&text);
+        if written >= before.len() {
+            self.lost = 0;
+        }
+        if written < text.len() {
+            self.lost += 1;
+        }
+        if let Some(last) = written.checked_sub(1) {
+            self.is_torn = text[last] != b'\n';
+        }
+    }
+
+    /// Writes what can be written; returns how much that was.
+    fn write_most(&mut self, text: &[u8]) -> usize {
+        let mut written = 0;
+        while written < text.len() {
+            match self.out.write(&text[written..]) {
+                Ok(0) => break,
+                Ok(n) => written += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Without a log, only the next line can tell of it.
+                Err(_) => break,
+            }
+        }
+        written
+    }
+}
+
+/// A record about the log itself.
+fn warning(hostname: &str, what: &str) -> Vec<u8> {
+    let mut record = Record::builder();
+    record.level(log::Level::Warn).target(module_path!());
+    let now = SystemTime::now();
+    line(hostname, &record.args(format_args!("{what}")).build(), now)
 }
 
 impl Log for Bunyan {
@@ -87,7 +152,7 @@ impl Log for Bunyan {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let line = self.line(record, SystemTime::now());
+        let line = line(&self.hostname, record, SystemTime::now());
         let missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 && !self.send(self.missed_line(missed)) {
             self.missed.fetch_add(missed, Ordering::Relaxed);
@@ -112,38 +177,36 @@ impl Bunyan {
 
     fn missed_line(&self, missed: u64) -> Vec<u8> {
         let what = format!("the log was full: {missed} lines are missing");
-        let mut record = Record::builder();
-        record.level(log::Level::Warn).target(module_path!());
-        let now = SystemTime::now();
-        self.line(&record.args(format_args!("{what}")).build(), now)
+        warning(&self.hostname, &what)
     }
+}
 
-    fn line(&self, record: &Record<'_>, time: SystemTime) -> Vec<u8> {
-        let level = match record.level() {
-            log::Level::Error => 50,
-            log::Level::Warn => 40,
-            log::Level::Info => 30,
-            log::Level::Debug => 20,
-            log::Level::Trace => 10,
-        };
-        let mut out = Vec::with_capacity(256);
-        out.extend_from_slice(b"{\"name\":\"vminfod\",\"hostname\":");
-        write_string(&self.hostname, &mut out);
-        let pid = std::process::id();
-        out.extend_from_slice(
-            format!(",\"pid\":{pid},\"level\":{level}").as_bytes(),
-        );
-        let component = record.target();
-        let component = component.strip_prefix("vminfod::");
-        out.extend_from_slice(b",\"component\":");
-        write_string(component.unwrap_or(record.target()), &mut out);
-        out.extend_from_slice(b",\"msg\":");
-        write_string(&record.args().to_string(), &mut out);
-        out.extend_from_slice(b",\"time\":");
-        write_string(&date_text(time), &mut out);
-        out.extend_from_slice(b",\"v\":0}\n");
-        out
-    }
+/// A record as node-bunyan writes it.
+fn line(hostname: &str, record: &Record<'_>, time: SystemTime) -> Vec<u8> {
+    let level = match record.level() {
+        log::Level::Error => 50,
+        log::Level::Warn => 40,
+        log::Level::Info => 30,
+        log::Level::Debug => 20,
+        log::Level::Trace => 10,
+    };
+    let mut out = Vec::with_capacity(256);
+    out.extend_from_slice(b"{\"name\":\"vminfod\",\"hostname\":");
+    write_string(hostname, &mut out);
+    let pid = std::process::id();
+    out.extend_from_slice(
+        format!(",\"pid\":{pid},\"level\":{level}").as_bytes(),
+    );
+    let component = record.target();
+    let component = component.strip_prefix("vminfod::");
+    out.extend_from_slice(b",\"component\":");
+    write_string(component.unwrap_or(record.target()), &mut out);
+    out.extend_from_slice(b",\"msg\":");
+    write_string(&record.args().to_string(), &mut out);
+    out.extend_from_slice(b",\"time\":");
+    write_string(&date_text(time), &mut out);
+    out.extend_from_slice(b",\"v\":0}\n");
+    out
 }
 
 impl SharedLogger for Bunyan {
@@ -193,15 +256,62 @@ mod tests {
         assert!(receiver.is_empty());
     }
 
+    /// A disk that takes so many bytes more.
+    struct Disk {
+        text: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = bytes.len().min(self.room);
+            if n == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.text.extend_from_slice(&bytes[..n]);
+            self.room -= n;
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_tears_no_other_line() {
+        let disk = Disk { text: Vec::new(), room: 6 };
+        let mut writer = Writer::new(disk, "h".to_string());
+        for text in ["one\n", "two\n", "three\n"] {
+            writer.write(text.as_bytes());
+        }
+        assert_eq!(writer.out.text, b"one\ntw");
+        // There is room again, for a part of what is to be said.
+        writer.out.room = 20;
+        writer.write(b"four\n");
+        writer.out.room = 1000;
+        writer.write(b"five\n");
+        writer.write(b"six\n");
+        let text = String::from_utf8(writer.out.text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[..2], ["one", "tw"]);
+        assert!(lines[2].starts_with("{\"name\":"), "{}", lines[2]);
+        assert!(Json::parse(lines[2]).is_err());
+        let told = Json::parse(lines[3]).unwrap();
+        let what = told.get("msg").and_then(Json::as_str).unwrap();
+        let wanted = "the log could not be written: 3 lines are missing";
+        assert_eq!(what, wanted);
+        assert_eq!(lines[4..], ["five", "six"]);
+    }
+
     #[test]
     fn a_record_has_what_bunyan_wants() {
-        let bunyan = bunyan(1).0;
         let record = Record::builder()
             .level(log::Level::Warn)
             .target("vminfod::queue")
             .args(format_args!("two\nlines"))
             .build();
-        let line = bunyan.line(&record, SystemTime::UNIX_EPOCH);
+        let line = line("h", &record, SystemTime::UNIX_EPOCH);
         let text = String::from_utf8(line).unwrap();
         assert!(text.ends_with('\n') && text.matches('\n').count() == 1);
         let json = Json::parse(&text).unwrap();

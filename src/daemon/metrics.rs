@@ -1,11 +1,13 @@
 //! What the daemon counts, for Prometheus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use super::Shared;
 use crate::drift::Healed;
-use crate::event::{Event, Kind, Lane};
+use crate::event::{Event, Kind, Lane, Seen};
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
 use crate::watch::files::FileWatcher;
@@ -25,16 +27,56 @@ pub struct Numbers {
     pub load_failures: Counts,
     /// Events that were published, by type and the source of their cause.
     pub published: Counts,
+    /// How long file events waited for the planner.
+    pub file_delays: Delays,
+}
+
+/// The last delays of something, [`DELAYS_MAX`] of them.
+#[derive(Debug, Default)]
+pub struct Delays(Mutex<VecDeque<Duration>>);
+
+/// See [`Delays`].
+const DELAYS_MAX: usize = 1000;
+
+impl Delays {
+    fn add(&self, delay: Duration) {
+        let mut delays = self.0.lock();
+        if delays.len() >= DELAYS_MAX {
+            delays.pop_back();
+        }
+        delays.push_front(delay);
+    }
+
+    /// The average of the last 1, 10, 100 and 1,000, as far as there are so
+    /// many, in milliseconds.
+    #[must_use]
+    pub fn averages(&self) -> Vec<(u32, f64)> {
+        let delays = self.0.lock();
+        let mut averages = Vec::new();
+        let (mut sum, mut wanted) = (Duration::ZERO, 1);
+        for (count, delay) in (1_u32..).zip(&*delays) {
+            sum += *delay;
+            if count == wanted {
+                let average = sum.as_secs_f64() * 1000.0 / f64::from(count);
+                averages.push((count, average));
+                wanted *= 10;
+            }
+        }
+        averages
+    }
 }
 
 impl Numbers {
     /// An event was received.
-    pub fn event(&self, event: &Event) {
-        let (source, kind) = match event {
+    pub fn event(&self, seen: &Seen) {
+        let (source, kind) = match &seen.event {
             Event::Zone(change) => ("zone", change.newstate.as_str()),
             Event::InitRestart { .. } => ("zone", "init restart"),
             Event::Dataset(change) => ("zfs", change.operation.as_str()),
-            Event::File(change) => ("file", change.file.name()),
+            Event::File(change) => {
+                self.file_delays.add(seen.at.elapsed());
+                ("file", change.file.name())
+            }
             Event::Ready(source) => (source.name(), "ready"),
         };
         let kind = if kind.is_empty() { "gone" } else { kind };

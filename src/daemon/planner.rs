@@ -25,7 +25,7 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
                 beginning.end(shared);
             }
             Ok(seen) => {
-                shared.numbers.event(&seen.event);
+                shared.numbers.event(&seen);
                 if beginning.is_over {
                     handle(&seen, shared);
                 } else {

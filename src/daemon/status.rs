@@ -1,6 +1,7 @@
 //! /status: what the daemon says of itself. Today's clients know most of its
 //! members; those from `seq` on are ours.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
@@ -98,11 +99,7 @@ impl Status {
         status.set("eventsListenersCutOff", cut_off);
         if full {
             status.set("refreshLog", self.refresh_log());
-            let mut fswatcher = Object::new();
-            fswatcher.set("pid", std::process::id());
-            let files = self.files.upgrade();
-            fswatcher.set("watches", files.map(|files| files.count()));
-            status.set("fswatcher", fswatcher);
+            status.set("fswatcher", self.fswatcher());
         }
         status.set("seq", shared.cache.seq());
         status.set("epoch", shared.cache.epoch());
@@ -113,6 +110,33 @@ impl Status {
         status.set("gaps", told_healed(shared.gaps.healed()));
         status.set("errors", self.errors());
         Json::from(status)
+    }
+
+    /// Beside our own, the members that today's `vminfo status -f` reads: there
+    /// is no process that watches for us, and no command to it that waits.
+    fn fswatcher(&self) -> Object {
+        let pid = std::process::id();
+        let files = self.files.upgrade();
+        let (watched, others) =
+            files.as_ref().map(|files| files.paths()).unwrap_or_default();
+        let shown = |paths: Vec<PathBuf>| -> Vec<Json> {
+            let paths = paths.iter().map(|path| path.to_string_lossy());
+            paths.map(|path| Json::from(&*path)).collect()
+        };
+        let mut fswatcher = Object::new();
+        fswatcher.set("pid", pid);
+        fswatcher.set("watches", files.as_ref().map(|files| files.count()));
+        let mut delays = Object::new();
+        for (count, average) in self.shared.numbers.file_delays.averages() {
+            delays.set(count.to_string(), average);
+        }
+        fswatcher.set("message_delays", delays);
+        fswatcher.set("watching", shown(watched));
+        fswatcher.set("not_yet_watching", shown(others));
+        fswatcher.set("pending_actions", Object::new());
+        fswatcher.set("watcher_pid", pid);
+        fswatcher.set("running", files.is_some());
+        fswatcher
     }
 
     /// `vasync_queue` is what today's `vminfo status` reads.

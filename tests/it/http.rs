@@ -71,6 +71,21 @@ fn status_has_what_clients_know() {
     let log = status.get("refreshLog").unwrap().as_array().unwrap();
     assert_eq!(log[0].get("numVms"), Some(&Json::Number(2.0)));
     assert_eq!(text(&log[0], "cause"), "start");
+    // What today's `vminfo status -f` reads.
+    let fswatcher = status.get("fswatcher").unwrap();
+    let listed = |name: &str| -> Vec<String> {
+        let paths = fswatcher.get(name).unwrap().as_array().unwrap().iter();
+        paths.map(|path| path.as_str().unwrap().to_string()).collect()
+    };
+    let path = |path: &str| host.path(path).to_str().unwrap().to_string();
+    assert!(listed("watching").contains(&path("/etc/zones/index")));
+    let zonename = host.zonenames().unwrap().remove(0);
+    let routes = path(&format!("/zones/{zonename}/config/routes.json"));
+    assert!(listed("not_yet_watching").contains(&routes));
+    assert_eq!(fswatcher.get("running"), Some(&Json::Bool(true)));
+    assert_eq!(fswatcher.get("watcher_pid"), status.get("pid"));
+    assert!(fswatcher.get("pending_actions").unwrap().as_object().is_some());
+    assert!(fswatcher.get("message_delays").unwrap().as_object().is_some());
     let queue = status.get("queue").unwrap();
     assert_eq!(queue.get("max_jobs"), Some(&Json::Number(2.0)));
     assert_eq!(queue.get("paused"), Some(&Json::Bool(false)));

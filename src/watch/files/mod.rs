@@ -17,7 +17,7 @@ mod tables;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -166,6 +166,25 @@ impl FileWatcher {
     #[must_use]
     pub fn count(&self) -> usize {
         self.tables.lock().nodes.len()
+    }
+
+    /// The paths of files that are watched, and of those that are not there or
+    /// can't be watched.
+    #[must_use]
+    pub fn paths(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let tables = self.tables.lock();
+        let files = tables.nodes.iter().filter(|(_, n)| !n.subjects.is_empty());
+        let (armed, others): (Vec<_>, Vec<_>) =
+            files.partition(|(_, node)| node.state == NodeState::Armed);
+        let path = |(id, _): (&u64, _)| tables.path(*id);
+        let sorted = |mut paths: Vec<PathBuf>| {
+            paths.sort();
+            paths
+        };
+        (
+            sorted(armed.into_iter().filter_map(path).collect()),
+            sorted(others.into_iter().filter_map(path).collect()),
+        )
     }
 
     /// The files that can't be watched.
