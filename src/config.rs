@@ -57,6 +57,9 @@ impl Settings {
 pub struct LoadLimits {
     /// A command is killed, with its children, when it runs longer.
     pub command_time: Duration,
+    /// At the start, a pool is given so long to list all that is on it. (SMF
+    /// gives a start 300 s.)
+    pub list_time: Duration,
     /// The most bytes that a command may print.
     pub command_output: usize,
     /// The most bytes of the zone index.
@@ -76,6 +79,7 @@ impl Default for LoadLimits {
     fn default() -> Self {
         Self {
             command_time: Duration::from_secs(30),
+            list_time: Duration::from_secs(240),
             command_output: 256 << 20,
             index_bytes: 16 << 20,
             xml_bytes: 1 << 20,

@@ -63,6 +63,10 @@ const SETTINGS: &[Setting] = settings! {
          for this long";
     "command-time" Time load.command_time,
         "a command that runs longer is killed, with its children";
+    "list-time" Time load.list_time,
+        "the same of a list of all that is on a pool, at the start";
+    "index-bytes" Bytes load.index_bytes,
+        "a zone index that is longer is refused";
     "command-output" Size load.command_output,
         "a command that prints more is killed";
     "arguments-bytes" Size load.arguments_bytes,

@@ -21,7 +21,7 @@ pub struct Dumped {
 /// Loads the system once, without a daemon.
 ///
 /// # Errors
-/// A sentence, if zoneadm or zfs fails.
+/// A sentence, if zoneadm fails.
 pub fn dump(settings: &Settings) -> Result<Dumped, String> {
     let loader = new_loader(settings, Arc::default());
     let mut faults = Vec::new();
@@ -30,7 +30,13 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
         Arc::new(Object::new())
     });
     let all = loader
-        .load_all(&[], false, &sysinfo, &|_, _, _| {})
+        .load_all(
+            &[],
+            false,
+            settings.load.command_time,
+            &sysinfo,
+            &|_, _, _| {},
+        )
         .map_err(|e| e.to_string())?;
     let mut note = |name: &str, source: &str, error: Option<String>| {
         faults.extend(error.map(|e| format!("{name}: {source}: {e}")));

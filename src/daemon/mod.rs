@@ -277,6 +277,7 @@ impl Daemon {
             loader,
             files: Arc::clone(&files),
             times: settings.sources.clone(),
+            limits: settings.load.clone(),
             loaded,
         };
         for n in 0..settings.queues.all_workers() {

@@ -26,6 +26,7 @@ fn worker() -> (Worker, Arc<Shared>) {
         loader,
         files: Arc::new(files),
         times: settings.sources,
+        limits: settings.load,
         loaded: bounded(1).0,
     };
     (worker, shared)

@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 
 use super::store::{Finished, STRANGERS};
 use crate::cache::Published;
-use crate::config::SourceTimes;
+use crate::config::{LoadLimits, SourceTimes};
 use crate::daemon::{Refresh, Shared};
 use crate::drift::Drift;
 use crate::event::{Cause, Job, Kind, Lane, Sources};
@@ -46,6 +46,7 @@ pub struct Worker {
     pub loader: Loader,
     pub files: Arc<FileWatcher>,
     pub times: SourceTimes,
+    pub limits: LoadLimits,
     /// Is told when a full load is in.
     pub loaded: Sender<()>,
 }
@@ -168,8 +169,21 @@ impl Worker {
         let faults = &self.shared.faults;
         // Who asks, and what follows a gap, is to have all of it read.
         let trusts_stamps = &*job.cause.detail == PERIODIC;
-        let loaded =
-            self.loader.load_all(&known, trusts_stamps, &sysinfo, &self.arm());
+        // Nobody is served before the first load: a pool that is slow is
+        // waited for.
+        let is_first = self.shared.refreshes.lock().is_empty();
+        let list_time = match is_first {
+            true => self.limits.list_time,
+            false => self.limits.command_time,
+        };
+        let arm = self.arm();
+        let loaded = self.loader.load_all(
+            &known,
+            trusts_stamps,
+            list_time,
+            &sysinfo,
+            &arm,
+        );
         let all = match loaded {
             Ok(all) => all,
             Err(e) => {

@@ -144,6 +144,12 @@ impl Runner {
         Self { limit, output_limit, ending, counts }
     }
 
+    /// The same, but commands are killed after `limit`.
+    #[must_use]
+    pub fn with_limit(&self, limit: Duration) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
     /// How runs went, those of every clone of this runner.
     #[must_use]
     pub fn counts(&self) -> &RunCounts {

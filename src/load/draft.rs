@@ -1,14 +1,15 @@
 //! A VM while it is loaded: what was known of it stands until a source has
 //! been read, and stays where one can't be read.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::command::CommandError;
 use super::files::{self, Dated, Metadata, Place, Stamps, Sysinfo};
-use super::kstat;
+use super::kstat::{self, Kstats};
+use super::pools::{Wanted, pool_of};
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
@@ -31,6 +32,8 @@ pub(super) struct Draft {
     pub(super) is_configured: bool,
     /// Whether it may be another zone than the one that was known.
     may_be_another: bool,
+    /// Whether it is another zone than the one that was known.
+    pub(super) is_another: bool,
     /// Whether the XML was read, or could not be.
     pub(super) xml_tried: bool,
     /// The brand and zonepath of the XML that was read.
@@ -62,6 +65,7 @@ impl Draft {
             gone: false,
             is_configured: false,
             may_be_another: false,
+            is_another: false,
             xml_tried: false,
             xml_names: None,
             row: known.map(|p| p.row.clone()),
@@ -109,6 +113,7 @@ impl Draft {
     }
 
     fn forget_what_was_known(&mut self) {
+        self.is_another = true;
         self.trusts_stamps = false;
         self.stamps = Stamps::default();
         (self.xml, self.zoneinfo, self.receiving) = (None, None, None);
@@ -136,15 +141,23 @@ impl Draft {
         self.may_be_another = false;
     }
 
+    /// Whether these kstats are read since the zone has this id, if it runs.
+    pub(super) fn has_kstat(&self, kstats: &Kstats, zoneid: u64) -> bool {
+        #[allow(clippy::cast_precision_loss)]
+        let is_own = |info: &kstat::ZoneInfo| info.zoneid == zoneid as f64;
+        !self.is_running() || kstats.get(&*self.zonename).is_some_and(is_own)
+    }
+
+    fn is_running(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| &*row.zone_state == "running")
+    }
+
     /// Takes the zone's kstat. A running zone has one: where it is missing,
     /// the last good one of this life of the zone stays.
-    pub(super) fn set_zoneinfo(
-        &mut self,
-        zones: &HashMap<String, kstat::ZoneInfo>,
-    ) {
-        let found = zones.get(&*self.zonename).copied();
+    pub(super) fn set_zoneinfo(&mut self, kstats: &Kstats) {
+        let found = kstats.get(&*self.zonename).copied();
+        let is_running = self.is_running();
         let row = self.row.as_ref();
-        let is_running = row.is_some_and(|row| &*row.zone_state == "running");
         if found.is_some() || !is_running {
             self.zoneinfo = found;
             self.fault("kstat", None);
@@ -276,14 +289,14 @@ impl Draft {
     }
 
     /// The names that the zone's own dataset may have.
-    pub(super) fn roots(&self) -> Vec<Arc<str>> {
+    fn roots(&self) -> Vec<Arc<str>> {
         let own = self.zonepath().map(|p| p.trim_start_matches('/').into());
         let known = self.datasets.root.as_ref().map(|d| Arc::clone(&d.name));
         own.into_iter().chain(known).collect()
     }
 
     /// The names of the other datasets that this VM may be made of.
-    pub(super) fn other_datasets(&self) -> Vec<Arc<str>> {
+    fn other_datasets(&self) -> Vec<Arc<str>> {
         let mut names: Vec<_> = self.receiving.iter().cloned().collect();
         if let Some(xml) = &self.xml {
             names.extend(xml.datasets.iter().cloned());
@@ -295,31 +308,135 @@ impl Draft {
         names
     }
 
+    /// The names of all datasets that it may be, or was, made of.
+    pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
+        let mut names: BTreeSet<_> = self.roots().into_iter().collect();
+        names.extend(self.other_datasets());
+        names.extend(self.datasets.names());
+        names
+    }
+
+    /// The snapshots that make what is delegated indestructible.
+    fn holds(&self, datasets: &Datasets) -> impl Iterator<Item = Arc<str>> {
+        let delegated = self.roots().into_iter().map(|r| format!("{r}/data"));
+        let had = self.datasets.delegated.as_ref();
+        let (xml, had) = (self.xml.as_ref(), had.map(|d| &d.name));
+        let may_be = |name: &String| {
+            datasets.get(name).is_some()
+                || had.is_some_and(|had| **had == **name)
+                || xml.is_some_and(|xml| {
+                    xml.datasets.iter().any(|d| **d == **name)
+                })
+        };
+        let delegated: BTreeSet<_> = delegated.filter(may_be).collect();
+        let hold = |name: String| format!("{name}@{INDESTRUCTIBLE}").into();
+        delegated.into_iter().map(hold)
+    }
+
+    /// What zfs is to be asked for, as far as that is known by what it has
+    /// said.
+    pub(super) fn wanted(&self, datasets: &Datasets) -> Wanted {
+        let mut wanted = Wanted::default();
+        wanted.trees.extend(self.roots());
+        wanted.alone.extend(self.other_datasets());
+        wanted.alone.extend(self.holds(datasets));
+        // A dataset is gone when zfs says so while it has the pool, and not
+        // when it does not list it.
+        for name in self.datasets.names() {
+            if datasets.is_missing(&name) {
+                wanted.alone.insert(pool_of(&name).into());
+            }
+            wanted.alone.insert(name);
+        }
+        // A zone's directory may be another dataset's than its name says:
+        // only a list of the whole pool finds that.
+        if let Some(own) = self.lost_root(datasets) {
+            let pool: Arc<str> = pool_of(&own).into();
+            match datasets.get(&pool) {
+                Some(_) => wanted.pools.insert(pool),
+                None => wanted.alone.insert(pool),
+            };
+        }
+        wanted
+    }
+
+    /// The name of the zone's own dataset, if the zone has been installed and
+    /// zfs has not listed it.
+    fn lost_root(&self, datasets: &Datasets) -> Option<Arc<str>> {
+        let path = self.zonepath().filter(|_| self.is_installed())?;
+        let own: Arc<str> = path.trim_start_matches('/').into();
+        let is_lost = datasets.is_missing(&own) || datasets.get(&own).is_some();
+        (is_lost && datasets.mounted_at(path).is_none()).then_some(own)
+    }
+
     /// Why one of its datasets could not be listed, if so.
-    pub(super) fn failure(&self, datasets: &Datasets) -> Option<String> {
-        let delegated = self.roots().into_iter().flat_map(|root| {
-            let data = format!("{root}/data");
-            let held = format!("{data}@{INDESTRUCTIBLE}");
-            [root, data.into(), held.into()]
-        });
-        let mut names =
-            delegated.chain(self.other_datasets()).chain(self.datasets.names());
-        names.find_map(|name| {
-            let why = datasets.failure(&name)?;
+    fn failure(&self, datasets: &Datasets) -> Option<String> {
+        let mut names = self.names();
+        if let Some(path) = self.zonepath() {
+            let own = path.trim_start_matches('/');
+            if datasets.mounted_at(path).is_some()
+                && datasets.get(own).is_none()
+            {
+                names.remove(own);
+            }
+        }
+        let data = self.roots().into_iter().map(|r| format!("{r}/data").into());
+        names.extend(data);
+        names.extend(self.holds(datasets));
+        names.into_iter().find_map(|name| {
+            let of_pool = || {
+                let is_there = datasets.get(&name).is_some();
+                datasets
+                    .pool_failure(pool_of(&name))
+                    .filter(|_| !is_there && self.is_to_be_there(&name))
+            };
+            let why = datasets.failure(&name).or_else(of_pool)?;
             Some(format!("{name}: {why}"))
         })
     }
 
+    /// Whether there should be a dataset of this name.
+    fn is_to_be_there(&self, name: &str) -> bool {
+        let is_own = self
+            .zonepath()
+            .is_some_and(|path| path.trim_start_matches('/') == name);
+        let xml = self.xml.as_ref();
+        (is_own && self.is_installed())
+            || self.datasets.names().iter().any(|had| **had == *name)
+            || xml.is_some_and(|_| {
+                self.other_datasets().iter().any(|other| **other == *name)
+            })
+    }
+
+    /// Takes its datasets, unless one could not be listed: of what was known
+    /// the last good value stays; else a part is better than nothing.
+    pub(super) fn set_datasets(
+        &mut self,
+        datasets: &Datasets,
+        hung: &BTreeSet<Arc<str>>,
+    ) {
+        let failure = self.failure(datasets).or_else(|| self.loss(datasets));
+        let mut pools =
+            self.names().into_iter().map(|n| pool_of(&n).to_string());
+        if failure.is_some() && pools.any(|pool| hung.contains(&*pool)) {
+            self.hung.get_or_insert(Kind::Datasets);
+        }
+        if failure.is_none() || self.prior.is_none() {
+            self.select_datasets(datasets);
+        }
+        self.fault("zfs", failure);
+    }
+
     /// A line that could not be understood may have been that of a dataset
     /// which it had before and has no more.
-    pub(super) fn loss(&self, datasets: &Datasets) -> Option<String> {
+    fn loss(&self, datasets: &Datasets) -> Option<String> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
         let mut lost = had.iter().filter(|name| datasets.get(name).is_none());
         lost.next().is_some().then(|| odd.to_string())
     }
 
-    pub(super) fn select_datasets(&mut self, datasets: &Datasets) {
+    fn select_datasets(&mut self, datasets: &Datasets) {
         let Some(xml) = self.xml.clone() else { return };
         let zonepath = self.zonepath().unwrap_or_default().to_string();
         let receiving = self.receiving.as_deref();

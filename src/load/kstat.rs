@@ -10,6 +10,8 @@ use crate::translate::parse_number;
 /// What the kernel counts of a running zone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZoneInfo {
+    /// The zone's id in the kernel.
+    pub zoneid: f64,
     /// Seconds since the epoch; 0 until the zone has booted.
     pub boot_time: f64,
     /// Process id of init(8).
@@ -17,6 +19,9 @@ pub struct ZoneInfo {
     /// How often the kernel has started init again.
     pub init_restarts: f64,
 }
+
+/// The kstats of zones, by zonename.
+pub type Kstats = HashMap<String, ZoneInfo>;
 
 /// The statistics that are asked for.
 const STATISTICS: &str = "/^(zonename|boot_time|init_pid|init_restarts)$/";
@@ -39,10 +44,7 @@ pub fn read_run(paths: &Paths, zoneid: Option<u64>) -> Run {
 ///
 /// # Errors
 /// Those of running the command, and any other failure of it.
-pub fn read(
-    runner: &Runner,
-    run: &Run,
-) -> Result<HashMap<String, ZoneInfo>, CommandError> {
+pub fn read(runner: &Runner, run: &Run) -> Result<Kstats, CommandError> {
     let output = runner.run(run)?;
     match output.exit {
         Some(0) => parse(&output.stdout).map_err(|what| run.error(&what)),
@@ -63,7 +65,7 @@ pub fn read(
 ///
 /// # Errors
 /// If a line is none of kstat's, or the last is cut off.
-pub fn parse(text: &str) -> Result<HashMap<String, ZoneInfo>, String> {
+pub fn parse(text: &str) -> Result<Kstats, String> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the output is cut off".to_string());
     }
@@ -80,16 +82,17 @@ pub fn parse(text: &str) -> Result<HashMap<String, ZoneInfo>, String> {
         };
         instances.entry(instance).or_default().insert(statistic, value);
     }
-    let complete = |values: &HashMap<&str, &str>| {
+    let complete = |(id, values): (&&str, &HashMap<&str, &str>)| {
         let value = |name| values.get(name).and_then(|v| parse_number(v));
         let info = ZoneInfo {
+            zoneid: parse_number(id)?,
             boot_time: value("boot_time")?,
             init_pid: value("init_pid")?,
             init_restarts: value("init_restarts")?,
         };
         Some(((*values.get("zonename")?).to_string(), info))
     };
-    Ok(instances.values().filter_map(complete).collect())
+    Ok(instances.iter().filter_map(complete).collect())
 }
 
 #[cfg(test)]

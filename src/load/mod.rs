@@ -1,7 +1,7 @@
 //! Loading: from the names of VMs to what the system says of them now.
 //!
 //! Many VMs are loaded together: one `zoneadm list`, one `kstat`, one
-//! `zfs list` for all of them. What fails costs the VM that it is about and
+//! `zfs list` a pool for all of them, side by side. What fails costs the VM that it is about and
 //! that source alone: the last good value stays, and the fault is told.
 //!
 //! No lock is held here, and nothing here knows what is served.
@@ -13,6 +13,7 @@ mod dtd;
 pub mod files;
 pub mod index;
 pub mod kstat;
+mod pools;
 pub mod properties;
 pub mod zfs;
 mod zone_files;
@@ -23,15 +24,19 @@ pub mod zonexml;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
 use crate::event::{Kind, Sources};
 use assemble::Parts;
-use command::{CommandError, RunCounts, Runner};
+use command::{CommandError, Run, RunCounts, Runner};
 use draft::Draft;
 use files::Sysinfo;
 use index::ZoneIndex;
-use zfs::{Datasets, Depth, INDESTRUCTIBLE};
+use kstat::Kstats;
+use pools::{Pools, Wanted, pool_of};
+use zfs::Datasets;
 use zones::AllZones;
 
 /// What is wrong where kstat(8) has answered, but without the zone.
@@ -158,28 +163,44 @@ impl Loader {
                 draft.need(Sources::ALL);
             }
         }
-        self.read_rows(&mut drafts);
-        self.read_files(&mut drafts, arm);
-        self.read_changed_rows(&mut drafts, arm);
+        let mut pools = Pools::new(self, self.limits.command_time);
+        let early = wanted(&drafts, &pools.datasets);
+        let run = self.kstat_run(&drafts);
+        let kstats = std::thread::scope(|scope| {
+            let kstats = run.map(|run| {
+                scope.spawn(move || kstat::read(&self.runner, &run))
+            });
+            let early = scope.spawn(|| pools.ask(early));
+            self.read_rows(&mut drafts);
+            self.read_files(&mut drafts, arm);
+            self.read_changed_rows(&mut drafts, arm);
+            joined(early);
+            kstats.map(joined)
+        });
         for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
             draft.need(Sources::ZFS);
+            if draft.is_another {
+                pools.forget(&draft.names());
+            }
         }
-        self.read_kstats(&mut drafts);
-        self.read_datasets(&mut drafts);
+        self.set_kstats(&mut drafts, kstats);
+        self.read_datasets(&mut drafts, &mut pools);
         drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
     }
 
     /// Loads every VM that zoneadm knows, and those of `known` that it no
     /// longer lists: they are asked for by name before they count as gone.
     /// With `trusts_stamps`, files of `known` that are as they were when they
-    /// were read are not read again.
+    /// were read are not read again. A pool is given `list_time` to list all
+    /// that is on it.
     ///
     /// # Errors
-    /// If zoneadm or zfs fails: then nothing is known of any VM.
+    /// If zoneadm fails: then nothing is known of any VM.
     pub fn load_all(
         &self,
         known: &[(Arc<str>, Arc<Parts>)],
         trusts_stamps: bool,
+        list_time: Duration,
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
     ) -> Result<LoadedAll, CommandError> {
@@ -196,9 +217,20 @@ impl Loader {
         for draft in &mut drafts {
             draft.trusts_stamps = trusts_stamps;
         }
-        self.read_files(&mut drafts, arm);
-        self.read_kstats(&mut drafts);
-        let odd = self.read_all_datasets(&mut drafts)?;
+        let mut pools = Pools::new(self, list_time);
+        let all_pools =
+            Wanted { pools: pools_of(&drafts), ..Wanted::default() };
+        let kstats = std::thread::scope(|scope| {
+            let run = kstat::read_run(&self.paths, None);
+            let kstats = scope.spawn(move || kstat::read(&self.runner, &run));
+            let listed = scope.spawn(|| pools.ask(all_pools));
+            self.read_files(&mut drafts, arm);
+            joined(listed);
+            joined(kstats)
+        });
+        self.set_kstats(&mut drafts, Some(kstats));
+        self.read_datasets(&mut drafts, &mut pools);
+        let odd = pools.datasets.odd().map(str::to_string);
         let (index, index_error) = match index {
             Ok(index) => (Some(Arc::new(index)), None),
             Err(e) => (None, Some(e)),
@@ -214,7 +246,25 @@ impl Loader {
         })
     }
 
-    fn read_kstats(&self, drafts: &mut [Draft]) {
+    /// The run of kstat for those that want theirs. The kernel has all zones
+    /// at hand: asking for one saves only the reading of the others' lines.
+    fn kstat_run(&self, drafts: &[Draft]) -> Option<Run> {
+        let mut asked =
+            drafts.iter().filter(|d| d.sources.contains(Sources::KSTAT));
+        let one = match (asked.next()?, asked.next()) {
+            (draft, None) => draft.zoneid(),
+            _ => None,
+        };
+        Some(kstat::read_run(&self.paths, one))
+    }
+
+    /// Gives each VM its kstat. Those were read while zoneadm was asked: of a
+    /// zone that has come meanwhile, they are read again.
+    fn set_kstats(
+        &self,
+        drafts: &mut [Draft],
+        mut kstats: Option<Result<Kstats, CommandError>>,
+    ) {
         let mut asked = Vec::new();
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
             if draft.sources.contains(Sources::KSTAT) {
@@ -227,147 +277,58 @@ impl Loader {
                 }
             }
         }
-        // The kernel has all of them at hand: asking for one saves only the
-        // reading of the others' lines.
-        let one = match &asked[..] {
-            [] => return,
-            [(zoneid, _)] => Some(*zoneid),
-            _ => None,
+        if asked.is_empty() {
+            return;
+        }
+        let has_come = |kstats: &Kstats| {
+            let mut asked = asked.iter();
+            asked.any(|(id, draft)| !draft.has_kstat(kstats, *id))
         };
-        let zones =
-            kstat::read(&self.runner, &kstat::read_run(&self.paths, one));
+        if !matches!(&kstats, Some(Err(_)))
+            && kstats.iter().flatten().all(has_come)
+        {
+            let one = match &asked[..] {
+                [(zoneid, _)] => Some(*zoneid),
+                _ => None,
+            };
+            let run = kstat::read_run(&self.paths, one);
+            kstats = Some(kstat::read(&self.runner, &run));
+        }
         for (_, draft) in asked {
-            match &zones {
-                Ok(zones) => draft.set_zoneinfo(zones),
-                Err(e) => draft.failed("kstat", e),
+            match &kstats {
+                Some(Ok(kstats)) => draft.set_zoneinfo(kstats),
+                Some(Err(e)) => draft.failed("kstat", e),
+                None => {}
             }
         }
     }
 
-    fn read_datasets(&self, drafts: &mut [Draft]) {
-        let mut datasets = Datasets::default();
-        let listed = self
-            .list_datasets(&names(drafts, Draft::roots), &mut datasets)
-            .and_then(|()| self.list_lost_roots(drafts, &mut datasets))
-            .and_then(|()| self.list_others(drafts, &mut datasets));
-        select_datasets(drafts, &datasets, listed);
-    }
-
-    /// As [`Self::read_datasets`], but by a list of everything. Returns what
-    /// was odd in it.
-    fn read_all_datasets(
-        &self,
-        drafts: &mut [Draft],
-    ) -> Result<Option<String>, CommandError> {
-        let all = zfs::list_all(&self.paths);
-        let mut datasets = zfs::list(&self.runner, &all, Depth::Children)?;
-        // Zones that are deeper than a pool's children.
-        let mut deep = names(drafts, Draft::roots);
-        deep.retain(|name| name.split('/').count() > 2);
-        let listed = self
-            .list_datasets(&deep, &mut datasets)
-            .and_then(|()| self.list_others(drafts, &mut datasets));
-        select_datasets(drafts, &datasets, listed);
-        Ok(datasets.faults())
-    }
-
-    /// Zones' own datasets, with children and snapshots.
-    fn list_datasets(
-        &self,
-        names: &BTreeSet<Arc<str>>,
-        datasets: &mut Datasets,
-    ) -> Result<(), CommandError> {
-        let bytes = self.limits.arguments_bytes;
-        for run in zfs::list_some(&self.paths, names, Depth::Children, bytes) {
-            let listed = zfs::list(&self.runner, &run, Depth::Children)?;
-            datasets.merge(listed);
+    /// Asks for the datasets of VMs until no name is left that was not asked
+    /// for, and gives each VM its own.
+    fn read_datasets(&self, drafts: &mut [Draft], pools: &mut Pools<'_>) {
+        while pools.ask(wanted(drafts, &pools.datasets)) {}
+        for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
+            draft.set_datasets(&pools.datasets, &pools.hung);
         }
-        datasets.expect(names);
-        Ok(())
-    }
-
-    /// A zone's directory may be another dataset's than its name says: only a
-    /// list of everything finds that.
-    fn list_lost_roots(
-        &self,
-        drafts: &[Draft],
-        datasets: &mut Datasets,
-    ) -> Result<(), CommandError> {
-        let is_lost = |draft: &Draft| {
-            let root = draft.zonepath().and_then(|p| datasets.mounted_at(p));
-            draft.wants_datasets() && draft.is_installed() && root.is_none()
-        };
-        if drafts.iter().any(is_lost) {
-            let all = zfs::list_all(&self.paths);
-            datasets.merge(zfs::list(&self.runner, &all, Depth::Children)?);
-        }
-        Ok(())
-    }
-
-    /// Disks, and what matters of what is delegated: each by its name, since
-    /// a tenant decides how much there is besides.
-    fn list_others(
-        &self,
-        drafts: &[Draft],
-        datasets: &mut Datasets,
-    ) -> Result<(), CommandError> {
-        let mut more = names(drafts, Draft::other_datasets);
-        more.retain(|name| datasets.get(name).is_none());
-        for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
-            let root = draft.zonepath().and_then(|p| datasets.mounted_at(p));
-            let data = root.map(|root| format!("{}/data", root.name));
-            let data = data.and_then(|name| datasets.get(&name));
-            let held =
-                data.map(|data| format!("{}@{INDESTRUCTIBLE}", data.name));
-            more.extend(held.map(Arc::from));
-        }
-        // A dataset is gone when zfs says so, not when it is not listed.
-        let had = names(drafts, |draft| draft.datasets.names());
-        more.extend(
-            had.into_iter().filter(|name| datasets.get(name).is_none()),
-        );
-        let bytes = self.limits.arguments_bytes;
-        for run in zfs::list_some(&self.paths, &more, Depth::Alone, bytes) {
-            let mut listed = zfs::list(&self.runner, &run, Depth::Alone)?;
-            listed.retain(&more);
-            datasets.merge(listed);
-        }
-        datasets.expect(&more);
-        Ok(())
     }
 }
 
-/// Names of datasets of the VMs that want theirs.
-fn names<I: IntoIterator<Item = Arc<str>>>(
-    drafts: &[Draft],
-    of: impl Fn(&Draft) -> I,
-) -> BTreeSet<Arc<str>> {
-    let wanting = drafts.iter().filter(|draft| draft.wants_datasets());
-    wanting.flat_map(of).collect()
+/// What zfs has to be asked for besides what it has said.
+fn wanted(drafts: &[Draft], datasets: &Datasets) -> Wanted {
+    let mut wanted = Wanted::default();
+    for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
+        wanted.extend(draft.wanted(datasets));
+    }
+    wanted
 }
 
-/// Gives each VM its datasets, unless they could not be listed.
-fn select_datasets(
-    drafts: &mut [Draft],
-    datasets: &Datasets,
-    listed: Result<(), CommandError>,
-) {
-    let is_hang = listed.as_ref().is_err_and(CommandError::is_hang);
-    let error = listed.err().map(|e| e.to_string());
-    for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
-        let failure = draft
-            .failure(datasets)
-            .or_else(|| draft.loss(datasets))
-            .or_else(|| error.clone());
-        // Of what was known the last good value stays; else a part is better
-        // than nothing.
-        let is_new = draft.prior.is_none() && error.is_none();
-        if failure.is_none() || is_new {
-            draft.select_datasets(datasets);
-        }
-        if is_hang && draft.hung.is_none() {
-            draft.hung = Some(Kind::Datasets);
-        }
-        draft.fault("zfs", failure);
-    }
+/// The pools that VMs are, or were, on.
+fn pools_of(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
+    let names = drafts.iter().flat_map(|draft| draft.names());
+    names.map(|name| pool_of(&name).into()).collect()
+}
+
+/// What a thread has returned; its panic goes on in this one.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

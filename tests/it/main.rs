@@ -11,6 +11,7 @@ mod conformance;
 
 /// Every operation, from the command to the client.
 mod operations;
+mod pools;
 
 /// Files that come, go and are replaced.
 mod files;

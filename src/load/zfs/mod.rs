@@ -106,6 +106,8 @@ pub struct Datasets {
     missing: HashSet<Arc<str>>,
     /// A line that could not be understood.
     odd: Option<String>,
+    /// What zfs has said where it left something out.
+    cut: Option<String>,
 }
 
 impl Datasets {
@@ -141,14 +143,39 @@ impl Datasets {
         });
     }
 
-    /// All that could not be listed, and a line that could not be understood.
+    /// Whether zfs says that there is none of this name.
     #[must_use]
-    pub fn faults(&self) -> Option<String> {
-        let failed = self.failed.iter().map(|(n, why)| format!("{n}: {why}"));
-        let mut faults: Vec<_> = failed.chain(self.odd.clone()).collect();
-        faults.sort();
-        faults.truncate(3);
-        (!faults.is_empty()).then(|| faults.join("; "))
+    pub fn is_missing(&self, name: &str) -> bool {
+        self.missing.contains(name) && self.get(name).is_none()
+    }
+
+    /// Why a pool says nothing of its datasets, if it does not.
+    #[must_use]
+    pub fn pool_failure(&self, pool: &str) -> Option<&str> {
+        let is_missing = self.missing.contains(pool);
+        let missing = is_missing.then_some("there is no such pool");
+        self.failure(pool).or(missing)
+    }
+
+    /// What zfs has said where it left something out: of what, it does not
+    /// say.
+    #[must_use]
+    pub fn cut(&self) -> Option<&str> {
+        self.cut.as_deref()
+    }
+
+    /// Notes that a name could not be listed.
+    pub fn fail(&mut self, name: &Arc<str>, why: &str) {
+        self.failed.insert(Arc::clone(name), why.to_string());
+    }
+
+    /// Forgets these names, with their snapshots.
+    pub fn forget(&mut self, names: &BTreeSet<Arc<str>>) {
+        self.by_name.retain(|name, _| !names.contains(name));
+        self.by_mountpoint.retain(|_, name| !names.contains(name));
+        self.snapshots.retain(|name, _| !names.contains(name));
+        self.failed.retain(|name, _| !names.contains(name));
+        self.missing.retain(|name| !names.contains(name));
     }
 
     /// A line that could not be understood, if there was one.
@@ -213,11 +240,13 @@ impl Dataset {
     }
 }
 
-/// The run that lists every zone's dataset with its children and snapshots.
-/// What is deeper, and the tenants' own, is asked for by name.
+/// The run that lists every zone's dataset of a pool with its children and
+/// snapshots. What is deeper, and the tenants' own, is asked for by name.
 #[must_use]
-pub fn list_all(paths: &Paths) -> Run {
-    list_run(paths, "2")
+pub fn list_pool(paths: &Paths, pool: &str) -> Run {
+    let mut run = list_run(paths, "2");
+    run.arg(pool);
+    run
 }
 
 /// How much of a dataset is listed with it.
@@ -286,8 +315,12 @@ pub fn is_dataset_name(name: &str) -> bool {
 /// What zfs says of one name that it can't list.
 const MISSING: &str = "does not exist";
 
+/// What zfs says where it can't read what is below a dataset.
+const NOT_WALKED: &str = "cannot iterate ";
+
 /// Runs a listing. Datasets that do not exist are left out; others that can't
-/// be listed are noted as failed.
+/// be listed are noted as failed. zfs may leave out what it can't read and
+/// exit with 0: then it says on stderr why, and the listing is cut.
 ///
 /// # Errors
 /// Those of running the command, any failure of it that is not about one
@@ -300,25 +333,22 @@ pub fn list(
     let output = runner.run(run)?;
     let mut failed = HashMap::new();
     let mut missing = HashSet::new();
-    let is_of_names = output.stderr.trim().lines().all(|line| {
-        match line
-            .strip_prefix("cannot open '")
-            .and_then(|l| l.split_once("': "))
-        {
+    let mut others = Vec::new();
+    for line in output.stderr.lines() {
+        let of_name = line.strip_prefix("cannot open '");
+        match of_name.and_then(|line| line.split_once("': ")) {
             Some((name, why)) if why.ends_with(MISSING) => {
                 missing.insert(Arc::from(name));
-                true
             }
             Some((name, why)) => {
                 failed.insert(Arc::from(name), why.to_string());
-                true
             }
-            None => false,
+            None => others.push(line),
         }
-    });
-    let is_partial = output.exit == Some(1)
-        && is_of_names
-        && !output.stderr.trim().is_empty();
+    }
+    let is_walked = others.iter().all(|line| line.starts_with(NOT_WALKED));
+    let is_partial =
+        output.exit == Some(1) && is_walked && !output.stderr.trim().is_empty();
     if output.exit != Some(0) && !is_partial {
         return Err(run.failed(&output));
     }
@@ -326,6 +356,7 @@ pub fn list(
         parse(&output.stdout, depth).map_err(|what| run.error(&what))?;
     datasets.failed.extend(failed);
     datasets.missing = missing;
+    datasets.cut = others.first().map(|line| (*line).to_string());
     Ok(datasets)
 }
 

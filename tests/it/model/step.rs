@@ -91,6 +91,8 @@ pub enum Step {
     Sysinfo(String),
     /// A command is hurt.
     Hurt(&'static str, &'static str),
+    /// What is below a VM's dataset can't be read.
+    Damage(usize),
     /// A channel is hurt.
     HurtChannel(&'static str, &'static str),
     /// All sysevents of a channel die.
@@ -230,7 +232,9 @@ impl Steps {
             "hang times=2",
             "fail once times=1",
         ];
-        match (self.kind, self.below(8)) {
+        const POOL_FAULTS: [&str; 5] =
+            ["suspended", "exported", "cut 7", "slow 50", "hang times=2"];
+        match (self.kind, self.below(9)) {
             (Kind::Lossy, 0..=1) => {
                 let channel = self.one_of(&["sysevent-zone", "sysevent-zfs"]);
                 let fault = self.one_of(&["drop", "duplicate", "reorder"]);
@@ -256,6 +260,10 @@ impl Steps {
             }
             (Kind::Tiny, 0..=2) => Step::Burst(self.vm()),
             (Kind::Strict, 0..=1) => Step::SlowReload,
+            (_, 8) => match self.below(2) {
+                0 => Step::Hurt("zfs:zones", self.one_of(&POOL_FAULTS)),
+                _ => Step::Damage(self.vm()),
+            },
             _ => Step::Hurt(self.one_of(&COMMANDS), self.one_of(&FAULTS)),
         }
     }
@@ -417,6 +425,10 @@ impl Step {
             Self::Hurt(what, words)
             | Self::HurtChannel(what, words)
             | Self::NoStart(what, words) => host.hurt(what, words),
+            Self::Damage(n) => {
+                let below = format!("zfs:zones/{}/data", name(n)?);
+                host.hurt(&below, "io-error")
+            }
             Self::SlowReload => {
                 host.hurt("zfs", "slow 150 times=1")?;
                 // Of zones nothing is lost by that.

@@ -1,0 +1,182 @@
+//! Pools: what is wrong with one costs the VMs that are on it, and of those
+//! what zfs says of them alone.
+
+use simhost::Host;
+use simhost::xml::VmSpec;
+use vminfod::json::Json;
+
+use crate::harness::{
+    Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,
+};
+
+/// Nothing but retries heals.
+const NO_REFRESH: [&str; 6] = [
+    "--refresh-interval",
+    "100000",
+    "--command-timeout",
+    "1",
+    "--set",
+    "retry-last=1",
+];
+
+/// A host with two VMs on `zones`, and two on `tank`: the names of these.
+fn two_pools() -> (TestHost, Vec<String>) {
+    let host = TestHost::with_vms(2);
+    host.zpool_create("tank").unwrap();
+    host.zpool_create("backup").unwrap();
+    let of_tank = [30, 31].map(|n| {
+        let spec = VmSpec { pool: "tank".to_string(), ..Host::spec(n) };
+        host.create(&spec).unwrap();
+        spec.uuid
+    });
+    (host, of_tank.to_vec())
+}
+
+fn quota(daemon: &Daemon, name: &str) -> Option<f64> {
+    daemon.vm(name)?.get("quota").and_then(Json::as_f64)
+}
+
+fn wait_for_quota(daemon: &Daemon, name: &str, wanted: f64) {
+    wait_for(&format!("the quota of {name}"), || {
+        let quota = quota(daemon, name);
+        if quota == Some(wanted) { Ok(()) } else { Err(format!("{quota:?}")) }
+    });
+}
+
+/// The VMs that have a fault of zfs, and no others have any.
+fn wait_for_faults_of(daemon: &Daemon, names: &[String]) {
+    let mut wanted: Vec<_> =
+        names.iter().map(|name| format!("{name} zfs")).collect();
+    wanted.sort();
+    wait_for_errors(daemon, &wanted);
+}
+
+#[test]
+fn a_pool_without_vms_is_never_asked() {
+    let (host, of_tank) = two_pools();
+    host.hurt("zfs:backup", "hang").unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    host.update(&of_tank[0], "quota", "77").unwrap();
+    wait_for_quota(&daemon, &of_tank[0], 77.0);
+    wait_for_errors(&daemon, &[]);
+    for run in host.runs() {
+        assert!(!run.contains("backup"), "{run}");
+    }
+    assert!(runs_of(&host, "-d 2 tank") > 0);
+    assert!(runs_of(&host, "-d 2 zones") > 0);
+}
+
+#[test]
+fn a_start_without_a_pool_costs_its_vms_their_datasets_alone() {
+    for fault in ["suspended", "exported", "hang", "cut 1"] {
+        let (host, of_tank) = two_pools();
+        let whole = host.dumped();
+        host.hurt("zfs:tank", fault).unwrap();
+        let args = [&NO_REFRESH[..], &["--set", "list-time=0.5"]].concat();
+        let daemon = host.start_with(&args);
+        wait_for_faults_of(&daemon, &of_tank);
+        for vm in whole.as_array().unwrap() {
+            let name = text(vm, "zonename");
+            let served = daemon.vm(name).unwrap();
+            let is_hurt = of_tank.iter().any(|hurt| hurt == name);
+            // Of a list that is cut, all that matters may be there.
+            if !(is_hurt && fault == "cut 1") {
+                assert_eq!(served != *vm, is_hurt, "{fault}: {served}");
+            }
+            assert_eq!(served.get("alias"), vm.get("alias"));
+            assert_eq!(served.get("zone_state"), vm.get("zone_state"));
+        }
+        let status = daemon.status().to_string();
+        assert!(!status.contains("\"host"), "{status}");
+        if fault != "hang" {
+            let dumped = String::from_utf8(host.dump().stderr).unwrap();
+            let told = of_tank.iter().all(|name| dumped.contains(&**name));
+            assert!(told, "{fault}: {dumped}");
+        }
+        host.hurt("zfs:tank", "heal").unwrap();
+        daemon.settle(&host);
+        wait_for_errors(&daemon, &[]);
+    }
+}
+
+#[test]
+fn what_a_pool_does_not_say_stays_as_it_was() {
+    let (host, of_tank) = two_pools();
+    let of_zones = host.vm_of("joyent");
+    let daemon = host.start_with(&NO_REFRESH);
+    let before: Vec<_> =
+        of_tank.iter().map(|name| daemon.vm(name).unwrap()).collect();
+    for fault in ["suspended", "exported", "hang", "cut 1"] {
+        host.hurt("zfs:tank", fault).unwrap();
+        for name in &of_tank {
+            let seen = daemon.get(&format!("/vms/{name}?sync=1&timeout=0.5"));
+            assert!([200, 504].contains(&seen.status), "{}", seen.text());
+        }
+        wait_for_faults_of(&daemon, &of_tank);
+        host.update(&of_zones, "quota", "55").unwrap();
+        wait_for_quota(&daemon, &of_zones, 55.0);
+        host.update(&of_zones, "quota", "56").unwrap();
+        wait_for_quota(&daemon, &of_zones, 56.0);
+        for (name, before) in of_tank.iter().zip(&before) {
+            assert_eq!(&daemon.vm(name).unwrap(), before, "{fault}");
+        }
+        host.hurt("zfs:tank", "heal").unwrap();
+        wait_for_errors(&daemon, &[]);
+        daemon.settle(&host);
+    }
+}
+
+#[test]
+fn a_damaged_dataset_costs_no_other_vm_anything() {
+    let host = TestHost::with_vms(9);
+    let vms = host.dumped();
+    let names: Vec<_> = vms
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|vm| text(vm, "brand") == "joyent")
+        .map(|vm| text(vm, "zonename").to_string())
+        .collect();
+    let (bad, good) = names.split_first().unwrap();
+    host.snapshot(bad, "kept").unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    let before = daemon.vm(bad).unwrap();
+    host.hurt(&format!("zfs:zones/{bad}@vmsnap-kept"), "io-error").unwrap();
+    // All are loaded at once, and by one run.
+    assert_eq!(daemon.get("/vms?sync=1&timeout=1").status, 504);
+    wait_for_faults_of(&daemon, std::slice::from_ref(bad));
+    for name in good {
+        host.update(name, "quota", "66").unwrap();
+    }
+    for name in good {
+        wait_for_quota(&daemon, name, 66.0);
+    }
+    assert_eq!(daemon.vm(bad).unwrap(), before);
+    assert_eq!(errors(&daemon), [format!("{bad} zfs")]);
+    host.hurt(&format!("zfs:zones/{bad}@vmsnap-kept"), "heal").unwrap();
+    daemon.settle(&host);
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn the_commands_of_one_load_run_side_by_side() {
+    let host = TestHost::with_vms(3);
+    let name = host.vm_of("joyent");
+    let daemon = host.start_with(&NO_REFRESH);
+    daemon.settle(&host);
+    let ran = |words: &str| runs_of(&host, words);
+    let before = (ran("kstat "), ran("zfs list"));
+    host.hurt("zoneadm", "block").unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| daemon.get(&format!("/vms/{name}?sync=1")));
+        wait_for("kstat and zfs run while zoneadm has not answered", || {
+            let now = (ran("kstat "), ran("zfs list"));
+            let both = now.0 > before.0 && now.1 > before.1;
+            if both { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+        host.hurt("zoneadm", "heal").unwrap();
+        assert_eq!(asked.join().unwrap().status, 200);
+    });
+    daemon.settle(&host);
+    wait_for_errors(&daemon, &[]);
+}
