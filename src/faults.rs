@@ -88,6 +88,12 @@ impl Faults {
         present.retain(|(name, _), _| name.as_deref() != Some(zonename));
     }
 
+    /// Whether something is wrong with a source of the host.
+    #[must_use]
+    pub fn has_of_host(&self, source: &'static str) -> bool {
+        self.present.lock().contains_key(&(None, source))
+    }
+
     /// The VMs with which something is wrong.
     #[must_use]
     pub fn zonenames(&self) -> Vec<Arc<str>> {

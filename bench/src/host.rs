@@ -138,16 +138,25 @@ impl Daemon {
         Ok(Json::parse(&String::from_utf8(body)?)?)
     }
 
-    /// Wall time and runs of the commands that it has run; in seconds.
-    pub fn commands(&self) -> Result<(f64, f64)> {
+    /// How often it has run commands.
+    pub fn command_runs(&self) -> Result<f64> {
         let status = self.status()?;
-        let commands = status.get("commands").and_then(Json::as_object);
-        let commands = commands.ok_or("no commands in /status")?;
-        let sum = |name: &str| {
-            let of = |(_, c): (_, &Json)| c.get(name).and_then(Json::as_f64);
-            commands.iter().filter_map(of).sum::<f64>()
-        };
-        Ok((sum("seconds"), sum("runs")))
+        let runs = ["zoneadm", "kstat", "zfs"];
+        Ok(runs.map(|name| of_command(&status, name, "runs")).iter().sum())
+    }
+
+    /// How long zoneadm, kstat and zfs have run, in seconds.
+    pub fn command_times(&self) -> Result<[f64; 3]> {
+        let status = self.status()?;
+        let names = ["zoneadm", "kstat", "zfs"];
+        Ok(names.map(|name| of_command(&status, name, "seconds")))
+    }
+
+    /// How long the first load has waited for commands, in seconds: for
+    /// zoneadm, then for the slower of the others, which run side by side.
+    pub fn first_commands(&self) -> Result<f64> {
+        let [zoneadm, kstat, zfs] = self.command_times()?;
+        Ok(zoneadm + kstat.max(zfs))
     }
 
     /// Waits until it has nothing to do.
@@ -271,4 +280,10 @@ pub fn until<T>(
         }
         std::thread::sleep(pause);
     }
+}
+
+fn of_command(status: &Json, command: &str, member: &str) -> f64 {
+    let commands = status.get("commands");
+    let of = commands.and_then(|all| all.get(command)?.get(member)?.as_f64());
+    of.unwrap_or(0.0)
 }

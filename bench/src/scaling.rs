@@ -25,7 +25,7 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
         let mut samples: [Vec<f64>; 4] = Default::default();
         for _ in 0..runs {
             let daemon = host.start(programs, &[])?;
-            let (commands, _) = daemon.commands()?;
+            let commands = daemon.first_commands()?;
             let start = daemon.start_time.as_secs_f64() - commands;
             daemon.settle()?;
             let memory = calm(&daemon)? / MIB;

@@ -19,6 +19,10 @@ pub const STRANGERS: &str = "zoneadm of unknown zones";
 /// remembered.
 const STRANGERS_MAX: usize = 1024;
 
+/// A zone whose uuid another has that is served, and is in the index no more,
+/// is so often looked at again before that is a fault.
+const TWIN_TRIES: u32 = 4;
+
 /// The source of faults about a zone's uuid.
 const UUID: &str = "uuid";
 
@@ -247,15 +251,16 @@ impl Worker {
             }
             Applied::Twin(twin, published) => {
                 self.note_published(job, zonename, &published);
-                if self.is_configured(&twin) {
+                if self.is_configured(&twin) || job.tries >= TWIN_TRIES {
                     let error =
                         format!("zone {twin} has the same, and is served");
                     faults.note(Some(zonename), UUID, Some(&error));
                     self.retry(job, Sources::ALL);
                 } else {
-                    // The other has just been renamed to this one.
-                    let again = Job { sources: Sources::ALL, ..job.clone() };
-                    let pause = self.times.settle_first;
+                    // The other has perhaps just been renamed to this one.
+                    let pause = doubled(self.times.settle_first, job.tries);
+                    let (sources, tries) = (Sources::ALL, job.tries + 1);
+                    let again = Job { sources, tries, ..job.clone() };
                     self.shared.queue.push_later(again, pause);
                 }
                 // It is as it is until the other zone goes.

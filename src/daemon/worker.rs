@@ -18,6 +18,7 @@ use crate::drift::Drift;
 use crate::event::{Cause, Job, Kind, Lane, Sources};
 use crate::hub::EventKind;
 use crate::load::files::Sysinfo;
+use crate::load::index::ZoneIndex;
 use crate::load::{Found, Loaded, Loader, Request};
 use crate::os::memory;
 use crate::queue::Batch;
@@ -205,9 +206,6 @@ impl Worker {
         for (source, error) in &all.faults {
             faults.note(None, source, error.as_deref());
         }
-        if let Some(index) = all.index {
-            *self.shared.index.write() = index;
-        }
         let count = all.vms.len();
         let heals = self.heals(job);
         let mut absent = faults.zonenames();
@@ -272,6 +270,7 @@ impl Worker {
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
+        self.compare_with_index(&job.cause);
         let missed = |(source, error): &(&str, Option<String>)| {
             *source == "zoneadm" && error.is_some()
         };
@@ -341,14 +340,49 @@ impl Worker {
             std::mem::replace(&mut *stored, Arc::clone(&index))
         };
         for zonename in index.changed_since(&old) {
-            let known = self.shared.cache.parts(&zonename);
-            let row = known.as_ref().map(|parts| &parts.row);
-            if index.agrees_with(&zonename, row) {
-                continue;
+            // What is being loaded may have been looked at before.
+            if self.shared.queue.is_at(&zonename)
+                || !self.agrees_with(&index, &zonename)
+            {
+                self.load_again(&zonename, &job.cause);
             }
-            let (lane, cause) = (Lane::Vm(zonename), job.cause.clone());
-            self.shared.queue.push(Job::new(lane, Sources::ALL, cause));
         }
+        if faults.has_of_host("zoneadm") {
+            // What was odd in its listing may have been mended.
+            let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
+            self.shared.queue.push_later(all, self.times.retry_last);
+        }
+    }
+
+    /// While everything was loaded, the zone index may have changed: that was
+    /// compared with what was known before.
+    fn compare_with_index(&self, cause: &Cause) {
+        let Ok(index) = self.loader.index() else { return };
+        let known = self.shared.cache.all_parts().into_iter();
+        let mut names: BTreeSet<_> = known.map(|(name, _)| name).collect();
+        names.extend(index.zonenames().cloned());
+        // What is wrong with a zone is looked at again as it is.
+        for zonename in self.shared.faults.zonenames() {
+            names.remove(&zonename);
+        }
+        for zonename in names {
+            if !self.agrees_with(&index, &zonename) {
+                self.load_again(&zonename, cause);
+            }
+        }
+        *self.shared.index.write() = Arc::new(index);
+    }
+
+    /// Whether the zone index says what is known of a zone.
+    fn agrees_with(&self, index: &ZoneIndex, zonename: &str) -> bool {
+        let known = self.shared.cache.parts(zonename);
+        let row = known.as_ref().map(|parts| &parts.row);
+        index.agrees_with(zonename, row)
+    }
+
+    fn load_again(&self, zonename: &Arc<str>, cause: &Cause) {
+        let lane = Lane::Vm(Arc::clone(zonename));
+        self.shared.queue.push(Job::new(lane, Sources::ALL, cause.clone()));
     }
 
     /// Makes every VM anew of what is known.

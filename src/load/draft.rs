@@ -30,8 +30,8 @@ pub(super) struct Draft {
     /// Whether the zone index has a line of it, though zoneadm by its name
     /// has none.
     pub(super) is_configured: bool,
-    /// Whether it may be another zone than the one that was known.
-    may_be_another: bool,
+    /// Whether zoneadm has no uuid of it, and the one that was known stays.
+    keeps_uuid: bool,
     /// Whether it is another zone than the one that was known.
     pub(super) is_another: bool,
     /// Whether the XML was read, or could not be.
@@ -64,7 +64,7 @@ impl Draft {
             trusts_stamps: false,
             gone: false,
             is_configured: false,
-            may_be_another: false,
+            keeps_uuid: false,
             is_another: false,
             xml_tried: false,
             xml_names: None,
@@ -85,10 +85,19 @@ impl Draft {
         }
     }
 
-    pub(super) fn set_row(&mut self, row: ZoneRow) {
+    pub(super) fn set_row(&mut self, mut row: ZoneRow) {
         let prior = self.row.as_ref();
         if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
             self.sources |= Sources::KSTAT;
+        }
+        // zoneadm has no uuid of a zone without a line in the index. That is
+        // no other uuid.
+        if let Some(prior) = prior.filter(|prior| prior.uuid_is_set)
+            && !row.uuid_is_set
+        {
+            row.uuid.clone_from(&prior.uuid);
+            row.uuid_is_set = true;
+            self.keeps_uuid = true;
         }
         // What was of the zone before is not this one's: a file of it that
         // can't be read is as one that never could.
@@ -96,7 +105,7 @@ impl Draft {
             self.forget_what_was_known();
             self.need(Sources::ALL);
         } else if prior.is_some_and(|prior| prior.may_be_another_than(&row)) {
-            self.may_be_another = true;
+            // Only the XML tells.
             self.need(Sources::ALL);
         }
         let prior = self.row.as_ref();
@@ -130,15 +139,12 @@ impl Draft {
             let stamp = self.stamps.xml;
             self.forget_what_was_known();
             self.stamps.xml = stamp;
+            if let Some(row) = self.row.as_mut().filter(|_| self.keeps_uuid) {
+                row.guess_uuid();
+            }
             self.need(Sources::ALL);
         }
-        self.may_be_another = false;
         self.xml = Some(xml);
-    }
-
-    /// Its XML is the file that was read before, and so it is the same VM.
-    pub(super) fn is_as_it_was(&mut self) {
-        self.may_be_another = false;
     }
 
     /// Whether these kstats are read since the zone has this id, if it runs.
@@ -340,23 +346,13 @@ impl Draft {
         wanted.trees.extend(self.roots());
         wanted.alone.extend(self.other_datasets());
         wanted.alone.extend(self.holds(datasets));
-        // A dataset is gone when zfs says so while it has the pool, and not
-        // when it does not list it.
-        for name in self.datasets.names() {
-            if datasets.is_missing(&name) {
-                wanted.alone.insert(pool_of(&name).into());
-            }
-            wanted.alone.insert(name);
-        }
+        // A dataset is gone when zfs says so, not when it is not listed.
+        wanted.alone.extend(self.roots());
+        wanted.alone.extend(self.datasets.names());
         // A zone's directory may be another dataset's than its name says:
         // only a list of the whole pool finds that.
-        if let Some(own) = self.lost_root(datasets) {
-            let pool: Arc<str> = pool_of(&own).into();
-            match datasets.get(&pool) {
-                Some(_) => wanted.pools.insert(pool),
-                None => wanted.alone.insert(pool),
-            };
-        }
+        let lost = self.lost_root(datasets);
+        wanted.pools.extend(lost.map(|own| pool_of(&own).into()));
         wanted
     }
 
@@ -451,8 +447,6 @@ impl Draft {
         let found = match (self.gone, self.row, self.xml) {
             _ if self.needs != Sources::NONE => Found::Needs(self.needs),
             (true, ..) => Found::Gone,
-            // Only its XML says whether it is the one that was known.
-            _ if self.may_be_another => Found::Unknown,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
                 row,
                 xml,

@@ -33,7 +33,6 @@ use assemble::Parts;
 use command::{CommandError, Run, RunCounts, Runner};
 use draft::Draft;
 use files::Sysinfo;
-use index::ZoneIndex;
 use kstat::Kstats;
 use pools::{Pools, Wanted, pool_of};
 use zfs::Datasets;
@@ -109,8 +108,6 @@ pub enum Found {
 pub struct LoadedAll {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Loaded>,
-    /// The zone index, if it could be read.
-    pub index: Option<Arc<ZoneIndex>>,
     /// What is wrong with the host as a whole, by source.
     pub faults: Vec<(&'static str, Option<String>)>,
 }
@@ -231,16 +228,11 @@ impl Loader {
         self.set_kstats(&mut drafts, Some(kstats));
         self.read_datasets(&mut drafts, &mut pools);
         let odd = pools.datasets.odd().map(str::to_string);
-        let (index, index_error) = match index {
-            Ok(index) => (Some(Arc::new(index)), None),
-            Err(e) => (None, Some(e)),
-        };
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
-            index,
             faults: vec![
                 ("zoneadm", error),
-                ("index", index_error),
+                ("index", index.err()),
                 ("zfs", odd),
             ],
         })

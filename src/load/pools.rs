@@ -109,7 +109,6 @@ impl<'a> Pools<'a> {
             self.datasets.merge(answer.datasets);
         }
         self.datasets.expect(&wanted.pools);
-        self.datasets.expect(&wanted.trees);
         self.datasets.expect(&wanted.alone);
         self.asked.extend(wanted);
         true
@@ -180,9 +179,14 @@ impl<'a> Pools<'a> {
     ) {
         let Loader { runner, paths, limits, .. } = self.loader;
         let bytes = limits.arguments_bytes;
+        let pool = names.first().map_or("", |name| pool_of(name));
+        let mut operands = names.clone();
+        if depth == Depth::Alone {
+            operands.insert(pool.into());
+        }
         let mut listed = Datasets::default();
         let mut cut = None;
-        for run in zfs::list_some(paths, names, depth, bytes) {
+        for run in zfs::list_some(paths, &operands, depth, bytes) {
             match zfs::list(runner, &run, depth) {
                 Ok(part) => {
                     cut = cut.or(part.cut().map(str::to_string));
@@ -190,7 +194,7 @@ impl<'a> Pools<'a> {
                 }
                 Err(e) => {
                     for name in names {
-                        answer.fail(pool_of(name), name, &e);
+                        answer.fail(pool, name, &e);
                     }
                     return;
                 }
@@ -213,8 +217,13 @@ impl<'a> Pools<'a> {
             }
             None => {}
         }
-        if depth == Depth::Alone {
-            listed.retain(names);
+        match depth {
+            Depth::Alone => {
+                listed.retain(&operands);
+                listed.doubt_missing_without(pool);
+            }
+            // What is not there is asked for by itself.
+            Depth::Children => listed.doubt_missing(),
         }
         answer.datasets.merge(listed);
     }

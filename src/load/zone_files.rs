@@ -39,7 +39,7 @@ impl Loader {
         let mut refused = None;
         // What libzonecfg refuses is not believed while there is something
         // better; else it is better than nothing, as the zone is there.
-        let has_good = draft.xml.is_some();
+        let has_good = draft.xml.as_ref().is_some_and(|xml| !xml.is_refused);
         let read = |place: Place<'_>| {
             is_read = true;
             let dated = files::read_zonexml(place, self.limits.xml_bytes)?;
@@ -77,9 +77,6 @@ impl Loader {
             draft.fault("zonexml", Some(why));
             // Until it is mended, each load looks at it.
             draft.stamps.xml = draft.stamps.xml.map(Stamp::never_holding);
-        }
-        if !is_read {
-            draft.is_as_it_was();
         }
     }
 

@@ -42,6 +42,13 @@ impl ZoneRow {
         self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid
     }
 
+    /// Takes its name for its uuid, which zoneadm does not say.
+    pub fn guess_uuid(&mut self) {
+        self.uuid_is_set = false;
+        let name = Arc::clone(&self.zonename);
+        self.uuid = is_uuid(&name).then_some(name);
+    }
+
     /// Whether it may be that of another zone, since the debug id is. It need
     /// not be: zoneadm gives a zone a new one when it boots it, if another
     /// zone has the same.
@@ -235,23 +242,26 @@ fn parse_line(
     }
     let uuid_is_set = uuid.len() == 36 && uuid.contains(|c| !"0-".contains(c));
     let zonename: Arc<str> = zonename.into();
-    let uuid = match uuid_is_set && *uuid != *zonename {
-        true => Some(uuid.into()),
-        false => Some(Arc::clone(&zonename)),
+    let uuid = match *uuid == *zonename {
+        true => Arc::clone(&zonename),
+        false => uuid.into(),
     };
-    let uuid = uuid.filter(|uuid| uuid_is_set || is_uuid(uuid));
-    Ok(Some(ZoneRow {
+    let mut row = ZoneRow {
         zonename,
         zoneid: Some(zoneid.as_str())
             .filter(|id| *id != "-")
             .map_or(Json::Null, translate::number),
         zone_state: words.share(&zone_state),
         zonepath: zonepath.into(),
-        uuid,
+        uuid: Some(uuid),
         uuid_is_set,
         brand: words.share(&brand),
         zonedid: translate::number(&zonedid),
-    }))
+    };
+    if !uuid_is_set {
+        row.guess_uuid();
+    }
+    Ok(Some(row))
 }
 
 /// Splits at `:`, of which zoneadm escapes those within a zonepath as `\:`.

@@ -56,8 +56,12 @@ impl<'a> Zones<'a> {
         let loader = self.loader;
         let listing = self.listing.get_or_insert_with(|| {
             let Listing { rows, .. } = loader.list_all_zones()?;
-            let by_name = |row: ZoneRow| (Arc::clone(&row.zonename), row);
-            Ok(rows.into_iter().map(by_name).collect())
+            let mut by_name = HashMap::with_capacity(rows.len());
+            for row in rows {
+                // Of lines of one name, the first is that of the zone.
+                by_name.entry(Arc::clone(&row.zonename)).or_insert(row);
+            }
+            Ok(by_name)
         });
         let rows = listing.as_ref().map_err(Clone::clone)?;
         Ok(rows.get(zonename).cloned())
@@ -209,16 +213,18 @@ impl Loader {
     /// line in the index, and are not listed.
     ///
     /// # Errors
-    /// If zoneadm fails, or has left out too much to be believed.
+    /// If zoneadm fails.
     pub(super) fn all_zones(
         &self,
         mut request: impl FnMut(&Arc<str>) -> Request,
         known: impl Iterator<Item = Arc<str>>,
     ) -> Result<AllZones, CommandError> {
-        let listing = self.list_all_zones()?;
+        // What it says later than this, its next event has looked at.
+        let index = self.index();
+        let mut listing = self.list_all_zones()?;
         let mut drafts = Vec::with_capacity(listing.rows.len());
         let mut listed = BTreeSet::new();
-        for row in listing.rows {
+        for row in std::mem::take(&mut listing.rows) {
             // Of lines of one name, the first is that of the zone.
             if listed.insert(Arc::clone(&row.zonename)) {
                 let mut draft = Draft::new(request(&row.zonename));
@@ -229,28 +235,31 @@ impl Loader {
         let mut zones = Zones::new(self);
         let known: BTreeSet<_> =
             known.filter(|name| !listed.contains(name)).collect();
-        let of_index = zones.index().iter().flat_map(ZoneIndex::zonenames);
+        let of_index = index.iter().flat_map(ZoneIndex::zonenames);
         let of_index: BTreeSet<_> =
             of_index.filter(|name| !listed.contains(*name)).cloned().collect();
+        // Rubbish, or a part of a listing, and not the end of so many: those
+        // that are known are asked for later, each by its name.
         let is_odd = !listing.errors.is_empty() && known.len() > ABSENT_MAX;
-        if is_odd || of_index.len() > ABSENT_MAX {
-            // Rubbish, or a part of a listing, and not the end of so many.
-            let run = zoneadm::list_all_run(&self.paths);
-            let what = format!("lacks {} zones of the index", of_index.len());
-            let errors = [&[what][..], &listing.errors].concat();
-            return Err(run.error(&errors.join("; ")));
-        }
-        for zonename in known.union(&of_index) {
-            let mut draft = Draft::new(request(zonename));
-            zones.ask(&mut draft);
-            drafts.push(draft);
+        let lacks = format!("lacks {} zones of the index", of_index.len());
+        let is_part = is_odd || of_index.len() > ABSENT_MAX;
+        if is_part {
+            for zonename in &known {
+                let mut draft = Draft::new(request(zonename));
+                let run = zoneadm::list_all_run(&self.paths);
+                draft.failed("zoneadm", &run.error(&lacks));
+                drafts.push(draft);
+            }
+            listing.errors.insert(0, lacks);
+        } else {
+            for zonename in known.union(&of_index) {
+                let mut draft = Draft::new(request(zonename));
+                zones.ask(&mut draft);
+                drafts.push(draft);
+            }
         }
         let first = &listing.errors[..listing.errors.len().min(3)];
         let error = (!first.is_empty()).then(|| first.join("; "));
-        let index = match zones.index {
-            Some(index) => index,
-            None => self.index(),
-        };
         Ok(AllZones { drafts, index, error })
     }
 }

@@ -38,6 +38,8 @@ pub struct ZoneXml {
     /// When vmadm made the VM, as the XML has it: the attr
     /// `create-timestamp`.
     created: Option<Box<str>>,
+    /// Whether libzonecfg refuses it.
+    pub is_refused: bool,
 }
 
 /// A zone's XML as it was read, with what is of no use later.
@@ -126,7 +128,9 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
     reader.zone(zone);
     let zonepath = zone.attribute("zonepath").unwrap_or_default();
     let refused = dtd::validate(&document).err();
-    Ok(Parsed { refused, ..reader.finish(brand, zonepath) })
+    let mut parsed = reader.finish(brand, zonepath);
+    parsed.xml.is_refused = refused.is_some();
+    Ok(Parsed { refused, ..parsed })
 }
 
 /// Collects members while walking the document.
@@ -298,6 +302,7 @@ impl Reader {
                 datasets: self.datasets,
                 disk_paths,
                 created,
+                is_refused: false,
             },
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),

@@ -30,6 +30,7 @@ mod model;
 
 /// The interface by real sockets.
 mod http;
+mod index;
 
 /// The service and what is installed.
 mod smf;

@@ -199,7 +199,7 @@ fn a_second_daemon_on_the_port_says_so_and_disturbs_nothing() {
 #[test]
 fn nothing_answers_before_every_vm_is_loaded() {
     let host = TestHost::with_vms(3);
-    host.hurt("zfs", "fail not yet").unwrap();
+    host.hurt("zoneadm", "fail not yet").unwrap();
     let addr = free_address();
     let daemon = host.spawn(&["--listen", &addr]);
     wait_for("a load has failed", || {
@@ -210,7 +210,7 @@ fn nothing_answers_before_every_vm_is_loaded() {
     assert_eq!(ping.status.code(), Some(1));
     let said = String::from_utf8(ping.stderr).unwrap();
     assert!(said.contains("no daemon answers at"), "{said}");
-    host.hurt("zfs", "heal").unwrap();
+    host.hurt("zoneadm", "heal").unwrap();
     daemon.wait_for_address();
     let ping = tool(&["ping", "--server", &addr]);
     assert!(ping.status.success());

@@ -15,10 +15,10 @@ use crate::harness::{
 };
 
 /// No reload stands in for an event.
-const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
+pub const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
 
 /// The zone that the recorded cases are about.
-const ZONE: &str = "0f0368dc-de82-4cf1-8d08-a0bda024ba38";
+pub const ZONE: &str = "0f0368dc-de82-4cf1-8d08-a0bda024ba38";
 
 fn cases(kind: &str) -> Vec<(String, PathBuf)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -34,14 +34,14 @@ fn cases(kind: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// A host with the zone of the cases beside others.
-fn host_with_zone(autoboot: bool) -> TestHost {
+pub fn host_with_zone(autoboot: bool) -> TestHost {
     let host = TestHost::with_vms(2);
     let spec = VmSpec { uuid: ZONE.to_string(), autoboot, ..Host::spec(20) };
     host.create(&spec).unwrap();
     host
 }
 
-fn wait_for_vm(daemon: &Daemon, name: &str, is_so: impl Fn(&Json) -> bool) {
+pub fn wait_for_vm(daemon: &Daemon, name: &str, is_so: impl Fn(&Json) -> bool) {
     wait_for(&format!("{name} is so"), || match daemon.vm(name) {
         Some(vm) if is_so(&vm) => Ok(()),
         other => Err(format!("{other:?}")),
@@ -55,12 +55,12 @@ fn wait_until_gone(daemon: &Daemon, name: &str) {
     });
 }
 
-fn is_state(state: &'static str) -> impl Fn(&Json) -> bool {
+pub fn is_state(state: &'static str) -> impl Fn(&Json) -> bool {
     move |vm| text(vm, "zone_state") == state
 }
 
 /// What has been published of a VM so far: types, without those in a row.
-fn kinds(daemon: &Daemon, stream: &mut Stream, name: &str) -> Vec<String> {
+pub fn kinds(daemon: &Daemon, stream: &mut Stream, name: &str) -> Vec<String> {
     let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
     stream.read_to(seq);
     let of_vm = stream.events.iter().filter(|e| text(e, "zonename") == name);

@@ -35,7 +35,7 @@ pub fn start(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
         let (mut own, mut cpu) = (Vec::new(), Vec::new());
         for _ in 0..runs {
             let daemon = host.start(programs, &[])?;
-            let (commands, _) = daemon.commands()?;
+            let commands = daemon.first_commands()?;
             let took = daemon.start_time.as_secs_f64();
             own.push((took - commands) * 1e3);
             cpu.push(daemon.cpu()? * 1e3);

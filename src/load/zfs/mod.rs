@@ -164,6 +164,22 @@ impl Datasets {
         self.cut.as_deref()
     }
 
+    /// Believes of no name that there is none, of which that was said.
+    pub fn doubt_missing(&mut self) {
+        self.missing.clear();
+    }
+
+    /// That there is no such name counts only while its pool is listed.
+    pub fn doubt_missing_without(&mut self, pool: &str) {
+        if self.get(pool).is_some() {
+            return;
+        }
+        for name in self.missing.extract_if(|name| **name != *pool) {
+            let why = || "its pool is not there".to_string();
+            self.failed.entry(name).or_insert_with(why);
+        }
+    }
+
     /// Notes that a name could not be listed.
     pub fn fail(&mut self, name: &Arc<str>, why: &str) {
         self.failed.insert(Arc::clone(name), why.to_string());
@@ -208,7 +224,18 @@ impl Datasets {
     /// Adds what a further run has listed.
     pub fn merge(&mut self, other: Self) {
         self.missing.extend(other.missing);
-        self.by_name.extend(other.by_name);
+        for (name, mut dataset) in other.by_name {
+            // A run that lists a dataset need not list all its snapshots.
+            let old = self.by_name.remove(&name);
+            let old = old.iter().flat_map(|dataset| &dataset.snapshots);
+            let apart = self.snapshots.remove(&name).into_iter().flatten();
+            for snapshot in old.cloned().chain(apart) {
+                if !dataset.snapshots.contains(&snapshot) {
+                    Arc::make_mut(&mut dataset).snapshots.push(snapshot);
+                }
+            }
+            self.by_name.insert(name, dataset);
+        }
         self.by_mountpoint.extend(other.by_mountpoint);
         self.failed.extend(other.failed);
         self.odd = self.odd.take().or(other.odd);

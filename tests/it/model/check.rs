@@ -1,6 +1,6 @@
 //! What must hold while steps are done, and after.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -177,6 +177,10 @@ impl Model {
             if published.len() != reported.len() {
                 continue;
             }
+            // Another uuid ends a life, and no report tells of it.
+            if uuids(&self.stream, &name).len() > 1 {
+                continue;
+            }
             for (reported, published) in reported.iter().zip(&published) {
                 let mut rest = published.iter();
                 for state in reported {
@@ -238,6 +242,13 @@ fn reported(host: &TestHost, stream: &Stream) -> Lives {
         }
     }
     lives
+}
+
+/// The uuids that a zone has had.
+fn uuids(stream: &Stream, name: &str) -> BTreeSet<String> {
+    let of_zone = |event: &&Json| text(event, "zonename") == name;
+    let events = stream.events.iter().filter(of_zone);
+    events.map(|event| text(event, "uuid").to_string()).collect()
 }
 
 /// The states that subscribers were told of.

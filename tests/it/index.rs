@@ -1,0 +1,175 @@
+//! The zone index: what only it tells, and what it tells meanwhile.
+
+use std::fs;
+
+use vminfod::json::Json;
+
+use crate::harness::{
+    TestHost, errors, runs_of, text, wait_for, wait_for_errors,
+};
+use crate::zones::{
+    NO_REFRESH, ZONE, host_with_zone, is_state, kinds, wait_for_vm,
+};
+
+/// Replaces the zone index by rename, as zonecfg does.
+fn replace_index(host: &TestHost, edit: impl Fn(&str) -> String) {
+    let index = host.path("/etc/zones/index");
+    let text = edit(&fs::read_to_string(&index).unwrap());
+    let new = index.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, &index).unwrap();
+}
+
+/// `state` in the line of the zone of the cases, whatever it was.
+fn with_state(text: &str, state: &str) -> String {
+    let line = |line: &str| match line.strip_prefix(ZONE) {
+        Some(rest) => {
+            let (_, rest) = rest[1..].split_once(':').unwrap();
+            format!("{ZONE}:{state}:{rest}\n")
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn another_debug_id_in_the_index_hides_no_state() {
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    host.edit_index(ZONE, |entry| entry.debugid = Some(4711)).unwrap();
+    host.replace_xml(ZONE, "<zone").unwrap();
+    wait_for_errors(&daemon, &[format!("{ZONE} zonexml")]);
+    host.halt(ZONE, 0).unwrap();
+    wait_for_vm(&daemon, ZONE, is_state("installed"));
+}
+
+#[test]
+fn a_zone_that_runs_without_an_index_line_keeps_its_uuid() {
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+    let host = host_with_zone(false);
+    let other = host.vm_of("joyent");
+    host.set_uuid(ZONE, UUID).unwrap();
+    // Another VM has the uuid that the zone's name is.
+    host.stop(&other, 0).unwrap();
+    host.set_uuid(&other, ZONE).unwrap();
+    host.boot(ZONE).unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    let has_uuid = |vm: &Json| text(vm, "uuid") == UUID;
+    wait_for_vm(&daemon, ZONE, has_uuid);
+    let mut stream = daemon.events();
+    replace_index(&host, |text| {
+        let others = text.lines().filter(|line| !line.starts_with(ZONE));
+        others.map(|line| format!("{line}\n")).collect()
+    });
+    let seen = daemon.get(&format!("/vms/{ZONE}?sync=1"));
+    assert_eq!(seen.status, 200);
+    assert!(has_uuid(&seen.json()), "{}", seen.text());
+    assert_eq!(kinds(&daemon, &mut stream, ZONE), [""; 0]);
+    assert_eq!(text(&daemon.vm(&other).unwrap(), "uuid"), ZONE);
+}
+
+#[test]
+fn what_the_index_says_while_all_is_loaded_is_not_lost() {
+    let host = host_with_zone(false);
+    let daemon = host.start_with(&NO_REFRESH);
+    for state in ["incomplete", "installed"] {
+        host.hurt("zoneadm", "block").unwrap();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| daemon.get("/vms?sync=1"));
+            let begun = runs_of(&host, "zoneadm list -p -c");
+            wait_for("all is being listed", || {
+                let now = runs_of(&host, "zoneadm list -p -c");
+                if now > begun { Ok(()) } else { Err(now.to_string()) }
+            });
+            host.hurt("zoneadm", "heal").unwrap();
+            replace_index(&host, |text| with_state(text, state));
+            assert_eq!(asked.join().unwrap().status, 200);
+        });
+        wait_for_vm(&daemon, ZONE, is_state(state));
+    }
+}
+
+#[test]
+fn what_the_index_says_while_the_zone_is_loaded_is_not_lost() {
+    let host = host_with_zone(false);
+    let daemon = host.start_with(&NO_REFRESH);
+    let begun = runs_of(&host, &format!("-z {ZONE} list"));
+    host.hurt("zoneadm", "block").unwrap();
+    replace_index(&host, |text| with_state(text, "incomplete"));
+    wait_for("the zone is being loaded", || {
+        let now = runs_of(&host, &format!("-z {ZONE} list"));
+        if now > begun { Ok(()) } else { Err(now.to_string()) }
+    });
+    replace_index(&host, |text| with_state(text, "installed"));
+    // That has been heard: the job of the zone waits for the first one.
+    wait_for("the change is heard", || {
+        let status = daemon.status();
+        let queue = status.get("queue").unwrap();
+        match queue.get("backlog").map(ToString::to_string) {
+            Some(backlog) if backlog.contains(ZONE) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    host.hurt("zoneadm", "heal").unwrap();
+    daemon.settle(&host);
+    assert_eq!(text(&daemon.vm(ZONE).unwrap(), "zone_state"), "installed");
+}
+
+#[test]
+fn two_zones_of_one_uuid_that_stay_are_a_fault() {
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    let xml = fs::read_to_string(host.xml_path(ZONE)).unwrap();
+    fs::write(host.path("/etc/zones/web.xml"), xml).unwrap();
+    replace_index(&host, |text| text.replace(&format!("{ZONE}:in"), "web:in"));
+    wait_for("the fault is told", || {
+        let errors = errors(&daemon);
+        match errors.iter().any(|error| error == "web uuid") {
+            true => Ok(()),
+            false => Err(format!("{errors:?}")),
+        }
+    });
+    assert_eq!(text(&daemon.vm(ZONE).unwrap(), "zone_state"), "running");
+}
+
+#[test]
+fn of_two_index_lines_of_one_zone_the_first_counts() {
+    let host = host_with_zone(false);
+    let daemon = host.start_with(&NO_REFRESH);
+    let vms = daemon.vms();
+    let mut stream = daemon.events();
+    let other = "99999999-2222-4333-8444-555555555555";
+    replace_index(&host, |text| {
+        let second = |line: &str| {
+            let fields: Vec<_> = line.split(':').collect();
+            match fields.len() {
+                7 => line.replace(&format!(":{}:", fields[3]), other),
+                _ => String::new(),
+            }
+        };
+        let seconds: String = text.lines().map(|l| second(l) + "\n").collect();
+        format!("{text}{seconds}")
+    });
+    assert!([200, 504].contains(&daemon.get("/vms?sync=1&timeout=5").status));
+    assert_eq!(daemon.vms(), vms);
+    stream.read_to(daemon.status().get("seq").unwrap().as_u64().unwrap());
+    assert!(stream.events.is_empty(), "{:?}", stream.events);
+}
+
+#[test]
+fn lines_that_zoneadm_leaves_out_keep_no_daemon_from_starting() {
+    let host = TestHost::with_vms(3);
+    let good = fs::read_to_string(host.path("/etc/zones/index")).unwrap();
+    replace_index(&host, |text| {
+        let odd = (0..17).map(|n| format!("odd{n}:installed:/zones/odd{n}:\n"));
+        text.to_string() + &odd.collect::<String>()
+    });
+    let args = [&NO_REFRESH[..], &["--set", "retry-last=1"]].concat();
+    let daemon = host.start_with(&args);
+    assert_eq!(daemon.vms().as_array().unwrap().len(), 3);
+    wait_for_errors(&daemon, &[" zoneadm".to_string()]);
+    // It is as well as before when that is mended.
+    replace_index(&host, |_| good.clone());
+    wait_for_errors(&daemon, &[]);
+    daemon.settle(&host);
+}
