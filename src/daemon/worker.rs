@@ -170,8 +170,8 @@ impl Worker {
         let faults = &self.shared.faults;
         // Who asks, and what follows a gap, is to have all of it read.
         let trusts_stamps = &*job.cause.detail == PERIODIC;
-        // Nobody is served before the first load: a pool that is slow is
-        // waited for.
+        // No client is served before the first load: it waits for a pool
+        // that is slow.
         let is_first = self.shared.refreshes.lock().is_empty();
         let list_time = match is_first {
             true => self.limits.list_time,

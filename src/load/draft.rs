@@ -324,7 +324,10 @@ impl Draft {
 
     /// The snapshots that make what is delegated indestructible.
     fn holds(&self, datasets: &Datasets) -> impl Iterator<Item = Arc<str>> {
-        let delegated = self.roots().into_iter().map(|r| format!("{r}/data"));
+        let found = self.zonepath().and_then(|at| datasets.mounted_at(at));
+        let found = found.map(|root| Arc::clone(&root.name));
+        let roots = self.roots().into_iter().chain(found);
+        let delegated = roots.map(|root| format!("{root}/data"));
         let had = self.datasets.delegated.as_ref();
         let (xml, had) = (self.xml.as_ref(), had.map(|d| &d.name));
         let may_be = |name: &String| {
@@ -412,9 +415,8 @@ impl Draft {
         hung: &BTreeSet<Arc<str>>,
     ) {
         let failure = self.failure(datasets).or_else(|| self.loss(datasets));
-        let mut pools =
-            self.names().into_iter().map(|n| pool_of(&n).to_string());
-        if failure.is_some() && pools.any(|pool| hung.contains(&*pool)) {
+        let hangs = |name: &Arc<str>| hung.contains(pool_of(name));
+        if failure.is_some() && self.names().iter().any(hangs) {
             self.hung.get_or_insert(Kind::Datasets);
         }
         if failure.is_none() || self.prior.is_none() {

@@ -11,7 +11,8 @@ use super::command::CommandError;
 use super::zfs::{self, Datasets, Depth};
 
 /// A run that has left something out does not say of what. It is run again for
-/// each half of its names, so often at the most; then what is left has failed.
+/// each half of its names, at most this many times; the names that are left
+/// then have failed.
 const HALVINGS: u32 = 64;
 
 /// What zfs is to be asked for.
@@ -114,12 +115,19 @@ impl<'a> Pools<'a> {
         true
     }
 
-    /// Forgets what was said of these names: they are another VM's than was
-    /// thought, and were perhaps listed before that came.
+    /// Forgets what was said of these names, and of what is directly below
+    /// them: they are another VM's than was thought, and were perhaps listed
+    /// before it came.
     pub(super) fn forget(&mut self, names: &BTreeSet<Arc<str>>) {
-        self.datasets.forget(names);
+        let is_old = |name: &str| {
+            let dataset = name.split('@').next().unwrap_or(name);
+            let parent = dataset.rsplit_once('/').map(|(parent, _)| parent);
+            names.contains(dataset)
+                || parent.is_some_and(|parent| names.contains(parent))
+        };
+        self.datasets.forget(is_old);
         for asked in [&mut self.asked.trees, &mut self.asked.alone] {
-            asked.retain(|name| !names.contains(name));
+            asked.retain(|name| !is_old(name));
         }
     }
 

@@ -185,13 +185,13 @@ impl Datasets {
         self.failed.insert(Arc::clone(name), why.to_string());
     }
 
-    /// Forgets these names, with their snapshots.
-    pub fn forget(&mut self, names: &BTreeSet<Arc<str>>) {
-        self.by_name.retain(|name, _| !names.contains(name));
-        self.by_mountpoint.retain(|_, name| !names.contains(name));
-        self.snapshots.retain(|name, _| !names.contains(name));
-        self.failed.retain(|name, _| !names.contains(name));
-        self.missing.retain(|name| !names.contains(name));
+    /// Forgets names.
+    pub fn forget(&mut self, is_old: impl Fn(&str) -> bool) {
+        self.by_name.retain(|name, _| !is_old(name));
+        self.by_mountpoint.retain(|_, name| !is_old(name));
+        self.snapshots.retain(|name, _| !is_old(name));
+        self.failed.retain(|name, _| !is_old(name));
+        self.missing.retain(|name| !is_old(name));
     }
 
     /// A line that could not be understood, if there was one.
