@@ -58,10 +58,11 @@ fn what_hangs_holds_up_no_other_vm() {
     // More VMs than there are workers wait for zfs ...
     host.hurt("zfs", "hang").unwrap();
     for (n, zonename) in up[..6].iter().enumerate() {
-        let before = runs_of(&host, "zfs ");
-        host.zfs_set(&format!("zones/{zonename}"), "quota", "1").unwrap();
+        let own = format!("zones/{zonename}");
+        let before = runs_of(&host, &own);
+        host.zfs_set(&own, "quota", "1").unwrap();
         if n < 4 {
-            wait_for("zfs is run for it", || match runs_of(&host, "zfs ") {
+            wait_for("zfs is run for it", || match runs_of(&host, &own) {
                 runs if runs > before => Ok(()),
                 runs => Err(runs.to_string()),
             });
