@@ -147,10 +147,16 @@ impl Draft {
         self.xml = Some(xml);
     }
 
-    /// Whether these kstats are read since the zone has this id, if it runs.
+    /// Whether these kstats, which were perhaps read before zoneadm has looked,
+    /// are of the zone as zoneadm has found it: if it runs, it has this id,
+    /// has been booted, and has an init(8).
     pub(super) fn has_kstat(&self, kstats: &Kstats, zoneid: u64) -> bool {
         #[allow(clippy::cast_precision_loss)]
-        let is_own = |info: &kstat::ZoneInfo| info.zoneid == zoneid as f64;
+        let is_own = |info: &kstat::ZoneInfo| {
+            info.zoneid == zoneid as f64
+                && info.boot_time > 0.0
+                && info.init_pid > 0.0
+        };
         !self.is_running() || kstats.get(&*self.zonename).is_some_and(is_own)
     }
 
