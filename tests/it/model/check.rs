@@ -261,7 +261,10 @@ fn reported(host: &TestHost, stream: &Stream) -> Lives {
                 "shutting_down",
             ]
             .contains(&new);
-        if let Some(life) = lives.last_mut().filter(|_| is_told) {
+        // A halt that is tried again enters the state that it is in.
+        if let Some(life) = lives.last_mut().filter(|_| is_told)
+            && life.last().is_none_or(|last| last != new)
+        {
             life.push(new.to_string());
         }
     }
