@@ -5,7 +5,7 @@ use std::fs;
 use vminfod::json::Json;
 
 use crate::harness::{
-    TestHost, errors, runs_of, text, wait_for, wait_for_errors,
+    Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,
 };
 use crate::zones::{
     NO_REFRESH, ZONE, host_with_zone, is_state, kinds, wait_for_vm,
@@ -134,26 +134,41 @@ fn two_zones_of_one_uuid_that_stay_are_a_fault() {
 
 #[test]
 fn of_two_index_lines_of_one_zone_the_first_counts() {
-    let host = host_with_zone(false);
+    let host = TestHost::with_vms(12);
+    let names = host.zonenames().unwrap();
+    for name in &names {
+        if host.is_up(name).unwrap() {
+            host.stop(name, 0).unwrap();
+        }
+    }
     let daemon = host.start_with(&NO_REFRESH);
-    let vms = daemon.vms();
-    let mut stream = daemon.events();
-    let other = "99999999-2222-4333-8444-555555555555";
+    let uuids = |daemon: &Daemon| {
+        let uuid =
+            |name: &String| text(&daemon.vm(name).unwrap(), "uuid").to_string();
+        names.iter().map(uuid).collect::<Vec<_>>()
+    };
+    let before = uuids(&daemon);
+    // All change in their first lines, and so many are looked at together.
     replace_index(&host, |text| {
-        let second = |line: &str| {
-            let fields: Vec<_> = line.split(':').collect();
-            match fields.len() {
-                7 => line.replace(&format!(":{}:", fields[3]), other),
-                _ => String::new(),
-            }
-        };
-        let seconds: String = text.lines().map(|l| second(l) + "\n").collect();
-        format!("{text}{seconds}")
+        let lines = text.lines().filter(|line| line.contains(":/zones/"));
+        let seconds: String = lines
+            .clone()
+            .enumerate()
+            .map(|(n, line)| {
+                let mut fields: Vec<_> = line.split(':').collect();
+                let other = format!("99999999-2222-4333-8444-{n:012}");
+                fields[3] = &other;
+                fields.join(":") + "\n"
+            })
+            .collect();
+        text.replace(":installed:/zones", ":incomplete:/zones") + &seconds
     });
-    assert!([200, 504].contains(&daemon.get("/vms?sync=1&timeout=5").status));
-    assert_eq!(daemon.vms(), vms);
-    stream.read_to(daemon.status().get("seq").unwrap().as_u64().unwrap());
-    assert!(stream.events.is_empty(), "{:?}", stream.events);
+    for name in &names {
+        wait_for_vm(&daemon, name, is_state("incomplete"));
+    }
+    assert_eq!(uuids(&daemon), before);
+    assert_eq!(daemon.get("/vms?sync=1").status, 200);
+    assert_eq!(uuids(&daemon), before);
 }
 
 #[test]
