@@ -355,7 +355,7 @@ enum Pending {
     /// It is in a state that it does not stay in, or should not: operators
     /// know zones that hang in one for days.
     Passing,
-    /// It lacks what it gets a moment later, of which no event tells.
+    /// It lacks what it gets a moment later, without any event.
     Settling,
 }
 

@@ -41,7 +41,7 @@ pub struct Connection {
 enum State {
     /// Reading a request.
     Reading,
-    /// Dropping the body of this one, of which so much is left.
+    /// Dropping the body of this one; so many bytes are left.
     Skipping(Request, usize),
     /// Waiting for the answer to this one.
     Waiting(Request, Box<dyn Later>, Arc<Summons>),

@@ -67,7 +67,7 @@ impl<'a> Zones<'a> {
         Ok(rows.get(zonename).cloned())
     }
 
-    /// Asks for all of these, of which there is more than one.
+    /// Asks for these, by one listing: there are several.
     fn ask_all(&mut self, drafts: Vec<&mut Draft>) {
         let mut absent = Vec::new();
         for draft in drafts {
@@ -172,7 +172,7 @@ impl Loader {
         zoneadm::list_all(&self.runner, &self.paths)
     }
 
-    /// Asks for the zones of which that is wanted.
+    /// Asks for the zones whose line of zoneadm is wanted.
     pub(super) fn read_rows(&self, drafts: &mut [Draft]) {
         let mut asked: Vec<_> = drafts
             .iter_mut()

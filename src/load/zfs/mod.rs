@@ -164,7 +164,7 @@ impl Datasets {
         self.cut.as_deref()
     }
 
-    /// Believes of no name that there is none, of which that was said.
+    /// Drops what was said not to exist: it is asked for again, alone.
     pub fn doubt_missing(&mut self) {
         self.missing.clear();
     }
