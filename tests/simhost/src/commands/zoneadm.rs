@@ -67,12 +67,24 @@ fn peek(root: &Path) -> Option<Fault> {
     }
 }
 
+/// A zone as zoneadm shows it, which knows it from `ready` on.
+fn shown(zone: KernelZone) -> Option<KernelZone> {
+    match zone.state.as_str() {
+        "initialized" => None,
+        "dead" => Some(KernelZone { state: "down".to_string(), ..zone }),
+        _ => Some(zone),
+    }
+}
+
 impl Zoneadm<'_> {
-    fn halfway(&mut self, point: u32) {
-        if self.fault == Some(Fault::Halfway(point)) {
+    /// Returns whether it has waited there.
+    fn halfway(&mut self, point: u32) -> bool {
+        let waits = self.fault == Some(Fault::Halfway(point));
+        if waits {
             hurt::wait_while(self.root, "zoneadm", &Fault::Halfway(point));
             self.fault = None;
         }
+        waits
     }
 
     fn kernel(&self) -> io::Result<BTreeMap<String, KernelZone>> {
@@ -81,11 +93,7 @@ impl Zoneadm<'_> {
 
     /// The zone of this name, if it is ready or later.
     fn kernel_zone(&self, name: &str) -> io::Result<Option<KernelZone>> {
-        let mut zone = self.kernel()?.remove(name);
-        if let Some(zone) = zone.as_mut().filter(|z| z.state == "dead") {
-            zone.state = "down".to_string();
-        }
-        Ok(zone.filter(|zone| zone.state != "initialized"))
+        Ok(self.kernel()?.remove(name).and_then(shown))
     }
 
     fn index(&self) -> Option<Vec<IndexEntry>> {
@@ -216,18 +224,26 @@ impl Zoneadm<'_> {
             Ok(flags) => flags,
             Err(exit) => return Ok(exit),
         };
+        let mut kernel = self.kernel()?;
         // An index that can't be opened is one without lines.
         for entry in self.index().unwrap_or_default() {
             let name = entry.zonename.as_str();
             if name == "global" && flags.no_global {
                 continue;
             }
-            let zone = self.kernel_zone(name)?;
-            let id = zone.map(|zone| zone.zoneid);
-            self.halfway(BETWEEN_ID_AND_STATE);
+            let zone = |kernel: &BTreeMap<String, KernelZone>| {
+                kernel.get(name).cloned().and_then(shown)
+            };
+            let id = zone(&kernel).map(|zone| zone.zoneid);
+            if self.halfway(BETWEEN_ID_AND_STATE) {
+                kernel = self.kernel()?;
+            }
             let state = match name {
                 "global" => "running".to_string(),
-                _ => self.state_of(name, &entry)?,
+                _ => {
+                    let zone = zone(&kernel);
+                    zone.map_or(entry.state.clone(), |zone| zone.state)
+                }
             };
             let least = match () {
                 () if flags.all => 0,
@@ -254,11 +270,6 @@ impl Zoneadm<'_> {
             }
         }
         Ok(0)
-    }
-
-    fn state_of(&self, name: &str, entry: &IndexEntry) -> io::Result<String> {
-        let zone = self.kernel_zone(name)?;
-        Ok(zone.map_or(entry.state.clone(), |zone| zone.state))
     }
 
     fn print(&mut self, id: Option<String>, state: &str, entry: &IndexEntry) {
