@@ -99,7 +99,7 @@ impl<'a> Publisher<'a> {
         let (end, passed) = match reported {
             [passed @ .., end] if end.zone_state == GONE => {
                 self.lost += end.lost;
-                (end.when, passed)
+                (Some(end), passed)
             }
             passed => (None, passed),
         };
@@ -107,10 +107,12 @@ impl<'a> Publisher<'a> {
         if self.now.is_none() {
             return;
         }
-        self.when = end;
+        self.when = end.and_then(|end| end.when);
         // A zone can be deleted only from this state. Who deletes a VM waits
         // for it, and for the datasets to go, which may be faster than a load.
-        if let Some(last) = uninstalled(&vm.parts).map(Arc::new) {
+        // One that was renamed has never been in it.
+        let last = end.and_then(|_| uninstalled(&vm.parts));
+        if let Some(last) = last.map(Arc::new) {
             let written = Vm::new(&last);
             self.step(last, written);
         }
