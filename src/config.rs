@@ -184,8 +184,8 @@ impl Default for HttpLimits {
 pub struct QueueLimits {
     /// Workers: as many batches of jobs are loaded at once.
     pub workers: usize,
-    /// A worker that has been at one batch for longer waits for something
-    /// that hangs, and gets a substitute.
+    /// A command that takes longer is waited for no longer; a worker that has
+    /// been at one batch for longer gets a substitute.
     pub stuck_time: Duration,
     /// So long jobs that need commands gather while a batch of such is worked
     /// at: together they cost as much as one of them.
@@ -234,16 +234,20 @@ impl Default for QueueLimits {
 }
 
 impl QueueLimits {
-    /// Workers for what is urgent, those that hang included.
+    /// Workers at the most, those that hang included: for what is urgent, and
+    /// for what is not.
     #[must_use]
-    pub fn urgent_workers(&self) -> usize {
-        4 * self.workers
+    pub fn threads(&self, is_urgent: bool) -> usize {
+        match is_urgent {
+            true => 4 * self.workers,
+            false => self.workers_max.max(self.workers),
+        }
     }
 
     /// Workers in all.
     #[must_use]
     pub fn all_workers(&self) -> usize {
-        self.workers_max.max(self.workers) + self.urgent_workers()
+        self.threads(false) + self.threads(true)
     }
 }
 

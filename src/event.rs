@@ -190,7 +190,7 @@ impl Cause {
 }
 
 /// What of a VM is to be read again: a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Sources(u16);
 
 impl Sources {
@@ -253,22 +253,10 @@ impl Sources {
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
-
-    /// What of the set needs less than `kind`.
-    #[must_use]
-    pub fn below(self, kind: Kind) -> Self {
-        let more = match kind {
-            Kind::Files => u16::MAX,
-            // How a zone ended goes with the state that it is in.
-            Kind::State => Self::STATE.0 | Self::ZFS.0,
-            Kind::Datasets => Self::ZFS.0,
-        };
-        Self(self.0 & !more)
-    }
 }
 
-/// What a load needs, and so what may hang.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a load needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Files, or nothing.
     Files,
@@ -366,10 +354,7 @@ pub struct Job {
     pub cause: Cause,
     /// Which try this is, if an earlier one failed: 0 for a first one.
     pub tries: u32,
-    /// Whether all of it has to be read at once: of a VM that is not known, a
-    /// part says nothing.
-    pub is_whole: bool,
-    /// Whether somebody waits for it: it comes before all others.
+    /// Whether a client waits for it: it comes before all others.
     pub is_urgent: bool,
 }
 
@@ -377,8 +362,14 @@ impl Job {
     /// A first try of this.
     #[must_use]
     pub fn new(lane: Lane, sources: Sources, cause: Cause) -> Self {
-        let (tries, is_whole, is_urgent) = (0, false, false);
-        Self { lane, sources, cause, tries, is_whole, is_urgent }
+        let (tries, is_urgent) = (0, false);
+        Self { lane, sources, cause, tries, is_urgent }
+    }
+
+    /// Takes in another job of its lane: both are one from now on.
+    pub fn merge(&mut self, other: &Self) {
+        self.sources |= other.sources;
+        self.is_urgent |= other.is_urgent;
     }
 }
 

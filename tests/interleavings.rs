@@ -74,7 +74,7 @@ impl Lanes {
                     }
                 }
             }
-            queue.done(&batch.ticket(), &[]);
+            queue.done(&batch.ticket());
             self.loaded.notify_all();
         }
     }
@@ -152,7 +152,7 @@ fn closing_ends_workers_whatever_they_are_at() {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {
                 while let Some(batch) = queue.take() {
-                    queue.done(&batch.ticket(), &[]);
+                    queue.done(&batch.ticket());
                 }
             })
         });

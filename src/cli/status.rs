@@ -79,14 +79,30 @@ pub fn faults(status: &Json) -> Vec<Fault> {
             }
         };
         let working = list("channels", "at work for");
-        let sick = list("sick", "such hung before");
         faults.push(Fault {
             zonename: None,
             source: "queue".to_string(),
             error: format!(
-                "workers that do not get on: {stuck}{working}{sick}; a \
-                 command of the system hangs, which is killed in time"
+                "workers that do not get on: {stuck}{working}; a command or \
+                 a file system of the host hangs"
             ),
+            since: String::new(),
+            retries: 0,
+        });
+    }
+    let breakers = status.get("breakers").and_then(Json::as_array);
+    for breaker in breakers.unwrap_or_default() {
+        let command = text(breaker, "command");
+        let time = breaker.get("seconds").and_then(Json::as_f64);
+        faults.push(Fault {
+            zonename: None,
+            error: format!(
+                "has not answered for {:.1} s; {} wait for it, and keep what \
+                 was known",
+                time.unwrap_or(0.0),
+                number(breaker, "nwaiting")
+            ),
+            source: command,
             since: String::new(),
             retries: 0,
         });
@@ -436,7 +452,9 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
     fn or_what_is_wrong_with_which_vm_since_when() {
         let text = report(
             r#"{"version":"0.1.0","curDate":"2026-01-01T00:10:00.000Z",
-            "queue":{"channels":["z1"],"stuck":1,"sick":["z1"],
+            "breakers":[{"command":"zfs tank","seconds":3.25,"nwaiting":2,
+              "waiting":["z1","z2"]}],
+            "queue":{"channels":["z1"],"stuck":1,
               "backlog":[{"description":"z2: zfs","cause":"zfs: snapshot","age":3.5},
                 {"description":"z1: zfs","cause":"zfs: set","age":1}],
               "vasync_queue":{"nqueued":2}},
@@ -446,15 +464,17 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
               "since":"2026-01-01T00:09:59.000Z","retries":0}]}"#,
         );
         assert!(text.starts_with(
-            "vminfod 0.1.0 at 127.0.0.1:9090: NOT healthy: 3 faults\n"
+            "vminfod 0.1.0 at 127.0.0.1:9090: NOT healthy: 4 faults\n"
         ));
         let queue = "  queue     1 at work, 2 wait, the oldest for 3.5 s: \
                      z2: zfs (zfs: snapshot)\n";
         assert!(text.contains(queue), "{text}");
         let faults = "
 the host: queue
-    workers that do not get on: 1; at work for: z1; such hung before: z1; \
-                      a command of the system hangs, which is killed in time
+    workers that do not get on: 1; at work for: z1; a command or a file \
+                      system of the host hangs
+the host: zfs tank
+    has not answered for 3.2 s; 2 wait for it, and keep what was known
 the host: zfs
     since 2026-01-01T00:09:59.000Z (1.0 s ago)
     exit status 1

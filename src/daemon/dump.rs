@@ -33,7 +33,7 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
         .load_all(
             &[],
             false,
-            settings.load.command_time,
+            Some(settings.load.command_time),
             &sysinfo,
             &|_, _, _| {},
         )

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use crate::drift::Healed;
 use crate::event::{Event, Kind, Lane, Seen};
+use crate::load::runs::OpenCircuit;
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
 use crate::watch::files::FileWatcher;
@@ -273,7 +274,6 @@ fn tell_queue(page: &mut Page, shared: &Shared) {
             "Workers that have been at one batch for long.",
             status.stuck,
         ),
-        ("sick", "VMs whose last load hung.", status.sick.len()),
     ] {
         page.gauge(&format!("vminfod_queue_{name}"), help, value as f64);
     }
@@ -315,7 +315,7 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
         names,
         &shared.numbers.load_failures,
     );
-    let commands = shared.commands.lock().clone();
+    let commands = shared.runs.runner().counts().lock().clone();
     let names = &["command"];
     let each = |value: fn(&crate::load::command::RunCount) -> f64| -> Values {
         let told =
@@ -345,6 +345,24 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
         "Time that runs took.",
         names,
         each(|count| count.time.as_secs_f64()),
+    );
+    let open = shared.runs.open();
+    let each = |value: fn(&OpenCircuit) -> f64| -> Values {
+        let told =
+            |open: &OpenCircuit| (vec![open.circuit.clone()], value(open));
+        open.iter().map(told).collect()
+    };
+    page.gauges(
+        "vminfod_breaker_seconds",
+        "For how long a command, and of zfs a pool, has not answered.",
+        names,
+        each(|open| open.time.as_secs_f64()),
+    );
+    page.gauges(
+        "vminfod_breaker_waiting",
+        "What waits for a command that has not answered.",
+        names,
+        each(|open| open.waiting.len() as f64),
     );
     let refreshes = shared.refreshes.lock();
     if let Some(last) = refreshes.back() {

@@ -37,9 +37,10 @@ use crate::http::Server;
 use crate::hub::{Hub, HubLimits};
 use crate::json::Object;
 use crate::load::Loader;
-use crate::load::command::{RunCounts, Runner};
+use crate::load::command::Runner;
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
+use crate::load::runs::Runs;
 use crate::os;
 use crate::os::net::{self, Bound};
 use crate::os::signals::{Signal, Signals, is_ignored};
@@ -107,8 +108,8 @@ pub struct Shared {
     pub drift: Drift,
     /// What reloads after a gap in a source had to heal.
     pub gaps: Drift,
-    /// How the runs of commands went.
-    pub commands: RunCounts,
+    /// The runs of commands.
+    pub runs: Runs,
     /// The time between two full reloads.
     pub refresh_interval: RwLock<Duration>,
     /// The zone index, as it was read last.
@@ -233,8 +234,17 @@ impl Daemon {
         });
         let [zone_sink, zfs_sink, file_sink] = sinks;
         let loader = new_loader(settings, Arc::clone(&ending));
-        let commands = Arc::clone(loader.run_counts());
-        let shared = Arc::new(new_shared(settings, sources, commands));
+        let runs = loader.runs().clone();
+        let shared = Arc::new(new_shared(settings, sources, runs.clone()));
+        runs.set_redo(Box::new({
+            let shared = Arc::downgrade(&shared);
+            let times = settings.sources.clone();
+            move |again| {
+                if let Some(shared) = shared.upgrade() {
+                    again.into_iter().for_each(|job| shared.redo(&times, job));
+                }
+            }
+        }));
         let files = FileWatcher::new(settings.paths.clone(), file_sink)
             .map(Arc::new)?;
         let (loaded, when_loaded) = bounded(1);
@@ -340,6 +350,7 @@ impl Daemon {
         for thread in threads {
             let _ = thread.join();
         }
+        shared.runs.wait_for_end();
         drop(shared);
         log::info!("ended");
         log::logger().flush();
@@ -349,7 +360,7 @@ impl Daemon {
 fn new_shared(
     settings: &Settings,
     sources: [(EventSource, SharedStatus); 3],
-    commands: RunCounts,
+    runs: Runs,
 ) -> Shared {
     let hub = Arc::new(Hub::silent(HubLimits {
         kept_events: settings.queues.kept_events,
@@ -369,7 +380,7 @@ fn new_shared(
         strangers: Mutex::default(),
         drift: Drift::new(settings.sources.drift_time),
         gaps: Drift::new(settings.sources.drift_time),
-        commands,
+        runs,
         refresh_interval: RwLock::new(settings.refresh_interval),
         index: RwLock::default(),
         index_time: settings.sources.index_time,
@@ -387,9 +398,10 @@ fn new_shared(
 #[must_use]
 pub fn new_loader(settings: &Settings, ending: Arc<AtomicBool>) -> Loader {
     let limits = settings.load.clone();
-    let runner =
-        Runner::new(limits.command_time, limits.command_output, ending);
-    Loader::new(settings.paths.clone(), limits, runner)
+    let runner = Runner::new(limits.command_output, ending);
+    let queues = &settings.queues;
+    let runs = Runs::new(runner, queues.stuck_time, queues.jobs);
+    Loader::new(settings.paths.clone(), limits, runs)
 }
 
 /// HTTP answers only once the first full load is in.

@@ -51,9 +51,8 @@ impl Host for Status {
         let shared = &self.shared;
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
         let cause = Cause::now("sync", super::worker::SYNC);
-        let mut job = Job::new(lane, Sources::ALL, cause);
+        let job = Job::new(lane, Sources::ALL, cause);
         // All of it at once, or the answer would be of several moments.
-        job.is_whole = true;
         let push = || shared.queue.push_urgent(job);
         shared.requests.ask(zonename, wake, push)
     }
@@ -106,6 +105,7 @@ impl Status {
         status.set("version", env!("CARGO_PKG_VERSION"));
         status.set("sources", self.sources());
         status.set("commands", self.commands());
+        status.set("breakers", self.breakers());
         status.set("drift", told_healed(shared.drift.healed()));
         status.set("gaps", told_healed(shared.gaps.healed()));
         status.set("errors", self.errors());
@@ -171,8 +171,6 @@ impl Status {
         queue.set("transitionsLost", status.transitions_lost);
         queue.set("later", status.later_count);
         queue.set("stuck", status.stuck);
-        let sick = status.sick.iter().map(|lane| Json::from(lane.to_string()));
-        queue.set("sick", sick.collect::<Vec<_>>());
         queue.set("vasync_queue", vasync);
         queue
     }
@@ -221,9 +219,24 @@ impl Status {
         object
     }
 
+    /// Commands that have not answered yet, and what waits for them.
+    fn breakers(&self) -> Vec<Json> {
+        let open = self.shared.runs.open().into_iter().map(|open| {
+            let waiting = open.waiting.iter().take(BACKLOG_MAX);
+            let waiting = waiting.map(|lane| Json::from(lane.to_string()));
+            let mut told = Object::new();
+            told.set("command", open.circuit);
+            told.set("seconds", open.time.as_secs_f64());
+            told.set("nwaiting", open.waiting.len());
+            told.set("waiting", waiting.collect::<Vec<_>>());
+            Json::from(told)
+        });
+        open.collect()
+    }
+
     fn commands(&self) -> Object {
         let mut object = Object::new();
-        for (name, count) in self.shared.commands.lock().iter() {
+        for (name, count) in self.shared.runs.runner().counts().lock().iter() {
             let mut told = Object::new();
             told.set("runs", count.runs);
             told.set("failures", count.failures);

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::worker::{Noted, Worker, doubled};
+use super::worker::{Noted, Worker, doubled, zonename_of};
 use crate::cache::{Applied, Published, Update};
 use crate::config::SourceTimes;
 use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
 use crate::load::assemble::Parts;
+use crate::load::runs::Again;
 use crate::load::{Found, Loaded};
 use crate::transition::{Position, due};
 
@@ -38,15 +39,12 @@ pub struct Finished {
 impl Worker {
     /// Stores what was loaded of a VM, and sees to what is left to do.
     pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
+        self.owe_answers(job, &loaded);
         let mut is_settled = loaded.has_all_answers();
         let is_answered = loaded.is_answered();
         let is_configured = loaded.is_configured;
+        let is_owed = !loaded.unanswered.is_empty();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
-        if let Found::Needs(sources) = found {
-            let again = Job { sources, is_whole: true, ..job.clone() };
-            self.shared.queue.push(again);
-            return Finished::default();
-        }
         self.shared.faults.note(Some(&zonename), "worker", None);
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
@@ -109,8 +107,10 @@ impl Worker {
             }
             // What was read of a zone that is another than the one that is
             // served is not kept: all of it is read again.
-            Found::Unknown if prior.is_some() => failed = Sources::ALL,
-            Found::Unknown | Found::Needs(_) => {}
+            Found::Unknown if prior.is_some() && !is_owed => {
+                failed = Sources::ALL;
+            }
+            Found::Unknown => {}
             Found::Parts(parts) => {
                 if let Some(pending) = Pending::of(&parts) {
                     self.look_again(job, pending);
@@ -151,6 +151,22 @@ impl Worker {
         Finished { published, is_settled }
     }
 
+    /// Has a VM loaded again when the commands answer that have not.
+    fn owe_answers(&self, job: &Job, loaded: &Loaded) {
+        // Of a VM that is not known a part says nothing.
+        let is_part =
+            matches!(loaded.found, Found::Unknown) || loaded.prior.is_none();
+        for unanswered in &loaded.unanswered {
+            let sources = match unanswered.source {
+                _ if is_part => Sources::ALL,
+                Sources::ZONEADM => Sources::STATE,
+                source => source,
+            };
+            let again = Job { sources, ..job.clone() };
+            self.loader.runs().owe(unanswered, again);
+        }
+    }
+
     /// Has the picture forget a VM, and with it all that is about it.
     fn finish_gone(
         &self,
@@ -170,7 +186,6 @@ impl Worker {
             self.files.disarm(zonename);
             self.shared.faults.forget(zonename);
             self.shared.hub.tell_gone(zonename);
-            self.shared.queue.forget_hang(zonename);
             self.look_at_twins(job);
         }
         finished
@@ -206,7 +221,7 @@ impl Worker {
         let Shared { cache, queue, .. } = &*self.shared;
         let has_ended = match found {
             Found::Gone => cache.contains(zonename),
-            Found::Unknown | Found::Needs(_) => return false,
+            Found::Unknown => return false,
             Found::Parts(parts) => cache.is_another(parts),
         };
         if !has_ended {
@@ -308,24 +323,7 @@ impl Worker {
 
     /// Tries a job again, later the more often it has failed.
     pub fn retry(&self, job: &Job, sources: Sources) {
-        let SourceTimes { retry_first, retry_last, .. } = self.times;
-        let pause = doubled(retry_first, job.tries).min(retry_last);
-        let tries = job.tries.saturating_add(1);
-        // Who waits for the VM wants all of it.
-        let is_urgent = job.is_urgent && self.is_requested(&job.lane);
-        let sources = if is_urgent { Sources::ALL } else { sources };
-        let is_whole = is_urgent;
-        let again = Job { sources, tries, is_whole, is_urgent, ..job.clone() };
-        self.shared.queue.push_later(again, pause);
-    }
-
-    fn is_requested(&self, lane: &Lane) -> bool {
-        let requests = &self.shared.requests;
-        match lane {
-            Lane::Vm(zonename) => requests.are_there(Some(zonename)),
-            Lane::All => requests.are_there(None),
-            Lane::Sysinfo | Lane::Index => false,
-        }
+        self.shared.retry(&self.times, job, sources);
     }
 
     /// No event may mark the moment at which the zone has what it lacks, or
@@ -349,6 +347,63 @@ impl Worker {
     }
 }
 
+impl Shared {
+    /// Tries a job again, later the more often it has failed.
+    fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
+        let SourceTimes { retry_first, retry_last, .. } = *times;
+        let pause = doubled(retry_first, job.tries).min(retry_last);
+        let tries = job.tries.saturating_add(1);
+        let again = Job { sources, tries, ..job.clone() };
+        self.queue.push_later(self.as_it_is_wanted(again), pause);
+    }
+
+    /// Does a job again that had no answer of a command.
+    pub fn redo(&self, times: &SourceTimes, again: Again) {
+        let Again { job, source, error } = again;
+        let Some(error) = error.map(|error| error.to_string()) else {
+            self.queue.push(self.as_it_is_wanted(job));
+            return;
+        };
+        match zonename_of(&job.lane) {
+            None => self.note_refresh_error(&error),
+            Some(zonename) if self.cache.contains(zonename) => {
+                let source = name_of(source);
+                self.faults.note(Some(zonename), source, Some(&error));
+            }
+            Some(_) => {}
+        }
+        self.retry(times, &job, job.sources);
+    }
+
+    /// A job that no client waits for any more is not urgent; who still waits
+    /// for a VM wants all of it.
+    fn as_it_is_wanted(&self, job: Job) -> Job {
+        let is_urgent = job.is_urgent && self.is_requested(&job.lane);
+        let sources = if is_urgent { Sources::ALL } else { job.sources };
+        Job { sources, is_urgent, ..job }
+    }
+
+    fn is_requested(&self, lane: &Lane) -> bool {
+        match lane {
+            Lane::Vm(zonename) => self.requests.are_there(Some(zonename)),
+            Lane::All => self.requests.are_there(None),
+            Lane::Sysinfo | Lane::Index => false,
+        }
+    }
+
+    /// A full reload has failed.
+    pub fn note_refresh_error(&self, error: &str) {
+        self.faults.note(None, "refresh", Some(error));
+        self.faults.note_refresh_error(error);
+    }
+
+    /// Whether a VM is about to be loaded.
+    pub fn is_at(&self, zonename: &Arc<str>) -> bool {
+        let is_owed = || self.runs.owes(&Lane::Vm(Arc::clone(zonename)));
+        self.queue.is_at(zonename) || is_owed()
+    }
+}
+
 /// What a zone is to have, or be, before long.
 #[derive(Clone, Copy)]
 enum Pending {
@@ -367,6 +422,15 @@ impl Pending {
             "running" => (!booted).then_some(Self::Settling),
             _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
         }
+    }
+}
+
+/// The name of a command's source in faults.
+fn name_of(source: Sources) -> &'static str {
+    match source {
+        Sources::KSTAT => "kstat",
+        Sources::ZFS => "zfs",
+        _ => "zoneadm",
     }
 }
 

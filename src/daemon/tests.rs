@@ -17,8 +17,8 @@ fn worker() -> (Worker, Arc<Shared>) {
         (EventSource::ALL[i], Arc::clone(sinks[i].status()))
     });
     let loader = new_loader(&settings, Arc::default());
-    let commands = Arc::clone(loader.run_counts());
-    let shared = Arc::new(new_shared(&settings, sources, commands));
+    let runs = loader.runs().clone();
+    let shared = Arc::new(new_shared(&settings, sources, runs));
     let [_, _, file_sink] = sinks;
     let files = FileWatcher::new(settings.paths.clone(), file_sink).unwrap();
     let worker = Worker {
@@ -51,10 +51,10 @@ fn a_panic_in_a_worker_costs_its_jobs_alone() {
     }
     let status = shared.queue.status(9);
     assert!(status.working.is_empty(), "the lanes are free");
-    assert_eq!((status.later_count, status.sick.len()), (2, 2));
-    // They come again, one by one.
+    assert_eq!(status.later_count, 2);
+    // They come again.
     let batch = shared.queue.take().unwrap();
-    assert_eq!((batch.jobs.len(), batch.jobs[0].tries), (1, 1));
+    assert_eq!(batch.jobs[0].tries, 1);
 }
 
 /// Set for the process that is to panic.
@@ -112,7 +112,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         prior: shared.cache.parts(&name),
         found,
         faults: vec![("zoneadm", None)],
-        hung: None,
+        unanswered: Vec::new(),
         is_configured: false,
     };
     finish(Sources::ALL, answer(Found::Parts(Box::new(parts))));
@@ -126,8 +126,8 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
             prior: shared.cache.parts(&name),
         };
         // Its files know nothing of its end.
-        for loaded in worker.loader.load(vec![request], &sysinfo, &|_, _, _| {})
-        {
+        let arm = |_: &_, _: Option<&Path>, _| {};
+        for loaded in worker.loader.load(vec![request], &sysinfo, &arm) {
             finish(Sources::TAGS, loaded);
         }
     }
@@ -143,7 +143,7 @@ fn all_is_read_again_of_what_could_not_be_kept() {
         prior: shared.cache.parts(&name),
         found,
         faults,
-        hung: None,
+        unanswered: Vec::new(),
         is_configured: false,
     };
     let cause = Cause::now("zone", "a test");
@@ -203,7 +203,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             prior: shared.cache.parts(&name),
             found: Found::Parts(Box::new(parts)),
             faults: vec![("zoneadm", None)],
-            hung: None,
+            unanswered: Vec::new(),
             is_configured: false,
         };
         worker.finish(&job, loaded, 0);
@@ -213,7 +213,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             let batch = shared.queue.take().unwrap();
             job = batch.jobs[0].clone();
             assert!(job.sources.contains(Sources::ZONEADM));
-            shared.queue.done(&batch.ticket(), &[]);
+            shared.queue.done(&batch.ticket());
         }
     }
 }

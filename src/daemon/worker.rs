@@ -15,11 +15,11 @@ use crate::cache::Published;
 use crate::config::{LoadLimits, SourceTimes};
 use crate::daemon::{Refresh, Shared};
 use crate::drift::Drift;
-use crate::event::{Cause, Job, Kind, Lane, Sources};
+use crate::event::{Cause, Job, Lane, Sources};
 use crate::hub::EventKind;
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
-use crate::load::{Found, Loaded, Loader, Request};
+use crate::load::{Found, Loaded, Loader, NoAnswer, Request};
 use crate::os::memory;
 use crate::queue::Batch;
 use crate::threads::panic_text;
@@ -64,38 +64,30 @@ impl Worker {
         }
     }
 
-    /// Does `work`, which returns the lanes that hung, and in what. A panic costs its jobs
-    /// alone: they are told, and tried again apart from others.
-    pub fn guarded(
-        &self,
-        batch: &Batch,
-        work: impl FnOnce(&Batch) -> Vec<(Lane, Kind)>,
-    ) {
+    /// Does `work`. A panic costs its jobs alone: they are tried again.
+    pub fn guarded(&self, batch: &Batch, work: impl FnOnce(&Batch)) {
         let work = AssertUnwindSafe(|| work(batch));
-        let hung = catch_unwind(work).unwrap_or_else(|panic| {
+        if let Err(panic) = catch_unwind(work) {
             let what = format!("panic: {}", panic_text(panic.as_ref()));
             for job in &batch.jobs {
                 let faults = &self.shared.faults;
                 faults.note(zonename_of(&job.lane), "worker", Some(&what));
                 self.retry(job, Sources::ALL);
             }
-            let lanes = batch.jobs.iter().map(|job| job.lane.clone());
-            lanes.map(|lane| (lane, Kind::Files)).collect()
-        });
-        self.shared.queue.done(&batch.ticket(), &hung);
+        }
+        self.shared.queue.done(&batch.ticket());
     }
 
-    fn work(&self, batch: &Batch) -> Vec<(Lane, Kind)> {
+    fn work(&self, batch: &Batch) {
         let begin = Instant::now();
         let Batch { jobs, .. } = batch;
-        let Some(first) = jobs.first() else { return Vec::new() };
+        let Some(first) = jobs.first() else { return };
         let count = jobs.len();
-        let mut hung = Vec::new();
         match first.lane {
             Lane::All => self.load_all(first, batch),
             Lane::Sysinfo => self.load_sysinfo(first),
             Lane::Index => self.load_index(first),
-            Lane::Vm(_) => hung = self.load_vms(batch),
+            Lane::Vm(_) => self.load_vms(batch),
         }
         let took = begin.elapsed();
         let kind = first.sources.kind();
@@ -107,10 +99,9 @@ impl Worker {
             1 => log::debug!("job done: {lane} ({detail}) in {ms:.1} ms"),
             n => log::debug!("{n} jobs done: {lane} and others in {ms:.1} ms"),
         }
-        hung
     }
 
-    fn load_vms(&self, batch: &Batch) -> Vec<(Lane, Kind)> {
+    fn load_vms(&self, batch: &Batch) {
         let Batch { jobs, noted, number } = batch;
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
@@ -132,12 +123,8 @@ impl Worker {
         };
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
-        let mut hung = Vec::new();
         for (job, loaded) in jobs.iter().zip(loaded) {
             let zonename = [Arc::clone(&loaded.zonename)];
-            if let Some(kind) = loaded.hung {
-                hung.push((job.lane.clone(), kind));
-            }
             let is_gone = matches!(loaded.found, Found::Gone);
             let finished = self.finish(job, loaded, *noted);
             // Of a VM that is gone there is nothing more to read.
@@ -147,7 +134,6 @@ impl Worker {
             }
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
         }
-        hung
     }
 
     fn arm(&self) -> impl Fn(&Arc<str>, Option<&Path>, bool) {
@@ -170,13 +156,10 @@ impl Worker {
         let faults = &self.shared.faults;
         // Who asks, and what follows a gap, is to have all of it read.
         let trusts_stamps = &*job.cause.detail == PERIODIC;
-        // No client is served before the first load: it waits for a pool
-        // that is slow.
+        // No client is served before the first load: it waits for what is
+        // slow.
         let is_first = self.shared.refreshes.lock().is_empty();
-        let list_time = match is_first {
-            true => self.limits.list_time,
-            false => self.limits.command_time,
-        };
+        let list_time = is_first.then_some(self.limits.list_time);
         let arm = self.arm();
         let loaded = self.loader.load_all(
             &known,
@@ -192,10 +175,15 @@ impl Worker {
                 if has_new_sysinfo {
                     self.rebuild_all(&job.cause);
                 }
-                let error = e.to_string();
-                faults.note(None, "refresh", Some(&error));
-                faults.note_refresh_error(&error);
-                self.retry(job, Sources::ALL);
+                match e {
+                    NoAnswer::Failed(e) => {
+                        self.shared.note_refresh_error(&e.to_string());
+                        self.retry(job, Sources::ALL);
+                    }
+                    NoAnswer::NotYet(unanswered) => {
+                        self.loader.runs().owe(&unanswered, job.clone());
+                    }
+                }
                 return;
             }
         };
@@ -217,7 +205,7 @@ impl Worker {
             let lane = Lane::Vm(Arc::clone(&loaded.zonename));
             let of_vm = Job { lane, ..job.clone() };
             let sources = changed_sources(&loaded);
-            let is_known = self.shared.queue.is_at(&loaded.zonename);
+            let is_known = self.shared.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
             let has_ended = loaded.is_answered()
                 && self.is_end_unheard(&zonename, &loaded.found);
@@ -242,12 +230,15 @@ impl Worker {
         }
         let listed: HashSet<&str> = all_names.iter().map(|n| &**n).collect();
         let queue = &self.shared.queue;
-        queue.forget_transitions(noted, |name| listed.contains(name));
+        let runs = self.loader.runs();
+        queue.forget_transitions(noted, |name| {
+            listed.contains(name) || runs.owes(&Lane::Vm(name.into()))
+        });
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {
             // One that came after zoneadm was asked sees to itself.
             let is_gone = !self.shared.cache.contains(&zonename)
-                && !self.shared.queue.is_at(&zonename);
+                && !self.shared.is_at(&zonename);
             if is_gone {
                 self.files.disarm(&zonename);
                 faults.forget(&zonename);
@@ -434,7 +425,7 @@ impl Worker {
 }
 
 /// The VM that a lane is of.
-fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
+pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
     match lane {
         Lane::Vm(zonename) => Some(zonename),
         Lane::All | Lane::Sysinfo | Lane::Index => None,

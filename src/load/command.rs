@@ -125,29 +125,18 @@ pub type RunCounts = Arc<Mutex<BTreeMap<String, RunCount>>>;
 /// Runs commands.
 #[derive(Clone, Debug)]
 pub struct Runner {
-    limit: Duration,
     output_limit: usize,
     ending: Arc<AtomicBool>,
     counts: RunCounts,
 }
 
 impl Runner {
-    /// A runner that kills commands after `limit`, or that print more than
-    /// `output_limit` bytes, or when `ending` is set.
+    /// A runner that kills commands that print more than `output_limit` bytes,
+    /// and all when `ending` is set.
     #[must_use]
-    pub fn new(
-        limit: Duration,
-        output_limit: usize,
-        ending: Arc<AtomicBool>,
-    ) -> Self {
+    pub fn new(output_limit: usize, ending: Arc<AtomicBool>) -> Self {
         let counts = RunCounts::default();
-        Self { limit, output_limit, ending, counts }
-    }
-
-    /// The same, but commands are killed after `limit`.
-    #[must_use]
-    pub fn with_limit(&self, limit: Duration) -> Self {
-        Self { limit, ..self.clone() }
+        Self { output_limit, ending, counts }
     }
 
     /// How runs went, those of every clone of this runner.
@@ -156,13 +145,18 @@ impl Runner {
         &self.counts
     }
 
-    /// Runs a command to its end, whatever its exit status.
+    /// Runs a command to its end, whatever its exit status; kills it after
+    /// `limit`.
     ///
     /// # Errors
     /// If it can't be started, or had to be killed.
-    pub fn run(&self, run: &Run) -> Result<Output, CommandError> {
+    pub fn run(
+        &self,
+        run: &Run,
+        limit: Duration,
+    ) -> Result<Output, CommandError> {
         let begin = Instant::now();
-        let result = self.run_uncounted(run);
+        let result = self.run_uncounted(run, limit);
         let name = run.program.file_name().unwrap_or_default();
         let mut counts = self.counts.lock();
         let name = name.to_string_lossy().into_owned();
@@ -176,14 +170,22 @@ impl Runner {
         result
     }
 
-    fn run_uncounted(&self, run: &Run) -> Result<Output, CommandError> {
-        let end = Instant::now() + self.limit;
+    fn run_uncounted(
+        &self,
+        run: &Run,
+        limit: Duration,
+    ) -> Result<Output, CommandError> {
+        let end = Instant::now() + limit;
         let mut command = Command::new(&run.program);
         let mut running = spawn(command.args(&run.args))
             .map_err(|e| run.error(&format!("can't be started: {e}")))?;
         self.finish(&mut running, end).map_err(|what| {
             running.kill();
             let is_hang = Instant::now() >= end;
+            let what = match is_hang {
+                true => format!("killed: ran for over {limit:?}"),
+                false => what,
+            };
             CommandError { is_hang, ..run.error(&what) }
         })
     }
@@ -265,7 +267,7 @@ impl Runner {
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!("killed: ran for over {:?}", self.limit));
+            return Err("killed: ran for too long".to_string());
         }
         Ok(left.min(END_CHECK))
     }
@@ -276,8 +278,8 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration) -> Result<Output, CommandError> {
-        let runner = Runner::new(limit, 1000, Arc::default());
-        runner.run(&Run::new("/bin/sh".into(), &["-c", script]))
+        let runner = Runner::new(1000, Arc::default());
+        runner.run(&Run::new("/bin/sh".into(), &["-c", script]), limit)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -328,9 +330,9 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let runner = Runner::new(LONG, 1000, Arc::default());
+        let runner = Runner::new(1000, Arc::default());
         let run = Run::new("/no/such/zoneadm".into(), &["list"]);
-        let error = runner.run(&run).unwrap_err().to_string();
+        let error = runner.run(&run, LONG).unwrap_err().to_string();
         assert!(error.starts_with("zoneadm list: can't be"), "{error}");
     }
 }

@@ -1,21 +1,22 @@
 //! A VM while it is loaded: what was known of it stands until a source has
 //! been read, and stays where one can't be read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
-use super::command::CommandError;
 use super::files::{self, Dated, Metadata, Place, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
-use super::pools::{Wanted, pool_of};
+use super::pools::Wanted;
+use super::question::pool_of;
+use super::runs::Unanswered;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
-use super::{Found, Loaded, NO_KSTAT, Request};
+use super::{Found, Loaded, NO_KSTAT, NoAnswer, Request};
 use crate::config::Paths;
-use crate::event::{Kind, Sources};
+use crate::event::Sources;
 use crate::json::Packed;
 use crate::os;
 
@@ -34,6 +35,8 @@ pub(super) struct Draft {
     keeps_uuid: bool,
     /// Whether it is another zone than the one that was known.
     pub(super) is_another: bool,
+    /// Whether zoneadm was asked for it.
+    pub(super) row_tried: bool,
     /// Whether the XML was read, or could not be.
     pub(super) xml_tried: bool,
     /// The brand and zonepath of the XML that was read.
@@ -49,15 +52,15 @@ pub(super) struct Draft {
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
-    pub(super) hung: Option<Kind>,
-    /// What has to be read besides, for which the load was not meant.
-    pub(super) needs: Sources,
+    pub(super) unanswered: Vec<Unanswered>,
 }
 
 impl Draft {
     pub(super) fn new(request: Request) -> Self {
         let Request { zonename, sources, prior } = request;
         let known = prior.as_deref();
+        // Of one that is not known a part says nothing.
+        let sources = if known.is_none() { Sources::ALL } else { sources };
         Self {
             zonename,
             sources,
@@ -66,6 +69,7 @@ impl Draft {
             is_configured: false,
             keeps_uuid: false,
             is_another: false,
+            row_tried: false,
             xml_tried: false,
             xml_names: None,
             row: known.map(|p| p.row.clone()),
@@ -79,8 +83,7 @@ impl Draft {
             receiving: known.and_then(|p| p.receiving.clone()),
             datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
             faults: Vec::new(),
-            hung: None,
-            needs: Sources::NONE,
+            unanswered: Vec::new(),
             prior,
         }
     }
@@ -103,19 +106,15 @@ impl Draft {
         // can't be read is as one that never could.
         if prior.is_some_and(|prior| prior.is_another_than(&row)) {
             self.forget_what_was_known();
-            self.need(Sources::ALL);
+            self.sources = Sources::ALL;
         } else if prior.is_some_and(|prior| prior.may_be_another_than(&row)) {
             // Only the XML tells.
-            self.need(Sources::ALL);
+            self.sources = Sources::ALL;
         }
         let prior = self.row.as_ref();
         // Other files, other datasets.
         if prior.is_some_and(|prior| prior.zonepath != row.zonepath) {
-            self.need(Sources::FILES | Sources::ZFS);
-        }
-        // Of one that is not known all has to be read.
-        if self.prior.is_none() {
-            self.need(Sources::ALL);
+            self.sources |= Sources::FILES | Sources::ZFS;
         }
         self.row = Some(row);
         self.fault("zoneadm", None);
@@ -142,7 +141,7 @@ impl Draft {
             if let Some(row) = self.row.as_mut().filter(|_| self.keeps_uuid) {
                 row.guess_uuid();
             }
-            self.need(Sources::ALL);
+            self.sources = Sources::ALL;
         }
         self.xml = Some(xml);
     }
@@ -194,17 +193,16 @@ impl Draft {
         }
     }
 
-    /// Notes that the command for a source has failed.
-    pub(super) fn failed(
-        &mut self,
-        source: &'static str,
-        error: &CommandError,
-    ) {
-        if error.is_hang() {
-            // zoneadm and kstat; zfs says so by itself.
-            self.hung = Some(Kind::State);
+    /// Notes that the command for a source has failed, or has not answered yet.
+    pub(super) fn no_answer(&mut self, source: &'static str, why: &NoAnswer) {
+        match why {
+            NoAnswer::Failed(error) => {
+                self.fault(source, Some(error.to_string()));
+            }
+            NoAnswer::NotYet(unanswered) => {
+                self.unanswered.push(unanswered.clone());
+            }
         }
-        self.fault(source, Some(error.to_string()));
     }
 
     /// Reads a file, unless it is known and as it was; of a bad one the last
@@ -234,19 +232,7 @@ impl Draft {
 
     /// Whether there is more to read of it.
     pub(super) fn is_alive(&self) -> bool {
-        !self.gone && self.row.is_some() && self.needs == Sources::NONE
-    }
-
-    /// Finds that more has to be read than was asked for. What needs no other
-    /// commands is read at once; with others, which may hang, the VM goes
-    /// back to wait among those that need them.
-    pub(super) fn need(&mut self, sources: Sources) {
-        let all = self.sources | sources;
-        if all.kind() == self.sources.kind() {
-            self.sources = all;
-        } else {
-            self.needs = all;
-        }
+        !self.gone && self.row.is_some()
     }
 
     pub(super) fn zonepath(&self) -> Option<&str> {
@@ -311,11 +297,7 @@ impl Draft {
     fn other_datasets(&self) -> Vec<Arc<str>> {
         let mut names: Vec<_> = self.receiving.iter().cloned().collect();
         if let Some(xml) = &self.xml {
-            names.extend(xml.datasets.iter().cloned());
-            let volumes = xml.disk_paths.iter();
-            names.extend(
-                volumes.filter_map(|p| volume_of_path(p)).map(Arc::from),
-            );
+            names.extend(datasets_of(xml));
         }
         names
     }
@@ -418,17 +400,20 @@ impl Draft {
     pub(super) fn set_datasets(
         &mut self,
         datasets: &Datasets,
-        hung: &BTreeSet<Arc<str>>,
+        unanswered: &BTreeMap<Arc<str>, Unanswered>,
     ) {
+        let names = self.names();
+        let pools: BTreeSet<_> = names.iter().map(|n| pool_of(n)).collect();
+        let not_yet = pools.iter().filter_map(|pool| unanswered.get(*pool));
         let failure = self.failure(datasets).or_else(|| self.loss(datasets));
-        let hangs = |name: &Arc<str>| hung.contains(pool_of(name));
-        if failure.is_some() && self.names().iter().any(hangs) {
-            self.hung.get_or_insert(Kind::Datasets);
-        }
         if failure.is_none() || self.prior.is_none() {
             self.select_datasets(datasets);
         }
-        self.fault("zfs", failure);
+        let not_yet = not_yet.cloned().collect::<Vec<_>>();
+        match failure {
+            Some(_) if !not_yet.is_empty() => self.unanswered.extend(not_yet),
+            failure => self.fault("zfs", failure),
+        }
     }
 
     /// A line that could not be understood may have been that of a dataset
@@ -450,11 +435,13 @@ impl Draft {
 
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
         let (zonename, prior) = (self.zonename, self.prior);
-        let (faults, hung) = (self.faults, self.hung);
         let is_configured = self.is_configured;
+        let has_row = self.faults.contains(&("zoneadm", None));
+        let (faults, unanswered) = (self.faults, self.unanswered);
         let found = match (self.gone, self.row, self.xml) {
-            _ if self.needs != Sources::NONE => Found::Needs(self.needs),
             (true, ..) => Found::Gone,
+            // zoneadm's line is of the zone that was there before.
+            _ if self.is_another && !has_row => Found::Unknown,
             (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
                 row,
                 xml,
@@ -470,6 +457,12 @@ impl Draft {
             })),
             (false, ..) => Found::Unknown,
         };
-        Loaded { zonename, prior, found, faults, hung, is_configured }
+        Loaded { zonename, prior, found, faults, unanswered, is_configured }
     }
+}
+
+/// The datasets that an XML names.
+fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
+    let volumes = xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
+    xml.datasets.iter().cloned().chain(volumes.map(Arc::from))
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::config::Paths;
-use crate::load::command::{CommandError, Run, Runner};
+use crate::load::command::{CommandError, Output, Run};
 use crate::translate::parse_number;
 
 /// What the kernel counts of a running zone.
@@ -40,16 +40,16 @@ pub fn read_run(paths: &Paths, zoneid: Option<u64>) -> Run {
     run
 }
 
-/// Reads kstats, by zonename. That nothing matches is an empty answer.
+/// The kstats that a run has printed, by zonename. That nothing matches is an
+/// empty answer.
 ///
 /// # Errors
-/// Those of running the command, and any other failure of it.
-pub fn read(runner: &Runner, run: &Run) -> Result<Kstats, CommandError> {
-    let output = runner.run(run)?;
+/// Any other failure of the command.
+pub fn answer(run: &Run, output: &Output) -> Result<Kstats, CommandError> {
     match output.exit {
         Some(0) => parse(&output.stdout).map_err(|what| run.error(&what)),
         Some(1) if output.stderr.trim().is_empty() => Ok(HashMap::new()),
-        _ => Err(run.failed(&output)),
+        _ => Err(run.failed(output)),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Loading: from the names of VMs to what the system says of them now.
 //!
 //! Many VMs are loaded together: one `zoneadm list`, one `kstat`, one
-//! `zfs list` a pool for all of them, side by side. What fails costs the VM that it is about and
-//! that source alone: the last good value stays, and the fault is told.
+//! `zfs list` a pool for all of them, side by side. What fails costs the VM
+//! that it is about and that source alone: the last good value stays, and the
+//! fault is told. So it stays where there is no answer yet.
 //!
 //! No lock is held here, and nothing here knows what is served.
 
+mod asker;
 pub mod assemble;
 pub mod command;
 mod draft;
@@ -15,6 +17,8 @@ pub mod index;
 pub mod kstat;
 mod pools;
 pub mod properties;
+pub mod question;
+pub mod runs;
 pub mod zfs;
 mod zone_files;
 pub mod zoneadm;
@@ -24,17 +28,19 @@ pub mod zonexml;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
-use crate::event::{Kind, Sources};
+use crate::event::Sources;
+use asker::Asker;
+pub use asker::NoAnswer;
 use assemble::Parts;
-use command::{CommandError, Run, RunCounts, Runner};
 use draft::Draft;
 use files::Sysinfo;
 use kstat::Kstats;
-use pools::{Pools, Wanted, pool_of};
+use pools::{Pools, Wanted};
+use question::{Question, pool_of};
+use runs::{Runs, Unanswered};
 use zfs::Datasets;
 use zones::AllZones;
 
@@ -63,8 +69,8 @@ pub struct Loaded {
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
     pub faults: Vec<(&'static str, Option<String>)>,
-    /// What hung, if a command had to be killed since it took too long.
-    pub hung: Option<Kind>,
+    /// Sources of which there is no answer yet.
+    pub unanswered: Vec<Unanswered>,
     /// Whether the zone index has a line of it, though zoneadm by its name
     /// has none.
     pub is_configured: bool,
@@ -82,11 +88,13 @@ impl Loaded {
     /// broken has been read, and is as it is.
     #[must_use]
     pub fn has_all_answers(&self) -> bool {
-        self.faults.iter().all(|(source, error)| match (*source, error) {
-            ("zoneadm" | "zfs", Some(_)) => false,
-            ("kstat", Some(error)) => error == NO_KSTAT,
-            _ => true,
-        })
+        let has_answer =
+            |(source, error): &(_, Option<String>)| match (*source, error) {
+                ("zoneadm" | "zfs", Some(_)) => false,
+                ("kstat", Some(error)) => error == NO_KSTAT,
+                _ => true,
+            };
+        self.unanswered.is_empty() && self.faults.iter().all(has_answer)
     }
 }
 
@@ -95,10 +103,9 @@ impl Loaded {
 pub enum Found {
     /// zoneadm says that there is no such zone.
     Gone,
-    /// It exists, but without a good XML it can't be told what it is.
+    /// It exists, but without a good XML, or without zoneadm's line of it, it
+    /// can't be told what it is.
     Unknown,
-    /// All of this has to be read, which the load was not meant for.
-    Needs(Sources),
     /// All that the sources say.
     Parts(Box<Parts>),
 }
@@ -121,20 +128,20 @@ pub type ArmWatches<'a> = &'a dyn Fn(&Arc<str>, Option<&Path>, bool);
 pub struct Loader {
     paths: Paths,
     limits: LoadLimits,
-    runner: Runner,
+    runs: Runs,
 }
 
 impl Loader {
     /// A loader of the host at `paths`.
     #[must_use]
-    pub fn new(paths: Paths, limits: LoadLimits, runner: Runner) -> Self {
-        Self { paths, limits, runner }
+    pub fn new(paths: Paths, limits: LoadLimits, runs: Runs) -> Self {
+        Self { paths, limits, runs }
     }
 
-    /// How the runs of commands went.
+    /// The runs of commands.
     #[must_use]
-    pub fn run_counts(&self) -> &RunCounts {
-        self.runner.counts()
+    pub fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     /// Reads what the system says of itself.
@@ -145,7 +152,7 @@ impl Loader {
         files::read_sysinfo(&self.paths, &self.limits)
     }
 
-    /// Loads these VMs.
+    /// Loads these VMs. No command is waited for for long.
     #[must_use]
     pub fn load(
         &self,
@@ -154,53 +161,42 @@ impl Loader {
         arm: ArmWatches<'_>,
     ) -> Vec<Loaded> {
         let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
-        // A file's event of a VM that is not known.
-        for draft in drafts.iter_mut().filter(|d| d.row.is_none()) {
-            if !draft.sources.contains(Sources::ZONEADM) {
-                draft.need(Sources::ALL);
-            }
+        let asker = Asker::new(self, false);
+        let mut pools = Pools::new(&asker, self.limits.command_time);
+        pools.ask(wanted(&drafts, &pools.datasets));
+        let kstats = self
+            .kstat_question(&drafts)
+            .map(|question| asker.ask(&question, self.limits.command_time));
+        self.read_rows(&mut drafts, &asker);
+        self.read_files(&mut drafts, arm);
+        self.read_changed_rows(&mut drafts, &asker, arm);
+        let kstats = kstats.map(|kstats| asker.answer(kstats, kstat::answer));
+        pools.wait();
+        for draft in drafts.iter().filter(|draft| draft.is_another) {
+            pools.forget(&draft.names());
         }
-        let mut pools = Pools::new(self, self.limits.command_time);
-        let early = wanted(&drafts, &pools.datasets);
-        let run = self.kstat_run(&drafts);
-        let kstats = std::thread::scope(|scope| {
-            let kstats = run.map(|run| {
-                scope.spawn(move || kstat::read(&self.runner, &run))
-            });
-            let early = scope.spawn(|| pools.ask(early));
-            self.read_rows(&mut drafts);
-            self.read_files(&mut drafts, arm);
-            self.read_changed_rows(&mut drafts, arm);
-            joined(early);
-            kstats.map(joined)
-        });
-        for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
-            draft.need(Sources::ZFS);
-            if draft.is_another {
-                pools.forget(&draft.names());
-            }
-        }
-        self.set_kstats(&mut drafts, kstats);
-        self.read_datasets(&mut drafts, &mut pools);
+        self.set_kstats(&mut drafts, &asker, kstats);
+        read_datasets(&mut drafts, &mut pools);
         drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
     }
 
     /// Loads every VM that zoneadm knows, and those of `known` that it no
     /// longer lists: they are asked for by name before they count as gone.
     /// With `trusts_stamps`, files of `known` that are as they were when they
-    /// were read are not read again. A pool is given `list_time` to list all
+    /// were read are not read again. With `list_time`, every command is waited
+    /// for until it ends or is killed, and a pool is given so long to list all
     /// that is on it.
     ///
     /// # Errors
-    /// If zoneadm fails: then nothing is known of any VM.
+    /// If zoneadm fails, or has no answer yet: then nothing is known of any VM.
     pub fn load_all(
         &self,
         known: &[(Arc<str>, Arc<Parts>)],
         trusts_stamps: bool,
-        list_time: Duration,
+        list_time: Option<Duration>,
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
-    ) -> Result<LoadedAll, CommandError> {
+    ) -> Result<LoadedAll, NoAnswer> {
         let known: HashMap<_, _> =
             known.iter().map(|(name, parts)| (name, parts)).collect();
         let request = |zonename: &Arc<str>| Request {
@@ -209,24 +205,24 @@ impl Loader {
             prior: known.get(zonename).map(|parts| Arc::clone(parts)),
         };
         let names = known.keys().map(|name| Arc::clone(name));
+        let asker = Asker::new(self, list_time.is_some());
         let AllZones { mut drafts, index, error } =
-            self.all_zones(request, names)?;
+            self.all_zones(&asker, request, names)?;
         for draft in &mut drafts {
             draft.trusts_stamps = trusts_stamps;
         }
-        let mut pools = Pools::new(self, list_time);
+        let list_time = list_time.unwrap_or(self.limits.command_time);
+        let mut pools = Pools::new(&asker, list_time);
         let all_pools =
             Wanted { pools: pools_of(&drafts), ..Wanted::default() };
-        let kstats = std::thread::scope(|scope| {
-            let run = kstat::read_run(&self.paths, None);
-            let kstats = scope.spawn(move || kstat::read(&self.runner, &run));
-            let listed = scope.spawn(|| pools.ask(all_pools));
-            self.read_files(&mut drafts, arm);
-            joined(listed);
-            joined(kstats)
-        });
-        self.set_kstats(&mut drafts, Some(kstats));
-        self.read_datasets(&mut drafts, &mut pools);
+        pools.ask(all_pools);
+        let kstats =
+            asker.ask(&Question::Kstats(None), self.limits.command_time);
+        self.read_files(&mut drafts, arm);
+        let kstats = asker.answer(kstats, kstat::answer);
+        pools.wait();
+        self.set_kstats(&mut drafts, &asker, Some(kstats));
+        read_datasets(&mut drafts, &mut pools);
         let odd = pools.datasets.odd().map(str::to_string);
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
@@ -238,16 +234,17 @@ impl Loader {
         })
     }
 
-    /// The run of kstat for those that want theirs. The kernel has all zones
-    /// at hand: asking for one saves only the reading of the others' lines.
-    fn kstat_run(&self, drafts: &[Draft]) -> Option<Run> {
+    /// The question to kstat for those that want theirs. The kernel has all
+    /// zones at hand: asking for one saves only the reading of the others'
+    /// lines.
+    fn kstat_question(&self, drafts: &[Draft]) -> Option<Question> {
         let mut asked =
             drafts.iter().filter(|d| d.sources.contains(Sources::KSTAT));
         let one = match (asked.next()?, asked.next()) {
             (draft, None) => draft.zoneid(),
             _ => None,
         };
-        Some(kstat::read_run(&self.paths, one))
+        Some(Question::Kstats(one))
     }
 
     /// Gives each VM its kstat. Those were read while zoneadm was asked: of a
@@ -255,7 +252,8 @@ impl Loader {
     fn set_kstats(
         &self,
         drafts: &mut [Draft],
-        mut kstats: Option<Result<Kstats, CommandError>>,
+        asker: &Asker<'_>,
+        kstats: Option<Result<Kstats, NoAnswer>>,
     ) {
         let mut asked = Vec::new();
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
@@ -272,36 +270,37 @@ impl Loader {
         if asked.is_empty() {
             return;
         }
-        let has_come = |kstats: &Kstats| {
-            let mut asked = asked.iter();
-            asked.any(|(id, draft)| !draft.has_kstat(kstats, *id))
+        let has_all = |kstats: &Result<Kstats, NoAnswer>| match kstats {
+            Ok(kstats) => {
+                let mut asked = asked.iter();
+                asked.all(|(id, draft)| draft.has_kstat(kstats, *id))
+            }
+            Err(_) => true,
         };
-        if !matches!(&kstats, Some(Err(_)))
-            && kstats.iter().flatten().all(has_come)
-        {
+        let kstats = kstats.filter(has_all).unwrap_or_else(|| {
             let one = match &asked[..] {
                 [(zoneid, _)] => Some(*zoneid),
                 _ => None,
             };
-            let run = kstat::read_run(&self.paths, one);
-            kstats = Some(kstat::read(&self.runner, &run));
-        }
+            asker.get(&Question::Kstats(one), kstat::answer)
+        });
         for (_, draft) in asked {
             match &kstats {
-                Some(Ok(kstats)) => draft.set_zoneinfo(kstats),
-                Some(Err(e)) => draft.failed("kstat", e),
-                None => {}
+                Ok(kstats) => draft.set_zoneinfo(kstats),
+                Err(e) => draft.no_answer("kstat", e),
             }
         }
     }
+}
 
-    /// Asks for the datasets of VMs until no name is left that was not asked
-    /// for, and gives each VM its own.
-    fn read_datasets(&self, drafts: &mut [Draft], pools: &mut Pools<'_>) {
-        while pools.ask(wanted(drafts, &pools.datasets)) {}
-        for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
-            draft.set_datasets(&pools.datasets, &pools.hung);
-        }
+/// Asks for the datasets of VMs until no name is left that was not asked for,
+/// and gives each VM its own.
+fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
+    while pools.ask(wanted(drafts, &pools.datasets)) {
+        pools.wait();
+    }
+    for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
+        draft.set_datasets(&pools.datasets, &pools.unanswered);
     }
 }
 
@@ -318,9 +317,4 @@ fn wanted(drafts: &[Draft], datasets: &Datasets) -> Wanted {
 fn pools_of(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
     let names = drafts.iter().flat_map(|draft| draft.names());
     names.map(|name| pool_of(&name).into()).collect()
-}
-
-/// What a thread has returned; its panic goes on in this one.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

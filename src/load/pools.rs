@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Loader;
-use super::command::CommandError;
+use super::asker::{Asker, Asking, NoAnswer};
+use super::question::{Question, pool_of};
+use super::runs::Unanswered;
 use super::zfs::{self, Datasets, Depth};
 
 /// A run that has left something out does not say of what. It is run again for
-/// each half of its names, at most this many times; the names that are left
-/// then have failed.
+/// each half of its names; of one load, this is done so many times. The names
+/// that are left then have failed.
 const HALVINGS: u32 = 64;
 
 /// What zfs is to be asked for.
@@ -39,39 +40,33 @@ impl Wanted {
     }
 }
 
-/// The pool of a dataset or snapshot.
-pub(super) fn pool_of(name: &str) -> &str {
-    name.split(['/', '@']).next().unwrap_or(name)
-}
-
-/// One question to zfs, about one pool.
-enum Question {
-    Pool(Arc<str>),
-    Names(BTreeSet<Arc<str>>, Depth),
-}
-
 /// What one load learns from zfs, each thing once.
 pub(super) struct Pools<'a> {
-    loader: &'a Loader,
+    asker: &'a Asker<'a>,
     /// A list of a whole pool is killed when it takes longer.
     list_time: Duration,
     pub datasets: Datasets,
     /// Pools that were listed in whole.
     listed: BTreeSet<Arc<str>>,
     asked: Wanted,
-    /// Pools in which zfs hung: what else is asked of them would hang, too.
-    pub hung: BTreeSet<Arc<str>>,
+    /// Questions that are not answered yet.
+    asking: Vec<(Question, Asking)>,
+    halvings: u32,
+    /// Pools of which there is no answer yet.
+    pub unanswered: BTreeMap<Arc<str>, Unanswered>,
 }
 
 impl<'a> Pools<'a> {
-    pub(super) fn new(loader: &'a Loader, list_time: Duration) -> Self {
+    pub(super) fn new(asker: &'a Asker<'a>, list_time: Duration) -> Self {
         Self {
-            loader,
+            asker,
             list_time,
             datasets: Datasets::default(),
             listed: BTreeSet::new(),
             asked: Wanted::default(),
-            hung: BTreeSet::new(),
+            asking: Vec::new(),
+            halvings: HALVINGS,
+            unanswered: BTreeMap::new(),
         }
     }
 
@@ -82,37 +77,125 @@ impl<'a> Pools<'a> {
         if wanted.is_empty() {
             return false;
         }
-        let mut trees: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        let mut alone = trees.clone();
-        for (by_pool, names) in
-            [(&mut trees, &wanted.trees), (&mut alone, &wanted.alone)]
+        for pool in &wanted.pools {
+            self.ask_for(Question::Pool(Arc::clone(pool)));
+        }
+        for (names, depth) in
+            [(&wanted.trees, Depth::Children), (&wanted.alone, Depth::Alone)]
         {
+            let mut by_pool: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
             for name in names {
-                let names = by_pool.entry(pool_of(name)).or_default();
-                names.insert(Arc::clone(name));
+                let of_pool = by_pool.entry(pool_of(name)).or_default();
+                of_pool.insert(Arc::clone(name));
+            }
+            let bytes = self.asker.loader().limits.arguments_bytes;
+            for names in by_pool.into_values() {
+                for part in zfs::parts(names, bytes) {
+                    self.ask_for_names(part, depth);
+                }
             }
         }
-        let children = |names| Question::Names(names, Depth::Children);
-        let questions: Vec<_> = wanted
-            .pools
-            .iter()
-            .map(|pool| Question::Pool(Arc::clone(pool)))
-            .chain(trees.into_values().map(children))
-            .chain(
-                alone
-                    .into_values()
-                    .map(|names| Question::Names(names, Depth::Alone)),
-            )
-            .collect();
-        for answer in self.answers(&questions) {
-            self.hung.extend(answer.hung);
-            self.listed.extend(answer.listed);
-            self.datasets.merge(answer.datasets);
-        }
-        self.datasets.expect(&wanted.pools);
-        self.datasets.expect(&wanted.alone);
         self.asked.extend(wanted);
         true
+    }
+
+    fn ask_for_names(&mut self, mut names: BTreeSet<Arc<str>>, depth: Depth) {
+        // "does not exist" counts only while the pool is listed.
+        if depth == Depth::Alone
+            && let Some(pool) = names.first().map(|n| Arc::from(pool_of(n)))
+        {
+            names.insert(pool);
+        }
+        self.ask_for(Question::Datasets(names, depth));
+    }
+
+    fn ask_for(&mut self, question: Question) {
+        let limit = match question {
+            Question::Pool(_) => self.list_time,
+            _ => self.asker.loader().limits.command_time,
+        };
+        let asking = self.asker.ask(&question, limit);
+        self.asking.push((question, asking));
+    }
+
+    /// Waits for the answers to all that was asked.
+    pub(super) fn wait(&mut self) {
+        while let Some((question, asking)) = self.asking.pop() {
+            self.take_answer(&question, asking);
+        }
+        self.datasets.expect(&self.asked.pools);
+        self.datasets.expect(&self.asked.alone);
+    }
+
+    fn take_answer(&mut self, question: &Question, asking: Asking) {
+        let depth = match question {
+            Question::Datasets(_, depth) => *depth,
+            _ => Depth::Children,
+        };
+        let parse = |run: &_, output: &_| zfs::answer(run, output, depth);
+        match self.asker.answer(asking, parse) {
+            Ok(listed) => self.take_listed(question, listed),
+            Err(why) => {
+                self.fail(question, &why.to_string());
+                if let NoAnswer::NotYet(unanswered) = why {
+                    let pool = question.pool().unwrap_or_default();
+                    self.unanswered.insert(pool.into(), unanswered);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, question: &Question, why: &str) {
+        match question {
+            Question::Pool(pool) => self.datasets.fail(pool, why),
+            Question::Datasets(names, _) => {
+                for name in names.iter().filter(|n| *pool_of(n) != ***n) {
+                    self.datasets.fail(name, why);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn take_listed(&mut self, question: &Question, mut listed: Datasets) {
+        let cut = listed.cut().map(str::to_string);
+        match question {
+            // If something is missing, zones are asked for by name.
+            Question::Pool(pool) if cut.is_none() => {
+                self.listed.insert(Arc::clone(pool));
+            }
+            Question::Datasets(names, depth) => {
+                let pool = question.pool().unwrap_or_default();
+                let own = || names.iter().filter(|name| ***name != *pool);
+                if let Some(cut) = cut {
+                    if own().count() > 1 && self.halvings > 0 {
+                        self.halvings -= 1;
+                        self.ask_for_halves(own().cloned().collect(), *depth);
+                        return;
+                    }
+                    for name in names {
+                        listed.fail(name, &cut);
+                    }
+                }
+                match depth {
+                    Depth::Alone => {
+                        listed.retain(names);
+                        listed.doubt_missing_without(pool);
+                    }
+                    // What is not there is asked for by itself.
+                    Depth::Children => listed.doubt_missing(),
+                }
+            }
+            _ => {}
+        }
+        self.datasets.merge(listed);
+    }
+
+    fn ask_for_halves(&mut self, names: Vec<Arc<str>>, depth: Depth) {
+        let (first, second) = names.split_at(names.len() / 2);
+        for half in [first, second] {
+            self.ask_for_names(half.iter().cloned().collect(), depth);
+        }
     }
 
     /// Forgets what was said of these names, and of what is directly below
@@ -131,111 +214,6 @@ impl<'a> Pools<'a> {
         }
     }
 
-    fn answers(&self, questions: &[Question]) -> Vec<Answer> {
-        let Some((first, others)) = questions.split_first() else {
-            return Vec::new();
-        };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = others
-                .iter()
-                .map(|question| scope.spawn(|| self.answer(question)))
-                .collect();
-            let mut answers = vec![self.answer(first)];
-            for other in others {
-                match other.join() {
-                    Ok(answer) => answers.push(answer),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            answers
-        })
-    }
-
-    fn answer(&self, question: &Question) -> Answer {
-        let mut answer = Answer::default();
-        match question {
-            Question::Pool(pool) => self.list_pool(pool, &mut answer),
-            Question::Names(names, depth) => {
-                self.list_names(names, *depth, &mut answer, &mut 0);
-            }
-        }
-        answer
-    }
-
-    fn list_pool(&self, pool: &Arc<str>, answer: &mut Answer) {
-        let Loader { runner, paths, .. } = self.loader;
-        let runner = runner.with_limit(self.list_time);
-        let run = zfs::list_pool(paths, pool);
-        match zfs::list(&runner, &run, Depth::Children) {
-            Ok(listed) => {
-                // If something is missing, zones are asked for by name.
-                if listed.cut().is_none() {
-                    answer.listed.insert(Arc::clone(pool));
-                }
-                answer.datasets.merge(listed);
-            }
-            Err(e) => answer.fail(pool, pool, &e),
-        }
-    }
-
-    fn list_names(
-        &self,
-        names: &BTreeSet<Arc<str>>,
-        depth: Depth,
-        answer: &mut Answer,
-        halvings: &mut u32,
-    ) {
-        let Loader { runner, paths, limits, .. } = self.loader;
-        let bytes = limits.arguments_bytes;
-        let pool = names.first().map_or("", |name| pool_of(name));
-        let mut operands = names.clone();
-        if depth == Depth::Alone {
-            operands.insert(pool.into());
-        }
-        let mut listed = Datasets::default();
-        let mut cut = None;
-        for run in zfs::list_some(paths, &operands, depth, bytes) {
-            match zfs::list(runner, &run, depth) {
-                Ok(part) => {
-                    cut = cut.or(part.cut().map(str::to_string));
-                    listed.merge(part);
-                }
-                Err(e) => {
-                    for name in names {
-                        answer.fail(pool, name, &e);
-                    }
-                    return;
-                }
-            }
-        }
-        match cut {
-            Some(_) if names.len() > 1 && *halvings < HALVINGS => {
-                *halvings += 1;
-                let mut first = names.clone();
-                let middle = first.iter().nth(first.len() / 2).cloned();
-                let second = first.split_off(&middle.unwrap_or_default());
-                self.list_names(&first, depth, answer, halvings);
-                self.list_names(&second, depth, answer, halvings);
-                return;
-            }
-            Some(cut) => {
-                for name in names {
-                    listed.fail(name, &cut);
-                }
-            }
-            None => {}
-        }
-        match depth {
-            Depth::Alone => {
-                listed.retain(&operands);
-                listed.doubt_missing_without(pool);
-            }
-            // What is not there is asked for by itself.
-            Depth::Children => listed.doubt_missing(),
-        }
-        answer.datasets.merge(listed);
-    }
-
     /// What of this zfs was not asked for yet, and has not been listed with
     /// what it was asked for.
     fn unasked(&self, wanted: Wanted) -> Wanted {
@@ -243,7 +221,7 @@ impl<'a> Pools<'a> {
         let is_name = |name: &Arc<str>| zfs::is_dataset_name(name);
         let is_out = |name: &str| {
             let pool = pool_of(name);
-            self.hung.contains(pool)
+            self.unanswered.contains_key(pool)
                 || self.datasets.pool_failure(pool).is_some()
         };
         pools.retain(|pool| {
@@ -269,22 +247,5 @@ impl<'a> Pools<'a> {
             is_new && is_name(name) && !is_out(name) && !comes_with_others
         });
         Wanted { pools, trees, alone }
-    }
-}
-
-/// What has come of one question.
-#[derive(Default)]
-struct Answer {
-    datasets: Datasets,
-    listed: BTreeSet<Arc<str>>,
-    hung: BTreeSet<Arc<str>>,
-}
-
-impl Answer {
-    fn fail(&mut self, pool: &str, name: &Arc<str>, error: &CommandError) {
-        if error.is_hang() {
-            self.hung.insert(pool.into());
-        }
-        self.datasets.fail(name, &error.to_string());
     }
 }

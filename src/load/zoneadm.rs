@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
 use crate::json::Json;
-use crate::load::command::{CommandError, Output, Run, Runner};
+use crate::load::command::{CommandError, Output, Run};
 use crate::translate;
 
 /// One line of `zoneadm list -p`.
@@ -91,26 +91,23 @@ pub fn list_all_run(paths: &Paths) -> Run {
     Run::new(paths.zoneadm(), &["list", "-p", "-c"])
 }
 
-fn list_one_run(paths: &Paths, zonename: &str) -> Run {
+/// The run that lists one zone; it reads and validates its XML.
+#[must_use]
+pub fn list_one_run(paths: &Paths, zonename: &str) -> Run {
     Run::new(paths.zoneadm(), &["-z", zonename, "list", "-p"])
 }
 
-/// Lists every zone.
+/// What a run has listed of all zones.
 ///
 /// # Errors
-/// Those of running the command, any failure of it, output that is cut off,
-/// and a list without the global zone: zoneadm prints none at all, with exit
-/// status 0, where it can't read the index.
-pub fn list_all(
-    runner: &Runner,
-    paths: &Paths,
-) -> Result<Listing, CommandError> {
-    let run = list_all_run(paths);
-    let output = runner.run(&run)?;
+/// Any failure of the command, output that is cut off, and a list without the
+/// global zone: zoneadm prints none at all, with exit status 0, where it can't
+/// read the index.
+pub fn listing(run: &Run, output: &Output) -> Result<Listing, CommandError> {
     if output.exit != Some(0) {
-        return Err(run.failed(&output));
+        return Err(run.failed(output));
     }
-    let mut listing = parse_whole(&run, &output)?;
+    let mut listing = parse_whole(run, output)?;
     if !listing.has_global {
         return Err(run.error("does not list the global zone"));
     }
@@ -119,24 +116,13 @@ pub fn list_all(
     Ok(listing)
 }
 
-/// Lists one zone. Its line counts even if something fails after it was
-/// printed: its brand can't be opened, or its XML has just gone.
+/// What a run has said of one zone. Its line counts even if something fails
+/// after it was printed: its brand can't be opened, or its XML has just gone.
 ///
 /// # Errors
-/// Those of running the command, and any failure of it that does not say that
-/// the kernel has no such zone.
-pub fn list_one(
-    runner: &Runner,
-    paths: &Paths,
-    zonename: &str,
-) -> Result<Answer, CommandError> {
-    let run = list_one_run(paths, zonename);
-    let output = runner.run(&run)?;
-    answer(&run, zonename, &output)
-}
-
-/// What the output of a run says of a zone; see [`list_one`].
-fn answer(
+/// Any failure of the command that does not say that the kernel has no such
+/// zone.
+pub fn answer(
     run: &Run,
     zonename: &str,
     output: &Output,

@@ -11,34 +11,36 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::command::CommandError;
+use super::asker::Asker;
 use super::draft::Draft;
 use super::files::{self, Place};
 use super::index::ZoneIndex;
-use super::zoneadm::{self, Answer, Listing, ZoneRow};
-use super::{ArmWatches, Loader, Request};
-use crate::event::{Kind, Sources};
+use super::question::Question;
+use super::zoneadm::{self, Answer, ZoneRow};
+use super::{ArmWatches, Loader, NoAnswer, Request};
+use crate::event::Sources;
 
 /// Zones that may have to be asked for by name in one load, for that a
 /// listing lacks them.
 const ABSENT_MAX: usize = 16;
 
+/// Every zone, by name, as zoneadm lists them.
+type Rows = HashMap<Arc<str>, ZoneRow>;
+
 /// What one load finds out about zones, each thing once.
 struct Zones<'a> {
-    loader: &'a Loader,
+    asker: &'a Asker<'a>,
     index: Option<Result<ZoneIndex, String>>,
-    listing: Option<Result<HashMap<Arc<str>, ZoneRow>, CommandError>>,
-    /// One run has hung: so would the next.
-    hang: Option<CommandError>,
+    listing: Option<Result<Rows, NoAnswer>>,
 }
 
 impl<'a> Zones<'a> {
-    fn new(loader: &'a Loader) -> Self {
-        Self { loader, index: None, listing: None, hang: None }
+    fn new(asker: &'a Asker<'a>) -> Self {
+        Self { asker, index: None, listing: None }
     }
 
     fn index(&mut self) -> &Result<ZoneIndex, String> {
-        let loader = self.loader;
+        let loader = self.asker.loader();
         self.index.get_or_insert_with(|| loader.index())
     }
 
@@ -49,15 +51,12 @@ impl<'a> Zones<'a> {
     }
 
     /// The line of a zone in a listing of all.
-    fn listed(
-        &mut self,
-        zonename: &str,
-    ) -> Result<Option<ZoneRow>, CommandError> {
-        let loader = self.loader;
+    fn listed(&mut self, zonename: &str) -> Result<Option<ZoneRow>, NoAnswer> {
+        let asker = self.asker;
         let listing = self.listing.get_or_insert_with(|| {
-            let Listing { rows, .. } = loader.list_all_zones()?;
-            let mut by_name = HashMap::with_capacity(rows.len());
-            for row in rows {
+            let listing = asker.get(&Question::Zones, zoneadm::listing)?;
+            let mut by_name = HashMap::with_capacity(listing.rows.len());
+            for row in listing.rows {
                 // Of lines of one name, the first is that of the zone.
                 by_name.entry(Arc::clone(&row.zonename)).or_insert(row);
             }
@@ -74,7 +73,7 @@ impl<'a> Zones<'a> {
             match self.listed(&draft.zonename) {
                 Ok(Some(row)) => draft.set_row(row),
                 Ok(None) => absent.push(draft),
-                Err(e) => draft.failed("zoneadm", &e),
+                Err(e) => draft.no_answer("zoneadm", &e),
             }
         }
         let unknown = absent.iter().filter(|d| d.prior.is_none()).count();
@@ -94,31 +93,31 @@ impl<'a> Zones<'a> {
 
     /// Asks for one zone by its name.
     fn ask(&mut self, draft: &mut Draft) {
-        let Loader { runner, paths, .. } = self.loader;
-        let answer = match &self.hang {
-            Some(e) => Err(e.clone()),
-            None => zoneadm::list_one(runner, paths, &draft.zonename),
-        };
+        let question = Question::Zone(Arc::clone(&draft.zonename));
+        let name = &draft.zonename;
+        let answer = self
+            .asker
+            .get(&question, |run, output| zoneadm::answer(run, name, output));
         match answer {
             Ok(Answer::Row(row)) => draft.set_row(row),
             Ok(Answer::NotInKernel) => self.decide(draft, None),
-            Err(e) => {
-                self.hang = Some(e.clone()).filter(CommandError::is_hang);
-                self.decide(draft, Some(e));
-            }
+            Err(why) => self.decide(draft, Some(why)),
         }
     }
 
     /// What there is of a zone of which zoneadm has no line by its name, and
     /// what else it has said than that the kernel does not have it.
-    fn decide(&mut self, draft: &mut Draft, error: Option<CommandError>) {
+    fn decide(&mut self, draft: &mut Draft, why: Option<NoAnswer>) {
         let has_line = self.has_line(&draft.zonename);
-        match (has_line, error) {
+        match (has_line, why) {
+            (_, Some(why @ NoAnswer::NotYet(_))) => {
+                draft.no_answer("zoneadm", &why);
+            }
             (Ok(false), None) => draft.gone = true,
-            (Ok(false), Some(e)) => draft.failed("zoneadm", &e),
-            (Ok(true), Some(e)) if e.is_hang() => {
+            (Ok(false), Some(e)) => draft.no_answer("zoneadm", &e),
+            (Ok(true), Some(NoAnswer::Failed(e))) if e.is_hang() => {
                 draft.is_configured = true;
-                draft.failed("zoneadm", &e);
+                draft.no_answer("zoneadm", &NoAnswer::Failed(e));
             }
             (Ok(true), _) => {
                 draft.is_configured = true;
@@ -126,14 +125,14 @@ impl<'a> Zones<'a> {
                     Ok(Some(row)) => {
                         draft.set_row(row);
                         // It says what is wrong with it.
-                        draft.need(Sources::XML);
+                        draft.sources |= Sources::XML;
                     }
                     Ok(None) => {
                         let what = "the zone index has it, and zoneadm list \
                             does not";
                         draft.fault("zoneadm", Some(what.to_string()));
                     }
-                    Err(e) => draft.failed("zoneadm", &e),
+                    Err(e) => draft.no_answer("zoneadm", &e),
                 }
             }
             (Err(why), _) => {
@@ -168,17 +167,16 @@ impl Loader {
         ZoneIndex::parse(file.text).map_err(|e| place.error(e))
     }
 
-    fn list_all_zones(&self) -> Result<Listing, CommandError> {
-        zoneadm::list_all(&self.runner, &self.paths)
-    }
-
     /// Asks for the zones whose line of zoneadm is wanted.
-    pub(super) fn read_rows(&self, drafts: &mut [Draft]) {
+    pub(super) fn read_rows(&self, drafts: &mut [Draft], asker: &Asker<'_>) {
         let mut asked: Vec<_> = drafts
             .iter_mut()
             .filter(|d| d.sources.contains(Sources::ZONEADM))
             .collect();
-        let mut zones = Zones::new(self);
+        let mut zones = Zones::new(asker);
+        for draft in &mut asked {
+            draft.row_tried = true;
+        }
         match &mut asked[..] {
             [] => {}
             [draft] => zones.ask(draft),
@@ -186,24 +184,28 @@ impl Loader {
         }
     }
 
-    /// The XML says that zoneadm's line has changed, or is away.
+    /// The XML says that zoneadm's line has changed, is away, or is that of
+    /// another zone.
     pub(super) fn read_changed_rows(
         &self,
         drafts: &mut [Draft],
+        asker: &Asker<'_>,
         arm: ArmWatches<'_>,
     ) {
-        let mut zones = Zones::new(self);
+        let mut zones = Zones::new(asker);
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            if draft.sources.contains(Sources::ZONEADM) || !draft.row_is_old() {
+            let is_wanted =
+                draft.sources.contains(Sources::ZONEADM) || draft.row_is_old();
+            if draft.row_tried || !is_wanted {
                 continue;
             }
-            if draft.sources.kind() == Kind::Files {
-                draft.needs = draft.sources | Sources::STATE;
-                continue;
-            }
-            let dir = draft.dir(&self.paths);
+            draft.row_tried = true;
+            draft.sources |= Sources::STATE;
+            let (dir, sources) = (draft.dir(&self.paths), draft.sources);
             zones.ask(draft);
-            if draft.is_alive() && draft.dir(&self.paths) != dir {
+            let has_changed =
+                draft.dir(&self.paths) != dir || draft.sources != sources;
+            if draft.is_alive() && has_changed {
                 self.read_files(std::slice::from_mut(draft), arm);
             }
         }
@@ -213,15 +215,16 @@ impl Loader {
     /// line in the index, and are not listed.
     ///
     /// # Errors
-    /// If zoneadm fails.
+    /// If zoneadm fails, or has no answer yet.
     pub(super) fn all_zones(
         &self,
+        asker: &Asker<'_>,
         mut request: impl FnMut(&Arc<str>) -> Request,
         known: impl Iterator<Item = Arc<str>>,
-    ) -> Result<AllZones, CommandError> {
+    ) -> Result<AllZones, NoAnswer> {
         // What it says later than this, its next event has looked at.
         let index = self.index();
-        let mut listing = self.list_all_zones()?;
+        let mut listing = asker.get(&Question::Zones, zoneadm::listing)?;
         let mut drafts = Vec::with_capacity(listing.rows.len());
         let mut listed = BTreeSet::new();
         for row in std::mem::take(&mut listing.rows) {
@@ -232,7 +235,7 @@ impl Loader {
                 drafts.push(draft);
             }
         }
-        let mut zones = Zones::new(self);
+        let mut zones = Zones::new(asker);
         let known: BTreeSet<_> =
             known.filter(|name| !listed.contains(name)).collect();
         let of_index = index.iter().flat_map(ZoneIndex::zonenames);
@@ -247,7 +250,8 @@ impl Loader {
             for zonename in &known {
                 let mut draft = Draft::new(request(zonename));
                 let run = zoneadm::list_all_run(&self.paths);
-                draft.failed("zoneadm", &run.error(&lacks));
+                let error = NoAnswer::Failed(run.error(&lacks));
+                draft.no_answer("zoneadm", &error);
                 drafts.push(draft);
             }
             listing.errors.insert(0, lacks);

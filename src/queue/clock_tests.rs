@@ -67,9 +67,9 @@ fn what_needs_commands_gathers_while_others_run() {
     clock.state.push(vm("file", Sources::TAGS));
     let (file, name) = clock.take().unwrap();
     assert_eq!(name, "file");
-    clock.state.done(file, &[]);
+    clock.state.done(file);
     // Those who wait are loaded together, by whom the first is done.
-    clock.state.done(first, &[]);
+    clock.state.done(first);
     let (second, names) = clock.take().unwrap();
     assert_eq!(names, "b a c");
     // Who is slow is waited for no longer; what is urgent waits for nobody.
@@ -80,101 +80,21 @@ fn what_needs_commands_gathers_while_others_run() {
     assert_eq!(clock.taken(), "e");
     clock.pass(50);
     assert_eq!(clock.taken(), "d");
-    clock.state.done(second, &[]);
+    clock.state.done(second);
 }
 
 #[test]
-fn what_hangs_never_has_all_workers() {
+fn the_workers_that_hang_have_a_bound() {
     let mut clock = Clock::new();
     for n in 0..20 {
-        clock.state.push(vm(&format!("zfs{n}"), Sources::ZFS));
+        clock.state.push(vm(&format!("file{n}"), Sources::TAGS));
         clock.taken();
         clock.pass(1000);
     }
-    // Eight workers: zfs leaves two to other commands, and two to files.
-    assert_eq!(clock.state.status(99, clock.now).stuck, 4);
-    for n in 0..20 {
-        clock.state.push(vm(&format!("state{n}"), Sources::STATE));
-        clock.taken();
-        clock.pass(1000);
-    }
-    assert_eq!(clock.state.status(99, clock.now).stuck, 6);
-    clock.state.push(vm("file", Sources::TAGS));
-    assert_eq!(clock.taken(), "file");
-}
-
-#[test]
-fn who_has_hung_is_tried_apart() {
-    let mut clock = Clock::new();
-    let push = |clock: &mut Clock, names: &str| {
-        for name in names.split(' ') {
-            clock.state.push(vm(name, Sources::ZFS));
-        }
-    };
-    let done = |clock: &mut Clock, number, hung: &str| {
-        let lanes = hung.split(' ').filter(|name| !name.is_empty());
-        let lanes: Vec<_> =
-            lanes.map(|n| (Lane::Vm(n.into()), Kind::Datasets)).collect();
-        clock.state.done(number, &lanes);
-    };
-    push(&mut clock, "a b c d e f");
-    let (number, _) = clock.take().unwrap();
-    done(&mut clock, number, "a b c d e f");
-    push(&mut clock, "a b c d e f well");
-    // Never two at once, and not with those that are well.
-    let (number, names) = clock.take().unwrap();
-    assert_eq!(names, "a");
-    assert_eq!(clock.taken(), "well");
-    assert_eq!(clock.taken(), "-");
-    done(&mut clock, number, "");
-    // Twice as many each time that it goes well.
-    let (number, names) = clock.take().unwrap();
-    assert_eq!(names, "b c");
-    done(&mut clock, number, "");
-    let (number, names) = clock.take().unwrap();
-    assert_eq!(names, "d e f");
-    done(&mut clock, number, "d e f");
-    push(&mut clock, "d e f a");
-    let (number, names) = clock.take().unwrap();
-    assert_eq!(names, "d");
-    done(&mut clock, number, "d");
-    let sick = clock.state.status(9, clock.now).sick;
-    assert_eq!(sick, ["d", "e", "f"].map(|n| Lane::Vm(n.into())));
-}
-
-#[test]
-fn who_hangs_in_zfs_goes_on_with_all_else() {
-    let mut clock = Clock::new();
-    for name in ["a", "b", "c"] {
-        clock.state.push(vm(name, Sources::ZFS));
-    }
-    let (number, _) = clock.take().unwrap();
-    let lanes = ["a", "b", "c"].map(|n| (Lane::Vm(n.into()), Kind::Datasets));
-    clock.state.done(number, &lanes);
-    for name in ["a", "b", "c"] {
-        clock.state.push(vm(name, Sources::ZFS));
-    }
-    assert_eq!(clock.taken(), "a");
-    // b and c wait for their turn at zfs, and for nothing else.
-    clock.state.push(vm("b", Sources::STATE));
-    clock.state.push(vm("c", Sources::TAGS));
-    let parts = |clock: &mut Clock| {
-        let (number, jobs) = clock.state.take(clock.now).unwrap();
-        let told = format!("{} {}", jobs[0].lane, jobs[0].sources);
-        clock.state.done(number, &[]);
-        told
-    };
-    assert_eq!(parts(&mut clock), "b zoneadm+kstat+lastexited");
-    assert_eq!(parts(&mut clock), "c tags.json");
-    let status = clock.state.status(9, clock.now);
-    assert_eq!(status.sick.len(), 3);
-    let waiting: Vec<_> =
-        status.waiting.iter().map(|(_, s, _)| s.to_string()).collect();
-    assert_eq!(waiting, ["zfs", "zfs"]);
-    // What is of no use in part is not taken in part.
-    let whole = Job { is_whole: true, ..vm("b", Sources::ALL) };
-    clock.state.push(whole);
-    assert_eq!(clock.taken(), "-");
+    assert_eq!(clock.state.status(99, clock.now).stuck, 8);
+    // What a client waits for has workers of its own.
+    clock.state.push_urgent(vm("urgent", Sources::ALL)).unwrap();
+    assert_eq!(clock.taken(), "urgent");
 }
 
 #[test]
@@ -187,7 +107,7 @@ fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
         let job = vm("a", Sources::ZFS);
         clock.state.push_paced(job, clock.now);
         if let Some((number, _)) = clock.take() {
-            clock.state.done(number, &[]);
+            clock.state.done(number);
             loads += 1;
             last = n;
         }
@@ -212,8 +132,8 @@ fn who_is_loaded_while_everything_is_is_loaded_again() {
     clock.state.push(all());
     let (of_all, names) = clock.take().unwrap();
     assert_eq!(names, "refresh");
-    clock.state.done(of_all, &[]);
-    clock.state.done(of_a, &[]);
+    clock.state.done(of_all);
+    clock.state.done(of_a);
     assert_eq!(clock.taken(), "a");
 }
 
@@ -234,10 +154,10 @@ fn the_periodic_job_waits_for_a_quiet_moment_but_not_for_ever() {
     let (number, _) = clock.take().unwrap();
     clock.pass(1500);
     assert_eq!(clock.taken(), "-");
-    clock.state.done(number, &[]);
+    clock.state.done(number);
     let (number, names) = clock.take().unwrap();
     assert_eq!(names, "refresh");
-    clock.state.done(number, &[]);
+    clock.state.done(number);
     set(&mut clock);
     clock.state.push(vm("a", Sources::ZFS));
     assert_eq!(clock.taken(), "a");
@@ -261,7 +181,7 @@ fn every_sequence_of_few_steps_is_sound() {
         Later(usize),
         Paced(usize),
         Take,
-        Done(usize, bool),
+        Done(usize),
         Pass,
     }
 
@@ -312,16 +232,11 @@ fn every_sequence_of_few_steps_is_sound() {
                         return None;
                     }
                 }
-                Step::Done(at, hung) => {
+                Step::Done(at) => {
                     if *at >= working.len() {
                         return None;
                     }
-                    let (number, jobs) = working.remove(*at);
-                    let lanes = jobs
-                        .into_iter()
-                        .map(|job| (job.lane, job.sources.kind()));
-                    let lanes: Vec<_> = lanes.filter(|_| *hung).collect();
-                    state.done(number, &lanes);
+                    state.done(working.remove(*at).0);
                 }
                 Step::Pass => now += pause * 200,
             }
@@ -330,7 +245,7 @@ fn every_sequence_of_few_steps_is_sound() {
         for _ in 0..20 {
             while take(&mut state, &mut working, &mut owed, now) {}
             if let Some((number, _)) = working.pop() {
-                state.done(number, &[]);
+                state.done(number);
             }
             now += pause;
         }
@@ -341,12 +256,10 @@ fn every_sequence_of_few_steps_is_sound() {
         Some(())
     }
 
-    let mut alphabet = vec![Step::Take, Step::Pass];
+    let mut alphabet =
+        vec![Step::Take, Step::Pass, Step::Done(0), Step::Done(1)];
     for n in 0..3 {
         alphabet.extend([Step::Push(n), Step::Later(n), Step::Paced(n)]);
-    }
-    for at in 0..2 {
-        alphabet.extend([Step::Done(at, false), Step::Done(at, true)]);
     }
     let mut level: Vec<Vec<Step>> = vec![Vec::new()];
     let mut count = 0;

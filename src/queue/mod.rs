@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{QueueLimits, SourceTimes};
-use crate::event::{Cause, Job, Kind, Lane, Sources, Transition};
+use crate::event::{Cause, Job, Lane, Sources, Transition};
 use crate::sync::{Condvar, Mutex};
 use reported::Reported;
 use state::State;
@@ -61,8 +61,6 @@ pub struct QueueStatus {
     pub later_count: usize,
     /// Workers that have been at one batch for long.
     pub stuck: usize,
-    /// Lanes whose last load hung.
-    pub sick: Vec<Lane>,
     /// How often it was full.
     pub overflows: u64,
     /// Zone transitions that found no room, and are not published.
@@ -288,18 +286,10 @@ impl Queue {
         }
     }
 
-    /// Frees the lanes of a batch that is done; who did it is to ask for the
-    /// next one. Of those in `hung`, the load had to be given up for what is
-    /// of that kind: until that has changed they are loaded apart from
-    /// others, which would be held up with them.
-    pub fn done(&self, ticket: &Ticket, hung: &[(Lane, Kind)]) {
-        self.inner.lock().state.done(ticket.number, hung);
-    }
-
-    /// Forgets that the load of a VM has hung: it is gone.
-    pub fn forget_hang(&self, zonename: &Arc<str>) {
-        let lane = Lane::Vm(Arc::clone(zonename));
-        self.inner.lock().state.forget_hang(&lane);
+    /// Frees the lanes of a batch that is done; the worker that did it is to
+    /// ask for the next one.
+    pub fn done(&self, ticket: &Ticket) {
+        self.inner.lock().state.done(ticket.number);
     }
 
     /// Ends the queue: workers stop after what they are at.

@@ -14,7 +14,6 @@ use crate::event::{Cause, Job, Kind, Lane, Sources};
 struct Working {
     lanes: Vec<Lane>,
     kind: Kind,
-    is_apart: bool,
     is_urgent: bool,
     begun: Instant,
 }
@@ -53,11 +52,6 @@ pub struct State {
     periodic: Option<Periodic>,
     working: BTreeMap<u64, Working>,
     at_work: HashSet<Lane>,
-    /// Lanes whose last load hung, and what it needed.
-    sick: HashMap<Lane, Kind>,
-    /// How many of those are tried together: twice as many each time that it
-    /// goes well, one by one after it does not.
-    apart: usize,
     paces: HashMap<Lane, Pace>,
     overflows: u64,
     number: u64,
@@ -81,8 +75,6 @@ impl State {
             periodic: None,
             working: BTreeMap::new(),
             at_work: HashSet::new(),
-            sick: HashMap::new(),
-            apart: 1,
             paces: HashMap::new(),
             overflows: 0,
             number: 0,
@@ -110,12 +102,10 @@ impl State {
         let mut number = self.number;
         if let Some(((_, first), waiting)) = waiting {
             number = first;
-            job.sources |= waiting.sources;
             job.tries = job.tries.min(waiting.tries);
-            job.is_whole |= waiting.is_whole;
-            job.is_urgent |= waiting.is_urgent;
-            // A reason that is known says more than that somebody asked.
-            job.cause = waiting.cause;
+            // A reason that is known says more than that a client asked.
+            job.cause = waiting.cause.clone();
+            job.merge(&waiting);
         }
         let order = (!job.is_urgent, number);
         self.order_of.insert(job.lane.clone(), order);
@@ -175,12 +165,10 @@ impl State {
             && let Some(other) = self.later.remove(&time)
         {
             due = due.min(time.0);
-            job.sources |= other.sources;
-            job.is_whole |= other.is_whole;
-            job.is_urgent |= other.is_urgent;
             if job.lane == Lane::All {
                 job.tries = job.tries.max(other.tries);
             }
+            job.merge(&other);
         }
         // What is urgent has a bound of its own.
         let has_room = self.later.len() < self.limits.jobs || job.is_urgent;
@@ -268,7 +256,12 @@ impl State {
                 .checked_sub(self.limits.workers)
                 .and_then(|at| busy.get(at).copied())
         });
-        let has_room = free_at.map(|at| at.is_none());
+        let has_thread = [true, false].map(|is_urgent| {
+            let working = self.working.values();
+            let working = working.filter(|w| w.is_urgent == is_urgent);
+            working.count() < self.limits.threads(is_urgent)
+        });
+        let has_room = [0, 1].map(|of| free_at[of].is_none() && has_thread[of]);
         if let Some(batch) = self.choose(now, has_room) {
             return Ok(batch);
         }
@@ -320,9 +313,8 @@ impl State {
         now: Instant,
         has_room: [bool; 2],
     ) -> Option<(u64, Vec<Job>)> {
-        let mut first: Option<(Lane, Kind, bool, bool)> = None;
-        let mut chosen: Vec<(Order, Sources)> = Vec::new();
-        let mut most = 1;
+        let mut first: Option<&Job> = None;
+        let mut chosen: Vec<Order> = Vec::new();
         let gathers = self.gathers_until(now).is_some();
         for (order, job) in &self.waiting {
             match (job.is_urgent, has_room) {
@@ -331,45 +323,35 @@ impl State {
                 (false, [_, false]) => break,
                 _ => {}
             }
-            let Some(sources) = self.can_begin(job) else { continue };
-            let kind = sources.kind();
-            let is_apart = self.is_sick(&job.lane, kind);
-            let may_gather = kind > Kind::Files
-                && !(is_apart || job.is_urgent || job.lane == Lane::All);
-            if gathers && may_gather {
+            let may_gather = job.sources.kind() != Kind::Files
+                && !job.is_urgent
+                && job.lane != Lane::All;
+            if self.at_work.contains(&job.lane) || (gathers && may_gather) {
                 continue;
             }
-            let is_alike = match (&first, &job.lane) {
-                (None, _) => true,
-                (Some((Lane::Vm(_), k, apart, urgent)), Lane::Vm(_)) => {
-                    (*k, *apart, *urgent) == (kind, is_apart, job.is_urgent)
-                }
-                _ => false,
-            };
-            if first.is_none() {
-                most = if is_apart { self.apart } else { self.limits.batch };
-                let lane = job.lane.clone();
-                first = Some((lane, kind, is_apart, job.is_urgent));
-            }
-            if is_alike {
-                chosen.push((*order, sources));
-                if chosen.len() >= most.max(1) {
+            if first.is_none_or(|first| are_alike(first, job)) {
+                first.get_or_insert(job);
+                chosen.push(*order);
+                if chosen.len() >= self.limits.batch.max(1) {
                     break;
                 }
             }
         }
-        let (_, kind, is_apart, is_urgent) = first?;
+        let (kind, is_urgent) = (first?.sources.kind(), first?.is_urgent);
         let jobs: Vec<_> = chosen
             .into_iter()
-            .filter_map(|(order, sources)| self.take_part(order, sources))
+            .filter_map(|order| self.waiting.remove(&order))
             .collect();
+        for job in &jobs {
+            self.order_of.remove(&job.lane);
+        }
         if let Some(all) = jobs.iter().find(|job| job.lane == Lane::All) {
             self.owe_those_at_work(&all.cause);
         }
         let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         self.at_work.extend(lanes.iter().cloned());
         self.number += 1;
-        let working = Working { lanes, kind, is_apart, is_urgent, begun: now };
+        let working = Working { lanes, kind, is_urgent, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
     }
@@ -379,51 +361,9 @@ impl State {
     /// one worker together, not by each in turn.
     fn gathers_until(&self, now: Instant) -> Option<Instant> {
         let working = self.working.values();
-        let working = working
-            .filter(|w| w.kind > Kind::Files && !w.is_apart && !w.is_urgent);
+        let working = working.filter(|w| w.kind != Kind::Files && !w.is_urgent);
         let until = working.map(|w| w.begun + self.limits.gather_time);
         until.filter(|at| *at > now).max()
-    }
-
-    /// What of a job can be begun now: all of it, or, while what hangs keeps
-    /// it from that, the part that needs less.
-    fn can_begin(&self, job: &Job) -> Option<Sources> {
-        if self.at_work.contains(&job.lane) {
-            return None;
-        }
-        let mut sources = job.sources;
-        loop {
-            let kind = sources.kind();
-            let waits_for_others = self.is_sick(&job.lane, kind)
-                && self.is_apart_at_work(job.is_urgent);
-            if !waits_for_others && self.has_worker_for(job, kind) {
-                return Some(sources);
-            }
-            let less = sources.below(kind);
-            let is_whole = job.is_whole || job.is_urgent;
-            if is_whole || kind == Kind::Files || less == Sources::NONE {
-                return None;
-            }
-            sources = less;
-        }
-    }
-
-    /// Takes a job, or a part of it; the rest goes on waiting.
-    fn take_part(&mut self, order: Order, sources: Sources) -> Option<Job> {
-        let waiting = self.waiting.get_mut(&order)?;
-        if sources == waiting.sources {
-            let job = self.waiting.remove(&order)?;
-            self.order_of.remove(&job.lane);
-            return Some(job);
-        }
-        let part = Job { sources, ..waiting.clone() };
-        waiting.sources = waiting.sources.without(sources);
-        Some(part)
-    }
-
-    /// Whether the last load of this lane that needed as much hung.
-    fn is_sick(&self, lane: &Lane, kind: Kind) -> bool {
-        self.sick.get(lane).is_some_and(|hung| kind >= *hung)
     }
 
     /// A VM that is being loaded while everything is has perhaps been looked
@@ -438,63 +378,18 @@ impl State {
         }
     }
 
-    fn is_apart_at_work(&self, is_urgent: bool) -> bool {
-        let mut working = self.working.values();
-        working.any(|w| w.is_apart && w.is_urgent == is_urgent)
-    }
-
-    /// Of all workers, commands leave some to files, and zfs some to others:
-    /// what hangs never has all of them.
-    /// Who waits for what is urgent has workers of his own, whatever others
-    /// hang in.
-    fn has_worker_for(&self, job: &Job, kind: Kind) -> bool {
-        let working = self.working.values();
-        let working = working.filter(|w| w.is_urgent == job.is_urgent);
-        if job.is_urgent {
-            return working.count() < self.limits.urgent_workers();
-        }
-        let (workers, all) = (self.limits.workers, self.limits.workers_max);
-        let (least, reserved) = match kind {
-            _ if job.lane == Lane::All => (Kind::Files, 0),
-            Kind::Files => (Kind::Files, 0),
-            Kind::State => (Kind::State, workers),
-            Kind::Datasets => (Kind::Datasets, 2 * workers),
-        };
-        let busy = working.filter(|w| w.kind >= least).count();
-        busy < all.max(workers).saturating_sub(reserved).max(1)
-    }
-
     /// See [`super::Queue::done`].
-    pub fn done(&mut self, number: u64, hung: &[(Lane, Kind)]) {
+    pub fn done(&mut self, number: u64) {
         let Some(working) = self.working.remove(&number) else { return };
-        if working.is_apart {
-            self.apart = match hung {
-                [] => (self.apart * 2).min(self.limits.batch),
-                _ => 1,
-            };
-        }
         for lane in working.lanes {
             self.at_work.remove(&lane);
-            if let Some((_, kind)) = hung.iter().find(|(l, _)| *l == lane) {
-                let old = self.sick.get(&lane).copied().unwrap_or(*kind);
-                self.sick.insert(lane, old.min(*kind));
-            } else if self.is_sick(&lane, working.kind) {
-                self.sick.remove(&lane);
-            }
         }
-    }
-
-    /// See [`super::Queue::forget_hang`].
-    pub fn forget_hang(&mut self, lane: &Lane) {
-        self.sick.remove(lane);
     }
 
     /// See [`super::Queue::status`].
     pub fn status(&self, most: usize, now: Instant) -> QueueStatus {
         let mut at_work: Vec<_> = self.at_work.iter().cloned().collect();
         at_work.sort();
-        let mut sick: Vec<_> = self.sick.keys().cloned().collect();
-        sick.sort();
         let is_stuck = |w: &&Working| w.begun + self.limits.stuck_time <= now;
         let waiting = self.waiting.values().take(most);
         QueueStatus {
@@ -506,9 +401,16 @@ impl State {
             waiting_count: self.waiting.len(),
             later_count: self.later.len(),
             stuck: self.working.values().filter(is_stuck).count(),
-            sick,
             overflows: self.overflows,
             transitions_lost: 0,
         }
     }
+}
+
+/// Whether two jobs can be loaded together: those of VMs that need commands
+/// alike, and so do not wait for what only one of them needs.
+fn are_alike(a: &Job, b: &Job) -> bool {
+    let is_vm = |job: &Job| matches!(job.lane, Lane::Vm(_));
+    let (kind_a, kind_b) = (a.sources.kind(), b.sources.kind());
+    is_vm(a) && is_vm(b) && (kind_a, a.is_urgent) == (kind_b, b.is_urgent)
 }

@@ -43,7 +43,7 @@ fn a_lane_at_work_keeps_its_next_job_waiting() {
     queue.push(vm("b", Sources::XML));
     let second = queue.take().unwrap();
     assert_eq!(names(&second), ["b"]);
-    queue.done(&first.ticket(), &[]);
+    queue.done(&first.ticket());
     assert_eq!(names(&queue.take().unwrap()), ["a"]);
 }
 
@@ -58,7 +58,7 @@ fn what_waits_together_and_needs_alike_is_taken_together() {
     for _ in 0..3 {
         let batch = queue.take().unwrap();
         taken.push(names(&batch).join(" "));
-        queue.done(&batch.ticket(), &[]);
+        queue.done(&batch.ticket());
     }
     assert_eq!(taken, ["a c", "b", "d"]);
 }
@@ -270,7 +270,7 @@ fn who_has_worked_last_works_first() {
             let (queue, served) = (Arc::clone(&queue), served.clone());
             std::thread::spawn(move || {
                 while let Some(batch) = queue.take() {
-                    queue.done(&batch.ticket(), &[]);
+                    queue.done(&batch.ticket());
                     served.send(worker).unwrap();
                 }
             })

@@ -30,7 +30,7 @@ fn a_load_that_has_begun_is_none_that_was_asked_for() {
     let begun = queue.take().unwrap();
     let asked = queue.push_urgent(vm("a", Sources::ALL)).unwrap();
     assert!(begun.number <= asked);
-    queue.done(&begun.ticket(), &[]);
+    queue.done(&begun.ticket());
     assert!(queue.take().unwrap().number > asked);
 }
 
@@ -47,29 +47,9 @@ fn the_urgent_have_workers_whatever_others_do() {
     queue.push(vm("b", Sources::ALL));
     queue.push_urgent(vm("c", Sources::ALL)).unwrap();
     assert_eq!(names(&queue.take().unwrap()), ["c"]);
-    queue.done(&busy.ticket(), &[]);
+    queue.done(&busy.ticket());
     assert_eq!(names(&queue.take().unwrap()), ["b"]);
     assert!(is_working(&queue, "c"));
-}
-
-#[test]
-fn the_urgent_are_taken_whole() {
-    // One worker hangs in zfs, so that there is none for it.
-    let queue = queue_of(QueueLimits {
-        workers: 1,
-        workers_max: 3,
-        stuck_time: Duration::ZERO,
-        ..QueueLimits::default()
-    });
-    queue.push(vm("a", Sources::ALL));
-    queue.take().unwrap();
-    queue.push(vm("b", Sources::ALL));
-    let part = queue.take().unwrap();
-    assert!(!part.jobs[0].sources.contains(Sources::ZFS));
-    queue.push_urgent(vm("c", Sources::ALL)).unwrap();
-    let whole = queue.take().unwrap();
-    assert_eq!(names(&whole), ["c"]);
-    assert!(whole.jobs[0].sources.contains(Sources::ALL));
 }
 
 #[test]
@@ -90,26 +70,4 @@ fn the_urgent_outlast_an_overflow_and_have_a_bound_of_their_own() {
     assert_eq!(names(&queue.take().unwrap()), ["e"]);
     let rest = queue.take().unwrap();
     assert!(rest.jobs.iter().any(|job| job.lane == all().lane));
-}
-
-#[test]
-fn the_urgent_do_not_wait_for_others_that_are_tried_apart() {
-    let queue = queue_of(QueueLimits {
-        stuck_time: Duration::ZERO,
-        ..QueueLimits::default()
-    });
-    for name in ["a", "b"] {
-        queue.push(vm(name, Sources::ALL));
-    }
-    let both = queue.take().unwrap();
-    let hung: Vec<_> = both
-        .jobs
-        .iter()
-        .map(|job| (job.lane.clone(), Kind::Datasets))
-        .collect();
-    queue.done(&both.ticket(), &hung);
-    queue.push(vm("a", Sources::ZFS));
-    assert_eq!(names(&queue.take().unwrap()), ["a"]);
-    queue.push_urgent(vm("b", Sources::ALL)).unwrap();
-    assert_eq!(names(&queue.take().unwrap()), ["b"]);
 }

@@ -19,6 +19,16 @@ const NO_REFRESH: [&str; 6] = [
     "retry-last=1",
 ];
 
+/// A load waits for a command however long it takes.
+const PATIENT: [&str; 6] = [
+    "--refresh-interval",
+    "100000",
+    "--command-timeout",
+    "1000",
+    "--set",
+    "stuck-time=1000",
+];
+
 /// A host with two VMs on `zones`, and two on `tank`: the names of these.
 fn two_pools() -> (TestHost, Vec<String>) {
     let host = TestHost::with_vms(2);
@@ -162,7 +172,7 @@ fn a_damaged_dataset_costs_no_other_vm_anything() {
 fn the_commands_of_one_load_run_side_by_side() {
     let host = TestHost::with_vms(3);
     let name = host.vm_of("joyent");
-    let daemon = host.start_with(&NO_REFRESH);
+    let daemon = host.start_with(&PATIENT);
     daemon.settle(&host);
     let ran = |words: &str| runs_of(&host, words);
     let before = (ran("kstat "), ran("zfs list"));

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
+use simhost::Host;
+use simhost::xml::VmSpec;
 use vminfod::json::Json;
 
 use crate::harness::{Daemon, TestHost, runs_of, text, wait_for};
+use crate::healing::breakers;
 
 /// Asks in a thread of its own.
 fn ask(
@@ -66,7 +69,7 @@ fn a_wait_ends_when_it_holds() {
     let path = format!("/vms/{new}?wait=zone_state=installed&fields=uuid");
     let made = ask(&daemon, path);
     wait_for_waiting(&daemon, 1.0);
-    host.create(&simhost::Host::spec(70)).unwrap();
+    host.create(&Host::spec(70)).unwrap();
     assert_eq!(text(&made.join().unwrap().json(), "uuid"), new);
     assert_eq!(daemon.metric("vminfod_http_requests_waiting"), 0.0);
 }
@@ -177,7 +180,7 @@ fn a_sync_is_not_older_than_its_request() {
         assert_eq!(text(cause, "source"), "sync");
     }
     // One that nobody has heard of is found, and one that is gone is gone.
-    host.create(&simhost::Host::spec(80)).unwrap();
+    host.create(&Host::spec(80)).unwrap();
     let new = simhost::layout::uuid_of(80);
     let answer = daemon.get(&format!("/vms/{new}?sync=1&fields=uuid"));
     assert_eq!(answer.text(), format!("{{\"uuid\":\"{new}\"}}"));
@@ -187,7 +190,7 @@ fn a_sync_is_not_older_than_its_request() {
     assert_eq!(daemon.get("/vms/..%2Fx?sync=1").status, 404);
     // All of them.
     host.zfs_set(&dataset, "quota", &(14_u64 << 30).to_string()).unwrap();
-    host.create(&simhost::Host::spec(81)).unwrap();
+    host.create(&Host::spec(81)).unwrap();
     let answer = daemon.get("/vms?sync=1&fields=quota&quota=14");
     assert_eq!(answer.text(), r#"[{"quota":14}]"#);
     assert_eq!(daemon.vms().as_array().unwrap().len(), 4);
@@ -281,7 +284,7 @@ fn waits_and_syncs_of_vms_that_come_and_go_are_all_answered() {
         move || {
             for _ in 0..8 {
                 both.wait();
-                host.create(&simhost::Host::spec(90)).unwrap();
+                host.create(&Host::spec(90)).unwrap();
                 // Of one that is over before it could be loaded nothing is
                 // told: the wait would be in vain.
                 both.wait();
@@ -351,21 +354,30 @@ fn what_is_no_vm_is_told_even_if_too_much_waits() {
 
 #[test]
 fn a_sync_does_not_wait_for_what_hangs_elsewhere() {
-    let host = TestHost::with_vms(6);
-    let daemon = host.start_with(&["--set", "command-time=55"]);
-    let names = host.zonenames().unwrap();
+    let host = TestHost::with_vms(2);
+    host.zpool_create("tank").unwrap();
+    let of_tank = [30, 31, 32, 33].map(|n| {
+        let spec = VmSpec { pool: "tank".to_string(), ..Host::spec(n) };
+        host.create(&spec).unwrap();
+        spec.uuid
+    });
+    // Nothing is killed for as long as this test takes.
+    let daemon = host.start_with(&["--set", "command-time=1000"]);
+    let name = host.zonenames().unwrap().remove(0);
     daemon.settle(&host);
-    host.hurt("zfs", "hang").unwrap();
-    for (n, name) in names[..4].iter().enumerate() {
-        host.zfs_set(&format!("zones/{name}"), "quota", "1073741824").unwrap();
-        wait_for_gauge(&daemon, "vminfod_queue_stuck", (n + 1) as f64);
+    host.hurt("zfs:tank", "hang").unwrap();
+    for name in &of_tank {
+        host.zfs_set(&format!("tank/{name}"), "quota", "1073741824").unwrap();
     }
-    // What hangs goes on to hang.
-    host.hurt("zfs", "heal").unwrap();
-    let path = format!("/vms/{}?sync=1&timeout=20", names[5]);
-    let answer = daemon.get(&path);
+    wait_for("it hangs", || match breakers(&daemon) {
+        open if open == ["zfs tank"] => Ok(()),
+        open => Err(format!("{open:?}")),
+    });
+    let answer = daemon.get(&format!("/vms/{name}?sync=1&timeout=20"));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(daemon.metric("vminfod_queue_stuck"), 4.0);
+    let path = format!("/vms/{}?sync=1&timeout=0.1", of_tank[0]);
+    assert_eq!(daemon.get(&path).status, 504);
+    assert_eq!(breakers(&daemon), ["zfs tank"], "it goes on to hang");
 }
 
 #[test]

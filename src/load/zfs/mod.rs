@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use crate::config::{Paths, ZVOL_RDSK};
-use crate::load::command::{CommandError, Run, Runner};
+use crate::load::command::{CommandError, Output, Run};
 use crate::translate::parse_number;
 pub use column::Column;
 
@@ -285,34 +285,48 @@ pub enum Depth {
     Children,
 }
 
-/// The runs that list these datasets or snapshots: as many as it takes to keep
-/// the arguments of each below `arguments_bytes`.
+/// The run that lists these datasets or snapshots.
 #[must_use]
 pub fn list_some(
     paths: &Paths,
     names: &BTreeSet<Arc<str>>,
     depth: Depth,
-    arguments_bytes: usize,
-) -> Vec<Run> {
+) -> Run {
     let depth = match depth {
         Depth::Alone => "0",
         Depth::Children => "1",
     };
-    let mut runs = Vec::new();
+    let mut run = list_run(paths, depth);
+    for name in names {
+        run.arg(name);
+    }
+    run
+}
+
+/// Parts of `names`, as many as it takes to keep the arguments of a run below
+/// `arguments_bytes`.
+#[must_use]
+pub fn parts(
+    names: BTreeSet<Arc<str>>,
+    arguments_bytes: usize,
+) -> Vec<BTreeSet<Arc<str>>> {
+    let mut parts: Vec<BTreeSet<_>> = Vec::new();
     let mut room = 0;
-    for name in names.iter().filter(|name| is_dataset_name(name)) {
+    for name in names {
         // Each argument also takes a pointer and a NUL.
         let size = name.len() + 9;
-        if runs.is_empty() || size > room {
-            runs.push(list_run(paths, depth));
-            room = arguments_bytes;
-        }
-        room = room.saturating_sub(size);
-        if let Some(run) = runs.last_mut() {
-            run.arg(name);
+        match parts.last_mut().filter(|_| size <= room) {
+            Some(part) => {
+                part.insert(name);
+                room -= size;
+            }
+            None => {
+                parts.push(BTreeSet::from([name]));
+                room = arguments_bytes.saturating_sub(size);
+            }
         }
     }
-    runs
+    parts
 }
 
 fn list_run(paths: &Paths, depth: &str) -> Run {
@@ -345,19 +359,18 @@ const MISSING: &str = "does not exist";
 /// What zfs says where it can't read what is below a dataset.
 const NOT_WALKED: &str = "cannot iterate ";
 
-/// Runs a listing. Datasets that do not exist are left out; others that can't
-/// be listed are noted as failed. zfs may leave out what it can't read and
-/// exit with 0: then it says on stderr why, and the listing is cut.
+/// What a run has listed. Datasets that do not exist are left out; others that
+/// can't be listed are noted as failed. zfs may leave out what it can't read
+/// and exit with 0: then it says on stderr why, and the listing is cut.
 ///
 /// # Errors
-/// Those of running the command, any failure of it that is not about one
-/// dataset, and output that zfs can't have meant.
-pub fn list(
-    runner: &Runner,
+/// Any failure of the command that is not about one dataset, and output that
+/// zfs can't have meant.
+pub fn answer(
     run: &Run,
+    output: &Output,
     depth: Depth,
 ) -> Result<Datasets, CommandError> {
-    let output = runner.run(run)?;
     let mut failed = HashMap::new();
     let mut missing = HashSet::new();
     let mut others = Vec::new();
@@ -377,7 +390,7 @@ pub fn list(
     let is_partial =
         output.exit == Some(1) && is_walked && !output.stderr.trim().is_empty();
     if output.exit != Some(0) && !is_partial {
-        return Err(run.failed(&output));
+        return Err(run.failed(output));
     }
     let mut datasets =
         parse(&output.stdout, depth).map_err(|what| run.error(&what))?;

@@ -119,15 +119,16 @@ fn what_could_be_an_option_is_no_operand() {
 
 #[test]
 fn operands_are_spread_over_runs() {
-    let paths = Paths::new(std::path::Path::new("/"));
-    let names = (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
+    let names: BTreeSet<_> =
+        (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
     // 16 bytes each.
-    let runs = |names: &BTreeSet<_>, bytes| {
-        list_some(&paths, names, Depth::Alone, bytes).len()
-    };
-    assert_eq!(runs(&names, 48), 4);
-    assert_eq!(runs(&names, 1 << 20), 1);
-    assert_eq!(runs(&BTreeSet::new(), 48), 0);
+    let runs = parts(names.clone(), 48);
+    assert_eq!(runs.len(), 4);
+    assert_eq!(runs.into_iter().flatten().collect::<BTreeSet<_>>(), names);
+    assert_eq!(parts(names.clone(), 1 << 20).len(), 1);
+    // One that is too long is asked for all the same.
+    assert_eq!(parts(names, 1).len(), 10);
+    assert!(parts(BTreeSet::new(), 48).is_empty());
 }
 
 #[test]

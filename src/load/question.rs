@@ -1,0 +1,78 @@
+//! What the platform's commands are asked, one run each.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::command::Run;
+use super::zfs::{self, Depth};
+use super::{kstat, zoneadm};
+use crate::config::Paths;
+use crate::event::Sources;
+
+/// A question to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Every zone, by zoneadm(8).
+    Zones,
+    /// One zone, by zoneadm(8).
+    Zone(Arc<str>),
+    /// The kstats of all zones, or of the one with this id.
+    Kstats(Option<u64>),
+    /// A pool, with all datasets that zones may have there.
+    Pool(Arc<str>),
+    /// Datasets and snapshots of one pool.
+    Datasets(BTreeSet<Arc<str>>, Depth),
+}
+
+/// The pool of a dataset or snapshot.
+pub fn pool_of(name: &str) -> &str {
+    name.split(['/', '@']).next().unwrap_or(name)
+}
+
+impl Question {
+    /// The pool that zfs is asked about.
+    #[must_use]
+    pub fn pool(&self) -> Option<&str> {
+        match self {
+            Self::Pool(pool) => Some(pool),
+            Self::Datasets(names, _) => names.first().map(|n| pool_of(n)),
+            Self::Zones | Self::Zone(_) | Self::Kstats(_) => None,
+        }
+    }
+
+    /// What hangs together: the command, and of zfs the pool.
+    #[must_use]
+    pub fn circuit(&self) -> String {
+        match self {
+            Self::Zones | Self::Zone(_) => "zoneadm".to_string(),
+            Self::Kstats(_) => "kstat".to_string(),
+            Self::Pool(_) | Self::Datasets(..) => {
+                format!("zfs {}", self.pool().unwrap_or_default())
+            }
+        }
+    }
+
+    /// The source of a VM that it is about.
+    #[must_use]
+    pub fn source(&self) -> Sources {
+        match self {
+            Self::Zones | Self::Zone(_) => Sources::ZONEADM,
+            Self::Kstats(_) => Sources::KSTAT,
+            Self::Pool(_) | Self::Datasets(..) => Sources::ZFS,
+        }
+    }
+
+    /// The run that asks it.
+    #[must_use]
+    pub fn run(&self, paths: &Paths) -> Run {
+        match self {
+            Self::Zones => zoneadm::list_all_run(paths),
+            Self::Zone(zonename) => zoneadm::list_one_run(paths, zonename),
+            Self::Kstats(zoneid) => kstat::read_run(paths, *zoneid),
+            Self::Pool(pool) => zfs::list_pool(paths, pool),
+            Self::Datasets(names, depth) => {
+                zfs::list_some(paths, names, *depth)
+            }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Runs of commands, with a breaker for each command, and of zfs for each
+//! pool: that is a *circuit*, for what hangs there hangs together.
+//!
+//! A run is a process with a thread of its own. A load waits for it for a
+//! while only, and then goes on without the answer: its job is *owed* one, and
+//! is done again when a run of that circuit has ended. No circuit has more
+//! than two runs at a time: while both are overdue, loads that need it are told
+//! at once that there is no answer.
+//!
+//! The next run may take twice as long as the last one that has ended by
+//! itself: so a command that is always slow is slow, and not useless.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::command::{CommandError, Output, Run, Runner};
+use crate::event::{Job, Lane, Sources};
+use crate::threads;
+
+/// So many runs of a circuit may be under way at once.
+const RUNS_MAX: usize = 2;
+
+/// So long the daemon's end waits for runs that it has killed.
+const END_TIME: Duration = Duration::from_millis(500);
+
+/// Takes jobs that are to be done again, each with the source of which it had
+/// no answer, and with the reason if the run had to be killed.
+pub type Redo = Box<dyn Fn(Vec<Again>) + Send + Sync>;
+
+/// A job that is to be done again.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// The job.
+    pub job: Job,
+    /// The source of which it had no answer.
+    pub source: Sources,
+    /// Why there is none, if there will be none.
+    pub error: Option<CommandError>,
+}
+
+/// All runs.
+#[derive(Clone)]
+pub struct Runs(Arc<Shared>);
+
+struct Shared {
+    runner: Runner,
+    /// A load waits no longer for a run, unless the last one took longer.
+    stuck_time: Duration,
+    /// So many jobs may be owed answers; past it, everything is.
+    owed_max: usize,
+    state: Mutex<State>,
+    /// A run has ended.
+    ended: Condvar,
+    redo: OnceLock<Redo>,
+}
+
+impl std::fmt::Debug for Runs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Runs").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    last_id: u64,
+    running: BTreeMap<u64, Running>,
+    /// By circuit, how long its last run took that has ended by itself, if
+    /// that was long.
+    slow: HashMap<String, Duration>,
+    owed: HashMap<(Lane, Sources), Owed>,
+}
+
+/// A run that is under way.
+struct Running {
+    circuit: String,
+    begun: Instant,
+    /// Whether a load has given up waiting for it.
+    is_overdue: bool,
+}
+
+/// A job that is owed an answer.
+struct Owed {
+    job: Job,
+    /// It is done again when each of these has had a run that ended.
+    circuits: BTreeSet<String>,
+}
+
+/// What has come of a run.
+pub type Finished = Arc<Result<Output, CommandError>>;
+
+/// Something to ask.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What hangs together.
+    pub circuit: String,
+    /// The source that is asked.
+    pub source: Sources,
+    /// The run that asks.
+    pub run: Run,
+    /// The run is killed after this.
+    pub limit: Duration,
+    /// Whether to wait for the answer until there is one.
+    pub is_patient: bool,
+}
+
+/// What has been asked.
+#[derive(Debug)]
+pub struct Asked {
+    ask: Ask,
+    since: Instant,
+    /// The run, if it has begun.
+    begun: Option<Begun>,
+}
+
+#[derive(Clone, Debug)]
+struct Begun {
+    id: u64,
+    /// Until when a load waits for it.
+    until: Instant,
+    end: Arc<OnceLock<Finished>>,
+}
+
+/// That there is no answer yet.
+#[derive(Clone, Debug)]
+pub struct Unanswered {
+    circuit: String,
+    begun: Option<Begun>,
+    /// The source that was asked.
+    pub source: Sources,
+    /// The same, for people.
+    pub error: CommandError,
+}
+
+/// A circuit of which a run is overdue.
+#[derive(Clone, Debug)]
+pub struct OpenCircuit {
+    /// The command, and of zfs the pool.
+    pub circuit: String,
+    /// How long the oldest of its runs has taken.
+    pub time: Duration,
+    /// The lanes that wait for its answers.
+    pub waiting: Vec<Lane>,
+}
+
+impl Runs {
+    /// Runs commands by `runner`. A load waits for one for `stuck_time`; so
+    /// many jobs may be owed answers as `owed_max`.
+    #[must_use]
+    pub fn new(runner: Runner, stuck_time: Duration, owed_max: usize) -> Self {
+        Self(Arc::new(Shared {
+            runner,
+            stuck_time,
+            owed_max,
+            state: Mutex::default(),
+            ended: Condvar::new(),
+            redo: OnceLock::new(),
+        }))
+    }
+
+    /// How runs of each command went.
+    #[must_use]
+    pub fn runner(&self) -> &Runner {
+        &self.0.runner
+    }
+
+    /// Where jobs go that are to be done again. To be set once.
+    pub fn set_redo(&self, redo: Redo) {
+        let _ = self.0.redo.set(redo);
+    }
+
+    /// Asks: the run begins now if its circuit has room, else while it is
+    /// waited for.
+    #[must_use]
+    pub fn ask(&self, ask: Ask) -> Asked {
+        let begun = self.begin(&mut self.0.state.lock(), &ask);
+        if let Some(begun) = &begun {
+            self.start(&ask, begun.clone());
+        }
+        Asked { ask, since: Instant::now(), begun }
+    }
+
+    fn begin(&self, state: &mut State, ask: &Ask) -> Option<Begun> {
+        let circuit = &ask.circuit;
+        if state.of_circuit(circuit).count() >= RUNS_MAX {
+            return None;
+        }
+        state.last_id += 1;
+        let (id, begun) = (state.last_id, Instant::now());
+        let running =
+            Running { circuit: circuit.clone(), begun, is_overdue: false };
+        state.running.insert(id, running);
+        let last = state.slow.get(circuit).copied().unwrap_or_default();
+        let until = begun + self.0.stuck_time.max(last * 2);
+        Some(Begun { id, until, end: Arc::default() })
+    }
+
+    fn start(&self, ask: &Ask, begun: Begun) {
+        let (runs, own, id) = (self.clone(), ask.clone(), begun.clone());
+        let thread = threads::spawn("run", move || {
+            let output = runs.0.runner.run(&own.run, own.limit);
+            runs.finish(&own, &id, output);
+        });
+        if let Err(e) = thread {
+            let error = ask.run.error(&format!("no thread for it: {e}"));
+            self.finish(ask, &begun, Err(error));
+        }
+    }
+
+    /// Waits for the answer, but not for long.
+    ///
+    /// # Errors
+    /// If there is none by then.
+    pub fn wait(&self, asked: Asked) -> Result<Finished, Unanswered> {
+        let Asked { ask, since, mut begun } = asked;
+        let mut state = self.0.state.lock();
+        loop {
+            if let Some(finished) = begun.as_ref().and_then(|b| b.end.get()) {
+                return Ok(Arc::clone(finished));
+            }
+            if begun.is_none() {
+                begun = self.begin(&mut state, &ask);
+                if let Some(begun) = &begun {
+                    drop(state);
+                    self.start(&ask, begun.clone());
+                    state = self.0.state.lock();
+                    continue;
+                }
+            }
+            if ask.is_patient {
+                self.0.ended.wait(&mut state);
+                continue;
+            }
+            let until = match &begun {
+                Some(begun) => begun.until,
+                None if state.all_overdue(&ask.circuit) => break,
+                None => since + self.0.stuck_time,
+            };
+            if Instant::now() >= until {
+                break;
+            }
+            let _ = self.0.ended.wait_until(&mut state, until);
+        }
+        let what = match &begun {
+            Some(begun) => state.note_overdue(begun.id, &ask.run),
+            None => "others before it have not answered".to_string(),
+        };
+        let Ask { circuit, source, run, .. } = ask;
+        Err(Unanswered { circuit, begun, source, error: run.error(&what) })
+    }
+
+    fn finish(
+        &self,
+        ask: &Ask,
+        begun: &Begun,
+        output: Result<Output, CommandError>,
+    ) {
+        let killed = output.as_ref().err().cloned();
+        let again = {
+            let mut state = self.0.state.lock();
+            let _ = begun.end.set(Arc::new(output));
+            state.end(begun.id, &ask.run, killed.as_ref(), self.0.stuck_time)
+        };
+        self.0.ended.notify_all();
+        self.redo(again);
+    }
+
+    fn redo(&self, again: Vec<Again>) {
+        if let Some(redo) = self.0.redo.get().filter(|_| !again.is_empty()) {
+            redo(again);
+        }
+    }
+
+    /// Has a job done again when there is an answer.
+    pub fn owe(&self, unanswered: &Unanswered, job: Job) {
+        let Unanswered { circuit, begun, source, .. } = unanswered;
+        let mut state = self.0.state.lock();
+        let has_ended = begun.as_ref().is_some_and(|b| b.end.get().is_some());
+        if has_ended || state.of_circuit(circuit).next().is_none() {
+            // Its run has ended meanwhile, or all that there were.
+            drop(state);
+            self.redo(vec![Again { job, source: *source, error: None }]);
+            return;
+        }
+        let has_room = state.owed.len() < self.0.owed_max;
+        let lane = match job.lane {
+            ref lane if has_room => lane.clone(),
+            ref lane if state.owed.contains_key(&(lane.clone(), *source)) => {
+                lane.clone()
+            }
+            _ => Lane::All,
+        };
+        let sources = match lane {
+            Lane::All => Sources::ALL,
+            _ => job.sources,
+        };
+        let job = Job { lane: lane.clone(), sources, ..job };
+        let owed = state.owed.entry((lane, *source)).or_insert_with(|| Owed {
+            job: job.clone(),
+            circuits: BTreeSet::new(),
+        });
+        owed.job.merge(&job);
+        owed.circuits.insert(circuit.clone());
+    }
+
+    /// Whether a lane is owed an answer.
+    #[must_use]
+    pub fn owes(&self, lane: &Lane) -> bool {
+        let state = self.0.state.lock();
+        let sources = [Sources::ZONEADM, Sources::KSTAT, Sources::ZFS];
+        sources
+            .iter()
+            .any(|source| state.owed.contains_key(&(lane.clone(), *source)))
+    }
+
+    /// The circuits of which a run is overdue.
+    #[must_use]
+    pub fn open(&self) -> Vec<OpenCircuit> {
+        let state = self.0.state.lock();
+        let mut open: BTreeMap<&str, Instant> = BTreeMap::new();
+        for running in state.running.values().filter(|run| run.is_overdue) {
+            let since = open.entry(&running.circuit).or_insert(running.begun);
+            *since = running.begun.min(*since);
+        }
+        let open = open.into_iter().map(|(circuit, since)| OpenCircuit {
+            circuit: circuit.to_string(),
+            time: since.elapsed(),
+            waiting: state.waiting_for(circuit),
+        });
+        open.collect()
+    }
+
+    /// Waits until no run is under way, but no longer than [`END_TIME`]. They
+    /// are killed when the daemon ends.
+    pub fn wait_for_end(&self) {
+        let until = Instant::now() + END_TIME;
+        let mut state = self.0.state.lock();
+        while !state.running.is_empty() && Instant::now() < until {
+            let _ = self.0.ended.wait_until(&mut state, until);
+        }
+    }
+}
+
+impl State {
+    fn of_circuit(&self, circuit: &str) -> impl Iterator<Item = &Running> {
+        self.running.values().filter(move |run| run.circuit == *circuit)
+    }
+
+    fn all_overdue(&self, circuit: &str) -> bool {
+        self.of_circuit(circuit).all(|run| run.is_overdue)
+    }
+
+    /// A load has given up waiting for a run; returns why, for people.
+    fn note_overdue(&mut self, id: u64, run: &Run) -> String {
+        let Some(running) = self.running.get_mut(&id) else {
+            return "has not answered in time".to_string();
+        };
+        let time = running.begun.elapsed();
+        let what = format!("has not answered for {time:.1?}");
+        if !std::mem::replace(&mut running.is_overdue, true) {
+            log::warn!("{}", run.error(&what));
+        }
+        what
+    }
+
+    /// Ends a run; returns the jobs that may be done again for that.
+    fn end(
+        &mut self,
+        id: u64,
+        run: &Run,
+        killed: Option<&CommandError>,
+        stuck_time: Duration,
+    ) -> Vec<Again> {
+        let Some(Running { circuit, begun, is_overdue }) =
+            self.running.remove(&id)
+        else {
+            return Vec::new();
+        };
+        let time = begun.elapsed();
+        if is_overdue {
+            log::warn!("{}", run.error(&format!("has ended after {time:.1?}")));
+        }
+        if killed.is_none() && time * 2 > stuck_time {
+            self.slow.insert(circuit.clone(), time);
+        } else {
+            self.slow.remove(&circuit);
+        }
+        let mut again = Vec::new();
+        self.owed.retain(|(_, source), owed| {
+            if owed.circuits.remove(&circuit) && owed.circuits.is_empty() {
+                let job = owed.job.clone();
+                let error = killed.cloned();
+                again.push(Again { job, source: *source, error });
+            }
+            !owed.circuits.is_empty()
+        });
+        again
+    }
+
+    fn waiting_for(&self, circuit: &str) -> Vec<Lane> {
+        let waiting = self.owed.iter();
+        let waiting = waiting.filter(|(_, o)| o.circuits.contains(circuit));
+        let lanes: BTreeSet<_> =
+            waiting.map(|((lane, _), _)| lane.clone()).collect();
+        lanes.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

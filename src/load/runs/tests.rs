@@ -1,0 +1,248 @@
+//! Runs that hang, are slow, or are killed, and what is done again then.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+
+use super::*;
+use crate::event::Cause;
+
+const STUCK: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(60);
+const OWED_MAX: usize = 4;
+
+/// Runs that end with their test.
+struct Own {
+    runs: Runs,
+    ending: Arc<AtomicBool>,
+}
+
+impl std::ops::Deref for Own {
+    type Target = Runs;
+    fn deref(&self) -> &Runs {
+        &self.runs
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        let is_over = || self.runs.0.state.lock().running.is_empty();
+        let deadline = Instant::now() + LONG / 3;
+        while !is_over() && Instant::now() < deadline {
+            self.runs.wait_for_end();
+        }
+        assert!(is_over() || std::thread::panicking(), "a run goes on");
+    }
+}
+
+fn runs() -> (Own, Receiver<Again>) {
+    let ending = Arc::new(AtomicBool::new(false));
+    let runner = Runner::new(1000, Arc::clone(&ending));
+    let runs = Runs::new(runner, STUCK, OWED_MAX);
+    let (sender, redone) = mpsc::channel();
+    runs.set_redo(Box::new(move |again| {
+        for again in again {
+            // The test may have ended.
+            let _ = sender.send(again);
+        }
+    }));
+    (Own { runs, ending }, redone)
+}
+
+fn ask(circuit: &str, script: &str) -> Ask {
+    Ask {
+        circuit: circuit.to_string(),
+        source: Sources::ZFS,
+        run: Run::new("/bin/sh".into(), &["-c", script]),
+        limit: LONG,
+        is_patient: false,
+    }
+}
+
+const HANG: &str = "exec sleep 1000";
+
+/// A run that ends when it is told to.
+struct Gate(PathBuf);
+
+impl Gate {
+    fn new(name: &str) -> Self {
+        let own = format!("vminfod-runs-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(own);
+        let _ = std::fs::remove_file(&path);
+        Self(path)
+    }
+
+    fn script(&self, says: &str) -> String {
+        let path = self.0.display();
+        format!("until [ -e {path} ]; do sleep 0.01; done; echo {says}")
+    }
+
+    fn open(&self) {
+        std::fs::write(&self.0, "").unwrap();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn lane(name: &str) -> Lane {
+    Lane::Vm(name.into())
+}
+
+fn job(name: &str, sources: Sources) -> Job {
+    Job::new(lane(name), sources, Cause::now("zfs", "a test"))
+}
+
+fn said(finished: &Result<Output, CommandError>) -> &str {
+    finished.as_ref().unwrap().stdout.trim_end()
+}
+
+/// Asks, and is told that there is no answer.
+fn unanswered(runs: &Runs, asked: Ask) -> Unanswered {
+    runs.wait(runs.ask(asked)).unwrap_err()
+}
+
+fn redone(jobs: &Receiver<Again>, count: usize) -> Vec<String> {
+    let lane = |_| jobs.recv_timeout(LONG).unwrap().job.lane.to_string();
+    let mut lanes: Vec<_> = (0..count).map(lane).collect();
+    lanes.sort();
+    lanes
+}
+
+#[test]
+fn what_hangs_holds_up_its_own_circuit_alone() {
+    let (runs, _jobs) = runs();
+    let hung = [0, 1].map(|_| runs.ask(ask("zfs a", HANG)));
+    for asked in hung {
+        let error = runs.wait(asked).unwrap_err().error.to_string();
+        assert!(error.contains("has not answered for"), "{error}");
+    }
+    // Others are told at once, and start nothing.
+    for _ in 0..100 {
+        let error = unanswered(&runs, ask("zfs a", "echo never")).error;
+        let error = error.to_string();
+        assert!(error.contains("others before it"), "{error}");
+    }
+    assert_eq!(runs.0.runner.counts().lock().len(), 0, "none has ended");
+    for circuit in ["zfs b", "zoneadm"] {
+        let asked = runs.ask(ask(circuit, "echo well"));
+        assert_eq!(said(&runs.wait(asked).unwrap()), "well");
+    }
+    let open = runs.open();
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].circuit, "zfs a");
+    assert!(open[0].time >= STUCK);
+}
+
+#[test]
+fn a_circuit_has_two_runs_at_a_time_and_others_wait_for_room() {
+    let (runs, _jobs) = runs();
+    let gate = Gate::new("room");
+    let script = gate.script("first");
+    let patient = || Ask { is_patient: true, ..ask("zoneadm", &script) };
+    let asked: Vec<_> = (0..4).map(|_| runs.ask(patient())).collect();
+    let begun = asked.iter().filter(|asked| asked.begun.is_some());
+    assert_eq!(begun.count(), 2);
+    gate.open();
+    for asked in asked {
+        assert_eq!(said(&runs.wait(asked).unwrap()), "first");
+    }
+}
+
+#[test]
+fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
+    let (runs, jobs) = runs();
+    let gate = Gate::new("end");
+    let script = gate.script("late");
+    let [first, second] = [0, 1].map(|_| runs.ask(ask("zfs a", &script)));
+    let late = runs.wait(first).unwrap_err();
+    let second = runs.wait(second).unwrap_err();
+    let refused = unanswered(&runs, ask("zfs a", "echo x"));
+    runs.owe(&late, job("a", Sources::ZFS));
+    runs.owe(&late, job("b", Sources::ZFS));
+    runs.owe(&refused, job("c", Sources::ZFS));
+    runs.owe(&refused, job("c", Sources::ALL));
+    assert_eq!(runs.open()[0].waiting, ["a", "b", "c"].map(lane));
+    assert!(runs.owes(&lane("c")));
+    gate.open();
+    assert_eq!(redone(&jobs, 3), ["a", "b", "c"]);
+    assert!(!runs.owes(&lane("c")));
+    // Who comes too late to wait is brought back at once.
+    while !runs.open().is_empty() {
+        std::thread::yield_now();
+    }
+    runs.owe(&second, job("d", Sources::ZFS));
+    runs.owe(&refused, job("e", Sources::ZFS));
+    assert_eq!(redone(&jobs, 2), ["d", "e"]);
+    let again = runs.ask(ask("zfs a", "echo again"));
+    assert_eq!(said(&runs.wait(again).unwrap()), "again");
+}
+
+#[test]
+fn who_is_owed_several_answers_is_brought_back_once() {
+    let (runs, jobs) = runs();
+    let gates = [Gate::new("one"), Gate::new("two")];
+    for (circuit, gate) in [("zfs a", &gates[0]), ("zfs b", &gates[1])] {
+        let late = unanswered(&runs, ask(circuit, &gate.script("x")));
+        runs.owe(&late, job("vm", Sources::ZFS));
+    }
+    gates[0].open();
+    while runs.open().len() > 1 {
+        std::thread::yield_now();
+    }
+    assert!(jobs.try_recv().is_err());
+    gates[1].open();
+    assert_eq!(redone(&jobs, 1), ["vm"]);
+    assert!(runs.0.state.lock().owed.is_empty());
+}
+
+#[test]
+fn what_is_always_slow_is_waited_for_the_next_time() {
+    let (runs, jobs) = runs();
+    let late = unanswered(&runs, ask("zfs a", "sleep 0.2"));
+    runs.owe(&late, job("a", Sources::ZFS));
+    assert_eq!(redone(&jobs, 1), ["a"]);
+    let patience = |circuit| {
+        let begin = Instant::now();
+        let asked = runs.ask(ask(circuit, "true"));
+        asked.begun.unwrap().until - begin
+    };
+    assert!(patience("zfs a") >= Duration::from_millis(400));
+    // Of another it says nothing.
+    assert_eq!(runs.0.state.lock().slow.keys().collect::<Vec<_>>(), ["zfs a"]);
+}
+
+#[test]
+fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
+    let (runs, jobs) = runs();
+    let limit = Duration::from_millis(200);
+    let late = unanswered(&runs, Ask { limit, ..ask("kstat", HANG) });
+    assert_eq!(runs.open().len(), 1);
+    runs.owe(&late, job("a", Sources::STATE));
+    let again = jobs.recv_timeout(LONG).unwrap();
+    assert!(again.job.sources.contains(Sources::STATE));
+    let error = again.error.unwrap();
+    assert!(error.is_hang(), "{error}");
+    assert!(runs.open().is_empty());
+    // It is no sign that the next one will only be slow.
+    assert!(runs.0.state.lock().slow.is_empty());
+}
+
+#[test]
+fn of_too_many_that_are_owed_answers_all_are_loaded() {
+    let (runs, jobs) = runs();
+    let gate = Gate::new("many");
+    let late = unanswered(&runs, ask("zfs a", &gate.script("x")));
+    for n in 0..100 {
+        runs.owe(&late, job(&format!("vm{n}"), Sources::ZFS));
+    }
+    runs.owe(&late, job("vm0", Sources::ALL));
+    gate.open();
+    let wanted = ["refresh", "vm0", "vm1", "vm2", "vm3"];
+    assert_eq!(redone(&jobs, 5), wanted);
+    assert!(runs.0.state.lock().owed.is_empty());
+}
