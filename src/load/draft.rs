@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
+use super::dtd::Refusal;
 use super::files::{self, Dated, Metadata, Place, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
 use super::pools::Wanted;
@@ -39,6 +40,8 @@ pub(super) struct Draft {
     pub(super) row_tried: bool,
     /// Whether the XML was read, or could not be.
     pub(super) xml_tried: bool,
+    /// What libzonecfg refuses of the XML that was read.
+    pub(super) refused: Vec<Refusal>,
     /// The brand and zonepath of the XML that was read.
     pub(super) xml_names: Option<(String, String)>,
     pub(super) row: Option<ZoneRow>,
@@ -71,6 +74,7 @@ impl Draft {
             is_another: false,
             row_tried: false,
             xml_tried: false,
+            refused: Vec::new(),
             xml_names: None,
             row: known.map(|p| p.row.clone()),
             xml: known.map(|p| Arc::clone(&p.xml)),

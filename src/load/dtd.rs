@@ -2,7 +2,8 @@
 //!
 //! libzonecfg believes nothing of a document that is not valid: zoneadm knows
 //! no such zone then, and zonecfg, and so vmadm, can't change it. The rules
-//! are those of the platform's DTD; values are not checked but for a few.
+//! are those of the DTD of 2019; values are not checked but for a few. A later
+//! DTD may accept more: that is for zoneadm to say.
 
 use roxmltree::{Document, Node};
 
@@ -97,19 +98,35 @@ fn values_of(
     }
 }
 
-/// Whether the DTD accepts a document.
-///
-/// # Errors
-/// A sentence that names the first line that it refuses.
-pub fn validate(document: &Document<'_>) -> Result<(), String> {
-    let zone = document.root_element();
-    if !has_doctype(&document.input_text()[..zone.range().start]) {
-        return Err("no document type".to_string());
+/// Of a document so many refusals are told.
+pub const REFUSALS_MAX: usize = 32;
+
+/// Something in a document that the DTD does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its line.
+    pub line: u32,
+    /// What it is: the same for all documents that have such a thing.
+    pub what: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
     }
-    check(zone, &["zone"]).map_err(|(node, what)| {
-        let line = document.text_pos_at(node.range().start).row;
-        format!("line {line}: {what}")
-    })
+}
+
+/// What the DTD refuses of a document, [`REFUSALS_MAX`] at the most.
+#[must_use]
+pub fn refusals(document: &Document<'_>) -> Vec<Refusal> {
+    let zone = document.root_element();
+    let mut refused = Vec::new();
+    if !has_doctype(&document.input_text()[..zone.range().start]) {
+        let what = "no document type".to_string();
+        refused.push(Refusal { line: 1, what });
+    }
+    check(document, zone, &["zone"], &mut refused);
+    refused
 }
 
 /// Whether what comes before the root element, comments left out, names a
@@ -125,49 +142,60 @@ fn has_doctype(before: &str) -> bool {
     rest.contains("<!DOCTYPE")
 }
 
-type Refused<'a, 'i> = (Node<'a, 'i>, String);
-
 /// Nesting is as deep as [`RULES`] allow it, and no deeper.
-fn check<'a, 'i>(
-    element: Node<'a, 'i>,
+fn check(
+    document: &Document<'_>,
+    element: Node<'_, '_>,
     allowed: &[&str],
-) -> Result<(), Refused<'a, 'i>> {
+    refused: &mut Vec<Refusal>,
+) {
     let name = element.tag_name().name();
-    let refuse = |what: String| Err((element, format!("<{name}> {what}")));
+    let mut refuse = |what: String| {
+        let line = document.text_pos_at(element.range().start).row;
+        let what = format!("<{name}> {what}").chars().take(200).collect();
+        if refused.len() < REFUSALS_MAX {
+            refused.push(Refusal { line, what });
+        }
+    };
     let known = RULES.binary_search_by(|rule| rule.0.cmp(name));
     let (Ok(at), true) = (known, allowed.contains(&name)) else {
-        return refuse("is not expected here".to_string());
+        let parent = element
+            .parent_element()
+            .map_or("document", |parent| parent.tag_name().name());
+        return refuse(format!("is not expected in <{parent}>"));
     };
     let (_, required, optional, children) = RULES[at];
     if element.namespaces().len() > 0 {
-        return refuse("has a namespace".to_string());
+        refuse("has a namespace".to_string());
     }
     for attribute in element.attributes() {
         let (own, value) = (attribute.name(), attribute.value());
         let is_known = attribute.namespace().is_none()
             && (required.contains(&own) || optional.contains(&own));
         if !is_known {
-            return refuse(format!("has the unknown attribute {own}"));
-        }
-        if values_of(name, own).is_some_and(|all| !all.contains(&value)) {
-            return refuse(format!("has {own}={value:?}"));
+            refuse(format!("has the unknown attribute {own}"));
+        } else if values_of(name, own).is_some_and(|all| !all.contains(&value))
+        {
+            refuse(format!("has {own}={value:?}"));
         }
     }
     for own in required {
         if element.attribute(*own).is_none() {
-            return refuse(format!("lacks the attribute {own}"));
+            refuse(format!("lacks the attribute {own}"));
         }
     }
-    for child in element.children() {
-        if child.is_element() {
-            check(child, children)?;
-        } else if let Some(text) = child.text().filter(|_| child.is_text())
-            && (children.is_empty() || !text.trim().is_empty())
-        {
-            return refuse("has text in it".to_string());
+    let is_text = |child: &Node<'_, '_>| {
+        let text = child.text().filter(|_| child.is_text());
+        text.is_some_and(|t| children.is_empty() || !t.trim().is_empty())
+    };
+    if element.children().any(|child| is_text(&child)) {
+        refuse("has text in it".to_string());
+    }
+    for child in element.children().filter(Node::is_element) {
+        if refused.len() < REFUSALS_MAX {
+            check(document, child, children, refused);
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -183,7 +211,10 @@ mod tests {
             ..roxmltree::ParsingOptions::default()
         };
         let document = Document::parse_with_options(text, options).unwrap();
-        validate(&document)
+        match refusals(&document).first() {
+            Some(refusal) => Err(refusal.to_string()),
+            None => Ok(()),
+        }
     }
 
     fn zone(attributes: &str, children: &str) -> Result<(), String> {
@@ -222,8 +253,12 @@ mod tests {
     #[test]
     fn what_is_not_valid_is_refused_with_its_line() {
         for (attributes, children, why) in [
-            ("", "<nonsense/>", "line 4: <nonsense> is not expected here"),
-            ("", "\n<net-attr/>", "line 5: <net-attr> is not expected here"),
+            ("", "<nonsense/>", "line 4: <nonsense> is not expected in <zone>"),
+            (
+                "",
+                "\n<net-attr/>",
+                "line 5: <net-attr> is not expected in <zone>",
+            ),
             (" x=\"\"", "", "line 4: <zone> has the unknown attribute x"),
             (" version=\"2\"", "", "line 4: <zone> has version=\"2\""),
             (" xmlns:a=\"b\"", "", "line 4: <zone> has a namespace"),
@@ -247,8 +282,31 @@ mod tests {
             assert_eq!(zone(attributes, children), Err(why.to_string()));
         }
         let bare = "<!-- <!DOCTYPE zone> --><zone/>";
-        assert_eq!(verdict(bare), Err("no document type".to_string()));
+        assert_eq!(verdict(bare), Err("line 1: no document type".into()));
         let other = format!("{DOCTYPE}<attr/>");
         assert!(verdict(&other).is_err());
+    }
+    #[test]
+    fn all_that_is_not_valid_is_told_up_to_a_bound() {
+        let bad = |count: usize| {
+            let bad = "<attr name=\"a\" value=\"\" new=\"\"/>\n".repeat(count);
+            let text = format!(
+                "{DOCTYPE}<zone name=\"z\" zonepath=\"/z\" autoboot=\"false\" \
+                 {}=\"\">{bad}</zone>",
+                "x".repeat(1000)
+            );
+            let options = roxmltree::ParsingOptions {
+                allow_dtd: true,
+                ..roxmltree::ParsingOptions::default()
+            };
+            let document =
+                Document::parse_with_options(&text, options).unwrap();
+            refusals(&document)
+        };
+        let all = bad(1);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(all.iter().all(|refusal| refusal.what.len() <= 200));
+        assert_eq!(all[1].what, "<attr> has the unknown attribute new");
+        assert_eq!(bad(1000).len(), REFUSALS_MAX);
     }
 }

@@ -42,6 +42,7 @@ use pools::{Pools, Wanted};
 use question::{Question, pool_of};
 use runs::{Runs, Unanswered};
 use zfs::Datasets;
+use zone_files::Accepted;
 use zones::AllZones;
 
 /// What is wrong where kstat(8) has answered, but without the zone.
@@ -129,13 +130,14 @@ pub struct Loader {
     paths: Paths,
     limits: LoadLimits,
     runs: Runs,
+    accepted: Accepted,
 }
 
 impl Loader {
     /// A loader of the host at `paths`.
     #[must_use]
     pub fn new(paths: Paths, limits: LoadLimits, runs: Runs) -> Self {
-        Self { paths, limits, runs }
+        Self { paths, limits, runs, accepted: Accepted::default() }
     }
 
     /// The runs of commands.
@@ -169,6 +171,7 @@ impl Loader {
             .map(|question| asker.ask(&question, self.limits.command_time));
         self.read_rows(&mut drafts, &asker);
         self.read_files(&mut drafts, arm);
+        self.ask_of_refused(&mut drafts, &asker, arm);
         self.read_changed_rows(&mut drafts, &asker, arm);
         let kstats = kstats.map(|kstats| asker.answer(kstats, kstat::answer));
         pools.wait();
@@ -219,6 +222,7 @@ impl Loader {
         let kstats =
             asker.ask(&Question::Kstats(None), self.limits.command_time);
         self.read_files(&mut drafts, arm);
+        self.ask_of_refused(&mut drafts, &asker, arm);
         let kstats = asker.answer(kstats, kstat::answer);
         pools.wait();
         self.set_kstats(&mut drafts, &asker, Some(kstats));

@@ -1,17 +1,55 @@
 //! Reading the files of VMs, their watches armed first.
 
 use std::cell::LazyCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use super::asker::Asker;
 use super::draft::Draft;
+use super::dtd::{REFUSALS_MAX, Refusal};
 use super::files::{self, Folder, Place};
-use super::zonexml;
+use super::question::Question;
 use super::{ArmWatches, Loader};
+use super::{zoneadm, zonexml};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
 use crate::json::{Json, Packed};
 use crate::os::Stamp;
+
+/// In one load zoneadm is asked of so many zones whose XML is refused here.
+const REFUSED_MAX: usize = 16;
+
+/// So many refusals are remembered that the platform does not share.
+const ACCEPTED_MAX: usize = 256;
+
+/// What is refused here, and valid by the platform's DTD.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Accepted(Arc<Mutex<BTreeSet<String>>>);
+
+impl Accepted {
+    /// Those that the platform is not known to accept. Where there are too
+    /// many to know all, none is.
+    fn refusals(&self, all: &[Refusal]) -> Vec<Refusal> {
+        let accepted = self.0.lock();
+        let is_open = |refusal: &&Refusal| {
+            all.len() >= REFUSALS_MAX || !accepted.contains(&refusal.what)
+        };
+        all.iter().filter(is_open).cloned().collect()
+    }
+
+    fn accept(&self, refused: &[Refusal]) {
+        let mut accepted = self.0.lock();
+        for Refusal { what, .. } in refused {
+            if accepted.len() < ACCEPTED_MAX && !accepted.contains(what) {
+                log::warn!("the platform's DTD is a later one: {what}");
+                accepted.insert(what.clone());
+            }
+        }
+    }
+}
 
 impl Loader {
     pub(super) fn read_files(&self, drafts: &mut [Draft], arm: ArmWatches<'_>) {
@@ -36,22 +74,23 @@ impl Loader {
     fn read_xml_of(&self, draft: &mut Draft) {
         let path = self.paths.zone_xml(&draft.zonename);
         let mut is_read = false;
-        let mut refused = None;
+        let mut refused = Vec::new();
+        let mut fault = None;
         // What libzonecfg refuses is not believed while there is something
         // better; else it is better than nothing, as the zone is there.
         let has_good = draft.xml.as_ref().is_some_and(|xml| !xml.is_refused);
         let read = |place: Place<'_>| {
             is_read = true;
-            let dated = files::read_zonexml(place, self.limits.xml_bytes)?;
-            let why = dated
-                .value
-                .refused
-                .as_ref()
-                .map(|e| place.error(format!("zonecfg refuses it: {e}")));
+            let mut dated = files::read_zonexml(place, self.limits.xml_bytes)?;
+            refused = self.accepted.refusals(&dated.value.refused);
+            dated.value.xml.is_refused = !refused.is_empty();
+            let why = refused
+                .first()
+                .map(|what| place.error(format!("zonecfg refuses it: {what}")));
             match why {
                 Some(why) if has_good => Err(why),
                 why => {
-                    refused = why;
+                    fault = why;
                     Ok(dated)
                 }
             }
@@ -73,11 +112,57 @@ impl Loader {
             },
         );
         draft.xml_tried |= is_read;
-        if let Some(why) = refused {
+        draft.refused = refused;
+        if let Some(why) = fault {
             draft.fault("zonexml", Some(why));
             // Until it is mended, each load looks at it.
             draft.stamps.xml = draft.stamps.xml.map(Stamp::never_holding);
         }
+    }
+
+    /// What is refused here may be valid by the platform's own, later DTD:
+    /// then zoneadm, which reads the XML, has a line of the zone.
+    pub(super) fn ask_of_refused(
+        &self,
+        drafts: &mut [Draft],
+        asker: &Asker<'_>,
+        arm: ArmWatches<'_>,
+    ) {
+        let may_be_good = |draft: &&mut Draft| {
+            let count = draft.refused.len();
+            draft.is_alive() && (1..REFUSALS_MAX).contains(&count)
+        };
+        let mut asked = 0;
+        for draft in drafts.iter_mut().filter(may_be_good) {
+            if !self.accepted.refusals(&draft.refused).is_empty() {
+                asked += 1;
+                if asked > REFUSED_MAX || !self.is_accepted(draft, asker) {
+                    continue;
+                }
+                self.accepted.accept(&draft.refused);
+            }
+            draft.sources |= Sources::XML;
+            self.read_files(std::slice::from_mut(draft), arm);
+        }
+    }
+
+    /// Whether zoneadm has a line of a zone, and its XML is still as it was
+    /// when it was read.
+    fn is_accepted(&self, draft: &Draft, asker: &Asker<'_>) -> bool {
+        let name = &draft.zonename;
+        let answer = asker
+            .get(&Question::Zone(Arc::clone(name)), |run, out| {
+                zoneadm::answer(run, name, out)
+            });
+        let has_line = matches!(answer, Ok(zoneadm::Answer::Row(_)));
+        let path = self.paths.zone_xml(name);
+        let place = Place::At(&path);
+        let is_same = || {
+            let now = files::read_zonexml(place, self.limits.xml_bytes);
+            let now = now.map(|now| self.accepted.refusals(&now.value.refused));
+            now.is_ok_and(|now| now == draft.refused)
+        };
+        has_line && is_same()
     }
 
     /// Reads what is in the zone's own directory.

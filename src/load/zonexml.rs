@@ -8,7 +8,7 @@ use std::sync::Arc;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::json::{Json, Object, Packed};
-use crate::load::dtd;
+use crate::load::dtd::{self, Refusal};
 use crate::load::properties::{
     DEVICE, FILESYSTEM, IGNORED, NAMES, NETWORK, Property, ZONE, find,
 };
@@ -53,8 +53,8 @@ pub struct Parsed {
     pub zonepath: String,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
-    /// Why libzonecfg refuses the document, if it does.
-    pub refused: Option<String>,
+    /// What libzonecfg refuses of the document, if its DTD is not a later one.
+    pub refused: Vec<Refusal>,
 }
 
 impl ZoneXml {
@@ -127,9 +127,9 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
     let mut reader = Reader::default();
     reader.zone(zone);
     let zonepath = zone.attribute("zonepath").unwrap_or_default();
-    let refused = dtd::validate(&document).err();
+    let refused = dtd::refusals(&document);
     let mut parsed = reader.finish(brand, zonepath);
-    parsed.xml.is_refused = refused.is_some();
+    parsed.xml.is_refused = !refused.is_empty();
     Ok(Parsed { refused, ..parsed })
 }
 
@@ -307,7 +307,7 @@ impl Reader {
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
             unknown: self.unknown,
-            refused: None,
+            refused: Vec::new(),
         }
     }
 }

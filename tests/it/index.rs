@@ -188,3 +188,54 @@ fn lines_that_zoneadm_leaves_out_keep_no_daemon_from_starting() {
     wait_for_errors(&daemon, &[]);
     daemon.settle(&host);
 }
+
+#[test]
+fn an_xml_by_a_later_dtd_is_believed_once_zoneadm_does() {
+    let host = TestHost::with_vms(6);
+    let names = host.zonenames().unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    daemon.settle(&host);
+    let alias = |name: &str| {
+        let vm = daemon.vm(name);
+        vm.map(|vm| text(&vm, "alias").to_string())
+    };
+    // Another attribute, and in the same document another alias.
+    let edit = |name: &str, alias: &str| {
+        let xml = fs::read_to_string(host.xml_path(name)).unwrap();
+        let xml = xml.replacen("<zone ", "<zone new=\"x\" ", 1);
+        let attr = "name=\"alias\" type=\"string\" value=\"";
+        let (before, after) = xml.split_once(attr).unwrap();
+        let (_, after) = after.split_once('"').unwrap();
+        let new = format!("{before}{attr}{alias}\"{after}");
+        host.replace_xml(name, &new).unwrap();
+    };
+    edit(&names[0], "YmFk");
+    wait_for_errors(&daemon, &[format!("{} zonexml", names[0])]);
+    assert_ne!(alias(&names[0]).as_deref(), Some("bad"));
+    simhost::dtd::grow(host.root(), "zone", "new").unwrap();
+    // What was refused is tried again; others cost one run in all.
+    wait_for_errors(&daemon, &[]);
+    assert_eq!(alias(&names[0]).as_deref(), Some("bad"));
+    let runs = runs_of(&host, "zoneadm");
+    for name in &names[1..] {
+        edit(name, "Z29vZA==");
+        wait_for("it is believed", || match alias(name) {
+            Some(alias) if alias == "good" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    assert_eq!(runs_of(&host, "zoneadm"), runs);
+    wait_for_errors(&daemon, &[]);
+    daemon.settle(&host);
+    // So it is at the start, too.
+    let again = host.start_with(&NO_REFRESH);
+    wait_for_errors(&again, &[]);
+    assert_eq!(again.vms(), host.dumped());
+    // What is not valid by that either is refused.
+    let xml = fs::read_to_string(host.xml_path(&names[1])).unwrap();
+    let bad = xml.replacen("<zone ", "<zone newer=\"x\" ", 1);
+    host.replace_xml(&names[1], &bad).unwrap();
+    for daemon in [&daemon, &again] {
+        wait_for_errors(daemon, &[format!("{} zonexml", names[1])]);
+    }
+}

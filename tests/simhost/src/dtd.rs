@@ -2,7 +2,8 @@
 //! document has to be well-formed, and valid by zonecfg.dtd.1.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use roxmltree::{Document, Node, ParsingOptions};
 
@@ -111,17 +112,47 @@ const VALUES: &[(&str, &str, &[&str])] = &[
 #[must_use]
 pub fn read(root: &Path, zonename: &str) -> Option<ZoneDocument> {
     let path = root.join("etc/zones").join(format!("{zonename}.xml"));
-    parse(&fs::read_to_string(path).ok()?)
+    parse_on(root, &fs::read_to_string(path).ok()?)
+}
+
+/// Validates a document by the DTD of a host; `None` whatever is wrong with it.
+#[must_use]
+pub fn parse_on(root: &Path, text: &str) -> Option<ZoneDocument> {
+    let grown = fs::read_to_string(grown_path(root)).unwrap_or_default();
+    let grown = grown.lines().filter_map(|line| line.split_once(' '));
+    parse_by(&grown.collect::<Vec<_>>(), text)
 }
 
 /// Validates a document; `None` whatever is wrong with it.
 #[must_use]
 pub fn parse(text: &str) -> Option<ZoneDocument> {
+    parse_by(&[], text)
+}
+
+fn grown_path(root: &Path) -> PathBuf {
+    root.join("sim/dtd")
+}
+
+/// Has the DTD of a host allow another attribute of an element, as that of a
+/// later platform may.
+///
+/// # Errors
+/// Those of the file system.
+pub fn grow(root: &Path, element: &str, attribute: &str) -> io::Result<()> {
+    let mut grown = fs::read_to_string(grown_path(root)).unwrap_or_default();
+    grown.push_str(&format!("{element} {attribute}\n"));
+    fs::create_dir_all(root.join("sim"))?;
+    fs::write(grown_path(root), grown)
+}
+
+/// By the DTD that also allows these attributes.
+fn parse_by(grown: Grown<'_>, text: &str) -> Option<ZoneDocument> {
     let options =
         ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).ok()?;
     let zone = document.root_element();
-    if !has_doctype(&text[..zone.range().start]) || !is_valid(zone, &["zone"]) {
+    let has_doctype = has_doctype(&text[..zone.range().start]);
+    if !has_doctype || !is_valid(grown, zone, &["zone"]) {
         return None;
     }
     let of = |name| zone.attribute(name).unwrap_or_default().to_string();
@@ -147,7 +178,10 @@ fn has_doctype(before: &str) -> bool {
     rest.contains("<!DOCTYPE")
 }
 
-fn is_valid(element: Node<'_, '_>, allowed: &[&str]) -> bool {
+/// Elements, each with an attribute that it may have.
+type Grown<'a> = &'a [(&'a str, &'a str)];
+
+fn is_valid(grown: Grown<'_>, element: Node<'_, '_>, allowed: &[&str]) -> bool {
     let name = element.tag_name().name();
     let known = ELEMENTS.iter().find(|(known, ..)| *known == name);
     let Some((_, required, optional, children)) = known else { return false };
@@ -160,11 +194,13 @@ fn is_valid(element: Node<'_, '_>, allowed: &[&str]) -> bool {
             (*e, *a) != (name, own) || values.contains(&attribute.value())
         };
         attribute.namespace().is_none()
-            && (required.contains(&own) || optional.contains(&own))
+            && (required.contains(&own)
+                || optional.contains(&own)
+                || grown.contains(&(name, own)))
             && VALUES.iter().all(is_value)
     });
     let is_child_valid = |child: Node<'_, '_>| match child.text() {
-        _ if child.is_element() => is_valid(child, children),
+        _ if child.is_element() => is_valid(grown, child, children),
         Some(text) if child.is_text() => {
             !children.is_empty() && text.trim().is_empty()
         }

@@ -41,6 +41,7 @@ zfs:
   config ROOT snapshot|rollback POOL NAME
                                     of the dataset that holds /etc/zones
   touch-sysinfo ROOT [KEY=VALUE]
+  dtd ROOT ELEMENT ATTRIBUTE        a later DTD allows this attribute
 faults:
   hurt ROOT zoneadm|zfs|kstat FAULT...
             slow MS, fail TEXT, hang, truncate, garbage, empty,
@@ -133,6 +134,9 @@ fn act(args: &[String]) -> Result<i32> {
         ["touch-sysinfo", root, ref words @ ..] => {
             let member = words.first().and_then(|w| w.split_once('='));
             host(root)?.touch_sysinfo(member)?;
+        }
+        ["dtd", root, element, attribute] => {
+            simhost::dtd::grow(Path::new(root), element, attribute)?;
         }
         ["hurt", root, what, ref words @ ..] => {
             let channel = match what {

@@ -74,7 +74,7 @@ impl Host {
     /// # Errors
     /// If the document is not valid, and those of the file system.
     pub fn zonecfg(&self, zonename: &str, xml: &str) -> Result<()> {
-        let document = dtd::parse(xml);
+        let document = dtd::parse_on(self.root(), xml);
         let document = document
             .ok_or_else(|| format!("zonecfg: {zonename}: Invalid document"))?;
         let path = self.xml_path(zonename);
@@ -176,7 +176,8 @@ impl Host {
         if exists && !is_forced {
             return Err(format!("{zonename}: zone exists").into());
         }
-        let document = dtd::parse(xml).ok_or("Invalid document")?;
+        let document = dtd::parse_on(self.root(), xml);
+        let document = document.ok_or("Invalid document")?;
         self.replace_xml(zonename, xml)?;
         let mut added = IndexEntry {
             zonename: zonename.to_string(),
