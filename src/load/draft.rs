@@ -470,3 +470,17 @@ fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
     let volumes = xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
     xml.datasets.iter().cloned().chain(volumes.map(Arc::from))
 }
+
+/// What zfs will be asked for, by all that the XML says, of a VM of which
+/// nothing else is known.
+pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> Wanted {
+    let root: Arc<str> = zonepath.trim_start_matches('/').into();
+    let data = format!("{root}/data");
+    let is_delegated = xml.datasets.iter().any(|name| **name == *data);
+    let hold = is_delegated.then(|| format!("{data}@{INDESTRUCTIBLE}").into());
+    Wanted {
+        pools: BTreeSet::new(),
+        trees: BTreeSet::from([root]),
+        alone: datasets_of(xml).chain(hold).collect(),
+    }
+}

@@ -165,7 +165,11 @@ impl Loader {
         let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
         let asker = Asker::new(self, false);
         let mut pools = Pools::new(&asker, self.limits.command_time);
-        pools.ask(wanted(&drafts, &pools.datasets));
+        let mut early = wanted(&drafts, &pools.datasets);
+        for draft in drafts.iter().filter(|draft| draft.row.is_none()) {
+            early.extend(self.likely(&draft.zonename));
+        }
+        pools.ask(early);
         let kstats = self
             .kstat_question(&drafts)
             .map(|question| asker.ask(&question, self.limits.command_time));

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::asker::Asker;
-use super::draft::Draft;
+use super::draft::{Draft, likely};
 use super::dtd::{REFUSALS_MAX, Refusal};
 use super::files::{self, Folder, Place};
+use super::index::ZoneIndex;
+use super::pools::Wanted;
 use super::question::Question;
 use super::{ArmWatches, Loader};
 use super::{zoneadm, zonexml};
@@ -163,6 +165,21 @@ impl Loader {
             now.is_ok_and(|now| now == draft.refused)
         };
         has_line && is_same()
+    }
+
+    /// What zfs will be asked for of a zone of the index that is not known, so
+    /// that it need not wait for zoneadm. The XML is read again when it is
+    /// watched.
+    pub(super) fn likely(&self, zonename: &str) -> Wanted {
+        let has_line = |index: ZoneIndex| index.line(zonename).is_some();
+        if !self.index().is_ok_and(has_line) {
+            return Wanted::default();
+        }
+        let path = self.paths.zone_xml(zonename);
+        match files::read_zonexml(Place::At(&path), self.limits.xml_bytes) {
+            Ok(read) => likely(&read.value.zonepath, &read.value.xml),
+            Err(_) => Wanted::default(),
+        }
     }
 
     /// Reads what is in the zone's own directory.

@@ -8,6 +8,7 @@ use vminfod::json::Json;
 use crate::harness::{
     Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,
 };
+use crate::zones::wait_for_vm;
 
 /// Nothing but retries heals.
 const NO_REFRESH: [&str; 6] = [
@@ -187,6 +188,32 @@ fn the_commands_of_one_load_run_side_by_side() {
         host.hurt("zoneadm", "heal").unwrap();
         assert_eq!(asked.join().unwrap().status, 200);
     });
+    daemon.settle(&host);
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn zfs_does_not_wait_for_zoneadm_where_a_vm_is_new() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&PATIENT);
+    daemon.settle(&host);
+    host.hurt("zoneadm", "block").unwrap();
+    let mut specs = (40..50).map(Host::spec);
+    let spec = specs.find(|spec| spec.brand == "kvm").unwrap();
+    host.create(&spec).unwrap();
+    let disk = format!("zones/{}-disk0", spec.uuid);
+    for words in [disk, format!("-d 1 zones/{}", spec.uuid)] {
+        wait_for(
+            "zfs is run while zoneadm has not answered",
+            || match runs_of(&host, &words) {
+                0 => Err(words.clone()),
+                _ => Ok(()),
+            },
+        );
+    }
+    assert!(daemon.vm(&spec.uuid).is_none());
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_for_vm(&daemon, &spec.uuid, |vm| vm.get("quota").is_some());
     daemon.settle(&host);
     wait_for_errors(&daemon, &[]);
 }
