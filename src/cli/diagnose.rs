@@ -103,6 +103,10 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         (1, _) => "vminfod: 1 difference".to_string(),
         (n, _) => format!("vminfod: {n} differences"),
     };
+    let message = match told.len() {
+        0 => message,
+        n => format!("{message}, and {n} things can't be compared"),
+    };
     Err(Failure::Said { message, status: EXIT_DIFFERENT })
 }
 
@@ -126,7 +130,11 @@ fn look(
         }
     }
     let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
-    Ok(compare(&dumped.vms, &served))
+    let mut differences = compare(&dumped.vms, &served);
+    // The daemon has what was last good of it.
+    differences
+        .retain(|(zonename, ..), _| !dumped.unread.contains(zonename.as_str()));
+    Ok(differences)
 }
 
 fn compare(system: &[Json], daemon: &[Json]) -> Differences {

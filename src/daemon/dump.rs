@@ -16,6 +16,8 @@ pub struct Dumped {
     pub vms: Vec<Json>,
     /// A line for each thing that is wrong.
     pub faults: Vec<String>,
+    /// The zones of which something could not be read.
+    pub unread: HashSet<Arc<str>>,
 }
 
 /// Loads the system once, without a daemon.
@@ -45,8 +47,11 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
         note("host", source, error);
     }
     let mut vms = Vec::new();
-    let mut uuids = HashSet::new();
+    let (mut uuids, mut unread) = (HashSet::new(), HashSet::new());
     for loaded in all.vms {
+        if loaded.faults.iter().any(|(_, error)| error.is_some()) {
+            unread.insert(Arc::clone(&loaded.zonename));
+        }
         for (source, error) in loaded.faults {
             note(&loaded.zonename, source, error);
         }
@@ -61,5 +66,5 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
             note(&loaded.zonename, "uuid", Some(error));
         }
     }
-    Ok(Dumped { vms, faults })
+    Ok(Dumped { vms, faults, unread })
 }

@@ -416,6 +416,18 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     // What the daemon is made to look at is in order again.
     assert!(daemon.tool(&["get", "--sync", &names[0]]).status.success());
     assert_eq!(diagnose(&[]), nothing);
+    // What can't be read now is no difference: the daemon has what was good.
+    host.hurt("zfs:zones", "suspended").unwrap();
+    let (status, stdout, stderr) = diagnose(&[]);
+    assert_eq!((status, &*stdout), (Some(2), ""), "{stderr}");
+    for name in &names {
+        assert!(
+            stderr.contains(&format!("vminfod: {name}: zfs: ")),
+            "{stderr}"
+        );
+    }
+    assert!(stderr.ends_with("vminfod: 6 things can't be compared\n"));
+    host.hurt("zfs:zones", "heal").unwrap();
     // It can't tell without both.
     host.hurt("zoneadm", "fail no").unwrap();
     let (status, _, stderr) = diagnose(&[]);
