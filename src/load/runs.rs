@@ -261,7 +261,7 @@ impl Runs {
         let again = {
             let mut state = self.0.state.lock();
             let _ = begun.end.set(Arc::new(output));
-            state.end(begun.id, &ask.run, killed.as_ref(), self.0.stuck_time)
+            state.end(begun.id, ask, killed.as_ref(), self.0.stuck_time)
         };
         self.0.ended.notify_all();
         self.redo(again);
@@ -369,7 +369,7 @@ impl State {
     fn end(
         &mut self,
         id: u64,
-        run: &Run,
+        ask: &Ask,
         killed: Option<&CommandError>,
         stuck_time: Duration,
     ) -> Vec<Again> {
@@ -380,9 +380,12 @@ impl State {
         };
         let time = begun.elapsed();
         if is_overdue {
-            log::warn!("{}", run.error(&format!("has ended after {time:.1?}")));
+            let what = format!("has ended after {time:.1?}");
+            log::warn!("{}", ask.run.error(&what));
         }
-        if killed.is_none() && time * 2 > stuck_time {
+        // Who is patient asks for more than others do.
+        let is_slow = time * 2 > stuck_time && !ask.is_patient;
+        if killed.is_none() && is_slow {
             self.slow.insert(circuit.clone(), time);
         } else {
             self.slow.remove(&circuit);
