@@ -43,6 +43,7 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
     let mut note = |name: &str, source: &str, error: Option<String>| {
         faults.extend(error.map(|e| format!("{name}: {source}: {e}")));
     };
+    note("host", "index", all.index_error);
     for (source, error) in all.faults {
         note("host", source, error);
     }

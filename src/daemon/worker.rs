@@ -316,16 +316,10 @@ impl Worker {
     /// The zone index has changed: what it says otherwise of a zone than what
     /// is known is looked at.
     fn load_index(&self, job: &Job) {
-        let faults = &self.shared.faults;
-        let index = match self.loader.index() {
-            Ok(index) => Arc::new(index),
-            Err(e) => {
-                faults.note(None, INDEX, Some(&e));
-                self.retry(job, Sources::NONE);
-                return;
-            }
+        let Some(index) = self.read_index(&job.cause, job.tries) else {
+            return;
         };
-        faults.note(None, INDEX, None);
+        let index = Arc::new(index);
         let old = {
             let mut stored = self.shared.index.write();
             std::mem::replace(&mut *stored, Arc::clone(&index))
@@ -338,17 +332,29 @@ impl Worker {
                 self.load_again(&zonename, &job.cause);
             }
         }
-        if faults.has_of_host("zoneadm") {
+        if self.shared.faults.has_of_host("zoneadm") {
             // What was odd in its listing may have been mended.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
             self.shared.queue.push_later(all, self.times.retry_last);
         }
     }
 
+    /// Reads the zone index; if it can't be read, it is tried again.
+    fn read_index(&self, cause: &Cause, tries: u32) -> Option<ZoneIndex> {
+        let read = self.loader.index();
+        let error = read.as_ref().err().map(String::as_str);
+        self.shared.faults.note(None, INDEX, error);
+        if error.is_some() {
+            let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
+            self.retry(&Job { tries, ..job }, Sources::NONE);
+        }
+        read.ok()
+    }
+
     /// While everything was loaded, the zone index may have changed: that was
     /// compared with what was known before.
     fn compare_with_index(&self, cause: &Cause) {
-        let Ok(index) = self.loader.index() else { return };
+        let Some(index) = self.read_index(cause, 0) else { return };
         let known = self.shared.cache.all_parts().into_iter();
         let mut names: BTreeSet<_> = known.map(|(name, _)| name).collect();
         names.extend(index.zonenames().cloned());

@@ -118,6 +118,8 @@ pub struct LoadedAll {
     pub vms: Vec<Loaded>,
     /// What is wrong with the host as a whole, by source.
     pub faults: Vec<(&'static str, Option<String>)>,
+    /// Why the zone index could not be read, if it could not.
+    pub index_error: Option<String>,
 }
 
 /// Is told of each VM's directory before its files are read, so that what is
@@ -234,11 +236,8 @@ impl Loader {
         let odd = pools.datasets.odd().map(str::to_string);
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
-            faults: vec![
-                ("zoneadm", error),
-                ("index", index.err()),
-                ("zfs", odd),
-            ],
+            faults: vec![("zoneadm", error), ("zfs", odd)],
+            index_error: index.err(),
         })
     }
 
