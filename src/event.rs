@@ -247,12 +247,6 @@ impl Sources {
             Kind::Files
         }
     }
-
-    /// What of the set is not in `other`.
-    #[must_use]
-    pub fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
 }
 
 /// What a load needs.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use crate::drift::Healed;
 use crate::event::{Event, Kind, Lane, Seen};
-use crate::load::runs::OpenCircuit;
+use crate::load::runs::Overdue;
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
 use crate::watch::files::FileWatcher;
@@ -346,10 +346,9 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
         names,
         each(|count| count.time.as_secs_f64()),
     );
-    let open = shared.runs.open();
-    let each = |value: fn(&OpenCircuit) -> f64| -> Values {
-        let told =
-            |open: &OpenCircuit| (vec![open.circuit.clone()], value(open));
+    let open = shared.runs.overdue();
+    let each = |value: fn(&Overdue) -> f64| -> Values {
+        let told = |open: &Overdue| (vec![open.circuit.clone()], value(open));
         open.iter().map(told).collect()
     };
     page.gauges(

@@ -13,6 +13,7 @@ use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
 use crate::json::{Json, Object};
+use crate::load::runs::Overdue;
 use crate::metrics::Page;
 use crate::os;
 use crate::requested::Requested;
@@ -52,7 +53,6 @@ impl Host for Status {
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
         let cause = Cause::now("sync", super::worker::SYNC);
         let job = Job::new(lane, Sources::ALL, cause);
-        // All of it at once, or the answer would be of several moments.
         let push = || shared.queue.push_urgent(job);
         shared.requests.ask(zonename, wake, push)
     }
@@ -64,8 +64,26 @@ impl Host for Status {
             Some(_) => of.as_deref() == zonename || *source == "sysinfo",
             None => true,
         });
-        faults.map(|((_, source), fault)| (source, fault.error)).collect()
+        let faults = faults.map(|((_, source), fault)| (source, fault.error));
+        // What has not answered yet is no fault, and no answer either.
+        let waits = |overdue: &Overdue| match zonename {
+            Some(name) => overdue.waiting.contains(&Lane::Vm(name.into())),
+            None => !overdue.waiting.is_empty(),
+        };
+        let overdue = self.shared.runs.overdue().into_iter().filter(waits);
+        let overdue = overdue.map(|Overdue { circuit, time, .. }| {
+            let what = format!("{circuit}: has not answered for {time:.1?}");
+            (source_of(&circuit), what)
+        });
+        faults.chain(overdue).collect()
     }
+}
+
+/// The source that a circuit is of.
+fn source_of(circuit: &str) -> &'static str {
+    let all = ["zoneadm", "kstat", "zfs"];
+    let command = circuit.split(' ').next();
+    all.into_iter().find(|s| Some(*s) == command).unwrap_or("command")
 }
 
 impl Status {
@@ -221,7 +239,7 @@ impl Status {
 
     /// Commands that have not answered yet, and what waits for them.
     fn breakers(&self) -> Vec<Json> {
-        let open = self.shared.runs.open().into_iter().map(|open| {
+        let open = self.shared.runs.overdue().into_iter().map(|open| {
             let waiting = open.waiting.iter().take(BACKLOG_MAX);
             let waiting = waiting.map(|lane| Json::from(lane.to_string()));
             let mut told = Object::new();

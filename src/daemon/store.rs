@@ -60,14 +60,11 @@ impl Worker {
             }
             let noted = &self.shared.faults;
             match *source {
-                "zoneadm" if is_unknown && error.is_some() => {
-                    let strangers = &mut self.shared.strangers.lock();
-                    if strangers.len() < STRANGERS_MAX {
-                        strangers.insert(Arc::clone(&zonename));
+                "zoneadm" if is_unknown => {
+                    if let Some(error) = error {
+                        self.shared.note_stranger(&zonename, error);
                     }
-                    noted.note(None, STRANGERS, error);
                 }
-                "zoneadm" if is_unknown => {}
                 source => noted.note(Some(&zonename), source, error),
             }
             if error.is_some() {
@@ -107,7 +104,9 @@ impl Worker {
             }
             // What was read of a zone that is another than the one that is
             // served is not kept: all of it is read again.
-            Found::Unknown if prior.is_some() && !is_owed => {
+            Found::Unknown
+                if prior.is_some() && (!is_owed || failed != Sources::NONE) =>
+            {
                 failed = Sources::ALL;
             }
             Found::Unknown => {}
@@ -366,11 +365,14 @@ impl Shared {
         };
         match zonename_of(&job.lane) {
             None => self.note_refresh_error(&error),
-            Some(zonename) if self.cache.contains(zonename) => {
+            Some(zonename)
+                if self.cache.contains(zonename)
+                    || self.index.read().line(zonename).is_some() =>
+            {
                 let source = name_of(source);
                 self.faults.note(Some(zonename), source, Some(&error));
             }
-            Some(_) => {}
+            Some(zonename) => self.note_stranger(zonename, &error),
         }
         self.retry(times, &job, job.sources);
     }
@@ -391,6 +393,15 @@ impl Shared {
         }
     }
 
+    /// zoneadm has failed of a zone that may not be there.
+    fn note_stranger(&self, zonename: &Arc<str>, error: &str) {
+        let strangers = &mut self.strangers.lock();
+        if strangers.len() < STRANGERS_MAX {
+            strangers.insert(Arc::clone(zonename));
+        }
+        self.faults.note(None, STRANGERS, Some(error));
+    }
+
     /// A full reload has failed.
     pub fn note_refresh_error(&self, error: &str) {
         self.faults.note(None, "refresh", Some(error));
@@ -399,8 +410,8 @@ impl Shared {
 
     /// Whether a VM is about to be loaded.
     pub fn is_at(&self, zonename: &Arc<str>) -> bool {
-        let is_owed = || self.runs.owes(&Lane::Vm(Arc::clone(zonename)));
-        self.queue.is_at(zonename) || is_owed()
+        let owed = || self.runs.owed(&Lane::Vm(Arc::clone(zonename)));
+        self.queue.is_at(zonename) || owed() != Sources::NONE
     }
 }
 

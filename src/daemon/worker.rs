@@ -106,7 +106,7 @@ impl Worker {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(Request {
                 zonename: Arc::clone(zonename),
-                sources: job.sources,
+                sources: job.sources | self.in_question(&job.lane),
                 prior: self.shared.cache.parts(zonename),
             }),
             _ => None,
@@ -133,6 +133,15 @@ impl Worker {
                 self.shared.requests.loaded(&zonename[0], *number);
             }
             self.rebuild_if_stale(&zonename, &sysinfo, &job.cause);
+        }
+    }
+
+    /// The XML of a zone that may be another, but zoneadm has not answered: what
+    /// is read of it must not go with what was known.
+    fn in_question(&self, lane: &Lane) -> Sources {
+        match self.loader.runs().owed(lane).contains(Sources::XML) {
+            true => Sources::XML,
+            false => Sources::NONE,
         }
     }
 
@@ -232,7 +241,8 @@ impl Worker {
         let queue = &self.shared.queue;
         let runs = self.loader.runs();
         queue.forget_transitions(noted, |name| {
-            listed.contains(name) || runs.owes(&Lane::Vm(name.into()))
+            let owed = || runs.owed(&Lane::Vm(name.into()));
+            listed.contains(name) || owed() != Sources::NONE
         });
         // What was wrong with a VM that is gone is no longer wrong.
         for zonename in absent {

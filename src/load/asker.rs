@@ -14,16 +14,13 @@ pub(super) struct Asker<'a> {
     loader: &'a Loader,
     /// Whether to wait for every command until it answers or is killed.
     is_patient: bool,
-    /// By circuit: there is no answer yet, and nothing more is asked.
-    not_yet: RefCell<HashMap<String, Unanswered>>,
+    /// By circuit: there is no answer yet, or a run has been killed for that,
+    /// and nothing more is asked.
+    hung: RefCell<HashMap<String, NoAnswer>>,
 }
 
 /// A question that has been asked.
-pub(super) struct Asking {
-    circuit: String,
-    run: Run,
-    asked: Result<Asked, Unanswered>,
-}
+pub(super) type Asking = Result<Asked, NoAnswer>;
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -45,7 +42,7 @@ impl std::fmt::Display for NoAnswer {
 
 impl<'a> Asker<'a> {
     pub(super) fn new(loader: &'a Loader, is_patient: bool) -> Self {
-        Self { loader, is_patient, not_yet: RefCell::default() }
+        Self { loader, is_patient, hung: RefCell::default() }
     }
 
     pub(super) fn loader(&self) -> &'a Loader {
@@ -55,19 +52,17 @@ impl<'a> Asker<'a> {
     /// Asks; the run is killed after `limit`.
     pub(super) fn ask(&self, question: &Question, limit: Duration) -> Asking {
         let circuit = question.circuit();
-        let run = question.run(&self.loader.paths);
-        let unanswered = self.not_yet.borrow().get(&circuit).cloned();
-        let asked = match unanswered {
-            Some(unanswered) => Err(unanswered),
-            None => Ok(self.loader.runs.ask(Ask {
-                circuit: circuit.clone(),
-                source: question.source(),
-                run: run.clone(),
-                limit,
-                is_patient: self.is_patient,
-            })),
-        };
-        Asking { circuit, run, asked }
+        if let Some(why) = self.hung.borrow().get(&circuit) {
+            return Err(why.clone());
+        }
+        Ok(self.loader.runs.ask(Ask {
+            circuit,
+            sort: question.sort(),
+            source: question.source(),
+            run: question.run(&self.loader.paths),
+            limit,
+            is_patient: self.is_patient,
+        }))
     }
 
     /// Waits for an answer, as long as a load may.
@@ -76,18 +71,20 @@ impl<'a> Asker<'a> {
         asking: Asking,
         parse: impl Fn(&Run, &Output) -> Result<T, CommandError>,
     ) -> Result<T, NoAnswer> {
-        let Asking { circuit, run, asked } = asking;
-        match asked.and_then(|asked| self.loader.runs.wait(asked)) {
-            Ok(finished) => match &*finished {
-                Ok(output) => parse(&run, output).map_err(NoAnswer::Failed),
-                Err(e) => Err(NoAnswer::Failed(e.clone())),
+        let asked = asking?;
+        let (run, circuit) = (asked.run().clone(), asked.circuit().to_string());
+        let why = match self.loader.runs.wait(asked) {
+            Ok(answer) => match &*answer {
+                Ok(output) => {
+                    return parse(&run, output).map_err(NoAnswer::Failed);
+                }
+                Err(e) if e.is_hang() => NoAnswer::Failed(e.clone()),
+                Err(e) => return Err(NoAnswer::Failed(e.clone())),
             },
-            Err(unanswered) => {
-                let mut not_yet = self.not_yet.borrow_mut();
-                not_yet.insert(circuit, unanswered.clone());
-                Err(NoAnswer::NotYet(unanswered))
-            }
-        }
+            Err(unanswered) => NoAnswer::NotYet(unanswered),
+        };
+        self.hung.borrow_mut().insert(circuit, why.clone());
+        Err(why)
     }
 
     /// Asks, and waits for the answer.

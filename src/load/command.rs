@@ -139,6 +139,12 @@ impl Runner {
         Self { output_limit, ending, counts }
     }
 
+    /// Whether the daemon is ending.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
     /// How runs went, those of every clone of this runner.
     #[must_use]
     pub fn counts(&self) -> &RunCounts {
@@ -262,7 +268,7 @@ impl Runner {
     }
 
     fn time_left(&self, end: Instant) -> Result<Duration, String> {
-        if self.ending.load(Ordering::Relaxed) {
+        if self.is_ending() {
             return Err("killed: the daemon is ending".to_string());
         }
         let left = end.saturating_duration_since(Instant::now());

@@ -234,6 +234,11 @@ impl Draft {
         self.fault(source, error);
     }
 
+    /// Whether zoneadm was asked for it, and has not said what it is.
+    pub(super) fn lacks_row(&self) -> bool {
+        self.row_tried && !self.faults.contains(&("zoneadm", None))
+    }
+
     /// Whether there is more to read of it.
     pub(super) fn is_alive(&self) -> bool {
         !self.gone && self.row.is_some()
@@ -361,7 +366,11 @@ impl Draft {
     }
 
     /// Why one of its datasets could not be listed, if so.
-    fn failure(&self, datasets: &Datasets) -> Option<String> {
+    fn failure(
+        &self,
+        datasets: &Datasets,
+        unanswered: &BTreeMap<Arc<str>, Unanswered>,
+    ) -> Option<String> {
         let mut names = self.names();
         if let Some(path) = self.zonepath() {
             let own = path.trim_start_matches('/');
@@ -377,11 +386,18 @@ impl Draft {
         names.into_iter().find_map(|name| {
             let of_pool = || {
                 let is_there = datasets.get(&name).is_some();
-                datasets
-                    .pool_failure(pool_of(&name))
-                    .filter(|_| !is_there && self.is_to_be_there(&name))
+                let why = datasets.pool_failure(pool_of(&name))?;
+                let is_lost = !is_there && self.is_to_be_there(&name);
+                is_lost.then(|| why.to_string())
             };
-            let why = datasets.failure(&name).or_else(of_pool)?;
+            let not_yet = || {
+                let is_said =
+                    datasets.get(&name).is_some() || datasets.is_missing(&name);
+                let of_pool = unanswered.get(pool_of(&name));
+                Some(of_pool.filter(|_| !is_said)?.error.to_string())
+            };
+            let why = datasets.failure(&name).map(str::to_string);
+            let why = why.or_else(of_pool).or_else(not_yet)?;
             Some(format!("{name}: {why}"))
         })
     }
@@ -409,7 +425,8 @@ impl Draft {
         let names = self.names();
         let pools: BTreeSet<_> = names.iter().map(|n| pool_of(n)).collect();
         let not_yet = pools.iter().filter_map(|pool| unanswered.get(*pool));
-        let failure = self.failure(datasets).or_else(|| self.loss(datasets));
+        let failure = self.failure(datasets, unanswered);
+        let failure = failure.or_else(|| self.loss(datasets));
         if failure.is_none() || self.prior.is_none() {
             self.select_datasets(datasets);
         }

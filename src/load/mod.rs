@@ -156,7 +156,7 @@ impl Loader {
         files::read_sysinfo(&self.paths, &self.limits)
     }
 
-    /// Loads these VMs. No command is waited for for long.
+    /// Loads these VMs. A command that does not answer is not waited for.
     #[must_use]
     pub fn load(
         &self,
@@ -168,9 +168,9 @@ impl Loader {
         let asker = Asker::new(self, false);
         let mut pools = Pools::new(&asker, self.limits.command_time);
         let mut early = wanted(&drafts, &pools.datasets);
-        for draft in drafts.iter().filter(|draft| draft.row.is_none()) {
-            early.extend(self.likely(&draft.zonename));
-        }
+        let unknown: Vec<_> =
+            drafts.iter().filter(|draft| draft.row.is_none()).collect();
+        early.extend(self.likely(&unknown));
         pools.ask(early);
         let kstats = self
             .kstat_question(&drafts)
@@ -264,7 +264,8 @@ impl Loader {
     ) {
         let mut asked = Vec::new();
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            if draft.sources.contains(Sources::KSTAT) {
+            // Without zoneadm's line it may be that of another life of it.
+            if draft.sources.contains(Sources::KSTAT) && !draft.lacks_row() {
                 match draft.zoneid() {
                     Some(zoneid) => asked.push((zoneid, draft)),
                     None => {

@@ -52,6 +52,19 @@ impl Question {
         }
     }
 
+    /// What takes about as long each time.
+    #[must_use]
+    pub fn sort(&self) -> &'static str {
+        match self {
+            Self::Zones => "zones",
+            Self::Zone(_) => "zone",
+            Self::Kstats(_) => "kstats",
+            Self::Pool(_) => "pool",
+            Self::Datasets(_, Depth::Children) => "trees",
+            Self::Datasets(_, Depth::Alone) => "datasets",
+        }
+    }
+
     /// The source of a VM that it is about.
     #[must_use]
     pub fn source(&self) -> Sources {

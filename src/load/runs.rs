@@ -3,12 +3,12 @@
 //!
 //! A run is a process with a thread of its own. A load waits for it for a
 //! while only, and then goes on without the answer: its job is *owed* one, and
-//! is done again when a run of that circuit has ended. No circuit has more
-//! than two runs at a time: while both are overdue, loads that need it are told
-//! at once that there is no answer.
+//! is done again when that run has ended. No circuit has more than two runs at
+//! a time: while both are overdue, loads that need it are told at once that
+//! there is no answer.
 //!
-//! The next run may take twice as long as the last one that has ended by
-//! itself: so a command that is always slow is slow, and not useless.
+//! The next run of its sort may take twice as long as the last one that has
+//! ended by itself: so a command that is always slow is slow, and not useless.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -26,8 +26,7 @@ const RUNS_MAX: usize = 2;
 /// So long the daemon's end waits for runs that it has killed.
 const END_TIME: Duration = Duration::from_millis(500);
 
-/// Takes jobs that are to be done again, each with the source of which it had
-/// no answer, and with the reason if the run had to be killed.
+/// Takes jobs that are to be done again.
 pub type Redo = Box<dyn Fn(Vec<Again>) + Send + Sync>;
 
 /// A job that is to be done again.
@@ -37,7 +36,7 @@ pub struct Again {
     pub job: Job,
     /// The source of which it had no answer.
     pub source: Sources,
-    /// Why there is none, if there will be none.
+    /// Why there is none, if its run has failed.
     pub error: Option<CommandError>,
 }
 
@@ -67,9 +66,9 @@ impl std::fmt::Debug for Runs {
 struct State {
     last_id: u64,
     running: BTreeMap<u64, Running>,
-    /// By circuit, how long its last run took that has ended by itself, if
-    /// that was long.
-    slow: HashMap<String, Duration>,
+    /// By circuit and sort, how long the last run took, if it was long and has
+    /// ended by itself.
+    slow: HashMap<(String, &'static str), Duration>,
     owed: HashMap<(Lane, Sources), Owed>,
 }
 
@@ -84,18 +83,23 @@ struct Running {
 /// A job that is owed an answer.
 struct Owed {
     job: Job,
-    /// It is done again when each of these has had a run that ended.
-    circuits: BTreeSet<String>,
+    /// It is done again when these runs have ended,
+    runs: BTreeSet<u64>,
+    /// and when these circuits, which had no room for a run, have had one that
+    /// ended.
+    refused: BTreeSet<String>,
 }
 
 /// What has come of a run.
-pub type Finished = Arc<Result<Output, CommandError>>;
+pub type Answer = Arc<Result<Output, CommandError>>;
 
 /// Something to ask.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// What hangs together.
     pub circuit: String,
+    /// What takes about as long each time.
+    pub sort: &'static str,
     /// The source that is asked.
     pub source: Sources,
     /// The run that asks.
@@ -104,6 +108,20 @@ pub struct Ask {
     pub limit: Duration,
     /// Whether to wait for the answer until there is one.
     pub is_patient: bool,
+}
+
+impl Asked {
+    /// The run that asks.
+    #[must_use]
+    pub fn run(&self) -> &Run {
+        &self.ask.run
+    }
+
+    /// What hangs together.
+    #[must_use]
+    pub fn circuit(&self) -> &str {
+        &self.ask.circuit
+    }
 }
 
 /// What has been asked.
@@ -120,7 +138,7 @@ struct Begun {
     id: u64,
     /// Until when a load waits for it.
     until: Instant,
-    end: Arc<OnceLock<Finished>>,
+    end: Arc<OnceLock<Answer>>,
 }
 
 /// That there is no answer yet.
@@ -136,7 +154,7 @@ pub struct Unanswered {
 
 /// A circuit of which a run is overdue.
 #[derive(Clone, Debug)]
-pub struct OpenCircuit {
+pub struct Overdue {
     /// The command, and of zfs the pool.
     pub circuit: String,
     /// How long the oldest of its runs has taken.
@@ -192,7 +210,9 @@ impl Runs {
         let running =
             Running { circuit: circuit.clone(), begun, is_overdue: false };
         state.running.insert(id, running);
-        let last = state.slow.get(circuit).copied().unwrap_or_default();
+        let last = state.slow.get(&(circuit.clone(), ask.sort)).copied();
+        // What takes half of the time after which it is killed may hang.
+        let last = last.unwrap_or_default().min(ask.limit / 4);
         let until = begun + self.0.stuck_time.max(last * 2);
         Some(Begun { id, until, end: Arc::default() })
     }
@@ -213,7 +233,7 @@ impl Runs {
     ///
     /// # Errors
     /// If there is none by then.
-    pub fn wait(&self, asked: Asked) -> Result<Finished, Unanswered> {
+    pub fn wait(&self, asked: Asked) -> Result<Answer, Unanswered> {
         let Asked { ask, since, mut begun } = asked;
         let mut state = self.0.state.lock();
         loop {
@@ -257,19 +277,21 @@ impl Runs {
         begun: &Begun,
         output: Result<Output, CommandError>,
     ) {
-        let killed = output.as_ref().err().cloned();
+        let error = output.as_ref().err().cloned();
         let again = {
             let mut state = self.0.state.lock();
             let _ = begun.end.set(Arc::new(output));
-            state.end(begun.id, ask, killed.as_ref(), self.0.stuck_time)
+            state.end(begun.id, ask, error.as_ref(), self.0.stuck_time)
         };
         self.0.ended.notify_all();
         self.redo(again);
     }
 
     fn redo(&self, again: Vec<Again>) {
-        if let Some(redo) = self.0.redo.get().filter(|_| !again.is_empty()) {
-            redo(again);
+        let is_ending = self.0.runner.is_ending();
+        match self.0.redo.get() {
+            Some(redo) if !again.is_empty() && !is_ending => redo(again),
+            _ => {}
         }
     }
 
@@ -277,54 +299,63 @@ impl Runs {
     pub fn owe(&self, unanswered: &Unanswered, job: Job) {
         let Unanswered { circuit, begun, source, .. } = unanswered;
         let mut state = self.0.state.lock();
-        let has_ended = begun.as_ref().is_some_and(|b| b.end.get().is_some());
-        if has_ended || state.of_circuit(circuit).next().is_none() {
-            // Its run has ended meanwhile, or all that there were.
+        let run = begun.as_ref().map(|begun| begun.id);
+        let is_to_come = match run {
+            Some(id) => state.running.contains_key(&id),
+            None => state.of_circuit(circuit).next().is_some(),
+        };
+        if !is_to_come {
+            // It has ended meanwhile.
             drop(state);
             self.redo(vec![Again { job, source: *source, error: None }]);
             return;
         }
-        let has_room = state.owed.len() < self.0.owed_max;
-        let lane = match job.lane {
-            ref lane if has_room => lane.clone(),
-            ref lane if state.owed.contains_key(&(lane.clone(), *source)) => {
-                lane.clone()
-            }
-            _ => Lane::All,
+        let key = (job.lane.clone(), *source);
+        // What is urgent has a bound of its own, and has to be loaded even if
+        // it turns out to be no VM.
+        let has_room = state.owed.len() < self.0.owed_max
+            || state.owed.contains_key(&key)
+            || job.is_urgent;
+        let job = match has_room {
+            true => job,
+            false => Job { lane: Lane::All, sources: Sources::ALL, ..job },
         };
-        let sources = match lane {
-            Lane::All => Sources::ALL,
-            _ => job.sources,
-        };
-        let job = Job { lane: lane.clone(), sources, ..job };
-        let owed = state.owed.entry((lane, *source)).or_insert_with(|| Owed {
+        let key = (job.lane.clone(), *source);
+        let owed = state.owed.entry(key).or_insert_with(|| Owed {
             job: job.clone(),
-            circuits: BTreeSet::new(),
+            runs: BTreeSet::new(),
+            refused: BTreeSet::new(),
         });
         owed.job.merge(&job);
-        owed.circuits.insert(circuit.clone());
+        match run {
+            Some(id) => drop(owed.runs.insert(id)),
+            None => drop(owed.refused.insert(circuit.clone())),
+        }
     }
 
-    /// Whether a lane is owed an answer.
+    /// What of a lane is to be read when there are answers; nothing if it is
+    /// owed none.
     #[must_use]
-    pub fn owes(&self, lane: &Lane) -> bool {
+    pub fn owed(&self, lane: &Lane) -> Sources {
         let state = self.0.state.lock();
-        let sources = [Sources::ZONEADM, Sources::KSTAT, Sources::ZFS];
+        let mut sources = Sources::NONE;
+        for source in [Sources::ZONEADM, Sources::KSTAT, Sources::ZFS] {
+            let owed = state.owed.get(&(lane.clone(), source));
+            sources |= owed.map_or(Sources::NONE, |owed| owed.job.sources);
+        }
         sources
-            .iter()
-            .any(|source| state.owed.contains_key(&(lane.clone(), *source)))
     }
 
     /// The circuits of which a run is overdue.
     #[must_use]
-    pub fn open(&self) -> Vec<OpenCircuit> {
+    pub fn overdue(&self) -> Vec<Overdue> {
         let state = self.0.state.lock();
         let mut open: BTreeMap<&str, Instant> = BTreeMap::new();
         for running in state.running.values().filter(|run| run.is_overdue) {
             let since = open.entry(&running.circuit).or_insert(running.begun);
             *since = running.begun.min(*since);
         }
-        let open = open.into_iter().map(|(circuit, since)| OpenCircuit {
+        let open = open.into_iter().map(|(circuit, since)| Overdue {
             circuit: circuit.to_string(),
             time: since.elapsed(),
             waiting: state.waiting_for(circuit),
@@ -370,7 +401,7 @@ impl State {
         &mut self,
         id: u64,
         ask: &Ask,
-        killed: Option<&CommandError>,
+        error: Option<&CommandError>,
         stuck_time: Duration,
     ) -> Vec<Again> {
         let Some(Running { circuit, begun, is_overdue }) =
@@ -383,28 +414,34 @@ impl State {
             let what = format!("has ended after {time:.1?}");
             log::warn!("{}", ask.run.error(&what));
         }
-        // Who is patient asks for more than others do.
-        let is_slow = time * 2 > stuck_time && !ask.is_patient;
-        if killed.is_none() && is_slow {
-            self.slow.insert(circuit.clone(), time);
+        let sort = (circuit.clone(), ask.sort);
+        if error.is_none() && time * 2 > stuck_time {
+            self.slow.insert(sort, time);
         } else {
-            self.slow.remove(&circuit);
+            self.slow.remove(&sort);
         }
         let mut again = Vec::new();
         self.owed.retain(|(_, source), owed| {
-            if owed.circuits.remove(&circuit) && owed.circuits.is_empty() {
-                let job = owed.job.clone();
-                let error = killed.cloned();
-                again.push(Again { job, source: *source, error });
+            let is_own = owed.runs.remove(&id);
+            let had_room = owed.refused.remove(&circuit);
+            let waits = !owed.runs.is_empty() || !owed.refused.is_empty();
+            if (is_own || had_room) && !waits {
+                let (job, source) = (owed.job.clone(), *source);
+                let error = error.filter(|_| is_own).cloned();
+                again.push(Again { job, source, error });
             }
-            !owed.circuits.is_empty()
+            waits
         });
         again
     }
 
     fn waiting_for(&self, circuit: &str) -> Vec<Lane> {
-        let waiting = self.owed.iter();
-        let waiting = waiting.filter(|(_, o)| o.circuits.contains(circuit));
+        let is_of = |id: &u64| {
+            self.running.get(id).is_some_and(|run| run.circuit == *circuit)
+        };
+        let waiting = self.owed.iter().filter(|(_, owed)| {
+            owed.refused.contains(circuit) || owed.runs.iter().any(is_of)
+        });
         let lanes: BTreeSet<_> =
             waiting.map(|((lane, _), _)| lane.clone()).collect();
         lanes.into_iter().collect()

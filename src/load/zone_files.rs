@@ -10,8 +10,7 @@ use parking_lot::Mutex;
 use super::asker::Asker;
 use super::draft::{Draft, likely};
 use super::dtd::{REFUSALS_MAX, Refusal};
-use super::files::{self, Folder, Place};
-use super::index::ZoneIndex;
+use super::files::{self, Dated, Folder, Place};
 use super::pools::Wanted;
 use super::question::Question;
 use super::{ArmWatches, Loader};
@@ -23,6 +22,9 @@ use crate::os::Stamp;
 
 /// In one load zoneadm is asked of so many zones whose XML is refused here.
 const REFUSED_MAX: usize = 16;
+
+/// So many zones that are not known have their XML read before zoneadm answers.
+const LIKELY_MAX: usize = 16;
 
 /// So many refusals are remembered that the platform does not share.
 const ACCEPTED_MAX: usize = 256;
@@ -167,19 +169,26 @@ impl Loader {
         has_line && is_same()
     }
 
-    /// What zfs will be asked for of a zone of the index that is not known, so
-    /// that it need not wait for zoneadm. The XML is read again when it is
-    /// watched.
-    pub(super) fn likely(&self, zonename: &str) -> Wanted {
-        let has_line = |index: ZoneIndex| index.line(zonename).is_some();
-        if !self.index().is_ok_and(has_line) {
-            return Wanted::default();
+    /// What zfs will be asked for of zones of the index that are not known, so
+    /// that it need not wait for zoneadm. Their XMLs are read again when they
+    /// are watched. Of many it is not worth it.
+    pub(super) fn likely(&self, unknown: &[&Draft]) -> Wanted {
+        let mut wanted = Wanted::default();
+        if !(1..=LIKELY_MAX).contains(&unknown.len()) {
+            return wanted;
         }
-        let path = self.paths.zone_xml(zonename);
-        match files::read_zonexml(Place::At(&path), self.limits.xml_bytes) {
-            Ok(read) => likely(&read.value.zonepath, &read.value.xml),
-            Err(_) => Wanted::default(),
+        let Ok(index) = self.index() else { return wanted };
+        let configured =
+            unknown.iter().filter(|d| index.line(&d.zonename).is_some());
+        for draft in configured {
+            let path = self.paths.zone_xml(&draft.zonename);
+            let read =
+                files::read_zonexml(Place::At(&path), self.limits.xml_bytes);
+            if let Ok(Dated { value, .. }) = read {
+                wanted.extend(likely(&value.zonepath, &value.xml));
+            }
         }
+        wanted
     }
 
     /// Reads what is in the zone's own directory.

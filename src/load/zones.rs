@@ -110,15 +110,12 @@ impl<'a> Zones<'a> {
     fn decide(&mut self, draft: &mut Draft, why: Option<NoAnswer>) {
         let has_line = self.has_line(&draft.zonename);
         match (has_line, why) {
-            (_, Some(why @ NoAnswer::NotYet(_))) => {
+            (has_line, Some(why @ NoAnswer::NotYet(_))) => {
+                draft.is_configured = has_line == Ok(true);
                 draft.no_answer("zoneadm", &why);
             }
             (Ok(false), None) => draft.gone = true,
             (Ok(false), Some(e)) => draft.no_answer("zoneadm", &e),
-            (Ok(true), Some(NoAnswer::Failed(e))) if e.is_hang() => {
-                draft.is_configured = true;
-                draft.no_answer("zoneadm", &NoAnswer::Failed(e));
-            }
             (Ok(true), _) => {
                 draft.is_configured = true;
                 match self.listed(&draft.zonename) {
@@ -250,8 +247,8 @@ impl Loader {
             for zonename in &known {
                 let mut draft = Draft::new(request(zonename));
                 let run = zoneadm::list_all_run(&self.paths);
-                let error = NoAnswer::Failed(run.error(&lacks));
-                draft.no_answer("zoneadm", &error);
+                let error = run.error(&lacks).to_string();
+                draft.fault("zoneadm", Some(error));
                 drafts.push(draft);
             }
             listing.errors.insert(0, lacks);

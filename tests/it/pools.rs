@@ -217,3 +217,66 @@ fn zfs_does_not_wait_for_zoneadm_where_a_vm_is_new() {
     daemon.settle(&host);
     wait_for_errors(&daemon, &[]);
 }
+
+#[test]
+fn a_vm_that_is_made_again_while_its_pool_hangs_has_its_datasets_in_the_end() {
+    let (host, of_tank) = two_pools();
+    let name = &of_tank[0];
+    let args = ["--set", "stuck-time=0.2"];
+    let daemon = host.start_with(&[&NO_REFRESH[..], &args].concat());
+    daemon.settle(&host);
+    host.hurt("zfs:tank", "block").unwrap();
+    host.delete(name).unwrap();
+    let created = "2026-01-02T03:04:05.678Z".to_string();
+    let pool = "tank".to_string();
+    let spec = VmSpec { pool, created, ..Host::spec(30) };
+    host.create(&spec).unwrap();
+    wait_for_vm(&daemon, name, |vm| {
+        text(vm, "create_timestamp") == "2026-01-02T03:04:05.678Z"
+    });
+    // It is not said that all is known of it.
+    let path = format!("/vms/{name}?sync=1&timeout=0.5");
+    assert_eq!(daemon.get(&path).status, 504);
+    host.hurt("zfs:tank", "heal").unwrap();
+    wait_for_vm(&daemon, name, |vm| vm.get("quota").is_some());
+    daemon.settle(&host);
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn what_is_written_to_a_new_zone_is_not_told_of_the_old_one() {
+    let host = TestHost::with_vms(3);
+    let name = host.vm_of("joyent");
+    let args = ["--set", "stuck-time=0.2"];
+    let daemon = host.start_with(&[&NO_REFRESH[..], &args].concat());
+    let mut stream = daemon.events();
+    let old = daemon.vm(&name).unwrap();
+    host.hurt("zoneadm", "block").unwrap();
+    let xml = std::fs::read_to_string(host.xml_path(&name)).unwrap();
+    let attr = "name=\"create-timestamp\" type=\"string\" value=\"";
+    let (before, after) = xml.split_once(attr).unwrap();
+    let (_, after) = after.split_once('"').unwrap();
+    let time = "2026-01-02T03:04:05.678Z";
+    host.replace_xml(&name, &format!("{before}{attr}{time}\"{after}")).unwrap();
+    wait_for("zoneadm is waited for", || {
+        let status = daemon.status().to_string();
+        let waiting = format!("\"waiting\":[\"{name}\"]");
+        if status.contains(&waiting) { Ok(()) } else { Err(status) }
+    });
+    let jobs =
+        || daemon.metric("vminfod_job_duration_seconds_count{kind=\"files\"}");
+    let before = jobs();
+    host.write_config(&name, "tags.json", "{\"of\":\"new\"}").unwrap();
+    wait_for("the tags are looked at", || match jobs() {
+        jobs if jobs > before => Ok(()),
+        jobs => Err(jobs.to_string()),
+    });
+    assert_eq!(daemon.vm(&name).unwrap(), old);
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_for_vm(&daemon, &name, |vm| {
+        vm.get("tags").unwrap().to_string() == "{\"of\":\"new\"}"
+    });
+    let kinds = crate::zones::kinds(&daemon, &mut stream, &name);
+    assert_eq!(kinds, ["delete", "create"]);
+    daemon.settle(&host);
+}

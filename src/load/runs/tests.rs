@@ -53,6 +53,7 @@ fn runs() -> (Own, Receiver<Again>) {
 fn ask(circuit: &str, script: &str) -> Ask {
     Ask {
         circuit: circuit.to_string(),
+        sort: "pool",
         source: Sources::ZFS,
         run: Run::new("/bin/sh".into(), &["-c", script]),
         limit: LONG,
@@ -132,7 +133,7 @@ fn what_hangs_holds_up_its_own_circuit_alone() {
         let asked = runs.ask(ask(circuit, "echo well"));
         assert_eq!(said(&runs.wait(asked).unwrap()), "well");
     }
-    let open = runs.open();
+    let open = runs.overdue();
     assert_eq!(open.len(), 1);
     assert_eq!(open[0].circuit, "zfs a");
     assert!(open[0].time >= STUCK);
@@ -166,13 +167,13 @@ fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
     runs.owe(&late, job("b", Sources::ZFS));
     runs.owe(&refused, job("c", Sources::ZFS));
     runs.owe(&refused, job("c", Sources::ALL));
-    assert_eq!(runs.open()[0].waiting, ["a", "b", "c"].map(lane));
-    assert!(runs.owes(&lane("c")));
+    assert_eq!(runs.overdue()[0].waiting, ["a", "b", "c"].map(lane));
+    assert_eq!(runs.owed(&lane("c")), Sources::ALL);
     gate.open();
     assert_eq!(redone(&jobs, 3), ["a", "b", "c"]);
-    assert!(!runs.owes(&lane("c")));
+    assert_eq!(runs.owed(&lane("c")), Sources::NONE);
     // Who comes too late to wait is brought back at once.
-    while !runs.open().is_empty() {
+    while !runs.overdue().is_empty() {
         std::thread::yield_now();
     }
     runs.owe(&second, job("d", Sources::ZFS));
@@ -191,7 +192,7 @@ fn who_is_owed_several_answers_is_brought_back_once() {
         runs.owe(&late, job("vm", Sources::ZFS));
     }
     gates[0].open();
-    while runs.open().len() > 1 {
+    while runs.overdue().len() > 1 {
         std::thread::yield_now();
     }
     assert!(jobs.try_recv().is_err());
@@ -212,8 +213,39 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
         asked.begun.unwrap().until - begin
     };
     assert!(patience("zfs a") >= Duration::from_millis(400));
-    // Of another it says nothing.
-    assert_eq!(runs.0.state.lock().slow.keys().collect::<Vec<_>>(), ["zfs a"]);
+    // Of another circuit, or sort, it says nothing.
+    let other = Ask { sort: "trees", ..ask("zfs a", "true") };
+    let begin = Instant::now();
+    let until = runs.ask(other).begun.unwrap().until;
+    assert!(until <= Instant::now() + STUCK && until >= begin + STUCK);
+    let state = runs.0.state.lock();
+    assert_eq!(state.slow.keys().filter(|(c, _)| c != "zfs a").count(), 0);
+    drop(state);
+    // Nor may it take so long that it is hardly ever killed.
+    let limit = Duration::from_millis(100);
+    let begin = Instant::now();
+    let asked = runs.ask(Ask { limit, ..ask("zfs a", "true") });
+    if let Some(begun) = asked.begun {
+        assert!(begun.until <= Instant::now() + STUCK.max(limit / 2));
+        assert!(begun.until >= begin);
+    }
+}
+
+#[test]
+fn the_end_of_another_run_brings_back_only_who_was_refused() {
+    let (runs, jobs) = runs();
+    let gate = Gate::new("other");
+    let late = unanswered(&runs, ask("zfs a", HANG));
+    let second = runs.ask(ask("zfs a", &gate.script("x")));
+    let second = runs.wait(second).unwrap_err();
+    let refused = unanswered(&runs, ask("zfs a", "echo x"));
+    runs.owe(&late, job("hangs", Sources::ZFS));
+    runs.owe(&second, job("second", Sources::ZFS));
+    runs.owe(&refused, job("refused", Sources::ZFS));
+    gate.open();
+    assert_eq!(redone(&jobs, 2), ["refused", "second"]);
+    assert_eq!(runs.owed(&lane("hangs")), Sources::ZFS);
+    assert!(jobs.try_recv().is_err());
 }
 
 #[test]
@@ -221,13 +253,13 @@ fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
     let (runs, jobs) = runs();
     let limit = Duration::from_millis(200);
     let late = unanswered(&runs, Ask { limit, ..ask("kstat", HANG) });
-    assert_eq!(runs.open().len(), 1);
+    assert_eq!(runs.overdue().len(), 1);
     runs.owe(&late, job("a", Sources::STATE));
     let again = jobs.recv_timeout(LONG).unwrap();
     assert!(again.job.sources.contains(Sources::STATE));
     let error = again.error.unwrap();
     assert!(error.is_hang(), "{error}");
-    assert!(runs.open().is_empty());
+    assert!(runs.overdue().is_empty());
     // It is no sign that the next one will only be slow.
     assert!(runs.0.state.lock().slow.is_empty());
 }
