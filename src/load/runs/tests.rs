@@ -27,12 +27,9 @@ impl std::ops::Deref for Own {
 impl Drop for Own {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        let is_over = || self.runs.0.state.lock().running.is_empty();
-        let deadline = Instant::now() + LONG / 3;
-        while !is_over() && Instant::now() < deadline {
-            self.runs.wait_for_end();
+        if !std::thread::panicking() {
+            wait_until(|| self.runs.0.state.lock().running.is_empty());
         }
-        assert!(is_over() || std::thread::panicking(), "a run goes on");
     }
 }
 
@@ -107,6 +104,14 @@ fn unanswered(runs: &Runs, asked: Ask) -> Unanswered {
     runs.wait(runs.ask(asked)).unwrap_err()
 }
 
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG / 3;
+    while !is_so() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
+
 fn redone(jobs: &Receiver<Again>, count: usize) -> Vec<String> {
     let lane = |_| jobs.recv_timeout(LONG).unwrap().job.lane.to_string();
     let mut lanes: Vec<_> = (0..count).map(lane).collect();
@@ -173,9 +178,7 @@ fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
     assert_eq!(redone(&jobs, 3), ["a", "b", "c"]);
     assert_eq!(runs.owed(&lane("c")), Sources::NONE);
     // Who comes too late to wait is brought back at once.
-    while !runs.overdue().is_empty() {
-        std::thread::yield_now();
-    }
+    wait_until(|| runs.overdue().is_empty());
     runs.owe(&second, job("d", Sources::ZFS));
     runs.owe(&refused, job("e", Sources::ZFS));
     assert_eq!(redone(&jobs, 2), ["d", "e"]);
@@ -192,9 +195,7 @@ fn who_is_owed_several_answers_is_brought_back_once() {
         runs.owe(&late, job("vm", Sources::ZFS));
     }
     gates[0].open();
-    while runs.overdue().len() > 1 {
-        std::thread::yield_now();
-    }
+    wait_until(|| runs.overdue().len() == 1);
     assert!(jobs.try_recv().is_err());
     gates[1].open();
     assert_eq!(redone(&jobs, 1), ["vm"]);
