@@ -243,6 +243,15 @@ fn what_was_so_before_an_event_has_not_become_so_since() {
         let output = daemon.tool(&args);
         assert_eq!(status_of(&output), status, "{wanted}: {output:?}");
     }
+    // What came and went before a command is none of its doing.
+    host.update(&zonename, "alias", "third").unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=third");
+    assert_eq!(daemon.get(&path).status, 200);
+    for (command, status) in [(&["--", "true"][..], 3), (&[], 0)] {
+        let args = ["wait", &zonename, "alias=other"];
+        let output = daemon.tool(&[&args[..], &since, command].concat());
+        assert_eq!(status_of(&output), status, "{command:?}: {output:?}");
+    }
 }
 
 #[test]
