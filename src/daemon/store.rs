@@ -336,6 +336,9 @@ impl Worker {
             Pending::Passing => {
                 (Sources::ZONEADM, times.passing_first, times.passing_last)
             }
+            Pending::Appearing => {
+                (Sources::STATE, times.passing_first, times.passing_last)
+            }
         };
         let pause = doubled(first, job.tries).min(last);
         let cause = Cause::now("zone", "looked at again");
@@ -421,6 +424,8 @@ enum Pending {
     /// It is in a state that it does not stay in, or should not: operators
     /// know zones that hang in one for days.
     Passing,
+    /// It is in such a state, and its kstat was read before it was there.
+    Appearing,
     /// It lacks what it gets a moment later, without any event.
     Settling,
 }
@@ -429,7 +434,10 @@ impl Pending {
     fn of(parts: &Parts) -> Option<Self> {
         let booted = parts.zoneinfo.is_some_and(|info| info.boot_time > 0.0);
         match &*parts.row.zone_state {
-            "ready" | "shutting_down" | "down" => Some(Self::Passing),
+            "ready" | "shutting_down" | "down" => match parts.zoneinfo {
+                Some(_) => Some(Self::Passing),
+                None => Some(Self::Appearing),
+            },
             "running" => (!booted).then_some(Self::Settling),
             _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
         }

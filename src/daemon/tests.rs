@@ -213,6 +213,8 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             let batch = shared.queue.take().unwrap();
             job = batch.jobs[0].clone();
             assert!(job.sources.contains(Sources::ZONEADM));
+            // Its kstat is not known: it may have been read too early.
+            assert!(job.sources.contains(Sources::KSTAT));
             shared.queue.done(&batch.ticket());
         }
     }
