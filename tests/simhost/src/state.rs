@@ -6,7 +6,12 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The table of the kernel's zones.
+const KERNEL: &str = "sim/kernel.tsv";
 
 /// Columns of the dataset table; the last is ours: the properties that are
 /// set on the dataset itself and not inherited, separated by commas.
@@ -125,6 +130,13 @@ impl State {
         load_kernel(root)
     }
 
+    /// The inode and time of the table of the kernel's zones, if there is one.
+    #[must_use]
+    pub fn kernel_stamp(root: &Path) -> Option<(u64, SystemTime)> {
+        let metadata = fs::metadata(root.join(KERNEL)).ok()?;
+        Some((metadata.ino(), metadata.modified().ok()?))
+    }
+
     /// Writes the parts that differ from `before`.
     ///
     /// # Errors
@@ -147,7 +159,7 @@ impl State {
                     z.state, z.zoneid, z.boot_time, z.init_pid, z.init_restarts
                 ));
             }
-            replace(&root.join("sim/kernel.tsv"), &text)?;
+            replace(&root.join(KERNEL), &text)?;
         }
         replace(&root.join("sim/counter"), &format!("{}\n", self.counter))
     }
@@ -240,7 +252,7 @@ fn load_datasets(root: &Path) -> io::Result<Vec<Row>> {
 }
 
 fn load_kernel(root: &Path) -> io::Result<BTreeMap<String, KernelZone>> {
-    let text = read_table(&root.join("sim/kernel.tsv"))?;
+    let text = read_table(&root.join(KERNEL))?;
     text.lines()
         .map(|line| {
             let fields: Vec<_> = line.split('\t').collect();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::dtd;
 use crate::hurt::{self, Answer, Fault};
@@ -67,6 +68,31 @@ fn peek(root: &Path) -> Option<Fault> {
     }
 }
 
+/// The kernel's zones during a listing. Each look sees them as they are then;
+/// the table is read again only if it has changed.
+#[derive(Default)]
+struct Kernel {
+    /// Which file was read: each change makes another.
+    stamp: Option<(u64, SystemTime)>,
+    zones: BTreeMap<String, KernelZone>,
+}
+
+impl Kernel {
+    /// The zone of this name, if it is ready or later.
+    fn look(
+        &mut self,
+        root: &Path,
+        name: &str,
+    ) -> io::Result<Option<KernelZone>> {
+        let stamp = State::kernel_stamp(root);
+        if self.stamp != stamp {
+            self.zones = State::load_kernel(root)?;
+            self.stamp = stamp;
+        }
+        Ok(self.zones.get(name).cloned().and_then(shown))
+    }
+}
+
 /// A zone as zoneadm shows it, which knows it from `ready` on.
 fn shown(zone: KernelZone) -> Option<KernelZone> {
     match zone.state.as_str() {
@@ -77,14 +103,11 @@ fn shown(zone: KernelZone) -> Option<KernelZone> {
 }
 
 impl Zoneadm<'_> {
-    /// Returns whether it has waited there.
-    fn halfway(&mut self, point: u32) -> bool {
-        let waits = self.fault == Some(Fault::Halfway(point));
-        if waits {
+    fn halfway(&mut self, point: u32) {
+        if self.fault == Some(Fault::Halfway(point)) {
             hurt::wait_while(self.root, "zoneadm", &Fault::Halfway(point));
             self.fault = None;
         }
-        waits
     }
 
     fn kernel(&self) -> io::Result<BTreeMap<String, KernelZone>> {
@@ -224,24 +247,20 @@ impl Zoneadm<'_> {
             Ok(flags) => flags,
             Err(exit) => return Ok(exit),
         };
-        let mut kernel = self.kernel()?;
+        let mut kernel = Kernel::default();
         // An index that can't be opened is one without lines.
         for entry in self.index().unwrap_or_default() {
             let name = entry.zonename.as_str();
             if name == "global" && flags.no_global {
                 continue;
             }
-            let zone = |kernel: &BTreeMap<String, KernelZone>| {
-                kernel.get(name).cloned().and_then(shown)
-            };
-            let id = zone(&kernel).map(|zone| zone.zoneid);
-            if self.halfway(BETWEEN_ID_AND_STATE) {
-                kernel = self.kernel()?;
-            }
+            let zone = kernel.look(self.root, name)?;
+            let id = zone.map(|zone| zone.zoneid);
+            self.halfway(BETWEEN_ID_AND_STATE);
             let state = match name {
                 "global" => "running".to_string(),
                 _ => {
-                    let zone = zone(&kernel);
+                    let zone = kernel.look(self.root, name)?;
                     zone.map_or(entry.state.clone(), |zone| zone.state)
                 }
             };
