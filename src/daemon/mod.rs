@@ -116,6 +116,8 @@ pub struct Shared {
     pub index: RwLock<Arc<ZoneIndex>>,
     /// So long after it has changed it is looked at.
     pub index_time: Duration,
+    /// When a zone whose init was started again is looked at once more.
+    pub settle_time: Duration,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
@@ -384,6 +386,7 @@ fn new_shared(
         refresh_interval: RwLock::new(settings.refresh_interval),
         index: RwLock::default(),
         index_time: settings.sources.index_time,
+        settle_time: settings.sources.settle_first,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
         sysinfo_stored: AtomicU64::new(0),

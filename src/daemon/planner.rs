@@ -66,6 +66,11 @@ fn handle(seen: &Seen, shared: &Shared) {
             shared.drift.heard(zonename);
             shared.gaps.heard(zonename);
         }
+        if matches!(seen.event, Event::InitRestart { .. }) {
+            // The kernel may publish this before it has counted the restart.
+            let (again, pause) = (job.clone(), shared.settle_time);
+            shared.queue.push_later(again, pause);
+        }
         match job.lane {
             Lane::Index => shared.queue.push_later(job, shared.index_time),
             _ if is_dataset => shared.queue.push_paced(job),
