@@ -184,8 +184,8 @@ impl Default for HttpLimits {
 pub struct QueueLimits {
     /// Workers: as many batches of jobs are loaded at once.
     pub workers: usize,
-    /// A command that takes longer is waited for no longer; a worker that has
-    /// been at one batch for longer gets a substitute.
+    /// How long a load waits for a command, unless the last one was slow. A
+    /// worker that has been at one batch for longer gets a substitute.
     pub stuck_time: Duration,
     /// So long jobs that need commands gather while a batch of such is worked
     /// at: together they cost as much as one of them.
@@ -234,8 +234,8 @@ impl Default for QueueLimits {
 }
 
 impl QueueLimits {
-    /// Workers at the most, those that hang included: for what is urgent, and
-    /// for what is not.
+    /// The most workers for urgent jobs, or for the others, including those
+    /// that hang.
     #[must_use]
     pub fn threads(&self, is_urgent: bool) -> usize {
         match is_urgent {

@@ -78,7 +78,7 @@ const SETTINGS: &[Setting] = settings! {
         "a lastexited that is longer is refused";
     "workers" Count queues.workers, "batches that are loaded at once";
     "stuck-time" Time queues.stuck_time,
-        "a command that takes longer is waited for no longer, and a worker \
+        "a load goes on without a command that takes longer, and a worker \
          that is at one batch for longer gets a substitute";
     "gather-time" Time queues.gather_time,
         "jobs that need commands wait so long for others at work, to go together";

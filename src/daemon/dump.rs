@@ -16,7 +16,7 @@ pub struct Dumped {
     pub vms: Vec<Json>,
     /// A line for each thing that is wrong.
     pub faults: Vec<String>,
-    /// The zones of which something could not be read.
+    /// The zones that could not be read in whole.
     pub unread: HashSet<Arc<str>>,
 }
 

@@ -353,13 +353,13 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
     };
     page.gauges(
         "vminfod_breaker_seconds",
-        "For how long a command, and of zfs a pool, has not answered.",
+        "How long a command (zfs: a pool) has not answered.",
         names,
         each(|open| open.time.as_secs_f64()),
     );
     page.gauges(
         "vminfod_breaker_waiting",
-        "What waits for a command that has not answered.",
+        "Jobs that wait for a command that has not answered.",
         names,
         each(|open| open.waiting.len() as f64),
     );

@@ -65,7 +65,8 @@ impl Host for Status {
             None => true,
         });
         let faults = faults.map(|((_, source), fault)| (source, fault.error));
-        // What has not answered yet is no fault, and no answer either.
+        // A command that has not answered yet has not failed, but its value
+        // may be old.
         let waits = |overdue: &Overdue| match zonename {
             Some(name) => overdue.waiting.contains(&Lane::Vm(name.into())),
             None => !overdue.waiting.is_empty(),
@@ -79,7 +80,7 @@ impl Host for Status {
     }
 }
 
-/// The source that a circuit is of.
+/// The source that a circuit's command reads.
 fn source_of(circuit: &str) -> &'static str {
     let all = ["zoneadm", "kstat", "zfs"];
     let command = circuit.split(' ').next();

@@ -150,9 +150,9 @@ impl Worker {
         Finished { published, is_settled }
     }
 
-    /// Has a VM loaded again when the commands answer that have not.
+    /// Has a VM loaded again when the missing answers are there.
     fn owe_answers(&self, job: &Job, loaded: &Loaded) {
-        // Of a VM that is not known a part says nothing.
+        // Of a VM that is not known yet, all has to be read.
         let is_part =
             matches!(loaded.found, Found::Unknown) || loaded.prior.is_none();
         for unanswered in &loaded.unanswered {
@@ -359,7 +359,7 @@ impl Shared {
         self.queue.push_later(self.as_it_is_wanted(again), pause);
     }
 
-    /// Does a job again that had no answer of a command.
+    /// Does a job again whose run has ended too late; if the run failed, later.
     pub fn redo(&self, times: &SourceTimes, again: Again) {
         let Again { job, source, error } = again;
         let Some(error) = error.map(|error| error.to_string()) else {
@@ -380,8 +380,8 @@ impl Shared {
         self.retry(times, &job, job.sources);
     }
 
-    /// A job that no client waits for any more is not urgent; who still waits
-    /// for a VM wants all of it.
+    /// A job is urgent only while a client waits for it; then it reads
+    /// everything.
     fn as_it_is_wanted(&self, job: Job) -> Job {
         let is_urgent = job.is_urgent && self.is_requested(&job.lane);
         let sources = if is_urgent { Sources::ALL } else { job.sources };
@@ -396,7 +396,7 @@ impl Shared {
         }
     }
 
-    /// zoneadm has failed of a zone that may not be there.
+    /// Notes that zoneadm has failed for a zone that may not exist.
     fn note_stranger(&self, zonename: &Arc<str>, error: &str) {
         let strangers = &mut self.strangers.lock();
         if strangers.len() < STRANGERS_MAX {
@@ -405,7 +405,7 @@ impl Shared {
         self.faults.note(None, STRANGERS, Some(error));
     }
 
-    /// A full reload has failed.
+    /// Notes that a full reload has failed.
     pub fn note_refresh_error(&self, error: &str) {
         self.faults.note(None, "refresh", Some(error));
         self.faults.note_refresh_error(error);

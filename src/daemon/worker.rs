@@ -136,8 +136,8 @@ impl Worker {
         }
     }
 
-    /// The XML of a zone that may be another, but zoneadm has not answered: what
-    /// is read of it must not go with what was known.
+    /// The XML, if the zone may be another one and zoneadm has not said so yet:
+    /// its files must not be published with what was known of the old one.
     fn in_question(&self, lane: &Lane) -> Sources {
         match self.loader.runs().owed(lane).contains(Sources::XML) {
             true => Sources::XML,

@@ -1,4 +1,4 @@
-//! What one load asks the platform's commands, and what it is told.
+//! The questions of one load to the platform's commands, and their answers.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,13 +14,10 @@ pub(super) struct Asker<'a> {
     loader: &'a Loader,
     /// Whether to wait for every command until it answers or is killed.
     is_patient: bool,
-    /// By circuit: there is no answer yet, or a run has been killed for that,
-    /// and nothing more is asked.
+    /// The circuits in which a run of this load was overdue, or was killed for
+    /// it, and why: nothing more is asked there.
     hung: RefCell<HashMap<String, NoAnswer>>,
 }
-
-/// A question that has been asked.
-pub(super) type Asking = Result<Asked, NoAnswer>;
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -50,7 +47,14 @@ impl<'a> Asker<'a> {
     }
 
     /// Asks; the run is killed after `limit`.
-    pub(super) fn ask(&self, question: &Question, limit: Duration) -> Asking {
+    ///
+    /// # Errors
+    /// If an earlier run of this load was overdue there.
+    pub(super) fn ask(
+        &self,
+        question: &Question,
+        limit: Duration,
+    ) -> Result<Asked, NoAnswer> {
         let circuit = question.circuit();
         if let Some(why) = self.hung.borrow().get(&circuit) {
             return Err(why.clone());
@@ -65,13 +69,16 @@ impl<'a> Asker<'a> {
         }))
     }
 
-    /// Waits for an answer, as long as a load may.
+    /// Waits for the answer, as long as a load may.
+    ///
+    /// # Errors
+    /// If there is none in time, or the command failed.
     pub(super) fn answer<T>(
         &self,
-        asking: Asking,
+        asked: Result<Asked, NoAnswer>,
         parse: impl Fn(&Run, &Output) -> Result<T, CommandError>,
     ) -> Result<T, NoAnswer> {
-        let asked = asking?;
+        let asked = asked?;
         let (run, circuit) = (asked.run().clone(), asked.circuit().to_string());
         let why = match self.loader.runs.wait(asked) {
             Ok(answer) => match &*answer {

@@ -62,7 +62,7 @@ impl Draft {
     pub(super) fn new(request: Request) -> Self {
         let Request { zonename, sources, prior } = request;
         let known = prior.as_deref();
-        // Of one that is not known a part says nothing.
+        // Of a VM that is not known yet, all has to be read.
         let sources = if known.is_none() { Sources::ALL } else { sources };
         Self {
             zonename,
@@ -488,8 +488,7 @@ fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
     xml.datasets.iter().cloned().chain(volumes.map(Arc::from))
 }
 
-/// What zfs will be asked for, by all that the XML says, of a VM of which
-/// nothing else is known.
+/// What zfs will be asked about a VM that is known only from its XML.
 pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> Wanted {
     let root: Arc<str> = zonepath.trim_start_matches('/').into();
     let data = format!("{root}/data");

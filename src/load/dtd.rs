@@ -2,8 +2,8 @@
 //!
 //! libzonecfg believes nothing of a document that is not valid: zoneadm knows
 //! no such zone then, and zonecfg, and so vmadm, can't change it. The rules
-//! are those of the DTD of 2019; values are not checked but for a few. A later
-//! DTD may accept more: that is for zoneadm to say.
+//! are those of the DTD of 2019; only a few values are checked. A later DTD may
+//! accept more: only zoneadm knows.
 
 use roxmltree::{Document, Node};
 
@@ -98,7 +98,7 @@ fn values_of(
     }
 }
 
-/// Of a document so many refusals are told.
+/// The most refusals that are reported of one document.
 pub const REFUSALS_MAX: usize = 32;
 
 /// Something in a document that the DTD does not allow.
@@ -106,7 +106,7 @@ pub const REFUSALS_MAX: usize = 32;
 pub struct Refusal {
     /// Its line.
     pub line: u32,
-    /// What it is: the same for all documents that have such a thing.
+    /// What is wrong, in the same words for every document.
     pub what: String,
 }
 
@@ -116,7 +116,7 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// What the DTD refuses of a document, [`REFUSALS_MAX`] at the most.
+/// What the DTD refuses in a document: at most [`REFUSALS_MAX`] things.
 #[must_use]
 pub fn refusals(document: &Document<'_>) -> Vec<Refusal> {
     let zone = document.root_element();

@@ -3,7 +3,8 @@
 //! Many VMs are loaded together: one `zoneadm list`, one `kstat`, one
 //! `zfs list` a pool for all of them, side by side. What fails costs the VM
 //! that it is about and that source alone: the last good value stays, and the
-//! fault is told. So it stays where there is no answer yet.
+//! fault is reported. The last good value also stays while a command has not
+//! answered yet.
 //!
 //! No lock is held here, and nothing here knows what is served.
 
@@ -70,7 +71,7 @@ pub struct Loaded {
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
     pub faults: Vec<(&'static str, Option<String>)>,
-    /// Sources of which there is no answer yet.
+    /// The answers that did not come in time.
     pub unanswered: Vec<Unanswered>,
     /// Whether the zone index has a line of it, though zoneadm by its name
     /// has none.
@@ -156,7 +157,8 @@ impl Loader {
         files::read_sysinfo(&self.paths, &self.limits)
     }
 
-    /// Loads these VMs. A command that does not answer is not waited for.
+    /// Loads these VMs. It goes on without a command that does not answer in
+    /// time.
     #[must_use]
     pub fn load(
         &self,
@@ -193,8 +195,8 @@ impl Loader {
     /// longer lists: they are asked for by name before they count as gone.
     /// With `trusts_stamps`, files of `known` that are as they were when they
     /// were read are not read again. With `list_time`, every command is waited
-    /// for until it ends or is killed, and a pool is given so long to list all
-    /// that is on it.
+    /// for until it ends or is killed, and a pool may take this long to list
+    /// all that is on it.
     ///
     /// # Errors
     /// If zoneadm fails, or has no answer yet: then nothing is known of any VM.
@@ -264,7 +266,7 @@ impl Loader {
     ) {
         let mut asked = Vec::new();
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            // Without zoneadm's line it may be that of another life of it.
+            // Without zoneadm's line, the kstat may be that of another boot.
             if draft.sources.contains(Sources::KSTAT) && !draft.lacks_row() {
                 match draft.zoneid() {
                     Some(zoneid) => asked.push((zoneid, draft)),

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asker::{Asker, Asking, NoAnswer};
+use super::asker::{Asker, NoAnswer};
 use super::question::{Question, pool_of};
-use super::runs::Unanswered;
+use super::runs::{Asked, Unanswered};
 use super::zfs::{self, Datasets, Depth};
 
-/// A run that has left something out does not say of what. It is run again for
-/// each half of its names; of one load, this is done so many times. The names
-/// that are left then have failed.
+/// A run that has left something out does not say what. It is run again for
+/// each half of its names, at most this many times in one load. The names that
+/// are left then have failed.
 const HALVINGS: u32 = 64;
 
 /// What zfs is to be asked for.
@@ -49,10 +49,10 @@ pub(super) struct Pools<'a> {
     /// Pools that were listed in whole.
     listed: BTreeSet<Arc<str>>,
     asked: Wanted,
-    /// Questions that are not answered yet.
-    asking: Vec<(Question, Asking)>,
+    /// Questions whose answers were not taken yet.
+    asked_now: Vec<(Question, Result<Asked, NoAnswer>)>,
     halvings: u32,
-    /// Pools of which there is no answer yet.
+    /// Pools that have not answered yet.
     pub unanswered: BTreeMap<Arc<str>, Unanswered>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Pools<'a> {
             datasets: Datasets::default(),
             listed: BTreeSet::new(),
             asked: Wanted::default(),
-            asking: Vec::new(),
+            asked_now: Vec::new(),
             halvings: HALVINGS,
             unanswered: BTreeMap::new(),
         }
@@ -114,26 +114,30 @@ impl<'a> Pools<'a> {
             Question::Pool(_) => self.list_time,
             _ => self.asker.loader().limits.command_time,
         };
-        let asking = self.asker.ask(&question, limit);
-        self.asking.push((question, asking));
+        let asked = self.asker.ask(&question, limit);
+        self.asked_now.push((question, asked));
     }
 
     /// Waits for the answers to all that was asked.
     pub(super) fn wait(&mut self) {
-        while let Some((question, asking)) = self.asking.pop() {
-            self.take_answer(&question, asking);
+        while let Some((question, asked)) = self.asked_now.pop() {
+            self.take_answer(&question, asked);
         }
         self.datasets.expect(&self.asked.pools);
         self.datasets.expect(&self.asked.alone);
     }
 
-    fn take_answer(&mut self, question: &Question, asking: Asking) {
+    fn take_answer(
+        &mut self,
+        question: &Question,
+        asked: Result<Asked, NoAnswer>,
+    ) {
         let depth = match question {
             Question::Datasets(_, depth) => *depth,
             _ => Depth::Children,
         };
         let parse = |run: &_, output: &_| zfs::answer(run, output, depth);
-        match self.asker.answer(asking, parse) {
+        match self.asker.answer(asked, parse) {
             Ok(listed) => self.take_listed(question, listed),
             Err(why) => {
                 self.fail(question, &why.to_string());

@@ -1,4 +1,4 @@
-//! What the platform's commands are asked, one run each.
+//! The questions to the platform's commands, one run each.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Question {
         }
     }
 
-    /// What hangs together: the command, and of zfs the pool.
+    /// The command, and for zfs the pool: runs of one circuit hang together.
     #[must_use]
     pub fn circuit(&self) -> String {
         match self {
@@ -52,7 +52,7 @@ impl Question {
         }
     }
 
-    /// What takes about as long each time.
+    /// Questions of one sort take about the same time.
     #[must_use]
     pub fn sort(&self) -> &'static str {
         match self {

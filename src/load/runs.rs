@@ -1,14 +1,15 @@
-//! Runs of commands, with a breaker for each command, and of zfs for each
-//! pool: that is a *circuit*, for what hangs there hangs together.
+//! Runs of commands, with a breaker for each *circuit*. zoneadm is one circuit
+//! and kstat another; zfs has one for each pool, since a pool that hangs does
+//! not hold up the others.
 //!
-//! A run is a process with a thread of its own. A load waits for it for a
-//! while only, and then goes on without the answer: its job is *owed* one, and
-//! is done again when that run has ended. No circuit has more than two runs at
-//! a time: while both are overdue, loads that need it are told at once that
-//! there is no answer.
+//! A run is a process with a thread of its own. A load waits a moment for it,
+//! then goes on without the answer. Its job is *owed* the answer: it is done
+//! again when the run has ended. A circuit has two runs at a time. While both
+//! are overdue, a load that needs the circuit gets no answer, at once.
 //!
-//! The next run of its sort may take twice as long as the last one that has
-//! ended by itself: so a command that is always slow is slow, and not useless.
+//! A load waits longer for a sort of run that was slow the last time: up to
+//! twice as long as that one took. Otherwise a command that is always slow
+//! would never be heard.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -20,10 +21,10 @@ use super::command::{CommandError, Output, Run, Runner};
 use crate::event::{Job, Lane, Sources};
 use crate::threads;
 
-/// So many runs of a circuit may be under way at once.
+/// The most runs of a circuit at a time.
 const RUNS_MAX: usize = 2;
 
-/// So long the daemon's end waits for runs that it has killed.
+/// How long the daemon, when it ends, waits for the runs that it has killed.
 const END_TIME: Duration = Duration::from_millis(500);
 
 /// Takes jobs that are to be done again.
@@ -46,9 +47,10 @@ pub struct Runs(Arc<Shared>);
 
 struct Shared {
     runner: Runner,
-    /// A load waits no longer for a run, unless the last one took longer.
+    /// How long a load waits for a run, unless the last one was slow.
     stuck_time: Duration,
-    /// So many jobs may be owed answers; past it, everything is.
+    /// The most jobs that are owed answers; for a further one, every VM is
+    /// loaded again.
     owed_max: usize,
     state: Mutex<State>,
     /// A run has ended.
@@ -66,7 +68,7 @@ impl std::fmt::Debug for Runs {
 struct State {
     last_id: u64,
     running: BTreeMap<u64, Running>,
-    /// By circuit and sort, how long the last run took, if it was long and has
+    /// By circuit and sort: how long the last run took, if it was slow and
     /// ended by itself.
     slow: HashMap<(String, &'static str), Duration>,
     owed: HashMap<(Lane, Sources), Owed>,
@@ -83,24 +85,24 @@ struct Running {
 /// A job that is owed an answer.
 struct Owed {
     job: Job,
-    /// It is done again when these runs have ended,
+    /// The runs that it waits for.
     runs: BTreeSet<u64>,
-    /// and when these circuits, which had no room for a run, have had one that
-    /// ended.
+    /// The circuits that had no room for its run: it waits for one of theirs
+    /// to end.
     refused: BTreeSet<String>,
 }
 
-/// What has come of a run.
+/// What a run printed, or why it failed.
 pub type Answer = Arc<Result<Output, CommandError>>;
 
-/// Something to ask.
+/// A run to be started.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// What hangs together.
+    /// The command, and for zfs the pool.
     pub circuit: String,
-    /// What takes about as long each time.
+    /// Runs of one sort take about the same time.
     pub sort: &'static str,
-    /// The source that is asked.
+    /// The source of a VM that it reads.
     pub source: Sources,
     /// The run that asks.
     pub run: Run,
@@ -117,14 +119,14 @@ impl Asked {
         &self.ask.run
     }
 
-    /// What hangs together.
+    /// The command, and for zfs the pool.
     #[must_use]
     pub fn circuit(&self) -> &str {
         &self.ask.circuit
     }
 }
 
-/// What has been asked.
+/// A run that was started, or that waits for room in its circuit.
 #[derive(Debug)]
 pub struct Asked {
     ask: Ask,
@@ -141,21 +143,21 @@ struct Begun {
     end: Arc<OnceLock<Answer>>,
 }
 
-/// That there is no answer yet.
+/// An answer that a load did not get in time.
 #[derive(Clone, Debug)]
 pub struct Unanswered {
     circuit: String,
     begun: Option<Begun>,
     /// The source that was asked.
     pub source: Sources,
-    /// The same, for people.
+    /// A message that names the command.
     pub error: CommandError,
 }
 
-/// A circuit of which a run is overdue.
+/// A circuit that has an overdue run.
 #[derive(Clone, Debug)]
 pub struct Overdue {
-    /// The command, and of zfs the pool.
+    /// The command, and for zfs the pool.
     pub circuit: String,
     /// How long the oldest of its runs has taken.
     pub time: Duration,
@@ -164,8 +166,8 @@ pub struct Overdue {
 }
 
 impl Runs {
-    /// Runs commands by `runner`. A load waits for one for `stuck_time`; so
-    /// many jobs may be owed answers as `owed_max`.
+    /// Runs commands with `runner`. A load waits `stuck_time` for a run; at
+    /// most `owed_max` jobs are owed answers.
     #[must_use]
     pub fn new(runner: Runner, stuck_time: Duration, owed_max: usize) -> Self {
         Self(Arc::new(Shared {
@@ -184,13 +186,12 @@ impl Runs {
         &self.0.runner
     }
 
-    /// Where jobs go that are to be done again. To be set once.
+    /// Sets what takes the jobs that are to be done again. It is set once.
     pub fn set_redo(&self, redo: Redo) {
         let _ = self.0.redo.set(redo);
     }
 
-    /// Asks: the run begins now if its circuit has room, else while it is
-    /// waited for.
+    /// Starts a run. If its circuit has no room now, [`Self::wait`] starts it.
     #[must_use]
     pub fn ask(&self, ask: Ask) -> Asked {
         let begun = self.begin(&mut self.0.state.lock(), &ask);
@@ -211,9 +212,9 @@ impl Runs {
             Running { circuit: circuit.clone(), begun, is_overdue: false };
         state.running.insert(id, running);
         let last = state.slow.get(&(circuit.clone(), ask.sort)).copied();
-        // What takes half of the time after which it is killed may hang.
-        let last = last.unwrap_or_default().min(ask.limit / 4);
-        let until = begun + self.0.stuck_time.max(last * 2);
+        // A run that takes half of its limit probably hangs.
+        let patience = (last.unwrap_or_default() * 2).min(ask.limit / 2);
+        let until = begun + self.0.stuck_time.max(patience);
         Some(Begun { id, until, end: Arc::default() })
     }
 
@@ -229,10 +230,11 @@ impl Runs {
         }
     }
 
-    /// Waits for the answer, but not for long.
+    /// Waits for the answer of a run until it is overdue; if it is patient,
+    /// until it ends.
     ///
     /// # Errors
-    /// If there is none by then.
+    /// If there is no answer by then.
     pub fn wait(&self, asked: Asked) -> Result<Answer, Unanswered> {
         let Asked { ask, since, mut begun } = asked;
         let mut state = self.0.state.lock();
@@ -295,7 +297,7 @@ impl Runs {
         }
     }
 
-    /// Has a job done again when there is an answer.
+    /// Has a job done again when the run that it lacks has ended.
     pub fn owe(&self, unanswered: &Unanswered, job: Job) {
         let Unanswered { circuit, begun, source, .. } = unanswered;
         let mut state = self.0.state.lock();
@@ -311,8 +313,8 @@ impl Runs {
             return;
         }
         let key = (job.lane.clone(), *source);
-        // What is urgent has a bound of its own, and has to be loaded even if
-        // it turns out to be no VM.
+        // Urgent jobs have a bound of their own. They have to be loaded even
+        // if there turns out to be no such VM.
         let has_room = state.owed.len() < self.0.owed_max
             || state.owed.contains_key(&key)
             || job.is_urgent;
@@ -333,8 +335,8 @@ impl Runs {
         }
     }
 
-    /// What of a lane is to be read when there are answers; nothing if it is
-    /// owed none.
+    /// The sources that are read again when a lane gets the answers that it is
+    /// owed; none if it is owed none.
     #[must_use]
     pub fn owed(&self, lane: &Lane) -> Sources {
         let state = self.0.state.lock();
@@ -346,7 +348,7 @@ impl Runs {
         sources
     }
 
-    /// The circuits of which a run is overdue.
+    /// The circuits that have an overdue run.
     #[must_use]
     pub fn overdue(&self) -> Vec<Overdue> {
         let state = self.0.state.lock();
@@ -383,7 +385,7 @@ impl State {
         self.of_circuit(circuit).all(|run| run.is_overdue)
     }
 
-    /// A load has given up waiting for a run; returns why, for people.
+    /// Notes that a load has given up waiting for a run; returns the reason.
     fn note_overdue(&mut self, id: u64, run: &Run) -> String {
         let Some(running) = self.running.get_mut(&id) else {
             return "has not answered in time".to_string();
@@ -396,7 +398,7 @@ impl State {
         what
     }
 
-    /// Ends a run; returns the jobs that may be done again for that.
+    /// Ends a run; returns the jobs that waited for it.
     fn end(
         &mut self,
         id: u64,

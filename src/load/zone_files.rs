@@ -20,13 +20,13 @@ use crate::event::Sources;
 use crate::json::{Json, Packed};
 use crate::os::Stamp;
 
-/// In one load zoneadm is asked of so many zones whose XML is refused here.
+/// The most zones with a refused XML about which zoneadm is asked in one load.
 const REFUSED_MAX: usize = 16;
 
-/// So many zones that are not known have their XML read before zoneadm answers.
+/// The most new zones whose XML is read before zoneadm has answered.
 const LIKELY_MAX: usize = 16;
 
-/// So many refusals are remembered that the platform does not share.
+/// The most things that we refuse and the platform is known to accept.
 const ACCEPTED_MAX: usize = 256;
 
 /// What is refused here, and valid by the platform's DTD.
@@ -34,8 +34,8 @@ const ACCEPTED_MAX: usize = 256;
 pub(super) struct Accepted(Arc<Mutex<BTreeSet<String>>>);
 
 impl Accepted {
-    /// Those that the platform is not known to accept. Where there are too
-    /// many to know all, none is.
+    /// The refusals that the platform is not known to share with us, or all if
+    /// there may be more than are listed.
     fn refusals(&self, all: &[Refusal]) -> Vec<Refusal> {
         let accepted = self.0.lock();
         let is_open = |refusal: &&Refusal| {
@@ -169,9 +169,9 @@ impl Loader {
         has_line && is_same()
     }
 
-    /// What zfs will be asked for of zones of the index that are not known, so
-    /// that it need not wait for zoneadm. Their XMLs are read again when they
-    /// are watched. Of many it is not worth it.
+    /// What zfs will be asked about new zones that are in the index, so that it
+    /// need not wait for zoneadm. Their XMLs are read again when they are
+    /// watched. For more than a few zones this is not worth it.
     pub(super) fn likely(&self, unknown: &[&Draft]) -> Wanted {
         let mut wanted = Wanted::default();
         if !(1..=LIKELY_MAX).contains(&unknown.len()) {

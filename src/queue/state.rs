@@ -245,11 +245,9 @@ impl State {
     ) -> Result<(u64, Vec<Job>), Option<Instant>> {
         let wake = [self.wake_later(now), self.wake_periodic(now)];
         let stuck_time = self.limits.stuck_time;
-        // Urgent batches have workers of their own, as many again.
+        // Urgent batches have workers of their own.
         let free_at = [true, false].map(|is_urgent| {
-            let working = self.working.values();
-            let working = working.filter(|w| w.is_urgent == is_urgent);
-            let begun = working.map(|w| w.begun + stuck_time);
+            let begun = self.batches(is_urgent).map(|w| w.begun + stuck_time);
             let mut busy: Vec<_> = begun.filter(|at| *at > now).collect();
             busy.sort();
             busy.len()
@@ -257,9 +255,8 @@ impl State {
                 .and_then(|at| busy.get(at).copied())
         });
         let has_thread = [true, false].map(|is_urgent| {
-            let working = self.working.values();
-            let working = working.filter(|w| w.is_urgent == is_urgent);
-            working.count() < self.limits.threads(is_urgent)
+            let threads = self.limits.threads(is_urgent);
+            self.batches(is_urgent).count() < threads
         });
         let has_room = [0, 1].map(|of| free_at[of].is_none() && has_thread[of]);
         if let Some(batch) = self.choose(now, has_room) {
@@ -271,6 +268,11 @@ impl State {
         let times = [free_at, self.gathers_until(now)];
         let times = times.map(|at| at.filter(|_| !self.waiting.is_empty()));
         Err(wake.into_iter().chain(times).flatten().min())
+    }
+
+    /// The batches that are worked at: those that are urgent, or the others.
+    fn batches(&self, is_urgent: bool) -> impl Iterator<Item = &Working> {
+        self.working.values().filter(move |w| w.is_urgent == is_urgent)
     }
 
     /// Lets jobs wait whose time has come; returns when the next one's does.
@@ -407,8 +409,9 @@ impl State {
     }
 }
 
-/// Whether two jobs can be loaded together: those of VMs that need commands
-/// alike, and so do not wait for what only one of them needs.
+/// Whether two jobs can be loaded together: both are of VMs, and need the same
+/// kind of commands, so that neither waits for a command that only the other
+/// needs.
 fn are_alike(a: &Job, b: &Job) -> bool {
     let is_vm = |job: &Job| matches!(job.lane, Lane::Vm(_));
     let (kind_a, kind_b) = (a.sources.kind(), b.sources.kind());
