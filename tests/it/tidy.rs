@@ -97,3 +97,35 @@ fn the_stages_do_not_know_each_other() {
         }
     }
 }
+
+/// A patch that fits in two places, or in none, plants another bug than it
+/// says, or no bug at all.
+#[test]
+fn each_planted_bug_has_its_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for entry in fs::read_dir(root.join("tests/mutants")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "patch") {
+            continue;
+        }
+        count += 1;
+        let patch = fs::read_to_string(&path).unwrap();
+        let mut source = String::new();
+        for part in patch.split("\n--- a/").skip(1) {
+            let (file, _) = part.split_once('\n').unwrap();
+            source = fs::read_to_string(root.join(file)).unwrap();
+            for hunk in part.split("\n@@ ").skip(1) {
+                let lines = hunk.lines().skip(1);
+                let before = lines.filter(|line| !line.starts_with('+'));
+                let before: String = before
+                    .map(|line| line.get(1..).unwrap_or("").to_string() + "\n")
+                    .collect();
+                let fits = source.matches(&before).count();
+                assert_eq!(fits, 1, "{}:\n{before}", path.display());
+            }
+        }
+        assert!(!source.is_empty(), "{}", path.display());
+    }
+    assert!(count > 0);
+}

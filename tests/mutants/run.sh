@@ -22,7 +22,7 @@ lived=0
 for mutant in "${mutants[@]}"; do
     patch=tests/mutants/$mutant.patch
     killers=$(sed -n 's/^killed by: //p' "$patch")
-    if ! patch -p1 --quiet --force < "$patch" > "$log"; then
+    if ! patch -p1 --quiet --force --fuzz=0 < "$patch" > "$log"; then
         echo "$mutant: does not apply"
         exit 1
     fi
