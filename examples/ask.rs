@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The daemon picks out VMs and members: only they are sent.
     let running = VmsQuery::new().equals("state", "running").fields("alias");
-    println!("{} VMs run", client.vms(&running)?.len());
+    println!("{} VMs run", client.vms(&running)?.vms.len());
 
     let named = VmsQuery::new().equals("alias", &alias).fields("zonename");
-    let found = client.vms(&named)?;
+    let found = client.vms(&named)?.vms;
     let zonename = found
         .first()
         .and_then(|vm| vm.get("zonename")?.as_str())

@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("{} {}: {state}", event.kind, event.zonename);
                 seen += 1;
             }
+            Item::Unreadable(vm) => println!("{vm}"),
             // It tries again by itself.
             Item::Broken(error) => println!("broken: {error}"),
         }

@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = |told: Told<'_>| match told {
         Told::Ready(_) => println!("ready"),
         Told::Event(event) => println!("{} {}", event.kind, event.zonename),
+        Told::Unreadable(vm) => println!("{vm}"),
         Told::Broken(error) => println!("broken: {error}"),
         Told::Ended(_) => println!("ended"),
     };

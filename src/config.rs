@@ -14,6 +14,15 @@ use crate::address::Address;
 /// The address of today's daemon, which its clients have built in.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9090";
 
+/// How deep arrays and objects may nest in a JSON file. What is made of it
+/// nests up to [`JSON_WRAPPED`] deeper, and readers of JSON, ours and many
+/// others, take no more than 128.
+pub const JSON_DEPTH: usize = 100;
+
+/// How much deeper what is in a JSON file stands in an event, or in the VMs at
+/// the beginning of a stream: `vms`, VM, `tags`; `changes`, change, `newValue`.
+pub const JSON_WRAPPED: usize = 4;
+
 /// What an operator can set, and the limits that go with it.
 #[derive(Clone, Debug)]
 pub struct Settings {

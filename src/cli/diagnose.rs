@@ -130,7 +130,16 @@ fn look(
         }
     }
     let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
-    let mut differences = compare(&dumped.vms, &served);
+    for vm in &served.unreadable {
+        let fault = vm.to_string();
+        if told.insert(fault.clone()) {
+            complain(&format!("vminfod: {fault}"));
+        }
+    }
+    let mut differences = compare(&dumped.vms, &served.vms);
+    let names = served.unreadable.iter().filter_map(|vm| vm.zonename.as_ref());
+    let names: BTreeSet<_> = names.map(|name| &**name).collect();
+    differences.retain(|(zonename, ..), _| !names.contains(&**zonename));
     // The daemon has what was last good of it.
     differences
         .retain(|(zonename, ..), _| !dumped.unread.contains(zonename.as_str()));

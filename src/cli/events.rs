@@ -160,12 +160,16 @@ fn follow(
                 };
                 if let (true, Some(name), Some(vms)) =
                     (is_first, only, ready.vms.as_deref())
+                    && ready.unreadable.is_empty()
                     && !vms.iter().any(|vm| is_of(vm, name))
                 {
                     let message = format!("VM {name} not found");
                     return Err(Failure::Said { message, status: 1 });
                 }
                 tell_of(ready, is_first);
+                for vm in &ready.unreadable {
+                    complain(&format!("vminfod: {vm}"));
+                }
                 if format.has_ready {
                     let line = format_ready(ready, format);
                     print_text(&safe(line, format))?;
@@ -174,6 +178,7 @@ fn follow(
             Item::Broken(error) => {
                 complain(&format!("vminfod: {error}; trying again"));
             }
+            Item::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
             Item::Event(_) => {}
         }
         is_first &= !matches!(item, Item::Ready(_));
@@ -379,6 +384,7 @@ mod tests {
             seq: 1,
             epoch: "e".to_string(),
             vms: Some(vec![Json::parse(r#"{"zonename":"z"}"#).unwrap()]),
+            unreadable: Vec::new(),
             is_resumed: false,
             reset: None,
         };

@@ -174,10 +174,24 @@ fn with_options(
     }
 }
 
+/// Prints all VMs.
 fn vms(args: Vec<OsString>) -> Result<(), Failure> {
     let client = asked(args, 0)?.client("vminfod")?;
-    let vms = client.vms(&client::VmsQuery::new())?;
-    print_json(&Json::from(vms))
+    let read = client.vms(&client::VmsQuery::new())?;
+    print_json(&Json::from(read.vms))?;
+    all_read("vminfod", &read.unreadable)
+}
+
+/// Names the VMs that can't be read: what was printed is without them.
+fn all_read(
+    name: &str,
+    unreadable: &[client::Unreadable],
+) -> Result<(), Failure> {
+    let lines = unreadable.iter().map(|vm| format!("{name}: {vm}\n"));
+    match lines.collect::<String>() {
+        lines if lines.is_empty() => Ok(()),
+        message => Err(Failure::Said { message, status: 1 }),
+    }
 }
 
 fn vm(args: Vec<OsString>) -> Result<(), Failure> {

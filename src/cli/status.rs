@@ -26,7 +26,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         return print(&for_reader(format!("{status}\n")));
     }
     let query = VmsQuery::new().fields("zonename,alias,state");
-    let vms = client.vms(&query)?;
+    let vms = client.vms(&query)?.vms;
     let at = client.server().to_string();
     print(&Report { status, vms, at, has_colours: has_colours() }.text(is_full))
 }

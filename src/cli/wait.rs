@@ -293,6 +293,12 @@ impl Listener {
                 }
                 self.seen.state.lock().vm = Some(vm);
             }
+            Told::Unreadable(vm) => {
+                let mut state = self.seen.state.lock();
+                state.broken = Some(vm.to_string());
+                state.is_missed = true;
+                self.seen.changed.notify_all();
+            }
             // That is us.
             Told::Ended(Error::Stopped) => {}
             Told::Broken(error) | Told::Ended(error) => {
@@ -460,7 +466,8 @@ fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
         .collect();
     if !faults.is_empty() {
         let served = client.vms(&VmsQuery::new().fields("zonename"))?;
-        let names = served.iter().filter_map(|vm| vm.get("zonename")?.as_str());
+        let names =
+            served.vms.iter().filter_map(|vm| vm.get("zonename")?.as_str());
         let names: BTreeSet<_> = names.collect();
         faults.retain(|(zonename, ..)| !names.contains(zonename.as_str()));
     }

@@ -1,9 +1,74 @@
-//! What the lines of /events say.
+//! What the lines of /events say, and lists of VMs.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::EventKind;
-use crate::json::{Json, Object};
+use crate::json::{Json, Key, Object, elements_of, members_of};
+
+/// A VM or an event of which the daemon tells, and which can't be read here:
+/// it nests too deep, say. The others of the same answer can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The zone, if at least that can be read.
+    pub zonename: Option<Arc<str>>,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zonename {
+            Some(zonename) => write!(f, "VM {zonename}")?,
+            None => f.write_str("a VM")?,
+        }
+        write!(f, " can't be read: {}", self.why)
+    }
+}
+
+/// A list of VMs.
+#[derive(Clone, Debug, Default)]
+pub struct Vms {
+    /// Those that can be read, in the daemon's order.
+    pub vms: Vec<Json>,
+    /// The others.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Vms {
+    /// Reads a JSON array of VMs: all at once, or one by one if that fails.
+    ///
+    /// # Errors
+    /// If it is no array.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match Json::parse(text) {
+            Ok(Json::Array(vms)) => {
+                Ok(Self { vms: vms.to_vec(), ..Self::default() })
+            }
+            Ok(_) => Err("no array".to_string()),
+            Err(_) => {
+                let mut read = Self::default();
+                for vm in elements_of(text)? {
+                    match Json::parse(vm) {
+                        Ok(vm) => read.vms.push(vm),
+                        Err(why) => {
+                            let zonename = string_of(vm, "zonename");
+                            let zonename = zonename.map(Arc::from);
+                            read.unreadable.push(Unreadable { zonename, why });
+                        }
+                    }
+                }
+                Ok(read)
+            }
+        }
+    }
+}
+
+/// A string among the members of an object that can't be read as a whole.
+fn string_of(object: &str, name: &str) -> Option<String> {
+    let member = Json::parse(members_of(object).ok()?.get(name)?).ok()?;
+    member.as_str().map(str::to_string)
+}
 
 /// Something that has happened to a VM.
 #[derive(Clone, Debug)]
@@ -59,6 +124,8 @@ pub struct Ready {
     /// All VMs that are asked for, unless none are wanted, or they are known
     /// since the stream goes on.
     pub vms: Option<Vec<Json>>,
+    /// VMs that are asked for, but can't be read.
+    pub unreadable: Vec<Unreadable>,
     /// Whether it goes on where an earlier one broke, with nothing missed.
     pub is_resumed: bool,
     /// Why it could not go on, and began anew.
@@ -69,6 +136,8 @@ pub struct Ready {
 pub(super) enum Line {
     Ready(Ready),
     Event(Event),
+    /// An event that can't be read, by its number.
+    Unreadable(u64, Unreadable),
     /// The number of the last event.
     Heartbeat(u64),
     /// Something that a later daemon may say.
@@ -77,7 +146,41 @@ pub(super) enum Line {
 
 impl Line {
     pub fn parse(text: &str) -> Result<Self, String> {
-        let json = Json::parse(text).map_err(|e| format!("not JSON: {e}"))?;
+        match Json::parse(text) {
+            Ok(json) => Self::of(json, Vec::new(), None),
+            Err(why) => Self::of_parts(text, why),
+        }
+    }
+
+    /// Reads what can be read of a line that can't be read as a whole, which
+    /// is why.
+    fn of_parts(text: &str, why: String) -> Result<Self, String> {
+        let not_json = |e: String| format!("not JSON: {e}");
+        let mut unreadable = Vec::new();
+        let mut line = Object::new();
+        for (name, text) in members_of(text).map_err(not_json)? {
+            let value = match &*name {
+                "vms" => {
+                    let read = Vms::parse(text).map_err(not_json)?;
+                    unreadable = read.unreadable;
+                    Json::from(read.vms)
+                }
+                _ => match Json::parse(text) {
+                    Ok(value) => value,
+                    Err(_) => continue,
+                },
+            };
+            line.set(Key::Owned(name), value);
+        }
+        Self::of(Json::from(line), unreadable, Some(why))
+    }
+
+    /// What a line is; `why` not all of it could be read.
+    fn of(
+        json: Json,
+        unreadable: Vec<Unreadable>,
+        why: Option<String>,
+    ) -> Result<Self, String> {
         let word = |name: &str| json.get(name).and_then(Json::as_str);
         let kind = word("type").ok_or("a line without type")?;
         let seq = || {
@@ -90,13 +193,16 @@ impl Line {
         };
         let kinds = EventKind::ALL.into_iter();
         if let Some(kind) = kinds.into_iter().find(|k| k.name() == kind) {
-            let zonename = wanted("zonename")?.into();
+            let (zonename, seq) = (wanted("zonename")?.into(), seq()?);
+            if let Some(why) = why.or(word("error").map(str::to_string)) {
+                let zonename = Some(zonename);
+                return Ok(Self::Unreadable(seq, Unreadable { zonename, why }));
+            }
             let has_vm = json.get("vm").and_then(Json::as_object).is_some();
             if kind != EventKind::Delete && !has_vm {
                 return Err(format!("{kind} without vm"));
             }
-            let event = Event { kind, zonename, seq: seq()?, json };
-            return Ok(Self::Event(event));
+            return Ok(Self::Event(Event { kind, zonename, seq, json }));
         }
         match kind {
             "heartbeat" => Ok(Self::Heartbeat(seq()?)),
@@ -111,6 +217,7 @@ impl Line {
                     seq: seq()?,
                     epoch: wanted("epoch")?,
                     vms: vms.transpose()?,
+                    unreadable,
                     is_resumed: json.get("resumed") == Some(&Json::Bool(true)),
                     reset: word("reset").map(str::to_string),
                 }))

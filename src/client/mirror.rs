@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::missed;
-use super::{Event, EventKind, EventsQuery, Item, Ready};
+use super::{Event, EventKind, EventsQuery, Item, Ready, Unreadable};
 use crate::diff::{Change, diff};
 use crate::json::Json;
 
@@ -17,6 +17,7 @@ use crate::json::Json;
 pub struct Mirror {
     query: EventsQuery,
     vms: BTreeMap<Arc<str>, Json>,
+    unreadable: BTreeMap<Option<Arc<str>>, Unreadable>,
     has_begun: bool,
 }
 
@@ -33,13 +34,24 @@ impl Mirror {
         &self.vms
     }
 
+    /// VMs that are there, but can't be read: what is known of one is as it
+    /// was before, if anything is.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Unreadable> {
+        self.unreadable.values()
+    }
+
     /// Takes an item in. Returns what has happened by it: an event itself, or
     /// what must have happened while the stream was broken.
     pub fn apply(&mut self, item: &Item) -> Vec<Event> {
         match item {
             Item::Broken(_) => Vec::new(),
+            Item::Unreadable(vm) => {
+                self.unreadable.insert(vm.zonename.clone(), vm.clone());
+                Vec::new()
+            }
             Item::Event(event) => {
                 let zonename = Arc::clone(&event.zonename);
+                self.unreadable.remove(&Some(Arc::clone(&zonename)));
                 match event.vm() {
                     Some(vm) => self.vms.insert(zonename, vm.clone()),
                     None => self.vms.remove(&zonename),
@@ -59,6 +71,17 @@ impl Mirror {
             Some((Arc::from(zonename), vm.clone()))
         });
         let before = std::mem::replace(&mut self.vms, named.collect());
+        let unreadable = ready.unreadable.iter();
+        let unreadable = unreadable.map(|vm| (vm.zonename.clone(), vm.clone()));
+        self.unreadable = unreadable.collect();
+        // What can't be read has neither gone, nor is known to have changed.
+        let is_nameless = self.unreadable.contains_key(&None);
+        for (zonename, vm) in &before {
+            let name = Some(Arc::clone(zonename));
+            if is_nameless || self.unreadable.contains_key(&name) {
+                self.vms.entry(Arc::clone(zonename)).or_insert(vm.clone());
+            }
+        }
         if !std::mem::replace(&mut self.has_begun, true) {
             return Vec::new();
         }
@@ -102,17 +125,22 @@ mod tests {
     use super::*;
 
     fn ready(vms: Option<&str>) -> Item {
+        Item::Ready(ready_of(vms))
+    }
+
+    fn ready_of(vms: Option<&str>) -> Ready {
         let vms = vms
             .map(|vms| Json::parse(vms).unwrap().as_array().unwrap().to_vec());
-        Item::Ready(Ready {
+        Ready {
             date: "d".to_string(),
             uuid: "s".to_string(),
             seq: 9,
             epoch: "e".to_string(),
             vms,
+            unreadable: Vec::new(),
             is_resumed: false,
             reset: Some("another epoch".to_string()),
-        })
+        }
     }
 
     #[test]
@@ -155,5 +183,39 @@ mod tests {
         let path = missed[0].changes()[0].get("prettyPath");
         assert_eq!(path, Some(&Json::from("state")));
         assert_eq!(missed[0].changes().len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_has_not_gone() {
+        let unreadable = |zonename: Option<&str>| Unreadable {
+            zonename: zonename.map(Arc::from),
+            why: "deep".to_string(),
+        };
+        let first = r#"[{"zonename":"a"},{"zonename":"b"},{"zonename":"c"}]"#;
+        let mut mirror = Mirror::default();
+        mirror.apply(&ready(Some(first)));
+        let mut second = ready_of(Some(r#"[{"zonename":"a"}]"#));
+        second.unreadable = vec![unreadable(Some("b"))];
+        let events = mirror.apply(&Item::Ready(second.clone()));
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(&*events[0].zonename, "c");
+        assert_eq!(mirror.vms().len(), 2);
+        // Any may be the one that has no name.
+        second.unreadable = vec![unreadable(None)];
+        second.vms = Some(Vec::new());
+        assert!(mirror.apply(&Item::Ready(second)).is_empty());
+        assert_eq!((mirror.vms().len(), mirror.unreadable().count()), (2, 1));
+        // An event tells of it, and the next can be read.
+        mirror.apply(&Item::Unreadable(unreadable(Some("a"))));
+        assert_eq!((mirror.vms().len(), mirror.unreadable().count()), (2, 2));
+        let event = missed(
+            EventKind::Modify,
+            "a",
+            &mirror.vms()["a"].clone(),
+            None,
+            &Ready { seq: 10, ..ready_of(None) },
+        );
+        mirror.apply(&Item::Event(event));
+        assert_eq!(mirror.unreadable().count(), 1);
     }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::hub::EventKind;
 pub use error::Error;
-pub use event::{Event, Ready};
+pub use event::{Event, Ready, Unreadable, Vms};
 pub use mirror::Mirror;
 pub use query::{EventsQuery, HEARTBEAT, VmsQuery};
 pub use stream::{EventStream, Item, Stopper};
@@ -127,15 +127,13 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or the query is not understood.
-    pub fn vms(&self, query: &VmsQuery) -> Result<Vec<Json>, Error> {
+    pub fn vms(&self, query: &VmsQuery) -> Result<Vms, Error> {
         let path = query.target().into_text();
         let time =
             query.sync_time().unwrap_or_default().saturating_add(self.time);
-        let vms = self.document(&path, time)?;
-        match vms.as_array() {
-            Some(vms) => Ok(vms.to_vec()),
-            None => Err(self.nonsense("/vms", "no array")),
-        }
+        let mut answer = self.get(&path, time, |_| Ok(()))?;
+        let text = self.text_of(&path, &mut answer, time)?;
+        Vms::parse(&text).map_err(|e| self.nonsense("/vms", &e))
     }
 
     /// The VM of a zonename, if there is one: `/vms/NAME`.
@@ -148,7 +146,11 @@ impl Client {
             return Ok(vm);
         }
         let of_uuid = VmsQuery::new().equals("uuid", zonename);
-        Ok(self.vms(&of_uuid)?.pop())
+        let mut found = self.vms(&of_uuid)?;
+        match found.unreadable.pop() {
+            Some(vm) => Err(self.nonsense("/vms", &vm.to_string())),
+            None => Ok(found.vms.pop()),
+        }
     }
 
     /// The VM of a zonename as it is on the system: the daemon loads it first,
@@ -269,11 +271,21 @@ impl Client {
         answer: &mut Answer,
         time: Duration,
     ) -> Result<Json, Error> {
-        let body = answer
-            .read_all(after(time))
-            .map_err(|e| Error::of_io(e, &self.server, path, time))?;
-        Json::parse(&String::from_utf8_lossy(&body))
+        let text = self.text_of(path, answer, time)?;
+        Json::parse(&text)
             .map_err(|e| self.nonsense(path, &format!("not JSON: {e}")))
+    }
+
+    fn text_of(
+        &self,
+        path: &str,
+        answer: &mut Answer,
+        time: Duration,
+    ) -> Result<String, Error> {
+        let body = answer.read_all(after(time));
+        let body =
+            body.map_err(|e| Error::of_io(e, &self.server, path, time))?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// One VM, and the answer that it came with.

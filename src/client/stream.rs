@@ -9,8 +9,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::event::Line;
 use super::http::{Answer, Piece};
-use super::{Client, Error, Event, EventsQuery, Ready, TIME_MAX, after};
-use crate::json::Json;
+use super::{
+    Client, Error, Event, EventsQuery, Ready, TIME_MAX, Unreadable, Vms, after,
+};
 
 /// How long to wait before a broken connection is made again; doubled with
 /// each failure.
@@ -29,6 +30,8 @@ pub enum Item {
     Ready(Ready),
     /// Something has happened.
     Event(Event),
+    /// Something has happened to a VM, and can't be read.
+    Unreadable(Unreadable),
     /// The connection is broken. It is made again until that succeeds, or the
     /// time for that is over.
     Broken(Error),
@@ -58,7 +61,7 @@ pub struct EventStream {
     control: Arc<Control>,
     /// VMs to begin with, if the daemon does not tell them since the stream
     /// goes on.
-    base: Option<Vec<Json>>,
+    base: Option<Vms>,
 }
 
 /// What keeps a stream from going on.
@@ -201,13 +204,19 @@ impl EventStream {
             match self.read(until) {
                 Ok(Some(Line::Ready(mut ready))) => {
                     let base = self.base.take();
-                    ready.vms = ready.vms.or(base);
+                    if let (None, Some(base)) = (&ready.vms, base) {
+                        ready.vms = Some(base.vms);
+                        ready.unreadable = base.unreadable;
+                    }
                     self.since = Some((ready.seq, ready.epoch.clone()));
                     (self.trouble, self.pause) = (None, PAUSE_MIN);
                     return Ok(Some(Item::Ready(ready)));
                 }
                 Ok(Some(Line::Event(event))) => {
                     return Ok(Some(Item::Event(event)));
+                }
+                Ok(Some(Line::Unreadable(_, vm))) => {
+                    return Ok(Some(Item::Unreadable(vm)));
                 }
                 Ok(Some(Line::Heartbeat(_) | Line::Other)) => {}
                 Ok(None) if Instant::now() < until => {}
@@ -273,10 +282,10 @@ impl EventStream {
             Line::Ready(_) | Line::Other => return Ok(()),
             // It may be of before the snapshot.
             Line::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
-            Line::Event(event) if is_whole => {
-                (event.seq, event.seq == *last + 1)
+            Line::Event(Event { seq, .. }) | Line::Unreadable(seq, _) => {
+                let is_next = *seq == *last + 1;
+                (*seq, is_next || (!is_whole && *seq > *last))
             }
-            Line::Event(event) => (event.seq, event.seq > *last),
         };
         if is_due {
             *last = seq.max(*last);
@@ -394,7 +403,7 @@ impl EventStream {
     /// The VMs that a stream which goes on does not begin with: those of
     /// another one. They may be of later than where this one goes on; its
     /// events lead there.
-    fn base(&self) -> Result<Vec<Json>, Error> {
+    fn base(&self) -> Result<Vms, Error> {
         let path = self.query.target(None).into_text();
         let mut answer = ask(&self.client, &self.control, &path)?;
         let failed = |e| {
@@ -407,7 +416,9 @@ impl EventStream {
             _ => Err("it does not begin".to_string()),
         };
         match ready {
-            Ok(Line::Ready(Ready { vms: Some(vms), .. })) => Ok(vms),
+            Ok(Line::Ready(Ready { vms: Some(vms), unreadable, .. })) => {
+                Ok(Vms { vms, unreadable })
+            }
             Ok(_) => Err(self.client.nonsense("/events", "it is not ready")),
             Err(e) => Err(self.client.nonsense("/events", &e)),
         }

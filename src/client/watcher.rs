@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Client, Error, Event, EventStream, EventsQuery, Item, Mirror};
-use super::{Ready, Stopper, after};
+use super::{Ready, Stopper, Unreadable, after};
 use crate::json::Json;
 
 /// What a watcher tells who listens to it.
@@ -19,6 +19,8 @@ pub enum Told<'a> {
     Ready(&'a Ready),
     /// Something has happened; or must have, while the stream was broken.
     Event(&'a Event),
+    /// Something has happened to a VM, or it is there, and can't be read.
+    Unreadable(&'a Unreadable),
     /// The stream is broken. It is tried again.
     Broken(&'a Error),
     /// The stream can't go on: nothing more is told.
@@ -144,6 +146,12 @@ impl Watcher {
         self.shared.state.lock().trouble.clone()
     }
 
+    /// The VMs that can't be read: see [`Mirror::unreadable`].
+    #[must_use]
+    pub fn unreadable(&self) -> Vec<Unreadable> {
+        self.shared.state.lock().mirror.unreadable().cloned().collect()
+    }
+
     /// Waits until the VM of a zonename is as wanted, at once or as soon as it
     /// is, for however short: `wanted` sees each state, and `None` while there
     /// is none. Returns the VM as it was then. `wanted` is called while the
@@ -239,7 +247,13 @@ impl Shared {
                 }
             };
             match &item {
-                Item::Ready(ready) => listener(Told::Ready(ready)),
+                Item::Ready(ready) => {
+                    listener(Told::Ready(ready));
+                    for vm in &ready.unreadable {
+                        listener(Told::Unreadable(vm));
+                    }
+                }
+                Item::Unreadable(vm) => listener(Told::Unreadable(vm)),
                 Item::Broken(error) => listener(Told::Broken(error)),
                 Item::Event(_) => {}
             }
@@ -258,7 +272,7 @@ impl State {
         match item {
             Item::Ready(_) => (self.has_begun, self.trouble) = (true, None),
             Item::Broken(error) => self.trouble = Some(error.to_string()),
-            Item::Event(_) => {}
+            Item::Event(_) | Item::Unreadable(_) => {}
         }
         for event in &events {
             for waiter in &mut self.waiters {

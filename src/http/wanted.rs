@@ -41,7 +41,7 @@ impl Wanted {
 pub struct Told<'a> {
     line: &'a Arc<Line>,
     /// The event, once somebody has to know what is in it.
-    event: Option<Option<Json>>,
+    event: Option<Result<Json, String>>,
     /// In the words of those who want some fields alone.
     reworded: Vec<(Fields, Arc<Line>)>,
 }
@@ -66,7 +66,7 @@ impl<'a> Told<'a> {
         // What is new or gone has changed everywhere.
         if about.kind == EventKind::Modify
             && !wanted.paths.is_empty()
-            && !self.has_change_at(&wanted.paths)
+            && !self.may_have_change_at(&wanted.paths)
         {
             return None;
         }
@@ -78,19 +78,23 @@ impl<'a> Told<'a> {
         }
     }
 
-    fn event(&mut self) -> Option<&Json> {
+    /// The event; why not, if it can't be read.
+    fn event(&mut self) -> Result<&Json, &str> {
         let line = self.line;
         let event = self.event.get_or_insert_with(|| {
-            let text = std::str::from_utf8(line.text()).ok()?;
+            let text = std::str::from_utf8(line.text());
+            let text = text.map_err(|e| e.to_string())?;
             // It is ours, so that it can be read.
             let event = Json::parse(text);
-            event.inspect_err(|e| log::error!("event {}: {e}", line.seq)).ok()
+            event.inspect_err(|e| log::error!("event {}: {e}", line.seq))
         });
-        event.as_ref()
+        event.as_ref().map_err(String::as_str)
     }
 
-    fn has_change_at(&mut self, paths: &[Path]) -> bool {
-        let Some(event) = self.event() else { return true };
+    /// Whether there is a change at one of these paths; an event that can't be
+    /// read may have one.
+    fn may_have_change_at(&mut self, paths: &[Path]) -> bool {
+        let Ok(event) = self.event() else { return true };
         let changes = event.get("changes").and_then(Json::as_array);
         changes.unwrap_or_default().iter().any(|change| {
             let at = change.get("path").and_then(Json::as_array);
@@ -105,20 +109,91 @@ impl<'a> Told<'a> {
             return Arc::clone(line);
         }
         let line = self.line;
-        let Some(event) = self.event().and_then(Json::as_object) else {
-            return Arc::clone(line);
-        };
-        let members = event.iter().map(|(name, value)| {
-            let value = match (name, value) {
-                ("vm", Json::Object(vm)) => Json::from(fields.of(vm)),
-                _ => value.clone(),
-            };
-            (Key::Owned(name.to_string()), value)
-        });
-        let mut text = Json::from(members.collect::<Object>()).to_bytes();
+        let mut text = match self.event() {
+            Ok(event) => narrowed(event, fields),
+            // Never all of it.
+            Err(why) => unreadable(line, why),
+        }
+        .to_bytes();
         text.push(b'\n');
         let line = Arc::new(line.reworded(&text));
         self.reworded.push((fields.clone(), Arc::clone(&line)));
         line
+    }
+}
+
+/// An event with these fields of the VM.
+fn narrowed(event: &Json, fields: &Fields) -> Json {
+    let members = event.as_object().into_iter().flat_map(Object::iter);
+    let members = members.map(|(name, value)| {
+        let value = match (name, value) {
+            ("vm", Json::Object(vm)) => Json::from(fields.of(vm)),
+            _ => value.clone(),
+        };
+        (Key::Owned(name.to_string()), value)
+    });
+    Json::from(members.collect::<Object>())
+}
+
+/// An event of which nothing but what it is about can be said, and why.
+fn unreadable(line: &Line, why: &str) -> Json {
+    let mut event = Object::new();
+    event.set("type", line.about.kind.name());
+    event.set("zonename", &line.about.zonename);
+    event.set("uuid", &line.about.uuid);
+    event.set("seq", line.seq);
+    event.set("error", format!("its fields can't be picked out: {why}"));
+    Json::from(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{About, Hub, HubLimits};
+
+    /// An event as the hub has it.
+    fn line(text: &str) -> Arc<Line> {
+        let hub = Hub::new(HubLimits {
+            kept_events: 1,
+            kept_bytes: 1 << 20,
+            subscribers: 1,
+            sights: 1,
+            lag_events: 1,
+            lag_bytes: 1 << 20,
+        });
+        let about = About {
+            kind: EventKind::Modify,
+            zonename: "z".into(),
+            uuid: "u".into(),
+        };
+        hub.publish(about, None, |_| format!("{text}\n").into_bytes());
+        hub.hand_out(1).unwrap().remove(0)
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_is_never_sent_whole() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        let text = format!(
+            r#"{{"type":"modify","vm":{{"alias":"a","internal_metadata":
+            {{"secret":{deep}}}}},"changes":[]}}"#
+        );
+        let line = line(&text);
+        let mut fields = Fields::default();
+        fields.add("alias").unwrap();
+        let fields = Some(fields);
+        let paths = vec![Path::parse("alias").unwrap()];
+        for wanted in [
+            Wanted { fields: fields.clone(), ..Wanted::default() },
+            Wanted { fields, paths, ..Wanted::default() },
+        ] {
+            let told = Told::new(&line).to(&wanted).unwrap();
+            let event = std::str::from_utf8(told.text()).unwrap();
+            assert!(!event.contains("secret"), "{event}");
+            let event = Json::parse(event).unwrap();
+            let error = event.get("error").and_then(Json::as_str).unwrap();
+            assert!(error.contains("recursion limit"), "{error}");
+            assert_eq!(event.get("seq"), Some(&Json::from(1u32)));
+            assert_eq!(event.get("vm"), None);
+        }
     }
 }

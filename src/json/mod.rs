@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use packed::{Names, Packed};
+pub use read::{elements_of, members_of};
 use text::write_value;
 pub use text::{number_text, write_string};
 pub use written::{Names as WrittenNames, Wants, Written, value_of};
@@ -56,6 +57,20 @@ impl Json {
     /// than serde_json's limit of 128.
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// How many arrays and objects stand within each other: 0 of a value that
+    /// is neither.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let below = match self {
+            Self::Array(elements) => elements.iter().map(Self::depth).max(),
+            Self::Object(object) => {
+                object.iter().map(|(_, value)| value.depth()).max()
+            }
+            _ => return 0,
+        };
+        1 + below.unwrap_or(0)
     }
 
     /// The string, if this is one.
@@ -462,6 +477,28 @@ mod tests {
         let object =
             Json::parse(&format!("{{{},\"k0\":7}}", repeated.join(",")));
         assert!(object.unwrap().to_string().starts_with("{\"k0\":7,\"k1\":1"));
+    }
+
+    #[test]
+    fn depth_counts_what_stands_within_each_other() {
+        for (text, depth) in
+            [("1", 0), ("[]", 1), (r#"{"a":1}"#, 1), (r#"[1,{"a":[]},[]]"#, 3)]
+        {
+            assert_eq!(Json::parse(text).unwrap().depth(), depth, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_still_told_apart() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        let text = format!(r#"[1, {{"a":{deep},"b":"\ud800"}}, "x"]"#);
+        assert!(Json::parse(&text).is_err());
+        let elements = elements_of(&text).unwrap();
+        assert_eq!((elements.len(), elements[2]), (3, "\"x\""));
+        let members = members_of(elements[1]).unwrap();
+        assert_eq!(members["a"], deep);
+        assert_eq!(members["b"], r#""\ud800""#);
+        assert!(elements_of("{}").is_err() && members_of("[]").is_err());
     }
 
     #[test]

@@ -1,10 +1,33 @@
 //! Reading JSON, by serde_json.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use serde_json::value::RawValue;
+
 use super::{Json, Key, Object};
+
+/// The texts of an array's elements, which may be such as can't be read.
+///
+/// # Errors
+/// If it is no array.
+pub fn elements_of(array: &str) -> Result<Vec<&str>, String> {
+    let elements: Vec<&RawValue> =
+        serde_json::from_str(array).map_err(|e| e.to_string())?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
+}
+
+/// The texts of an object's members, which may be such as can't be read.
+///
+/// # Errors
+/// If it is no object.
+pub fn members_of(object: &str) -> Result<BTreeMap<String, &str>, String> {
+    let members: BTreeMap<String, &RawValue> =
+        serde_json::from_str(object).map_err(|e| e.to_string())?;
+    Ok(members.into_iter().map(|(k, v)| (k, v.get())).collect())
+}
 
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {

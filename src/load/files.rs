@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{LoadLimits, Paths};
+use crate::config::{JSON_DEPTH, LoadLimits, Paths};
 use crate::json::{Json, Object, Packed};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
@@ -202,7 +202,8 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// Reads a JSON file, `{}` if there is none.
 ///
 /// # Errors
-/// A sentence that names the file, if it can't be read or is not JSON.
+/// A sentence that names the file, if it can't be read, is not JSON, or nests
+/// deeper than [`JSON_DEPTH`].
 pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     let Some(file) = read_optional(place, limit)? else {
         let value = Json::from(Object::new());
@@ -210,6 +211,9 @@ pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     };
     let value = Json::parse(&file.text)
         .map_err(|e| place.error(format!("not JSON: {e}")))?;
+    if value.depth() > JSON_DEPTH {
+        return Err(place.error(format!("nests deeper than {JSON_DEPTH}")));
+    }
     Ok(Dated { value, stamp: Some(file.stamp) })
 }
 

@@ -158,6 +158,7 @@ fn a_new_daemon_is_told_of_and_what_was_missed() {
             let line = match what {
                 Told::Ready(ready) => format!("ready {:?}", ready.reset),
                 Told::Event(e) => format!("{} {}", e.kind, e.zonename),
+                Told::Unreadable(vm) => vm.to_string(),
                 Told::Broken(_) => "broken".to_string(),
                 Told::Ended(e) => format!("ended {e}"),
             };
@@ -256,10 +257,13 @@ fn a_client_asks_for_what_it_wants() {
     assert!(seq.get("refreshLog").is_some());
     let zonename = host.zonenames().unwrap().remove(0);
     let query = VmsQuery::new().equals("zonename", &zonename).fields("uuid");
-    let vms = client.vms(&query).unwrap();
+    let vms = client.vms(&query).unwrap().vms;
     assert_eq!(vms.len(), 1);
     assert_eq!(vms[0].as_object().unwrap().len(), 1);
-    assert_eq!(client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().len(), 5);
+    assert_eq!(
+        client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().vms.len(),
+        5
+    );
     assert_eq!(client.vm("nobody").unwrap(), None);
     let vm = client.sync(&zonename, DEADLINE).unwrap().vm.unwrap();
     assert_eq!(text(&vm, "zonename"), zonename);

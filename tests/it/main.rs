@@ -77,6 +77,9 @@ mod top;
 /// Manual pages, completion, the README's examples.
 mod docs;
 
+/// JSON that nests deep, and VMs that can't be read.
+mod depth;
+
 /// What might make a tool say what is not so.
 mod liars;
 

@@ -107,7 +107,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let is_live =
         io::stdout().is_terminal() && io::stdin().is_terminal() && !is_dumb;
     if !is_live {
-        view.vms = watcher.vms();
+        view.mirror(&watcher);
         view.status = Some(client.status(false)?);
         return print(&view.text(Instant::now()));
     }
@@ -284,8 +284,7 @@ fn live(
             }
             terminal.begin_again()?;
         }
-        view.vms = watcher.vms();
-        view.trouble = watcher.trouble();
+        view.mirror(watcher);
         let size = size(&io::stdout()).unwrap_or(DEFAULT_SIZE);
         let frame = view.frame(size, now);
         let out = terminal.screen.show(frame, size, colours);

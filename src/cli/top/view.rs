@@ -8,7 +8,7 @@ use super::keys::Key;
 use super::screen::{Line, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
-use crate::client::{Event, EventKind};
+use crate::client::{Event, EventKind, Unreadable, Watcher};
 use crate::json::{Json, Object};
 use crate::select::{ram_member, text_of, type_of};
 
@@ -76,6 +76,8 @@ pub struct View {
     pub status: Option<Json>,
     /// Why what is shown may be old.
     pub trouble: Option<String>,
+    /// VMs that can't be read.
+    pub unreadable: Vec<Unreadable>,
     /// Why the daemon does not say how it is.
     pub silence: Option<String>,
     changes: HashMap<Arc<str>, Change>,
@@ -113,6 +115,7 @@ impl View {
             vms: BTreeMap::new(),
             status: None,
             trouble: None,
+            unreadable: Vec::new(),
             silence: None,
             changes: HashMap::new(),
             events: VecDeque::new(),
@@ -127,6 +130,13 @@ impl View {
             page: (1, 0),
             is_over: false,
         }
+    }
+
+    /// Shows what a watcher has.
+    pub fn mirror(&mut self, watcher: &Watcher) {
+        self.vms = watcher.vms();
+        self.trouble = watcher.trouble();
+        self.unreadable = watcher.unreadable();
     }
 
     /// Takes an event in.
@@ -291,6 +301,9 @@ impl View {
         if let Some(trouble) = trouble {
             let text = format!("{trouble}; trying again");
             return Line::of(printable(&text), Style::Red);
+        }
+        if let Some(vm) = self.unreadable.first() {
+            return Line::of(printable(&vm.to_string()), Style::Red);
         }
         let Some(status) = &self.status else {
             return Line::of("how is it?".to_string(), Style::Dim);

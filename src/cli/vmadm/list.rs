@@ -7,7 +7,7 @@ use super::order::{Key, is_truthy, sorted};
 use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
 use crate::cli::terminal::for_reader;
-use crate::cli::{Failure, print};
+use crate::cli::{Failure, all_read, print};
 use crate::json::{Json, Object};
 use crate::select::text_of;
 
@@ -60,10 +60,10 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     if paths.is_empty() {
         paths.push("uuid".to_string());
     }
-    let vms = find(&args, "filter", Some(&paths))?;
+    let found = find(&args, "filter", Some(&paths))?;
     let (keys, columns) = (keys?, columns?);
     let keys: Vec<_> = keys.into_iter().flatten().collect();
-    let vms: Vec<_> = vms.iter().filter_map(Json::as_object).collect();
+    let vms: Vec<_> = found.vms.iter().filter_map(Json::as_object).collect();
     let is_parsable = args.has("parsable");
     let has_header = match args.later("header", "no-header") {
         Some(option) => option == "header",
@@ -82,7 +82,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
             .collect();
         add_line(&mut lines, &cells, &columns, is_parsable);
     }
-    print(&for_reader(lines))
+    print(&for_reader(lines))?;
+    all_read("vmadm", &found.unreadable)
 }
 
 /// The text of a cell. `false` is as what is not there, in vmadm's way.

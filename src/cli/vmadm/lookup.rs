@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
 use crate::cli::terminal::for_reader;
-use crate::cli::{Failure, print, print_json};
+use crate::cli::{Failure, all_read, print, print_json};
+use crate::client::Vms;
 use crate::json::{Json, Key, Object};
 use crate::select::{Path, ram_member, type_of};
 
@@ -29,9 +30,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         (true, None) => None,
         (true, Some(fields)) => Some(members_of(fields)),
     };
-    let vms = find(&args, "lookup", paths.as_deref())?;
-    if args.has("unique") && vms.len() != 1 {
-        let found = vms.len();
+    let Vms { vms, unreadable } = find(&args, "lookup", paths.as_deref())?;
+    let found = vms.len() + unreadable.len();
+    if args.has("unique") && found != 1 {
         let error =
             format!("Requested unique lookup but found {found} results.");
         return Err(said(error));
@@ -40,15 +41,15 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     if is_json {
         let vms = vms.map(|vm| told(vm, fields.as_deref()));
         let vms = vms.filter(|vm| fields.is_none() || !vm.is_empty());
-        return print_json(&Json::from(
-            vms.map(Json::from).collect::<Vec<_>>(),
-        ));
+        print_json(&Json::from(vms.map(Json::from).collect::<Vec<_>>()))?;
+        return all_read("vmadm", &unreadable);
     }
     let lines: String = vms
         .filter_map(|vm| vm.get_str("uuid"))
         .map(|uuid| format!("{uuid}\n"))
         .collect();
-    print(&for_reader(lines))
+    print(&for_reader(lines))?;
+    all_read("vmadm", &unreadable)
 }
 
 /// The members of VMs that these fields are made of.

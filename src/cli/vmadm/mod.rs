@@ -12,8 +12,7 @@ use std::time::Duration;
 use super::args::{Args, Opt, flag, value};
 use super::events;
 use super::{Failure, complain, print};
-use crate::client::{Client, Error, VmsQuery};
-use crate::json::Json;
+use crate::client::{Client, Error, Vms, VmsQuery};
 use crate::select::Condition;
 use fields::FilterKey;
 use order::number_of;
@@ -144,7 +143,7 @@ fn find(
     args: &Args,
     what: &str,
     paths: Option<&[String]>,
-) -> Result<Vec<Json>, Failure> {
+) -> Result<Vms, Failure> {
     let mut query = VmsQuery::new();
     let mut is_none = false;
     let mut conditions: Vec<(&str, &str)> = Vec::new();
@@ -181,7 +180,7 @@ fn find(
     if let Some(paths) = paths {
         query = query.fields(&paths.join(","));
     }
-    let vms = client(args)?.vms(&query);
-    let vms = vms.map_err(|e| said(e.to_string()))?;
-    Ok(if is_none { Vec::new() } else { vms })
+    let found = client(args)?.vms(&query);
+    let found = found.map_err(|e| said(e.to_string()))?;
+    Ok(if is_none { Vms::default() } else { found })
 }
