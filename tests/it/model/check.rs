@@ -166,6 +166,11 @@ impl Model {
                 fs::write(&path, &text).unwrap();
             }
         }
+        // No event tells that init has ended, only what follows from it. Of a
+        // zone that hangs before that, the pid is right after a full reload.
+        for zonename in self.host.zones_without_init().unwrap() {
+            get_at(self.daemon.addr, &format!("/vms/{zonename}?sync=1"));
+        }
         wait_within(SETTLE_TIME, "all is well again", || {
             let status = self.daemon.status();
             let errors = status.get("errors").unwrap();

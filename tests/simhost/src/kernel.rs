@@ -51,6 +51,16 @@ impl Host {
         })
     }
 
+    /// Zones of which init has ended, and which have not gone since.
+    ///
+    /// # Errors
+    /// If the state can't be read.
+    pub fn zones_without_init(&self) -> Result<Vec<String>> {
+        let kernel = self.state()?.kernel.into_iter();
+        let ended = kernel.filter(|(_, zone)| zone.init_pid == NO_INIT);
+        Ok(ended.map(|(zonename, _)| zonename).collect())
+    }
+
     /// As [`Host::boot`], but for the boot time: see [`Host::set_boot_times`].
     ///
     /// # Errors
