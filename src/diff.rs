@@ -5,6 +5,8 @@
 //! `changed` as a whole: resolvers are asked in order, after all.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
 
 use crate::json::{Json, Object};
 
@@ -15,8 +17,9 @@ const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];
 /// Arrays of more elements are compared by hash.
 const SCAN_MAX: usize = 32;
 
-/// An object of which more has changed is told as a whole: a tenant chooses
-/// how many keys his metadata has, and every subscriber gets what is told.
+/// An object or array of which more has changed is told as a whole: a tenant
+/// chooses how many keys the metadata of a VM have, and every subscriber gets
+/// what is told.
 const CHANGES_MAX: usize = 1000;
 
 /// A part of a path; `None` stands for "an element of this array".
@@ -130,32 +133,54 @@ impl Differ {
         self.path.pop();
     }
 
+    /// Goes no further than to where it is clear that there is too much.
     fn objects(&mut self, from: &Object, to: &Object) {
+        let before = self.changes.len();
         for (name, old) in from.iter() {
             self.within(Some(name.to_string()), |this| match to.get(name) {
                 None => this.tell(Action::Removed(old.clone())),
                 Some(new) => this.values(old, new),
             });
+            if self.is_too_much(before) {
+                return;
+            }
         }
         for (name, new) in to.iter().filter(|(n, _)| !from.contains(n)) {
             self.within(Some(name.to_string()), |this| {
                 this.tell(Action::Added(new.clone()));
             });
+            if self.is_too_much(before) {
+                return;
+            }
         }
+    }
+
+    /// Whether more has changed since than is told piece by piece. The VM's
+    /// own members are.
+    fn is_too_much(&self, before: usize) -> bool {
+        !self.path.is_empty() && self.changes.len() - before > CHANGES_MAX
     }
 
     fn values(&mut self, old: &Json, new: &Json) {
         match (old, new) {
-            // Equal objects and arrays may still differ in the text.
+            // Equal arrays may still differ in the text.
             (Json::Array(from), Json::Array(to)) if old != new => {
-                self.arrays(from, to);
-            }
-            (Json::Object(from), Json::Object(to)) if old != new => {
                 let before = self.changes.len();
-                self.objects(from, to);
-                if self.changes.len() - before > CHANGES_MAX {
+                if !self.arrays(from, to) {
                     self.changes.truncate(before);
                     self.tell(Action::Changed(old.clone(), new.clone()));
+                }
+            }
+            (Json::Object(from), Json::Object(to)) => {
+                // To find a difference is no more work than to look whether
+                // there is one.
+                if !Arc::ptr_eq(from, to) {
+                    let before = self.changes.len();
+                    self.objects(from, to);
+                    if self.is_too_much(before) {
+                        self.changes.truncate(before);
+                        self.tell(Action::Changed(old.clone(), new.clone()));
+                    }
                 }
             }
             _ if old == new => {}
@@ -163,13 +188,14 @@ impl Differ {
         }
     }
 
-    fn arrays(&mut self, from: &[Json], to: &[Json]) {
+    /// Tells of the elements of arrays that differ; `false` if it is only
+    /// their order that does, or there is too much to be told.
+    fn arrays(&mut self, from: &[Json], to: &[Json]) -> bool {
         let removed = only_in(from, to);
         let mut added = only_in(to, from);
-        if removed.is_empty() && added.is_empty() {
-            let (from, to) = (Json::from(from.to_vec()), to.to_vec());
-            self.tell(Action::Changed(from, Json::from(to)));
-            return;
+        let count = removed.len() + added.len();
+        if count == 0 || count > CHANGES_MAX {
+            return false;
         }
         let identifier = match &self.path[..] {
             [Some(name)] => IDENTIFIED.iter().find(|(array, _)| array == name),
@@ -196,10 +222,12 @@ impl Differ {
         for new in added {
             self.within(None, |this| this.tell(Action::Added(new.clone())));
         }
+        true
     }
 }
 
-/// The elements of `these` that are not in `those`, without repeats.
+/// The elements of `these` that are not in `those`, without repeats; one more
+/// than are told piece by piece is enough.
 fn only_in<'a>(these: &'a [Json], those: &'a [Json]) -> Vec<&'a Json> {
     let mut found: Vec<&Json> = Vec::new();
     if these.len().max(those.len()) <= SCAN_MAX {
@@ -209,33 +237,44 @@ fn only_in<'a>(these: &'a [Json], those: &'a [Json]) -> Vec<&'a Json> {
             }
         }
     } else {
-        let mut seen: HashSet<_> = those.iter().map(canonical).collect();
-        found.extend(these.iter().filter(|v| seen.insert(canonical(v))));
+        let hasher = Hasher::default();
+        let mut seen: HashSet<_> = those.iter().map(|v| hasher.of(v)).collect();
+        let fresh = these.iter().filter(|v| seen.insert(hasher.of(v)));
+        found.extend(fresh.take(CHANGES_MAX + 1));
     }
     found
 }
 
-/// A text that is the same for equal values: members sorted by name.
-fn canonical(value: &Json) -> Vec<u8> {
-    fn sorted(value: &Json) -> Json {
+/// Tells equal values by their hash: it has 128 bits, and keys that no tenant
+/// knows, so that two values with the same one need not be thought of.
+#[derive(Default)]
+struct Hasher(RandomState, RandomState);
+
+impl Hasher {
+    fn of(&self, value: &Json) -> u128 {
         match value {
+            // All that is printed as `null`, or as `0`, is equal.
+            Json::Number(n) if !n.is_finite() => self.hash((0, 0)),
+            Json::Number(n) => self.hash((1, (n + 0.0).to_bits())),
+            Json::Null => self.hash(2),
+            Json::Bool(b) => self.hash((3, b)),
+            Json::String(s) => self.hash((4, s)),
             Json::Array(elements) => {
-                Json::from(elements.iter().map(sorted).collect::<Vec<_>>())
+                let of = elements.iter().map(|v| self.of(v));
+                self.hash((5, of.collect::<Vec<_>>()))
             }
+            // The order of members does not count.
             Json::Object(object) => {
-                let mut members: Vec<_> = object.iter().collect();
-                members.sort_by_key(|(name, _)| *name);
-                Json::from(
-                    members
-                        .into_iter()
-                        .map(|(name, v)| (name.to_string().into(), sorted(v)))
-                        .collect::<Object>(),
-                )
+                let of = object.iter().map(|(k, v)| self.hash((k, self.of(v))));
+                self.hash((6, of.fold(0, u128::wrapping_add)))
             }
-            other => other.clone(),
         }
     }
-    sorted(value).to_bytes()
+
+    fn hash(&self, value: impl Hash) -> u128 {
+        let (high, low) = (self.0.hash_one(&value), self.1.hash_one(&value));
+        u128::from(high) << 64 | u128::from(low)
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +328,69 @@ mod tests {
         let text = changes(&object(1, 1001), &object(2, 1001));
         assert_eq!(text.matches("\"action\"").count(), 1);
         assert!(text.starts_with(r#"[{"prettyPath":"x","path":["x"],"#));
+    }
+
+    #[test]
+    fn no_more_is_looked_for_than_is_told() {
+        // Parts of parts: each has fewer changes than are told, and all of
+        // them have a million.
+        let parts = |value: u32| {
+            let part: Vec<_> =
+                (0..999).map(|i| format!("\"k{i}\":{value}")).collect();
+            let part = format!("{{{}}}", part.join(","));
+            let parts: Vec<_> =
+                (0..1000).map(|i| format!("\"p{i}\":{part}")).collect();
+            let text = format!("{{\"tags\":{{{}}}}}", parts.join(","));
+            Json::parse(&text).unwrap()
+        };
+        let (from, to) = (parts(1), parts(2));
+        let mut differ =
+            Differ { path: Vec::new(), ident: None, changes: vec![] };
+        differ.objects(from.as_object().unwrap(), to.as_object().unwrap());
+        assert_eq!(differ.changes.len(), 1);
+        assert!(differ.changes.capacity() < 4 * CHANGES_MAX);
+        let list = |value: u32| {
+            let text = (0..2000).map(|i| format!("[{i},{value}]"));
+            format!("{{\"x\":[{}]}}", text.collect::<Vec<_>>().join(","))
+        };
+        let text = changes(&list(1), &list(2));
+        assert_eq!(text.matches("\"action\"").count(), 1);
+        assert!(text.starts_with(r#"[{"prettyPath":"x","path":["x"],"#));
+    }
+
+    #[test]
+    fn values_are_equal_if_their_hashes_are() {
+        let hasher = Hasher::default();
+        let values = [
+            "null",
+            "0",
+            "1",
+            "false",
+            "\"\"",
+            "\"0\"",
+            "[]",
+            "[0]",
+            "[[]]",
+            "{}",
+            "[null]",
+            "[0,1]",
+            "[1,0]",
+            r#"{"a":1,"b":2}"#,
+            r#"{"a":2,"b":1}"#,
+            r#"{"a":{"b":1}}"#,
+            r#"{"a":1}"#,
+        ];
+        for (n, a) in values.iter().enumerate() {
+            for (m, b) in values.iter().enumerate() {
+                let of = |text| hasher.of(&Json::parse(text).unwrap());
+                assert_eq!(of(a) == of(b), n == m, "{a} {b}");
+            }
+        }
+        let of = |text| hasher.of(&Json::parse(text).unwrap());
+        assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{"b":2,"a":1}"#));
+        assert_eq!(of("-0"), of("0"));
+        let of = |n| hasher.of(&Json::Number(n));
+        assert_eq!(of(f64::NAN), of(f64::INFINITY));
     }
 
     #[test]

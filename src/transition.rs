@@ -9,6 +9,30 @@
 
 use crate::event::{GONE, Transition};
 
+/// A transition that was reported, with its running number.
+pub type Numbered = (u64, Transition);
+
+/// What was reported of a zone, and is not published yet.
+pub trait Reports {
+    /// What is due with a load, if this is the state that was published last.
+    fn due(&self, stored: Option<&str>) -> Vec<Numbered>;
+
+    /// Takes what was due; `false`, and takes nothing, if it is no longer what
+    /// comes next.
+    fn take(&self, due: &[Numbered]) -> bool;
+}
+
+/// Reports of which all are due, and which no other load takes.
+impl Reports for Vec<Transition> {
+    fn due(&self, _: Option<&str>) -> Vec<Numbered> {
+        (0..).zip(self.iter().cloned()).collect()
+    }
+
+    fn take(&self, _: &[Numbered]) -> bool {
+        true
+    }
+}
+
 /// The cycle that a zone's states follow while it is booted and halted.
 const CYCLE: [&str; 5] =
     ["installed", "ready", "running", "shutting_down", "down"];

@@ -17,7 +17,7 @@ use vminfod::cache::{Applied, Cache, Prepared, Update};
 use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::event::{Cause, Job, Lane, Sources};
 use vminfod::http::{Host, Server};
-use vminfod::hub::{About, EventKind, Hub, HubLimits};
+use vminfod::hub::{About, Draft, EventKind, Hub, HubLimits};
 use vminfod::json::{Json, Object, Packed};
 use vminfod::load::assemble::Parts;
 use vminfod::load::{zoneadm, zonexml};
@@ -141,9 +141,9 @@ impl Picture {
         let name = Arc::clone(&parts.row.zonename);
         let base = self.cache.parts(&name);
         let vm = Update::Vm(Prepared::new(parts).unwrap());
-        let none = |_: Option<&str>| Vec::new();
+        let none = Vec::new();
         let applied =
-            self.cache.apply(&name, base.as_ref(), vm, none, &self.cause);
+            self.cache.apply(&name, base.as_ref(), vm, &none, &self.cause);
         assert!(matches!(applied, Applied::Stored { .. }));
     }
 
@@ -392,7 +392,7 @@ fn a_full_hub_takes_no_more_memory() {
     let publish = |n: usize| {
         // Each of another size, up to 64 KiB.
         let line = vec![b'x'; 1 + n * 7919 % (64 << 10)];
-        hub.publish(about.clone(), None, |_| line);
+        hub.publish(about.clone(), None, Draft::of(&line), |_, _| ());
         // All who listen have had it.
         let _ = hub.hand_out(usize::MAX);
     };
@@ -407,6 +407,8 @@ fn a_full_hub_takes_no_more_memory() {
     // Which lines are kept differs, and so does their size.
     assert!(more < limits.kept_bytes.cast_signed(), "{more} bytes more");
     // Who does not take his lines bounds nothing.
-    (0..5000).for_each(|_| hub.publish(about.clone(), None, |_| vec![b'x']));
+    for _ in 0..5000 {
+        hub.publish(about.clone(), None, Draft::of(b"x"), |_, _| ());
+    }
     assert!(hub.size().0 as u64 <= limits.lag_events, "{:?}", hub.size());
 }

@@ -11,7 +11,7 @@ use loom::thread;
 
 use vminfod::config::{QueueLimits, SourceTimes};
 use vminfod::event::{Cause, Job, Lane, Sources};
-use vminfod::hub::{About, EventKind, Hub, HubLimits};
+use vminfod::hub::{About, Draft, EventKind, Hub, HubLimits};
 use vminfod::queue::Queue;
 use vminfod::sync::{Bell, Condvar, Mutex};
 
@@ -195,7 +195,9 @@ fn each_event_wakes_who_sends_it() {
                 zonename: "a".into(),
                 uuid: "a".into(),
             };
-            hub.publish(about, None, |seq| format!("{seq}\n").into_bytes());
+            hub.publish(about, None, Draft::default(), |seq, line| {
+                line.extend_from_slice(format!("{seq}\n").as_bytes());
+            });
         }
         sender.join().unwrap();
     });

@@ -30,7 +30,7 @@ pub struct Inner {
 }
 
 /// By what VMs are counted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sort {
     /// The member `state`.
     pub state: String,
@@ -39,7 +39,9 @@ pub struct Sort {
 }
 
 impl Sort {
-    fn of(object: &Object) -> Self {
+    /// The sort of a VM.
+    #[must_use]
+    pub fn of(object: &Object) -> Self {
         let of = |name| object.get_str(name).unwrap_or_default().to_string();
         Self { state: of("state"), brand: of("brand") }
     }
@@ -106,25 +108,24 @@ impl Inner {
     }
 
     /// Stores a VM that has become what it is by event `version`, or by none:
-    /// then it is still the same to all who read it.
+    /// then it is still the same to all who read it. Without a sort it is of
+    /// that of the one before, which is returned.
     pub fn store(
         &mut self,
         zonename: &Arc<str>,
         mut vm: Prepared,
+        sort: Option<Sort>,
         version: Option<u64>,
-    ) {
+        lost: u64,
+    ) -> Option<Entry> {
         let old = self.vms.get(zonename);
-        let old_lost = old.map_or(0, |old| old.lost);
         match (old, version) {
             (Some(old), None) => vm.vm = old.vm.vm.clone(),
             _ => drop(self.listing.take()),
         }
-        let sort = match (old, vm.object.take()) {
+        let sort = match (old, sort) {
             (Some(old), None) => Arc::clone(&old.sort),
-            (_, object) => {
-                let object = object.or_else(|| vm.object()).unwrap_or_default();
-                self.sort(Sort::of(&object))
-            }
+            (_, sort) => self.sort(sort.unwrap_or_default()),
         };
         if let Some(old) = old {
             uncount(&mut self.sorts, &old.sort);
@@ -157,9 +158,8 @@ impl Inner {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let lost = old_lost;
         let entry = Entry { place, vm, sort, version, lost };
-        self.vms.insert(Arc::clone(zonename), entry);
+        self.vms.insert(Arc::clone(zonename), entry)
     }
 
     pub fn remove(&mut self, zonename: &str) -> Option<Entry> {

@@ -1,9 +1,12 @@
 //! The picture: every VM as it is served, and the one place where it changes.
 //!
-//! To change a VM is one critical section: compare, store, number, publish. A
-//! subscriber takes the same lock for its snapshot, so that snapshot and
-//! events add up without gap or repeat. Nothing in here blocks.
+//! To change a VM is to compare, and then, if it is still what it was compared
+//! with, to store, number and publish, in one critical section. A subscriber
+//! takes the same lock for its snapshot, so that snapshot and events add up
+//! without gap or repeat. What takes long, how large a VM ever is, is done
+//! before that section or after it. Nothing in here blocks.
 
+mod change;
 mod inner;
 mod publisher;
 #[cfg(test)]
@@ -14,15 +17,13 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::event::{Cause, GONE, Transition};
-use crate::hub::{EventKind, Hub, Line, Sight, Vm, Watch};
+use crate::hub::{Hub, Line, Sight, Vm, Watch};
 use crate::json::Object;
-use crate::load::assemble::{Parts, assemble, assemble_beside};
+use crate::load::assemble::{Parts, assemble};
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
 use inner::Inner;
 pub use inner::Sort;
-use publisher::Publisher;
 pub use publisher::{Published, date_text};
 
 /// VMs that may go while everything is loaded. If it is more, everything is
@@ -172,6 +173,12 @@ impl Cache {
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.hub.seq()
+    }
+
+    /// Has events kept from now on: see [`Hub::silent`].
+    pub fn speak(&self) {
+        let _inner = self.inner.write();
+        self.hub.speak();
     }
 
     /// How many VMs there are.
@@ -352,136 +359,5 @@ impl Cache {
             }
             None => Prepared::new(parts),
         }
-    }
-
-    /// Stores what a load has found of a VM that it knew as `base`, and
-    /// publishes what that changes. `transitions` is given the state that is
-    /// stored, and gives those that the zone was reported to enter since:
-    /// each is published, even if it is over. It is not asked if the load was
-    /// overtaken.
-    pub fn apply(
-        &self,
-        zonename: &Arc<str>,
-        base: Option<&Arc<Parts>>,
-        mut update: Update,
-        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
-        cause: &Cause,
-    ) -> Applied {
-        // What is served is made of `base`, or another load was quicker.
-        let (is_same, before) = match (&update, base) {
-            (Update::Vm(Prepared { object: None, .. }), _) => (true, None),
-            (Update::Vm(Prepared { parts, object, .. }), Some(base)) => {
-                let new = object.as_ref().map(|object| (&**parts, &**object));
-                (false, assemble_beside(base, new).map(Arc::new))
-            }
-            (_, base) => {
-                let before = base.and_then(|base| assemble(base));
-                (false, before.map(Arc::new))
-            }
-        };
-        let mut inner = self.inner.write();
-        if inner.is_overtaken(zonename, base, &update) {
-            return Applied::Overtaken;
-        }
-        if let Some(twin) = inner.twin(zonename, &update) {
-            // As a VM of another uuid it is no longer there.
-            let mut publisher = Publisher::new(self, zonename, cause, None);
-            if let Some(entry) = inner.remove(zonename) {
-                publisher.now = entry.vm.object();
-                publisher.delete(&[], &entry.vm);
-            }
-            return Applied::Twin(twin, publisher.published);
-        }
-        let stored = inner.vms.get(zonename);
-        let reported = transitions(stored.map(|e| &*e.row().zone_state));
-        let before = match (before, stored) {
-            (None, Some(entry)) => {
-                let row = entry.row();
-                let is_so = |t: &Transition| *t.zone_state == *row.zone_state;
-                if is_same
-                    && reported.iter().all(is_so)
-                    && let Update::Vm(vm) = update
-                {
-                    inner.store(zonename, vm, None);
-                    if let Some(entry) = inner.vms.get_mut(zonename) {
-                        entry.lost +=
-                            reported.iter().map(|t| t.lost).sum::<u64>();
-                    }
-                    return Applied::Stored {
-                        published: Vec::new(),
-                        is_end_unheard: false,
-                    };
-                }
-                entry.vm.object()
-            }
-            (before, _) => before,
-        };
-        if is_same && let Update::Vm(vm) = &mut update {
-            // One and the same: nobody has to look for a difference.
-            vm.object.clone_from(&before);
-        }
-        let mut publisher = Publisher::new(self, zonename, cause, before);
-        publisher.lost = stored.map_or(0, |entry| entry.lost);
-        // Each end is that of one zone, and what follows is another's.
-        let mut ended: Vec<_> =
-            reported.split_inclusive(|t| t.zone_state == GONE).collect();
-        let is_end = |t: &Transition| t.zone_state == GONE;
-        let mut now: &[Transition] = &[];
-        if !reported.last().is_none_or(is_end) {
-            now = ended.pop().unwrap_or_default();
-        }
-        match &update {
-            Update::Gone => ended.push(std::mem::take(&mut now)),
-            Update::Vm(vm) => {
-                let is_another = stored
-                    .is_some_and(|e| e.vm.parts.is_another_than(&vm.parts));
-                if is_another && ended.is_empty() {
-                    ended.push(&[]);
-                }
-            }
-        }
-        // A zone that got another uuid is another VM, but has not ended.
-        let has_ended = match &update {
-            Update::Gone => true,
-            Update::Vm(vm) => stored
-                .is_some_and(|e| e.vm.parts.xml.is_another_than(&vm.parts.xml)),
-        };
-        let ends = reported.iter().filter(|t| t.zone_state == GONE).count();
-        let mut entry = None;
-        if !ended.is_empty() {
-            entry = inner.remove(zonename);
-        }
-        let found = match &update {
-            Update::Gone => None,
-            Update::Vm(vm) => Some(vm),
-        };
-        for life in ended {
-            // Of a zone that was over before it could be loaded no more is
-            // known than of the one after it.
-            let entry = entry.take();
-            let vm = entry.as_ref().map(|entry| &entry.vm).or(found);
-            if let Some(vm) = vm {
-                publisher.delete(life, vm);
-            }
-        }
-        if let (Update::Gone, Some(gone)) = (&update, &mut inner.gone)
-            && gone.len() < GONE_MAX
-        {
-            gone.insert(Arc::clone(zonename));
-        }
-        if let Update::Vm(vm) = update {
-            publisher.load(now, &vm);
-            let is_changed = !publisher.published.is_empty();
-            let version = is_changed.then(|| self.hub.seq());
-            inner.store(zonename, vm, version);
-            if let Some(entry) = inner.vms.get_mut(zonename) {
-                entry.lost = publisher.lost;
-            }
-        }
-        let published = publisher.published;
-        let is_delete = |p: &&Published| p.kind == EventKind::Delete;
-        let deleted = published.iter().filter(is_delete).count();
-        let is_end_unheard = deleted > ends && has_ended;
-        Applied::Stored { published, is_end_unheard }
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::{Cache, Prepared};
 use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::{About, EventKind, Vm};
+use crate::hub::{About, Draft, EventKind, Vm};
 use crate::json::{Json, Object, write_string};
 use crate::load::assemble::{uninstalled, with_zone_state};
 use crate::translate::iso_date;
@@ -47,18 +47,30 @@ impl fmt::Display for Published {
     }
 }
 
-/// Publishes the events of one change.
+/// Writes the events of one change, which are published all together.
 pub struct Publisher<'a> {
     cache: &'a Cache,
     zonename: &'a Arc<str>,
     cause: &'a Cause,
     /// What subscribers know the VM as.
-    pub now: Option<Arc<Object>>,
-    pub published: Vec<Published>,
+    now: Option<Arc<Object>>,
+    steps: Vec<Step>,
     /// When the transition was that is being published, if one is.
     when: Option<SystemTime>,
     /// Transitions that were lost before the next event.
     pub lost: u64,
+    /// Whether no lines are wanted.
+    is_silent: bool,
+}
+
+/// An event that is written but for its number.
+struct Step {
+    about: About,
+    vm: Option<Vm>,
+    line: Draft,
+    when: Option<SystemTime>,
+    lost: u64,
+    published: Published,
 }
 
 impl<'a> Publisher<'a> {
@@ -67,9 +79,41 @@ impl<'a> Publisher<'a> {
         zonename: &'a Arc<str>,
         cause: &'a Cause,
         now: Option<Arc<Object>>,
+        lost: u64,
     ) -> Self {
-        let published = Vec::new();
-        Self { cache, zonename, cause, now, published, when: None, lost: 0 }
+        let (steps, when) = (Vec::new(), None);
+        let is_silent = cache.hub.is_silent();
+        Self { cache, zonename, cause, now, steps, when, lost, is_silent }
+    }
+
+    /// How many of the events are ends.
+    pub fn ends(&self) -> usize {
+        let kinds = self.steps.iter().map(|step| step.published.kind);
+        kinds.filter(|kind| *kind == EventKind::Delete).count()
+    }
+
+    /// Whether lines are still wanted, or not, as when this began.
+    pub fn is_heard_as_before(&self) -> bool {
+        self.is_silent == self.cache.hub.is_silent()
+    }
+
+    /// Publishes them, while the cache is locked.
+    pub fn publish(self) -> Vec<Published> {
+        let Self { cache, cause, steps, .. } = self;
+        let publish = |step: Step| {
+            let Step { about, vm, line, when, lost, published } = step;
+            cache.hub.publish(about, vm, line, |seq, out| {
+                out.extend_from_slice(
+                    format!(",\"seq\":{seq},\"epoch\":").as_bytes(),
+                );
+                write_string(&cache.epoch, out);
+                out.extend_from_slice(b",\"cause\":");
+                write_cause(cause, when, lost, out);
+                out.extend_from_slice(b"}\n");
+            });
+            published
+        };
+        steps.into_iter().map(publish).collect()
     }
 
     /// By way of every state that was reported, to what was loaded.
@@ -117,7 +161,7 @@ impl<'a> Publisher<'a> {
             self.step(last, written);
         }
         if let Some(object) = self.now.take() {
-            self.publish(EventKind::Delete, &object, None, None);
+            self.write(EventKind::Delete, &object, None, None);
         }
         self.when = None;
     }
@@ -146,7 +190,7 @@ impl<'a> Publisher<'a> {
 
     fn step(&mut self, object: Arc<Object>, to: Vm) {
         let Some(from) = self.now.replace(Arc::clone(&object)) else {
-            self.publish(EventKind::Create, &object, Some(to), None);
+            self.write(EventKind::Create, &object, Some(to), None);
             return;
         };
         if Arc::ptr_eq(&from, &object) {
@@ -155,17 +199,20 @@ impl<'a> Publisher<'a> {
         let changes = diff(&from, &object);
         if !changes.is_empty() {
             let kind = EventKind::Modify;
-            self.publish(kind, &object, Some(to), Some(&changes));
+            self.write(kind, &object, Some(to), Some(&changes));
         }
     }
 
-    fn publish(
+    fn write(
         &mut self,
         kind: EventKind,
         object: &Object,
         vm: Option<Vm>,
         changes: Option<&[Change]>,
     ) {
+        // However much there is to write, no reader waits for it.
+        #[cfg(test)]
+        assert!(!self.cache.inner.is_locked_exclusive());
         let uuid = object.get_str("uuid").unwrap_or_default();
         let zonename = Arc::clone(self.zonename);
         let about = About {
@@ -176,45 +223,54 @@ impl<'a> Publisher<'a> {
             },
             zonename,
         };
-        let json = vm.as_ref().map(|vm| Arc::clone(vm.json()));
-        self.cache.hub.publish(about, vm, |seq| {
-            let size = json.as_ref().map_or(0, |json| json.len());
-            let mut out = Vec::with_capacity(512 + size);
-            out.extend_from_slice(b"{\"type\":\"");
-            out.extend_from_slice(kind.name().as_bytes());
-            out.extend_from_slice(b"\",\"date\":");
-            write_date(SystemTime::now(), &mut out);
-            out.extend_from_slice(b",\"zonename\":");
-            write_string(self.zonename, &mut out);
-            out.extend_from_slice(b",\"uuid\":");
-            write_string(uuid, &mut out);
-            if let Some(json) = &json {
-                out.extend_from_slice(b",\"vm\":");
-                out.extend_from_slice(json);
-            }
-            if let Some(changes) = changes {
-                let list: Vec<_> =
-                    changes.iter().map(Change::to_json).collect();
-                out.extend_from_slice(b",\"changes\":");
-                Json::from(list).write(&mut out);
-            }
-            out.extend_from_slice(
-                format!(",\"seq\":{seq},\"epoch\":").as_bytes(),
-            );
-            write_string(&self.cache.epoch, &mut out);
-            out.extend_from_slice(b",\"cause\":");
-            write_cause(self.cause, self.when, self.lost, &mut out);
-            out.extend_from_slice(b"}\n");
-            out
-        });
-        self.lost = 0;
+        let line = match self.is_silent {
+            true => Draft::default(),
+            false => self.line(&about, vm.as_ref(), changes),
+        };
         let changes = changes.unwrap_or_default();
         let first = changes.iter().take(LOGGED_PATHS);
         let paths = first.map(|c| pretty_path(&c.path)).collect();
         let more = changes.len().saturating_sub(LOGGED_PATHS);
-        self.published.push(Published { kind, paths, more });
+        let published = Published { kind, paths, more };
+        let (when, lost) = (self.when, std::mem::take(&mut self.lost));
+        self.steps.push(Step { about, vm, line, when, lost, published });
+    }
+
+    /// An event's line, but for its number and what comes after that.
+    fn line(
+        &self,
+        about: &About,
+        vm: Option<&Vm>,
+        changes: Option<&[Change]>,
+    ) -> Draft {
+        let size = vm.map_or(0, |vm| vm.json().len());
+        let mut line = Draft::new(TAIL_SIZE + size);
+        let out = line.out();
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(about.kind.name().as_bytes());
+        out.extend_from_slice(b"\",\"date\":");
+        write_date(SystemTime::now(), out);
+        out.extend_from_slice(b",\"zonename\":");
+        write_string(&about.zonename, out);
+        out.extend_from_slice(b",\"uuid\":");
+        write_string(&about.uuid, out);
+        if let Some(vm) = vm {
+            out.extend_from_slice(b",\"vm\":");
+            out.extend_from_slice(vm.json());
+        }
+        if let Some(changes) = changes {
+            let list: Vec<_> = changes.iter().map(Change::to_json).collect();
+            out.extend_from_slice(b",\"changes\":");
+            Json::from(list).write(out);
+        }
+        // What comes while others wait shall not have to move all this.
+        out.reserve(TAIL_SIZE);
+        line
     }
 }
+
+/// Room for all of a line but its VM and its changes, in bytes.
+const TAIL_SIZE: usize = 512;
 
 fn write_cause(
     cause: &Cause,

@@ -50,10 +50,9 @@ fn apply(
         Update::Vm(cache.prepare(NAME, base.as_ref(), parts).unwrap())
     });
     let transition = |state: &&'static str| Transition::new(state, None);
-    let reported = reported.iter().map(transition).collect();
+    let reported: Vec<_> = reported.iter().map(transition).collect();
     let cause = Cause::now("zone", "a test");
-    let applied =
-        cache.apply(&name, base.as_ref(), update, |_| reported, &cause);
+    let applied = cache.apply(&name, base.as_ref(), update, &reported, &cause);
     let Applied::Stored { published, .. } = applied else { panic!("dropped") };
     let kinds = published.iter().map(|event| event.kind.name());
     kinds.collect::<Vec<_>>().join(" ")
@@ -136,8 +135,8 @@ fn lost_transitions_are_told_by_the_next_event() {
         let parts = parts(state, "a");
         let vm = cache.prepare(NAME, base.as_ref(), parts).unwrap();
         let update = Update::Vm(vm);
-        let reported = |_: Option<&str>| vec![transition];
-        cache.apply(&name, base.as_ref(), update, reported, &cause);
+        let reported = vec![transition];
+        cache.apply(&name, base.as_ref(), update, &reported, &cause);
     };
     // Nothing is new: it is said when something is.
     lost("running", 2);

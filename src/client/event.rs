@@ -48,7 +48,8 @@ impl Vms {
             Ok(_) => Err("no array".to_string()),
             Err(_) => {
                 let mut read = Self::default();
-                for vm in elements_of(text)? {
+                let vms = elements_of(text);
+                for vm in vms.map_err(|e| format!("not JSON: {e}"))? {
                     match Json::parse(vm) {
                         Ok(vm) => read.vms.push(vm),
                         Err(why) => {
@@ -161,7 +162,7 @@ impl Line {
         for (name, text) in members_of(text).map_err(not_json)? {
             let value = match &*name {
                 "vms" => {
-                    let read = Vms::parse(text).map_err(not_json)?;
+                    let read = Vms::parse(text)?;
                     unreadable = read.unreadable;
                     Json::from(read.vms)
                 }

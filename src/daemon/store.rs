@@ -7,11 +7,11 @@ use super::Shared;
 use super::worker::{Noted, Worker, doubled, zonename_of};
 use crate::cache::{Applied, Published, Update};
 use crate::config::SourceTimes;
-use crate::event::{Cause, GONE, Job, Lane, Sources, Transition};
+use crate::event::{Cause, GONE, Job, Lane, Sources};
 use crate::load::assemble::Parts;
 use crate::load::runs::Again;
 use crate::load::{Found, Loaded};
-use crate::transition::{Position, due};
+use crate::transition::{Numbered, Position, Reports, due};
 
 /// The source of faults about zones that may not be there.
 pub const STRANGERS: &str = "zoneadm of unknown zones";
@@ -34,6 +34,29 @@ pub struct Finished {
     pub published: Vec<Published>,
     /// Whether that is all: if not, another load is to come.
     pub is_settled: bool,
+}
+
+/// The transitions of a zone up to the state that zoneadm has shown; none if
+/// it has not answered.
+struct Due<'a> {
+    worker: &'a Worker,
+    zonename: &'a Arc<str>,
+    found: Option<Position<'a>>,
+    noted: Noted,
+}
+
+impl Reports for Due<'_> {
+    fn due(&self, stored: Option<&str>) -> Vec<Numbered> {
+        let Some(found) = self.found else { return Vec::new() };
+        let queue = &self.worker.shared.queue;
+        queue.due_transitions(self.zonename, self.noted, |reported, earlier| {
+            due(reported, earlier, stored, found)
+        })
+    }
+
+    fn take(&self, due: &[Numbered]) -> bool {
+        self.worker.shared.queue.take_transitions(self.zonename, due)
+    }
 }
 
 impl Worker {
@@ -119,13 +142,10 @@ impl Worker {
                 let zoneid = row.zoneid.as_f64().map(|id| id as i32);
                 let zone_state = &*row.zone_state;
                 let is_another = self.shared.cache.is_another(&parts);
-                let due = |stored: Option<&str>| match is_answered {
-                    true => {
-                        let found = Position { zone_state, zoneid, is_another };
-                        self.take_due(&zonename, stored, found, noted)
-                    }
-                    false => Vec::new(),
-                };
+                let found = Position { zone_state, zoneid, is_another };
+                let found = is_answered.then_some(found);
+                let due =
+                    Due { worker: self, zonename: &zonename, found, noted };
                 match self.shared.cache.prepare(&zonename, base, *parts) {
                     None => {
                         let error = Some("the zone has no uuid yet");
@@ -134,7 +154,7 @@ impl Worker {
                     Some(vm) => {
                         let update = Update::Vm(vm);
                         let finished =
-                            self.apply(job, &zonename, base, update, due);
+                            self.apply(job, &zonename, base, update, &due);
                         published = finished.published;
                         is_settled &= finished.is_settled;
                         if is_answered && finished.is_settled {
@@ -176,10 +196,9 @@ impl Worker {
     ) -> Finished {
         let found =
             Position { zone_state: GONE, zoneid: None, is_another: false };
-        let due = |stored: Option<&str>| {
-            self.take_due(zonename, stored, found, noted)
-        };
-        let finished = self.apply(job, zonename, base, Update::Gone, due);
+        let found = Some(found);
+        let due = Due { worker: self, zonename, found, noted };
+        let finished = self.apply(job, zonename, base, Update::Gone, &due);
         if finished.is_settled {
             self.shared.queue.is_heard(zonename);
             self.files.disarm(zonename);
@@ -193,14 +212,10 @@ impl Worker {
     /// Whether a zone's end was reported before a batch began, and is not
     /// published yet.
     fn is_end_reported(&self, zonename: &str, noted: Noted) -> bool {
-        let mut is_reported = false;
         let queue = &self.shared.queue;
-        queue.take_transitions(zonename, noted, |reported, earlier| {
-            let mut before = reported.iter().take(earlier);
-            is_reported = before.any(|t| t.zone_state == GONE);
-            0
-        });
-        is_reported
+        let before =
+            queue.due_transitions(zonename, noted, |_, earlier| earlier);
+        before.iter().any(|(_, t)| t.zone_state == GONE)
     }
 
     /// A VM is gone: another zone may have had its uuid, and been refused.
@@ -236,15 +251,12 @@ impl Worker {
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
         update: Update,
-        transitions: impl FnOnce(Option<&str>) -> Vec<Transition>,
+        reports: &Due<'_>,
     ) -> Finished {
-        let applied = self.shared.cache.apply(
-            zonename,
-            base,
-            update,
-            transitions,
-            &job.cause,
-        );
+        let applied = self
+            .shared
+            .cache
+            .apply(zonename, base, update, reports, &job.cause);
         let faults = &self.shared.faults;
         match applied {
             Applied::Stored { published, is_end_unheard } => {
@@ -304,20 +316,6 @@ impl Worker {
         if of_kernel && !published.is_empty() {
             numbers.latency.add(&[cause.source], cause.at.elapsed());
         }
-    }
-
-    /// The transitions up to the state that zoneadm has shown.
-    fn take_due(
-        &self,
-        zonename: &str,
-        stored: Option<&str>,
-        found: Position<'_>,
-        noted: Noted,
-    ) -> Vec<Transition> {
-        let queue = &self.shared.queue;
-        queue.take_transitions(zonename, noted, |reported, earlier| {
-            due(reported, earlier, stored, found)
-        })
     }
 
     /// Tries a job again, later the more often it has failed.

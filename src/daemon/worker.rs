@@ -267,7 +267,7 @@ impl Worker {
             took.as_secs_f64() * 1000.0,
             job.cause.detail
         );
-        self.shared.hub.speak();
+        self.shared.cache.speak();
         // Nobody may be waiting any more.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::engine::Stream;
 use super::wanted::Wanted;
 use crate::config::HttpLimits;
-use crate::hub::{Line, Text, chunk_of};
+use crate::hub::{Draft, Line, Text};
 
 /// The most bytes that a subscriber may send after its request.
 const RECEIVED_MAX: usize = 64 << 10;
@@ -107,7 +107,11 @@ impl Subscriber {
     #[must_use]
     pub fn framed(&self, line: &[u8]) -> Vec<u8> {
         match self.stream.chunked {
-            true => chunk_of(line).0,
+            true => {
+                let (mut chunk, begin, _) = Draft::of(line).into_chunk();
+                chunk.drain(..begin);
+                chunk
+            }
             false => line.to_vec(),
         }
     }

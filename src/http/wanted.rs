@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hub::{EventKind, Line, Vm};
+use crate::hub::{Draft, EventKind, Line, Vm};
 use crate::json::{Json, Key, Object, Wants};
 use crate::select::{Fields, Path};
 
@@ -109,14 +109,15 @@ impl<'a> Told<'a> {
             return Arc::clone(line);
         }
         let line = self.line;
-        let mut text = match self.event() {
+        let event = match self.event() {
             Ok(event) => narrowed(event, fields),
             // Never all of it.
             Err(why) => unreadable(line, why),
-        }
-        .to_bytes();
-        text.push(b'\n');
-        let line = Arc::new(line.reworded(&text));
+        };
+        let mut draft = Draft::default();
+        event.write(draft.out());
+        draft.out().push(b'\n');
+        let line = Arc::new(line.reworded(draft));
         self.reworded.push((fields.clone(), Arc::clone(&line)));
         line
     }
@@ -166,7 +167,8 @@ mod tests {
             zonename: "z".into(),
             uuid: "u".into(),
         };
-        hub.publish(about, None, |_| format!("{text}\n").into_bytes());
+        let line = Draft::of(format!("{text}\n").as_bytes());
+        hub.publish(about, None, line, |_, _| ());
         hub.hand_out(1).unwrap().remove(0)
     }
 

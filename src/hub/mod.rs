@@ -64,26 +64,79 @@ pub struct About {
 #[derive(Debug)]
 pub struct Text {
     bytes: Box<[u8]>,
+    /// Where those begin that are sent.
+    begin: usize,
     held: Arc<AtomicUsize>,
 }
 
 impl Text {
-    fn new(bytes: Vec<u8>, held: &Arc<AtomicUsize>) -> Self {
+    fn new(bytes: Vec<u8>, begin: usize, held: &Arc<AtomicUsize>) -> Self {
         let bytes = bytes.into_boxed_slice();
-        held.fetch_add(bytes.len(), Ordering::Relaxed);
-        Self { bytes, held: Arc::clone(held) }
+        let text = Self { bytes, begin, held: Arc::clone(held) };
+        text.held.fetch_add(text.bytes().len(), Ordering::Relaxed);
+        text
     }
 
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.begin..]
     }
 }
 
 impl Drop for Text {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.held.fetch_sub(self.bytes().len(), Ordering::Relaxed);
+    }
+}
+
+/// Room for the size of a chunk: sixteen hexadecimal digits, and an end of
+/// line.
+const CHUNK_HEAD: usize = 18;
+
+/// A line of /events in the making. However long it is, to finish it and to
+/// make a chunk of HTTP/1.1 of it moves no byte of it.
+#[derive(Debug)]
+pub struct Draft(Vec<u8>);
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Draft {
+    /// An empty one, with room for so many bytes.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(CHUNK_HEAD + capacity + 2);
+        bytes.resize(CHUNK_HEAD, 0);
+        Self(bytes)
+    }
+
+    /// One of this line, newline included.
+    #[must_use]
+    pub fn of(line: &[u8]) -> Self {
+        let mut draft = Self::new(line.len());
+        draft.0.extend_from_slice(line);
+        draft
+    }
+
+    /// To append to.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// Makes a chunk of it. Returns it with the places at which it, and the
+    /// line in it, begin.
+    #[must_use]
+    pub fn into_chunk(mut self) -> (Vec<u8>, usize, usize) {
+        let line = self.0.len() - CHUNK_HEAD;
+        let head = format!("{line:x}\r\n");
+        let begin = CHUNK_HEAD - head.len();
+        self.0[begin..CHUNK_HEAD].copy_from_slice(head.as_bytes());
+        self.0.extend_from_slice(b"\r\n");
+        (self.0, begin, CHUNK_HEAD)
     }
 }
 
@@ -96,24 +149,25 @@ pub struct Line {
     pub about: About,
     /// A chunk of HTTP/1.1: size, JSON and newline, end.
     chunk: Text,
-    /// Where in it the JSON begins.
-    begin: usize,
+    /// How long the size is, before the JSON.
+    head: usize,
 }
 
 impl Line {
     fn new(
         seq: u64,
         about: About,
-        line: &[u8],
+        line: Draft,
         held: &Arc<AtomicUsize>,
     ) -> Self {
-        let (chunk, begin) = chunk_of(line);
-        Self { seq, about, chunk: Text::new(chunk, held), begin }
+        let (chunk, begin, json) = line.into_chunk();
+        let chunk = Text::new(chunk, begin, held);
+        Self { seq, about, chunk, head: json - begin }
     }
 
     /// The same event in other words.
     #[must_use]
-    pub fn reworded(&self, line: &[u8]) -> Self {
+    pub fn reworded(&self, line: Draft) -> Self {
         Self::new(self.seq, self.about.clone(), line, &self.chunk.held)
     }
 
@@ -126,19 +180,8 @@ impl Line {
     /// The line itself, newline included.
     #[must_use]
     pub fn text(&self) -> &[u8] {
-        &self.chunk()[self.begin..self.chunk().len() - 2]
+        &self.chunk()[self.head..self.chunk().len() - 2]
     }
-}
-
-/// Puts a line, newline included, into a chunk of its own. Returns it with the
-/// place at which the line begins.
-#[must_use]
-pub fn chunk_of(line: &[u8]) -> (Vec<u8>, usize) {
-    let mut chunk = format!("{:x}\r\n", line.len()).into_bytes();
-    let begin = chunk.len();
-    chunk.extend_from_slice(line);
-    chunk.extend_from_slice(b"\r\n");
-    (chunk, begin)
 }
 
 /// Who listens to /events.
@@ -257,16 +300,24 @@ impl Hub {
     /// Something else for subscribers.
     #[must_use]
     pub fn text(&self, bytes: Vec<u8>) -> Arc<Text> {
-        Arc::new(Text::new(bytes, &self.held))
+        Arc::new(Text::new(bytes, 0, &self.held))
     }
 
-    /// Adds the next event, after which the VM is `vm`. `line` gets its
-    /// number, and returns it as JSON with a newline.
+    /// Whether no lines are made of events: see [`Hub::silent`].
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.inner.lock().is_silent
+    }
+
+    /// Adds the next event, after which the VM is `vm`. `finish` gets its
+    /// number, and appends what is left of the line, newline included: that
+    /// has to be short, as others wait meanwhile.
     pub fn publish(
         &self,
         about: About,
         vm: Option<Vm>,
-        line: impl FnOnce(u64) -> Vec<u8>,
+        mut line: Draft,
+        finish: impl FnOnce(u64, &mut Vec<u8>),
     ) {
         let mut inner = self.inner.lock();
         inner.seq += 1;
@@ -277,7 +328,8 @@ impl Hub {
         if inner.is_silent {
             return;
         }
-        let line = Line::new(seq, about, &line(seq), &self.held);
+        finish(seq, line.out());
+        let line = Line::new(seq, about, line, &self.held);
         inner.bytes += line.chunk().len();
         inner.lines.push_back(Arc::new(line));
         inner.drop_old(&self.limits);

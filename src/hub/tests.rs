@@ -19,7 +19,9 @@ fn about() -> About {
 }
 
 fn publish_only(hub: &Hub) {
-    hub.publish(about(), None, |seq| format!("{seq}\n").into_bytes());
+    hub.publish(about(), None, Draft::default(), |seq, line| {
+        line.extend_from_slice(format!("{seq}\n").as_bytes());
+    });
 }
 
 /// Publishes a line, and hands it out.
@@ -91,7 +93,7 @@ fn a_line_is_a_chunk_of_its_own() {
     let line = hub.inner.lock().after(0, 1).unwrap().remove(0);
     assert_eq!(line.text(), b"1\n");
     assert_eq!(line.chunk(), b"2\r\n1\n\r\n");
-    assert_eq!(line.reworded(b"one\n").chunk(), b"4\r\none\n\r\n");
+    assert_eq!(line.reworded(Draft::of(b"one\n")).chunk(), b"4\r\none\n\r\n");
 }
 
 #[test]
@@ -109,11 +111,12 @@ fn lines_count_as_long_as_somebody_holds_them() {
 fn bytes_bound_what_is_kept() {
     let hub = hub(100);
     for _ in 0..9 {
-        hub.publish(about(), None, |_| vec![b'x'; 300_000]);
+        hub.publish(about(), None, Draft::of(&[b'x'; 300_000]), |_, _| ());
         hub.hand_out(9).unwrap();
     }
     assert_eq!(hub.size().0, 3);
-    hub.publish(about(), None, |_| vec![b'x'; 2 << 20]);
+    let line = Draft::of(&vec![b'x'; 2 << 20]);
+    hub.publish(about(), None, line, |_, _| ());
     assert_eq!(hub.size().0, 1);
 }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::config::{QueueLimits, SourceTimes};
 use crate::event::{Cause, Job, Lane, Sources, Transition};
 use crate::sync::{Condvar, Mutex};
+use crate::transition::Numbered;
 use reported::Reported;
 use state::State;
 
@@ -172,16 +173,23 @@ impl Queue {
         self.inner.lock().reported.add(zonename, transition, is_vm);
     }
 
-    /// Takes transitions of a VM, in order: as many as `choose` says, which is
-    /// given all of them, and how many had been noted when a batch began. The
-    /// others stay.
-    pub fn take_transitions(
+    /// The first transitions of a VM: as many as `choose` says, which is given
+    /// all of them, and how many had been noted when a batch began.
+    #[must_use]
+    pub fn due_transitions(
         &self,
         zonename: &str,
         batch_noted: u64,
         choose: impl FnOnce(&[Transition], usize) -> usize,
-    ) -> Vec<Transition> {
-        self.inner.lock().reported.take(zonename, batch_noted, choose)
+    ) -> Vec<Numbered> {
+        self.inner.lock().reported.due(zonename, batch_noted, choose)
+    }
+
+    /// Takes transitions of a VM that were due; `false`, and takes nothing, if
+    /// others have taken them, or they are forgotten.
+    #[must_use]
+    pub fn take_transitions(&self, zonename: &str, due: &[Numbered]) -> bool {
+        self.inner.lock().reported.take(zonename, due)
     }
 
     /// The end of a VM has been published without that it was reported: what

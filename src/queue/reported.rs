@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::event::{GONE, Transition};
+use crate::transition::Numbered;
 
 /// By zone, in order, each with a running number.
 #[derive(Debug)]
@@ -131,25 +132,37 @@ impl Reported {
         self.gap = Some(Instant::now());
     }
 
-    /// Takes as many of a zone as `choose` says, which is given all, and how
-    /// many have a number up to `earlier`.
-    pub fn take(
-        &mut self,
+    /// The first of a zone, as many as `choose` says, which is given all, and
+    /// how many have a number up to `earlier`.
+    pub fn due(
+        &self,
         zonename: &str,
         earlier: u64,
         choose: impl FnOnce(&[Transition], usize) -> usize,
-    ) -> Vec<Transition> {
-        let Some(waiting) = self.of_zone.get_mut(zonename) else {
+    ) -> Vec<Numbered> {
+        let Some(waiting) = self.of_zone.get(zonename) else {
             return Vec::new();
         };
         let earlier = waiting.iter().filter(|(n, _)| *n <= earlier).count();
         let all: Vec<_> = waiting.iter().map(|(_, t)| t.clone()).collect();
-        let count = choose(&all, earlier).min(waiting.len());
-        let taken = waiting.drain(..count).map(|(_, t)| t).collect();
+        let count = choose(&all, earlier);
+        waiting.iter().take(count).cloned().collect()
+    }
+
+    /// Takes these, if they are the first of a zone.
+    pub fn take(&mut self, zonename: &str, due: &[Numbered]) -> bool {
+        let Some(waiting) = self.of_zone.get_mut(zonename) else {
+            return due.is_empty();
+        };
+        let first = waiting.iter().take(due.len()).map(|(n, _)| n);
+        if !first.eq(due.iter().map(|(n, _)| n)) {
+            return false;
+        }
+        waiting.drain(..due.len());
         if waiting.is_empty() {
             self.of_zone.remove(zonename);
         }
-        taken
+        true
     }
 
     /// Keeps of those up to number `earlier` only zones that `keep` wants.

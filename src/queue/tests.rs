@@ -24,6 +24,17 @@ pub fn names(batch: &Batch) -> Vec<String> {
     batch.jobs.iter().map(|job| job.lane.to_string()).collect()
 }
 
+/// Takes what is due of zone `a`.
+fn take_transitions(
+    queue: &Queue,
+    noted: u64,
+    choose: impl FnOnce(&[Transition], usize) -> usize,
+) -> Vec<Transition> {
+    let due = queue.due_transitions("a", noted, choose);
+    assert!(queue.take_transitions("a", &due));
+    due.into_iter().map(|(_, transition)| transition).collect()
+}
+
 #[test]
 fn jobs_of_a_lane_are_one_while_they_wait() {
     let queue = queue(10);
@@ -107,7 +118,7 @@ fn transitions_stay_in_order_until_taken() {
     queue.push(vm("a", Sources::STATE));
     let batch = queue.take().unwrap();
     let take = |count| -> Vec<_> {
-        let taken = queue.take_transitions("a", batch.noted, |all, n| {
+        let taken = take_transitions(&queue, batch.noted, |all, n| {
             assert_eq!(n, all.len());
             count
         });
@@ -116,6 +127,27 @@ fn transitions_stay_in_order_until_taken() {
     assert_eq!(take(1), ["ready"]);
     assert_eq!(take(9), ["running"]);
     assert_eq!(take(9), [""; 0]);
+}
+
+#[test]
+fn what_was_due_is_taken_once_and_in_order() {
+    let queue = queue(10);
+    let add = |zone_state| {
+        let transition = Transition::new(zone_state, None);
+        queue.push_transition(&"a".into(), transition, true);
+    };
+    add("ready");
+    add("running");
+    let due = queue.due_transitions("a", u64::MAX, |all, _| all.len());
+    // What comes meanwhile is no hindrance, and waits.
+    add("shutting_down");
+    assert!(!queue.take_transitions("a", &due[1..]));
+    assert!(queue.take_transitions("a", &due));
+    assert!(!queue.take_transitions("a", &due));
+    assert!(queue.take_transitions("a", &[]));
+    let rest = take_transitions(&queue, u64::MAX, |all, _| all.len());
+    assert_eq!(rest[0].zone_state, "shutting_down");
+    assert!(!queue.take_transitions("b", &due));
 }
 
 #[test]
@@ -133,7 +165,7 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
     add("vm", true);
     let has = |name: &str| {
         let mut count = 0;
-        queue.take_transitions(name, u64::MAX, |all, _| {
+        let _ = queue.due_transitions(name, u64::MAX, |all, _| {
             count = all.len();
             0
         });
@@ -159,7 +191,7 @@ fn more_transitions_than_may_wait_are_counted() {
         queue.push_transition(&"a".into(), transition, true);
     }
     assert_eq!(queue.status(9).transitions_lost, 3);
-    let taken = queue.take_transitions("a", u64::MAX, |all, _| all.len());
+    let taken = take_transitions(&queue, u64::MAX, |all, _| all.len());
     let taken: Vec<_> = taken.iter().map(|t| (t.zone_state, t.lost)).collect();
     assert_eq!(taken, [("installed", 3), ("ready", 0)]);
     assert!(QueueLimits::default().transitions >= 1024);
@@ -176,7 +208,7 @@ fn news_of_who_is_over_is_late() {
         queue.push_transition(&name, transition, true);
     };
     let waiting = || -> Vec<_> {
-        let taken = queue.take_transitions("a", u64::MAX, |all, _| all.len());
+        let taken = take_transitions(&queue, u64::MAX, |all, _| all.len());
         taken.iter().map(|t| t.zone_state).collect()
     };
     // Its end comes late, and then another of its name.

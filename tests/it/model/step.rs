@@ -35,6 +35,8 @@ pub enum Step {
     Update(usize, &'static str, String),
     /// A file of its config directory is replaced.
     Write(usize, &'static str, String),
+    /// A file of which thousands of members change at once.
+    WriteLarge(usize, &'static str, String),
     /// A file of its config directory is removed.
     Remove(usize, &'static str),
     /// A file of its config directory is written in place, and half of it.
@@ -171,7 +173,10 @@ impl Steps {
                 ]);
                 Step::Update(self.vm(), property, format!("1{}", self.value()))
             }
-            19..=22 => {
+            19 => {
+                Step::WriteLarge(self.vm(), self.one_of(&FILES), self.value())
+            }
+            20..=22 => {
                 let text = format!("{{\"k\":\"{}\"}}", self.value());
                 Step::Write(self.vm(), self.one_of(&FILES), text)
             }
@@ -331,6 +336,15 @@ impl Step {
             }
             Self::Write(n, file, text) => {
                 host.write_config(&name(n)?, file, text)
+            }
+            Self::WriteLarge(n, file, value) => {
+                let member = |key| format!("\"k{key}\":\"{value}\"");
+                let members = (0..3000).map(member).collect::<Vec<_>>();
+                let members = members.join(",");
+                let text = format!(
+                    "{{\"customer_metadata\":{{{members}}},{members}}}"
+                );
+                host.write_config(&name(n)?, file, &text)
             }
             Self::Remove(n, file) => {
                 let path = host.zone_dir(&name(n)?)?.join("config").join(file);

@@ -1,0 +1,231 @@
+//! The one place where a VM changes.
+
+use std::sync::Arc;
+
+use super::inner::Sort;
+use super::publisher::Publisher;
+use super::{Applied, Cache, GONE_MAX, Prepared, Update};
+use crate::event::{Cause, GONE, Transition};
+use crate::hub::Vm;
+use crate::json::Object;
+use crate::load::assemble::{Parts, assemble, assemble_beside};
+use crate::transition::Reports;
+
+/// What is stored of a VM, as it is compared with.
+struct Stored {
+    parts: Arc<Parts>,
+    vm: Vm,
+    /// Transitions that were lost since its last event.
+    lost: u64,
+}
+
+impl Stored {
+    fn prepared(&self) -> Prepared {
+        let (parts, vm) = (Arc::clone(&self.parts), self.vm.clone());
+        Prepared { parts, vm, object: None }
+    }
+}
+
+impl Cache {
+    /// Stores what a load has found of a VM that it knew as `base`, and
+    /// publishes what that changes. What was reported of the zone by then is
+    /// published state by state, even if it is over; it is not taken if the
+    /// load was overtaken.
+    pub fn apply(
+        &self,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        mut update: Update,
+        reports: &dyn Reports,
+        cause: &Cause,
+    ) -> Applied {
+        let Some((stored, twin)) = self.stored(zonename, base, &update) else {
+            return Applied::Overtaken;
+        };
+        let lost = stored.as_ref().map_or(0, |stored| stored.lost);
+        if let Some(twin) = twin {
+            // As a VM of another uuid it is no longer there.
+            let before = stored.as_ref().and_then(|s| assemble(&s.parts));
+            let before = before.map(Arc::new);
+            let mut events =
+                Publisher::new(self, zonename, cause, before, lost);
+            if let Some(stored) = &stored {
+                events.delete(&[], &stored.prepared());
+            }
+            let mut inner = self.inner.write();
+            if inner.is_overtaken(zonename, base, &update)
+                || inner.twin(zonename, &update).as_ref() != Some(&twin)
+                || !events.is_heard_as_before()
+            {
+                return Applied::Overtaken;
+            }
+            let removed = inner.remove(zonename);
+            let published = events.publish();
+            drop(inner);
+            drop(removed);
+            return Applied::Twin(twin, published);
+        }
+
+        // What takes long: objects are made, compared, and written.
+        let zone_state = stored.as_ref().map(|s| &*s.parts.row.zone_state);
+        let due = reports.due(zone_state);
+        let reported: Vec<_> = due.iter().map(|(_, t)| t.clone()).collect();
+        let is_served =
+            matches!(&update, Update::Vm(vm) if vm.object.is_none());
+        let is_still =
+            reported.iter().all(|t| Some(t.zone_state) == zone_state);
+        let is_quiet = is_served && is_still;
+        let before = match (&stored, is_quiet) {
+            (Some(stored), false) => object_of(stored, &update),
+            _ => None,
+        };
+        if is_served && let Update::Vm(vm) = &mut update {
+            // One and the same: there is no difference to look for.
+            vm.object.clone_from(&before);
+        }
+        let mut events = Publisher::new(self, zonename, cause, before, lost);
+        let lives = Lives::of(&reported, stored.as_ref(), &update);
+        if is_quiet {
+            events.lost += reported.iter().map(|t| t.lost).sum::<u64>();
+        } else {
+            lives.write(&mut events, stored.as_ref(), &update);
+        }
+        let object = match &mut update {
+            Update::Vm(vm) => vm.object.take(),
+            Update::Gone => None,
+        };
+        let sort = object.as_deref().map(Sort::of);
+
+        let mut inner = self.inner.write();
+        if inner.is_overtaken(zonename, base, &update)
+            || inner.twin(zonename, &update).is_some()
+            || !events.is_heard_as_before()
+            || !reports.take(&due)
+        {
+            return Applied::Overtaken;
+        }
+        let mut removed = None;
+        if !lives.ended.is_empty() {
+            removed = inner.remove(zonename);
+        }
+        if let (Update::Gone, Some(gone)) = (&update, &mut inner.gone)
+            && gone.len() < GONE_MAX
+        {
+            gone.insert(Arc::clone(zonename));
+        }
+        let is_end_unheard = lives.has_ended && events.ends() > lives.heard;
+        let lost = events.lost;
+        let published = events.publish();
+        let mut replaced = None;
+        if let Update::Vm(vm) = update {
+            let version = (!published.is_empty()).then(|| self.hub.seq());
+            replaced = inner.store(zonename, vm, sort, version, lost);
+        }
+        drop(inner);
+        // Large ones take their time to go.
+        drop((removed, replaced, object, stored));
+        Applied::Stored { published, is_end_unheard }
+    }
+
+    /// What is stored of a zone, and the other zone that is served with the
+    /// uuid of this one; `None` if it is no longer what a load knew.
+    fn stored(
+        &self,
+        zonename: &str,
+        base: Option<&Arc<Parts>>,
+        update: &Update,
+    ) -> Option<(Option<Stored>, Option<Arc<str>>)> {
+        let inner = self.inner.read();
+        let stored = match (inner.vms.get(zonename), base) {
+            (None, None) => None,
+            (Some(entry), Some(base)) if Arc::ptr_eq(&entry.vm.parts, base) => {
+                let parts = Arc::clone(base);
+                let vm = entry.vm.vm.clone();
+                Some(Stored { parts, vm, lost: entry.lost })
+            }
+            _ => return None,
+        };
+        Some((stored, inner.twin(zonename, update)))
+    }
+}
+
+/// The object that is served of a VM; what the new one has as well is shared
+/// with it.
+fn object_of(stored: &Stored, update: &Update) -> Option<Arc<Object>> {
+    let new = match update {
+        Update::Vm(Prepared { parts, object: Some(object), .. }) => {
+            Some((&**parts, &**object))
+        }
+        _ => None,
+    };
+    assemble_beside(&stored.parts, new).map(Arc::new)
+}
+
+/// What was reported of a zone's name: of zones that have ended, and of the
+/// one that is there now.
+struct Lives<'a> {
+    /// Each with its end, if that was reported.
+    ended: Vec<&'a [Transition]>,
+    now: &'a [Transition],
+    /// How many ends were reported.
+    heard: usize,
+    /// Whether the zone that is stored has ended. One that got another uuid
+    /// is another VM, but has not.
+    has_ended: bool,
+}
+
+impl<'a> Lives<'a> {
+    fn of(
+        reported: &'a [Transition],
+        stored: Option<&Stored>,
+        update: &Update,
+    ) -> Self {
+        let is_end = |t: &Transition| t.zone_state == GONE;
+        let mut ended: Vec<_> = reported.split_inclusive(is_end).collect();
+        let heard = reported.iter().filter(|t| is_end(t)).count();
+        let mut now: &[Transition] = &[];
+        if !reported.last().is_none_or(is_end) {
+            now = ended.pop().unwrap_or_default();
+        }
+        let has_ended = match update {
+            Update::Gone => {
+                ended.push(std::mem::take(&mut now));
+                true
+            }
+            Update::Vm(vm) => {
+                let is_another =
+                    stored.is_some_and(|s| s.parts.is_another_than(&vm.parts));
+                if is_another && ended.is_empty() {
+                    ended.push(&[]);
+                }
+                stored
+                    .is_some_and(|s| s.parts.xml.is_another_than(&vm.parts.xml))
+            }
+        };
+        Self { ended, now, heard, has_ended }
+    }
+
+    fn write(
+        &self,
+        events: &mut Publisher<'_>,
+        stored: Option<&Stored>,
+        update: &Update,
+    ) {
+        let found = match update {
+            Update::Gone => None,
+            Update::Vm(vm) => Some(vm),
+        };
+        let stored = stored.map(Stored::prepared);
+        let mut known = stored.as_ref();
+        for life in &self.ended {
+            // Of a zone that was over before it could be loaded no more is
+            // known than of the one after it.
+            if let Some(vm) = known.take().or(found) {
+                events.delete(life, vm);
+            }
+        }
+        if let Some(vm) = found {
+            events.load(self.now, vm);
+        }
+    }
+}
