@@ -135,7 +135,7 @@ check-illumos:
 	    --target x86_64-unknown-illumos -- -D warnings
 	$(CLANG) --target=x86_64-pc-solaris2.11 -fsyntax-only -std=gnu11 \
 	    -Wall -Wextra -Werror -D_GNU_SOURCE -Ic/illumos \
-	    -isystem /usr/include/$(MULTIARCH) -isystem /usr/include c/fswatch.c
+	    -isystem /usr/include/$(MULTIARCH) -isystem /usr/include c/fswatch.c c/spawn.c
 
 clean:
 	$(CARGO) clean

@@ -1,4 +1,5 @@
-//! Compiles the file watcher, which is C since event ports are a C API.
+//! Compiles what is C: the file watcher, since event ports are a C API, and
+//! how commands are started, since that takes vfork(2).
 //!
 //! `VMINFOD_SKIP_C=1` leaves it out, and so does building for another system
 //! without a C compiler for it (`CC_x86_64_unknown_illumos`): enough for
@@ -22,6 +23,7 @@ fn main() {
     let mut build = cc::Build::new();
     build
         .file("c/fswatch.c")
+        .file("c/spawn.c")
         .std("gnu11")
         .warnings(true)
         .extra_warnings(true)

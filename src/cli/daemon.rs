@@ -116,6 +116,7 @@ impl Options {
 /// Serves the VMs of this host.
 pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
     let options = Options::parse(parser)?;
+    os::signals::start_service();
     if options.file.is_some() {
         // Until it is caught: who asks for what is being done already.
         os::signals::ignore(Signal::Hangup);

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use crate::client;
 use crate::json::Json;
+use crate::os;
 use args::{Args, Opt};
 use events::Caller;
 
@@ -68,6 +69,10 @@ impl From<client::Error> for Failure {
 
 /// Runs the program by its command line.
 pub fn main() -> ExitCode {
+    if let Err(e) = os::signals::start() {
+        complain(&format!("vminfod: signals: {e}"));
+        return ExitCode::FAILURE;
+    }
     let mut args = std::env::args_os();
     let called = args.next().map(PathBuf::from);
     let called = called.as_deref().and_then(Path::file_name);

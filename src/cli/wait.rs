@@ -16,7 +16,6 @@ use crate::client::{
     Watcher,
 };
 use crate::json::Json;
-use crate::os;
 use crate::select::{CONDITIONS_MAX, Condition, Search, split_once};
 
 /// How long it waits, unless one says.
@@ -504,8 +503,6 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
 fn run_command(words: &[OsString]) -> Result<(), Failure> {
     let Some((program, args)) = words.split_first() else { return Ok(()) };
     let shown = program.to_string_lossy();
-    // Whoever called may ignore that his children end; we do not.
-    os::signals::reset_child_signal();
     let status = Command::new(program).args(args).status().map_err(|e| {
         let status = match e.kind() {
             std::io::ErrorKind::NotFound => EXIT_NO_COMMAND,

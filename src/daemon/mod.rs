@@ -179,7 +179,7 @@ pub fn run(
 
 /// Clients must not take the descriptors that loading needs.
 fn within_descriptors(mut settings: Settings) -> Settings {
-    let limit = os::raise_descriptor_limit();
+    let limit = os::process::raise_descriptor_limit();
     let free = limit.saturating_sub(OWN_DESCRIPTORS).max(1);
     let most = usize::try_from(free).unwrap_or(usize::MAX);
     if settings.http.connections > most {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::os;
-use crate::os::process::{ReadSome, Running, read_some, spawn};
+use crate::os::process::{ReadSome, Running, kill_group_now, read_some, spawn};
 
 /// How often a running command looks whether the daemon is ending.
 const END_CHECK: Duration = Duration::from_millis(100);
@@ -182,8 +181,7 @@ impl Runner {
         limit: Duration,
     ) -> Result<Output, CommandError> {
         let end = Instant::now() + limit;
-        let mut command = Command::new(&run.program);
-        let mut running = spawn(command.args(&run.args))
+        let mut running = spawn(&run.program, &run.args)
             .map_err(|e| run.error(&format!("can't be started: {e}")))?;
         self.finish(&mut running, end).map_err(|what| {
             running.kill();
@@ -218,6 +216,15 @@ impl Runner {
             }
             if err_open {
                 err_open = self.drain(err, &mut stderr, &mut buffer)?;
+            }
+            if running.child.has_ended().map_err(|e| e.to_string())? {
+                // What it has started may hold its pipes for ever. What is in
+                // them by now is all that it has said.
+                let Running { stdout: out, stderr: err, child } = running;
+                self.drain(out, &mut stdout, &mut buffer)?;
+                self.drain(err, &mut stderr, &mut buffer)?;
+                kill_group_now(child.id());
+                break;
             }
         }
         let text = |bytes: Vec<u8>| {
@@ -326,6 +333,25 @@ mod tests {
         // One that closes its output and stays is killed, too.
         let silent = sh("exec >&- 2>&-; sleep 1000", Duration::from_millis(50));
         assert!(silent.unwrap_err().to_string().contains("ran for over"));
+    }
+
+    #[test]
+    fn a_command_has_ended_though_its_child_holds_its_pipes() {
+        let script = "sleep 1000 & echo $!; echo err >&2; exit 3";
+        let output = sh(script, LONG).unwrap();
+        assert_eq!((output.stderr.as_str(), output.exit), ("err\n", Some(3)));
+        let pid = output.stdout.trim();
+        let is_there = || {
+            let path = format!("/proc/{pid}/stat");
+            let stat = std::fs::read_to_string(path).unwrap_or_default();
+            // One that nobody has waited for yet has ended, too.
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        let end = Instant::now() + LONG;
+        while is_there() {
+            assert!(Instant::now() < end, "{pid} lives");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -133,25 +133,6 @@ pub fn random_uuid() -> String {
     )
 }
 
-/// Lets this process have as many descriptors as it may; returns how many.
-#[must_use]
-pub fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return DESCRIPTORS_MIN;
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: `raised` is valid for the call.
-    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
-        0 => raised.rlim_cur,
-        _ => limit.rlim_cur,
-    }
-}
-
-/// Descriptors that POSIX grants any process.
-const DESCRIPTORS_MIN: u64 = 20;
-
 /// Ends the process at once: nothing is flushed, and so nothing is waited for.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.

@@ -2,27 +2,94 @@
 //! all that they started.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_ulong};
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::ptr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Sets `command` up as this program starts all its children: a cleared
-/// environment but for the C locale, no input, both outputs on pipes, and a
-/// process group of its own, so that it can be killed with what it starts.
-pub fn isolate(command: &mut Command) -> &mut Command {
-    command
-        .env_clear()
-        .env("LANG", "C")
-        .env("LC_ALL", "C")
-        .env("PATH", "/usr/sbin:/usr/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
+unsafe extern "C" {
+    fn spawn_command(
+        path: *const c_char,
+        argv: *const *const c_char,
+        envp: *const *const c_char,
+        fds: *const [c_int; 3],
+        files: c_ulong,
+        pid: *mut libc::pid_t,
+    ) -> c_int;
+}
+
+/// The environment of all commands: nothing but the C locale, and where to
+/// look for others.
+const ENVIRONMENT: [&CStr; 3] =
+    [c"LANG=C", c"LC_ALL=C", c"PATH=/usr/sbin:/usr/bin"];
+
+/// A child of this process.
+#[derive(Debug)]
+pub struct Child {
+    pid: libc::pid_t,
+    /// Once it has been waited for.
+    ended: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Its process id, which is that of its process group, too.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.pid.unsigned_abs()
+    }
+
+    /// Whether it has ended. It is not waited for by that: as long as it is
+    /// not, no other process gets its id, nor a group that of its group.
+    ///
+    /// # Errors
+    /// Those of waitid(2).
+    pub fn has_ended(&self) -> io::Result<bool> {
+        if self.ended.is_some() {
+            return Ok(true);
+        }
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: all-zero bytes are a valid siginfo_t, which is filled in.
+        let (failed, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let id = self.id() as libc::id_t;
+            let failed = libc::waitid(libc::P_PID, id, &raw mut info, options);
+            (failed, info)
+        };
+        match failed {
+            0 => Ok(info.si_signo != 0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// How it has ended, if it has.
+    ///
+    /// # Errors
+    /// Those of waitpid(2).
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            let mut status = 0;
+            // SAFETY: `status` is valid for the call. Nothing else waits for
+            // the process, so that its id is still its own.
+            let reaped = unsafe {
+                libc::waitpid(self.pid, &raw mut status, libc::WNOHANG)
+            };
+            match reaped {
+                0 => return Ok(None),
+                -1 => return Err(io::Error::last_os_error()),
+                _ => self.ended = Some(ExitStatus::from_raw(status)),
+            }
+        }
+        Ok(self.ended)
+    }
 }
 
 /// Children that are there, and those that were killed and do not end: one
@@ -45,6 +112,36 @@ const REAP_TIME: Duration = Duration::from_millis(100);
 /// How often it is looked at meanwhile.
 const REAP_CHECK: Duration = Duration::from_millis(1);
 
+/// The limit of descriptors that this process was started with.
+static STARTED_WITH: OnceLock<u64> = OnceLock::new();
+
+/// Descriptors that POSIX grants any process.
+const DESCRIPTORS_MIN: u64 = 20;
+
+/// Lets this process, and not its children, have as many descriptors as it
+/// may; returns how many.
+#[must_use]
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return DESCRIPTORS_MIN;
+    }
+    STARTED_WITH.get_or_init(|| limit.rlim_cur);
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: `raised` is valid for the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } {
+        0 => raised.rlim_cur,
+        _ => limit.rlim_cur,
+    }
+}
+
+/// The limit of descriptors that children get; 0 if it is that of this
+/// process.
+fn descriptor_limit_of_children() -> c_ulong {
+    STARTED_WITH.get().copied().unwrap_or(0)
+}
+
 /// Kills every child with all that it has started.
 pub fn kill_all() {
     let running = std::mem::take(&mut CHILDREN.lock().running);
@@ -59,49 +156,74 @@ fn reap() -> usize {
         // SAFETY: a status that is not asked for needs no memory. The process
         // is a child of ours that nobody else waits for.
         let reaped =
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+            unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
         reaped == 0
     });
     children.unreaped.len()
 }
 
-/// Starts `command`, isolated; both pipes are non-blocking.
+/// Starts a program, by its absolute path: with [`ENVIRONMENT`], no input, both
+/// outputs on pipes that do not block, known signals, the limit of descriptors
+/// that this process was started with, and a process group of its own, so that
+/// it can be killed with what it starts.
 ///
 /// # Errors
-/// Those of starting a process, as text that does not name the command.
-pub fn spawn(command: &mut Command) -> io::Result<Running> {
+/// Those of starting a process, as text that does not name the program.
+pub fn spawn(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+) -> io::Result<Running> {
     if reap() >= UNREAPED_MAX {
         let error = format!("{UNREAPED_MAX} processes were killed and live");
         return Err(io::Error::other(error));
     }
-    let mut child = isolate(command).spawn()?;
-    CHILDREN.lock().running.insert(child.id());
-    let pipes = (child.stdout.take(), child.stderr.take());
-    let (Some(stdout), Some(stderr)) = pipes else {
-        kill_group(child.id(), libc::SIGKILL);
-        let _ = child.wait();
-        CHILDREN.lock().running.remove(&child.id());
-        return Err(io::Error::other("no pipes to the child"));
+    let path = CString::new(program.as_os_str().as_bytes())?;
+    let args = args.iter().map(|arg| CString::new(arg.as_ref().as_bytes()));
+    let args = args.collect::<Result<Vec<_>, _>>()?;
+    let pointer = |text: &CStr| text.as_ptr();
+    let argv: Vec<_> = [pointer(&path)]
+        .into_iter()
+        .chain(args.iter().map(|arg| pointer(arg)))
+        .chain([ptr::null()])
+        .collect();
+    let envp: Vec<_> =
+        ENVIRONMENT.into_iter().map(pointer).chain([ptr::null()]).collect();
+    let stdin = File::open("/dev/null")?;
+    let ((stdout, out), (stderr, err)) = (io::pipe()?, io::pipe()?);
+    set_nonblocking(&stdout)?;
+    set_nonblocking(&stderr)?;
+    let fds = [stdin.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()];
+    let files = descriptor_limit_of_children();
+    let mut pid = 0;
+    // SAFETY: path and lists end with null and outlive the call, and the
+    // descriptors are open; none is below 3, as std opens those at the start.
+    let error = unsafe {
+        spawn_command(
+            path.as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            &raw const fds,
+            files,
+            &raw mut pid,
+        )
     };
-    let mut running = Running { child, stdout, stderr };
-    if let Err(e) = set_nonblocking(&running.stdout)
-        .and_then(|()| set_nonblocking(&running.stderr))
-    {
-        running.kill();
-        return Err(e);
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
     }
-    Ok(running)
+    let child = Child { pid, ended: None };
+    CHILDREN.lock().running.insert(child.id());
+    Ok(Running { child, stdout, stderr })
 }
 
-/// A child and its pipes. It must be reaped by `kill` or `child.wait`.
+/// A child and its pipes. It must be reaped by `kill` or `child.try_wait`.
 #[derive(Debug)]
 pub struct Running {
     /// The child.
     pub child: Child,
     /// Its standard output, non-blocking.
-    pub stdout: ChildStdout,
+    pub stdout: PipeReader,
     /// Its standard error, non-blocking.
-    pub stderr: ChildStderr,
+    pub stderr: PipeReader,
 }
 
 impl Running {
@@ -109,7 +231,6 @@ impl Running {
     /// it does not end, later.
     pub fn kill(&mut self) {
         kill_group(self.child.id(), libc::SIGKILL);
-        let _ = self.child.kill();
         let end = Instant::now() + REAP_TIME;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= end {

@@ -88,20 +88,38 @@ unsafe fn errno_location() -> *mut libc::c_int {
 /// Has the handler called for a signal.
 fn install(signal: Signal) -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = hand_on;
+    handle(signal.number(), handler as libc::sighandler_t)
+}
+
+/// Sets what a signal does: the handler has to be async-signal-safe.
+fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: a zeroed sigaction is valid memory, and all that counts of it is
-    // set; the handler is async-signal-safe.
+    // set; all handlers in this module are async-signal-safe.
     let failed = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_sigaction = handler;
         action.sa_flags = libc::SA_RESTART;
         libc::sigemptyset(&raw mut action.sa_mask);
-        let number = signal.number();
-        libc::sigaction(number, &raw const action, ptr::null_mut())
+        libc::sigaction(signal, &raw const action, ptr::null_mut())
     };
     match failed {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// What a signal does; `None` if there is no such signal.
+fn handler_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
+    // SAFETY: all-zero bytes are a valid sigaction, which is filled in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let failed = libc::sigaction(signal, ptr::null(), &raw mut action);
+        (failed == 0).then_some(action.sa_sigaction)
+    }
+}
+
+fn is_number_ignored(signal: libc::c_int) -> bool {
+    handler_of(signal) == Some(libc::SIG_IGN)
 }
 
 impl Signals {
@@ -144,29 +162,66 @@ impl Signals {
     }
 }
 
-/// Whether a signal does nothing, as who started this process has it.
+/// Whether a signal does nothing.
 #[must_use]
 pub fn is_ignored(signal: Signal) -> bool {
-    // SAFETY: all-zero bytes are a valid sigaction, which is filled in.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        let number = signal.number();
-        libc::sigaction(number, ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
-    }
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    let nothing = [libc::SIG_IGN, handler as libc::sighandler_t];
+    handler_of(signal.number()).is_some_and(|of| nothing.contains(&of))
 }
 
-/// Has a signal do nothing, until it is caught.
+/// Has a signal do nothing, until it is caught. Children do not inherit that.
 pub fn ignore(signal: Signal) {
-    // SAFETY: ignoring has no preconditions.
-    unsafe { libc::signal(signal.number(), libc::SIG_IGN) };
+    do_nothing_at(signal.number());
 }
 
-/// Has the ends of children reported again, if who started this process has
-/// ignored them: they could not be waited for.
-pub fn reset_child_signal() {
-    // SAFETY: setting the default has no preconditions.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+/// Does nothing. What is ignored stays ignored in children; a handler ends
+/// with exec(2).
+extern "C" fn nothing(_: libc::c_int) {}
+
+fn do_nothing_at(signal: libc::c_int) {
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // It fails only for signals that there are not.
+    let _ = handle(signal, handler as libc::sighandler_t);
+}
+
+/// Signals that a shell has a command ignore on purpose: nohup(1), and
+/// commands in the background.
+const LEFT_TO_CALLER: [libc::c_int; 3] =
+    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+
+/// More signals than there are.
+const SIGNALS_MAX: libc::c_int = 128;
+
+/// Has signals do what they do by default, and blocks none, whatever this
+/// process was started with; but for [`LEFT_TO_CALLER`], which stay ignored if
+/// they were. To write to what takes no more, or where nobody reads, is an
+/// error, and no signal.
+///
+/// # Errors
+/// Those of sigprocmask(2).
+pub fn start() -> io::Result<()> {
+    for signal in 1..=SIGNALS_MAX {
+        if is_number_ignored(signal) && !LEFT_TO_CALLER.contains(&signal) {
+            let _ = handle(signal, libc::SIG_DFL);
+        }
+    }
+    do_nothing_at(libc::SIGPIPE);
+    do_nothing_at(libc::SIGXFSZ);
+    // SAFETY: an emptied set is valid; the old one is not asked for.
+    let failed = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// As [`start`], of a process whose children inherit nothing either: what the
+/// caller has it ignore does nothing.
+pub fn start_service() {
+    let ignored = LEFT_TO_CALLER.into_iter().filter(|n| is_number_ignored(*n));
+    ignored.for_each(do_nothing_at);
 }
 
 /// Stops this process and its group, as Ctrl-Z does, until they are continued;

@@ -8,7 +8,6 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -142,8 +141,8 @@ impl Reader {
 
     /// Runs one child to its end, which it returns the reason of.
     fn session(&self) -> String {
-        let mut command = Command::new(&self.stream.program);
-        let mut running = match spawn(command.args(self.stream.args)) {
+        let stream = &self.stream;
+        let mut running = match spawn(&stream.program, stream.args) {
             Ok(running) => running,
             Err(e) => {
                 let program = self.stream.program.display();
@@ -198,9 +197,9 @@ impl Reader {
                 Err(e) => return format!("read: {e}"),
                 Ok(ReadSome::End) => return "sysevent has ended".to_string(),
                 // Others may hold its pipe.
-                Ok(ReadSome::Nothing) => match running.child.try_wait() {
-                    Ok(Some(_)) => return "sysevent has ended".to_string(),
-                    Ok(None) => {}
+                Ok(ReadSome::Nothing) => match running.child.has_ended() {
+                    Ok(true) => return "sysevent has ended".to_string(),
+                    Ok(false) => {}
                     Err(e) => return format!("wait: {e}"),
                 },
                 Ok(ReadSome::Bytes(n)) => {

@@ -62,6 +62,9 @@ mod brokers;
 /// The program as a process, and its tools.
 mod process;
 
+/// What it inherits, and what its children do.
+mod inherited;
+
 /// vmadm's verbs that only read.
 mod vmadm;
 

@@ -226,12 +226,13 @@ impl Steps {
 
     fn fault(&mut self) -> Step {
         const COMMANDS: [&str; 3] = ["zoneadm", "zfs", "kstat"];
-        const FAULTS: [&str; 9] = [
+        const FAULTS: [&str; 10] = [
             "short 3",
             "slow 20",
             "slow 100",
             "fail out of order",
             "garbage",
+            "linger",
             "truncate",
             "empty",
             "hang times=2",

@@ -23,6 +23,8 @@ pub enum Fault {
     Fail(String),
     /// The command never ends, nor does a child of it.
     Hang,
+    /// The command ends, and a child of it stays and holds its pipes.
+    Linger,
     /// The command prints half of its output.
     Truncate,
     /// The command prints what no command prints.
@@ -90,6 +92,7 @@ fn parse(words: &str) -> Option<Fault> {
         "slow" => Fault::Slow(Duration::from_millis(argument.parse().ok()?)),
         "fail" => Fault::Fail(argument.to_string()),
         "hang" => Fault::Hang,
+        "linger" => Fault::Linger,
         "truncate" => Fault::Truncate,
         "garbage" => Fault::Garbage,
         "empty" => Fault::Empty,
@@ -182,6 +185,11 @@ pub fn print(root: &Path, command: &str, answer: &Answer) -> i32 {
             return 1;
         }
         Some(Fault::Hang) => hang(),
+        Some(Fault::Linger) => {
+            put_all();
+            // It is of the group of the command, and is killed with that.
+            let _ = std::process::Command::new("sleep").arg("1000").spawn();
+        }
         Some(Fault::Truncate) => {
             // Within a line: no reader can tell whole lines that are missing.
             let bytes = answer.output.as_bytes();

@@ -44,7 +44,7 @@ zfs:
   dtd ROOT ELEMENT ATTRIBUTE        a later DTD allows this attribute
 faults:
   hurt ROOT zoneadm|zfs|kstat FAULT...
-            slow MS, fail TEXT, hang, truncate, garbage, empty,
+            slow MS, fail TEXT, hang, linger, truncate, garbage, empty,
             block (until heal), heal;
             zoneadm: halfway 1|2|3, short LINES (of the index), no-zfs;
             zfs: no-pools, abort
