@@ -112,26 +112,55 @@ pub fn parse_number(s: &str) -> Option<f64> {
 }
 
 /// Milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SS.mmmZ`, as
-/// `Date.prototype.toISOString` does; `None` past the years 0 to 9999.
+/// `Date.prototype.toISOString` does: years past 9999 and before 0 have a sign
+/// and six digits. `None` past what a date of JavaScript can be.
 #[must_use]
 pub fn iso_date(ms: i64) -> Option<String> {
+    if !(-DATE_MAX_MS..=DATE_MAX_MS).contains(&ms) {
+        return None;
+    }
+    // The calendar repeats itself every 400 years: any date is one of those
+    // from 1970 on, some times 400 years away.
+    let (cycles, ms) = (ms.div_euclid(CYCLE_MS), ms.rem_euclid(CYCLE_MS));
     let nanos = i128::from(ms) * 1_000_000;
-    OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .filter(|date| date.year() >= 0)?
-        .format(format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond \
-             digits:3]Z"
-        ))
-        .ok()
+    let date = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+    let year = i64::from(date.year()) + 400 * cycles;
+    let rest = date.format(format_description!(
+        "-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+    ));
+    let year = match year {
+        0..=9999 => format!("{year:04}"),
+        _ => format!("{year:+07}"),
+    };
+    Some(year + &rest.ok()?)
 }
+
+/// 400 years, in milliseconds.
+const CYCLE_MS: i64 = 146_097 * 86_400_000;
+
+/// The first and the last moment that a date of JavaScript can be, in
+/// milliseconds before and after the epoch.
+const DATE_MAX_MS: i64 = 8_640_000_000_000_000;
 
 /// Seconds since the epoch, fraction truncated to milliseconds, as ISO 8601.
 #[must_use]
 pub fn epoch_seconds_to_iso(seconds: f64) -> Option<String> {
     let ms = (seconds * 1000.0).trunc();
+    // What is too large becomes the largest number, which is no date.
     #[allow(clippy::cast_possible_truncation)]
-    if ms.abs() < 8.64e15 { iso_date(ms as i64) } else { None }
+    if ms.is_nan() { None } else { iso_date(ms as i64) }
+}
+
+/// Seconds since the epoch as HTTP has dates: `Sun, 06 Nov 1994 08:49:37 GMT`.
+#[must_use]
+pub fn http_date(seconds: u64) -> String {
+    let format = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] \
+         [hour]:[minute]:[second] GMT"
+    );
+    let date = i64::try_from(seconds).ok();
+    let date = date.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    date.and_then(|date| date.format(format).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -206,6 +235,19 @@ mod tests {
             epoch_seconds_to_iso(0.0).as_deref(),
             Some("1970-01-01T00:00:00.000Z")
         );
+        for (seconds, text) in [
+            (253_402_300_799.999, "9999-12-31T23:59:59.999Z"),
+            (253_402_300_800.0, "+010000-01-01T00:00:00.000Z"),
+            (-62_167_219_200.001, "-000001-12-31T23:59:59.999Z"),
+            (8.64e12, "+275760-09-13T00:00:00.000Z"),
+            (-8.64e12, "-271821-04-20T00:00:00.000Z"),
+        ] {
+            let date = epoch_seconds_to_iso(seconds);
+            assert_eq!(date.as_deref(), Some(text));
+        }
+        assert_eq!(epoch_seconds_to_iso(8.64e12 + 0.001), None);
+        assert_eq!(iso_date(i64::MIN), None);
+        assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(epoch_seconds_to_iso(f64::INFINITY), None);
         assert_eq!(epoch_seconds_to_iso(1e14), None);
     }

@@ -143,9 +143,8 @@ impl Args {
         let variable = variable.as_deref().filter(|text| !text.is_empty());
         let server = match (self.last("server"), variable) {
             (Some(text), _) => socket_address(text)?,
-            (None, Some(text)) => text.parse().map_err(|_| {
-                let what = format!("{SERVER_VARIABLE}={text}: not ADDR:PORT");
-                Failure::Usage(what)
+            (None, Some(text)) => text.parse().map_err(|e| {
+                Failure::Usage(format!("{SERVER_VARIABLE}: {e}"))
             })?,
             (None, None) => socket_address(DEFAULT_LISTEN)?,
         };

@@ -10,6 +10,7 @@ use super::{Failure, complain, print, print_json};
 use crate::address::Address;
 use crate::config::{DEFAULT_LISTEN, Settings};
 use crate::daemon::Reread;
+use crate::http::request::host_name;
 use crate::json::Json;
 use crate::os::signals::Signal;
 use crate::os::{self, Standing};
@@ -42,14 +43,24 @@ impl Options {
                 }
                 "listen" => match parser.value()?.string()?.as_str() {
                     "none" => options.no_tcp = true,
-                    text => options.listen.push(socket_address(text)?),
+                    text => options.listen.push(match socket_address(text)? {
+                        Address::Unix(path) => {
+                            absolute("--listen", path.as_os_str())?.into()
+                        }
+                        inet => inet,
+                    }),
                 },
                 "socket" => {
                     let path = absolute("--socket", &parser.value()?)?;
                     options.listen.push(path.into());
                 }
                 "allow-host" => {
-                    options.hosts.push(parser.value()?.string()?);
+                    let host = parser.value()?.string()?;
+                    let name = host_name(&host).ok_or_else(|| {
+                        let what = "no name or address of a host";
+                        Failure::Usage(format!("--allow-host {host:?}: {what}"))
+                    })?;
+                    options.hosts.push(name);
                 }
                 "settings" => {
                     let path = absolute("--settings", &parser.value()?)?;

@@ -57,8 +57,8 @@ pub enum Piece {
     Line(String),
     /// Not all of it yet; whether there is a part of it.
     Later {
-        /// Whether it has begun.
-        has_begun: bool,
+        /// How many bytes there are of it.
+        bytes: usize,
     },
     /// There is none: the body has ended.
     End,
@@ -179,8 +179,8 @@ impl Answer {
             let is_late = has_pulled && Instant::now() >= until;
             has_pulled = true;
             if is_late || !self.pull(until)? {
-                let has_begun = !self.body.is_empty() || !self.raw.is_empty();
-                return Ok(Piece::Later { has_begun });
+                let bytes = self.body.len() + self.raw.len();
+                return Ok(Piece::Later { bytes });
             }
         }
     }

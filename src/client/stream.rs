@@ -1,5 +1,6 @@
 //! A stream of events that goes on by itself when its connection breaks.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::{
 /// each failure.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest of these pauses.
+/// The longest of these pauses; a stream that lasts for as long is well again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long nobody looks whether there is something to read, at the most.
@@ -53,8 +54,11 @@ pub struct EventStream {
     answer: Option<Answer>,
     /// When the last line was there.
     heard: Instant,
-    /// Since when there is a part of the next one.
-    begun: Option<Instant>,
+    /// When the last bytes of the next one came, and how many there are; if
+    /// there is a part of it.
+    begun: Option<(Instant, usize)>,
+    /// When it last began, or went on.
+    ready: Option<Instant>,
     trouble: Option<Trouble>,
     pause: Duration,
     retry_time: Option<Duration>,
@@ -64,7 +68,9 @@ pub struct EventStream {
     base: Option<Vms>,
 }
 
-/// What keeps a stream from going on.
+/// What keeps a stream from going on. It is over when the stream has brought
+/// something new, or has lasted: one that breaks as soon as it has begun is in
+/// trouble all the time.
 #[derive(Debug)]
 struct Trouble {
     since: Instant,
@@ -133,6 +139,7 @@ impl EventStream {
             answer: None,
             heard: Instant::now(),
             begun: None,
+            ready: None,
             trouble: None,
             pause: PAUSE_MIN,
             retry_time: None,
@@ -209,13 +216,15 @@ impl EventStream {
                         ready.unreadable = base.unreadable;
                     }
                     self.since = Some((ready.seq, ready.epoch.clone()));
-                    (self.trouble, self.pause) = (None, PAUSE_MIN);
+                    self.ready = Some(Instant::now());
                     return Ok(Some(Item::Ready(ready)));
                 }
                 Ok(Some(Line::Event(event))) => {
+                    self.is_well();
                     return Ok(Some(Item::Event(event)));
                 }
                 Ok(Some(Line::Unreadable(_, vm))) => {
+                    self.is_well();
                     return Ok(Some(Item::Unreadable(vm)));
                 }
                 Ok(Some(Line::Heartbeat(_) | Line::Other)) => {}
@@ -239,7 +248,7 @@ impl EventStream {
         let failed = |e: io::Error| Error::of_io(e, &server, "/events", time);
         let Some(answer) = &mut self.answer else { return Ok(None) };
         // A line that has begun has to end, too.
-        let late_at = self.begun.map_or(deaf_at, |begun| begun + time);
+        let late_at = self.begun.map_or(deaf_at, |(last, _)| last + time);
         let piece = answer.read_line(until.min(late_at)).map_err(failed)?;
         let text = match piece {
             Piece::Line(text) => text,
@@ -248,13 +257,14 @@ impl EventStream {
                 let error = io::Error::new(io::ErrorKind::UnexpectedEof, end);
                 return Err(failed(error));
             }
-            Piece::Later { has_begun } => {
+            Piece::Later { bytes } => {
                 let now = Instant::now();
-                if has_begun && self.begun.is_none() {
-                    self.begun = Some(now);
+                // However long it is: as long as it comes, it comes.
+                if bytes > self.begun.map_or(0, |(_, before)| before) {
+                    self.begun = Some((now, bytes));
                     return Ok(None);
                 }
-                let time = if has_begun { time } else { silence_max };
+                let time = if bytes > 0 { time } else { silence_max };
                 let asked = format!("{server}/events");
                 return match now >= late_at {
                     false => Ok(None),
@@ -295,7 +305,16 @@ impl EventStream {
         Err(self.client.nonsense("/events", &what))
     }
 
+    /// What was wrong with it is over.
+    fn is_well(&mut self) {
+        (self.trouble, self.pause) = (None, PAUSE_MIN);
+    }
+
     fn broken(&mut self, error: Error) -> Result<Item, Error> {
+        let ready = self.ready.take();
+        if ready.is_some_and(|at| at.elapsed() >= PAUSE_MAX) {
+            self.is_well();
+        }
         self.answer = None;
         self.control.state.lock().socket = None;
         let now = Instant::now();
@@ -394,7 +413,8 @@ impl EventStream {
     }
 
     fn fail_again(&mut self, since: Instant, why: &Error) {
-        let next = Instant::now() + self.pause;
+        // All that have lost the same daemon do not come back at once.
+        let next = Instant::now() + self.pause.mul_f64(random_from_half());
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         let why = why.to_string();
         self.trouble = Some(Trouble { since, next, why });
@@ -427,8 +447,17 @@ impl EventStream {
     /// Why it is broken, if it is.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|trouble| trouble.why.as_str())
+        let trouble = self.trouble.as_ref().filter(|_| self.ready.is_none());
+        trouble.map(|trouble| trouble.why.as_str())
     }
+}
+
+/// A number from a half to one.
+fn random_from_half() -> f64 {
+    let bits = RandomState::new().hash_one(Instant::now());
+    #[allow(clippy::cast_precision_loss)]
+    let fraction = bits as f64 / u64::MAX as f64;
+    0.5 + fraction / 2.0
 }
 
 /// Asks for a stream, as one that can be stopped meanwhile.

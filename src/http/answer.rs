@@ -1,10 +1,12 @@
 //! Answers: what the service gives to the engine.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::sync::Wake;
+use crate::translate::http_date;
 
 /// The content types that are sent.
 pub const JSON: &str = "application/json";
@@ -153,20 +155,26 @@ impl Full {
     }
 
     /// The head. A connection that stays is the rule of HTTP/1.1, and one
-    /// that does not of HTTP/1.0.
+    /// that does not of HTTP/1.0. If it stays, it does for this long without
+    /// a request.
     #[must_use]
-    pub fn head(&self, is_http11: bool, stays: bool) -> String {
+    pub fn head(&self, is_http11: bool, stays: Option<Duration>) -> String {
         let mut head = head(self.status, self.kind);
         head += &self.fields;
         if self.status != 304 {
             // A String takes all that is written.
             let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
-        head += match (stays, is_http11) {
-            (true, true) => "\r\n",
-            (true, false) => "Connection: keep-alive\r\n\r\n",
-            (false, _) => "Connection: close\r\n\r\n",
+        let Some(idle_time) = stays else {
+            head += "Connection: close\r\n\r\n";
+            return head;
         };
+        if !is_http11 {
+            head += "Connection: keep-alive\r\n";
+        }
+        // A client that asks at the last moment is not to be cut off.
+        let seconds = idle_time.mul_f64(0.9).as_secs();
+        let _ = write!(head, "Keep-Alive: timeout={seconds}\r\n\r\n");
         head
     }
 }
@@ -204,5 +212,24 @@ pub fn head(status: u16, kind: &str) -> String {
     let mut head = String::with_capacity(HEAD_BYTES);
     let _ =
         write!(head, "HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n");
+    add_date(&mut head);
     head
+}
+
+/// Adds the field that says when an answer was made.
+pub fn add_date(head: &mut String) {
+    thread_local! {
+        /// The second that was written last, and how.
+        static LAST: RefCell<(u64, String)> = RefCell::default();
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != now {
+            (*second, *text) = (now, http_date(now));
+        }
+        for part in ["Date: ", text, "\r\n"] {
+            *head += part;
+        }
+    });
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::answer::{Answer, Body, Full, JSON, Later, StartStream, head};
-use super::engine::{Engine, LINGER_TIME, Slot, Stream};
+use super::engine::{Engine, LINGER_BYTES, LINGER_TIME, Slot, Stream};
 use super::poller::{Fired, Poller, Wants, wait_for};
 use crate::http::request::{Parsed, Request, parse};
 use crate::sync::Wake;
@@ -47,8 +47,9 @@ enum State {
     Waiting(Request, Box<dyn Later>, Arc<Summons>),
     /// Writing an answer.
     Writing(Outgoing, After),
-    /// Letting a client that gets no more read what it got.
-    Lingering,
+    /// Letting a client that gets no more read what it got; it may send so
+    /// many more bytes.
+    Lingering(usize),
 }
 
 /// What comes after an answer is out.
@@ -57,8 +58,6 @@ enum After {
     Request,
     /// The end.
     Close,
-    /// The end, but the client may still be sending.
-    Linger,
     /// Lines; the client takes them in chunks.
     Stream(StartStream, bool),
 }
@@ -145,7 +144,7 @@ impl Connection {
             State::Writing(outgoing, _) => {
                 held = Some(outgoing.count(&engine.unsent));
             }
-            State::Reading | State::Skipping(..) | State::Lingering => {}
+            State::Reading | State::Skipping(..) | State::Lingering(_) => {}
         }
         let serving = Arc::clone(&engine);
         let then = Box::new(move |why| serving.serve(self, why));
@@ -170,10 +169,7 @@ impl Connection {
                 self.wait(request, later, summons, why)
             }
             State::Writing(outgoing, after) => self.write(outgoing, after, why),
-            State::Lingering => {
-                self.state = State::Lingering;
-                self.linger(why)
-            }
+            State::Lingering(left) => self.linger(left, why),
         }
     }
 
@@ -269,8 +265,8 @@ impl Connection {
     fn refuse(&mut self, status: u16) {
         self.engine.handler.refused(status);
         let full = Full::text(status, "");
-        let outgoing = Outgoing::new(full.head(true, false), None);
-        self.begin_writing(outgoing, After::Linger);
+        let outgoing = Outgoing::new(full.head(true, None), None);
+        self.begin_writing(outgoing, After::Close);
     }
 
     fn answer(&mut self, request: Request, answer: Answer) {
@@ -307,14 +303,11 @@ impl Connection {
 
     fn answer_fully(&mut self, request: &Request, full: Full) {
         let stays = request.keep_alive && !full.is_last;
-        let head = full.head(request.is_http11, stays);
+        let idle_time = stays.then_some(self.engine.limits.idle_time);
+        let head = full.head(request.is_http11, idle_time);
         let has_body = request.method != "HEAD" && full.status != 304;
         let outgoing = Outgoing::new(head, has_body.then_some(full.body));
-        let after = match (stays, full.is_last) {
-            (true, _) => After::Request,
-            (false, true) => After::Linger,
-            (false, false) => After::Close,
-        };
+        let after = if stays { After::Request } else { After::Close };
         self.begin_writing(outgoing, after);
     }
 
@@ -411,13 +404,13 @@ impl Connection {
                 self.state = State::Reading;
                 Ok(Step::Yield)
             }
-            After::Close if self.buffer.is_empty() => Ok(Step::End),
-            After::Close | After::Linger => {
-                // Closing with unread bytes would reset the connection, and
-                // the client might lose the answer.
+            After::Close => {
+                // What the client still sends has to be read: to close with
+                // unread bytes resets the connection, and the client may lose
+                // the end of its answer.
                 self.socket.shutdown(Shutdown::Write)?;
                 self.until = Instant::now() + LINGER_TIME;
-                self.state = State::Lingering;
+                self.state = State::Lingering(LINGER_BYTES);
                 Ok(Step::Next)
             }
             After::Stream(start, chunked) => {
@@ -430,13 +423,15 @@ impl Connection {
         }
     }
 
-    fn linger(&mut self, why: Fired) -> io::Result<Step> {
+    /// Reads what the client sends, until it has seen the end.
+    fn linger(&mut self, mut left: usize, why: Fired) -> io::Result<Step> {
         let mut piece = [0; READ_BYTES];
-        while why != Fired::Late && Instant::now() < self.until {
+        while why != Fired::Late && left > 0 && Instant::now() < self.until {
             match (&*self.socket).read(&mut piece) {
                 Ok(0) => return Ok(Step::End),
-                Ok(_) => {}
+                Ok(n) => left = left.saturating_sub(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.state = State::Lingering(left);
                     return Ok(Step::Park(READ));
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::answer::Answer;
+use super::answer::{Answer, add_date};
 use super::connection::Connection;
 use super::poller::{Fired, Poller};
 use crate::config::HttpLimits;
@@ -33,9 +33,12 @@ use crate::sync::Bell;
 /// The pause after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a refused client may go on sending before it is cut off; without
-/// it, it might never read why.
+/// How long a client may go on sending after its last answer before it is cut
+/// off; without that time, it might never read the end of the answer.
 pub const LINGER_TIME: Duration = Duration::from_millis(500);
+
+/// How much it may send.
+pub const LINGER_BYTES: usize = 1 << 20;
 
 /// Refused connections that are kept for as long at the most.
 const REFUSED_MAX: usize = 32;
@@ -327,7 +330,10 @@ impl Refused {
             *logged = Some(now);
         }
         drop(logged);
-        let _ = (&*socket).write(BUSY);
+        let mut busy = String::from("HTTP/1.1 503 Service Unavailable\r\n");
+        add_date(&mut busy);
+        busy += BUSY;
+        let _ = (&*socket).write(busy.as_bytes());
         let _ = socket.shutdown(Shutdown::Write);
         let mut sockets = self.sockets.lock();
         sockets.push_back((now, socket));
@@ -352,6 +358,6 @@ impl Refused {
     }
 }
 
-/// The whole answer to a connection too many.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+/// What is told to a connection too many.
+const BUSY: &str =
+    "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

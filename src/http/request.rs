@@ -32,22 +32,22 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether it is meant for this machine itself, or for one of `names`,
-    /// and not for a name that somebody let point here: a page in a browser
-    /// would reach us by that. `local` is the address it came in at.
+    /// Whether it is meant for this machine itself, or for one of `names`, as
+    /// [`host_name`] gives them, and not for a name that somebody let point
+    /// here: a page in a browser would reach us by that. `local` is the
+    /// address it came in at.
     #[must_use]
     pub fn is_for_us(&self, local: Option<IpAddr>, names: &[String]) -> bool {
         let Some(host) = &self.host else { return true };
-        let name = without_port(host);
-        let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
-        match bare.unwrap_or(name).parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback() || Some(ip) == local,
-            Err(_) => {
-                let name = name.strip_suffix('.').unwrap_or(name);
-                name.eq_ignore_ascii_case("localhost")
-                    || names.iter().any(|n| n.eq_ignore_ascii_case(name))
+        let Some(name) = host_name(host) else { return false };
+        let is_local = match name.parse::<IpAddr>() {
+            // An IPv4 client of a socket of IPv6 came in at a mapped address.
+            Ok(ip) => {
+                ip.is_loopback() || Some(ip) == local.map(|l| l.to_canonical())
             }
-        }
+            Err(_) => name == "localhost",
+        };
+        is_local || names.contains(&name)
     }
 
     /// Whether the client has this version already.
@@ -58,6 +58,22 @@ impl Request {
             had == "*" || had.strip_prefix("W/").unwrap_or(had) == etag
         })
     }
+}
+
+/// The name or address in what a Host field can be, in one form for all that
+/// mean the same: without port, brackets and trailing dot, in lower case;
+/// `None` of what no host can be called.
+#[must_use]
+pub fn host_name(host: &str) -> Option<String> {
+    let name = without_port(host.trim());
+    let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    if let Ok(ip) = bare.unwrap_or(name).parse::<IpAddr>() {
+        return Some(ip.to_canonical().to_string());
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let can_be = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let is_name = !name.is_empty() && name.bytes().all(can_be);
+    is_name.then(|| name.to_ascii_lowercase())
 }
 
 /// A Host without its port.
@@ -266,7 +282,24 @@ mod tests {
         ] {
             assert!(!is_ours(host, &[]), "{host}");
         }
-        assert!(is_ours("HV1:9090", &["hv1".to_string()]));
+        for (allowed, hosts) in [
+            ("HV1.example.:9090", ["hv1.example", "Hv1.Example.:1"]),
+            ("192.0.2.7", ["192.0.2.7:9090", "[::ffff:192.0.2.7]"]),
+            ("[2001:DB8:0::1]:9090", ["[2001:db8::1]", "2001:db8::1"]),
+        ] {
+            let names = [host_name(allowed).unwrap()];
+            for host in hosts {
+                assert!(is_ours(host, &names), "{allowed} {host}");
+                assert!(!is_ours(host, &[]), "{host}");
+            }
+        }
+        for none in ["", " ", ":9090", ".", "a b", "http://hv1", "a/b", "*"] {
+            assert_eq!(host_name(none), None, "{none}");
+        }
+        // An IPv4 client of a listener at [::].
+        let text = "GET / HTTP/1.1\r\nHost: 192.0.2.1:9090\r\n\r\n";
+        let local = "::ffff:192.0.2.1".parse().ok();
+        assert!(request(text).is_for_us(local, &[]));
         assert!(request("GET / HTTP/1.0\r\n\r\n").is_for_us(None, &[]));
     }
 

@@ -13,6 +13,15 @@ use crate::address::Address;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// A client that does not answer is asked whether it is there after a minute
+/// of silence, then every ten seconds, and given up after six times: one whose
+/// machine has gone holds its place for two minutes.
+const KEEPALIVE: [(i32, i32); 3] = [
+    (libc::TCP_KEEPIDLE, 60),
+    (libc::TCP_KEEPINTVL, 10),
+    (libc::TCP_KEEPCNT, 6),
+];
+
 /// An address that is taken, and not listened on yet: who connects is
 /// refused, until [`Bound::listen`].
 #[derive(Debug)]
@@ -73,8 +82,12 @@ fn bind_inet(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
         SocketAddr::V6(_) => libc::AF_INET6,
     })?;
     let raw = fd.as_raw_fd();
-    // Both are inherited by what is accepted.
+    // What is accepted inherits all of these.
     set_option(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(raw, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    for (name, value) in KEEPALIVE {
+        set_option(raw, libc::IPPROTO_TCP, name, value)?;
+    }
     let send_buffer = i32::try_from(send_buffer).unwrap_or(i32::MAX);
     set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer)?;
     match bind_to(raw, address) {

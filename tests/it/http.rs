@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vminfod::json::Json;
 
-use crate::harness::{DEADLINE, TestHost, parse, text, wait_for};
+use crate::harness::{Answer, DEADLINE, TestHost, parse, text, wait_for};
 
 #[test]
 fn the_contract() {
@@ -289,4 +289,104 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_all() {
     assert_eq!(listeners.as_object().unwrap().len(), 1);
     let count = status.get("eventsListenersCutOff");
     assert_eq!(count, Some(&Json::Number(1.0)));
+}
+
+/// Reads an answer to its end, however that comes.
+fn read_to_end(stream: &mut TcpStream) -> Result<Answer, String> {
+    let mut bytes = Vec::new();
+    let read = stream.read_to_end(&mut bytes);
+    read.map_err(|e| format!("{e} after {} bytes", bytes.len()))?;
+    Ok(Answer::parse(&bytes))
+}
+
+#[test]
+fn the_end_of_an_answer_arrives_whatever_the_client_sends_on() {
+    let host = TestHost::with_vms(40);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let large = format!("{{\"k\":\"{}\"}}", "x".repeat(4 << 20));
+    host.write_config(&zonename, "tags.json", &large).unwrap();
+    let daemon = host.start();
+    for (request, status) in [
+        ("GET /vms HTTP/1.1\r\nConnection: close\r\n\r\n", 200),
+        ("GET /vms HTTP/1.0\r\n\r\n", 200),
+        ("GET /bogus HTTP/1.1\r\nConnection: close\r\n\r\n", 404),
+        ("POST /vms HTTP/1.0\r\n\r\n", 400),
+        ("rubbish\r\n\r\n", 400),
+    ] {
+        let mut stream = TcpStream::connect(daemon.addr).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        // The daemon has begun, and has more to read when it is through.
+        let mut begin = [0; 9];
+        stream.read_exact(&mut begin).unwrap();
+        stream.write_all(&[b'x'; 10_000]).unwrap();
+        let mut bytes = begin.to_vec();
+        stream
+            .read_to_end(&mut bytes)
+            .unwrap_or_else(|e| panic!("{request}: {e}"));
+        let answer = Answer::parse(&bytes);
+        assert_eq!(answer.status, status, "{request}");
+        let length = answer.field("Content-Length").unwrap();
+        assert_eq!(length, answer.body.len().to_string(), "{request}");
+    }
+    // A client that never stops is left in the end.
+    let mut stream = TcpStream::connect(daemon.addr).unwrap();
+    stream.write_all(b"GET /ping HTTP/1.0\r\n\r\n").unwrap();
+    let mut sent = 0;
+    while stream.write_all(&[b'x'; 100_000]).is_ok() {
+        sent += 1;
+        assert!(sent < 100_000, "it takes whatever comes");
+    }
+}
+
+#[test]
+fn each_answer_has_a_date_and_says_how_long_its_connection_stays() {
+    let host = TestHost::with_vms(1);
+    let daemon =
+        host.start_with(&["--set", "idle-time=50", "--set", "connections=2"]);
+    let stays =
+        b"GET /ping HTTP/1.1\r\n\r\nGET /bogus HTTP/1.1\r\n\r\nx\r\n\r\n";
+    let mut stream = TcpStream::connect(daemon.addr).unwrap();
+    stream.write_all(stays).unwrap();
+    let answers = read_to_end(&mut stream).unwrap();
+    let all = answers.head + &String::from_utf8_lossy(&answers.body);
+    assert_eq!(all.matches("HTTP/1.1 ").count(), 3, "{all}");
+    assert_eq!(all.matches("\r\nDate: ").count(), 3, "{all}");
+    assert_eq!(all.matches("\r\nKeep-Alive: timeout=45").count(), 2);
+    let old = daemon
+        .send(b"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\nx\r\n\r\n");
+    assert_eq!(old.field("Keep-Alive"), Some("timeout=45"));
+
+    let events = daemon.events();
+    let last = daemon.get("/ping");
+    assert!(last.field("Keep-Alive").is_none());
+    let date = last.field("Date").unwrap();
+    assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
+    // Those too many, too.
+    let idle = [(); 2].map(|()| TcpStream::connect(daemon.addr).unwrap());
+    let refused = wait_for("it is full", || match daemon.get("/ping") {
+        answer if answer.status == 503 => Ok(answer),
+        answer => Err(answer.status.to_string()),
+    });
+    assert!(refused.field("Date").is_some());
+    drop((events, idle));
+}
+
+#[test]
+fn a_client_that_is_silent_is_asked_whether_it_is_there() {
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let _stream = daemon.events();
+    let port = format!(":{:04X}", daemon.addr.port());
+    // Connections of proc(5): the daemon's end has its port first, is
+    // established (01), and has a timer of keepalive (02).
+    wait_for("the timer runs", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let is_kept = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            matches!(fields[..], [_, local, _, "01", _, timer, ..]
+                if local.ends_with(&port) && timer.starts_with("02:"))
+        };
+        table.lines().find(is_kept).map(|_| ()).ok_or(table)
+    });
 }

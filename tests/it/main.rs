@@ -86,6 +86,9 @@ mod depth;
 /// What might make a tool say what is not so.
 mod liars;
 
+/// Streams that break on and on, and lines that take long.
+mod reconnects;
+
 /// The client library, and what it makes of bad servers.
 mod library;
 

@@ -1,0 +1,137 @@
+//! Streams that break on and on, and lines that take long.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use vminfod::client::{Client, Error, EventStream, EventsQuery, Item};
+
+use crate::harness::{DEADLINE, VMINFOD};
+
+/// The head of a stream.
+const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+fn ready(seq: u32) -> String {
+    chunk(&format!(
+        "{{\"type\":\"ready\",\"date\":\"d\",\"uuid\":\"u\",\"seq\":{seq},\
+         \"epoch\":\"e\",\"vms\":[]}}\n"
+    ))
+}
+
+fn event(seq: u32) -> String {
+    format!(
+        "{{\"type\":\"delete\",\"date\":\"d\",\"zonename\":\"z\",\
+         \"uuid\":\"z\",\"seq\":{seq},\"epoch\":\"e\"}}\n"
+    )
+}
+
+/// A server that takes one request after the other.
+fn serve(
+    answer: impl Fn(u32, &mut TcpStream) + Send + 'static,
+) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let count: Arc<AtomicU32> = Arc::default();
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]);
+            answer(counted.fetch_add(1, Ordering::SeqCst), &mut client);
+        }
+    });
+    (addr, count)
+}
+
+/// What a stream ends with.
+fn end_of(mut stream: EventStream) -> Error {
+    let (sender, end) = channel();
+    std::thread::spawn(move || {
+        let error = loop {
+            match stream.next() {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        let _ = sender.send(error);
+    });
+    end.recv_timeout(DEADLINE).unwrap()
+}
+
+#[test]
+fn a_stream_that_breaks_as_soon_as_it_begins_ends() {
+    let begins_and_ends = |_: u32, client: &mut TcpStream| {
+        let _ = client.write_all((HEAD.to_string() + &ready(5)).as_bytes());
+    };
+    let (addr, count) = serve(begins_and_ends);
+    let client = Client::new(addr);
+    let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
+    end_of(stream.retry_for(Duration::from_secs(2)));
+    // Pauses of 0.05 s at least, each twice as long: no storm.
+    let tries = count.load(Ordering::SeqCst);
+    assert!((2..=8).contains(&tries), "{tries}");
+    let output = std::process::Command::new(VMINFOD)
+        .args(["events", "--retry", "1", "--server", &addr.to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn a_stream_that_brings_something_is_well_again() {
+    let brings_one = |n: u32, client: &mut TcpStream| {
+        let text = ready(5 + n) + &chunk(&event(6 + n));
+        let _ = client.write_all((HEAD.to_string() + &text).as_bytes());
+    };
+    let (addr, _) = serve(brings_one);
+    let client = Client::new(addr);
+    let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
+    let mut stream = stream.retry_for(DEADLINE);
+    let mut seen = 0;
+    while seen < 20 {
+        // With pauses that grow, this would take minutes.
+        match stream.next_within(DEADLINE).unwrap() {
+            Some(Item::Event(event)) => {
+                seen += 1;
+                assert_eq!(event.seq, 5 + seen);
+            }
+            Some(_) => {}
+            None => panic!("only {seen} events"),
+        }
+    }
+}
+
+#[test]
+fn a_line_may_take_long_as_long_as_it_comes() {
+    let drips = |_: u32, client: &mut TcpStream| {
+        let _ = client.set_nodelay(true);
+        let text = event(6);
+        let begin = format!("{HEAD}{}{:x}\r\n", ready(5), text.len());
+        let _ = client.write_all(begin.as_bytes());
+        let (_keep, pause) = channel::<()>();
+        for byte in text.as_bytes() {
+            let _ = client.write_all(&[*byte]);
+            let _ = pause.recv_timeout(Duration::from_millis(10));
+        }
+        // Then nothing more comes of the next.
+        let _ = client.write_all(b"\r\n50\r\n{");
+        let _ = client.read(&mut [0; 1]);
+    };
+    let (addr, _) = serve(drips);
+    let time = Duration::from_millis(500);
+    let client = Client::new(addr).time_limit(time);
+    let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
+    let mut stream = stream.retry_for(Duration::ZERO);
+    assert!(matches!(stream.next().unwrap(), Item::Ready(_)));
+    let Item::Event(event) = stream.next().unwrap() else { panic!() };
+    assert_eq!(event.seq, 6);
+    let error = end_of(stream);
+    assert!(matches!(error, Error::Slow { time: t, .. } if t == time));
+}
