@@ -48,6 +48,8 @@ pub(super) struct Pools<'a> {
     pub datasets: Datasets,
     /// Pools that were listed in whole.
     listed: BTreeSet<Arc<str>>,
+    /// Datasets that were listed with what is below them.
+    walked: BTreeSet<Arc<str>>,
     asked: Wanted,
     /// Questions whose answers were not taken yet.
     asked_now: Vec<(Question, Result<Asked, NoAnswer>)>,
@@ -63,6 +65,7 @@ impl<'a> Pools<'a> {
             list_time,
             datasets: Datasets::default(),
             listed: BTreeSet::new(),
+            walked: BTreeSet::new(),
             asked: Wanted::default(),
             asked_now: Vec::new(),
             halvings: HALVINGS,
@@ -125,6 +128,17 @@ impl<'a> Pools<'a> {
         }
         self.datasets.expect(&self.asked.pools);
         self.datasets.expect(&self.asked.alone);
+        self.doubt_what_was_not_walked();
+    }
+
+    /// A dataset that is there, and that the run which was to list what is
+    /// below it did not list at all: then nothing is known of that.
+    fn doubt_what_was_not_walked(&mut self) {
+        for name in self.asked.trees.difference(&self.walked) {
+            if self.datasets.get(name).is_some() {
+                self.datasets.fail(name, "what is below it is not listed");
+            }
+        }
     }
 
     fn take_answer(
@@ -187,7 +201,13 @@ impl<'a> Pools<'a> {
                         listed.doubt_missing_without(pool);
                     }
                     // What is not there is asked for by itself.
-                    Depth::Children => listed.doubt_missing(),
+                    Depth::Children => {
+                        listed.doubt_missing();
+                        let is_listed =
+                            |name: &&Arc<str>| listed.get(name).is_some();
+                        let walked = names.iter().filter(is_listed).cloned();
+                        self.walked.extend(walked);
+                    }
                 }
             }
             _ => {}
@@ -213,7 +233,8 @@ impl<'a> Pools<'a> {
                 || parent.is_some_and(|parent| names.contains(parent))
         };
         self.datasets.forget(is_old);
-        for asked in [&mut self.asked.trees, &mut self.asked.alone] {
+        let Wanted { trees, alone, .. } = &mut self.asked;
+        for asked in [trees, alone, &mut self.walked] {
             asked.retain(|name| !is_old(name));
         }
     }
@@ -237,8 +258,10 @@ impl<'a> Pools<'a> {
         trees.retain(|name| {
             let pool = pool_of(name);
             let is_new = !self.asked.trees.contains(name);
+            let has_row = || self.datasets.get(name).is_some();
             let is_listed = depth(name) < 2
-                && (self.listed.contains(pool) || pools.contains(pool));
+                && (pools.contains(pool)
+                    || (self.listed.contains(pool) && has_row()));
             is_new && is_name(name) && !is_out(name) && !is_listed
         });
         alone.retain(|name| {

@@ -278,3 +278,23 @@ fn what_is_written_to_a_new_zone_is_not_told_of_the_old_one() {
     assert_eq!(kinds, ["delete", "create"]);
     daemon.settle(&host);
 }
+
+#[test]
+fn what_is_below_a_dataset_that_was_not_listed_has_not_gone() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start_with(&NO_REFRESH);
+    let names = host.zonenames().unwrap();
+    let snapshots = || daemon.vm(&names[0])?.get("snapshots").cloned();
+    let before = snapshots();
+    let count = before.as_ref().and_then(Json::as_array).map(<[_]>::len);
+    assert_eq!(count, Some(1), "{before:?}");
+    // The dataset itself is listed by the other run, with its new quota.
+    host.hurt("zfs", "empty-walk").unwrap();
+    host.update(&names[0], "quota", "77").unwrap();
+    wait_for_faults_of(&daemon, &names[..1]);
+    assert_eq!(snapshots(), before);
+    host.hurt("zfs", "heal").unwrap();
+    wait_for_quota(&daemon, &names[0], 77.0);
+    assert_eq!(snapshots(), before);
+    wait_for_faults_of(&daemon, &[]);
+}

@@ -43,6 +43,9 @@ pub enum Fault {
     NoZfs,
     /// zfs: the list of pools can't be had.
     NoPools,
+    /// zfs: a run that is to list what is below datasets lists nothing, and
+    /// exits with 0.
+    EmptyWalk,
     /// zfs: an error that libzfs has no word for, which ends in abort(3C).
     Abort,
     /// A pool: suspended, or faulted.
@@ -101,6 +104,7 @@ fn parse(words: &str) -> Option<Fault> {
         "short" => Fault::Short(argument.parse().ok()?),
         "no-zfs" => Fault::NoZfs,
         "no-pools" => Fault::NoPools,
+        "empty-walk" => Fault::EmptyWalk,
         "abort" => Fault::Abort,
         "suspended" => Fault::Suspended,
         "exported" => Fault::Exported,

@@ -47,7 +47,7 @@ faults:
             slow MS, fail TEXT, hang, linger, truncate, garbage, empty,
             block (until heal), heal;
             zoneadm: halfway 1|2|3, short LINES (of the index), no-zfs;
-            zfs: no-pools, abort
+            zfs: no-pools, abort, empty-walk
   hurt ROOT zfs:POOL FAULT...
             suspended, exported, cut ROWS, slow MS, hang, block, heal
   hurt ROOT zfs:DATASET io-error|heal

@@ -32,6 +32,10 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<Answer> {
         Ok(options) => options,
         Err(what) => return Ok(failed(format!("{what}\n{USAGE}"), 2)),
     };
+    let is_walk = options.depth == 1;
+    if is_walk && hurt::take(root, "zfs") == Some(Fault::EmptyWalk) {
+        return Ok(Answer::default());
+    }
     let state = {
         let _lock = lock(root, true)?;
         State::load(root)?
