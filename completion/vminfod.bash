@@ -11,19 +11,18 @@ package_version pid qemu_extra_opts quota ram state tmpfs type uuid vcpus
 zfs_io_priority zone_state zoneid zonename zonepath zpool'
 
 # The uuids that begin with $2, and that of the VM whose alias does; several
-# such aliases, if there are several. Of aliases only those that a shell reads
-# as they are: tenants choose them.
+# such aliases, if there are several. Only what a shell reads as it is gets
+# here, as tenants choose aliases: see "complete" in vminfod.
 _vminfod_vms() {
-    local line uuid alias
+    local uuid alias
     local -a uuids=() aliases=() named=()
-    while IFS= read -r line; do
-        uuid=${line%%:*} alias=${line#*:}
+    while read -r uuid alias; do
+        [[ $uuid =~ ^[0-9a-fA-F-]{36}$ ]] || continue
         [[ $uuid == "$2"* ]] && uuids+=("$uuid")
-        if [[ $alias == "$2"* && $alias =~ ^[A-Za-z0-9._-]+$ ]]; then
+        if [[ $alias == "$2"* && $alias =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]]; then
             aliases+=("$alias") named+=("$uuid")
         fi
-    done < <("$1" list "${_vminfod_server[@]}" --time-limit 2 \
-        -Hp -o uuid,alias 2>/dev/null)
+    done < <("$1" complete "${_vminfod_server[@]}" --time-limit 2 2>/dev/null)
     if ((${#uuids[@]})); then
         COMPREPLY=("${uuids[@]}")
     elif ((${#named[@]} == 1)); then

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use super::args::{flag, value};
 use super::daemon::{directory, may_run, settings_of};
-use super::terminal::for_reader;
+use super::terminal::{json_for_reader, printable};
 use super::{Failure, complain, print, with_options};
 use crate::client::{Client, VmsQuery};
 use crate::config::Settings;
@@ -73,7 +73,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
                     }
                     Json::from(json)
                 });
-            Json::from(told.collect::<Vec<_>>()).to_pretty() + "\n"
+            let json = Json::from(told.collect::<Vec<_>>()).to_pretty();
+            json_for_reader(json + "\n")
         }
         false => {
             let told =
@@ -84,14 +85,17 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
                     };
                     let (system, daemon) = (text(&values.0), text(&values.1));
                     let what = if path.is_empty() { "the VM" } else { path };
-                    format!(
-                        "{zonename} {what}: system {system}, daemon {daemon}\n"
-                    )
+                    // Names of tags are up to a tenant, and may have any
+                    // character.
+                    let line = printable(&format!(
+                        "{zonename} {what}: system {system}, daemon {daemon}"
+                    ));
+                    line + "\n"
                 });
             told.collect()
         }
     };
-    let printed = print(&for_reader(lines));
+    let printed = print(&lines);
     let message = match (differences.len(), printed) {
         (_, Err(Failure::Failed(e))) => return Err(trouble(e)),
         // What could not be loaded could not be compared.

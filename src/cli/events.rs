@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 
 use super::args::{Args, Opt, flag, value};
-use super::terminal::{Colour, for_reader, has_colours, printable};
+use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::{Failure, complain, print as print_text, vmadm};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
@@ -199,7 +199,7 @@ fn follow(
 
 /// JSON as a terminal may be given it; other lines are so already.
 fn safe(lines: String, format: &Format) -> String {
-    if format.is_json { for_reader(lines) } else { lines }
+    if format.is_json { json_for_reader(lines) } else { lines }
 }
 
 /// Ends the program when nobody reads what it prints, though there may be

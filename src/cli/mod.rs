@@ -133,6 +133,7 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         }
         "vms" => vms(args),
         "vm" => vm(args),
+        "complete" => complete(args),
         other => Err(no_command(other, usage::VMINFOD)),
     }
 }
@@ -150,6 +151,7 @@ fn vminfo(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         }
         "vms" => vms(args),
         "vm" => vm(args),
+        "complete" => complete(args),
         other => Err(no_command(other, usage::VMINFO)),
     }
 }
@@ -199,6 +201,30 @@ fn all_read(
     }
 }
 
+/// Prints what the shells' completion offers of VMs: a line each, of its uuid
+/// and, if a shell reads it as it is, its alias. Tenants choose aliases: no
+/// other text of theirs gets here.
+fn complete(args: Vec<OsString>) -> Result<(), Failure> {
+    let client = asked(args, 0)?.client("vminfod-complete")?;
+    let query = client::VmsQuery::new().fields("uuid,alias");
+    let mut lines = String::new();
+    for vm in client.vms(&query)?.vms {
+        let text = |name: &str| vm.get(name).and_then(Json::as_str);
+        let is_plain = |text: &&str| {
+            let can_be =
+                |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+            text.bytes().all(can_be)
+                && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        };
+        let uuid = text("uuid").filter(|uuid| vmadm::is_uuid(uuid));
+        if let Some(uuid) = uuid.filter(is_plain) {
+            let alias = text("alias").filter(is_plain).unwrap_or_default();
+            lines += &format!("{uuid} {alias}\n");
+        }
+    }
+    print(&lines)
+}
+
 fn vm(args: Vec<OsString>) -> Result<(), Failure> {
     let args = asked(args, 1)?;
     let [name] = &args.operands[..] else {
@@ -230,5 +256,5 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn print_json(value: &Json) -> Result<(), Failure> {
-    print(&terminal::for_reader(value.to_pretty() + "\n"))
+    print(&terminal::json_for_reader(value.to_pretty() + "\n"))
 }

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use time::{Date, Month, OffsetDateTime, Time};
 
 use super::args::flag;
-use super::terminal::{Colour, for_reader, has_colours, printable};
+use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::{Failure, print, with_options};
 use crate::client::VmsQuery;
 use crate::json::Json;
@@ -23,7 +23,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let is_full = args.has("full");
     let status = client.status(is_full)?;
     if args.has("json") {
-        return print(&for_reader(format!("{status}\n")));
+        return print(&json_for_reader(format!("{status}\n")));
     }
     let query = VmsQuery::new().fields("zonename,alias,state");
     let vms = client.vms(&query)?.vms;

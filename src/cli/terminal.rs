@@ -30,15 +30,26 @@ fn is_obeyed(c: char) -> bool {
         )
 }
 
-/// Lines as they are for programs, and [`printable`] if a person would see
-/// them.
+/// A text that a VM has, as a part of a line: as it is for programs, and
+/// [`printable`] if a person would see it, so that it ends no line and moves no
+/// column.
 #[must_use]
-pub fn for_reader(lines: String) -> String {
-    let is_safe = |c: char| c == '\n' || !is_obeyed(c);
-    if lines.chars().all(is_safe) || !std::io::stdout().is_terminal() {
-        return lines;
+pub fn text_for_reader(text: String) -> String {
+    match text.chars().any(is_obeyed) && std::io::stdout().is_terminal() {
+        true => printable(&text),
+        false => text,
     }
-    let lines: Vec<_> = lines.split('\n').map(printable).collect();
+}
+
+/// JSON as it is for programs, and [`printable`] if a person would see it. Its
+/// own line feeds stay: JSON has none in texts.
+#[must_use]
+pub fn json_for_reader(json: String) -> String {
+    let is_safe = |c: char| c == '\n' || !is_obeyed(c);
+    if json.chars().all(is_safe) || !std::io::stdout().is_terminal() {
+        return json;
+    }
+    let lines: Vec<_> = json.split('\n').map(printable).collect();
     lines.join("\n")
 }
 

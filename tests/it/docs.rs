@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vminfod::json::Json;
+
 use crate::harness::{
-    TempDir, TestHost, VMINFOD, free_address, simhost_program,
+    TempDir, TestHost, VMINFOD, free_address, simhost_program, wait_for,
 };
 use crate::terminal::Terminal;
 
@@ -197,15 +199,49 @@ fn shells_complete_verbs_options_and_vms() {
         let whole = format!("vminfod wait {}", names[1]);
         completes(&terminal, "vminfod wait web", &whole);
         completes(&terminal, "vminfod events -f --type cre", "--type create");
-        // Words of a tenant never get onto the command line.
-        terminal.press(&["-l", "vminfod get $(touch ow"]);
-        terminal.press(&["Tab"]);
-        terminal.press(&["C-u"]);
-        terminal.press(&["C-l"]);
+        // Words of a tenant never get onto the command line: the beginning of
+        // an alias stays what it is.
+        for (n, (alias, begin)) in HOSTILE.iter().enumerate() {
+            host.update(&names[2], "alias", alias).unwrap();
+            wait_for("the alias is known", || {
+                let vm = daemon.vm(&names[2]).unwrap();
+                let now = vm.get("alias").cloned();
+                let is_so = now == Some(Json::from(*alias));
+                if is_so { Ok(()) } else { Err(format!("{now:?}")) }
+            });
+            terminal.press(&["-l", &format!("vminfod get {begin}")]);
+            terminal.press(&["Tab"]);
+            // What is typed next comes when that is done.
+            let end = format!(" #{n}#");
+            terminal.press(&["-l", &end]);
+            let wanted = format!("> vminfod get {begin}");
+            terminal.wait_for("it is not completed", |screen| {
+                let line = screen.lines().find(|line| line.ends_with(&end));
+                let line = line.and_then(|line| line.strip_suffix(&end));
+                line.is_some_and(|line| line.trim_end() == wanted)
+            });
+            terminal.press(&["C-u"]);
+            terminal.press(&["C-l"]);
+            terminal.wait_for("a prompt", |s| !s.contains(&end));
+        }
         completes(&terminal, "vminfod sta", "vminfod status");
         assert!(!host.path("/owned").exists());
     }
 }
+
+/// Aliases that a shell would obey, or that would pass for the lines of other
+/// VMs, and what somebody types who wants such a VM.
+const HOSTILE: [(&str, &str); 9] = [
+    ("x\nqqq;touch owned #", "qq"),
+    ("x\n11111111-1111-4111-8111-111111111111 qqq", "qq"),
+    ("x\n11111111-1111-4111-8111-111111111111:qqq", "qq"),
+    ("$(touch owned)", "$(touch ow"),
+    ("`touch owned`", "`touch ow"),
+    ("qqq\"'touch owned'", "qq"),
+    ("-qq --server evil", "-q"),
+    ("qqq*[a-z]?", "qq"),
+    ("qqq web", "qq"),
+];
 
 /// Commands of the README, and what it says that they print.
 fn examples(readme: &str) -> Vec<(String, Vec<String>)> {

@@ -564,3 +564,26 @@ fn json_on_a_terminal_is_no_order_either() {
     let vm: Option<Json> = daemon.vm(&zonename);
     assert_eq!(text(&vm.unwrap(), "alias"), "a\u{9b}31mb\u{202e}c");
 }
+
+#[test]
+fn an_alias_makes_no_row_and_moves_no_column() {
+    use crate::terminal::Terminal;
+    let host = TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    let alias = "a\nforged-uuid  OS  512  running\tb";
+    host.update(&zonename, "alias", alias).unwrap();
+    let path = format!("/vms/{zonename}?wait=alias=~forged");
+    assert_eq!(daemon.get(&path).status, 200);
+    let script = "$V list -o alias,state; $V list -p -o alias,state";
+    let terminal = Terminal::run(script, &daemon.addr.to_string());
+    terminal.wait_for("two lines of one row each", |screen| {
+        let rows = screen.lines().filter(|l| l.contains("forged-uuid"));
+        let rows: Vec<_> = rows.collect();
+        let escaped = "a\\u000aforged-uuid  OS  512  running\\u0009b";
+        rows.len() == 2 && rows.iter().all(|row| row.starts_with(escaped))
+    });
+    // A program gets it as vmadm prints it.
+    let output = daemon.tool(&["list", "-p", "-o", "alias,state"]);
+    assert_eq!(output.stdout, format!("{alias}:running\n").into_bytes());
+}

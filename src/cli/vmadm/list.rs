@@ -6,7 +6,7 @@ use super::fields::Field;
 use super::order::{Key, is_truthy, sorted};
 use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
-use crate::cli::terminal::for_reader;
+use crate::cli::terminal::text_for_reader;
 use crate::cli::{Failure, all_read, print};
 use crate::json::{Json, Object};
 use crate::select::text_of;
@@ -82,7 +82,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
             .collect();
         add_line(&mut lines, &cells, &columns, is_parsable);
     }
-    print(&for_reader(lines))?;
+    print(&lines)?;
     all_read("vmadm", &found.unreadable)
 }
 
@@ -99,9 +99,10 @@ fn cell(
     match (shown.and_then(text_of), is_parsable) {
         // With one column alone there is nothing to be told apart.
         (Some(text), true) if columns > 1 && !column.is_time() => {
-            text.replace('\\', "\\\\").replace(':', "\\:")
+            let text = text.replace('\\', "\\\\").replace(':', "\\:");
+            text_for_reader(text)
         }
-        (Some(text), _) => text.into_owned(),
+        (Some(text), _) => text_for_reader(text.into_owned()),
         (None, true) => String::new(),
         (None, false) => "-".to_string(),
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
-use crate::cli::terminal::for_reader;
+use crate::cli::terminal::text_for_reader;
 use crate::cli::{Failure, all_read, print, print_json};
 use crate::client::Vms;
 use crate::json::{Json, Key, Object};
@@ -46,9 +46,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let lines: String = vms
         .filter_map(|vm| vm.get_str("uuid"))
-        .map(|uuid| format!("{uuid}\n"))
+        .map(|uuid| text_for_reader(uuid.to_string()) + "\n")
         .collect();
-    print(&for_reader(lines))?;
+    print(&lines)?;
     all_read("vmadm", &unreadable)
 }
 
