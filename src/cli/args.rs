@@ -1,7 +1,7 @@
 //! Options and operands of a verb.
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lexopt::prelude::*;
 
@@ -130,6 +130,20 @@ impl Args {
             text => seconds(text),
         };
         self.last(option).map(read).transpose()
+    }
+
+    /// A client that has all its answers within the time limit, which begins
+    /// now.
+    pub fn client_for_now(&self, agent: &str) -> Result<Client, Failure> {
+        let client = self.client(agent)?;
+        Ok(match self.seconds("time-limit")? {
+            // One that would never end does not end.
+            Some(time) => match Instant::now().checked_add(time) {
+                Some(until) => client.until(until),
+                None => client,
+            },
+            None => client,
+        })
     }
 
     /// A client of the daemon that is meant.

@@ -61,7 +61,8 @@ impl fmt::Display for Error {
                  not loaded every VM yet"
             ),
             Self::Slow { asked, time } => {
-                write!(f, "{asked}: no answer in {} s", time.as_secs_f64())
+                let seconds = (time.as_secs_f64() * 1e3).round() / 1e3;
+                write!(f, "{asked}: no answer in {seconds} s")
             }
             Self::Broken { asked, error } => write!(f, "{asked}: {error}"),
             Self::Nonsense { asked, what } => {

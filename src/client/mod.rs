@@ -64,6 +64,8 @@ pub struct Client {
     server: Address,
     agent: String,
     time: Duration,
+    /// When all answers have to be there, if that is said.
+    until: Option<Instant>,
 }
 
 impl Client {
@@ -72,7 +74,7 @@ impl Client {
     pub fn new(server: impl Into<Address>) -> Self {
         let server = server.into();
         let agent = concat!("vminfod/", env!("CARGO_PKG_VERSION")).to_string();
-        Self { server, agent, time: TIME_LIMIT }
+        Self { server, agent, time: TIME_LIMIT, until: None }
     }
 
     /// What the daemon knows it by, in its log and in /status.
@@ -89,6 +91,14 @@ impl Client {
     #[must_use]
     pub fn time_limit(mut self, time: Duration) -> Self {
         self.time = time.min(TIME_MAX);
+        self
+    }
+
+    /// When the last answer has to be there, however many questions are asked,
+    /// and whatever time each may take.
+    #[must_use]
+    pub fn until(mut self, until: Instant) -> Self {
+        self.until = Some(until);
         self
     }
 
@@ -131,8 +141,9 @@ impl Client {
         let path = query.target().into_text();
         let time =
             query.sync_time().unwrap_or_default().saturating_add(self.time);
-        let mut answer = self.get(&path, time, |_| Ok(()))?;
-        let text = self.text_of(&path, &mut answer, time)?;
+        let limit = self.limit(time);
+        let mut answer = self.get(&path, limit, |_| Ok(()))?;
+        let text = self.text_of(&path, &mut answer, limit)?;
         Vms::parse(&text).map_err(|e| self.nonsense("/vms", &e))
     }
 
@@ -230,18 +241,17 @@ impl Client {
     fn get(
         &self,
         path: &str,
-        time: Duration,
+        limit: Limit,
         register: impl FnOnce(&TcpStream) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        let error = |e| Error::of_io(e, &self.server, path, time);
-        let until = after(time);
-        let left = until.saturating_duration_since(Instant::now());
+        let error = |e| Error::of_io(e, &self.server, path, limit.time);
+        let left = limit.until.saturating_duration_since(Instant::now());
         let stream = net::connect(&self.server, left.max(INSTANT));
         let stream = stream.map_err(error)?;
         register(&stream)?;
-        let mut answer =
-            http::ask(stream, &self.server.host(), path, &self.agent, until)
-                .map_err(error)?;
+        let (host, until) = (self.server.host(), limit.until);
+        let mut answer = http::ask(stream, &host, path, &self.agent, until)
+            .map_err(error)?;
         if answer.status == 200 {
             return Ok(answer);
         }
@@ -260,18 +270,31 @@ impl Client {
         Err(Error::Refused { status: answer.status, said })
     }
 
+    /// The limit of a question that may take this long, from now on.
+    fn limit(&self, time: Duration) -> Limit {
+        let until = after(time);
+        match self.until {
+            Some(end) if end < until => {
+                let time = end.saturating_duration_since(Instant::now());
+                Limit { time, until: end }
+            }
+            _ => Limit { time, until },
+        }
+    }
+
     fn document(&self, path: &str, time: Duration) -> Result<Json, Error> {
-        let mut answer = self.get(path, time, |_| Ok(()))?;
-        self.document_of(path, &mut answer, time)
+        let limit = self.limit(time);
+        let mut answer = self.get(path, limit, |_| Ok(()))?;
+        self.document_of(path, &mut answer, limit)
     }
 
     fn document_of(
         &self,
         path: &str,
         answer: &mut Answer,
-        time: Duration,
+        limit: Limit,
     ) -> Result<Json, Error> {
-        let text = self.text_of(path, answer, time)?;
+        let text = self.text_of(path, answer, limit)?;
         Json::parse(&text)
             .map_err(|e| self.nonsense(path, &format!("not JSON: {e}")))
     }
@@ -280,11 +303,10 @@ impl Client {
         &self,
         path: &str,
         answer: &mut Answer,
-        time: Duration,
+        limit: Limit,
     ) -> Result<String, Error> {
-        let body = answer.read_all(after(time));
-        let body =
-            body.map_err(|e| Error::of_io(e, &self.server, path, time))?;
+        let error = |e| Error::of_io(e, &self.server, path, limit.time);
+        let body = answer.read_all(limit.until).map_err(error)?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -294,8 +316,8 @@ impl Client {
         target: Target,
         time: Duration,
     ) -> Result<(Option<Json>, Option<Answer>), Error> {
-        let path = target.into_text();
-        let mut answer = match self.get(&path, time, |_| Ok(())) {
+        let (path, limit) = (target.into_text(), self.limit(time));
+        let mut answer = match self.get(&path, limit, |_| Ok(())) {
             Ok(answer) => answer,
             Err(Error::Refused { status: 404, said })
                 if said.starts_with("VM Not Found") =>
@@ -304,7 +326,7 @@ impl Client {
             }
             Err(e) => return Err(e),
         };
-        match self.document_of(&path, &mut answer, time)? {
+        match self.document_of(&path, &mut answer, limit)? {
             vm @ Json::Object(_) => Ok((Some(vm), Some(answer))),
             _ => Err(self.nonsense(&path, "no object")),
         }
@@ -329,6 +351,14 @@ impl Client {
         let asked = format!("{}{path}", self.server);
         Error::Nonsense { asked, what: what.to_string() }
     }
+}
+
+/// How long a question may take, and when that is over: connection, head and
+/// body together.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    time: Duration,
+    until: Instant,
 }
 
 /// The moment after this time.

@@ -467,7 +467,7 @@ fn ask(
     path: &str,
 ) -> Result<Answer, Error> {
     let time = client.time;
-    client.get(path, time, |socket| {
+    client.get(path, client.limit(time), |socket| {
         let socket = socket.try_clone();
         let socket = socket
             .map_err(|e| Error::of_io(e, &client.server, "/events", time))?;

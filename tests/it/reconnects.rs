@@ -135,3 +135,55 @@ fn a_line_may_take_long_as_long_as_it_comes() {
     let error = end_of(stream);
     assert!(matches!(error, Error::Slow { time: t, .. } if t == time));
 }
+
+#[test]
+fn a_time_limit_is_that_of_all_that_a_verb_asks() {
+    let host = crate::harness::TestHost::with_vms(1);
+    let daemon = host.start();
+    let zonename = host.zonenames().unwrap().remove(0);
+    daemon.signal("STOP");
+    let sync = ["get", &zonename, "--sync", "--timeout", "50"];
+    for args in [
+        &["ping"][..],
+        &["vms"],
+        &["vm", &zonename],
+        &["status"],
+        &["list"],
+        &["lookup"],
+        &["get", &zonename],
+        &["get", &zonename, "--sync"],
+        &sync,
+        &["events"],
+        &["top"],
+        &["wait", &zonename, "state=x", "--timeout", "1"],
+    ] {
+        let mut args = args.to_vec();
+        args.extend(["--time-limit", "0.5"]);
+        let begin = std::time::Instant::now();
+        let output = daemon.tool(&args);
+        // The limit of the tools, which is none of what they are told.
+        let most = vminfod::client::TIME_LIMIT;
+        assert!(begin.elapsed() < most, "{args:?}");
+        assert!(!output.status.success(), "{args:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("no answer in 0.5 s"), "{args:?}: {said}");
+    }
+    daemon.signal("CONT");
+}
+
+#[test]
+fn an_answer_that_drips_is_late_as_a_whole() {
+    // Not silent for long, and never ready.
+    let (addr, _) = serve(|_, client| {
+        let (_keep, pause) = channel::<()>();
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+        let mut is_open = client.write_all(head.as_bytes()).is_ok();
+        while is_open {
+            is_open = client.write_all(b" ").is_ok();
+            let _ = pause.recv_timeout(Duration::from_millis(10));
+        }
+    });
+    let time = Duration::from_millis(300);
+    let client = Client::new(addr).time_limit(time);
+    assert!(matches!(client.ping(), Err(Error::Slow { .. })));
+}
