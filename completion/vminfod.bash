@@ -114,7 +114,7 @@ _vminfod() {
     daemon)
         options='--root --listen --socket --allow-remote --allow-host
             --refresh-interval --command-timeout --set --settings
-            --log-level'
+            --log-level --check'
         ;;
     esac
     case $verb in

@@ -23,6 +23,8 @@ struct Options {
     listen: Vec<Address>,
     no_tcp: bool,
     remote: bool,
+    /// Only to say whether it could be started so.
+    check: bool,
     hosts: Vec<String>,
     /// Where it is said what is set, and read again at SIGHUP.
     file: Option<PathBuf>,
@@ -37,6 +39,7 @@ impl Options {
             let Long(name) = arg else { return Err(arg.unexpected().into()) };
             match name {
                 "allow-remote" => options.remote = true,
+                "check" => options.check = true,
                 "root" => {
                     let root = parser.value()?.string()?;
                     options.root = Some(directory(&root)?);
@@ -133,6 +136,9 @@ pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
         os::signals::ignore(Signal::Hangup);
     }
     let settings = options.settings().map_err(Failure::Usage)?;
+    if options.check {
+        return Ok(());
+    }
     os::memory::share_heap();
     crate::log_format::start();
     log::set_max_level(settings.log_level);

@@ -12,7 +12,7 @@ use crate::client::{
 };
 use crate::json::{Json, Object};
 use crate::os;
-use crate::select::split_list;
+use crate::select::{Path, split_list};
 
 /// An alias longer than this is cut.
 const ALIAS_MAX: usize = 30;
@@ -69,6 +69,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     // The operand is a VM that has to be there; others may come to be.
     match &args.operands[..] {
         [] => {}
+        [name] if name.is_empty() => return Err(wrong("which VM?")),
         [name] => {
             query = query.vm(name);
             only = Some(name.as_str());
@@ -76,9 +77,13 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
         [_, extra, ..] => return Err(wrong(&format!("what is {extra}?"))),
     }
     for name in args.all("uuid") {
+        if name.is_empty() {
+            return Err(wrong("--uuid: which VM?"));
+        }
         query = query.vm(name);
     }
     for path in args.all("path").flat_map(split_list) {
+        Path::parse(path).map_err(|e| wrong(&format!("--path: {e}")))?;
         query = query.path(path);
     }
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
@@ -124,6 +129,9 @@ pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
     };
     let seq = seq.parse().map_err(|_| wrong())?;
     if let Some(epoch) = epoch {
+        if epoch.is_empty() {
+            return Err(wrong());
+        }
         return Ok((seq, epoch));
     }
     let status = client.status(false)?;

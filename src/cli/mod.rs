@@ -227,7 +227,8 @@ fn complete(args: Vec<OsString>) -> Result<(), Failure> {
 
 fn vm(args: Vec<OsString>) -> Result<(), Failure> {
     let args = asked(args, 1)?;
-    let [name] = &args.operands[..] else {
+    let named = args.operands.first().filter(|name| !name.is_empty());
+    let Some(name) = named else {
         let error = "vm: the zonename of a VM is wanted";
         return Err(Failure::Usage(error.to_string()));
     };

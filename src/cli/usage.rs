@@ -25,8 +25,9 @@ The daemon:
   daemon [--root DIR] [--listen ADDR:PORT|none]... [--socket PATH]
          [--allow-remote] [--allow-host NAME]... [--refresh-interval SECS]
          [--command-timeout SECS] [--set NAME=VALUE]... [--settings FILE]
-         [--log-level LEVEL]
-                     serve the VMs of this host, or of the one below DIR
+         [--log-level LEVEL] [--check]
+                     serve the VMs of this host, or of the one below DIR;
+                     --check: could it be started so?
   settings [FILE]    what --set can set, with defaults and meanings; or, can
                      FILE be used with --settings?
   ping               is it up, and has it loaded every VM?

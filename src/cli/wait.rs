@@ -108,7 +108,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let command: Vec<_> = words.collect();
     let args = Args::parse(own, &OPTIONS, None)
         .map_err(|wrong| Failure::Usage(wrong.said))?;
-    let Some((name, conditions)) = args.operands.split_first() else {
+    let named = args.operands.split_first().filter(|(n, _)| !n.is_empty());
+    let Some((name, conditions)) = named else {
         return Err(Failure::Usage("wait: which VM?".to_string()));
     };
     let goal = Arc::new(goal(conditions, args.has("gone"))?);

@@ -390,3 +390,78 @@ fn a_client_that_is_silent_is_asked_whether_it_is_there() {
         table.lines().find(is_kept).map(|_| ()).ok_or(table)
     });
 }
+
+/// What the manual, vminfod-http(7), says of refusals: request, status, type
+/// and body; `...` stands for why.
+const REFUSALS: [(&str, u16, &str, &str); 14] = [
+    (
+        "GET /vms?bogus=1 HTTP/1.1",
+        400,
+        "application/json",
+        "{\"error\":\"...\"}",
+    ),
+    (
+        "GET /vms?fields=bogus HTTP/1.1",
+        400,
+        "application/json",
+        "{\"error\":\"...\"}",
+    ),
+    (
+        "GET /events?since=x HTTP/1.1",
+        400,
+        "application/json",
+        "{\"error\":\"...\"}",
+    ),
+    ("POST /vms HTTP/1.1", 400, "text/plain", ""),
+    ("rubbish", 400, "text/plain", ""),
+    ("GET / HTTP/1.1\r\nHost: evil", 403, "text/plain", "..."),
+    ("GET / HTTP/1.1\r\nOrigin: http://a", 403, "text/plain", "..."),
+    ("GET /bogus HTTP/1.1", 404, "text/plain", "Unsupported URL Path"),
+    ("GET /vms/bogus HTTP/1.1", 404, "text/plain", "VM Not Found: bogus"),
+    ("GET / HTTP/1.1\r\nContent-Length: 99999", 413, "text/plain", ""),
+    ("GET /LONG HTTP/1.1", 414, "text/plain", ""),
+    (
+        "GET / HTTP/1.1\r\nA: LONG\r\nB: LONG\r\nC: LONG\r\nD: LONG",
+        431,
+        "text/plain",
+        "",
+    ),
+    (
+        "GET /vms/UUID?wait=state=x&timeout=0.1 HTTP/1.1",
+        504,
+        "application/json",
+        "{\"zonename\":...",
+    ),
+    (
+        "GET /vms/bogus?wait=state=x&timeout=0.1 HTTP/1.1",
+        504,
+        "application/json",
+        "null",
+    ),
+];
+
+#[test]
+fn refusals_are_as_the_manual_has_them() {
+    let host = TestHost::with_vms(1);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start();
+    for (request, status, kind, body) in REFUSALS {
+        let request = request.replace("UUID", &zonename);
+        let request = request.replace("LONG", &"x".repeat(10_000));
+        let bytes = format!("{request}\r\nConnection: close\r\n\r\n");
+        let answer = daemon.send(bytes.as_bytes());
+        let shown = &request[..request.len().min(60)];
+        assert_eq!(answer.status, status, "{shown}");
+        assert_eq!(answer.field("Content-Type"), Some(kind), "{shown}");
+        let text = answer.text();
+        let is_as = match body.split_once("...") {
+            Some((begin, end)) => {
+                text.len() > begin.len() + end.len()
+                    && text.starts_with(begin)
+                    && text.ends_with(end)
+            }
+            None => text == body,
+        };
+        assert!(is_as, "{shown}: {text}, and not {body}");
+    }
+}

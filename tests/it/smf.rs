@@ -228,6 +228,22 @@ fn starts_and_stops(image: &Image) {
     assert_eq!(image.method("refresh"), 0);
     image.wait_for_log("log-level is info now");
     image.wait_for_log("refresh-interval is 1234 s now");
+    // What only a start looks at is told now.
+    for (property, value, said) in [
+        ("listen", "192.0.2.1:9090", "not a loopback address"),
+        ("listen", "nowhere", "not ADDR:PORT: nowhere"),
+        ("allow_host", "http://hv1", "no name or address of a host"),
+        ("limits", "workers=0", "workers=0: not a number"),
+    ] {
+        image.set(property, value);
+        assert_eq!(image.method("refresh"), 0);
+        image.wait_for_log(said);
+        image.set(
+            property,
+            if property == "listen" { &image.address } else { "" },
+        );
+        assert!(image.ping());
+    }
     assert_eq!(image.pid(), Some(daemon));
 
     assert_eq!(image.method("stop"), 0);
