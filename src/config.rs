@@ -199,7 +199,8 @@ pub struct QueueLimits {
     /// So long jobs that need commands gather while a batch of such is worked
     /// at: together they cost as much as one of them.
     pub gather_time: Duration,
-    /// Workers at the most, those that hang included.
+    /// Workers, those that hang included. One half is for jobs that a client
+    /// waits for, the other for all else, so that neither waits for the other.
     pub workers_max: usize,
     /// VMs that wait for a worker; past it the queue remembers "reload
     /// everything".
@@ -228,7 +229,7 @@ impl Default for QueueLimits {
             workers: 2,
             stuck_time: Duration::from_secs(1),
             gather_time: Duration::from_millis(50),
-            workers_max: 8,
+            workers_max: 16,
             jobs: 16_384,
             urgent_jobs: 512,
             batch: 1024,
@@ -247,10 +248,9 @@ impl QueueLimits {
     /// that hang.
     #[must_use]
     pub fn threads(&self, is_urgent: bool) -> usize {
-        match is_urgent {
-            true => 4 * self.workers,
-            false => self.workers_max.max(self.workers),
-        }
+        let half = self.workers_max / 2;
+        let threads = if is_urgent { half } else { self.workers_max - half };
+        threads.max(1)
     }
 
     /// Workers in all.

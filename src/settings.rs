@@ -10,14 +10,26 @@ use log::LevelFilter;
 use crate::config::Settings;
 use crate::os;
 
-/// The longest time that can be set, some thirty years.
+/// The longest time that anything is told in, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
+
+/// The longest time that can be set.
+const TIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// The longest file of settings.
 const FILE_BYTES: u64 = 64 << 10;
 
-/// The largest count or size that can be set.
-const NUMBER_MAX: u64 = 1 << 40;
+/// The largest size that can be read of a file, in bytes.
+const BYTES_MAX: u64 = 1 << 30;
+
+/// The largest size that can be held in memory, in bytes.
+const SIZE_MAX: u64 = 64 << 30;
+
+/// The largest count.
+const COUNT_MAX: u64 = 1 << 20;
+
+/// The most threads.
+const THREADS_MAX: u64 = 256;
 
 /// Where a setting is kept, by its kind.
 enum Field<'a> {
@@ -29,6 +41,8 @@ enum Field<'a> {
     Size(&'a mut usize),
     /// How many.
     Count(&'a mut usize),
+    /// How many threads, and at least so many.
+    Threads(&'a mut usize, usize),
     /// How many events.
     Events(&'a mut u64),
     /// What is logged.
@@ -43,11 +57,12 @@ struct Setting {
 }
 
 macro_rules! settings {
-    ($($name:literal $kind:ident $($field:ident).+, $help:literal;)+) => {
+    ($($name:literal $kind:ident $(($least:literal))? $($field:ident).+,
+        $help:literal;)+) => {
         &[$(Setting {
             name: $name,
             help: $help,
-            field: |s| Field::$kind(&mut s.$($field).+),
+            field: |s| Field::$kind(&mut s.$($field).+ $(, $least)?),
         }),+]
     };
 }
@@ -76,14 +91,15 @@ const SETTINGS: &[Setting] = settings! {
         "a JSON file that is longer is refused";
     "lastexited-bytes" Bytes load.lastexited_bytes,
         "a lastexited that is longer is refused";
-    "workers" Count queues.workers, "batches that are loaded at once";
+    "workers" Threads(1) queues.workers, "batches that are loaded at once";
     "stuck-time" Time queues.stuck_time,
         "a load goes on without a command that takes longer, and a worker \
          that is at one batch for longer gets a substitute";
     "gather-time" Time queues.gather_time,
         "jobs that need commands wait so long for others at work, to go together";
-    "workers-max" Count queues.workers_max,
-        "workers at the most, stuck ones included";
+    "workers-max" Threads(2) queues.workers_max,
+        "workers, stuck ones included; half of them for jobs that a client \
+         waits for";
     "jobs" Count queues.jobs,
         "VMs that wait to be loaded; past it, all are loaded";
     "urgent-jobs" Count queues.urgent_jobs,
@@ -130,7 +146,7 @@ const SETTINGS: &[Setting] = settings! {
         "while some files can't be watched, all others are armed again so \
          often";
     "connections" Count http.connections, "HTTP connections at once";
-    "http-threads" Count http.threads, "threads that answer requests";
+    "http-threads" Threads(1) http.threads, "threads that answer requests";
     "patience" Time http.patience,
         "such a thread stays with a connection on which nothing goes on";
     "subscribers" Count http.subscribers, "subscribers of /events at once";
@@ -177,35 +193,38 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
         .iter()
         .find(|setting| setting.name == name)
         .ok_or_else(|| format!("no such setting: {name}"))?;
-    let error = |what| format!("{name}={value}: {what}");
+    let error = |what: String| format!("{name}={value}: {what}");
+    let size = |most| {
+        let what = || error(format!("not a size of up to {}", size_text(most)));
+        size(value).filter(|size| *size <= most).ok_or_else(what)
+    };
+    let count = |least: u64, most: u64| {
+        let what = || error(format!("not a number from {least} to {most}"));
+        let number = value.parse().ok();
+        number.filter(|n| (least..=most).contains(n)).ok_or_else(what)
+    };
+    // All that can be set fit into what they are kept in.
+    let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     match (setting.field)(settings) {
         Field::Time(time) => {
-            *time =
-                seconds(value).ok_or_else(|| error("not a time in seconds"))?;
+            let set = seconds(value).filter(|time| *time <= TIME_MAX);
+            let days = TIME_MAX.as_secs() / 86_400;
+            let what = || format!("not a time in seconds, up to {days} days");
+            *time = set.ok_or_else(|| error(what()))?;
         }
-        Field::Bytes(bytes) => {
-            *bytes = size(value).ok_or_else(|| error("not a size"))?;
-        }
-        Field::Size(bytes) => {
-            *bytes = size(value)
-                .and_then(|bytes| usize::try_from(bytes).ok())
-                .ok_or_else(|| error("not a size"))?;
-        }
-        Field::Count(count) => {
-            *count = number(value)
-                .and_then(|count| usize::try_from(count).ok())
-                .ok_or_else(|| error("not a number from 1 on"))?;
-        }
-        Field::Events(count) => {
-            *count =
-                number(value).ok_or_else(|| error("not a number from 1 on"))?;
+        Field::Bytes(bytes) => *bytes = size(BYTES_MAX)?,
+        Field::Size(bytes) => *bytes = whole(size(SIZE_MAX)?),
+        Field::Count(to) => *to = whole(count(1, COUNT_MAX)?),
+        Field::Events(to) => *to = count(1, COUNT_MAX)?,
+        Field::Threads(to, least) => {
+            *to = whole(count(least as u64, THREADS_MAX)?);
         }
         Field::Level(level) => {
             *level = value
                 .parse()
                 .ok()
                 .filter(|level| *level != LevelFilter::Off)
-                .ok_or_else(|| error("not a level of the log"))?;
+                .ok_or_else(|| error("not a level of the log".to_string()))?;
         }
     }
     Ok(())
@@ -251,10 +270,6 @@ pub fn seconds(text: &str) -> Option<Duration> {
         .then(|| Duration::try_from_secs_f64(seconds).ok())?
 }
 
-fn number(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|n| (1..=NUMBER_MAX).contains(n))
-}
-
 fn size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.to_ascii_lowercase().chars().last()? {
         'k' => (&text[..text.len() - 1], 10),
@@ -262,8 +277,8 @@ fn size(text: &str) -> Option<u64> {
         'g' => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
-    let size = number(digits)?.checked_mul(1 << shift)?;
-    (size <= NUMBER_MAX).then_some(size)
+    let number = digits.parse::<u64>().ok().filter(|n| *n > 0);
+    number?.checked_mul(1 << shift)
 }
 
 /// Every setting with its default and meaning, a line each.
@@ -284,7 +299,7 @@ fn value_text(field: &Field<'_>) -> String {
         Field::Time(time) => format!("{} s", time.as_secs_f64()),
         Field::Bytes(bytes) => size_text(**bytes),
         Field::Size(bytes) => size_text(**bytes as u64),
-        Field::Count(count) => count.to_string(),
+        Field::Count(count) | Field::Threads(count, _) => count.to_string(),
         Field::Events(count) => count.to_string(),
         Field::Level(level) => level.to_string().to_ascii_lowercase(),
     }
@@ -292,6 +307,7 @@ fn value_text(field: &Field<'_>) -> String {
 
 fn size_text(bytes: u64) -> String {
     match bytes {
+        b if b >= 1 << 30 && b % (1 << 30) == 0 => format!("{}g", b >> 30),
         b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{}m", b >> 20),
         b if b >= 1 << 10 && b % (1 << 10) == 0 => format!("{}k", b >> 10),
         b => b.to_string(),
@@ -325,6 +341,14 @@ mod tests {
             "xml-bytes=1x",
             "xml-bytes=é",
             "xml-bytes=99999999999g",
+            "xml-bytes=2g",
+            "held-bytes=65g",
+            "jobs=1048577",
+            "workers=0",
+            "workers=257",
+            "workers-max=1",
+            "lag-events=0",
+            "refresh-interval=2592001",
             "command-time=0",
             "command-time=inf",
             "command-time=NaN",

@@ -150,6 +150,7 @@ pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
     may_run(options.root.as_deref(), os::standing())
         .and_then(|()| crate::daemon::run(settings, reread))
         .inspect_err(|e| {
+            os::process::kill_all();
             log::error!("{e}");
             log::logger().flush();
         })?;

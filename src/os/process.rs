@@ -14,7 +14,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 unsafe extern "C" {
     fn spawn_command(
@@ -98,10 +98,25 @@ impl Child {
 struct Children {
     running: BTreeSet<u32>,
     unreaped: Vec<u32>,
+    /// How many are being started.
+    starting: usize,
+    /// Whether no more are to be started.
+    is_over: bool,
 }
 
-static CHILDREN: Mutex<Children> =
-    Mutex::new(Children { running: BTreeSet::new(), unreaped: Vec::new() });
+static CHILDREN: Mutex<Children> = Mutex::new(Children {
+    running: BTreeSet::new(),
+    unreaped: Vec::new(),
+    starting: 0,
+    is_over: false,
+});
+
+/// One that was being started is.
+static STARTED: Condvar = Condvar::new();
+
+/// How long those are waited for that are being started: exec(2) takes a
+/// millisecond.
+const START_TIME: Duration = Duration::from_millis(500);
 
 /// If there are as many children that do not end, no more are started.
 const UNREAPED_MAX: usize = 64;
@@ -142,9 +157,16 @@ fn descriptor_limit_of_children() -> c_ulong {
     STARTED_WITH.get().copied().unwrap_or(0)
 }
 
-/// Kills every child with all that it has started.
+/// Kills every child with all that it has started; none is started from then
+/// on. To be called when the process ends.
 pub fn kill_all() {
-    let running = std::mem::take(&mut CHILDREN.lock().running);
+    let mut children = CHILDREN.lock();
+    children.is_over = true;
+    let until = Instant::now() + START_TIME;
+    while children.starting > 0 && Instant::now() < until {
+        STARTED.wait_until(&mut children, until);
+    }
+    let running = std::mem::take(&mut children.running);
     running.into_iter().for_each(kill_group_now);
 }
 
@@ -194,6 +216,13 @@ pub fn spawn(
     set_nonblocking(&stderr)?;
     let fds = [stdin.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()];
     let files = descriptor_limit_of_children();
+    {
+        let mut children = CHILDREN.lock();
+        if children.is_over {
+            return Err(io::Error::other("the daemon is ending"));
+        }
+        children.starting += 1;
+    }
     let mut pid = 0;
     // SAFETY: path and lists end with null and outlive the call, and the
     // descriptors are open; none is below 3, as std opens those at the start.
@@ -207,11 +236,15 @@ pub fn spawn(
             &raw mut pid,
         )
     };
+    let child = Child { pid, ended: None };
+    let mut children = CHILDREN.lock();
+    children.starting -= 1;
+    STARTED.notify_all();
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }
-    let child = Child { pid, ended: None };
-    CHILDREN.lock().running.insert(child.id());
+    children.running.insert(child.id());
+    drop(children);
     Ok(Running { child, stdout, stderr })
 }
 

@@ -128,3 +128,29 @@ fn a_log_that_may_not_grow_ends_nothing() {
     assert!(Command::new("kill").arg(&pid).status().unwrap().success());
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_start_that_fails_leaves_no_child() {
+    let host = TestHost::with_vms(1);
+    // There is no memory for the stacks of so many threads.
+    let script = "ulimit -v 300000; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, VMINFOD, "daemon", "--listen", "127.0.0.1:0"])
+        .args(["--set", "workers-max=256", "--root"])
+        .arg(host.root())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("can't start: "), "{said}");
+    let root = host.root().to_str().unwrap();
+    wait_for("no process is left", || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|process| {
+            let line = fs::read(process.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        let left: Vec<_> = lines.filter(|line| line.contains(root)).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    });
+}
