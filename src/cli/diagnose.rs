@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::time::{Duration, Instant};
 
 use super::args::{flag, value};
 use super::daemon::{directory, may_run, settings_of};
@@ -14,9 +15,17 @@ use crate::diff::{Action, diff, pretty_path};
 use crate::json::{Json, Object};
 use crate::os;
 
-/// How often is looked: what differs once is on its way, what differs every
-/// time is wrong.
-const LOOKS: usize = 3;
+/// The pauses between one look and the next, while anything is wrong: what
+/// differs once is on its way, and a command that fails once may not the next
+/// time. What is wrong every time is wrong.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1600),
+];
+
+/// A fault is not looked at again after so long.
+const LOOKS_TIME: Duration = Duration::from_secs(5);
 
 /// The exit status of differences, as diff(1) has it.
 const EXIT_DIFFERENT: u8 = 1;
@@ -41,23 +50,33 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     may_run(root.as_deref(), os::standing()).map_err(trouble)?;
     let settings = settings_of(root.as_deref());
     let client = args.client("vminfod")?;
-    let mut told = BTreeSet::new();
-    let mut lasting: Option<Differences> = None;
-    for _ in 0..LOOKS {
-        let now = look(&settings, &client, &mut told).map_err(trouble)?;
-        let lasts = |(key, values): (_, _)| {
-            let before = lasting.as_ref();
-            let is_old = before.is_none_or(|old| old.contains_key(&key));
-            is_old.then_some((key, values))
+    // It may not be there at all: that is quicker to find out.
+    client.ping().map_err(|e| trouble(e.to_string()))?;
+    let begin = Instant::now();
+    let mut seen = look(&settings, &client);
+    for pause in PAUSES {
+        // What took as long as that to fail has not failed in passing.
+        let is_late = begin.elapsed() > LOOKS_TIME;
+        let is_known = match &seen {
+            Ok(Seen { differences, faults }) => {
+                differences.is_empty() && (faults.is_empty() || is_late)
+            }
+            Err(_) => is_late,
         };
-        let now: Differences = now.into_iter().filter_map(lasts).collect();
-        let is_empty = now.is_empty();
-        lasting = Some(now);
-        if is_empty {
+        if is_known {
             break;
         }
+        std::thread::sleep(pause);
+        let now = look(&settings, &client);
+        seen = match (seen, now) {
+            (Ok(before), Ok(now)) => Ok(now.since(&before)),
+            (_, now) => now,
+        };
     }
-    let differences = lasting.unwrap_or_default();
+    let Seen { differences, faults: told } = seen.map_err(trouble)?;
+    for fault in &told {
+        complain(&format!("vminfod: {fault}"));
+    }
     let lines = match args.has("json") {
         true => {
             let told =
@@ -119,35 +138,40 @@ fn trouble(message: String) -> Failure {
     Failure::Said { message, status: EXIT_TROUBLE }
 }
 
-/// What differs now. Faults of the load itself are told once.
-fn look(
-    settings: &Settings,
-    client: &Client,
-    told: &mut BTreeSet<String>,
-) -> Result<Differences, String> {
-    // The daemon may not be there at all: that is quicker to find out.
-    client.ping().map_err(|e| e.to_string())?;
+/// What one look has found.
+struct Seen {
+    differences: Differences,
+    /// What can't be compared, and why.
+    faults: BTreeSet<String>,
+}
+
+impl Seen {
+    /// What is still so since an earlier look. What the daemon has otherwise
+    /// than then is on its way.
+    fn since(mut self, before: &Self) -> Self {
+        self.differences.retain(|key, (_, daemon)| {
+            let before = before.differences.get(key);
+            before.is_some_and(|(_, was)| was == daemon)
+        });
+        self
+    }
+}
+
+/// What differs now.
+fn look(settings: &Settings, client: &Client) -> Result<Seen, String> {
     let dumped = crate::daemon::dump::dump(settings)?;
-    for fault in dumped.faults {
-        if told.insert(fault.clone()) {
-            complain(&format!("vminfod: {fault}"));
-        }
-    }
     let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
-    for vm in &served.unreadable {
-        let fault = vm.to_string();
-        if told.insert(fault.clone()) {
-            complain(&format!("vminfod: {fault}"));
-        }
-    }
+    let mut faults: BTreeSet<_> = dumped.faults.into_iter().collect();
+    faults.extend(served.unreadable.iter().map(ToString::to_string));
     let mut differences = compare(&dumped.vms, &served.vms);
+    // Of what the system does not say the daemon has what was last good.
     let names = served.unreadable.iter().filter_map(|vm| vm.zonename.as_ref());
     let names: BTreeSet<_> = names.map(|name| &**name).collect();
-    differences.retain(|(zonename, ..), _| !names.contains(&**zonename));
-    // The daemon has what was last good of it.
-    differences
-        .retain(|(zonename, ..), _| !dumped.unread.contains(zonename.as_str()));
-    Ok(differences)
+    differences.retain(|(zonename, ..), _| {
+        let name = zonename.as_str();
+        !dumped.unread.contains(name) && !names.contains(name)
+    });
+    Ok(Seen { differences, faults })
 }
 
 fn compare(system: &[Json], daemon: &[Json]) -> Differences {
@@ -195,6 +219,27 @@ fn compare(system: &[Json], daemon: &[Json]) -> Differences {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_stays_as_it_is_lasts() {
+        let seen = |quota: u32, daemon: u32| {
+            let vms = |quota: u32| {
+                let vm = format!(r#"[{{"zonename":"a","quota":{quota}}}]"#);
+                Json::parse(&vm).unwrap().as_array().unwrap().to_vec()
+            };
+            let differences = compare(&vms(quota), &vms(daemon));
+            Seen { differences, faults: BTreeSet::new() }
+        };
+        let lasting = |before: Seen, now: Seen| {
+            now.since(&before).differences.into_values().count()
+        };
+        assert_eq!(lasting(seen(2, 1), seen(2, 1)), 1);
+        // The system goes on, and the daemon does not.
+        assert_eq!(lasting(seen(2, 1), seen(3, 1)), 1);
+        // The daemon follows.
+        assert_eq!(lasting(seen(2, 1), seen(3, 2)), 0);
+        assert_eq!(lasting(seen(2, 2), seen(3, 2)), 0);
+    }
 
     #[test]
     fn differences_are_told_by_property() {

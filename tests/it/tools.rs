@@ -433,6 +433,16 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     let (status, _, stderr) = diagnose(&[]);
     assert_eq!(status, Some(2), "{stderr}");
     host.hurt("zoneadm", "heal").unwrap();
+    // What has failed once is asked again.
+    for (command, fault) in [
+        ("zoneadm", "fail once times=1"),
+        ("zfs", "fail once times=1"),
+        ("kstat", "garbage times=1"),
+        ("zoneadm", "truncate times=2"),
+    ] {
+        host.hurt(command, fault).unwrap();
+        assert_eq!(diagnose(&[]), nothing, "{command} {fault}");
+    }
     let away = Command::new(VMINFOD)
         .args(["diagnose", "--root", root, "--server", &free_address()])
         .output();
