@@ -36,21 +36,38 @@ pub struct Finished {
     pub is_settled: bool,
 }
 
-/// The transitions of a zone up to the state that zoneadm has shown; none if
-/// it has not answered.
+/// The transitions of a zone that are due with a load.
 struct Due<'a> {
     worker: &'a Worker,
     zonename: &'a Arc<str>,
-    found: Option<Position<'a>>,
+    reach: Reach<'a>,
     noted: Noted,
+}
+
+/// How far a load has seen.
+enum Reach<'a> {
+    /// Nothing: zoneadm has not answered.
+    Nothing,
+    /// Up to where the zone was found.
+    Found(Position<'a>),
+    /// Up to the end of the zone that is stored, and nothing of the next one
+    /// of its name.
+    End,
 }
 
 impl Reports for Due<'_> {
     fn due(&self, stored: Option<&str>) -> Vec<Numbered> {
-        let Some(found) = self.found else { return Vec::new() };
         let queue = &self.worker.shared.queue;
         queue.due_transitions(self.zonename, self.noted, |reported, earlier| {
-            due(reported, earlier, stored, found)
+            match self.reach {
+                Reach::Nothing => 0,
+                Reach::Found(found) => due(reported, earlier, stored, found),
+                Reach::End => {
+                    let mut before = reported.iter().take(earlier);
+                    let end = before.rposition(|t| t.zone_state == GONE);
+                    end.map_or(0, |at| at + 1)
+                }
+            }
         })
     }
 
@@ -110,7 +127,13 @@ impl Worker {
         }
         match found {
             Found::Gone => {
-                return self.finish_gone(job, &zonename, base, noted);
+                let found = Position {
+                    zone_state: GONE,
+                    zoneid: None,
+                    is_another: false,
+                };
+                let reach = Reach::Found(found);
+                return self.finish_gone(job, &zonename, base, reach, noted);
             }
             // The VM that is served has ended. What is there now has not been
             // read in whole, and nothing of the one before is to be taken for
@@ -120,7 +143,7 @@ impl Worker {
                     && failed.contains(Sources::XML)
                     && self.is_end_reported(&zonename, noted) =>
             {
-                self.finish_gone(job, &zonename, base, noted);
+                self.finish_gone(job, &zonename, base, Reach::End, noted);
                 let again = Job { sources: Sources::ALL, ..job.clone() };
                 self.shared.queue.push(again);
                 return Finished::default();
@@ -143,9 +166,12 @@ impl Worker {
                 let zone_state = &*row.zone_state;
                 let is_another = self.shared.cache.is_another(&parts);
                 let found = Position { zone_state, zoneid, is_another };
-                let found = is_answered.then_some(found);
+                let reach = match is_answered {
+                    true => Reach::Found(found),
+                    false => Reach::Nothing,
+                };
                 let due =
-                    Due { worker: self, zonename: &zonename, found, noted };
+                    Due { worker: self, zonename: &zonename, reach, noted };
                 match self.shared.cache.prepare(&zonename, base, *parts) {
                     None => {
                         let error = Some("the zone has no uuid yet");
@@ -192,12 +218,10 @@ impl Worker {
         job: &Job,
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
+        reach: Reach<'_>,
         noted: Noted,
     ) -> Finished {
-        let found =
-            Position { zone_state: GONE, zoneid: None, is_another: false };
-        let found = Some(found);
-        let due = Due { worker: self, zonename, found, noted };
+        let due = Due { worker: self, zonename, reach, noted };
         let finished = self.apply(job, zonename, base, Update::Gone, &due);
         if finished.is_settled {
             self.shared.queue.is_heard(zonename);

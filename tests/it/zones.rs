@@ -413,6 +413,7 @@ fn a_new_zone_of_a_name_whose_xml_cannot_be_read_has_nothing_of_the_old() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let before = daemon.vm(ZONE).unwrap();
+    let mut events = daemon.events();
     // Deleted and made again while zoneadm does not answer.
     host.hurt("zoneadm", "block").unwrap();
     host.delete(ZONE).unwrap();
@@ -442,4 +443,19 @@ fn a_new_zone_of_a_name_whose_xml_cannot_be_read_has_nothing_of_the_old() {
     let after = daemon.vm(ZONE).unwrap();
     assert_ne!(after.get("create_timestamp"), before.get("create_timestamp"));
     daemon.settle(&host);
+    // Each has its own transitions.
+    let seq = daemon.status().get("seq").and_then(Json::as_u64).unwrap();
+    let told: Vec<_> = events
+        .read_to(seq)
+        .iter()
+        .map(|event| {
+            let vm = event.get("vm");
+            let state = vm.and_then(|vm| vm.get("zone_state")?.as_str());
+            format!("{} {}", text(event, "type"), state.unwrap_or("-"))
+        })
+        .collect();
+    let end = told.iter().position(|told| told == "delete -").unwrap();
+    let begin = &told[end + 1..];
+    let wanted = ["create configured", "modify incomplete", "modify installed"];
+    assert!(begin.iter().take(3).eq(wanted), "{told:?}");
 }
