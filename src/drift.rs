@@ -7,18 +7,63 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::event::EventSource;
+
 /// Changes that wait to be told from those whose event is on its way. If
 /// there are more, the oldest count as drift.
 const SUSPECTS_MAX: usize = 10_000;
+
+/// Members of VM objects that change without an event on a healthy host, and
+/// the source that says so: data grows, and init ends.
+const UNTOLD: [(&str, &str); 4] = [
+    ("snapshots", "zfs"),
+    ("free_space", "zfs"),
+    ("disks", "zfs"),
+    ("pid", "kstat"),
+];
+
+/// A source of events is silent if so many full reloads, one after the other,
+/// had to heal what it should have told.
+const SILENT_RELOADS: u32 = 2;
 
 /// A change that a full reload has found.
 #[derive(Debug)]
 struct Suspect {
     at: Instant,
-    /// Members of the VM object, or `created` and `deleted`.
+    /// The reload's number.
+    reload: u64,
+    /// Members of the VM object, or `(create)` and `(delete)`.
     properties: Vec<String>,
-    /// Where they come from.
-    sources: String,
+    /// What of the VM was otherwise: see [`Parts::differing`].
+    ///
+    /// [`Parts::differing`]: crate::load::assemble::Parts::differing
+    sources: Vec<&'static str>,
+}
+
+impl Suspect {
+    /// The sources of events that should have told of it.
+    fn unheard(&self) -> Vec<EventSource> {
+        let mut unheard = Vec::new();
+        for source in &self.sources {
+            let is_untold =
+                |property: &String| UNTOLD.contains(&(property, source));
+            let of = events_of(source);
+            let is_missed = !self.properties.iter().all(is_untold);
+            if is_missed && !unheard.contains(&of) {
+                unheard.push(of);
+            }
+        }
+        unheard
+    }
+}
+
+/// The source of events that tells when a source of a VM has changed.
+fn events_of(source: &str) -> EventSource {
+    match source {
+        "zoneadm" | "kstat" => EventSource::Zone,
+        "zfs" => EventSource::Zfs,
+        _ => EventSource::File,
+    }
 }
 
 /// What was healed.
@@ -26,10 +71,34 @@ struct Suspect {
 pub struct Healed {
     /// How often a VM had to be.
     pub vms: u64,
-    /// How often by property and source.
+    /// How often by property and source: of several sources, the first.
     pub properties: BTreeMap<(String, String), u64>,
     /// The last time.
     pub last: Option<SystemTime>,
+    /// By the source of events that should have told of it.
+    pub missed: [Missed; 3],
+}
+
+/// What events of one source should have told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Missed {
+    /// How often a VM had to be healed.
+    pub vms: u64,
+    /// The last time.
+    pub last: Option<SystemTime>,
+}
+
+/// How one source of events does.
+#[derive(Clone, Copy, Debug, Default)]
+struct Silence {
+    /// The last reload that had to heal what it should have told.
+    reload: u64,
+    /// How many had to, one after the other.
+    reloads: u32,
+    /// The reload after which it was found silent, until it is well again.
+    since: Option<u64>,
+    /// Whether that is news.
+    is_new: bool,
 }
 
 /// What full reloads had to heal.
@@ -44,6 +113,19 @@ pub struct Drift {
 struct Inner {
     suspects: HashMap<Arc<str>, Suspect>,
     healed: Healed,
+    /// How many reloads there have been.
+    reload: u64,
+    /// In the order of [`EventSource::ALL`].
+    silences: [Silence; 3],
+}
+
+/// A source of events that is silent, or well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// What it should have told was found by reloads, again and again.
+    Silent(EventSource),
+    /// It was silent, and reloads find nothing more.
+    Well(EventSource),
 }
 
 impl Drift {
@@ -59,10 +141,11 @@ impl Drift {
         &self,
         zonename: &Arc<str>,
         properties: Vec<String>,
-        sources: String,
+        sources: Vec<&'static str>,
     ) {
         let mut inner = self.inner.lock();
-        let suspect = Suspect { at: Instant::now(), properties, sources };
+        let (at, reload) = (Instant::now(), inner.reload);
+        let suspect = Suspect { at, reload, properties, sources };
         if inner.suspects.len() >= SUSPECTS_MAX {
             inner.settle(Duration::ZERO);
         }
@@ -70,6 +153,11 @@ impl Drift {
         {
             inner.heal(zonename, old);
         }
+    }
+
+    /// A full reload has ended: what is suspected next is of another.
+    pub fn end_reload(&self) {
+        self.inner.lock().reload += 1;
     }
 
     /// An event has come that tells of this VM.
@@ -88,6 +176,30 @@ impl Drift {
         inner.settle(self.grace);
         inner.healed.clone()
     }
+
+    /// What is new of sources of events, each once.
+    #[must_use]
+    pub fn news(&self) -> Vec<Heard> {
+        let mut inner = self.inner.lock();
+        inner.settle(self.grace);
+        let reload = inner.reload;
+        let mut news = Vec::new();
+        for (source, silence) in
+            EventSource::ALL.into_iter().zip(&mut inner.silences)
+        {
+            if std::mem::take(&mut silence.is_new) {
+                news.push(Heard::Silent(source));
+            }
+            // Two whole reloads have found nothing.
+            let is_well =
+                silence.since.is_some_and(|_| reload > silence.reload + 2);
+            if is_well {
+                silence.since = None;
+                news.push(Heard::Well(source));
+            }
+        }
+        news
+    }
 }
 
 impl Inner {
@@ -101,17 +213,39 @@ impl Inner {
     }
 
     fn heal(&mut self, zonename: &str, suspect: Suspect) {
-        let Suspect { properties, sources, .. } = suspect;
         log::warn!(
-            "{zonename}: no event told of {} ({sources}); a full reload has \
-             found it",
-            properties.join(" ")
+            "{zonename}: no event told of {} ({}); a full reload has found it",
+            suspect.properties.join(" "),
+            suspect.sources.join("+"),
         );
+        let now = Some(SystemTime::now());
         self.healed.vms += 1;
-        self.healed.last = Some(SystemTime::now());
-        for property in properties {
-            let key = (property, sources.clone());
+        self.healed.last = now;
+        for source in suspect.unheard() {
+            let missed = &mut self.healed.missed[source as usize];
+            (missed.vms, missed.last) = (missed.vms + 1, now);
+            self.silences[source as usize].miss(suspect.reload);
+        }
+        let source = suspect.sources.first().copied().unwrap_or_default();
+        for property in suspect.properties {
+            let key = (property, source.to_string());
             *self.healed.properties.entry(key).or_default() += 1;
+        }
+    }
+}
+
+impl Silence {
+    /// A reload had to heal something.
+    fn miss(&mut self, reload: u64) {
+        if self.reloads > 0 && reload == self.reload {
+            return;
+        }
+        let is_next = self.reloads > 0 && reload == self.reload + 1;
+        self.reloads = if is_next { self.reloads + 1 } else { 1 };
+        self.reload = reload;
+        if self.reloads >= SILENT_RELOADS {
+            (self.since, self.is_new) = (Some(reload), true);
+            self.reloads = 0;
         }
     }
 }
@@ -124,8 +258,8 @@ mod tests {
     fn what_an_event_tells_of_is_no_drift() {
         let drift = Drift::new(Duration::from_secs(1000));
         let quota = || vec!["quota".to_string()];
-        drift.suspect(&"a".into(), quota(), "zfs".into());
-        drift.suspect(&"b".into(), quota(), "zfs".into());
+        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
+        drift.suspect(&"b".into(), quota(), vec!["zfs"]);
         drift.heard("a");
         assert_eq!(drift.healed().vms, 0);
         drift.inner.lock().settle(Duration::ZERO);
@@ -135,8 +269,37 @@ mod tests {
         let key = ("quota".to_string(), "zfs".to_string());
         assert_eq!(healed.properties, BTreeMap::from([(key, 1)]));
         // Found twice: the first was no event's.
-        drift.suspect(&"a".into(), quota(), "zfs".into());
-        drift.suspect(&"a".into(), quota(), "zfs".into());
+        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
+        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
         assert_eq!(drift.healed().vms, 2);
+    }
+
+    #[test]
+    fn a_source_is_silent_if_two_reloads_in_a_row_had_to_heal() {
+        let drift = Drift::new(Duration::ZERO);
+        let reload = |found: &[(&str, &'static str)]| {
+            for (n, (property, source)) in found.iter().enumerate() {
+                let zonename = format!("{source}{n}").into();
+                let properties = vec![(*property).to_string()];
+                drift.suspect(&zonename, properties, vec![source]);
+            }
+            drift.end_reload();
+            drift.news()
+        };
+        let (zone, zfs) = (EventSource::Zone, EventSource::Zfs);
+        assert_eq!(reload(&[("state", "zoneadm")]), []);
+        // What no event tells of says nothing of a source.
+        let grown = [("snapshots", "zfs"), ("pid", "kstat")];
+        assert_eq!(reload(&grown), []);
+        assert_eq!(reload(&grown), []);
+        let both = [("state", "zoneadm"), ("quota", "zfs")];
+        assert_eq!(reload(&both), []);
+        assert_eq!(reload(&both[1..]), [Heard::Silent(zfs)]);
+        assert_eq!(reload(&both[..1]), []);
+        assert_eq!(reload(&[]), [Heard::Well(zfs)]);
+        assert_eq!(reload(&both[..1]), []);
+        assert_eq!(reload(&both[..1]), [Heard::Silent(zone)]);
+        let missed = drift.healed().missed.map(|missed| missed.vms);
+        assert_eq!(missed, [5, 2, 0]);
     }
 }

@@ -42,6 +42,11 @@ impl Counts {
         *self.by_labels.lock().entry(labels) += 1;
     }
 
+    /// Tells of it from now on, though nothing was counted yet.
+    pub fn begin(&self, labels: &[&str]) {
+        self.by_labels.lock().entry(labels);
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<(Vec<String>, u64)> {

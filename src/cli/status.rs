@@ -10,7 +10,7 @@ use super::args::flag;
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::{Failure, print, with_options};
 use crate::client::VmsQuery;
-use crate::json::Json;
+use crate::json::{Json, Object};
 
 /// The most faults that are shown: with them it is one screen.
 const FAULTS_SHOWN: usize = 4;
@@ -281,7 +281,19 @@ impl Report {
             let last = healed.get("last").and_then(Json::as_str)?;
             let ago = self.ago(last);
             let names = names.join(", ");
-            (vms > 0).then(|| format!("{vms} VMs {what} ({names}), last {ago}"))
+            let missed = healed.get("missed").and_then(Json::as_object);
+            let missed = missed.into_iter().flat_map(Object::iter);
+            let missed = missed.filter(|(_, of)| number(of, "vms") > 0);
+            let missed: Vec<_> = missed.map(|(source, _)| source).collect();
+            let missed = match missed.is_empty() || name == "gaps" {
+                true => String::new(),
+                false => {
+                    format!(": {} events were missing", missed.join(" and "))
+                }
+            };
+            (vms > 0).then(|| {
+                format!("{vms} VMs {what} ({names}), last {ago}{missed}")
+            })
         };
         let drift = of("drift", "that no event told of");
         let gaps = of("gaps", "while a source was down");
@@ -431,7 +443,8 @@ mod tests {
               "zfs":{"ready":true,"restarts":2,"lastEventAge":null}},
             "lastRefresh":"12.3s (0.1s)","eventsListeners":{"u":{}},
             "drift":{"vms":2,"last":"2026-01-01T00:00:00.000Z",
-              "properties":{"quota":{"zfs":2}}},
+              "properties":{"quota":{"zfs":2}},
+              "missed":{"zone":{"vms":0},"zfs":{"vms":2}}},
             "gaps":{"vms":0,"last":null,"properties":{}},"errors":[]}"#,
         );
         let wanted = "\
@@ -442,7 +455,8 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
             zfs ready (no event yet, started again 2 times)
   queue     nothing to do
   reload    12.3s ago, took 0.1s
-  healed    2 VMs that no event told of (quota), last 10 min ago
+  healed    2 VMs that no event told of (quota), last 10 min ago: \
+            zfs events were missing
   clients   1 streams of events
 ";
         assert_eq!(text, wanted);

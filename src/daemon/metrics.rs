@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use crate::drift::Healed;
-use crate::event::{Event, Kind, Lane, Seen};
+use crate::event::{Event, EventSource, Kind, Lane, Seen};
 use crate::load::runs::Overdue;
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
@@ -127,10 +127,7 @@ pub fn tell(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
 
 #[allow(clippy::cast_precision_loss)]
 fn tell_process(page: &mut Page, shared: &Shared) {
-    let uptime = shared.started.elapsed();
-    let started = SystemTime::now().checked_sub(uptime);
-    let started =
-        started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let started = shared.started_at.duration_since(SystemTime::UNIX_EPOCH);
     page.gauge(
         "process_start_time_seconds",
         "When the daemon was started, since the epoch.",
@@ -391,6 +388,15 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
         "Changes that no event told of, found by a full reload.",
         names,
         healed(shared.drift.healed()),
+    );
+    let missed = shared.drift.healed().missed;
+    let missed = EventSource::ALL.iter().zip(missed);
+    page.counters(
+        "vminfod_drift_missed_total",
+        "VMs that a full reload had to heal, by the source of events that \
+         should have told. What changes without events is not counted.",
+        &["source"],
+        values(missed.map(|(source, missed)| (source.name(), missed.vms))),
     );
     page.counters(
         "vminfod_gap_healed_total",

@@ -118,6 +118,9 @@ pub struct Shared {
     pub index_time: Duration,
     /// When a zone whose init was started again is looked at once more.
     pub settle_time: Duration,
+    /// How often is looked whether a source of events is silent: as long as an
+    /// event may be on its way.
+    pub drift_time: Duration,
     /// What the system says of itself.
     pub sysinfo: RwLock<Arc<Sysinfo>>,
     /// How often that has been read.
@@ -132,6 +135,8 @@ pub struct Shared {
     pub sources: [(EventSource, SharedStatus); 3],
     /// When the daemon started.
     pub started: Instant,
+    /// The same, by the clock as it was then.
+    pub started_at: SystemTime,
 }
 
 /// Reads the settings again.
@@ -387,6 +392,7 @@ fn new_shared(
         index: RwLock::default(),
         index_time: settings.sources.index_time,
         settle_time: settings.sources.settle_first,
+        drift_time: settings.sources.drift_time,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),
         sysinfo_stored: AtomicU64::new(0),
@@ -394,6 +400,7 @@ fn new_shared(
         workers: settings.queues.workers,
         sources,
         started: Instant::now(),
+        started_at: SystemTime::now(),
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Shared;
+use crate::drift::Heard;
 use crate::event::{Cause, Event, EventSource, Job, Lane, Seen, Sources};
+use crate::os::process::kill_group_now;
 use crate::plan::{DatasetIndex, Known, plan};
-use crate::watch::{Events, NoEvent};
+use crate::watch::{Events, NoEvent, SourceStatus};
 
 /// Turns events into jobs until every source has ended.
 ///
@@ -16,13 +18,22 @@ use crate::watch::{Events, NoEvent};
 /// another.
 pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
     let mut beginning = Beginning::new(Instant::now() + ready_time);
+    let mut next_look = Instant::now() + shared.drift_time;
     loop {
-        let until = (!beginning.is_over).then_some(beginning.until);
-        match events.next(until) {
+        let now = Instant::now();
+        if now >= next_look {
+            next_look = now + shared.drift_time;
+            look_at_sources(shared);
+        }
+        let begin_at = (!beginning.is_over).then_some(beginning.until);
+        let until = begin_at.map_or(next_look, |at| at.min(next_look));
+        match events.next(Some(until)) {
             Err(NoEvent::Ended) => return,
             Err(NoEvent::Timeout) => {
-                log::warn!("not every source is ready; loading all the same");
-                beginning.end(shared);
+                if begin_at.is_some_and(|at| at <= Instant::now()) {
+                    log::warn!("not every source is ready; loading anyway");
+                    beginning.end(shared);
+                }
             }
             Ok(seen) => {
                 shared.numbers.event(&seen);
@@ -40,6 +51,46 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
             shared.queue.push_overflow(&Cause::now("refresh", "events lost"));
         }
     }
+}
+
+/// Starts readers again that stand still: their sysevent runs, and tells
+/// nothing of what full reloads find.
+fn look_at_sources(shared: &Shared) {
+    for heard in shared.drift.news() {
+        let (Heard::Silent(source) | Heard::Well(source)) = heard;
+        let fault = match source {
+            EventSource::Zone => "zone events missing",
+            EventSource::Zfs => "zfs events missing",
+            EventSource::File => "file events missing",
+        };
+        let Heard::Silent(_) = heard else {
+            shared.faults.note(None, fault, None);
+            continue;
+        };
+        let name = source.name();
+        let mut why = format!(
+            "full reloads found, twice in a row, what {name} events should \
+             have told"
+        );
+        let mut sources = shared.sources.iter();
+        let status = sources.find(|(of, _)| *of == source);
+        if let Some((_, status)) = status
+            && restart(&mut status.lock(), &why)
+        {
+            why += "; its sysevent was started again";
+        }
+        log::error!("{why}");
+        shared.faults.note(None, fault, Some(&why));
+    }
+}
+
+/// Kills the sysevent of a source, if it has one: its reader starts another.
+fn restart(status: &mut SourceStatus, why: &str) -> bool {
+    let Some(pid) = status.pid else { return false };
+    status.silent = Some(why.to_string());
+    // It is no one else's pid: it is waited for once it is not here any more.
+    kill_group_now(pid);
+    true
 }
 
 fn handle(seen: &Seen, shared: &Shared) {

@@ -8,10 +8,11 @@ use std::time::{Instant, SystemTime};
 use crate::cache::date_text;
 use crate::daemon::Shared;
 use crate::drift::Healed;
-use crate::event::{Cause, Job, Lane, Sources};
+use crate::event::{Cause, EventSource, Job, Lane, Sources};
 use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
+
 use crate::json::{Json, Object};
 use crate::load::runs::Overdue;
 use crate::metrics::Page;
@@ -315,6 +316,14 @@ fn told_healed(healed: Healed) -> Object {
     object.set("vms", healed.vms);
     object.set("last", healed.last.map(date_text));
     object.set("properties", properties);
+    let mut missed = Object::new();
+    for (source, of) in EventSource::ALL.into_iter().zip(healed.missed) {
+        let mut told = Object::new();
+        told.set("vms", of.vms);
+        told.set("last", of.last.map(date_text));
+        missed.set(source.name(), told);
+    }
+    object.set("missed", missed);
     object
 }
 

@@ -230,8 +230,11 @@ impl Worker {
                 published.push(Published::deleted());
             }
             if let Some(drift) = heals.filter(|_| !is_known) {
-                note_drift(drift, &zonename, &published, &sources);
+                note_drift(drift, &zonename, &published, sources);
             }
+        }
+        if let Some(drift) = heals {
+            drift.end_reload();
         }
         if !self.shared.cache.end_reload() {
             // More have gone than were remembered: some may be back.
@@ -449,10 +452,10 @@ pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
 }
 
 /// The sources of which a load has found something else than was known.
-fn changed_sources(loaded: &Loaded) -> String {
+fn changed_sources(loaded: &Loaded) -> Vec<&'static str> {
     match (&loaded.found, &loaded.prior) {
-        (Found::Parts(new), Some(old)) => new.differing(old).join("+"),
-        _ => "zoneadm".to_string(),
+        (Found::Parts(new), Some(old)) => new.differing(old),
+        _ => vec!["zoneadm"],
     }
 }
 
@@ -460,7 +463,7 @@ fn note_drift(
     drift: &Drift,
     zonename: &Arc<str>,
     published: &[Published],
-    sources: &str,
+    sources: Vec<&'static str>,
 ) {
     let mut properties = BTreeSet::new();
     for event in published {
@@ -479,7 +482,7 @@ fn note_drift(
     }
     if !properties.is_empty() {
         let properties = properties.into_iter().collect();
-        drift.suspect(zonename, properties, sources.to_string());
+        drift.suspect(zonename, properties, sources);
     }
 }
 

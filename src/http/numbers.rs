@@ -5,7 +5,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::engine::EngineStatus;
+use crate::cache::Reset;
 use crate::metrics::{Counts, Page, Times};
+
+/// Statuses of answers that are counted from the start: what is told only once
+/// it has happened has not become more.
+const STATUSES: [&str; 6] = ["200", "304", "400", "404", "503", "504"];
 
 /// The counts.
 #[derive(Debug, Default)]
@@ -35,6 +40,21 @@ impl Drop for Place {
 }
 
 impl Numbers {
+    /// Of requests for these routes.
+    #[must_use]
+    pub fn of(routes: &[&str]) -> Self {
+        let numbers = Self::default();
+        for route in routes.iter().chain(&["other"]) {
+            for status in STATUSES {
+                numbers.requests.begin(&[route, status]);
+            }
+        }
+        for reason in Reset::ALL {
+            numbers.resets.begin(&[reason.reason()]);
+        }
+        numbers
+    }
+
     /// A request was answered.
     pub fn answered(&self, route: &str, status: u16, begun: Instant) {
         self.requests.add(&[route, &status.to_string()]);

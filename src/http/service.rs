@@ -79,7 +79,7 @@ impl Service {
             cache,
             hub,
             host,
-            numbers: Numbers::default(),
+            numbers: Numbers::of(&Route::NAMES),
             fanout,
             snapshots: Snapshots::default(),
             engine: OnceLock::new(),

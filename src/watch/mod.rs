@@ -41,6 +41,8 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
     /// What is wrong now.
     pub fault: Option<Fault>,
+    /// Why its child was killed, though it runs: it tells nothing.
+    pub silent: Option<String>,
 }
 
 /// The status of one source, shared with who tells of it.

@@ -105,6 +105,8 @@ impl Reader {
         while !self.is_ending() {
             let begin = Instant::now();
             let error = self.session();
+            let silent = self.sink.status().lock().silent.take();
+            let error = silent.unwrap_or(error);
             if self.is_ending() {
                 return;
             }

@@ -1,6 +1,7 @@
 //! What heals by itself: hangs, gaps, drift, floods, and a lack of watches.
 
 use std::fs;
+use std::process::Command;
 
 use simhost::emit::{Channel, history, zone_change};
 use vminfod::json::Json;
@@ -544,5 +545,52 @@ fn a_running_zone_without_kstat_is_served_without_what_it_tells() {
     host.hurt("kstat", "heal").unwrap();
     daemon.settle(&host);
     assert!(daemon.vm(up).unwrap().get("pid").is_some());
+    wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn a_sysevent_that_stands_still_is_started_again() {
+    let host = TestHost::with_vms(4);
+    let names = host.zonenames().unwrap();
+    let args = ["--refresh-interval", "0.4", "--set", "drift-time=0.1"];
+    let daemon = host.start_with(&args);
+    let zfs = |member: &str| {
+        let status = daemon.status();
+        let zfs = status.get("sources").unwrap().get("zfs").unwrap();
+        zfs.get(member).cloned().unwrap_or_default()
+    };
+    let pid = zfs("pid").to_string();
+    let stopped = Command::new("kill").args(["-STOP", &pid]).status();
+    assert!(stopped.unwrap().success());
+    // Something is missed at every reload.
+    let mut quota = 100;
+    let mut set = |quota: u64| {
+        let (own, bytes) = (format!("zones/{}", names[0]), quota << 30);
+        host.zfs_set(&own, "quota", &bytes.to_string()).unwrap();
+    };
+    set(quota);
+    let said = wait_for("it is started again, and told", || {
+        let status = daemon.status();
+        let served = daemon.vm(&names[0]).unwrap();
+        if served.get("quota") == Some(&Json::from(quota)) {
+            quota += 1;
+            set(quota);
+        }
+        let said = errors(&daemon).join("; ");
+        match zfs("restarts").as_u64() {
+            Some(1..) if said.contains("zfs events missing") => Ok(status),
+            _ => Err(format!("{said} {status}")),
+        }
+    });
+    let said = said.get("errors").unwrap().to_string();
+    assert!(said.contains("its sysevent was started again"), "{said}");
+    assert_ne!(zfs("pid").to_string(), pid);
+    let status = daemon.tool(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("zfs events were missing"), "{status}");
+    // The new one tells all there is; then nothing is wrong any more.
+    host.zfs_set(&format!("zones/{}", names[1]), "quota", "1073741824")
+        .unwrap();
+    wait_for_member(&daemon, &names[1], "quota", "1");
     wait_for_errors(&daemon, &[]);
 }

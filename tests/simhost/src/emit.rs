@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::hurt;
 
@@ -106,12 +106,17 @@ fn is_full(root: &Path, channel: Channel) -> bool {
         && files_of(root, "undelivered").iter().any(is_full)
 }
 
+/// How long a subscriber may take a record; one that stands still loses it.
+const SEND_TIME: Duration = Duration::from_secs(5);
+
 /// Sends a datagram to every subscriber.
 ///
 /// # Errors
 /// If no socket can be made. That a subscriber is gone is none.
 pub fn send(root: &Path, channel: Channel, message: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
+    // Of a reader that stands still.
+    socket.set_write_timeout(Some(SEND_TIME))?;
     for path in subscribers(root, channel) {
         if let Err(e) = socket.send_to(message, &path)
             && e.kind() == io::ErrorKind::ConnectionRefused
