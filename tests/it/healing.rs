@@ -1,7 +1,6 @@
 //! What heals by itself: hangs, gaps, drift, floods, and a lack of watches.
 
 use std::fs;
-use std::process::Command;
 
 use simhost::emit::{Channel, history, zone_change};
 use vminfod::json::Json;
@@ -560,11 +559,10 @@ fn a_sysevent_that_stands_still_is_started_again() {
         zfs.get(member).cloned().unwrap_or_default()
     };
     let pid = zfs("pid").to_string();
-    let stopped = Command::new("kill").args(["-STOP", &pid]).status();
-    assert!(stopped.unwrap().success());
+    host.stall_sysevent(Channel::Zfs).unwrap();
     // Something is missed at every reload.
     let mut quota = 100;
-    let mut set = |quota: u64| {
+    let set = |quota: u64| {
         let (own, bytes) = (format!("zones/{}", names[0]), quota << 30);
         host.zfs_set(&own, "quota", &bytes.to_string()).unwrap();
     };

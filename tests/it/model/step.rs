@@ -99,6 +99,8 @@ pub enum Step {
     HurtChannel(&'static str, &'static str),
     /// All sysevents of a channel die.
     Kill(bool),
+    /// All sysevents of a channel stand still.
+    Stall(bool),
     /// Everything is loaded anew, and that takes a while.
     SlowReload,
     /// A sysevent prints this.
@@ -246,7 +248,10 @@ impl Steps {
                 let fault = self.one_of(&["drop", "duplicate", "reorder"]);
                 Step::HurtChannel(channel, fault)
             }
-            (Kind::Lossy, 2) => Step::Kill(self.below(2) == 0),
+            (Kind::Lossy, 2) => match self.below(4) {
+                n @ 0..=1 => Step::Kill(n == 0),
+                n => Step::Stall(n == 2),
+            },
             (Kind::Lossy, 3) => {
                 let words = self.one_of(&[
                     "\n",
@@ -450,6 +455,7 @@ impl Step {
                 host.kill_sysevent(Channel::Zfs)
             }
             Self::Kill(is_zone) => host.kill_sysevent(channel(*is_zone)),
+            Self::Stall(is_zone) => host.stall_sysevent(channel(*is_zone)),
             Self::Raw(is_zone, words) => {
                 host.raw_sysevent(channel(*is_zone), words.as_bytes())
             }

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::hurt;
 
@@ -41,6 +41,9 @@ pub const SUBSCRIBERS_MAX: usize = 32;
 
 /// A datagram that ends a `sysevent` process.
 pub const DIE: &[u8] = b"\0die";
+
+/// A datagram after which a `sysevent` process prints nothing more, and runs.
+pub const STALL: &[u8] = b"\0stall";
 
 /// A datagram that begins so is printed as it is, and not as a record.
 pub const RAW: u8 = 1;
@@ -106,17 +109,12 @@ fn is_full(root: &Path, channel: Channel) -> bool {
         && files_of(root, "undelivered").iter().any(is_full)
 }
 
-/// How long a subscriber may take a record; one that stands still loses it.
-const SEND_TIME: Duration = Duration::from_secs(5);
-
 /// Sends a datagram to every subscriber.
 ///
 /// # Errors
 /// If no socket can be made. That a subscriber is gone is none.
 pub fn send(root: &Path, channel: Channel, message: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
-    // Of a reader that stands still.
-    socket.set_write_timeout(Some(SEND_TIME))?;
     for path in subscribers(root, channel) {
         if let Err(e) = socket.send_to(message, &path)
             && e.kind() == io::ErrorKind::ConnectionRefused

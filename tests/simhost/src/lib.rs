@@ -136,6 +136,14 @@ impl Host {
         Ok(emit::send(&self.root, channel, emit::DIE)?)
     }
 
+    /// Has every `sysevent` of a channel stand still.
+    ///
+    /// # Errors
+    /// If none can be told.
+    pub fn stall_sysevent(&self, channel: Channel) -> Result<()> {
+        Ok(emit::send(&self.root, channel, emit::STALL)?)
+    }
+
     /// Makes `sysevent` print bytes as they are.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ faults:
             suspended, exported, cut ROWS, slow MS, hang, block, heal
   hurt ROOT zfs:DATASET io-error|heal
   hurt ROOT sysevent-zone|sysevent-zfs FAULT...
-            drop, duplicate, reorder, die, raw TEXT, heal
+            drop, duplicate, reorder, die, stall, raw TEXT, heal
   hurt ROOT sysevent-zone-start|sysevent-zfs-start fail TEXT|hang|heal
   hurt ROOT operation killed STEPS  the next operations are killed so early
             a last word times=N limits a fault
@@ -145,6 +145,7 @@ fn act(args: &[String]) -> Result<i32> {
             };
             match words {
                 ["die"] => host(root)?.kill_sysevent(channel)?,
+                ["stall"] => host(root)?.stall_sysevent(channel)?,
                 ["raw", text @ ..] => {
                     let line = text.join(" ") + "\n";
                     host(root)?.raw_sysevent(channel, line.as_bytes())?;

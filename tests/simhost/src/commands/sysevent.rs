@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::emit::{
-    Channel, DIE, RAW, SUBSCRIBERS_MAX, iso_now, socket_path, subscriber_count,
-    undelivered_path,
+    Channel, DIE, RAW, STALL, SUBSCRIBERS_MAX, iso_now, socket_path,
+    subscriber_count, undelivered_path,
 };
 use crate::hurt;
 
@@ -105,6 +105,11 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<i32> {
             let _ = fs::remove_file(&path);
             let _ = fs::remove_file(undelivered_path(root, pid));
             return Ok(1);
+        }
+        if record == STALL {
+            loop {
+                std::thread::park();
+            }
         }
         if record.first() == Some(&RAW) {
             stdout.write_all(&record[1..])?;
