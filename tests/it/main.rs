@@ -56,6 +56,9 @@ mod clients;
 /// What Prometheus reads.
 mod metrics;
 
+/// Alerts, each with its fault.
+mod alerts;
+
 /// What a broker gets.
 mod brokers;
 

@@ -10,7 +10,7 @@ use vminfod::json::Json;
 use crate::harness::{TestHost, wait_for};
 
 /// promtool, as `make deps` has installed it.
-fn promtool() -> Command {
+pub fn promtool() -> Command {
     let ours = root().join("target/tools/promtool");
     Command::new(if ours.exists() { ours } else { "promtool".into() })
 }
