@@ -41,18 +41,29 @@ struct Suspect {
 }
 
 impl Suspect {
-    /// The sources of events that should have told of it.
+    /// The sources of events that should have told of it. Of what may change
+    /// without an event it is not known which of its sources says so.
     fn unheard(&self) -> Vec<EventSource> {
-        let mut unheard = Vec::new();
-        for source in &self.sources {
-            let is_untold =
-                |property: &String| UNTOLD.contains(&(property, source));
-            let of = events_of(source);
-            let is_missed = !self.properties.iter().all(is_untold);
-            if is_missed && !unheard.contains(&of) {
-                unheard.push(of);
-            }
+        let is_untold = |property: &str, source: &&&str| {
+            UNTOLD.contains(&(property, **source))
+        };
+        let untold = |property: &&String| {
+            self.sources.iter().find(|s| is_untold(property, s))
+        };
+        let properties = self.properties.iter();
+        if properties.clone().all(|p| untold(&p).is_some()) {
+            return Vec::new();
         }
+        let doubtful: Vec<_> = properties.filter_map(|p| untold(&p)).collect();
+        let sure = self.sources.iter().filter(|s| !doubtful.contains(s));
+        let mut sources: Vec<_> = sure.collect();
+        if sources.is_empty() {
+            sources = self.sources.iter().collect();
+        }
+        let mut unheard: Vec<_> =
+            sources.into_iter().map(|source| events_of(source)).collect();
+        unheard.sort();
+        unheard.dedup();
         unheard
     }
 }
@@ -92,7 +103,7 @@ pub struct Missed {
 #[derive(Clone, Copy, Debug, Default)]
 struct Silence {
     /// The last reload that had to heal what it should have told.
-    reload: u64,
+    last: Option<u64>,
     /// How many had to, one after the other.
     reloads: u32,
     /// The reload after which it was found silent, until it is well again.
@@ -191,8 +202,8 @@ impl Drift {
                 news.push(Heard::Silent(source));
             }
             // Two whole reloads have found nothing.
-            let is_well =
-                silence.since.is_some_and(|_| reload > silence.reload + 2);
+            let last = silence.since.and(silence.last);
+            let is_well = last.is_some_and(|last| reload > last + 2);
             if is_well {
                 silence.since = None;
                 news.push(Heard::Well(source));
@@ -206,7 +217,8 @@ impl Inner {
     /// What no event has told of in time is drift.
     fn settle(&mut self, grace: Duration) {
         let is_old = |_: &Arc<str>, s: &mut Suspect| s.at.elapsed() >= grace;
-        let old: Vec<_> = self.suspects.extract_if(is_old).collect();
+        let mut old: Vec<_> = self.suspects.extract_if(is_old).collect();
+        old.sort_by_key(|(_, suspect)| suspect.reload);
         for (zonename, suspect) in old {
             self.heal(&zonename, suspect);
         }
@@ -237,12 +249,13 @@ impl Inner {
 impl Silence {
     /// A reload had to heal something.
     fn miss(&mut self, reload: u64) {
-        if self.reloads > 0 && reload == self.reload {
+        if self.last.is_some_and(|last| reload <= last) {
             return;
         }
-        let is_next = self.reloads > 0 && reload == self.reload + 1;
+        let is_next = self.last.is_some_and(|last| reload == last + 1);
+        // After it was found silent, it is counted from the beginning.
         self.reloads = if is_next { self.reloads + 1 } else { 1 };
-        self.reload = reload;
+        self.last = Some(reload);
         if self.reloads >= SILENT_RELOADS {
             (self.since, self.is_new) = (Some(reload), true);
             self.reloads = 0;
@@ -301,5 +314,34 @@ mod tests {
         assert_eq!(reload(&both[..1]), [Heard::Silent(zone)]);
         let missed = drift.healed().missed.map(|missed| missed.vms);
         assert_eq!(missed, [5, 2, 0]);
+    }
+
+    #[test]
+    fn what_a_source_is_blamed_for_is_its_own() {
+        let unheard = |properties: &[&str], sources: &[&'static str]| {
+            let suspect = Suspect {
+                at: Instant::now(),
+                reload: 0,
+                properties: properties.iter().map(|p| p.to_string()).collect(),
+                sources: sources.to_vec(),
+            };
+            suspect.unheard()
+        };
+        let (zone, zfs) = (EventSource::Zone, EventSource::Zfs);
+        assert_eq!(unheard(&["pid", "snapshots"], &["kstat", "zfs"]), []);
+        let both = ["zoneadm", "zfs"];
+        assert_eq!(unheard(&["snapshots", "state"], &both), [zone]);
+        assert_eq!(unheard(&["quota", "state"], &both), [zone, zfs]);
+        assert_eq!(unheard(&["quota", "snapshots"], &["zfs"]), [zfs]);
+    }
+
+    #[test]
+    fn one_reload_counts_once_however_much_it_heals() {
+        let mut silence = Silence::default();
+        for reload in [7, 8, 8, 7, 8, 9] {
+            silence.miss(reload);
+        }
+        // From 9 on it is counted again.
+        assert_eq!((silence.since, silence.reloads), (Some(8), 1));
     }
 }

@@ -69,7 +69,10 @@ impl Cache {
         // What takes long: objects are made, compared, and written.
         let zone_state = stored.as_ref().map(|s| &*s.parts.row.zone_state);
         let due = reports.due(zone_state);
-        let reported: Vec<_> = due.iter().map(|(_, t)| t.clone()).collect();
+        let reported = due.iter().map(|(_, t)| t.clone()).collect();
+        let size = stored.as_ref().map_or(0, |stored| stored.vm.json().len());
+        let (reported, passed_over) = within(reported, size.max(update.size()));
+        let lost = lost + passed_over;
         let is_served =
             matches!(&update, Update::Vm(vm) if vm.object.is_none());
         let is_still =
@@ -161,6 +164,41 @@ fn object_of(stored: &Stored, update: &Update) -> Option<Arc<Object>> {
     assemble_beside(&stored.parts, new).map(Arc::new)
 }
 
+/// What the events of one change may take, in bytes: they are all written
+/// before one is published.
+const EVENTS_BYTES: usize = 256 << 20;
+
+/// As many of the transitions of a VM of this size as may be published
+/// together, and how many are passed over: the oldest, but no end. That takes
+/// a large VM, and a zone that was restarted over and over while zoneadm hung.
+fn within(
+    mut reported: Vec<Transition>,
+    size: usize,
+) -> (Vec<Transition>, u64) {
+    // Each has the VM twice: as JSON, and in its line.
+    let most = (EVENTS_BYTES / (2 * size).max(1)).max(1);
+    let (mut excess, mut lost) = (reported.len().saturating_sub(most), 0);
+    reported.retain(|transition| {
+        let stays = excess == 0 || transition.zone_state == GONE;
+        if !stays {
+            excess -= 1;
+            lost += 1 + transition.lost;
+        }
+        stays
+    });
+    (reported, lost)
+}
+
+impl Update {
+    /// Bytes of the VM's JSON.
+    fn size(&self) -> usize {
+        match self {
+            Self::Gone => 0,
+            Self::Vm(vm) => vm.vm.json().len(),
+        }
+    }
+}
+
 /// What was reported of a zone's name: of zones that have ended, and of the
 /// one that is there now.
 struct Lives<'a> {
@@ -227,5 +265,28 @@ impl<'a> Lives<'a> {
         if let Some(vm) = found {
             events.load(self.now, vm);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_a_large_vm_are_bounded_and_say_what_is_missing() {
+        let reported = || -> Vec<_> {
+            ["ready", "running", GONE, "ready", "running"]
+                .map(|state| Transition::new(state, None))
+                .into()
+        };
+        let states = |size| {
+            let (reported, lost) = within(reported(), size);
+            let states = reported.iter().map(|t| t.zone_state);
+            (states.collect::<Vec<_>>().join(" "), lost)
+        };
+        let all = "ready running  ready running".to_string();
+        assert_eq!(states(5 << 10), (all, 0));
+        assert_eq!(states(40 << 20), (" ready running".to_string(), 2));
+        assert_eq!(states(1 << 30), ("".to_string(), 4));
     }
 }

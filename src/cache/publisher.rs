@@ -210,9 +210,6 @@ impl<'a> Publisher<'a> {
         vm: Option<Vm>,
         changes: Option<&[Change]>,
     ) {
-        // However much there is to write, no reader waits for it.
-        #[cfg(test)]
-        assert!(!self.cache.inner.is_locked_exclusive());
         let uuid = object.get_str("uuid").unwrap_or_default();
         let zonename = Arc::clone(self.zonename);
         let about = About {

@@ -53,27 +53,45 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     // It may not be there at all: that is quicker to find out.
     client.ping().map_err(|e| trouble(e.to_string()))?;
     let begin = Instant::now();
-    let mut seen = look(&settings, &client);
-    for pause in PAUSES {
+    // What looks have seen alike so far, and the last one, if it failed.
+    let mut lasting: Option<Seen> = None;
+    let mut looks = 0;
+    let mut failure = None;
+    for pause in [None].into_iter().chain(PAUSES.map(Some)) {
+        std::thread::sleep(pause.unwrap_or_default());
+        match look(&settings, &client) {
+            Ok(now) => {
+                (looks, failure) = (looks + 1, None);
+                lasting = Some(match &lasting {
+                    Some(before) => now.since(before),
+                    None => now,
+                });
+            }
+            Err(why) => failure = Some(why),
+        }
         // What took as long as that to fail has not failed in passing.
         let is_late = begin.elapsed() > LOOKS_TIME;
-        let is_known = match &seen {
-            Ok(Seen { differences, faults }) => {
+        let is_known = match (&failure, &lasting) {
+            (None, Some(Seen { differences, faults })) => {
                 differences.is_empty() && (faults.is_empty() || is_late)
             }
-            Err(_) => is_late,
+            _ => is_late,
         };
         if is_known {
             break;
         }
-        std::thread::sleep(pause);
-        let now = look(&settings, &client);
-        seen = match (seen, now) {
-            (Ok(before), Ok(now)) => Ok(now.since(&before)),
-            (_, now) => now,
-        };
     }
-    let Seen { differences, faults: told } = seen.map_err(trouble)?;
+    let Some(Seen { differences, faults: told }) = lasting else {
+        return Err(trouble(failure.unwrap_or_default()));
+    };
+    // One look tells nothing of what lasts.
+    if let Some(why) = failure.filter(|_| looks < 2) {
+        return Err(trouble(why));
+    }
+    if looks < 2 && !differences.is_empty() {
+        let why = "what differs could only be looked at once";
+        return Err(trouble(why.to_string()));
+    }
     for fault in &told {
         complain(&format!("vminfod: {fault}"));
     }

@@ -40,6 +40,14 @@ impl Mirror {
         self.unreadable.values()
     }
 
+    /// Whether there may be a VM of this zonename that can't be read.
+    #[must_use]
+    pub fn may_be(&self, zonename: &str) -> bool {
+        let names = self.unreadable.keys();
+        let mut names = names.map(Option::as_deref);
+        names.any(|name| name.is_none_or(|name| name == zonename))
+    }
+
     /// Takes an item in. Returns what has happened by it: an event itself, or
     /// what must have happened while the stream was broken.
     pub fn apply(&mut self, item: &Item) -> Vec<Event> {

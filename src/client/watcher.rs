@@ -169,7 +169,9 @@ impl Watcher {
         let until = after(time);
         let mut state = self.shared.state.lock();
         let now = state.mirror.vms().get(zonename);
-        if wanted(now) {
+        // One that can't be read is there.
+        let is_known = now.is_some() || !state.mirror.may_be(zonename);
+        if is_known && wanted(now) {
             return Ok(now.cloned());
         }
         state.last_id += 1;

@@ -76,6 +76,9 @@ impl Child {
     /// Those of waitpid(2).
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
+            // Once it is waited for, its id may be another's: whoever kills
+            // all children must not find it.
+            let mut children = CHILDREN.lock();
             let mut status = 0;
             // SAFETY: `status` is valid for the call. Nothing else waits for
             // the process, so that its id is still its own.
@@ -85,7 +88,10 @@ impl Child {
             match reaped {
                 0 => return Ok(None),
                 -1 => return Err(io::Error::last_os_error()),
-                _ => self.ended = Some(ExitStatus::from_raw(status)),
+                _ => {
+                    children.running.remove(&self.id());
+                    self.ended = Some(ExitStatus::from_raw(status));
+                }
             }
         }
         Ok(self.ended)
@@ -242,6 +248,9 @@ pub fn spawn(
     STARTED.notify_all();
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
+    }
+    if children.is_over {
+        kill_group_now(child.id());
     }
     children.running.insert(child.id());
     drop(children);
