@@ -98,7 +98,7 @@ fn nothing_is_lost(pushes: &'static [usize], jobs: usize) {
 fn nothing_is_lost_beside(pushes: &'static [usize], jobs: usize, later: bool) {
     in_every_order(move || {
         let limits =
-            QueueLimits { jobs, workers_max: 2, ..QueueLimits::default() };
+            QueueLimits { jobs, workers_max: 4, ..QueueLimits::default() };
         let queue = Arc::new(Queue::new(limits, &SourceTimes::default()));
         let lanes = Arc::new(Lanes::default());
         let workers = (0..if later { 1 } else { 2 }).map(|_| {
