@@ -10,7 +10,9 @@ use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
 /// A command that runs the program with signals ignored and blocked.
 fn by(ignored: &str, blocked: &str) -> Command {
     let mut command = Command::new("env");
+    // Whoever runs the tests may have some ignored, too.
     command.args([
+        "--default-signal",
         &format!("--ignore-signal={ignored}"),
         &format!("--block-signal={blocked}"),
         VMINFOD,

@@ -173,7 +173,8 @@ fn a_time_limit_is_that_of_all_that_a_verb_asks() {
         assert!(begin.elapsed() < most, "{args:?}");
         assert!(!output.status.success(), "{args:?}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("no answer in 0.5 s"), "{args:?}: {said}");
+        // What was left of it when the last question was asked.
+        assert!(said.contains("no answer in 0."), "{args:?}: {said}");
     }
     daemon.signal("CONT");
 }
