@@ -133,10 +133,25 @@ pub struct Shared {
     pub workers: usize,
     /// Each source's status.
     pub sources: [(EventSource, SharedStatus); 3],
+    /// [`Shared::losses`], as of the last full reload.
+    pub losses_healed: AtomicU64,
     /// When the daemon started.
     pub started: Instant,
     /// The same, by the clock as it was then.
     pub started_at: SystemTime,
+}
+
+impl Shared {
+    /// How often events were lost: they found no room, or the reader of a
+    /// source was started again.
+    fn losses(&self) -> u64 {
+        let of = |status: &SharedStatus| {
+            let status = status.lock();
+            status.lost + status.restarts
+        };
+        let sources = self.sources.iter().map(|(_, status)| of(status));
+        sources.sum::<u64>() + self.queue.status(0).overflows
+    }
 }
 
 /// Reads the settings again.
@@ -399,6 +414,7 @@ fn new_shared(
         refreshes: Mutex::default(),
         workers: settings.queues.workers,
         sources,
+        losses_healed: AtomicU64::new(0),
         started: Instant::now(),
         started_at: SystemTime::now(),
     }

@@ -295,9 +295,13 @@ impl Worker {
     /// was not asked for, or what a gap in a source has hidden.
     fn heals(&self, job: &Job) -> Option<&Drift> {
         let shared = &self.shared;
+        // What was lost here, or while a reader was down, no source has kept
+        // to itself.
+        let losses = shared.losses();
+        let before = shared.losses_healed.swap(losses, Ordering::Relaxed);
         match &*job.cause.detail {
             _ if shared.refreshes.lock().is_empty() => None,
-            PERIODIC | SYNC => Some(&shared.drift),
+            PERIODIC | SYNC if losses == before => Some(&shared.drift),
             _ => Some(&shared.gaps),
         }
     }

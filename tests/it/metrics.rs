@@ -30,6 +30,7 @@ fn page() -> String {
     host.zfs_set(&format!("zones/{}", names[1]), "quota", "1073741824")
         .unwrap();
     host.write_config(&names[1], "tags.json", "{").unwrap();
+    host.write_config(&names[2], "routes.json", "{\"a\":\"b\"}").unwrap();
     let path = format!("/vms/{}?wait=state=stopped&sync=1", names[0]);
     assert_eq!(daemon.get(&path).status, 200);
     daemon.get("/vms?bogus=1");
@@ -41,7 +42,8 @@ fn page() -> String {
         assert!(kind.starts_with("text/plain; version=0.0.4"));
         let page = page.text();
         let has_fault = page.contains("vminfod_faults{source=\"tags.json\"} 1");
-        if has_fault { Ok(page) } else { Err(page) }
+        let file = "vminfod_event_latency_seconds_count{source=\"file\"}";
+        if has_fault && page.contains(file) { Ok(page) } else { Err(page) }
     })
 }
 
