@@ -126,7 +126,7 @@ pub fn names(root: &Path) -> BTreeSet<String> {
     names.map(|name| name.to_string_lossy().replace('%', "/")).collect()
 }
 
-/// The present fault of a command or channel; counts down `times=N`.
+/// The fault of a command or channel; counts down `times=N`.
 #[must_use]
 pub fn take(root: &Path, name: &str) -> Option<Fault> {
     let path = file(root, name);
@@ -135,16 +135,26 @@ pub fn take(root: &Path, name: &str) -> Option<Fault> {
         match times.trim().parse::<u64>().ok()? {
             0 => return None,
             n => {
-                let _ = fs::write(&path, format!("{fault} times={}", n - 1));
+                // No other command may find half of it.
+                let new = root.join(format!("sim/hurt.{}", std::process::id()));
+                let _ = fs::write(&new, format!("{fault} times={}", n - 1));
+                let _ = fs::rename(&new, &path);
             }
         }
     }
     parse(&words)
 }
 
+/// Whether something has this fault now; counts nothing down.
+#[must_use]
+pub fn has(root: &Path, name: &str, fault: &Fault) -> bool {
+    let words = fs::read_to_string(file(root, name)).unwrap_or_default();
+    !words.ends_with(" times=0") && parse(&words).as_ref() == Some(fault)
+}
+
 /// Waits for as long as something has this fault.
 pub fn wait_while(root: &Path, name: &str, fault: &Fault) {
-    while take(root, name).as_ref() == Some(fault) {
+    while has(root, name, fault) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
