@@ -7,8 +7,8 @@
  * as much swap again.
  *
  * Until exec, the child works in the memory of the caller.  So it makes system
- * calls alone, calls nothing of which libc keeps a copy that the caller would
- * find changed, and has all signals blocked, that no handler runs in it.
+ * calls alone, leaves alone what libc caches (the caller would find it
+ * changed), and has all signals blocked, that no handler runs in it.
  *
  * It does not set what signals do.  The caller ignores none (see signals.rs in
  * src/os), and handlers end with exec, so that the command starts with the

@@ -17,9 +17,9 @@ const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];
 /// Arrays of more elements are compared by hash.
 const SCAN_MAX: usize = 32;
 
-/// An object or array of which more has changed is told as a whole: a tenant
-/// chooses how many keys the metadata of a VM have, and every subscriber gets
-/// what is told.
+/// If more of an object or array has changed, one change shows all of it: a
+/// tenant chooses how many keys the metadata of a VM has, and each change goes
+/// to every subscriber.
 const CHANGES_MAX: usize = 1000;
 
 /// A part of a path; `None` stands for "an element of this array".
@@ -155,8 +155,8 @@ impl Differ {
         }
     }
 
-    /// Whether more has changed since than is told piece by piece. The VM's
-    /// own members are.
+    /// Whether so much has changed since `before` that one change shows all of
+    /// it. The VM's own members always have their own changes.
     fn is_too_much(&self, before: usize) -> bool {
         !self.path.is_empty() && self.changes.len() - before > CHANGES_MAX
     }
@@ -189,7 +189,7 @@ impl Differ {
     }
 
     /// Tells of the elements of arrays that differ; `false` if it is only
-    /// their order that does, or there is too much to be told.
+    /// their order that does, or too much has changed.
     fn arrays(&mut self, from: &[Json], to: &[Json]) -> bool {
         let removed = only_in(from, to);
         let mut added = only_in(to, from);
@@ -226,8 +226,8 @@ impl Differ {
     }
 }
 
-/// The elements of `these` that are not in `those`, without repeats; one more
-/// than are told piece by piece is enough.
+/// The elements of `these` that are not in `those`, without repeats; it
+/// stops at one more than [`CHANGES_MAX`].
 fn only_in<'a>(these: &'a [Json], those: &'a [Json]) -> Vec<&'a Json> {
     let mut found: Vec<&Json> = Vec::new();
     if these.len().max(those.len()) <= SCAN_MAX {
@@ -331,8 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_looked_for_than_is_told() {
-        // Parts of parts: each has fewer changes than are told, and all of
+    fn no_more_is_looked_for_than_is_shown() {
+        // Parts of parts: each has fewer changes than the limit, and all of
         // them have a million.
         let parts = |value: u32| {
             let part: Vec<_> =

@@ -23,7 +23,7 @@ const UNTOLD: [(&str, &str); 4] = [
 ];
 
 /// A source of events is silent if so many full reloads, one after the other,
-/// had to heal what it should have told.
+/// had to heal what it should have reported.
 const SILENT_RELOADS: u32 = 2;
 
 /// A change that a full reload has found.
@@ -41,8 +41,8 @@ struct Suspect {
 }
 
 impl Suspect {
-    /// The sources of events that should have told of it. Of what may change
-    /// without an event it is not known which of its sources says so.
+    /// The sources of events that should have reported it. If it may change
+    /// without an event, it is not known which of its sources has changed.
     fn unheard(&self) -> Vec<EventSource> {
         let is_untold = |property: &str, source: &&&str| {
             UNTOLD.contains(&(property, **source))
@@ -86,11 +86,11 @@ pub struct Healed {
     pub properties: BTreeMap<(String, String), u64>,
     /// The last time.
     pub last: Option<SystemTime>,
-    /// By the source of events that should have told of it.
+    /// By the source of events that should have reported it.
     pub missed: [Missed; 3],
 }
 
-/// What events of one source should have told.
+/// What events of one source should have reported.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Missed {
     /// How often a VM had to be healed.
@@ -102,7 +102,7 @@ pub struct Missed {
 /// How one source of events does.
 #[derive(Clone, Copy, Debug, Default)]
 struct Silence {
-    /// The last reload that had to heal what it should have told.
+    /// The last reload that had to heal what it should have reported.
     last: Option<u64>,
     /// How many had to, one after the other.
     reloads: u32,
@@ -133,7 +133,7 @@ struct Inner {
 /// A source of events that is silent, or well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// What it should have told was found by reloads, again and again.
+    /// What it should have reported was found by reloads, again and again.
     Silent(EventSource),
     /// It was silent, and reloads find nothing more.
     Well(EventSource),
@@ -301,7 +301,7 @@ mod tests {
         };
         let (zone, zfs) = (EventSource::Zone, EventSource::Zfs);
         assert_eq!(reload(&[("state", "zoneadm")]), []);
-        // What no event tells of says nothing of a source.
+        // What changes without an event says nothing about a source.
         let grown = [("snapshots", "zfs"), ("pid", "kstat")];
         assert_eq!(reload(&grown), []);
         assert_eq!(reload(&grown), []);

@@ -42,7 +42,7 @@ impl Counts {
         *self.by_labels.lock().entry(labels) += 1;
     }
 
-    /// Tells of it from now on, though nothing was counted yet.
+    /// Shows it from now on, with 0 until something is counted.
     pub fn begin(&self, labels: &[&str]) {
         self.by_labels.lock().entry(labels);
     }

@@ -10,7 +10,7 @@ use log::LevelFilter;
 use crate::config::Settings;
 use crate::os;
 
-/// The longest time that anything is told in, some thirty years.
+/// The longest time that can be given, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
 
 /// The longest time that can be set.

@@ -22,7 +22,7 @@ pub trait Reports {
     fn take(&self, due: &[Numbered]) -> bool;
 }
 
-/// Reports of which all are due, and which no other load takes.
+/// All these reports are due, and no other load takes them.
 impl Reports for Vec<Transition> {
     fn due(&self, _: Option<&str>) -> Vec<Numbered> {
         (0..).zip(self.iter().cloned()).collect()

@@ -256,8 +256,8 @@ impl<'a> Lives<'a> {
         let stored = stored.map(Stored::prepared);
         let mut known = stored.as_ref();
         for life in &self.ended {
-            // Of a zone that was over before it could be loaded no more is
-            // known than of the one after it.
+            // If a zone was over before it could be loaded, no more is known
+            // about it than about the next one.
             if let Some(vm) = known.take().or(found) {
                 events.delete(life, vm);
             }

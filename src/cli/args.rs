@@ -134,7 +134,7 @@ impl Args {
 
     /// A client that has all its answers within the time limit, which begins
     /// now.
-    pub fn client_for_now(&self, agent: &str) -> Result<Client, Failure> {
+    pub fn client_with_deadline(&self, agent: &str) -> Result<Client, Failure> {
         let client = self.client(agent)?;
         Ok(match self.seconds("time-limit")? {
             // One that would never end does not end.

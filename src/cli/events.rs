@@ -106,7 +106,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     if !goes_on && !shows_vms && only.is_none() {
         query = query.without_snapshot();
     }
-    let client = args.client("vminfod")?;
+    let client = args.client_with_deadline("vminfod")?;
     let mut stream = match args.last("since") {
         None => client.events(query.clone()),
         Some(since) => {

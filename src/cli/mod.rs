@@ -127,7 +127,7 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         "status" => status::run(args),
         "diagnose" => diagnose::run(args),
         "ping" => {
-            let client = asked(args, 0)?.client_for_now("vminfod")?;
+            let client = asked(args, 0)?.client_with_deadline("vminfod")?;
             client.ping()?;
             print("{\n  \"ping\": \"pong\"\n}\n")
         }
@@ -146,7 +146,7 @@ fn vminfo(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         "events" => events::run(args, Caller::Vminfo),
         "status" => status::run(args),
         "ping" => {
-            asked(args, 0)?.client_for_now("vminfo")?.ping()?;
+            asked(args, 0)?.client_with_deadline("vminfo")?.ping()?;
             print("pong\n")
         }
         "vms" => vms(args),
@@ -183,7 +183,7 @@ fn with_options(
 
 /// Prints all VMs.
 fn vms(args: Vec<OsString>) -> Result<(), Failure> {
-    let client = asked(args, 0)?.client_for_now("vminfod")?;
+    let client = asked(args, 0)?.client_with_deadline("vminfod")?;
     let read = client.vms(&client::VmsQuery::new())?;
     print_json(&Json::from(read.vms))?;
     all_read("vminfod", &read.unreadable)
@@ -205,7 +205,7 @@ fn all_read(
 /// and, if a shell reads it as it is, its alias. Tenants choose aliases: no
 /// other text of theirs gets here.
 fn complete(args: Vec<OsString>) -> Result<(), Failure> {
-    let client = asked(args, 0)?.client_for_now("vminfod-complete")?;
+    let client = asked(args, 0)?.client_with_deadline("vminfod-complete")?;
     let query = client::VmsQuery::new().fields("uuid,alias");
     let mut lines = String::new();
     for vm in client.vms(&query)?.vms {
@@ -232,7 +232,7 @@ fn vm(args: Vec<OsString>) -> Result<(), Failure> {
         let error = "vm: the zonename of a VM is wanted";
         return Err(Failure::Usage(error.to_string()));
     };
-    match args.client_for_now("vminfod")?.vm(name)? {
+    match args.client_with_deadline("vminfod")?.vm(name)? {
         Some(vm) => print_json(&vm),
         None => Err(Failure::Failed(format!("VM Not Found: {name}"))),
     }

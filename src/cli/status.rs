@@ -19,7 +19,7 @@ const FAULTS_SHOWN: usize = 4;
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), flag('f', &["full"])];
     let args = with_options(args, &options, 0)?;
-    let client = args.client_for_now("vminfod")?;
+    let client = args.client_with_deadline("vminfod")?;
     let is_full = args.has("full");
     let status = client.status(is_full)?;
     if args.has("json") {

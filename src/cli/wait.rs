@@ -42,6 +42,9 @@ const LOOK_LAST: Duration = Duration::from_secs(1);
 /// time is.
 const ANSWER_MIN: Duration = Duration::from_secs(5);
 
+/// The longest time limit that counts: a day.
+const LIMIT_MAX: Duration = Duration::from_secs(86_400);
+
 /// How long regular expressions may be searched for in one VM.
 const SEARCH_TIME: Duration = Duration::from_millis(250);
 
@@ -118,17 +121,19 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let limit = args.seconds("time-limit")?;
     let limit = limit.unwrap_or(time.clamp(ANSWER_MIN, TIME_LIMIT));
     let client = args.client("vminfod-wait")?.time_limit(limit);
+    let ready_by = begun + limit.min(LIMIT_MAX);
+    let at_first = client.clone().until(ready_by);
     let query = EventsQuery::new().vm(name);
     let stream = match args.last("since") {
-        None => client.events(query)?,
+        None => at_first.events(query)?,
         Some(since) => {
-            let (seq, epoch) = events::since_of(since, &client)?;
-            client.events_since(query, seq, &epoch)?
+            let (seq, epoch) = events::since_of(since, &at_first)?;
+            at_first.events_since(query, seq, &epoch)?
         }
     };
     // With `--since`, what has happened by now is none of the command's doing.
     let before_command = match (args.has("since"), command.is_empty()) {
-        (true, false) => seq_of(&client.status(false)?),
+        (true, false) => seq_of(&at_first.status(false)?),
         _ => 0,
     };
     let seen = Arc::new(Seen::default());
@@ -140,7 +145,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         was_met: None,
     };
     let told = move |told: Told<'_>| listener.take_in(&told);
-    let watcher = Watcher::follow(stream, limit, told)?;
+    let left = ready_by.saturating_duration_since(Instant::now());
+    let watcher = Watcher::follow(stream, left, told)?;
     if !command.is_empty() {
         run_command(&command)?;
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::EventKind;
 use crate::json::{Json, Key, Object, elements_of, members_of};
 
-/// A VM or an event of which the daemon tells, and which can't be read here:
-/// it nests too deep, say. The others of the same answer can.
+/// A VM or an event of the daemon that this side can't read, since it nests too
+/// deep, say. The others of the same answer can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The zone, if at least that can be read.

@@ -40,12 +40,13 @@ impl Mirror {
         self.unreadable.values()
     }
 
-    /// Whether there may be a VM of this zonename that can't be read.
+    /// What can't be read, and is or may be the VM of this zonename.
     #[must_use]
-    pub fn may_be(&self, zonename: &str) -> bool {
-        let names = self.unreadable.keys();
-        let mut names = names.map(Option::as_deref);
-        names.any(|name| name.is_none_or(|name| name == zonename))
+    pub fn unreadable_as(&self, zonename: &str) -> Option<&Unreadable> {
+        let may_be = |vm: &&Unreadable| {
+            vm.zonename.as_deref().is_none_or(|name| name == zonename)
+        };
+        self.unreadable.values().find(may_be)
     }
 
     /// Takes an item in. Returns what has happened by it: an event itself, or

@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// When the last answer has to be there, however many questions are asked,
-    /// and whatever time each may take.
+    /// and whatever time each may take. Of a stream, when it has to be open.
     #[must_use]
     pub fn until(mut self, until: Instant) -> Self {
         self.until = Some(until);

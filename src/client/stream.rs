@@ -153,6 +153,8 @@ impl EventStream {
         let path = stream.query.target(since).into_text();
         stream.answer = Some(ask(&stream.client, &stream.control, &path)?);
         stream.heard = Instant::now();
+        // That was for the beginning: later tries have time of their own.
+        stream.client.until = None;
         Ok(stream)
     }
 

@@ -158,8 +158,8 @@ impl Watcher {
     /// mirror is locked: it must not use this watcher, nor take its time.
     ///
     /// # Errors
-    /// [`Error::TimeIsOver`] after `time`, with the VM as it is; or why the
-    /// watcher has ended.
+    /// [`Error::TimeIsOver`] after `time`, with the VM as it is, or
+    /// [`Error::Nonsense`] if it can't be read; or why the watcher has ended.
     pub fn wait_for(
         &self,
         zonename: &str,
@@ -170,7 +170,8 @@ impl Watcher {
         let mut state = self.shared.state.lock();
         let now = state.mirror.vms().get(zonename);
         // One that can't be read is there.
-        let is_known = now.is_some() || !state.mirror.may_be(zonename);
+        let is_known =
+            now.is_some() || state.mirror.unreadable_as(zonename).is_none();
         if is_known && wanted(now) {
             return Ok(now.cloned());
         }
@@ -196,6 +197,13 @@ impl Watcher {
                 return Err(Error::Ended(why.to_string()));
             }
             let zonename = waiter.map(|waiter| waiter.zonename);
+            let mirror = &state.mirror;
+            let unreadable =
+                zonename.as_ref().and_then(|name| mirror.unreadable_as(name));
+            if let Some(vm) = unreadable {
+                let (asked, what) = ("/events".to_string(), vm.to_string());
+                return Err(Error::Nonsense { asked, what });
+            }
             let vms = state.mirror.vms();
             let vm = zonename.and_then(|name| vms.get(&name).cloned());
             return Err(Error::TimeIsOver(vm));

@@ -394,7 +394,7 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
     page.counters(
         "vminfod_drift_missed_total",
         "VMs that a full reload had to heal, by the source of events that \
-         should have told. What changes without events is not counted.",
+         should have reported. What changes without events is not counted.",
         &["source"],
         values(missed.map(|(source, missed)| (source.name(), missed.vms))),
     );

@@ -198,7 +198,7 @@ impl Worker {
 
     /// Has a VM loaded again when the missing answers are there.
     fn owe_answers(&self, job: &Job, loaded: &Loaded) {
-        // Of a VM that is not known yet, all has to be read.
+        // If a VM is not known yet, all of it has to be read.
         let is_part =
             matches!(loaded.found, Found::Unknown) || loaded.prior.is_none();
         for unanswered in &loaded.unanswered {

@@ -358,6 +358,6 @@ impl Refused {
     }
 }
 
-/// What is told to a connection too many.
+/// The answer to a connection over the limit.
 const BUSY: &str =
     "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

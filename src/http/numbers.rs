@@ -8,8 +8,8 @@ use super::engine::EngineStatus;
 use crate::cache::Reset;
 use crate::metrics::{Counts, Page, Times};
 
-/// Statuses of answers that are counted from the start: what is told only once
-/// it has happened has not become more.
+/// Statuses of answers that are counted from the start: a count that appears
+/// with its first answer never shows an increase.
 const STATUSES: [&str; 6] = ["200", "304", "400", "404", "503", "504"];
 
 /// The counts.

@@ -33,8 +33,8 @@ pub struct Request {
 
 impl Request {
     /// Whether it is meant for this machine itself, or for one of `names`, as
-    /// [`host_name`] gives them, and not for a name that somebody let point
-    /// here: a page in a browser would reach us by that. `local` is the
+    /// [`host_name`] gives them, and not for a stranger's name that resolves
+    /// to here: a page in a browser would reach us by that. `local` is the
     /// address it came in at.
     #[must_use]
     pub fn is_for_us(&self, local: Option<IpAddr>, names: &[String]) -> bool {

@@ -108,9 +108,8 @@ impl Subscriber {
     pub fn framed(&self, line: &[u8]) -> Vec<u8> {
         match self.stream.chunked {
             true => {
-                let (mut chunk, begin, _) = Draft::of(line).into_chunk();
-                chunk.drain(..begin);
-                chunk
+                let (chunk, begin, _) = Draft::of(line).into_chunk();
+                chunk[begin..].to_vec()
             }
             false => line.to_vec(),
         }

@@ -340,17 +340,16 @@ mod tests {
         let script = "sleep 1000 & echo $!; echo err >&2; exit 3";
         let output = sh(script, LONG).unwrap();
         assert_eq!((output.stderr.as_str(), output.exit), ("err\n", Some(3)));
+        // A process that has ended and is not waited for has ended, too.
         let pid = output.stdout.trim();
-        let is_there = || {
-            let path = format!("/proc/{pid}/stat");
-            let stat = std::fs::read_to_string(path).unwrap_or_default();
-            // One that nobody has waited for yet has ended, too.
-            !stat.is_empty() && !stat.contains(") Z ")
-        };
+        let state = format!("ps -o stat= -p {pid}");
         let end = Instant::now() + LONG;
-        while is_there() {
-            assert!(Instant::now() < end, "{pid} lives");
-            std::thread::yield_now();
+        loop {
+            let state = sh(&state, LONG).unwrap().stdout;
+            if state.is_empty() || state.starts_with('Z') {
+                break;
+            }
+            assert!(Instant::now() < end, "{pid} is {state}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Draft {
     pub(super) fn new(request: Request) -> Self {
         let Request { zonename, sources, prior } = request;
         let known = prior.as_deref();
-        // Of a VM that is not known yet, all has to be read.
+        // If a VM is not known yet, all of it has to be read.
         let sources = if known.is_none() { Sources::ALL } else { sources };
         Self {
             zonename,

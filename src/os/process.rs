@@ -76,8 +76,8 @@ impl Child {
     /// Those of waitpid(2).
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
-            // Once it is waited for, its id may be another's: whoever kills
-            // all children must not find it.
+            // Once it is waited for, its id may be another's: no thread
+            // that kills all children may find it.
             let mut children = CHILDREN.lock();
             let mut status = 0;
             // SAFETY: `status` is valid for the call. Nothing else waits for

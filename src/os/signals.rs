@@ -195,8 +195,8 @@ const SIGNALS_MAX: libc::c_int = 128;
 
 /// Has signals do what they do by default, and blocks none, whatever this
 /// process was started with; but for [`LEFT_TO_CALLER`], which stay ignored if
-/// they were. To write to what takes no more, or where nobody reads, is an
-/// error, and no signal.
+/// they were. A write past a limit of size, or to a pipe without a reader, is
+/// an error, and no signal.
 ///
 /// # Errors
 /// Those of sigprocmask(2).

@@ -41,7 +41,7 @@ pub struct SourceStatus {
     pub last_error: Option<String>,
     /// What is wrong now.
     pub fault: Option<Fault>,
-    /// Why its child was killed, though it runs: it tells nothing.
+    /// Why its child was killed though it ran: it reported nothing.
     pub silent: Option<String>,
 }
 

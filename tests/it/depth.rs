@@ -291,3 +291,16 @@ fn an_event_that_cannot_be_read_hides_no_other() {
     let _ = events.kill();
     let _ = events.wait();
 }
+
+#[test]
+fn a_watcher_says_of_which_vm_it_knows_nothing() {
+    let addr = another_daemon();
+    let client = Client::new(addr.parse::<Address>().unwrap());
+    let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
+    let time = Duration::from_millis(100);
+    // It is there, and can't be read: that is not the same as gone.
+    let is_gone = |vm: Option<&Json>| vm.is_none();
+    let error = watcher.wait_for("b", is_gone, time).unwrap_err();
+    assert!(error.to_string().contains("VM b can't be read"), "{error}");
+    assert_eq!(watcher.wait_for("x", is_gone, time).unwrap(), None);
+}

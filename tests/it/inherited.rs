@@ -1,4 +1,4 @@
-//! What a process inherits of whoever starts it, and what it hands on.
+//! What a process inherits from its caller, and what it hands on.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
 /// A command that runs the program with signals ignored and blocked.
 fn by(ignored: &str, blocked: &str) -> Command {
     let mut command = Command::new("env");
-    // Whoever runs the tests may have some ignored, too.
+    // The caller of the tests may ignore some, too.
     command.args([
         "--default-signal",
         &format!("--ignore-signal={ignored}"),

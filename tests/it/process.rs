@@ -66,7 +66,7 @@ fn streams_end_with_their_last_chunk() {
 #[test]
 fn without_its_terminal_it_ends() {
     let host = TestHost::with_vms(2);
-    // Whoever runs the tests may not mind.
+    // The caller of the tests may ignore it.
     let by = |option: &str| {
         let mut command = Command::new("env");
         command.args([option, VMINFOD]);

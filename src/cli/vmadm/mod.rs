@@ -99,7 +99,7 @@ fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
 }
 
 fn client(args: &Args) -> Result<Client, Failure> {
-    args.client_for_now("vmadm")
+    args.client_with_deadline("vmadm")
 }
 
 fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
