@@ -461,6 +461,9 @@ impl Pending {
                 None => Some(Self::Appearing),
             },
             "running" => (!booted).then_some(Self::Settling),
+            // zoneadm looks for the id first, then for the state: one with an
+            // id, and the state of the index, has ended in between.
+            _ if parts.row.zoneid.as_f64().is_some() => Some(Self::Settling),
             _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
         }
     }

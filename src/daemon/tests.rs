@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::{Cause, Job, Lane, Sources};
+use crate::json::Json;
 use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded, Request, zoneadm, zonexml};
 use crate::threads::EXIT_PANIC;
@@ -192,11 +193,16 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     let cause = Cause::now("zone", "a test");
     let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);
     let waits = || shared.queue.status(9).later_count;
-    for (state, is_passing) in
-        [("ready", true), ("shutting_down", true), ("installed", false)]
-    {
+    for (zoneid, state, is_passing) in [
+        (Json::from(5u32), "ready", true),
+        (Json::from(5u32), "shutting_down", true),
+        // Of two looks: the zone has ended in between.
+        (Json::from(5u32), "installed", true),
+        (Json::Null, "installed", false),
+    ] {
         let mut parts = parts(&name, &shared);
         parts.row.zone_state = state.into();
+        parts.row.zoneid = zoneid;
         parts.row.uuid_is_set = true;
         let loaded = Loaded {
             zonename: name.clone(),

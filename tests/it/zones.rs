@@ -371,6 +371,34 @@ fn a_zone_that_hangs_in_down_is_looked_at_by_zoneadm_alone() {
 }
 
 #[test]
+fn an_id_of_before_the_end_does_not_stay() {
+    let host = host_with_zone(true);
+    // What takes so long is not waited for, and looked at again anyway.
+    let args = [
+        "--set",
+        "passing-first=0.05",
+        "--set",
+        "passing-last=0.1",
+        "--set",
+        "stuck-time=20",
+    ];
+    let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
+    host.halt_without_release(ZONE).unwrap();
+    wait_for_vm(&daemon, ZONE, is_state("down"));
+    // zoneadm has looked for the zone's id, and not for its state yet.
+    host.hurt("zoneadm", "halfway 2").unwrap();
+    let held = host.path("/sim/held");
+    wait_for("zoneadm waits", || match held.exists() {
+        true => Ok(()),
+        false => Err("it does not".to_string()),
+    });
+    assert!(host.killed_after(1).release(ZONE).is_err());
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_for_vm(&daemon, ZONE, is_state("installed"));
+    daemon.settle(&host);
+}
+
+#[test]
 fn what_happens_above_vms_to_snapshots_runs_nothing() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);

@@ -152,8 +152,10 @@ pub fn has(root: &Path, name: &str, fault: &Fault) -> bool {
     !words.ends_with(" times=0") && parse(&words).as_ref() == Some(fault)
 }
 
-/// Waits for as long as something has this fault.
+/// Waits for as long as something has this fault; `ROOT/sim/held` says that a
+/// command has got there.
 pub fn wait_while(root: &Path, name: &str, fault: &Fault) {
+    let _ = fs::write(root.join("sim/held"), name);
     while has(root, name, fault) {
         std::thread::sleep(Duration::from_millis(5));
     }
