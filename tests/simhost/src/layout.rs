@@ -38,10 +38,8 @@ impl Host {
         {
             fs::create_dir_all(self.root.join(dir))?;
         }
-        for command in
-            ["sbin/zoneadm", "sbin/zfs", "sbin/sysevent", "bin/kstat"]
-        {
-            let link = self.path(&format!("/usr/{command}"));
+        for command in crate::commands::PATHS {
+            let link = self.path(command);
             if !link.exists() {
                 symlink(program, link)?;
             }

@@ -1,13 +1,14 @@
-//! zoneadm, zfs, kstat or sysevent, by the name it is called by; else the
+//! zoneadm, zfs or another command, by the name it is called by; else the
 //! tool that lays a simulated host out and changes it.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use simhost::commands::{self, PATHS};
 use simhost::emit::Channel;
 use simhost::hurt::{self, Fault};
-use simhost::{Host, Result, commands};
+use simhost::{Host, Result};
 
 const USAGE: &str = "\
 usage: simhost COMMAND ROOT [ARGUMENT]...
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     let called = Path::new(args.first().map_or("", String::as_str));
     let name = called.file_name().unwrap_or_default().to_string_lossy();
     let result = match &*name {
-        "zoneadm" | "zfs" | "kstat" | "sysevent" => {
+        _ if PATHS.iter().any(|path| path.ends_with(&format!("/{name}"))) => {
             // ROOT/usr/sbin/zoneadm
             let root = called.ancestors().nth(3).unwrap_or(Path::new("/"));
             commands::run(root, &name, &args[1..]).map_err(Into::into)

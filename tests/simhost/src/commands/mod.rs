@@ -1,6 +1,7 @@
 //! The platform's commands, as they answer on this host.
 
 mod kstat;
+pub mod standing;
 mod sysevent;
 mod zfs;
 mod zoneadm;
@@ -9,6 +10,19 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::hurt::{self, Answer};
+
+/// Their paths, below the host's root.
+pub const PATHS: [&str; 9] = [
+    "usr/sbin/zoneadm",
+    "usr/sbin/zfs",
+    "usr/sbin/sysevent",
+    "usr/bin/kstat",
+    "usr/bin/id",
+    "usr/bin/zonename",
+    "usr/bin/uname",
+    "usr/bin/ppriv",
+    "usr/bin/prctl",
+];
 
 /// Runs a command of the host at `root`; returns its exit status.
 ///
@@ -21,7 +35,8 @@ pub fn run(root: &Path, command: &str, args: &[String]) -> io::Result<i32> {
         "sysevent" => return sysevent::run(root, &args),
         "zoneadm" => zoneadm::run(root, &args)?,
         "zfs" => zfs::run(root, &args)?,
-        _ => kstat::run(root, &args)?,
+        "kstat" => kstat::run(root, &args)?,
+        _ => standing::run(command, &args),
     };
     Ok(hurt::print(root, command, &answer))
 }
