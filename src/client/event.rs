@@ -36,14 +36,18 @@ pub struct Vms {
 }
 
 impl Vms {
-    /// Reads a JSON array of VMs: all at once, or one by one if that fails.
+    /// Reads a JSON array of VMs, or a string that holds one: all at once, or
+    /// one by one if that fails.
     ///
     /// # Errors
-    /// If it is no array.
+    /// If it is neither.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match Json::parse(text) {
             Ok(Json::Array(vms)) => {
                 Ok(Self { vms: vms.to_vec(), ..Self::default() })
+            }
+            Ok(Json::String(text)) if text.starts_with('[') => {
+                Self::parse(&text)
             }
             Ok(_) => Err("no array".to_string()),
             Err(_) => {
@@ -78,7 +82,8 @@ pub struct Event {
     pub kind: EventKind,
     /// The zone.
     pub zonename: Arc<str>,
-    /// Its number, which only grows within a daemon's life.
+    /// Its number, which only grows within a daemon's life; 0 of a daemon that
+    /// does not number its events, as that of before this one.
     pub seq: u64,
     /// The whole event, as the daemon has told it.
     pub json: Json,
@@ -118,9 +123,10 @@ pub struct Ready {
     pub date: String,
     /// The subscription, as /status has it.
     pub uuid: String,
-    /// The last event that is in the snapshot.
+    /// The last event that is in the snapshot; 0 if events have no numbers.
     pub seq: u64,
-    /// The daemon's life.
+    /// The daemon's life; empty if events have no numbers. Such a stream can't
+    /// go on: it begins anew each time.
     pub epoch: String,
     /// All VMs that are asked for, unless none are wanted, or they are known
     /// since the stream goes on.
@@ -179,14 +185,17 @@ impl Line {
     /// What a line is; `why` not all of it could be read.
     fn of(
         json: Json,
-        unreadable: Vec<Unreadable>,
+        mut unreadable: Vec<Unreadable>,
         why: Option<String>,
     ) -> Result<Self, String> {
         let word = |name: &str| json.get(name).and_then(Json::as_str);
         let kind = word("type").ok_or("a line without type")?;
-        let seq = || {
-            let seq = json.get("seq").and_then(Json::as_u64);
-            seq.ok_or_else(|| format!("{kind} without seq"))
+        let seq = || match json.get("seq") {
+            None => Ok(0),
+            Some(seq) => {
+                let odd = || format!("{kind} with a seq that is no number");
+                seq.as_u64().ok_or_else(odd)
+            }
         };
         let wanted = |name: &str| {
             let text = word(name).map(str::to_string);
@@ -208,16 +217,29 @@ impl Line {
         match kind {
             "heartbeat" => Ok(Self::Heartbeat(seq()?)),
             "ready" => {
-                let vms = json.get("vms").map(|vms| {
-                    let vms = vms.as_array().map(<[_]>::to_vec);
-                    vms.ok_or("ready with vms that are no array")
-                });
+                let vms = match json.get("vms") {
+                    None => None,
+                    Some(Json::Array(vms)) => Some(vms.to_vec()),
+                    Some(Json::String(text)) => {
+                        let read = Vms::parse(text)?;
+                        unreadable.extend(read.unreadable);
+                        Some(read.vms)
+                    }
+                    Some(_) => {
+                        let what = "ready with vms that are no array";
+                        return Err(what.to_string());
+                    }
+                };
+                let epoch = word("epoch").unwrap_or_default();
+                if json.get("seq").is_none() != epoch.is_empty() {
+                    return Err("ready with one of seq and epoch".to_string());
+                }
                 Ok(Self::Ready(Ready {
                     date: wanted("date")?,
                     uuid: wanted("uuid")?,
                     seq: seq()?,
-                    epoch: wanted("epoch")?,
-                    vms: vms.transpose()?,
+                    epoch: epoch.to_string(),
+                    vms,
                     unreadable,
                     is_resumed: json.get("resumed") == Some(&Json::Bool(true)),
                     reset: word("reset").map(str::to_string),

@@ -217,7 +217,9 @@ impl EventStream {
                         ready.vms = Some(base.vms);
                         ready.unreadable = base.unreadable;
                     }
-                    self.since = Some((ready.seq, ready.epoch.clone()));
+                    let is_numbered = !ready.epoch.is_empty();
+                    self.since =
+                        is_numbered.then(|| (ready.seq, ready.epoch.clone()));
                     self.ready = Some(Instant::now());
                     return Ok(Some(Item::Ready(ready)));
                 }
@@ -244,7 +246,13 @@ impl EventStream {
 
     /// The next line, if it comes by `until`.
     fn read(&mut self, until: Instant) -> Result<Option<Line>, Error> {
-        let silence_max = self.query.silence_max();
+        // A daemon that has no numbers has no heartbeat either: it may be
+        // silent for as long as it likes.
+        let is_numbered = self.since.is_some() || self.ready.is_none();
+        let silence_max = match is_numbered {
+            true => self.query.silence_max(),
+            false => TIME_MAX,
+        };
         let deaf_at = self.heard + silence_max;
         let (server, time) = (self.client.server.clone(), self.client.time);
         let failed = |e: io::Error| Error::of_io(e, &server, "/events", time);
@@ -287,6 +295,8 @@ impl EventStream {
         let Some((last, _)) = &mut self.since else {
             return match line {
                 Line::Ready(_) => Ok(()),
+                // Without numbers there is nothing to count.
+                _ if self.ready.is_some() => Ok(()),
                 _ => Err(self.client.nonsense("/events", "it is not ready")),
             };
         };
