@@ -47,7 +47,7 @@ _vminfod() {
     if ((COMP_CWORD == 1)); then
         local verbs='ping status vms vm events help --version'
         [[ ${1##*/} == vminfo ]] || verbs+=' list lookup get json wait top
-            diagnose daemon dump settings'
+            diagnose check compare daemon dump settings'
         COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
         return
     fi
@@ -89,11 +89,11 @@ _vminfod() {
         _vminfod_vms "$program" "$cur"
         return
         ;;
-    *:--root)
+    *:--root | *:--scratch)
         COMPREPLY=($(compgen -d -- "$cur"))
         return
         ;;
-    *:--settings | settings:settings)
+    *:--settings | *:--report | settings:settings)
         COMPREPLY=($(compgen -f -- "$cur"))
         return
         ;;
@@ -110,6 +110,8 @@ _vminfod() {
     wait) options='--gone --since --timeout --' ;;
     status) options='-f -j' ;;
     diagnose) options='-j --root' ;;
+    check) options='-j -v --root --against --scratch --set --report' ;;
+    compare) options='-j --for --settle' ;;
     dump) options='--root' ;;
     daemon)
         options='--root --listen --socket --allow-remote --allow-host
@@ -118,7 +120,8 @@ _vminfod() {
         ;;
     esac
     case $verb in
-    daemon | dump | settings | help) ;;
+    daemon | dump | settings | check | help) ;;
+    compare) options+=' --time-limit' ;;
     *) options+=' --server --time-limit' ;;
     esac
     if [[ $cur == -* ]]; then

@@ -373,6 +373,12 @@ impl Paths {
         self.root.join("usr/sbin/sysevent")
     }
 
+    /// A command of section 1 that says who and where this process is.
+    #[must_use]
+    pub fn user_command(&self, name: &str) -> PathBuf {
+        self.root.join("usr/bin").join(name)
+    }
+
     /// The output of sysinfo(8), kept in a file.
     #[must_use]
     pub fn sysinfo(&self) -> PathBuf {
@@ -407,6 +413,10 @@ impl Paths {
             .then(|| self.root.join(below))
     }
 }
+
+/// Where event ports are tried, unless it is said where else: on the platform
+/// one is on ZFS, the other on tmpfs.
+pub const SCRATCH: [&str; 2] = ["/var/tmp", "/tmp"];
 
 /// When init(8) of a zone last ended, and how: written by zoneadmd(8).
 pub const LASTEXITED: &str = "lastexited";

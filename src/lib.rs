@@ -31,7 +31,9 @@ pub mod transition;
 pub mod watch;
 
 // What joins them, and what people and programs see.
+pub mod check;
 pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod daemon;
 pub mod log_format;

@@ -209,7 +209,8 @@ pub fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
     }
     may_run(root.as_deref(), os::standing())?;
     let settings = settings_of(root.as_deref());
-    let dumped = crate::daemon::dump::dump(&settings)?;
+    let dumped =
+        crate::daemon::dump::dump(&settings, settings.load.command_time)?;
     for fault in &dumped.faults {
         complain(&format!("vminfod: {fault}"));
     }

@@ -2,6 +2,8 @@
 //! and the verbs of `vmadm` that only read.
 
 mod args;
+mod check;
+mod compare;
 mod daemon;
 mod diagnose;
 mod events;
@@ -26,6 +28,12 @@ use events::Caller;
 /// Exit status of a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
+/// Exit status of verbs that compare, if something differs, as diff(1) has it.
+const EXIT_DIFFERENT: u8 = 1;
+
+/// Exit status of such verbs if it could not be found out.
+const EXIT_TROUBLE: u8 = 2;
+
 /// Why a command ends without success.
 enum Failure {
     /// It can't be understood.
@@ -39,8 +47,29 @@ enum Failure {
         /// The exit status.
         status: u8,
     },
+    /// It has said all there is to say.
+    Silent {
+        /// The exit status.
+        status: u8,
+    },
     /// Whoever read our output has gone: nothing more to say.
     OutputClosed,
+}
+
+impl Failure {
+    /// What keeps a verb that compares from finding out.
+    fn trouble(what: impl std::fmt::Display) -> Self {
+        let message = format!("vminfod: {what}");
+        Self::Said { message, status: EXIT_TROUBLE }
+    }
+
+    /// The same failure of a verb that compares.
+    fn in_trouble(self) -> Self {
+        match self {
+            Self::Failed(e) => Self::trouble(e),
+            other => other,
+        }
+    }
 }
 
 impl From<lexopt::Error> for Failure {
@@ -95,6 +124,7 @@ pub fn main() -> ExitCode {
             complain(&message);
             ExitCode::from(status)
         }
+        Err(Failure::Silent { status }) => ExitCode::from(status),
     }
 }
 
@@ -126,6 +156,8 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         "top" => top::run(args),
         "status" => status::run(args),
         "diagnose" => diagnose::run(args),
+        "check" => check::run(args),
+        "compare" => compare::run(args),
         "ping" => {
             let client = asked(args, 0)?.client_with_deadline("vminfod")?;
             client.ping()?;

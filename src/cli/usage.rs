@@ -35,12 +35,20 @@ The daemon:
   diagnose [-j] [--root DIR]
                      what it has otherwise than the system; exit status 1 if
                      there is anything
+  check [-jv] [--root DIR] [--against ADDR:PORT|SOCKET] [--scratch DIR]...
+         [--set NAME=VALUE]... [--report FILE]
+                     is this machine as vminfod expects, and are the VMs of
+                     the daemon that runs there the same? It changes nothing.
+                     Exit status 1 if something differs
+  compare [-j] [--for SECS] [--settle SECS] A B
+                     do two daemons have the same VMs, and report the same
+                     changes, until that is interrupted? Exit status as check
   vms, vm NAME       all VMs, or one, as the daemon has them
   dump [--root DIR]  all VMs, without a daemon
 
   help, --version
 
-All but daemon, settings and dump ask the daemon at --server ADDR:PORT or at
+All but daemon, settings, dump, check and compare ask the daemon at --server ADDR:PORT or at
 a socket's path, else at that of the variable VMINFOD_SERVER, else at
 127.0.0.1:9090; an answer may take --time-limit SECS (30).
 See vminfod(8), vminfo(8) and vminfod-http(7).

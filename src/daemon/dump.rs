@@ -1,48 +1,69 @@
 //! Loading the system once, without a daemon: what the daemon would serve.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::new_loader;
 use crate::config::Settings;
 use crate::json::{Json, Object};
 use crate::load::Found;
 use crate::load::assemble::assemble;
+use crate::load::command::RunCount;
+
+/// Something that could not be read.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The zone; `host` for the host as a whole.
+    pub zonename: String,
+    /// Of which source: a command, or a file.
+    pub source: &'static str,
+    /// Why.
+    pub error: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { zonename, source, error } = self;
+        write!(f, "{zonename}: {source}: {error}")
+    }
+}
 
 /// What a load without a daemon has found.
 #[derive(Debug)]
 pub struct Dumped {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Json>,
-    /// A line for each thing that is wrong.
-    pub faults: Vec<String>,
+    /// Everything that is wrong.
+    pub faults: Vec<Fault>,
+    /// How the commands went.
+    pub runs: BTreeMap<String, RunCount>,
     /// The zones that could not be read in whole.
     pub unread: HashSet<Arc<str>>,
 }
 
-/// Loads the system once, without a daemon.
+/// Loads the system once, without a daemon. A pool may take `list_time` to
+/// list all that is on it.
 ///
 /// # Errors
 /// A sentence, if zoneadm fails.
-pub fn dump(settings: &Settings) -> Result<Dumped, String> {
+pub fn dump(
+    settings: &Settings,
+    list_time: Duration,
+) -> Result<Dumped, String> {
     let loader = new_loader(settings, Arc::default());
     let mut faults = Vec::new();
+    let mut note = |name: &str, source, error: Option<String>| {
+        let zonename = name.to_string();
+        faults.extend(error.map(|error| Fault { zonename, source, error }));
+    };
     let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
-        faults.push(format!("sysinfo: {e}"));
+        note("host", "sysinfo", Some(e));
         Arc::new(Object::new())
     });
     let all = loader
-        .load_all(
-            &[],
-            false,
-            Some(settings.load.command_time),
-            &sysinfo,
-            &|_, _, _| {},
-        )
+        .load_all(&[], false, Some(list_time), &sysinfo, &|_, _, _| {})
         .map_err(|e| e.to_string())?;
-    let mut note = |name: &str, source: &str, error: Option<String>| {
-        faults.extend(error.map(|e| format!("{name}: {source}: {e}")));
-    };
     note("host", "index", all.index_error);
     for (source, error) in all.faults {
         note("host", source, error);
@@ -67,5 +88,6 @@ pub fn dump(settings: &Settings) -> Result<Dumped, String> {
             note(&loaded.zonename, "uuid", Some(error));
         }
     }
-    Ok(Dumped { vms, faults, unread })
+    let runs = loader.runs().runner().counts().lock().clone();
+    Ok(Dumped { vms, faults, runs, unread })
 }

@@ -210,7 +210,7 @@ fn within_descriptors(mut settings: Settings) -> Settings {
 }
 
 /// Descriptors that commands, files and sources take.
-const OWN_DESCRIPTORS: u64 = 128;
+pub const OWN_DESCRIPTORS: u64 = 128;
 
 /// How long an address that is taken is tried again: a daemon that was killed
 /// may have left a child that is not yet the command it is to be, and holds

@@ -116,6 +116,31 @@ pub struct RunCount {
     pub hangs: u64,
     /// The time of all of them.
     pub time: Duration,
+    /// The one that took the largest part of its limit: its time, and its
+    /// limit.
+    pub longest: Option<(Duration, Duration)>,
+}
+
+impl RunCount {
+    /// Whether a run took half of its limit.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.longest.is_some_and(|(time, limit)| time * 2 >= limit)
+    }
+
+    fn note(&mut self, time: Duration, limit: Duration) {
+        self.runs += 1;
+        self.time += time;
+        let part = |(time, limit): (Duration, Duration)| {
+            time.as_secs_f64() / limit.as_secs_f64()
+        };
+        let is_longest = self
+            .longest
+            .is_none_or(|longest| part((time, limit)) > part(longest));
+        if is_longest {
+            self.longest = Some((time, limit));
+        }
+    }
 }
 
 /// How runs went, by the name of the command.
@@ -166,8 +191,7 @@ impl Runner {
         let mut counts = self.counts.lock();
         let name = name.to_string_lossy().into_owned();
         let count = counts.entry(name).or_default();
-        count.runs += 1;
-        count.time += begin.elapsed();
+        count.note(begin.elapsed(), limit);
         if let Err(e) = &result {
             count.failures += 1;
             count.hangs += u64::from(e.is_hang);

@@ -32,7 +32,7 @@ pub struct LastExit {
 
 /// The members of VM objects that the system's description has, by the name
 /// they have there.
-const SYSINFO_MEMBERS: [(&str, &str); 4] = [
+pub const SYSINFO_MEMBERS: [(&str, &str); 4] = [
     ("server_uuid", "UUID"),
     ("datacenter_name", "Datacenter Name"),
     ("platform_buildstamp", "Live Image"),

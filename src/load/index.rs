@@ -57,10 +57,8 @@ impl ZoneIndex {
     pub fn parse(text: String) -> Result<Self, String> {
         let mut has_global = false;
         let mut lines = HashMap::new();
-        for piece in text.split_inclusive('\n').flat_map(pieces) {
-            // A last line without its end is passed over.
-            let Some(line) = piece.strip_suffix('\n') else { continue };
-            let Some((zonename, line)) = parse_line(line) else { continue };
+        for piece in lines_of(&text) {
+            let Line::Zone(zonename, line) = piece else { continue };
             has_global |= zonename == "global";
             if is_zonename(zonename) {
                 // Of lines of one name, the first is found.
@@ -115,6 +113,33 @@ impl ZoneIndex {
         let gone = old.lines.keys().filter(is_gone);
         changed.chain(gone).cloned().collect()
     }
+}
+
+/// What libzonecfg makes of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A zone's, by its name; the global zone has one, too.
+    Zone(&'a str, IndexLine),
+    /// A comment, or an empty line.
+    Comment,
+    /// It is passed over silently: it can't be understood, or is a last line
+    /// without its end.
+    PassedOver(&'a str),
+}
+
+/// The lines of a text of the index, in its order. Of one that is too long,
+/// the rest is a line of its own.
+pub fn lines_of(text: &str) -> impl Iterator<Item = Line<'_>> {
+    text.split_inclusive('\n').flat_map(pieces).map(|piece| {
+        let line = piece.strip_suffix('\n');
+        match line.and_then(parse_line) {
+            Some((zonename, line)) => Line::Zone(zonename, line),
+            None if piece.starts_with('#') || piece.trim().is_empty() => {
+                Line::Comment
+            }
+            None => Line::PassedOver(piece),
+        }
+    })
 }
 
 /// A line as it is read: in pieces, if it is too long.

@@ -46,14 +46,32 @@ pub fn find(
     table.binary_search_by(|row| row.0.cmp(key)).ok().map(|i| &table[i])
 }
 
-/// Keys that are known and say nothing of the VM object; a key that is
-/// neither in a table nor here is logged.
+/// Keys and elements that are known and say nothing of the VM object: those of
+/// vmadm, and those that zonecfg(8) has besides. What is neither in a table
+/// nor here is logged.
 pub const IGNORED: &[&str] = &[
+    "admin",
+    "attr.never-booted",
+    "bootargs",
     "debugid",
+    "deleted-device",
+    "dev-perm",
     "device.net-attr.image-name",
     "device.net-attr.size",
+    "hostid",
+    "inherited-pkg-dir",
     "ip-type",
+    "mcap",
+    "network.address",
     "network.allowed-address",
+    "network.defrouter",
+    "package",
+    "pool",
+    "pset",
+    "scheduling-class",
+    "security-flags",
+    "tmp_pool",
+    "version",
     "zonepath",
 ];
 

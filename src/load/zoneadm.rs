@@ -251,7 +251,8 @@ fn parse_line(
 }
 
 /// Splits at `:`, of which zoneadm escapes those within a zonepath as `\:`.
-fn split_fields(line: &str) -> Vec<String> {
+#[must_use]
+pub fn split_fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {

@@ -51,6 +51,12 @@ pub struct Parsed {
     pub brand: String,
     /// The zone's directory.
     pub zonepath: String,
+    /// What else zoneadm takes from it: `name`, `ip-type`, `debugid`.
+    pub name: String,
+    /// Empty if the document has none: it is `shared` then.
+    pub iptype: String,
+    /// Empty if the document has none.
+    pub debugid: String,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
     /// What libzonecfg refuses of the document, if its DTD is not a later one.
@@ -130,7 +136,10 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
     let refused = dtd::refusals(&document);
     let mut parsed = reader.finish(brand, zonepath);
     parsed.xml.is_refused = !refused.is_empty();
-    Ok(Parsed { refused, ..parsed })
+    let text = |name| attribute(zone, name).to_string();
+    let (name, iptype, debugid) =
+        (text("name"), text("ip-type"), text("debugid"));
+    Ok(Parsed { refused, name, iptype, debugid, ..parsed })
 }
 
 /// Collects members while walking the document.
@@ -174,7 +183,7 @@ impl Reader {
                     self.vm.set_default("datasets", || Json::Null);
                     self.datasets.push(attribute(child, "name").into());
                 }
-                other => self.unknown.push(other.to_string()),
+                other => self.unknown_key(other),
             }
         }
     }
@@ -306,6 +315,9 @@ impl Reader {
             },
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
+            name: String::new(),
+            iptype: String::new(),
+            debugid: String::new(),
             unknown: self.unknown,
             refused: Vec::new(),
         }

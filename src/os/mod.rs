@@ -12,8 +12,11 @@ pub mod signals;
 pub mod terminal;
 mod unix;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 pub use read::{Dir, FileText, Stamp, read_regular_file, stamp};
@@ -131,6 +134,20 @@ pub fn random_uuid() -> String {
         0x8000 | (b >> 48 & 0x3fff),
         b & 0xffff_ffff_ffff
     )
+}
+
+/// Writes a file, which may be there already; a symbolic link is not followed.
+///
+/// # Errors
+/// Those of open(2) and write(2).
+pub fn write_plain_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    file.write_all(bytes)
 }
 
 /// Ends the process at once: nothing is flushed, and so nothing is waited for.

@@ -9,4 +9,4 @@ pub use fields::Fields;
 pub use filter::{
     CONDITIONS_MAX, Condition, Filter, Search, ram_member, text_of, type_of,
 };
-pub use path::{Part, Path, split_list, split_once};
+pub use path::{Part, Path, is_member_name, split_list, split_once};

@@ -63,6 +63,17 @@ const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
 const MAPS: &[&str] =
     &["customer_metadata", "internal_metadata", "routes", "tags"];
 
+/// Whether VM objects have members of this name, at any level: a name that is
+/// the same on every machine.
+#[must_use]
+pub fn is_member_name(name: &str) -> bool {
+    let tables = [ZONE, NETWORK, DEVICE, FILESYSTEM].into_iter().flatten();
+    let of_xml = tables.map(|row| row.1);
+    let others = [OTHERS, DISK_OTHERS, SNAPSHOT, MAPS].into_iter().flatten();
+    let arrays = ["nics", "disks", "pci_devices", "snapshots", "options"];
+    of_xml.chain(others.copied()).chain(arrays).any(|own| own == name)
+}
+
 /// What a member holds.
 enum Shape {
     /// A value, or an array of values.

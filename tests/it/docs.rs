@@ -96,7 +96,7 @@ fn the_manual_and_the_usage_name_the_same() {
     }
     for verb in [
         "list", "lookup", "get", "events", "wait", "top", "daemon", "settings",
-        "ping", "status", "diagnose", "vms", "dump",
+        "ping", "status", "diagnose", "check", "compare", "vms", "dump",
     ] {
         let in_usage = usage.contains(&format!("  {verb}"));
         assert!(in_usage && words.contains(&verb), "{verb}");

@@ -571,7 +571,7 @@ impl Stream {
 }
 
 /// Reads a chunked body line by line: each line is a chunk of its own.
-fn read_chunks(stream: TcpStream, mut line: impl FnMut(String) -> bool) {
+pub fn read_chunks(stream: TcpStream, mut line: impl FnMut(String) -> bool) {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

@@ -83,6 +83,12 @@ mod top;
 /// Manual pages, completion, the README's examples.
 mod docs;
 
+/// What the daemon relies on, tried.
+mod check;
+
+/// Two daemons beside each other.
+mod compare;
+
 /// JSON that nests deep, and VMs that can't be read.
 mod depth;
 

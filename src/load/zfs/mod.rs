@@ -13,7 +13,7 @@ pub use column::Column;
 
 /// The columns that are asked for, in this order. A tenant may put a tab into
 /// the mountpoint of a dataset that is delegated to him: it comes last.
-const COLUMNS: [&str; 17] = [
+pub const COLUMNS: [&str; 17] = [
     "compression",
     "creation",
     "filesystem_limit",

@@ -8,7 +8,7 @@
 //! tried again with ever fewer steps, and printed, unless `MODEL_SHRINK=0`.
 
 mod check;
-mod step;
+pub mod step;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};

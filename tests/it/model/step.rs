@@ -151,7 +151,8 @@ impl Steps {
         self.below(90).to_string()
     }
 
-    fn operation(&mut self) -> Step {
+    /// An operation, without a fault.
+    pub fn operation(&mut self) -> Step {
         const FILES: [&str; 3] = ["metadata.json", "tags.json", "routes.json"];
         match self.below(56) {
             0..=2 => Step::Create(self.below(SPECS)),

@@ -1,0 +1,104 @@
+//! The VMs of a daemon that runs, compared with what a load of the system
+//! gives.
+
+use super::{Check, Difference, Fact, Findings, given};
+use crate::client::Error;
+use crate::compare::{
+    Differences, Group, by_property, known_of_reference, shown, with_system,
+    without_growth,
+};
+
+/// Reasons why VMs can't be compared that are shown.
+const FAULTS_SHOWN: usize = 10;
+
+pub(super) static FACTS: [Fact; 2] = [
+    Fact {
+        id: "against.vms",
+        why: "clients of that daemon must find the same VMs here",
+        expected: "it serves the VMs that a load of the system gives",
+        harm: "VMs come or go when daemons are switched",
+    },
+    Fact {
+        id: "against.properties",
+        why: "clients of that daemon must find the same VMs here",
+        expected: "each VM is the same, property by property; what changes \
+            without an event and what today's daemon is known for is left out",
+        harm: "properties change when daemons are switched",
+    },
+];
+
+pub(super) fn look(
+    check: &Check,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let [vms, properties] = &FACTS;
+    let Some(client) = &check.against else { return Ok(()) };
+    // Ours says so; today's has no epoch.
+    let is_ours = match client.status(false) {
+        Ok(status) => status.get("epoch").is_some(),
+        Err(Error::Refused { .. }) => false,
+        Err(e) => return Err(given(&e.to_string())),
+    };
+    let seen = with_system(&check.settings, client, without_growth);
+    let seen = seen.map_err(|e| given(&e))?;
+    let (mut whole, mut others) = (Differences::new(), Differences::new());
+    let mut known = 0;
+    for (place, values) in seen.differences {
+        let (ours, theirs) = (values.0.as_ref(), values.1.as_ref());
+        if place.path.is_empty() {
+            whole.insert(place, values);
+        } else if !is_ours && known_of_reference(&place, ours, theirs).is_some()
+        {
+            known += 1;
+        } else {
+            others.insert(place, values);
+        }
+    }
+    let differences = whole.iter().map(|(place, (ours, _))| {
+        let seen = match ours {
+            Some(_) => "a load has it, the daemon does not",
+            None => "the daemon has it, a load does not",
+        };
+        Difference::new(format!("VM {}", given(&place.zonename)), seen)
+    });
+    findings.judge(vms, format!("{} VMs", seen.vms), differences.collect());
+    let mut text = format!("{} VMs", seen.vms);
+    if known > 0 {
+        text += &format!("; {known} differences are known of today's daemon");
+    }
+    let groups = by_property(&others);
+    let differences: Vec<_> = groups.iter().map(difference).collect();
+    // A VM of which something can't be read is not compared. Of its files other
+    // facts tell.
+    let first = seen.unanswered.iter().take(FAULTS_SHOWN).map(|f| given(f));
+    let first: Vec<_> = first.collect();
+    if differences.is_empty() && !first.is_empty() {
+        let faults = seen.unanswered.len();
+        let why = format!(
+            "{faults} things can't be read, and so their VMs not compared: {}",
+            first.join("; ")
+        );
+        findings.untried(properties, why);
+    } else {
+        findings.judge(properties, text, differences);
+    }
+    Ok(())
+}
+
+/// `quota: 3 VMs, the daemon null, a load 0, for example …`
+fn difference(group: &Group) -> Difference {
+    let Group { path, vms, values, are_alike } = group;
+    let (ours, theirs) = (shown(values.0.as_ref()), shown(values.1.as_ref()));
+    let values =
+        format!("the daemon {}, a load {}", given(&theirs), given(&ours));
+    let first = vms.first().map(|name| given(name)).unwrap_or_default();
+    let count = match vms.len() {
+        1 => "1 VM".to_string(),
+        n => format!("{n} VMs"),
+    };
+    let seen = match are_alike {
+        true => format!("{count}, {values}, for example {first}"),
+        false => format!("{count}, for example {first}: {values}"),
+    };
+    Difference::new(given(path), seen)
+}

@@ -1,0 +1,236 @@
+//! Who the daemon would be, and on what.
+
+use super::commands::answered;
+use super::{Check, Fact, Findings, given};
+use crate::daemon::OWN_DESCRIPTORS;
+use crate::load::command::Run;
+use crate::load::files::{self, Place};
+use crate::load::index::{Line, lines_of};
+
+/// Files that the daemon watches for each zone.
+const WATCHES_PER_ZONE: u64 = 5;
+
+pub(super) static FACTS: [Fact; 8] = [
+    Fact {
+        id: "host.root",
+        why: "only root can read the files of every VM",
+        expected: "id says uid=0",
+        harm: "VMs lack what their files say, and commands fail",
+    },
+    Fact {
+        id: "host.global-zone",
+        why: "only from the global zone every VM can be seen",
+        expected: "zonename says global",
+        harm: "there are no VMs to serve",
+    },
+    Fact {
+        id: "host.platform",
+        why: "commands, files and events are those of SmartOS",
+        expected: "uname says SunOS and a joyent_ build stamp",
+        harm: "anything: nothing else was made for another system",
+    },
+    Fact {
+        id: "host.build-stamp",
+        why: "every VM object names the platform's build stamp, of sysinfo",
+        expected: "the Live Image of sysinfo is the stamp of uname",
+        harm: "platform_buildstamp of every VM is that of another platform",
+    },
+    Fact {
+        id: "host.sysinfo",
+        why: "every VM object has what sysinfo says of its server",
+        expected: "the file of sysinfo has UUID and Live Image as texts; \
+            Datacenter Name and Headnode ID, if there, are no arrays or objects",
+        harm: "every VM object lacks server_uuid or platform_buildstamp",
+    },
+    Fact {
+        id: "host.privileges",
+        why: "sysevent, zoneadm, zfs and the files of zones need them",
+        expected: "ppriv says that all privileges are in effect",
+        harm: "a command fails that works for others",
+    },
+    Fact {
+        id: "host.port-events",
+        why: "an event port watches only so many files",
+        expected: "process.max-port-events allows five for each zone",
+        harm: "files that are not watched are looked at every second; set \
+            config/file_watches",
+    },
+    Fact {
+        id: "host.descriptors",
+        why: "each connection needs a descriptor",
+        expected: "process.max-file-descriptor allows what `connections` \
+            says, and 128 for commands and files",
+        harm: "fewer clients are served at once",
+    },
+];
+
+pub(super) fn look(
+    check: &Check,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let [root, zone, platform, stamp, sysinfo, privileges, ports, files] =
+        &FACTS;
+    let mut say = |fact, program, args: &[&str], is_so: fn(&str) -> bool| {
+        let path = check.settings.paths.user_command(program);
+        let run = Run::new(path, args);
+        match check.ask(program, &run) {
+            Ok(output) => {
+                let is_so = output.exit == Some(0) && is_so(&output.stdout);
+                findings.expect(fact, is_so, program, answered(&output));
+            }
+            Err(why) => findings.untried(fact, why),
+        }
+    };
+    say(root, "id", &[], |said| said.starts_with("uid=0("));
+    say(zone, "zonename", &[], |said| said.trim_end() == "global");
+    let pid = std::process::id().to_string();
+    say(privileges, "ppriv", &[&pid], |said| {
+        said.lines().any(|line| line.trim() == "E: all")
+    });
+    let name = look_at_platform(check, findings, platform);
+    look_at_sysinfo(check, findings, sysinfo, stamp, name.as_deref());
+    let zones = zone_count(check);
+    let connections = check.settings.http.connections as u64;
+    for (fact, name, least) in [
+        (ports, "process.max-port-events", zones * WATCHES_PER_ZONE),
+        (files, "process.max-file-descriptor", connections + OWN_DESCRIPTORS),
+    ] {
+        let path = check.settings.paths.user_command("prctl");
+        let run = Run::new(path, &["-P", "-n", name, &pid]);
+        match check.ask("prctl", &run) {
+            Err(why) => findings.untried(fact, why),
+            Ok(output) => match limit_of(name, &output.stdout) {
+                Some(limit) => {
+                    let seen = format!("{limit} are allowed, {least} needed");
+                    findings.expect(fact, limit >= least, name, seen);
+                }
+                None => {
+                    let why = format!("prctl: {}", answered(&output));
+                    findings.untried(fact, why);
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Returns what uname says. It names the platform: who reads a report has to
+/// know which it is.
+fn look_at_platform(
+    check: &Check,
+    findings: &mut Findings,
+    fact: &'static Fact,
+) -> Option<String> {
+    let path = check.settings.paths.user_command("uname");
+    match check.ask("uname", &Run::new(path, &["-srv"])) {
+        Err(why) => {
+            findings.untried(fact, why);
+            None
+        }
+        Ok(output) => {
+            let said = output.stdout.trim_end().to_string();
+            let is_smartos =
+                said.starts_with("SunOS ") && build_stamp(&said).is_some();
+            findings.expect(fact, is_smartos, "uname", format!("{said:?}"));
+            Some(said)
+        }
+    }
+}
+
+/// `SunOS 5.11 joyent_20260101T000000Z`
+fn build_stamp(uname: &str) -> Option<&str> {
+    let version = uname.split_whitespace().nth(2)?;
+    version.strip_prefix("joyent_")
+}
+
+fn look_at_sysinfo(
+    check: &Check,
+    findings: &mut Findings,
+    sysinfo: &'static Fact,
+    stamp: &'static Fact,
+    uname: Option<&str>,
+) {
+    let path = check.settings.paths.sysinfo();
+    let place = Place::At(&path);
+    let json = match files::read_json(place, check.settings.load.json_bytes) {
+        Ok(json) => json.value,
+        Err(why) => {
+            findings.expect(sysinfo, false, "the file", given(&why));
+            findings.untried(stamp, given(&why));
+            return;
+        }
+    };
+    let text = |key: &str| json.get(key).and_then(|value| value.as_str());
+    let is_right = |key: &str| match key {
+        "UUID" | "Live Image" => text(key).is_some(),
+        // A server of no datacenter has neither.
+        _ => json.get(key).is_none_or(|value| {
+            value.as_object().is_none() && value.as_array().is_none()
+        }),
+    };
+    let keys = files::SYSINFO_MEMBERS.map(|(_, key)| key);
+    let wrong: Vec<_> = keys.into_iter().filter(|k| !is_right(k)).collect();
+    let lacking = keys.into_iter().filter(|key| json.get(key).is_none());
+    let lacking: Vec<_> = lacking.collect();
+    let seen = match (wrong.is_empty(), lacking.is_empty()) {
+        (false, _) => format!("{} is missing or odd", wrong.join(", ")),
+        (true, false) => format!("it lacks {}", lacking.join(", ")),
+        (true, true) => "it has all of them".to_string(),
+    };
+    findings.expect(sysinfo, wrong.is_empty(), "the file", seen);
+    let stamps = (text("Live Image"), uname.and_then(build_stamp));
+    match stamps {
+        (Some(image), Some(running)) => {
+            let seen = format!("sysinfo has {image:?}, uname {running:?}");
+            findings.expect(stamp, image == running, "the stamps", seen);
+        }
+        _ => findings.untried(stamp, "one of the two is not known"),
+    }
+}
+
+/// The zones that have a line in the index; none if it can't be read.
+fn zone_count(check: &Check) -> u64 {
+    let text = super::xml::read_index(check).unwrap_or_default();
+    let is_zone = |line: &Line<'_>| matches!(line, Line::Zone(..));
+    lines_of(&text).filter(is_zone).count() as u64
+}
+
+/// The least that a resource control allows, however privileged, as
+/// `prctl -P` has it:
+///
+/// ```text
+/// process: 3053: vminfod check
+/// process.max-port-events privileged 65536 - deny -
+/// process.max-port-events system 2147483647 max deny -
+/// ```
+///
+/// A basic limit may be raised by the process itself.
+fn limit_of(name: &str, text: &str) -> Option<u64> {
+    let values = text.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [own, "privileged" | "system", value, ..] if own == name => {
+                value.parse::<u64>().ok()
+            }
+            _ => None,
+        }
+    });
+    values.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_limit_of_a_resource_control_counts() {
+        let text = "process: 7: vminfod check\n\
+            process.max-file-descriptor basic 256 - deny 7\n\
+            process.max-file-descriptor privileged 65536 - deny -\n\
+            process.max-file-descriptor system 2147483647 max deny -\n";
+        let name = "process.max-file-descriptor";
+        assert_eq!(limit_of(name, text), Some(65_536));
+        assert_eq!(limit_of("process.max-port-events", text), None);
+        assert_eq!(limit_of(name, ""), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! A load of everything, as the daemon does at its start.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Check, Difference, Fact, Finding, Findings, Found, Verdict, given,
+};
+use crate::daemon::dump::{Dumped, Fault, dump};
+
+/// What could not be read is read again after this: it may have passed.
+const AGAIN_TIME: Duration = Duration::from_secs(1);
+
+/// The most unread things that are shown of those that other facts are about.
+const SHOWN_MAX: usize = 20;
+
+pub(super) static FACTS: [Fact; 3] = [
+    Fact {
+        id: "load.whole",
+        why: "the daemon serves nothing before everything is loaded once",
+        expected: "a load of everything succeeds, and leaves out nothing but \
+            what other facts tell the reason of",
+        harm: "these VMs are not served, or without what could not be read",
+    },
+    Fact {
+        id: "load.commands",
+        why: "a command that takes half of its limit counts as hanging",
+        expected: "no command takes half of its limit",
+        harm: "what it says is served late, and with faults",
+    },
+    Fact {
+        id: "load.start",
+        why: "SMF ends a start that takes longer than 300 s, and list-time is \
+            what a listing may take of it",
+        expected: "a load of everything takes less than half of list-time",
+        harm: "the service goes to maintenance when it is started",
+    },
+];
+
+/// The groups whose facts tell why a source can't be read.
+fn groups_of(source: &str) -> &'static [&'static str] {
+    match source {
+        "zoneadm" => &["zoneadm"],
+        "kstat" => &["kstat"],
+        "zfs" => &["zfs"],
+        "sysinfo" => &["host"],
+        "uuid" | "receiving" => &[],
+        _ => &["files"],
+    }
+}
+
+pub(super) fn look(
+    check: &Check,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let [whole, commands, start] = &FACTS;
+    let list_time = check.settings.load.list_time;
+    let load = || dump(&check.settings, list_time).map_err(|e| given(&e));
+    let begin = Instant::now();
+    // What keeps everything from being loaded, other facts are about.
+    let Dumped { vms, mut faults, runs, .. } = load()?;
+    let took = begin.elapsed();
+    if !faults.is_empty() {
+        std::thread::sleep(AGAIN_TIME);
+        let again = load()?.faults;
+        let is_same = |a: &Fault, b: &Fault| {
+            a.zonename == b.zonename && a.source == b.source
+        };
+        faults.retain(|fault| again.iter().any(|f| is_same(f, fault)));
+    }
+    *check.unread.lock() = faults;
+    let seen = format!("{} VMs in {took:.2?}", vms.len());
+    findings.judge(whole, seen, Vec::new());
+    let mut seen = Vec::new();
+    let mut differences = Vec::new();
+    let mut killed = Vec::new();
+    for (command, count) in &runs {
+        let Some((time, limit)) = count.longest else { continue };
+        let text =
+            format!("{} runs, the longest {time:.1?} of {limit:?}", count.runs);
+        if count.hangs > 0 {
+            killed.push(command.as_str());
+        } else if count.is_slow() {
+            differences.push(Difference::new(command.clone(), text.clone()));
+        }
+        seen.push(format!("{command}: {text}"));
+    }
+    if killed.is_empty() {
+        findings.judge(commands, seen.join("; "), differences);
+        let is_quick = took < list_time / 2;
+        findings.expect(start, is_quick, "the load", format!("{took:.2?}"));
+    } else {
+        let why = format!("{} had to be killed", killed.join(" and "));
+        findings.untried(commands, why.clone());
+        findings.untried(start, why);
+    }
+    Ok(())
+}
+
+/// Of what could not be read: either a fact of another group tells the reason,
+/// or it is a difference.
+pub(super) fn judge(check: &Check, found: &mut Found) {
+    let faults = std::mem::take(&mut *check.unread.lock());
+    let is_told = |fault: &Fault| {
+        let groups = groups_of(fault.source).iter();
+        let mut findings = groups.filter_map(|name| found.get(name)).flatten();
+        findings.any(Finding::is_doubtful)
+    };
+    let (told, others): (Vec<_>, Vec<_>) =
+        faults.iter().partition(|f| is_told(f));
+    let differences = others.iter().map(|fault| {
+        let Fault { zonename, source, error } = fault;
+        let what = format!("{}, {source}", given(zonename));
+        Difference::new(what, given(error))
+    });
+    let differences: Vec<_> = differences.collect();
+    let whole = found.get_mut("load").and_then(|load| load.first_mut());
+    let Some(whole) = whole.filter(|w| w.verdict == Verdict::Holds) else {
+        return;
+    };
+    if !told.is_empty() {
+        let shown: Vec<_> =
+            told.iter().take(SHOWN_MAX).map(|f| shown(f)).collect();
+        let count = told.len();
+        whole.seen +=
+            &format!("; {count} things are unread: {}", shown.join("; "));
+    }
+    if !differences.is_empty() {
+        whole.verdict = Verdict::Differs(differences);
+    }
+}
+
+fn shown(fault: &Fault) -> String {
+    let Fault { zonename, source, error } = fault;
+    format!("{}, {source}: {}", given(zonename), given(error))
+}

@@ -1,0 +1,54 @@
+//! What the configuration of zones says, for groups that compare with it.
+
+use super::{Check, given};
+use crate::json::Json;
+use crate::load::files::{self, Place};
+use crate::load::index::{IndexLine, Line, lines_of};
+use crate::load::zonexml::Parsed;
+
+/// The text of the zone index.
+///
+/// # Errors
+/// If it can't be read.
+pub(super) fn read_index(check: &Check) -> Result<String, String> {
+    let path = check.settings.paths.zone_index();
+    let place = Place::At(&path);
+    let file = files::read_optional(place, check.settings.load.index_bytes);
+    let file = file.map_err(|e| given(&e))?;
+    let missing = || given(&place.error("no such file"));
+    Ok(file.ok_or_else(missing)?.text)
+}
+
+/// The zones of the index by its order, each with its first line; the global
+/// zone is among them.
+pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
+    let mut zones: Vec<(&str, IndexLine)> = Vec::new();
+    let mut names = std::collections::HashSet::new();
+    for line in lines_of(index) {
+        if let Line::Zone(zonename, line) = line
+            && names.insert(zonename)
+        {
+            zones.push((zonename, line));
+        }
+    }
+    zones
+}
+
+/// The XML of a zone.
+///
+/// # Errors
+/// If it can't be read or parsed.
+pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, String> {
+    let path = check.settings.paths.zone_xml(zonename);
+    let limit = check.settings.load.xml_bytes;
+    let read = files::read_zonexml(Place::At(&path), limit);
+    Ok(read.map_err(|e| given(&e))?.value)
+}
+
+/// Whether vmadm is at work at a VM, by what it notes in the XML: datasets and
+/// files come and go then.
+pub(super) fn is_on_its_way(parsed: &Parsed) -> bool {
+    let members = parsed.xml.members();
+    members.contains("transition_to")
+        || members.get("provisioning") == Some(&Json::Bool(true))
+}

@@ -1,0 +1,548 @@
+//! What zoneadm(8) says of zones, all together and one by one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::commands::{answered, quoted};
+use super::{Check, Difference, Fact, Findings, given, xml};
+use crate::load::command::Output;
+use crate::load::index::IndexLine;
+use crate::load::zoneadm::{self, Answer, split_fields};
+use crate::load::zonexml::Parsed;
+
+/// How many zones are asked for by name at the same time.
+const ASKERS: usize = 4;
+
+/// Zones are asked for by name for so long; those that are left are not tried.
+const BY_NAME_TIME: Duration = Duration::from_secs(60);
+
+/// A zone that nobody has.
+const NO_ZONE: &str = "vminfod-check-no-such-zone";
+
+/// The columns of a line, in their order.
+const COLUMNS: [&str; 8] =
+    ["ID", "NAME", "STATE", "PATH", "UUID", "BRAND", "IPTYPE", "DID"];
+
+/// The places of some of them.
+const NAME: usize = 1;
+const ID: usize = 0;
+const STATE: usize = 2;
+const PATH: usize = 3;
+const UUID: usize = 4;
+const BRAND: usize = 5;
+const IPTYPE: usize = 6;
+const DID: usize = 7;
+
+/// Every state that zoneadm shows.
+const STATES: [&str; 8] = [
+    "configured",
+    "incomplete",
+    "installed",
+    "ready",
+    "mounted",
+    "running",
+    "shutting_down",
+    "down",
+];
+
+/// What zoneadm prints for a uuid that is not set, in a listing of all.
+const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
+
+pub(super) static FACTS: [Fact; 10] = [
+    Fact {
+        id: "zoneadm.list",
+        why: "exit status and standard error tell whether zones were left out",
+        expected: "zoneadm list -pc exits with 0 and says nothing",
+        harm: "a fault of zoneadm is reported, and no VM is taken for gone",
+    },
+    Fact {
+        id: "zoneadm.global",
+        why: "a listing without the global zone is that of an index that \
+            could not be read",
+        expected: "the global zone is in the listing of all",
+        harm: "no listing is believed: nothing is served",
+    },
+    Fact {
+        id: "zoneadm.fields",
+        why: "a line is split at its colons",
+        expected: "every line has 8 fields, a state that is known, and an end",
+        harm: "the zones of such lines are not served, or served wrongly",
+    },
+    Fact {
+        id: "zoneadm.escaping",
+        why: "a zonepath may have a colon",
+        expected: "a colon in a zonepath is printed as \\:",
+        harm: "such a zone has a wrong zonepath, uuid and brand",
+    },
+    Fact {
+        id: "zoneadm.order",
+        why: "VMs are served in the order of zoneadm, and a zone is gone only \
+            if the index and zoneadm agree",
+        expected: "the listing has the zones of the index, in its order",
+        harm: "the order of /vms is not today's; zones that the listing lacks \
+            are asked for one by one",
+    },
+    Fact {
+        id: "zoneadm.index",
+        why: "a change of the index tells of zones that no sysevent tells of",
+        expected: "zonepath, uuid, brand, debug id and, if the kernel does not \
+            have the zone, state are those of the zone's line in the index",
+        harm: "the zones concerned are loaded again each time that the index \
+            changes",
+    },
+    Fact {
+        id: "zoneadm.by-name",
+        why: "after an event a zone is asked for by its name",
+        expected: "zoneadm -z NAME list -p prints the zone's line and exits \
+            with 0; with 1 only if its brand is not installed",
+        harm: "events of these zones are not followed by a new state",
+    },
+    Fact {
+        id: "zoneadm.columns",
+        why: "a zone may be loaded either way, and must be the same VM",
+        expected: "the line by name is that of the listing; brand, iptype and \
+            debug id may be those of the XML, and an unset uuid empty",
+        harm: "the VMs change back and forth, with events that mean nothing",
+    },
+    Fact {
+        id: "zoneadm.dtd",
+        why: "what zonecfg refuses of an XML is not believed while there is \
+            something better",
+        expected: "zoneadm by name has a line of just those zones whose XML \
+            is valid by the DTD that the daemon knows",
+        harm: "a good XML is believed only after zoneadm was asked, or a bad \
+            one is believed",
+    },
+    Fact {
+        id: "zoneadm.unknown",
+        why: "these words say that the kernel does not have a zone",
+        expected: "of a zone that is not there: zoneadm: NAME: No such zone \
+            configured, exit status 1, and no line",
+        harm: "VMs that are deleted stay, with a fault",
+    },
+];
+
+pub(super) fn look(
+    check: &Check,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    let [list, global, fields, escaping, order, index, rest @ ..] = &FACTS;
+    let run = zoneadm::list_all_run(&check.settings.paths);
+    let text = xml::read_index(check);
+    let output = check.ask("zoneadm", &run)?;
+    look_at_unknown(check, findings);
+    let is_well = output.exit == Some(0) && output.stderr.is_empty();
+    let count = output.stdout.lines().count();
+    let seen = match is_well {
+        true => format!("{count} lines"),
+        false => answered(&output),
+    };
+    findings.expect(list, is_well, "the listing", seen);
+    let lines = lines_of_listing(&output.stdout);
+    let has_global = lines.iter().any(|line| line[NAME] == "global");
+    let seen = if has_global { "it is there" } else { "it is not there" };
+    findings.expect(global, has_global, "the global zone", seen);
+    look_at_fields(findings, fields, &output);
+    let names: Vec<&str> = lines
+        .iter()
+        .map(|line| line[NAME].as_str())
+        .filter(|name| *name != "global")
+        .collect();
+    let asked = ask_by_name(check, &names);
+
+    // Zones come, go and change meanwhile: what is not the same in a second
+    // listing, or in the index as it is then, says nothing.
+    let again = check.ask("zoneadm", &run)?;
+    let text = text?;
+    let text_again = xml::read_index(check)?;
+    let (zones, zones_again) = (xml::zones(&text), xml::zones(&text_again));
+    let lines_again = lines_of_listing(&again.stdout);
+    let of_again: HashSet<&Vec<String>> = lines_again.iter().collect();
+    let index_again: HashMap<&str, &IndexLine> =
+        zones_again.iter().map(|(name, line)| (*name, line)).collect();
+    let is_as_before = |zone: &&(&str, IndexLine)| {
+        index_again.get(zone.0).is_some_and(|line| **line == zone.1)
+    };
+    let steady = Steady {
+        lines: lines.iter().filter(|line| of_again.contains(line)).collect(),
+        listed_again: lines_again.iter().map(|l| l[NAME].as_str()).collect(),
+        index: zones.iter().filter(is_as_before).collect(),
+        index_again: index_again.keys().copied().collect(),
+    };
+    let of_list: HashMap<&str, &Vec<String>> =
+        steady.lines.iter().map(|line| (line[NAME].as_str(), *line)).collect();
+    look_at_escaping(findings, escaping, &steady, &output.stdout);
+    look_at_order(findings, order, &steady);
+    look_at_index(findings, index, &steady);
+    let mut by_name = ByName::default();
+    for (name, answer) in names.iter().zip(asked) {
+        match (answer, of_list.get(name)) {
+            (_, None) => {}
+            (Some(Ok((xml, output))), Some(listed)) => {
+                by_name.look(check, name, listed, &xml, &output);
+            }
+            (Some(Err(why)), _) => drop(by_name.untried.get_or_insert(why)),
+            (None, _) => {
+                let time = BY_NAME_TIME;
+                let why = format!("not all were asked for within {time:?}");
+                by_name.untried.get_or_insert(why);
+            }
+        }
+    }
+    by_name.report(findings, rest, names.len());
+    Ok(())
+}
+
+/// What was the same before and after.
+struct Steady<'a> {
+    /// Lines of the listing.
+    lines: Vec<&'a Vec<String>>,
+    /// The names of the second listing.
+    listed_again: HashSet<&'a str>,
+    /// Zones of the index, in its order.
+    index: Vec<&'a (&'a str, IndexLine)>,
+    /// The names of the index as it is now.
+    index_again: HashSet<&'a str>,
+}
+
+/// The lines of a listing that have all fields.
+fn lines_of_listing(text: &str) -> Vec<Vec<String>> {
+    let lines = text.lines().map(split_fields);
+    lines.filter(|line| line.len() == COLUMNS.len()).collect()
+}
+
+/// Whether a line is of one look: zoneadm looks for the id first, and for the
+/// state then.
+fn is_of_one_look(line: &[String]) -> bool {
+    let is_stored = ["configured", "incomplete", "installed"]
+        .contains(&line[STATE].as_str());
+    (line[ID] == "-") == is_stored
+}
+
+fn look_at_unknown(check: &Check, findings: &mut Findings) {
+    let fact = &FACTS[9];
+    let run = zoneadm::list_one_run(&check.settings.paths, NO_ZONE);
+    match check.ask("zoneadm", &run) {
+        Err(why) => findings.untried(fact, why),
+        Ok(output) => {
+            let answer = zoneadm::answer(&run, NO_ZONE, &output);
+            let is_so = matches!(answer, Ok(Answer::NotInKernel));
+            findings.expect(fact, is_so, "the answer", answered(&output));
+        }
+    }
+}
+
+fn look_at_fields(
+    findings: &mut Findings,
+    fact: &'static Fact,
+    output: &Output,
+) {
+    let mut differences = Vec::new();
+    for line in output.stdout.lines() {
+        let fields = split_fields(line);
+        let state = fields.get(STATE).map_or("", String::as_str);
+        let what = || match fields.get(NAME) {
+            Some(name) => zone(name),
+            None => format!("line {}", quoted(line)),
+        };
+        if fields.len() != COLUMNS.len() {
+            let seen = format!("{} fields: {}", fields.len(), quoted(line));
+            differences.push(Difference::new(what(), seen));
+        } else if !STATES.contains(&state) {
+            let seen = format!("state {}", quoted(state));
+            differences.push(Difference::new(what(), seen));
+        }
+    }
+    if !output.stdout.is_empty() && !output.stdout.ends_with('\n') {
+        differences.push(Difference::new("the last line", "has no end"));
+    }
+    let seen = format!("{} lines", output.stdout.lines().count());
+    findings.judge(fact, seen, differences);
+}
+
+fn look_at_escaping(
+    findings: &mut Findings,
+    fact: &'static Fact,
+    steady: &Steady<'_>,
+    listing: &str,
+) {
+    let with_colon =
+        steady.index.iter().filter(|(_, line)| line.zonepath.contains(':'));
+    let with_colon: Vec<_> = with_colon.collect();
+    let mut differences = Vec::new();
+    for (name, line) in with_colon.iter().map(|zone| (zone.0, &zone.1)) {
+        let escaped = line.zonepath.replace(':', "\\:");
+        let own =
+            listing.lines().find(|l| l.split(':').nth(NAME) == Some(name));
+        if !own.is_some_and(|own| own.contains(&format!(":{escaped}:"))) {
+            let seen = own.map_or("no line".to_string(), quoted);
+            differences.push(Difference::new(zone(name), seen));
+        }
+    }
+    match with_colon.len() {
+        0 => findings.absent(fact, "no zonepath has a colon"),
+        n => findings.judge(fact, format!("{n} zones"), differences),
+    }
+}
+
+/// Whether the global zone is there is a fact of its own.
+fn look_at_order(
+    findings: &mut Findings,
+    fact: &'static Fact,
+    steady: &Steady<'_>,
+) {
+    let mut differences = Vec::new();
+    let zones = steady.index.iter().filter(|zone| zone.0 != "global");
+    for (name, _) in zones {
+        if !steady.listed_again.contains(name) {
+            let seen = "is in the index, and not in the listing";
+            differences.push(Difference::new(zone(name), seen));
+        }
+    }
+    let places = steady.index.iter().enumerate();
+    let places: HashMap<&str, usize> =
+        places.map(|(at, zone)| (zone.0, at)).collect();
+    let mut last = 0;
+    for line in steady.lines.iter().filter(|line| line[NAME] != "global") {
+        let name = line[NAME].as_str();
+        match places.get(name) {
+            Some(at) if *at < last => {
+                let seen = "is listed behind a zone that it stands before in \
+                    the index";
+                differences.push(Difference::new(zone(name), seen));
+            }
+            Some(at) => last = *at,
+            None if steady.index_again.contains(name) => {}
+            None => {
+                let seen = "is in the listing, and not in the index";
+                differences.push(Difference::new(zone(name), seen));
+            }
+        }
+    }
+    findings.judge(fact, format!("{} zones", steady.index.len()), differences);
+}
+
+fn look_at_index(
+    findings: &mut Findings,
+    fact: &'static Fact,
+    steady: &Steady<'_>,
+) {
+    let of_index = steady.index.iter().map(|zone| (zone.0, &zone.1));
+    let of_index: HashMap<&str, &IndexLine> = of_index.collect();
+    let mut differences = Vec::new();
+    for line in steady.lines.iter().filter(|line| line[NAME] != "global") {
+        let Some(own) = of_index.get(line[NAME].as_str()) else { continue };
+        let has_brand = !own.brand.is_empty();
+        // Of a line without brand, of old, the XML says the rest.
+        let unset = if has_brand { NO_UUID } else { "" };
+        let debugid = own.debugid.to_string();
+        let columns = [
+            (STATE, &*own.zone_state, line[ID] == "-" && is_of_one_look(line)),
+            (PATH, &*own.zonepath, true),
+            (UUID, own.uuid.as_deref().unwrap_or(unset), true),
+            (BRAND, &*own.brand, has_brand),
+            // Where the index has none, anything may be printed.
+            (DID, debugid.as_str(), has_brand && own.debugid != -1),
+        ];
+        for (at, wanted, _) in columns.into_iter().filter(|column| column.2) {
+            if line[at] != wanted {
+                let what = format!("{}, {}", zone(&line[NAME]), COLUMNS[at]);
+                let seen = format!(
+                    "the listing has {}, the index {}",
+                    quoted(&line[at]),
+                    quoted(wanted)
+                );
+                differences.push(Difference::new(what, seen));
+            }
+        }
+    }
+    findings.judge(fact, format!("{} lines", steady.lines.len()), differences);
+}
+
+/// A zone, as a difference names it.
+fn zone(name: &str) -> String {
+    format!("zone {}", given(name))
+}
+
+/// What was found out about one zone by its name; `None` if the time was over.
+type Asked = Option<Result<(Result<Parsed, String>, Output), String>>;
+
+/// Asks for zones by name, several at a time.
+fn ask_by_name(check: &Check, names: &[&str]) -> Vec<Asked> {
+    let begin = Instant::now();
+    let next = AtomicUsize::new(0);
+    let answers: Vec<Mutex<Asked>> =
+        names.iter().map(|_| Mutex::default()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..ASKERS {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = names.get(at) else { break };
+                    if begin.elapsed() > BY_NAME_TIME {
+                        break;
+                    }
+                    let run =
+                        zoneadm::list_one_run(&check.settings.paths, name);
+                    let output = check.ask("zoneadm", &run);
+                    let xml = xml::read(check, name);
+                    *answers[at].lock() = Some(output.map(|out| (xml, out)));
+                }
+            });
+        }
+    });
+    answers.into_iter().map(Mutex::into_inner).collect()
+}
+
+/// What the answers by name are compared with.
+#[derive(Default)]
+struct ByName {
+    answers: Vec<Difference>,
+    columns: Vec<Difference>,
+    dtd: Vec<Difference>,
+    untried: Option<String>,
+}
+
+impl ByName {
+    fn look(
+        &mut self,
+        check: &Check,
+        name: &str,
+        listed: &[String],
+        xml: &Result<Parsed, String>,
+        output: &Output,
+    ) {
+        let run = zoneadm::list_one_run(&check.settings.paths, name);
+        let answer = zoneadm::answer(&run, name, output);
+        let has_line = matches!(answer, Ok(Answer::Row(_)));
+        let refused = match xml {
+            Ok(xml) => xml.refused.first().map(ToString::to_string),
+            Err(_) => Some("it can't be read".to_string()),
+        };
+        let said = output.stderr.trim_end();
+        let is_of_xml = matches!(answer, Ok(Answer::NotInKernel))
+            || said.ends_with(": missing or invalid brand");
+        match (&refused, has_line) {
+            // Whatever its XML is, that is no answer.
+            (_, false) if !is_of_xml => {
+                self.answers
+                    .push(Difference::new(zone(name), answered(output)));
+                return;
+            }
+            (Some(why), true) => {
+                let seen = format!(
+                    "zoneadm has a line, and its XML is refused here: {}",
+                    given(why)
+                );
+                self.dtd.push(Difference::new(zone(name), seen));
+            }
+            (None, false) => {
+                let seen = format!(
+                    "its XML is valid here, and zoneadm has no line: {}",
+                    answered(output)
+                );
+                self.dtd.push(Difference::new(zone(name), seen));
+                return;
+            }
+            // It has none since its XML is bad: the facts of files say so.
+            (Some(_), false) => return,
+            (None, true) => {}
+        }
+        let is_quiet = output.exit == Some(0) && output.stderr.is_empty();
+        let is_known = output.exit == Some(1)
+            && output.stderr.trim_end().ends_with(": missing or invalid brand");
+        let lines: Vec<_> = output.stdout.lines().collect();
+        if lines.len() != 1 || !(is_quiet || is_known) {
+            self.answers.push(Difference::new(zone(name), answered(output)));
+        }
+        let own = lines.first().map(|line| split_fields(line));
+        let Some(own) = own.filter(|own| own.len() == COLUMNS.len()) else {
+            return;
+        };
+        let are_of_one_look = is_of_one_look(listed) && is_of_one_look(&own);
+        for (at, column) in COLUMNS.iter().enumerate() {
+            let is_meant = are_of_one_look || ![ID, STATE].contains(&at);
+            // Of a zone that runs, the kernel says which it has.
+            let is_of_kernel = at == IPTYPE && own[ID] != "-";
+            if is_meant
+                && !is_of_kernel
+                && !may_be(at, &listed[at], &own[at], xml.as_ref().ok())
+            {
+                let what = format!("{}, {column}", zone(name));
+                let seen = format!(
+                    "the listing has {}, the line by name {}",
+                    quoted(&listed[at]),
+                    quoted(&own[at])
+                );
+                self.columns.push(Difference::new(what, seen));
+            }
+        }
+    }
+
+    fn report(
+        self,
+        findings: &mut Findings,
+        facts: &'static [Fact],
+        zones: usize,
+    ) {
+        let Self { answers, columns, dtd, untried } = self;
+        for (fact, differences) in facts.iter().zip([answers, columns, dtd]) {
+            match &untried {
+                Some(why) if differences.is_empty() => {
+                    findings.untried(fact, why.clone());
+                }
+                _ => {
+                    findings.judge(fact, format!("{zones} zones"), differences)
+                }
+            }
+        }
+    }
+}
+
+/// Whether a column may be so in the line by name, where the listing has this:
+/// brand, iptype and debug id are the index's there, and the XML's here.
+fn may_be(at: usize, listed: &str, own: &str, xml: Option<&Parsed>) -> bool {
+    let of_xml =
+        |text: fn(&Parsed) -> &str| xml.is_some_and(|x| text(x) == own);
+    listed == own
+        || match at {
+            UUID => listed == NO_UUID && own.is_empty(),
+            // That of a snapshot of its XML, or of the XML.
+            PATH => listed.is_empty(),
+            BRAND => of_xml(|xml| &xml.brand),
+            DID => of_xml(|xml| &xml.debugid),
+            IPTYPE => of_xml(|xml| match xml.iptype.as_str() {
+                "exclusive" => "excl",
+                _ => "shared",
+            }),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::zonexml;
+
+    #[test]
+    fn columns_may_differ_only_as_the_platform_says() {
+        let xml = zonexml::parse(
+            "<!DOCTYPE zone><zone name=\"z\" zonepath=\"/x\" autoboot=\"true\" \
+             brand=\"lx\" ip-type=\"exclusive\" debugid=\"7\"/>",
+        );
+        let xml = xml.unwrap();
+        let may =
+            |at, listed: &str, own: &str| may_be(at, listed, own, Some(&xml));
+        assert!(may(UUID, NO_UUID, "") && !may(UUID, "", NO_UUID));
+        assert!(may(BRAND, "joyent", "lx") && !may(BRAND, "lx", "kvm"));
+        assert!(may(DID, "5", "7") && !may(DID, "5", "6"));
+        assert!(
+            may(IPTYPE, "shared", "excl") && !may(IPTYPE, "excl", "shared")
+        );
+        assert!(may(PATH, "", "/z") && !may(PATH, "/y", "/x"));
+        assert!(!may(STATE, "running", "ready") && !may(ID, "1", "2"));
+    }
+}

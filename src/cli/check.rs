@@ -1,0 +1,105 @@
+//! `check`: whether this machine is as the program believes.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::args::{flag, socket_address, value};
+use super::daemon::{directory, settings_of};
+use super::terminal::json_for_reader;
+use super::terminal::printable;
+use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
+use crate::check::{Check, Report, anonymous, plain, remove_scratch};
+use crate::client::Client;
+use crate::config::SCRATCH;
+use crate::os;
+use crate::os::signals::{Signal, Signals, is_ignored};
+use crate::settings;
+use crate::threads;
+
+/// Tries every fact, and prints what was found.
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let options = [
+        flag('j', &["json"]),
+        flag('v', &["verbose"]),
+        value(&["root"]),
+        value(&["against"]),
+        value(&["scratch"]),
+        value(&["report"]),
+        value(&["set"]),
+    ];
+    let args = with_options(args, &options, 0)?;
+    let root = args.last("root").map(directory).transpose();
+    let root = root.map_err(Failure::in_trouble)?;
+    let mut settings = settings_of(root.as_deref());
+    for words in args.all("set") {
+        settings::set(&mut settings, words).map_err(Failure::Usage)?;
+    }
+    let against = args.last("against").map(socket_address).transpose()?;
+    let time = settings.load.command_time;
+    let version = env!("CARGO_PKG_VERSION");
+    let client = |server| {
+        let client = Client::new(server).name(&format!("vminfod/{version}"));
+        client.time_limit(time)
+    };
+    let mut scratch: Vec<PathBuf> =
+        args.all("scratch").map(PathBuf::from).collect();
+    if scratch.iter().any(|dir| dir.as_os_str().is_empty()) {
+        let what = "--scratch: a directory is wanted";
+        return Err(Failure::Usage(what.to_string()));
+    }
+    if scratch.is_empty() {
+        scratch = SCRATCH.map(PathBuf::from).to_vec();
+    }
+    let report_file = args.last("report").map(PathBuf::from);
+    clean_up_at_signals()?;
+    let _ = os::process::raise_descriptor_limit();
+    let check = Check::new(settings, against.map(client), scratch);
+    let report = check.run();
+    let printed = match args.has("json") {
+        true => {
+            let json = report.json(&mut plain).to_pretty() + "\n";
+            print(&json_for_reader(json))
+        }
+        false => {
+            // Names are up to tenants, and may have line ends.
+            let lines = report.lines(args.has("verbose"));
+            let lines: Vec<_> = lines.iter().map(|l| printable(l)).collect();
+            print(&(lines.join("\n") + "\n"))
+        }
+    };
+    if let Some(file) = report_file {
+        write_report(&report, &file)?;
+    }
+    let counts = report.counts();
+    let status = match printed {
+        Err(failure) => return Err(failure.in_trouble()),
+        Ok(()) if counts.differ > 0 => EXIT_DIFFERENT,
+        Ok(()) if counts.untried > 0 => EXIT_TROUBLE,
+        Ok(()) => return Ok(()),
+    };
+    Err(Failure::Silent { status })
+}
+
+fn write_report(report: &Report, file: &Path) -> Result<(), Failure> {
+    let text = anonymous(report).to_pretty() + "\n";
+    os::write_plain_file(file, text.as_bytes())
+        .map_err(|e| Failure::trouble(format!("{}: {e}", file.display())))
+}
+
+/// A signal ends it with nothing left behind: neither commands that it runs,
+/// nor its files.
+fn clean_up_at_signals() -> Result<(), Failure> {
+    // What is to be ignored (nohup(1)) stays so.
+    let all = [Signal::Terminate, Signal::Interrupt, Signal::Hangup];
+    let caught: Vec<_> = all.into_iter().filter(|s| !is_ignored(*s)).collect();
+    let failed = |e: std::io::Error| Failure::trouble(format!("signals: {e}"));
+    let signals = Signals::catch(&caught).map_err(failed)?;
+    let wait = move || {
+        let _ = signals.wait();
+        os::process::kill_all();
+        remove_scratch();
+        threads::exit(i32::from(EXIT_TROUBLE));
+    };
+    threads::spawn("signals", wait).map_err(failed)?;
+    Ok(())
+}

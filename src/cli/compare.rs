@@ -1,0 +1,395 @@
+//! `compare`: two daemons beside each other, for as long as one likes.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::args::{flag, seconds, socket_address, value};
+use super::terminal::{printable, text_for_reader};
+use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
+use crate::client::{Client, EventStream, EventsQuery, Item, TIME_LIMIT};
+use crate::client::{Vms, VmsQuery};
+use crate::compare::streams::{Comparison, Counts, News, Pair};
+use crate::compare::{set_value, shown};
+use crate::json::{Json, Object};
+use crate::os::signals::{Signal, Signals};
+use crate::threads;
+use crate::translate::iso_date;
+
+/// How long a difference has to last, unless one says.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How often what has changed is compared.
+const LOOK_TIME: Duration = Duration::from_millis(200);
+
+/// How often all that a daemon serves is compared with its stream; what
+/// differs is looked at again as soon as it has lasted.
+const SERVED_TIME: Duration = Duration::from_secs(60);
+
+/// Items of streams that may wait to be taken in; a daemon waits then.
+const ITEMS_MAX: usize = 1024;
+
+/// How long the end may take; then it ends without a word.
+const END_TIME: Duration = Duration::from_secs(1);
+
+/// The names of both.
+const NAMES: [&str; 2] = ["A", "B"];
+
+/// What threads have for the one that compares.
+enum Message {
+    Item(usize, Item),
+    /// A stream that can't go on, and why.
+    Ended(usize, String),
+    /// What a daemon serves, or why it does not.
+    Served(usize, Result<Vms, String>),
+    /// It is to end.
+    End,
+}
+
+/// Follows two daemons until a signal, or until the time is over.
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let options = [flag('j', &["json"]), value(&["for"]), value(&["settle"])];
+    let args = with_options(args, &options, 2)?;
+    let [a, b] = &args.operands[..] else {
+        let what =
+            "compare: two daemons are wanted, ADDR:PORT or a socket each";
+        return Err(Failure::Usage(what.to_string()));
+    };
+    let servers = [socket_address(a)?, socket_address(b)?];
+    let settle = args.last("settle").map(seconds).transpose()?;
+    let settle = settle.unwrap_or(SETTLE);
+    let time = args.last("for").map(seconds).transpose()?;
+    let limit = args.last("time-limit").map(seconds).transpose()?;
+    let version = env!("CARGO_PKG_VERSION");
+    let clients = servers.map(|server| {
+        let client = Client::new(server).name(&format!("vminfod/{version}"));
+        client.time_limit(limit.unwrap_or(TIME_LIMIT))
+    });
+    let (sender, messages) = bounded(ITEMS_MAX);
+    end_at_signals(sender.clone())?;
+    let mut sides = Vec::new();
+    for (side, client) in clients.into_iter().enumerate() {
+        let query = EventsQuery::new();
+        let stream = client.events(query);
+        let stream = stream.map_err(|e| trouble(side, &e.to_string()))?;
+        follow(side, stream, sender.clone())?;
+        sides.push(Served::new(side, client, sender.clone())?);
+    }
+    let end = time.and_then(|time| Instant::now().checked_add(time));
+    let mut watch = Watch {
+        comparison: Comparison::new(settle),
+        is_json: args.has("json"),
+        settle,
+        sides,
+        begin: Instant::now(),
+    };
+    let ended = watch.run(&messages, end)?;
+    watch.finish(ended)
+}
+
+fn trouble(side: usize, what: &str) -> Failure {
+    Failure::trouble(format!("{}: {what}", NAMES[side]))
+}
+
+fn no_thread(e: std::io::Error) -> Failure {
+    Failure::trouble(format!("no thread: {e}"))
+}
+
+fn end_at_signals(sender: Sender<Message>) -> Result<(), Failure> {
+    let caught = [Signal::Interrupt, Signal::Terminate];
+    let signals = Signals::catch(&caught).map_err(no_thread)?;
+    let wait = move || {
+        let _ = signals.wait();
+        let _ = sender.send_timeout(Message::End, END_TIME);
+        // Who waits for a daemon, or for a reader of its output, does not
+        // take that.
+        std::thread::sleep(END_TIME);
+        threads::exit(i32::from(EXIT_TROUBLE));
+    };
+    threads::spawn("signals", wait).map_err(no_thread)?;
+    Ok(())
+}
+
+/// Hands the items of a stream on.
+fn follow(
+    side: usize,
+    mut stream: EventStream,
+    sender: Sender<Message>,
+) -> Result<(), Failure> {
+    let read = move || {
+        loop {
+            let message = match stream.next() {
+                Ok(item) => Message::Item(side, item),
+                Err(e) => Message::Ended(side, e.to_string()),
+            };
+            let is_end = matches!(message, Message::Ended(..));
+            if sender.send(message).is_err() || is_end {
+                return;
+            }
+        }
+    };
+    threads::spawn("compare-events", read).map_err(no_thread)?;
+    Ok(())
+}
+
+/// Asks a daemon for all that it serves, when that is wanted.
+struct Served {
+    wanted: Sender<()>,
+    due: Instant,
+    /// Whether the last question has not been answered yet.
+    is_asked: bool,
+}
+
+impl Served {
+    fn new(
+        side: usize,
+        client: Client,
+        sender: Sender<Message>,
+    ) -> Result<Self, Failure> {
+        let (wanted, questions) = bounded(1);
+        let ask = move || {
+            while questions.recv().is_ok() {
+                let vms = client.vms(&VmsQuery::new());
+                let vms = vms.map_err(|e| e.to_string());
+                if sender.send(Message::Served(side, vms)).is_err() {
+                    return;
+                }
+            }
+        };
+        threads::spawn("compare-vms", ask).map_err(no_thread)?;
+        Ok(Self { wanted, due: Instant::now(), is_asked: false })
+    }
+}
+
+struct Watch {
+    comparison: Comparison,
+    is_json: bool,
+    settle: Duration,
+    sides: Vec<Served>,
+    begin: Instant,
+}
+
+impl Watch {
+    /// Compares until the end; returns which stream could not go on, if one
+    /// could not.
+    fn run(
+        &mut self,
+        messages: &Receiver<Message>,
+        end: Option<Instant>,
+    ) -> Result<Option<(usize, String)>, Failure> {
+        let mut look_at = Instant::now() + LOOK_TIME;
+        loop {
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) {
+                return Ok(None);
+            }
+            match messages.recv_deadline(look_at) {
+                Ok(Message::End) => return Ok(None),
+                Ok(Message::Ended(side, why)) => return Ok(Some((side, why))),
+                Ok(Message::Item(side, item)) => {
+                    if let Item::Broken(e) = &item {
+                        let what = e.to_string();
+                        self.say_of_stream(side, "broken", Some(&what))?;
+                    }
+                    self.comparison.take(side, &item, Instant::now());
+                    if let Item::Ready(_) = &item {
+                        self.say_of_stream(side, "ready", None)?;
+                        self.sides[side].due = Instant::now() + self.settle;
+                    }
+                }
+                Ok(Message::Served(side, vms)) => {
+                    let now = Instant::now();
+                    self.sides[side].is_asked = false;
+                    match vms {
+                        Ok(vms) => {
+                            self.comparison.take_served(side, &vms, now);
+                        }
+                        Err(why) => {
+                            self.say_of_stream(side, "unserved", Some(&why))?;
+                        }
+                    }
+                    let is_doubtful = self.comparison.is_doubtful(side);
+                    let pause = match is_doubtful {
+                        true => self.settle,
+                        false => SERVED_TIME,
+                    };
+                    self.sides[side].due = now + pause;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = Instant::now();
+                    look_at = now + LOOK_TIME;
+                    for news in self.comparison.look(now) {
+                        self.say(&news)?;
+                    }
+                    for side in &mut self.sides {
+                        if now >= side.due && !side.is_asked {
+                            side.is_asked = side.wanted.try_send(()).is_ok();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn print(&self, mut json: Object, text: &str) -> Result<(), Failure> {
+        let date = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let ms = date.map_or(0, |d| d.as_millis());
+        let date = i64::try_from(ms).ok().and_then(iso_date);
+        let date = date.unwrap_or_default();
+        let printed = match self.is_json {
+            true => {
+                json.set("date", date);
+                let line = Json::from(json).to_string();
+                print(&(text_for_reader(line) + "\n"))
+            }
+            // Names of tags are up to a tenant.
+            false => print(&format!("[{date}] {}\n", printable(text))),
+        };
+        printed.map_err(Failure::in_trouble)
+    }
+
+    /// What has become of a stream, or of a question.
+    fn say_of_stream(
+        &self,
+        side: usize,
+        what: &'static str,
+        why: Option<&str>,
+    ) -> Result<(), Failure> {
+        let mut json = Object::new();
+        json.set("type", what);
+        json.set("daemon", NAMES[side]);
+        let name = NAMES[side];
+        let text = match (what, why) {
+            ("ready", _) => {
+                let vms = self.comparison.vms(side);
+                json.set("vms", u32::try_from(vms).unwrap_or(u32::MAX));
+                let kind = match self.comparison.is_reference(side) {
+                    true => "today's daemon",
+                    false => "vminfod",
+                };
+                json.set("kind", kind);
+                format!("{name} is ready: {kind}, {vms} VMs")
+            }
+            ("broken", Some(why)) => format!("{name} is broken: {why}"),
+            (_, why) => {
+                let why = why.unwrap_or_default();
+                format!("{name} does not say what it serves: {why}")
+            }
+        };
+        if let Some(why) = why {
+            json.set("error", why);
+        }
+        self.print(json, &text)
+    }
+
+    fn say(&self, news: &News) -> Result<(), Failure> {
+        let (pair, place, values) = match news {
+            News::Differs(pair, place, values) => (pair, place, Some(values)),
+            News::Agrees(pair, place) => (pair, place, None),
+            News::Unread(side, vm) => {
+                let mut json = Object::new();
+                json.set("type", "unread");
+                json.set("daemon", NAMES[*side]);
+                json.set("zonename", vm.zonename.as_deref());
+                json.set("error", vm.why.as_str());
+                let text = format!("of {}, {vm}: not compared", NAMES[*side]);
+                return self.print(json, &text);
+            }
+        };
+        let mut json = Object::new();
+        let kind = if values.is_some() { "differs" } else { "agrees" };
+        json.set("type", kind);
+        json.set("zonename", place.zonename.as_str());
+        json.set("path", place.path.as_str());
+        if let Some(ident) = &place.ident {
+            json.set("ident", ident.as_str());
+        }
+        let sides = match pair {
+            Pair::Daemons => ["A".to_string(), "B".to_string()],
+            Pair::Stream(side) => {
+                json.set("daemon", NAMES[*side]);
+                let name = NAMES[*side];
+                [format!("the events of {name}"), format!("the /vms of {name}")]
+            }
+        };
+        let path = place.name();
+        let zonename = &place.zonename;
+        let [left, right] = &sides;
+        let text = match values {
+            Some((a, b)) => {
+                let names = match pair {
+                    Pair::Daemons => ["a", "b"],
+                    Pair::Stream(_) => ["events", "vms"],
+                };
+                set_value(&mut json, names[0], a.as_ref());
+                set_value(&mut json, names[1], b.as_ref());
+                let (a, b) = (shown(a.as_ref()), shown(b.as_ref()));
+                format!("{zonename} {path}: {left} {a}, {right} {b}")
+            }
+            None => {
+                format!("{zonename} {path}: {left} and {right} agree again")
+            }
+        };
+        self.print(json, &text)
+    }
+
+    /// The sum of it all.
+    fn finish(mut self, ended: Option<(usize, String)>) -> Result<(), Failure> {
+        for news in self.comparison.look(Instant::now()) {
+            self.say(&news)?;
+        }
+        let Counts { both, alone, lasting, over, unread } =
+            self.comparison.counts();
+        let time = self.begin.elapsed();
+        let mut json = Object::new();
+        json.set("type", "summary");
+        json.set("seconds", time.as_secs_f64().floor());
+        for (name, count) in [
+            ("both", both),
+            ("a_alone", alone[0]),
+            ("b_alone", alone[1]),
+            ("lasting", lasting),
+            ("over", over),
+            ("unread", unread),
+        ] {
+            #[allow(clippy::cast_precision_loss)]
+            json.set(name, count as f64);
+        }
+        let count = match lasting {
+            0 => "no lasting difference".to_string(),
+            1 => "1 lasting difference".to_string(),
+            n => format!("{n} lasting differences"),
+        };
+        let of_them = match (lasting, over) {
+            (_, 0) => String::new(),
+            (1, _) => " (over)".to_string(),
+            (_, over) => format!(" ({over} over)"),
+        };
+        let not_compared = match unread {
+            0 => String::new(),
+            n => format!("; {n} VMs could not be compared"),
+        };
+        let text = format!(
+            "{count}{of_them} in {:.0} s; {both} changes reported by both, {} \
+             by A alone, {} by B alone{not_compared}",
+            time.as_secs_f64(),
+            alone[0],
+            alone[1]
+        );
+        self.print(json, &text)?;
+        match ended {
+            Some((side, why)) => Err(trouble(side, &why)),
+            None if lasting > 0 => {
+                Err(Failure::Silent { status: EXIT_DIFFERENT })
+            }
+            None => {
+                match [0, 1].iter().find(|s| !self.comparison.stands(**s)) {
+                    Some(side) => Err(trouble(*side, "its stream is broken")),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Comparing VMs with VMs, property by property: those that one daemon serves
+//! with those of another, or with those that the system has.
+//!
+//! Things move: what differs once is on its way. What differs lasts if it
+//! differs in every look, and the daemon's side has not changed meanwhile.
+
+pub mod streams;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, VmsQuery};
+use crate::config::Settings;
+use crate::daemon::dump::dump;
+use crate::diff::{Action, diff, pretty_path};
+use crate::json::{Json, Object};
+use crate::load::zoneadm::is_uuid;
+
+/// The pauses between one look and the next, while anything is wrong: a
+/// command that fails once may not fail the next time.
+pub const PAUSES: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1600),
+];
+
+/// After so long, no further look is begun.
+pub const LOOKS_TIME: Duration = Duration::from_secs(5);
+
+/// Where two lists of VMs differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The VM.
+    pub zonename: String,
+    /// The property; empty if one of the lists lacks the VM.
+    pub path: String,
+    /// Which nic or disk, if it is of one.
+    pub ident: Option<String>,
+    /// Elements of an array have one path: which of them.
+    nth: usize,
+}
+
+impl Place {
+    /// The property, and which nic or disk it is of.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&*self.path, &self.ident) {
+            ("", _) => "the VM".to_string(),
+            (path, None) => path.to_string(),
+            (path, Some(ident)) => format!("{path} ({ident})"),
+        }
+    }
+}
+
+/// What both lists have at a place, the left one first: nothing, if the list
+/// lacks it.
+pub type Values = (Option<Json>, Option<Json>);
+
+/// All differences of two lists.
+pub type Differences = BTreeMap<Place, Values>;
+
+/// Where lists of VMs differ. VMs are the same if their zonename is.
+#[must_use]
+pub fn differences(left: &[Json], right: &[Json]) -> Differences {
+    let named = |vms| -> BTreeMap<String, Json> {
+        let vms: &[Json] = vms;
+        let named = vms.iter().filter_map(|vm| {
+            let zonename = vm.get("zonename")?.as_str()?;
+            Some((zonename.to_string(), vm.clone()))
+        });
+        named.collect()
+    };
+    let (left, right) = (named(left), named(right));
+    let names: BTreeSet<_> = left.keys().chain(right.keys()).collect();
+    let mut all = Differences::new();
+    for name in names {
+        add_differences(&mut all, name, left.get(name), right.get(name));
+    }
+    all
+}
+
+/// Adds where two objects of one VM differ.
+pub fn add_differences(
+    to: &mut Differences,
+    zonename: &str,
+    left: Option<&Json>,
+    right: Option<&Json>,
+) {
+    let mut add = |path: String, ident: Option<String>, values: Values| {
+        let zonename = zonename.to_string();
+        let mut place = Place { zonename, path, ident, nth: 0 };
+        while to.contains_key(&place) {
+            place.nth += 1;
+        }
+        to.insert(place, values);
+    };
+    let objects =
+        (left.and_then(Json::as_object), right.and_then(Json::as_object));
+    let (Some(a), Some(b)) = objects else {
+        // That it is there, not all that it is.
+        let is_there = |vm: Option<&Json>| vm.map(|_| Json::from(true));
+        if left.is_some() || right.is_some() {
+            add(String::new(), None, (is_there(left), is_there(right)));
+        }
+        return;
+    };
+    for change in diff(a, b) {
+        let path = pretty_path(&change.path);
+        let ident = change.ident.as_ref().and_then(Json::as_str);
+        let values = match change.action {
+            Action::Added(right) => (None, Some(right)),
+            Action::Removed(left) => (Some(left), None),
+            Action::Changed(left, right) => (Some(left), Some(right)),
+        };
+        add(path, ident.map(str::to_string), values);
+    }
+}
+
+/// What one look, or several, have found.
+#[derive(Debug)]
+pub struct Seen {
+    /// What the system, on the left, and the daemon have otherwise.
+    pub differences: Differences,
+    /// What can't be compared, and why.
+    pub faults: BTreeSet<String>,
+    /// Those of them that no file of a VM is the reason of: a command did not
+    /// answer, or the daemon's VM can't be read.
+    pub unanswered: BTreeSet<String>,
+    /// How many VMs were compared.
+    pub vms: usize,
+}
+
+impl Seen {
+    /// What is still so since an earlier look. What the daemon has otherwise
+    /// than then is on its way.
+    fn since(mut self, before: &Self) -> Self {
+        self.differences.retain(|place, (_, daemon)| {
+            let before = before.differences.get(place);
+            before.is_some_and(|(_, was)| was == daemon)
+        });
+        self
+    }
+}
+
+/// What a daemon has otherwise than the system, lastingly.
+///
+/// # Errors
+/// A sentence, if the system or the daemon can't be read, or was only once.
+pub fn with_system(
+    settings: &Settings,
+    client: &Client,
+    adjust: fn(&Json) -> Json,
+) -> Result<Seen, String> {
+    let begin = Instant::now();
+    let mut lasting: Option<Seen> = None;
+    let mut looks = 0;
+    // The last look's, if it failed.
+    let mut failure = None;
+    for pause in [None].into_iter().chain(PAUSES.map(Some)) {
+        std::thread::sleep(pause.unwrap_or_default());
+        match look(settings, client, adjust) {
+            Ok(now) => {
+                (looks, failure) = (looks + 1, None);
+                lasting = Some(match &lasting {
+                    Some(before) => now.since(before),
+                    None => now,
+                });
+            }
+            Err(why) => failure = Some(why),
+        }
+        let is_late = begin.elapsed() > LOOKS_TIME;
+        let is_known = match (&failure, &lasting) {
+            // One look says nothing about what lasts, however long it took.
+            (None, Some(Seen { differences, faults, .. })) => {
+                let is_equal = differences.is_empty();
+                (is_equal && faults.is_empty())
+                    || (is_late && (is_equal || looks > 1))
+            }
+            // What took as long as that to fail has not failed in passing.
+            _ => is_late,
+        };
+        if is_known {
+            break;
+        }
+    }
+    let Some(seen) = lasting else { return Err(failure.unwrap_or_default()) };
+    // One look says nothing about what lasts.
+    if looks < 2 {
+        if let Some(why) = failure {
+            return Err(why);
+        }
+        if !seen.differences.is_empty() {
+            let why = "what differs could only be looked at once";
+            return Err(why.to_string());
+        }
+    }
+    Ok(seen)
+}
+
+/// What differs now.
+fn look(
+    settings: &Settings,
+    client: &Client,
+    adjust: fn(&Json) -> Json,
+) -> Result<Seen, String> {
+    let dumped = dump(settings, settings.load.command_time)?;
+    let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
+    let commands = ["zoneadm", "kstat", "zfs", "index"];
+    let of_commands =
+        dumped.faults.iter().filter(|f| commands.contains(&f.source));
+    let of_commands = of_commands.map(ToString::to_string);
+    let unreadable = served.unreadable.iter().map(ToString::to_string);
+    let unanswered: BTreeSet<_> = of_commands.chain(unreadable).collect();
+    let mut faults: BTreeSet<_> =
+        dumped.faults.iter().map(ToString::to_string).collect();
+    faults.extend(unanswered.iter().cloned());
+    let adjusted = |vms: &[Json]| vms.iter().map(adjust).collect::<Vec<_>>();
+    let (system, daemon) = (adjusted(&dumped.vms), adjusted(&served.vms));
+    let mut differences = differences(&system, &daemon);
+    // Of what the system does not say the daemon has what was last good.
+    let names = served.unreadable.iter().filter_map(|vm| vm.zonename.as_ref());
+    let names: BTreeSet<_> = names.map(|name| &**name).collect();
+    differences.retain(|place, _| {
+        let name = place.zonename.as_str();
+        !dumped.unread.contains(name) && !names.contains(name)
+    });
+    Ok(Seen { differences, faults, unanswered, vms: system.len() })
+}
+
+/// A VM without what changes though no event tells of it: how much data
+/// there is.
+#[must_use]
+pub fn without_growth(vm: &Json) -> Json {
+    let Some(object) = vm.as_object() else { return vm.clone() };
+    let mut object = object.clone();
+    object.remove("free_space");
+    let snapshots = object.get("snapshots").and_then(Json::as_array);
+    if let Some(snapshots) = snapshots {
+        let without_size = |snapshot: &Json| match snapshot.as_object() {
+            Some(snapshot) => {
+                let mut snapshot = snapshot.clone();
+                snapshot.remove("size");
+                Json::from(snapshot)
+            }
+            None => snapshot.clone(),
+        };
+        let snapshots: Vec<_> = snapshots.iter().map(without_size).collect();
+        object.set("snapshots", snapshots);
+    }
+    Json::from(object)
+}
+
+/// Members that today's daemon has of no zone whose name is not a UUID.
+const OF_KSTAT: [&str; 3] = ["pid", "boot_timestamp", "init_restarts"];
+
+/// Why today's daemon is known to have this otherwise than we do, if it is.
+#[must_use]
+pub fn known_of_reference(
+    place: &Place,
+    ours: Option<&Json>,
+    reference: Option<&Json>,
+) -> Option<&'static str> {
+    let is_of_kstat = OF_KSTAT.contains(&place.path.as_str());
+    if is_of_kstat && reference.is_none() && !is_uuid(&place.zonename) {
+        return Some("it reads no kstat of a zone whose name is no UUID");
+    }
+    if place.path == "indestructible_delegated" && reference.is_none() {
+        return Some("it knows that only after an event of the dataset");
+    }
+    let epoch = reference.and_then(Json::as_str);
+    if place.path == "boot_timestamp"
+        && epoch.is_some_and(|date| date.starts_with("1970-"))
+    {
+        return Some("it reads it before the kernel has it");
+    }
+    let arrays =
+        (ours.and_then(Json::as_array), reference.and_then(Json::as_array));
+    if let (Some(a), Some(b)) = arrays
+        && a.len() == b.len()
+        && a.iter().all(|element| b.contains(element))
+    {
+        return Some("it does not notice a new order");
+    }
+    None
+}
+
+/// Differences of one property.
+#[derive(Debug, PartialEq)]
+pub struct Group {
+    /// The property; empty for the VM as a whole.
+    pub path: String,
+    /// The VMs, by zonename.
+    pub vms: BTreeSet<String>,
+    /// The values of all of them, or of the first, as an example.
+    pub values: Values,
+    /// Whether they are the same in all of them.
+    pub are_alike: bool,
+}
+
+/// Differences by property, and by value where all have the same.
+#[must_use]
+pub fn by_property(differences: &Differences) -> Vec<Group> {
+    let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+    for (place, values) in differences {
+        let path = place.path.as_str();
+        let group = groups.entry(path).or_insert_with(|| Group {
+            path: path.to_string(),
+            vms: BTreeSet::new(),
+            values: values.clone(),
+            are_alike: true,
+        });
+        group.vms.insert(place.zonename.clone());
+        group.are_alike &= group.values == *values;
+    }
+    groups.into_values().collect()
+}
+
+/// A value as a line shows it.
+#[must_use]
+pub fn shown(value: Option<&Json>) -> String {
+    value.map_or_else(|| "nothing".to_string(), ToString::to_string)
+}
+
+/// A member `name` with a value, if there is one.
+pub fn set_value(to: &mut Object, name: &'static str, value: Option<&Json>) {
+    if let Some(value) = value {
+        to.set(name, value.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vms(text: &str) -> Vec<Json> {
+        Json::parse(text).unwrap().as_array().unwrap().to_vec()
+    }
+
+    #[test]
+    fn only_what_stays_as_it_is_lasts() {
+        let seen = |quota: u32, daemon: u32| {
+            let list = |quota: u32| {
+                vms(&format!(r#"[{{"zonename":"a","quota":{quota}}}]"#))
+            };
+            let differences = differences(&list(quota), &list(daemon));
+            let none = BTreeSet::new();
+            let (faults, unanswered) = (none.clone(), none);
+            Seen { differences, faults, unanswered, vms: 1 }
+        };
+        let lasting = |before: Seen, now: Seen| {
+            now.since(&before).differences.into_values().count()
+        };
+        assert_eq!(lasting(seen(2, 1), seen(2, 1)), 1);
+        // The system goes on, and the daemon does not.
+        assert_eq!(lasting(seen(2, 1), seen(3, 1)), 1);
+        // The daemon follows.
+        assert_eq!(lasting(seen(2, 1), seen(3, 2)), 0);
+        assert_eq!(lasting(seen(2, 2), seen(3, 2)), 0);
+    }
+
+    #[test]
+    fn differences_are_listed_by_property() {
+        let system = vms(r#"[{"zonename":"a","quota":1,"tags":{"x":1}},
+            {"zonename":"b"},{"zonename":"c","snapshots":[{"n":1},{"n":2}]}]"#);
+        let daemon = vms(r#"[{"zonename":"a","quota":2,"tags":{"x":1,"y":2}},
+            {"zonename":"d"},{"zonename":"c","snapshots":[]}]"#);
+        let found: Vec<_> = differences(&system, &daemon)
+            .into_keys()
+            .map(|Place { zonename, path, nth, .. }| {
+                format!("{zonename} {path} {nth}")
+            })
+            .collect();
+        let wanted = [
+            "a quota 0",
+            "a tags.y 0",
+            "b  0",
+            "c snapshots.* 0",
+            "c snapshots.* 1",
+            "d  0",
+        ];
+        assert_eq!(found, wanted);
+        assert!(differences(&system, &system).is_empty());
+    }
+
+    #[test]
+    fn groups_have_one_property_each() {
+        let left = vms(r#"[{"zonename":"a","quota":null,"ram":1},
+            {"zonename":"b","quota":null,"ram":2},{"zonename":"c"}]"#);
+        let right = vms(r#"[{"zonename":"a","quota":0,"ram":3},
+            {"zonename":"b","quota":0,"ram":4}]"#);
+        let groups = by_property(&differences(&left, &right));
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|g| {
+                let (a, b) = (&g.values.0, &g.values.1);
+                let values = (shown(a.as_ref()), shown(b.as_ref()));
+                let alike = g.are_alike;
+                format!("{} {} {values:?} {alike}", g.path, g.vms.len())
+            })
+            .collect();
+        let wanted = [
+            " 1 (\"true\", \"nothing\") true",
+            "quota 2 (\"null\", \"0\") true",
+            "ram 2 (\"1\", \"3\") false",
+        ];
+        assert_eq!(groups, wanted);
+    }
+
+    #[test]
+    fn what_the_reference_is_known_to_have_otherwise_is_told_apart() {
+        let left =
+            vms(r#"[{"zonename":"lx-zone","pid":7,"resolvers":["a","b"],
+            "ram":1}]"#);
+        let right = vms(r#"[{"zonename":"lx-zone","resolvers":["b","a"],
+            "ram":2}]"#);
+        let unknown: Vec<_> = differences(&left, &right)
+            .into_iter()
+            .filter(|(place, (ours, reference))| {
+                let values = (ours.as_ref(), reference.as_ref());
+                known_of_reference(place, values.0, values.1).is_none()
+            })
+            .map(|(place, _)| place.path)
+            .collect();
+        assert_eq!(unknown, ["ram"]);
+    }
+
+    #[test]
+    fn how_much_data_there_is_may_differ() {
+        let vm = |size: u32, free: u32| {
+            let text = format!(
+                r#"[{{"zonename":"a","free_space":{free},
+                "snapshots":[{{"name":"s","size":{size}}}]}}]"#
+            );
+            vms(&text).iter().map(without_growth).collect::<Vec<_>>()
+        };
+        assert!(differences(&vm(1, 2), &vm(3, 4)).is_empty());
+        assert_eq!(vm(1, 2)[0].get("free_space"), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! A comparison, without daemons and without a clock.
+
+use super::*;
+use crate::client::{Error, EventKind, Ready};
+
+fn vms(text: &str) -> Vec<Json> {
+    Json::parse(text).unwrap().as_array().unwrap().to_vec()
+}
+
+fn ready(text: &str, epoch: &str) -> Item {
+    Item::Ready(Ready {
+        date: String::new(),
+        uuid: String::new(),
+        seq: 0,
+        epoch: epoch.to_string(),
+        vms: Some(vms(text)),
+        unreadable: Vec::new(),
+        is_resumed: false,
+        reset: None,
+    })
+}
+
+fn modify(quota: u32) -> Item {
+    let json = format!(
+        r#"{{"type":"modify","zonename":"a","vm":{{"zonename":"a",
+        "quota":{quota}}},"changes":[{{"prettyPath":"quota","path":
+        ["quota"],"action":"changed","newValue":{quota}}}]}}"#
+    );
+    Item::Event(Event {
+        kind: EventKind::Modify,
+        zonename: "a".into(),
+        seq: 1,
+        json: Json::parse(&json).unwrap(),
+    })
+}
+
+const SETTLE: Duration = Duration::from_secs(5);
+const ONE: &str = r#"[{"zonename":"a","quota":1}]"#;
+
+fn begun(now: Instant) -> Comparison {
+    let mut comparison = Comparison::new(SETTLE);
+    comparison.take(0, &ready(ONE, ""), now);
+    comparison.take(1, &ready(ONE, "e"), now);
+    comparison
+}
+
+/// What is new so many seconds after the beginning.
+fn news(c: &mut Comparison, begin: Instant, seconds: u64) -> Vec<String> {
+    let news = c.look(begin + Duration::from_secs(seconds));
+    let shown = |news: News| match news {
+        News::Differs(pair, place, _) => {
+            format!("{pair:?} {} differs", place.path)
+        }
+        News::Agrees(pair, place) => {
+            format!("{pair:?} {} agrees", place.path)
+        }
+        News::Unread(side, vm) => format!("{side} {vm}"),
+    };
+    news.into_iter().map(shown).collect()
+}
+
+#[test]
+fn what_differs_on_its_way_does_not_count() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    assert_eq!(news(&mut c, now, 0), [""; 0]);
+    c.take(0, &modify(2), now);
+    assert_eq!(news(&mut c, now, 1), [""; 0]);
+    c.take(1, &modify(2), now + Duration::from_secs(2));
+    assert_eq!(news(&mut c, now, 60), [""; 0]);
+    let counts = Counts { both: 1, ..Counts::default() };
+    assert_eq!(c.counts(), counts);
+    assert!(c.is_reference(0) && !c.is_reference(1));
+}
+
+#[test]
+fn what_lasts_is_reported_once_and_when_it_is_over() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    c.take(0, &modify(2), now);
+    assert_eq!(news(&mut c, now, 1), [""; 0]);
+    assert_eq!(news(&mut c, now, 7), ["Daemons quota differs"]);
+    assert_eq!(news(&mut c, now, 8), [""; 0]);
+    c.take(1, &modify(2), now + Duration::from_secs(9));
+    assert_eq!(news(&mut c, now, 9), ["Daemons quota agrees"]);
+    let counts =
+        Counts { alone: [1, 0], lasting: 1, over: 1, ..Counts::default() };
+    assert_eq!(c.counts(), counts);
+    // The other's came too late to be the same.
+    let _ = news(&mut c, now, 60);
+    assert_eq!(c.counts().alone, [1, 1]);
+}
+
+#[test]
+fn what_never_rests_is_reported_too() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    let mut reported = Vec::new();
+    for n in 0..70 {
+        let at = now + Duration::from_secs(n);
+        c.take(0, &modify(2 + u32::try_from(n).unwrap()), at);
+        reported.extend(news(&mut c, now, n));
+    }
+    assert_eq!(reported, ["Daemons quota differs"]);
+}
+
+#[test]
+fn a_stream_that_leaves_an_event_out_is_found() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    let list = |text| Vms { vms: vms(text), ..Vms::default() };
+    let served = list(r#"[{"zonename":"a","quota":2},{"zonename":"b"}]"#);
+    let at = |seconds| now + Duration::from_secs(seconds);
+    c.take_served(1, &served, at(1));
+    assert!(c.is_doubtful(1) && !c.is_doubtful(0));
+    // It was seen once, however long ago that is.
+    assert_eq!(news(&mut c, now, 20), [""; 0]);
+    c.take_served(1, &served, at(21));
+    let wanted = ["Stream(1) quota differs", "Stream(1)  differs"];
+    assert_eq!(news(&mut c, now, 22), wanted);
+    c.take_served(1, &list(ONE), at(30));
+    assert_eq!(news(&mut c, now, 31).len(), 2);
+    assert!(!c.is_doubtful(1));
+}
+
+#[test]
+fn while_a_stream_is_broken_nothing_is_compared() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    c.take(0, &modify(2), now);
+    let _ = news(&mut c, now, 1);
+    c.take(1, &Item::Broken(Error::Stopped), now);
+    assert_eq!(news(&mut c, now, 60), [""; 0]);
+    let two = r#"[{"zonename":"a","quota":2},{"zonename":"b"}]"#;
+    c.take(1, &ready(two, "f"), now + Duration::from_secs(61));
+    assert_eq!(news(&mut c, now, 62), [""; 0]);
+    assert_eq!(news(&mut c, now, 70), ["Daemons  differs"]);
+    assert_eq!((c.vms(0), c.vms(1)), (1, 2));
+}
+
+#[test]
+fn what_cannot_be_read_is_said_and_neither_differs_nor_agrees() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    c.take(0, &modify(2), now);
+    assert_eq!(news(&mut c, now, 0), [""; 0]);
+    assert_eq!(news(&mut c, now, 7), ["Daemons quota differs"]);
+    let unreadable = |zonename: Option<&str>| Unreadable {
+        zonename: zonename.map(Arc::from),
+        why: "odd".to_string(),
+    };
+    c.take(1, &Item::Unreadable(unreadable(Some("a"))), now);
+    c.take(0, &modify(3), now);
+    assert_eq!(news(&mut c, now, 9), ["1 VM a can't be read: odd"]);
+    assert_eq!(c.counts().unread, 1);
+    // In /vms, too.
+    let served = Vms { vms: vec![], unreadable: vec![unreadable(None)] };
+    c.take_served(0, &served, now + Duration::from_secs(10));
+    let wanted = ["0 a VM can't be read: odd"];
+    assert_eq!(news(&mut c, now, 20), wanted);
+    assert!(!c.is_doubtful(0));
+}
+
+#[test]
+fn what_a_stream_has_missed_may_come_late() {
+    let now = Instant::now();
+    let mut c = begun(now);
+    c.take(1, &Item::Broken(Error::Stopped), now);
+    c.take(0, &modify(2), now);
+    assert_eq!(news(&mut c, now, 60), [""; 0]);
+    c.take(1, &ready(ONE, "e"), now + Duration::from_secs(61));
+    c.take(1, &modify(2), now + Duration::from_secs(62));
+    assert_eq!(news(&mut c, now, 80), [""; 0]);
+    assert_eq!(c.counts(), Counts { both: 1, ..Counts::default() });
+}
