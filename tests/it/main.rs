@@ -35,6 +35,9 @@ mod index;
 /// The service and what is installed.
 mod smf;
 
+/// The safe way from today's daemon to this one, and back.
+mod switch;
+
 /// Sockets, settings, and where it may run.
 mod sockets;
 

@@ -31,14 +31,14 @@ fn install(program: &Path, to: &Path) {
 }
 
 /// An installed image with a simulated host, on which the method works.
-struct Image {
-    host: TestHost,
-    dir: TempDir,
-    address: String,
+pub struct Image {
+    pub host: TestHost,
+    pub dir: TempDir,
+    pub address: String,
 }
 
 impl Image {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let image = Self {
             host: TestHost::with_vms(3),
             dir: TempDir::new(),
@@ -119,7 +119,7 @@ impl Image {
         });
     }
 
-    fn pid(&self) -> Option<u32> {
+    pub fn pid(&self) -> Option<u32> {
         let path = self.dir.0.join("var/run/vminfod.pid");
         fs::read_to_string(path).ok()?.trim().parse().ok()
     }
@@ -131,7 +131,7 @@ impl Image {
     }
 
     /// Processes of a contract, for which a session stands.
-    fn in_contract(session: u32) -> Vec<u32> {
+    pub fn in_contract(session: u32) -> Vec<u32> {
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             entry.ok()?.file_name().to_str()?.parse::<u32>().ok()
         });
@@ -147,7 +147,7 @@ impl Image {
         pids.filter(is_in).collect()
     }
 
-    fn wait_until_contract_is_empty(&self, session: u32) {
+    pub fn wait_until_contract_is_empty(&self, session: u32) {
         wait_for("nothing is left", || match Self::in_contract(session) {
             left if left.is_empty() => Ok(()),
             left => Err(format!("{left:?}: {}", self.log())),
@@ -553,10 +553,14 @@ fn the_manifest_is_of_today_s_service() {
 fn scripts_are_clean() {
     let scripts = [
         "smf/system-vminfod",
+        "smf/vminfod-switch",
         "package/install.sh",
         "tests/smf/ctrun",
         "tests/smf/prctl",
+        "tests/smf/svcadm",
+        "tests/smf/svccfg",
         "tests/smf/svcprop",
+        "tests/smf/svcs",
         "tests/demo.sh",
         "tests/walkthrough.sh",
         "tests/deps.sh",
