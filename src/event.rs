@@ -337,6 +337,19 @@ impl fmt::Display for Lane {
     }
 }
 
+/// Why everything is loaded. Of the reasons of jobs that are merged the last
+/// one here counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reload {
+    /// The interval between two reloads is over: what has a stamp of before is
+    /// as it was.
+    Periodic,
+    /// A client asked: all of it is read.
+    Sync,
+    /// Events were lost, or none were heard yet: all of it is read.
+    Gap,
+}
+
 /// Something to load.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -350,20 +363,29 @@ pub struct Job {
     pub tries: u32,
     /// Whether a client waits for it: it comes before all others.
     pub is_urgent: bool,
+    /// Why everything is loaded, if it is.
+    pub reload: Reload,
 }
 
 impl Job {
     /// A first try of this.
     #[must_use]
     pub fn new(lane: Lane, sources: Sources, cause: Cause) -> Self {
-        let (tries, is_urgent) = (0, false);
-        Self { lane, sources, cause, tries, is_urgent }
+        let (tries, is_urgent, reload) = (0, false, Reload::Gap);
+        Self { lane, sources, cause, tries, is_urgent, reload }
+    }
+
+    /// A first try of loading everything.
+    #[must_use]
+    pub fn of_all(reload: Reload, cause: Cause) -> Self {
+        Self { reload, ..Self::new(Lane::All, Sources::ALL, cause) }
     }
 
     /// Takes in another job of its lane: both are one from now on.
     pub fn merge(&mut self, other: &Self) {
         self.sources |= other.sources;
         self.is_urgent |= other.is_urgent;
+        self.reload = self.reload.max(other.reload);
     }
 }
 

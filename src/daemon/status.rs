@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use crate::cache::date_text;
 use crate::daemon::Shared;
 use crate::drift::Healed;
-use crate::event::{Cause, EventSource, Job, Lane, Sources};
+use crate::event::{Cause, EventSource, Job, Lane, Reload, Sources};
 use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
@@ -52,8 +52,9 @@ impl Host for Status {
     ) -> Option<Arc<Requested>> {
         let shared = &self.shared;
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
-        let cause = Cause::now("sync", super::worker::SYNC);
+        let cause = Cause::now("sync", "a client asked");
         let job = Job::new(lane, Sources::ALL, cause);
+        let job = Job { reload: Reload::Sync, ..job };
         let push = || shared.queue.push_urgent(job);
         shared.requests.ask(zonename, wake, push)
     }

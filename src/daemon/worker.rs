@@ -15,7 +15,7 @@ use crate::cache::Published;
 use crate::config::{LoadLimits, SourceTimes};
 use crate::daemon::{Refresh, Shared};
 use crate::drift::Drift;
-use crate::event::{Cause, Job, Lane, Sources};
+use crate::event::{Cause, Job, Lane, Reload, Sources};
 use crate::hub::EventKind;
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
@@ -27,12 +27,6 @@ use crate::watch::files::FileWatcher;
 
 /// The number of the last transition that was reported before a batch began.
 pub type Noted = u64;
-
-/// Why everything is loaded from time to time.
-const PERIODIC: &str = "periodic";
-
-/// Why everything is loaded because a client wants to be sure.
-pub const SYNC: &str = "a client asked";
 
 /// The source of faults about the zone index.
 const INDEX: &str = "index";
@@ -164,7 +158,7 @@ impl Worker {
         };
         let faults = &self.shared.faults;
         // Who asks, and what follows a gap, is to have all of it read.
-        let trusts_stamps = &*job.cause.detail == PERIODIC;
+        let trusts_stamps = job.reload == Reload::Periodic;
         // No client is served before the first load: it waits for what is
         // slow.
         let is_first = self.shared.refreshes.lock().is_empty();
@@ -284,8 +278,8 @@ impl Worker {
             self.retry(job, Sources::ALL);
         } else {
             self.shared.requests.all_loaded(number, &missing);
-            let cause = Cause::now("refresh", PERIODIC);
-            let next = Job::new(Lane::All, Sources::ALL, cause);
+            let cause = Cause::now("refresh", "periodic");
+            let next = Job::of_all(Reload::Periodic, cause);
             let pause = jittered(*self.shared.refresh_interval.read());
             self.shared.queue.set_periodic(next, pause);
         }
@@ -299,9 +293,11 @@ impl Worker {
         // to itself.
         let losses = shared.losses();
         let before = shared.losses_healed.swap(losses, Ordering::Relaxed);
-        match &*job.cause.detail {
+        match job.reload {
             _ if shared.refreshes.lock().is_empty() => None,
-            PERIODIC | SYNC if losses == before => Some(&shared.drift),
+            Reload::Periodic | Reload::Sync if losses == before => {
+                Some(&shared.drift)
+            }
             _ => Some(&shared.gaps),
         }
     }

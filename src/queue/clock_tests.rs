@@ -2,6 +2,7 @@
 
 use super::tests::{all, vm};
 use super::*;
+use crate::event::Reload;
 
 /// A state whose clock is the test's.
 struct Clock {
@@ -163,6 +164,29 @@ fn the_periodic_job_waits_for_a_quiet_moment_but_not_for_ever() {
     assert_eq!(clock.taken(), "a");
     clock.pass(2000);
     assert_eq!(clock.taken(), "refresh");
+}
+
+#[test]
+fn a_reload_for_a_client_is_never_taken_for_a_periodic_one() {
+    let of = |reload| Job { reload, ..all() };
+    for is_periodic_first in [true, false] {
+        let mut clock = Clock::new();
+        clock.state.push(all());
+        let (at_work, _) = clock.take().unwrap();
+        // It is due soon, and waits then for the one that is at work.
+        let due = clock.now + Duration::from_millis(5);
+        clock.state.set_periodic(of(Reload::Periodic), due, due);
+        if is_periodic_first {
+            clock.pass(10);
+            assert_eq!(clock.taken(), "-");
+        }
+        clock.state.push_urgent(of(Reload::Sync));
+        clock.pass(10);
+        assert_eq!(clock.taken(), "-");
+        clock.state.done(at_work);
+        let (_, jobs) = clock.state.take(clock.now).unwrap();
+        assert_eq!((jobs.len(), jobs[0].reload), (1, Reload::Sync));
+    }
 }
 
 /// Every sequence of steps of two workers and a pusher, as deep as it goes in
