@@ -68,8 +68,8 @@ pub(super) fn look(
     }
     let groups = by_property(&others);
     let differences: Vec<_> = groups.iter().map(difference).collect();
-    // A VM of which something can't be read is not compared. Of its files other
-    // facts tell.
+    // A VM that can't be read in whole is not compared. Facts of files name
+    // the broken ones.
     let first = seen.unanswered.iter().take(FAULTS_SHOWN).map(|f| given(f));
     let first: Vec<_> = first.collect();
     if differences.is_empty() && !first.is_empty() {

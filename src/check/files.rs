@@ -66,8 +66,8 @@ pub(super) static FACTS: [Fact; 11] = [
     Fact {
         id: "files.metadata",
         why: "it is part of the VM object",
-        expected: "a JSON object, of which customer_metadata and \
-            internal_metadata are objects",
+        expected: "a JSON object; customer_metadata and internal_metadata \
+            in it, if there, are objects",
         harm: "the VM's metadata stay as they were, or have an odd form",
     },
     Fact {

@@ -114,8 +114,8 @@ pub(super) fn look(
     Ok(())
 }
 
-/// Returns what uname says. It names the platform: who reads a report has to
-/// know which it is.
+/// Returns what uname says. It names the platform, which readers of a report
+/// have to know.
 fn look_at_platform(
     check: &Check,
     findings: &mut Findings,

@@ -152,8 +152,8 @@ impl Check {
         Arc::new(Self { settings, against, scratch, commands, unread })
     }
 
-    /// Tries every fact. What hangs is left behind: a file system of which a
-    /// pool is suspended holds whoever looks at it for ever.
+    /// Tries every fact. A thread that hangs is left behind: one that looks at
+    /// a file system of a suspended pool never comes back.
     #[must_use]
     pub fn run(self: &Arc<Self>) -> Report {
         let begin = Instant::now();

@@ -97,7 +97,7 @@ impl Report {
             let counts = Counts::of(findings.iter());
             lines.push(format!("{name}: {}", counts.text()));
             for Finding { fact, seen, verdict } in findings {
-                let Fact { id, expected, harm, .. } = fact;
+                let Fact { id, why, expected, harm } = fact;
                 match verdict {
                     Verdict::Holds if is_verbose => {
                         lines.push(format!("  {id} holds: {seen}"));
@@ -108,6 +108,7 @@ impl Report {
                     }
                     Verdict::Differs(differences) => {
                         lines.push(format!("  {id} differs"));
+                        lines.push(format!("    relied on, as {why}"));
                         lines.push(format!("    expected: {expected}"));
                         let each = differences.iter();
                         lines.extend(

@@ -14,7 +14,7 @@ use crate::watch::{zfs, zone};
 /// How long a reader has to stay after it has said that it is ready.
 const STAY_TIME: Duration = Duration::from_secs(1);
 
-/// A channel that nobody has.
+/// A channel that does not exist.
 const NO_CHANNEL: &str = "com.sun:vminfod:none";
 
 /// The longest line of a reader, in bytes.

@@ -10,7 +10,7 @@ use crate::daemon::dump::{Dumped, Fault, dump};
 /// What could not be read is read again after this: it may have passed.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
 
-/// The most unread things that are shown of those that other facts are about.
+/// The most unread things that are shown, of those that are explained.
 const SHOWN_MAX: usize = 20;
 
 pub(super) static FACTS: [Fact; 3] = [
@@ -18,7 +18,7 @@ pub(super) static FACTS: [Fact; 3] = [
         id: "load.whole",
         why: "the daemon serves nothing before everything is loaded once",
         expected: "a load of everything succeeds, and leaves out nothing but \
-            what other facts tell the reason of",
+            what other facts explain",
         harm: "these VMs are not served, or without what could not be read",
     },
     Fact {
@@ -36,7 +36,7 @@ pub(super) static FACTS: [Fact; 3] = [
     },
 ];
 
-/// The groups whose facts tell why a source can't be read.
+/// The groups whose facts explain why a source can't be read.
 fn groups_of(source: &str) -> &'static [&'static str] {
     match source {
         "zoneadm" => &["zoneadm"],
@@ -56,7 +56,7 @@ pub(super) fn look(
     let list_time = check.settings.load.list_time;
     let load = || dump(&check.settings, list_time).map_err(|e| given(&e));
     let begin = Instant::now();
-    // What keeps everything from being loaded, other facts are about.
+    // If nothing can be loaded, other facts say why.
     let Dumped { vms, mut faults, runs, .. } = load()?;
     let took = begin.elapsed();
     if !faults.is_empty() {
@@ -96,17 +96,17 @@ pub(super) fn look(
     Ok(())
 }
 
-/// Of what could not be read: either a fact of another group tells the reason,
-/// or it is a difference.
+/// What could not be read is a difference, unless a fact of another group
+/// explains it.
 pub(super) fn judge(check: &Check, found: &mut Found) {
     let faults = std::mem::take(&mut *check.unread.lock());
-    let is_told = |fault: &Fault| {
+    let is_explained = |fault: &Fault| {
         let groups = groups_of(fault.source).iter();
         let mut findings = groups.filter_map(|name| found.get(name)).flatten();
         findings.any(Finding::is_doubtful)
     };
-    let (told, others): (Vec<_>, Vec<_>) =
-        faults.iter().partition(|f| is_told(f));
+    let (explained, others): (Vec<_>, Vec<_>) =
+        faults.iter().partition(|f| is_explained(f));
     let differences = others.iter().map(|fault| {
         let Fault { zonename, source, error } = fault;
         let what = format!("{}, {source}", given(zonename));
@@ -117,10 +117,10 @@ pub(super) fn judge(check: &Check, found: &mut Found) {
     let Some(whole) = whole.filter(|w| w.verdict == Verdict::Holds) else {
         return;
     };
-    if !told.is_empty() {
+    if !explained.is_empty() {
         let shown: Vec<_> =
-            told.iter().take(SHOWN_MAX).map(|f| shown(f)).collect();
-        let count = told.len();
+            explained.iter().take(SHOWN_MAX).map(|f| shown(f)).collect();
+        let count = explained.len();
         whole.seen +=
             &format!("; {count} things are unread: {}", shown.join("; "));
     }

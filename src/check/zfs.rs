@@ -10,7 +10,7 @@ use crate::load::command::{Output, Run};
 use crate::load::question::{Question, pool_of};
 use crate::load::zfs::{self, COLUMNS, Datasets, Depth};
 
-/// A dataset that nobody has, below any pool.
+/// The name of a dataset that does not exist, below its pool.
 const NO_DATASET: &str = "vminfod-check-no-such-dataset";
 
 pub(super) static FACTS: [Fact; 9] = [

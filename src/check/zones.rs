@@ -19,7 +19,7 @@ const ASKERS: usize = 4;
 /// Zones are asked for by name for so long; those that are left are not tried.
 const BY_NAME_TIME: Duration = Duration::from_secs(60);
 
-/// A zone that nobody has.
+/// A zone that does not exist.
 const NO_ZONE: &str = "vminfod-check-no-such-zone";
 
 /// The columns of a line, in their order.

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reference_is_known_to_have_otherwise_is_told_apart() {
+    fn what_the_reference_is_known_for_is_kept_apart() {
         let left =
             vms(r#"[{"zonename":"lx-zone","pid":7,"resolvers":["a","b"],
             "ram":1}]"#);

@@ -200,7 +200,7 @@ impl Comparison {
                 // What has differed until then need not last.
                 self.open.retain(|_, open| open.is_reported);
             }
-            // What the other has missed meanwhile it may be told later.
+            // A broken stream may bring what it has missed later.
             Item::Event(event) if self.have_begun() => {
                 for change in changes_of(event) {
                     self.count(side, change, now);
