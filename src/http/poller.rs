@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::os::net::{Polled, poll_sockets};
+use crate::os::socket::{Polled, poll_sockets};
 use crate::sync::Bell;
 
 /// How long the thread waits at most before it looks around.

@@ -9,6 +9,7 @@ pub mod net;
 pub mod process;
 mod read;
 pub mod signals;
+pub mod socket;
 pub mod terminal;
 mod unix;
 

@@ -3,10 +3,11 @@
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use super::socket::socket;
 use super::unix::{self, Taken};
 use crate::address::Address;
 
@@ -62,18 +63,6 @@ pub fn bind(address: &Address, send_buffer: usize) -> io::Result<Bound> {
             Ok(Bound { fd, address: address.clone(), taken })
         }
     }
-}
-
-/// A socket that children do not inherit.
-pub(super) fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-    // SAFETY: socket has no memory preconditions.
-    let fd = unsafe { libc::socket(family, kind, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` is open and owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn bind_inet(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
@@ -245,48 +234,4 @@ fn socklen<T>(_: &T) -> libc::socklen_t {
     #[allow(clippy::cast_possible_truncation)]
     let size = size_of::<T>() as libc::socklen_t;
     size
-}
-
-/// One socket of a [`poll_sockets`] call.
-#[derive(Clone, Copy, Debug)]
-pub struct Polled {
-    /// The socket.
-    pub fd: RawFd,
-    /// Whether to wait until it can be read.
-    pub want_read: bool,
-    /// Whether to wait until it can be written.
-    pub want_write: bool,
-    /// Afterwards: it can be read, is at its end, or has failed.
-    pub readable: bool,
-    /// Afterwards: it can be written.
-    pub writable: bool,
-    /// Afterwards: it has failed, or both ways are closed. This is told
-    /// whatever is waited for.
-    pub failed: bool,
-}
-
-/// Waits until one of `sockets` can be read, or written where that is asked
-/// for, at most `time`.
-///
-/// # Errors
-/// Those of poll(2).
-pub fn poll_sockets(sockets: &mut [Polled], time: Duration) -> io::Result<()> {
-    let flag = |wanted, flag| if wanted { flag } else { 0 };
-    let mut polled: Vec<_> = sockets
-        .iter()
-        .map(|s| libc::pollfd {
-            fd: s.fd,
-            events: flag(s.want_read, libc::POLLIN)
-                | flag(s.want_write, libc::POLLOUT),
-            revents: 0,
-        })
-        .collect();
-    super::poll(&mut polled, time)?;
-    for (socket, entry) in sockets.iter_mut().zip(&polled) {
-        socket.writable = entry.revents & libc::POLLOUT != 0;
-        socket.readable = entry.revents & !libc::POLLOUT != 0;
-        let failures = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
-        socket.failed = entry.revents & failures != 0;
-    }
-    Ok(())
 }

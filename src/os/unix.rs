@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::net::{Polled, poll_sockets, socket};
+use super::socket::{Polled, poll_sockets, socket};
 
 /// What the lock of a socket is named after it.
 const LOCK_SUFFIX: &str = ".lock";

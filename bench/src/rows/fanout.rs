@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use vminfod::json::Json;
-use vminfod::os::net::{Polled, poll_sockets};
+use vminfod::os::socket::{Polled, poll_sockets};
 
 use crate::Result;
 use crate::host::{BenchHost, Daemon, Programs, get};
