@@ -13,6 +13,7 @@
 //! himself meanwhile: a file system that hangs holds up whoever arms that one.
 
 mod poll;
+mod stamp;
 mod tables;
 
 use std::collections::BTreeSet;

@@ -6,35 +6,13 @@
 //! replaced) of what it watches, and says so to nobody: while some file can't
 //! be watched, and once more after that, all others are armed again, too.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::FileWatcher;
+use super::stamp::FileStamp;
 use super::tables::{NodeState, Tables, Unwatched};
 use crate::faults::Fault;
-
-/// By what a file is told from another, or from itself before a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileStamp {
-    file: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl FileStamp {
-    /// That of the file at `path`, if there is one.
-    fn of(path: &Path) -> Option<Self> {
-        let file = std::fs::symlink_metadata(path).ok()?;
-        Some(Self {
-            file: (file.dev(), file.ino()),
-            size: file.size(),
-            modified: (file.mtime(), file.mtime_nsec()),
-            changed: (file.ctime(), file.ctime_nsec()),
-        })
-    }
-}
 
 impl FileWatcher {
     /// Looks at what can't be watched, until the watcher is stopped.

@@ -7,7 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::poll::FileStamp;
+use super::stamp::FileStamp;
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::WatchedFile;
 use crate::faults::Fault;
