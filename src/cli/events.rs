@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use super::args::{Args, Opt, flag, value};
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
-use super::{Failure, complain, print as print_text, vmadm};
+use super::{Failure, complain, print as print_text, usage};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
     TIME_LIMIT,
@@ -55,7 +55,7 @@ struct Format {
 /// Prints events until the stream or the output ends.
 pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     let wrong = |said: &str| match caller {
-        Caller::Vmadm => vmadm::usage(said),
+        Caller::Vmadm => usage::of_vmadm(said),
         _ => Failure::Usage(said.to_string()),
     };
     let args = Args::parse(args, &OPTIONS, None).map_err(|e| wrong(&e.said))?;

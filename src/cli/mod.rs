@@ -135,7 +135,7 @@ fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let verb = verb.as_deref();
     match (name, verb) {
         ("vmadm", Some(verb)) => vmadm::main(verb, args),
-        ("vmadm", None) => Err(vmadm::usage("")),
+        ("vmadm", None) => Err(usage::of_vmadm("")),
         (_, None) => Err(Failure::Usage("no verb".to_string())),
         ("vminfo", Some(verb)) => vminfo(verb, args),
         (_, Some(verb)) => vminfod(verb, args),

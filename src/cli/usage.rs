@@ -1,5 +1,7 @@
 //! How the program says how it is used.
 
+use super::Failure;
+
 /// Called as vminfod.
 pub const VMINFOD: &str = "\
 usage: vminfod VERB [OPTION]...
@@ -68,3 +70,23 @@ usage: vminfo VERB [OPTION]...
 The daemon is asked at --server ADDR:PORT, else at that of the variable
 VMINFOD_SERVER, else at 127.0.0.1:9090. See vminfo(8) and vminfod(8).
 ";
+
+/// Called as vmadm.
+pub const VMADM: &str = "\
+usage: vmadm COMMAND [OPTION]... [ARGUMENT]...
+
+  list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
+  lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
+  get|json UUID [--sync [--timeout SECS]]
+  events [-f] [-j] [-r] [UUID]
+  help
+
+VALUE is a text, or ~ and a regular expression. These commands are vminfod's,
+and read only: see vminfod(8).
+";
+
+/// What is wrong with a command line of vmadm, and how it is used.
+pub fn of_vmadm(message: &str) -> Failure {
+    let end = if message.is_empty() { "" } else { "\n" };
+    Failure::Said { message: format!("{message}{end}{VMADM}"), status: 2 }
+}

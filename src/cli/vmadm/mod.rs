@@ -10,26 +10,12 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::args::{Args, Opt, flag, value};
-use super::events;
 use super::{Failure, complain, print};
+use super::{events, usage};
 use crate::client::{Client, Error, Vms, VmsQuery};
 use crate::select::Condition;
 use fields::FilterKey;
 use order::number_of;
-
-/// How this says how it is used.
-pub const USAGE: &str = "\
-usage: vmadm COMMAND [OPTION]... [ARGUMENT]...
-
-  list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
-  lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
-  get|json UUID [--sync [--timeout SECS]]
-  events [-f] [-j] [-r] [UUID]
-  help
-
-VALUE is a text, or ~ and a regular expression. These commands are vminfod's,
-and read only: see vminfod(8).
-";
 
 /// vmadm's commands that change VMs, or ask others than the daemon.
 const NOT_HERE: &[&str] = &[
@@ -71,18 +57,12 @@ pub fn main(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
         "lookup" => lookup::run(args),
         "get" | "json" => get(verb, args),
         "events" => events::run(args, events::Caller::Vmadm),
-        "help" | "-h" | "-?" | "--help" => print(USAGE),
-        verb if NOT_HERE.contains(&verb) => Err(usage(&format!(
+        "help" | "-h" | "-?" | "--help" => print(usage::VMADM),
+        verb if NOT_HERE.contains(&verb) => Err(usage::of_vmadm(&format!(
             "vmadm: {verb} is not here: this is vminfod, which only reads"
         ))),
-        verb => Err(usage(&format!("Invalid command: \"{verb}\"."))),
+        verb => Err(usage::of_vmadm(&format!("Invalid command: \"{verb}\"."))),
     }
-}
-
-/// A command line that can't be: what is wrong, and how it is used.
-pub fn usage(message: &str) -> Failure {
-    let end = if message.is_empty() { "" } else { "\n" };
-    Failure::Said { message: format!("{message}{end}{USAGE}"), status: 2 }
 }
 
 /// An error in vmadm's own words.
@@ -95,7 +75,7 @@ fn said(message: String) -> Failure {
 fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
     let options: Vec<_> = options.iter().chain(&COMMON).copied().collect();
     let parsed = Args::parse(args, &options, Some("true"));
-    parsed.map_err(|wrong| usage(&wrong.said))
+    parsed.map_err(|wrong| usage::of_vmadm(&wrong.said))
 }
 
 fn client(args: &Args) -> Result<Client, Failure> {
@@ -107,7 +87,9 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     let args = parse(args, &[sync, value(&["timeout"])])?;
     let uuid = args.operands.first().filter(|uuid| is_uuid(uuid));
     let Some(uuid) = uuid else {
-        return Err(usage(&format!("Invalid or missing UUID for {verb}")));
+        return Err(usage::of_vmadm(&format!(
+            "Invalid or missing UUID for {verb}"
+        )));
     };
     let client = client(&args)?;
     let time = args.seconds("timeout")?;
@@ -122,7 +104,9 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
             look.vm
         }
         (false, None) => client.vm(uuid).map_err(failed)?,
-        (false, Some(_)) => return Err(usage("--timeout without --sync")),
+        (false, Some(_)) => {
+            return Err(usage::of_vmadm("--timeout without --sync"));
+        }
     };
     match vm {
         Some(vm) => super::print_json(&vm),
@@ -152,7 +136,7 @@ fn find(
         // that there are not.
         if number_of(operand) < 2.0 {
             let error = format!("Bad arguments: unable to split {operand}");
-            return Err(usage(&error));
+            return Err(usage::of_vmadm(&error));
         }
         let (key, value) = operand.split_once('=').unwrap_or((operand, ""));
         match conditions.iter_mut().find(|(known, _)| *known == key) {
