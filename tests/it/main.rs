@@ -110,5 +110,8 @@ mod c_loop;
 /// What the fuzzer checks, of its seeds and of what it has found.
 mod fuzz;
 
+/// Which module uses which.
+mod modules;
+
 /// Rules of the house.
 mod tidy;

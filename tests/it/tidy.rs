@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// A file with more lines is two.
 const LINES_MAX: usize = 600;
 
-fn sources(dir: &str) -> Vec<(PathBuf, String)> {
+/// Every source below a directory: its path from the root, and its text.
+pub fn sources(dir: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     let mut dirs = vec![root.join(dir)];
@@ -26,11 +27,32 @@ fn sources(dir: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The lines of a file that are no comments, nor its unit tests.
+/// The lines of a file that are not compiled for tests alone. An item ends, as
+/// rustfmt writes it, with the next line that is indented like its first and
+/// ends with a brace, a comma or a semicolon.
+pub fn without_tests(text: &str) -> impl Iterator<Item = &str> {
+    let mut indent_of_test = None;
+    text.lines().filter(move |line| {
+        let content = line.trim_start();
+        let indent = line.len() - content.len();
+        if content == "#[cfg(test)]" {
+            indent_of_test = Some(indent);
+            return false;
+        }
+        if indent_of_test.is_none() {
+            return true;
+        }
+        let is_end = content.ends_with(['}', ';', ',']);
+        if is_end && indent_of_test == Some(indent) {
+            indent_of_test = None;
+        }
+        false
+    })
+}
+
+/// The lines of a file that are neither comments nor for tests alone.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .take_while(|line| *line != "#[cfg(test)]")
-        .filter(|line| !line.trim_start().starts_with("//"))
+    without_tests(text).filter(|line| !line.trim_start().starts_with("//"))
 }
 
 #[test]
@@ -128,4 +150,13 @@ fn each_planted_bug_has_its_place() {
         assert!(!source.is_empty(), "{}", path.display());
     }
     assert!(count > 0);
+}
+
+#[test]
+fn only_what_is_for_tests_alone_is_left_out() {
+    let text = "a\n#[cfg(test)]\nmod t;\nb {\n    #[cfg(test)]\n    \
+        fn t() {\n        x;\n    }\n    c;\n}\n#[cfg(test)]\nmod t {\n    \
+        y;\n}\nd";
+    let kept: Vec<_> = without_tests(text).map(str::trim).collect();
+    assert_eq!(kept, ["a", "b {", "c;", "}", "d"]);
 }

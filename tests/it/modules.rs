@@ -1,0 +1,266 @@
+//! Which module uses which, as the sources say: data flows one way, and no two
+//! modules beside each other need each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::tidy::{sources, without_tests};
+
+/// A module by its path, as `["http", "route"]`; the crate itself is empty.
+type Module = Vec<String>;
+
+/// Cycles that are still there, each as modules beside each other: a change
+/// may take one away, and none may come.
+const STILL_THERE: &[&str] = &[
+    "daemon: store worker",
+    "http: answer connection engine",
+    "http: later service",
+];
+
+/// Every module of the crate that has a file, and what is in it.
+fn modules() -> BTreeMap<Module, String> {
+    let mut found = BTreeMap::new();
+    for (path, text) in sources("src") {
+        let below = path.strip_prefix("src").unwrap().with_extension("");
+        let mut module: Module = below
+            .iter()
+            .map(|part| part.to_str().unwrap().to_string())
+            .collect();
+        let name = module.last().unwrap().clone();
+        if name == "tests" || name.ends_with("_tests") {
+            continue;
+        }
+        if ["mod", "lib", "main"].contains(&name.as_str()) {
+            module.pop();
+        }
+        found.entry(module).or_insert_with(String::new).push_str(&text);
+    }
+    found
+}
+
+/// The code of a file without comments, texts, and what is for tests alone.
+fn code(text: &str) -> String {
+    let text: String =
+        without_tests(text).map(|line| format!("{line}\n")).collect();
+    let mut code = String::new();
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '/' if chars.peek() == Some(&'/') => {
+                while chars.next_if(|c| *c != '\n').is_some() {}
+            }
+            '"' => {
+                code.push_str("\"\"");
+                while let Some(c) = chars.next() {
+                    match c {
+                        '\\' => drop(chars.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            'r' => match raw_text(&code, chars.clone()) {
+                Some(length) => chars.by_ref().take(length).for_each(drop),
+                None => code.push('r'),
+            },
+            // A quote or a brace as a character begins nothing.
+            '\'' => {
+                let mut rest = chars.clone();
+                let is_escape = rest.next() == Some('\\');
+                if is_escape || rest.next() == Some('\'') {
+                    chars.next();
+                    if is_escape {
+                        chars.next();
+                    }
+                    while chars.next_if(|c| *c != '\'').is_some() {}
+                    chars.next();
+                }
+            }
+            c => code.push(c),
+        }
+    }
+    code
+}
+
+/// The length of a raw text, if one follows an `r` that no name ends with.
+fn raw_text(
+    before: &str,
+    after: impl Iterator<Item = char> + Clone,
+) -> Option<usize> {
+    let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut next = after.clone();
+    if before.ends_with(is_of_name)
+        || !next.next().is_some_and(|c| c == '#' || c == '"')
+    {
+        return None;
+    }
+    let text: String = after.collect();
+    let hashes = text.len() - text.trim_start_matches('#').len();
+    let body = text[hashes..].strip_prefix('"')?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let length = body.find(&end)?;
+    Some(hashes + 1 + body[..length].chars().count() + end.len())
+}
+
+/// The paths that begin with `crate` or `super` in a piece of code, groups in
+/// braces written out.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for word in ["crate", "super"] {
+        for (at, _) in code.match_indices(word) {
+            let before = code[..at].chars().next_back();
+            let is_begun = |c: char| c.is_alphanumeric() || "_:".contains(c);
+            if before.is_none_or(|c| !is_begun(c))
+                && code[at + word.len()..].starts_with("::")
+            {
+                read_tree(&code[at..], &[], &mut paths);
+            }
+        }
+    }
+    paths
+}
+
+/// Reads a path, or the tree of a `use`; returns what follows.
+fn read_tree<'a>(
+    code: &'a str,
+    above: &[String],
+    to: &mut Vec<Vec<String>>,
+) -> &'a str {
+    let mut path = above.to_vec();
+    let mut rest = code.trim_start();
+    loop {
+        let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+        path.push(rest[..end].to_string());
+        rest = &rest[end..];
+        let Some(after) = rest.strip_prefix("::") else { break };
+        rest = after.trim_start();
+        let Some(mut group) = rest.strip_prefix('{') else { continue };
+        loop {
+            group = group.trim_start();
+            if let Some(after) = group.strip_prefix('}') {
+                return after;
+            }
+            if let Some(after) = group.strip_prefix(',') {
+                group = after;
+                continue;
+            }
+            let after = read_tree(group, &path, to);
+            // A star, a new name, or what this does not know.
+            let end = after.find([',', '}']).unwrap_or(after.len());
+            group = &after[end..];
+            if group.is_empty() {
+                return group;
+            }
+        }
+    }
+    to.push(path);
+    rest
+}
+
+/// The module that a path is in, seen from another.
+fn module_of(
+    path: &[String],
+    from: &Module,
+    all: &BTreeMap<Module, String>,
+) -> Module {
+    let mut at: Module = match path[0].as_str() {
+        "super" => from[..from.len().saturating_sub(1)].to_vec(),
+        _ => Vec::new(),
+    };
+    for part in &path[1..] {
+        if part == "super" {
+            at.pop();
+            continue;
+        }
+        at.push(part.clone());
+        if !all.contains_key(&at) {
+            at.pop();
+            break;
+        }
+    }
+    at
+}
+
+/// Who uses whom, among modules beside each other: each by its parent.
+fn uses() -> BTreeMap<Module, BTreeMap<String, BTreeSet<String>>> {
+    let all = modules();
+    let mut uses: BTreeMap<_, BTreeMap<String, BTreeSet<String>>> =
+        BTreeMap::new();
+    for (module, text) in &all {
+        for path in paths(&code(text)) {
+            let used = module_of(&path, module, &all);
+            let common =
+                module.iter().zip(&used).take_while(|(a, b)| a == b).count();
+            // A module and what is below it are one.
+            if let (Some(a), Some(b)) = (module.get(common), used.get(common)) {
+                let parent = module[..common].to_vec();
+                let beside = uses.entry(parent).or_default();
+                beside.entry(a.clone()).or_default().insert(b.clone());
+            }
+        }
+    }
+    uses
+}
+
+/// What a module needs, and what that needs, and so on.
+fn reached(
+    from: &str,
+    uses: &BTreeMap<String, BTreeSet<String>>,
+) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut left: Vec<&str> = vec![from];
+    while let Some(module) = left.pop() {
+        for next in uses.get(module).into_iter().flatten() {
+            if reached.insert(next.clone()) {
+                left.push(next);
+            }
+        }
+    }
+    reached
+}
+
+#[test]
+fn no_modules_beside_each_other_need_each_other() {
+    let mut cycles = BTreeSet::new();
+    for (parent, uses) in uses() {
+        for module in uses.keys() {
+            let needed = reached(module, &uses);
+            if !needed.contains(module) {
+                continue;
+            }
+            let of_cycle = needed.iter().filter(|other| {
+                *other == module || reached(other, &uses).contains(module)
+            });
+            let names: Vec<_> = of_cycle.map(String::as_str).collect();
+            let parent = parent.join("::");
+            cycles.insert(format!("{parent}: {}", names.join(" ")));
+        }
+    }
+    let known: BTreeSet<String> =
+        STILL_THERE.iter().map(ToString::to_string).collect();
+    assert_eq!(cycles, known);
+}
+
+#[test]
+fn groups_and_relative_paths_are_read() {
+    let code = "use crate::a::{self, b::{C, d}, e as f};\n\
+        let x = super::super::g::h(); mycrate::i; use crate::j::*;";
+    let read: Vec<_> = paths(code).iter().map(|p| p.join("::")).collect();
+    let wanted = [
+        "crate::a::self",
+        "crate::a::b::C",
+        "crate::a::b::d",
+        "crate::a::e",
+        "crate::j::",
+        "super::super::g::h",
+    ];
+    assert_eq!(read, wanted);
+}
+
+#[test]
+fn comments_texts_and_characters_are_no_code() {
+    let text = "a // b\n\"crate::c\" r#\"d\"e\"# '\"' '\\'' f";
+    let kept: Vec<_> =
+        code(text).split_whitespace().map(String::from).collect();
+    assert_eq!(kept, ["a", "\"\"", "f"]);
+}
