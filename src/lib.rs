@@ -1,39 +1,42 @@
 //! vminfod: the VM information daemon of SmartOS.
 //!
-//! The modules stand here in reading order, which is the order in which data
-//! flows through the daemon, with those first that all of it stands on.
+//! The modules stand here in the order in which data flows through the daemon,
+//! with those first that all of it stands on: each uses only those above it.
 
 // What all stages share.
 pub mod address;
 pub mod config;
-pub mod event;
-pub mod json;
-pub mod metrics;
 pub mod os;
-pub mod requested;
-pub mod select;
 pub mod settings;
 pub mod sync;
 pub mod threads;
-pub mod translate;
+pub mod metrics;
 
-// The stages, from the kernel to the client.
-pub mod cache;
+// What a VM object is.
+pub mod json;
+pub mod translate;
+pub mod properties;
+pub mod select;
 pub mod diff;
-pub mod drift;
+
+// The stages, from the kernel to the client, each with what it hands on.
+pub mod event;
 pub mod faults;
-pub mod http;
-pub mod hub;
-pub mod load;
-pub mod plan;
-pub mod queue;
-pub mod transition;
 pub mod watch;
+pub mod plan;
+pub mod transition;
+pub mod requested;
+pub mod queue;
+pub mod load;
+pub mod drift;
+pub mod hub;
+pub mod cache;
+pub mod http;
 
 // What joins them, and what people and programs see.
-pub mod check;
-pub mod cli;
+pub mod log_format;
+pub mod daemon;
 pub mod client;
 pub mod compare;
-pub mod daemon;
-pub mod log_format;
+pub mod check;
+pub mod cli;

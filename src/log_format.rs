@@ -18,9 +18,9 @@ use simplelog::{
     ColorChoice, CombinedLogger, Config, SharedLogger, TermLogger, TerminalMode,
 };
 
-use crate::cache::date_text;
 use crate::json::write_string;
 use crate::os;
+use crate::translate::date_text;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 8192;

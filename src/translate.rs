@@ -3,6 +3,8 @@
 //! Each rule is one of the reference's translators, edge cases included:
 //! clients depend on them.
 
+use std::time::SystemTime;
+
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -141,6 +143,14 @@ const CYCLE_MS: i64 = 146_097 * 86_400_000;
 /// The first and the last moment that a date of JavaScript can be, in
 /// milliseconds before and after the epoch.
 const DATE_MAX_MS: i64 = 8_640_000_000_000_000;
+
+/// A point in time as ISO 8601, UTC, with milliseconds.
+#[must_use]
+pub fn date_text(date: SystemTime) -> String {
+    let since = date.duration_since(SystemTime::UNIX_EPOCH);
+    let ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0));
+    iso_date(ms).unwrap_or_default()
+}
 
 /// Seconds since the epoch, fraction truncated to milliseconds, as ISO 8601.
 #[must_use]

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use vminfod::cache::{Applied, Cache, Prepared, Update};
 use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
+use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane, Sources};
 use vminfod::http::{Host, Server};
-use vminfod::hub::{About, Draft, EventKind, Hub, HubLimits};
+use vminfod::hub::{About, Draft, Hub, HubLimits};
 use vminfod::json::{Json, Object, Packed};
 use vminfod::load::assemble::Parts;
 use vminfod::load::{zoneadm, zonexml};

@@ -10,8 +10,9 @@ use loom::sync::Arc;
 use loom::thread;
 
 use vminfod::config::{QueueLimits, SourceTimes};
+use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane, Sources};
-use vminfod::hub::{About, Draft, EventKind, Hub, HubLimits};
+use vminfod::hub::{About, Draft, Hub, HubLimits};
 use vminfod::queue::Queue;
 use vminfod::sync::{Bell, Condvar, Mutex};
 

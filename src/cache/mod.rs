@@ -24,7 +24,7 @@ use crate::plan::DatasetIndex;
 use crate::sync::Wake;
 use inner::Inner;
 pub use inner::Sort;
-pub use publisher::{Published, date_text};
+pub use publisher::Published;
 
 /// VMs that may go while everything is loaded. If it is more, everything is
 /// loaded once more.

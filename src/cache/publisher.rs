@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Cache, Prepared};
+use crate::diff::EventKind;
 use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::{About, Draft, EventKind, Vm};
+use crate::hub::{About, Draft, Vm};
 use crate::json::{Json, Object, write_string};
 use crate::load::assemble::{uninstalled, with_zone_state};
-use crate::translate::iso_date;
+use crate::translate::date_text;
 
 /// The most paths of a change that are told to the daemon itself.
 const LOGGED_PATHS: usize = 20;
@@ -295,12 +296,4 @@ fn write_cause(
 
 fn write_date(date: SystemTime, out: &mut Vec<u8>) {
     write_string(&date_text(date), out);
-}
-
-/// A point in time as ISO 8601, UTC, with milliseconds.
-#[must_use]
-pub fn date_text(date: SystemTime) -> String {
-    let since = date.duration_since(SystemTime::UNIX_EPOCH);
-    let ms = since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0));
-    iso_date(ms).unwrap_or_default()
 }

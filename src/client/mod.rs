@@ -21,7 +21,7 @@ mod watcher;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub use crate::hub::EventKind;
+pub use crate::diff::EventKind;
 pub use error::Error;
 pub use event::{Event, Ready, Unreadable, Vms};
 pub use mirror::Mirror;

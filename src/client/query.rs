@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::Event;
-use crate::hub::EventKind;
+use crate::diff::EventKind;
 use crate::json::Json;
 use crate::select::Path;
 

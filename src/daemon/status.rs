@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
-use crate::cache::date_text;
 use crate::daemon::Shared;
 use crate::drift::Healed;
 use crate::event::{Cause, EventSource, Job, Lane, Reload, Sources};
 use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
+use crate::translate::date_text;
 
 use crate::json::{Json, Object};
 use crate::load::runs::Overdue;

@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 
 use super::route::SnapshotForm;
 use super::wanted::Wanted;
-use crate::cache::{Reset, Snapshot, date_text};
+use crate::cache::{Reset, Snapshot};
 use crate::hub::{Hub, Text, Vm};
 use crate::json::write_string;
+use crate::translate::date_text;
 
 /// The snapshot that was last made: streams that begin together share it.
 #[derive(Debug, Default)]

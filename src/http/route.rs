@@ -6,7 +6,7 @@ use super::query::{self, Parameter, percent_decode};
 use super::wanted::Wanted;
 use crate::cache::Since;
 use crate::config::HttpLimits;
-use crate::hub::EventKind;
+use crate::diff::EventKind;
 use crate::select::{
     CONDITIONS_MAX, Condition, Fields, Filter, Path, split_list, split_once,
 };

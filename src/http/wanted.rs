@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hub::{Draft, EventKind, Line, Vm};
+use crate::diff::EventKind;
+use crate::hub::{Draft, Line, Vm};
 use crate::json::{Json, Key, Object, Wants};
 use crate::select::{Fields, Path};
 

@@ -9,45 +9,13 @@
 mod watch;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
+use crate::diff::EventKind;
 use crate::sync::{Condvar, Mutex};
 pub use watch::{Sight, TooMuch, Vm, Watch};
-
-/// What happened to a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
-    /// It is new.
-    Create,
-    /// It is another than before.
-    Modify,
-    /// It is gone.
-    Delete,
-}
-
-impl EventKind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Create, Self::Modify, Self::Delete];
-
-    /// The `type` of such an event.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Modify => "modify",
-            Self::Delete => "delete",
-        }
-    }
-}
-
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// What an event is about.
 #[derive(Clone, Debug)]

@@ -17,7 +17,6 @@ pub mod files;
 pub mod index;
 pub mod kstat;
 mod pools;
-pub mod properties;
 pub mod question;
 pub mod runs;
 pub mod zfs;

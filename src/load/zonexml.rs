@@ -9,7 +9,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::json::{Json, Object, Packed};
 use crate::load::dtd::{self, Refusal};
-use crate::load::properties::{
+use crate::properties::{
     DEVICE, FILESYSTEM, IGNORED, NAMES, NETWORK, Property, ZONE, find,
 };
 use crate::translate::number;

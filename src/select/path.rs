@@ -1,7 +1,7 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
 use crate::json::{Json, Object, Wants};
-use crate::load::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
+use crate::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
 
 /// Members of the VM object that do not come from the zone's XML as they are,
 /// and hold one value, or an array of values.

@@ -242,6 +242,47 @@ fn no_modules_beside_each_other_need_each_other() {
 }
 
 #[test]
+fn modules_stand_in_the_order_in_which_data_flows() {
+    let root = &modules()[&Module::new()];
+    let order: Vec<&str> = root
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    let uses = &uses()[&Module::new()];
+    assert!(uses.keys().count() > 20);
+    for (module, used) in uses {
+        let place = order.iter().position(|name| name == module);
+        // The binaries stand on all of them.
+        let above = &order[..place.unwrap_or(order.len())];
+        for name in used {
+            let is_above = above.contains(&name.as_str());
+            assert!(is_above, "{module} uses {name}, which is not above it");
+        }
+    }
+}
+
+#[test]
+fn the_stages_do_not_know_each_other() {
+    // Who may use whom besides: daemon joins the stages.
+    let stages = ["watch", "plan", "queue", "load", "hub", "cache", "http"];
+    let allowed = [
+        ("cache", "hub"),
+        ("cache", "load"),
+        ("cache", "plan"),
+        ("http", "cache"),
+        ("http", "hub"),
+    ];
+    let uses = &uses()[&Module::new()];
+    for stage in stages {
+        for other in &uses[stage] {
+            let may = !stages.contains(&other.as_str())
+                || allowed.contains(&(stage, other));
+            assert!(may, "{stage} uses {other}");
+        }
+    }
+}
+
+#[test]
 fn groups_and_relative_paths_are_read() {
     let code = "use crate::a::{self, b::{C, d}, e as f};\n\
         let x = super::super::g::h(); mycrate::i; use crate::j::*;";

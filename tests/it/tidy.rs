@@ -94,32 +94,6 @@ fn files_have_a_size_that_one_reads() {
     }
 }
 
-#[test]
-fn the_stages_do_not_know_each_other() {
-    // Whoever may import whom: data flows down, and daemon joins the stages.
-    let stages = ["watch", "plan", "queue", "load", "cache", "hub", "http"];
-    let allowed = [
-        ("cache", "hub"),
-        ("cache", "load"),
-        ("cache", "plan"),
-        ("http", "cache"),
-        ("http", "hub"),
-    ];
-    for (path, text) in sources("src") {
-        let name = path.strip_prefix("src").unwrap().iter().next().unwrap();
-        let name = name.to_str().unwrap().trim_end_matches(".rs");
-        for stage in stages.iter().filter(|s| **s != name) {
-            let import = format!("crate::{stage}");
-            let may =
-                allowed.contains(&(name, stage)) || !stages.contains(&name);
-            for line in code(&text).filter(|_| !may) {
-                let uses = line.contains(&format!("{import}::"));
-                assert!(!uses, "{} uses {import}: {line}", path.display());
-            }
-        }
-    }
-}
-
 /// A patch that fits in two places, or in none, plants another bug than it
 /// says, or no bug at all.
 #[test]
