@@ -11,10 +11,11 @@
 //! The main thread waits for the signal that ends them, in that order.
 
 pub mod dump;
+mod after_load;
 mod metrics;
 mod planner;
+mod retry;
 mod status;
-mod store;
 mod worker;
 
 use std::collections::{HashSet, VecDeque};
@@ -51,6 +52,7 @@ use crate::threads::{exit, spawn};
 use crate::watch::files::FileWatcher;
 use crate::watch::sysevent::{Reader, Stopper};
 use crate::watch::{self, SharedStatus};
+use after_load::AfterLoad;
 use metrics::Numbers;
 use status::Status;
 use worker::{Worker, jittered};
@@ -304,11 +306,15 @@ impl Daemon {
         })?);
         // The queue sees to it that only some are at work, and that others
         // take their places while they hang.
+        let after = AfterLoad {
+            shared: Arc::clone(&shared),
+            files: Arc::clone(&files),
+            times: settings.sources.clone(),
+        };
         let worker = Worker {
             shared: Arc::clone(&shared),
             loader,
-            files: Arc::clone(&files),
-            times: settings.sources.clone(),
+            after,
             limits: settings.load.clone(),
             loaded,
         };

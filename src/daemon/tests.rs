@@ -22,11 +22,15 @@ fn worker() -> (Worker, Arc<Shared>) {
     let shared = Arc::new(new_shared(&settings, sources, runs));
     let [_, _, file_sink] = sinks;
     let files = FileWatcher::new(settings.paths.clone(), file_sink).unwrap();
+    let after = AfterLoad {
+        shared: Arc::clone(&shared),
+        files: Arc::new(files),
+        times: settings.sources,
+    };
     let worker = Worker {
         shared: Arc::clone(&shared),
         loader,
-        files: Arc::new(files),
-        times: settings.sources,
+        after,
         limits: settings.load,
         loaded: bounded(1).0,
     };
@@ -96,13 +100,13 @@ fn parts(name: &str, shared: &Shared) -> Parts {
 #[test]
 fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
     let (mut worker, shared) = worker();
-    worker.times.end_time = Duration::from_millis(100);
+    worker.after.times.end_time = Duration::from_millis(100);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let sysinfo = Arc::clone(&shared.sysinfo.read());
     let parts = parts(&name, &shared);
     let finish = |sources: Sources, loaded: Loaded| {
         let cause = Cause::now("file", "a test");
-        worker.finish(
+        worker.after.finish(
             &Job::new(Lane::Vm(name.clone()), sources, cause),
             loaded,
             0,
@@ -137,7 +141,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
 #[test]
 fn all_is_read_again_of_what_could_not_be_kept() {
     let (mut worker, shared) = worker();
-    worker.times.retry_first = Duration::from_millis(1);
+    worker.after.times.retry_first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let loaded = |found, faults| Loaded {
         zonename: name.clone(),
@@ -150,12 +154,12 @@ fn all_is_read_again_of_what_could_not_be_kept() {
     let cause = Cause::now("zone", "a test");
     let job = Job::new(Lane::Vm(name.clone()), Sources::XML, cause);
     let found = Found::Parts(Box::new(parts(&name, &shared)));
-    worker.finish(&job, loaded(found, vec![("zoneadm", None)]), 0);
+    worker.after.finish(&job, loaded(found, vec![("zoneadm", None)]), 0);
     assert!(shared.cache.contains(&name));
     // A zone that is another, with an XML that can't be read: what zoneadm
     // has said of it is lost with the load.
     let bad = vec![("zoneadm", None), ("zonexml", Some("torn".to_string()))];
-    worker.finish(&job, loaded(Found::Unknown, bad), 0);
+    worker.after.finish(&job, loaded(Found::Unknown, bad), 0);
     let again = shared.queue.take().unwrap();
     assert!(again.jobs[0].sources.contains(Sources::ALL));
 }
@@ -188,7 +192,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
 #[test]
 fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     let (mut worker, shared) = worker();
-    worker.times.passing_first = Duration::from_millis(1);
+    worker.after.times.passing_first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let cause = Cause::now("zone", "a test");
     let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);
@@ -212,7 +216,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             unanswered: Vec::new(),
             is_configured: false,
         };
-        worker.finish(&job, loaded, 0);
+        worker.after.finish(&job, loaded, 0);
         assert_eq!(waits(), usize::from(is_passing), "{state}");
         if is_passing {
             // Nobody tells of it: it comes by itself.

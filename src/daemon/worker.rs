@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use super::store::{Finished, STRANGERS};
+use super::after_load::{AfterLoad, Finished};
+use super::retry::{STRANGERS, zonename_of};
 use crate::cache::Published;
-use crate::config::{LoadLimits, SourceTimes};
+use crate::config::LoadLimits;
 use crate::daemon::{Refresh, Shared};
 use crate::diff::EventKind;
 use crate::drift::Drift;
@@ -23,10 +24,6 @@ use crate::load::{Found, Loaded, Loader, NoAnswer, Request};
 use crate::os::memory;
 use crate::queue::Batch;
 use crate::threads::panic_text;
-use crate::watch::files::FileWatcher;
-
-/// The number of the last transition that was reported before a batch began.
-pub type Noted = u64;
 
 /// The source of faults about the zone index.
 const INDEX: &str = "index";
@@ -39,8 +36,7 @@ const LISTING_TRIES: u32 = 5;
 pub struct Worker {
     pub shared: Arc<Shared>,
     pub loader: Loader,
-    pub files: Arc<FileWatcher>,
-    pub times: SourceTimes,
+    pub after: AfterLoad,
     pub limits: LoadLimits,
     /// Is told when a full load is in.
     pub loaded: Sender<()>,
@@ -66,7 +62,7 @@ impl Worker {
             for job in &batch.jobs {
                 let faults = &self.shared.faults;
                 faults.note(zonename_of(&job.lane), "worker", Some(&what));
-                self.retry(job, Sources::ALL);
+                self.after.retry(job, Sources::ALL);
             }
         }
         self.shared.queue.done(&batch.ticket());
@@ -120,7 +116,7 @@ impl Worker {
         for (job, loaded) in jobs.iter().zip(loaded) {
             let zonename = [Arc::clone(&loaded.zonename)];
             let is_gone = matches!(loaded.found, Found::Gone);
-            let finished = self.finish(job, loaded, *noted);
+            let finished = self.after.finish(job, loaded, *noted);
             // Of a VM that is gone there is nothing more to read.
             let is_whole = is_gone || job.sources.contains(Sources::ALL);
             if finished.is_settled && is_whole {
@@ -141,14 +137,14 @@ impl Worker {
 
     fn arm(&self) -> impl Fn(&Arc<str>, Option<&Path>, bool) {
         |zonename: &Arc<str>, dir: Option<&Path>, anew: bool| {
-            self.files.arm(zonename, dir, anew);
+            self.after.files.arm(zonename, dir, anew);
         }
     }
 
     fn load_all(&self, job: &Job, batch: &Batch) {
         let Batch { noted, number, .. } = *batch;
         let begin = Instant::now();
-        self.files.arm_host();
+        self.after.files.arm_host();
         let read = self.read_sysinfo();
         let has_new_sysinfo = matches!(read, Some((_, true)));
         let known = self.shared.cache.begin_reload();
@@ -181,7 +177,7 @@ impl Worker {
                 match e {
                     NoAnswer::Failed(e) => {
                         self.shared.note_refresh_error(&e.to_string());
-                        self.retry(job, Sources::ALL);
+                        self.after.retry(job, Sources::ALL);
                     }
                     NoAnswer::NotYet(unanswered) => {
                         self.loader.runs().owe(&unanswered, job.clone());
@@ -211,9 +207,9 @@ impl Worker {
             let is_known = self.shared.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
             let has_ended = loaded.is_answered()
-                && self.is_end_unheard(&zonename, &loaded.found);
+                && self.after.is_end_unheard(&zonename, &loaded.found);
             let Finished { mut published, is_settled } =
-                self.finish(&of_vm, loaded, noted);
+                self.after.finish(&of_vm, loaded, noted);
             if is_settled {
                 self.shared.requests.loaded(&zonename, number);
             } else {
@@ -247,7 +243,7 @@ impl Worker {
             let is_gone = !self.shared.cache.contains(&zonename)
                 && !self.shared.is_at(&zonename);
             if is_gone {
-                self.files.disarm(&zonename);
+                self.after.files.disarm(&zonename);
                 faults.forget(&zonename);
             }
         }
@@ -275,7 +271,7 @@ impl Worker {
         if all.faults.iter().any(missed) && job.tries < LISTING_TRIES {
             // A VM may be missing. What lasts is no reason to load everything
             // again and again; an odd line of zfs, that of a tenant, is none.
-            self.retry(job, Sources::ALL);
+            self.after.retry(job, Sources::ALL);
         } else {
             self.shared.requests.all_loaded(number, &missing);
             let cause = Cause::now("refresh", "periodic");
@@ -348,7 +344,7 @@ impl Worker {
         if self.shared.faults.has_of_host("zoneadm") {
             // What was odd in its listing may have been mended.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
-            self.shared.queue.push_later(all, self.times.retry_last);
+            self.shared.queue.push_later(all, self.after.times.retry_last);
         }
     }
 
@@ -359,7 +355,7 @@ impl Worker {
         self.shared.faults.note(None, INDEX, error);
         if error.is_some() {
             let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
-            self.retry(&Job { tries, ..job }, Sources::NONE);
+            self.after.retry(&Job { tries, ..job }, Sources::NONE);
         }
         read.ok()
     }
@@ -436,18 +432,10 @@ impl Worker {
                 let cause = Cause::now("refresh", "sysinfo again");
                 let sources = Sources::NONE;
                 let job = Job::new(lane, sources, cause);
-                self.shared.queue.push_later(job, self.times.retry_last);
+                self.shared.queue.push_later(job, self.after.times.retry_last);
                 None
             }
         }
-    }
-}
-
-/// The VM that a lane is of.
-pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
-    match lane {
-        Lane::Vm(zonename) => Some(zonename),
-        Lane::All | Lane::Sysinfo | Lane::Index => None,
     }
 }
 
@@ -484,10 +472,6 @@ fn note_drift(
         let properties = properties.into_iter().collect();
         drift.suspect(zonename, properties, sources);
     }
-}
-
-pub fn doubled(first: Duration, times: u32) -> Duration {
-    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }
 
 /// A tenth more or less, so that the hypervisors of a fleet, started

@@ -1,24 +1,17 @@
-//! What a worker does with what it has loaded: the picture is changed, faults
-//! are told, and what is not settled is looked at again.
+//! What comes after a load: the cache is changed, faults are noted, and what is
+//! not settled is looked at again.
 
 use std::sync::Arc;
 
 use super::Shared;
-use super::worker::{Noted, Worker, doubled, zonename_of};
+use super::retry::{STRANGERS, doubled};
 use crate::cache::{Applied, Published, Update};
 use crate::config::SourceTimes;
 use crate::event::{Cause, GONE, Job, Lane, Sources};
 use crate::load::assemble::Parts;
-use crate::load::runs::Again;
 use crate::load::{Found, Loaded};
 use crate::transition::{Numbered, Position, Reports, due};
-
-/// The source of faults about zones that may not be there.
-pub const STRANGERS: &str = "zoneadm of unknown zones";
-
-/// Zones that may not be there and of which zoneadm has failed: so many are
-/// remembered.
-const STRANGERS_MAX: usize = 1024;
+use crate::watch::files::FileWatcher;
 
 /// A zone whose uuid another has that is served, and is in the index no more,
 /// is so often looked at again before that is a fault.
@@ -26,6 +19,9 @@ const TWIN_TRIES: u32 = 4;
 
 /// The source of faults about a zone's uuid.
 const UUID: &str = "uuid";
+
+/// The number of the last transition that was reported before a batch began.
+pub type Noted = u64;
 
 /// What has come of a load.
 #[derive(Debug, Default)]
@@ -38,7 +34,7 @@ pub struct Finished {
 
 /// The transitions of a zone that are due with a load.
 struct Due<'a> {
-    worker: &'a Worker,
+    after: &'a AfterLoad,
     zonename: &'a Arc<str>,
     reach: Reach<'a>,
     noted: Noted,
@@ -57,7 +53,7 @@ enum Reach<'a> {
 
 impl Reports for Due<'_> {
     fn due(&self, stored: Option<&str>) -> Vec<Numbered> {
-        let queue = &self.worker.shared.queue;
+        let queue = &self.after.shared.queue;
         queue.due_transitions(self.zonename, self.noted, |reported, earlier| {
             match self.reach {
                 Reach::Nothing => 0,
@@ -72,11 +68,19 @@ impl Reports for Due<'_> {
     }
 
     fn take(&self, due: &[Numbered]) -> bool {
-        self.worker.shared.queue.take_transitions(self.zonename, due)
+        self.after.shared.queue.take_transitions(self.zonename, due)
     }
 }
 
-impl Worker {
+/// What there is to do with what was loaded.
+#[derive(Clone)]
+pub struct AfterLoad {
+    pub shared: Arc<Shared>,
+    pub files: Arc<FileWatcher>,
+    pub times: SourceTimes,
+}
+
+impl AfterLoad {
     /// Stores what was loaded of a VM, and sees to what is left to do.
     pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
         self.owe_answers(job, &loaded);
@@ -171,7 +175,7 @@ impl Worker {
                     false => Reach::Nothing,
                 };
                 let due =
-                    Due { worker: self, zonename: &zonename, reach, noted };
+                    Due { after: self, zonename: &zonename, reach, noted };
                 match self.shared.cache.prepare(&zonename, base, *parts) {
                     None => {
                         let error = Some("the zone has no uuid yet");
@@ -208,7 +212,7 @@ impl Worker {
                 source => source,
             };
             let again = Job { sources, ..job.clone() };
-            self.loader.runs().owe(unanswered, again);
+            self.shared.runs.owe(unanswered, again);
         }
     }
 
@@ -221,7 +225,7 @@ impl Worker {
         reach: Reach<'_>,
         noted: Noted,
     ) -> Finished {
-        let due = Due { worker: self, zonename, reach, noted };
+        let due = Due { after: self, zonename, reach, noted };
         let finished = self.apply(job, zonename, base, Update::Gone, &due);
         if finished.is_settled {
             self.shared.queue.is_heard(zonename);
@@ -371,75 +375,6 @@ impl Worker {
     }
 }
 
-impl Shared {
-    /// Tries a job again, later the more often it has failed.
-    fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
-        let SourceTimes { retry_first, retry_last, .. } = *times;
-        let pause = doubled(retry_first, job.tries).min(retry_last);
-        let tries = job.tries.saturating_add(1);
-        let again = Job { sources, tries, ..job.clone() };
-        self.queue.push_later(self.as_it_is_wanted(again), pause);
-    }
-
-    /// Does a job again whose run has ended too late; if the run failed, later.
-    pub fn redo(&self, times: &SourceTimes, again: Again) {
-        let Again { job, source, error } = again;
-        let Some(error) = error.map(|error| error.to_string()) else {
-            self.queue.push(self.as_it_is_wanted(job));
-            return;
-        };
-        match zonename_of(&job.lane) {
-            None => self.note_refresh_error(&error),
-            Some(zonename)
-                if self.cache.contains(zonename)
-                    || self.index.read().line(zonename).is_some() =>
-            {
-                let source = name_of(source);
-                self.faults.note(Some(zonename), source, Some(&error));
-            }
-            Some(zonename) => self.note_stranger(zonename, &error),
-        }
-        self.retry(times, &job, job.sources);
-    }
-
-    /// A job is urgent only while a client waits for it; then it reads
-    /// everything.
-    fn as_it_is_wanted(&self, job: Job) -> Job {
-        let is_urgent = job.is_urgent && self.is_requested(&job.lane);
-        let sources = if is_urgent { Sources::ALL } else { job.sources };
-        Job { sources, is_urgent, ..job }
-    }
-
-    fn is_requested(&self, lane: &Lane) -> bool {
-        match lane {
-            Lane::Vm(zonename) => self.requests.are_there(Some(zonename)),
-            Lane::All => self.requests.are_there(None),
-            Lane::Sysinfo | Lane::Index => false,
-        }
-    }
-
-    /// Notes that zoneadm has failed for a zone that may not exist.
-    fn note_stranger(&self, zonename: &Arc<str>, error: &str) {
-        let strangers = &mut self.strangers.lock();
-        if strangers.len() < STRANGERS_MAX {
-            strangers.insert(Arc::clone(zonename));
-        }
-        self.faults.note(None, STRANGERS, Some(error));
-    }
-
-    /// Notes that a full reload has failed.
-    pub fn note_refresh_error(&self, error: &str) {
-        self.faults.note(None, "refresh", Some(error));
-        self.faults.note_refresh_error(error);
-    }
-
-    /// Whether a VM is about to be loaded.
-    pub fn is_at(&self, zonename: &Arc<str>) -> bool {
-        let owed = || self.runs.owed(&Lane::Vm(Arc::clone(zonename)));
-        self.queue.is_at(zonename) || owed() != Sources::NONE
-    }
-}
-
 /// What a zone is to have, or be, before long.
 #[derive(Clone, Copy)]
 enum Pending {
@@ -466,15 +401,6 @@ impl Pending {
             _ if parts.row.zoneid.as_f64().is_some() => Some(Self::Settling),
             _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
         }
-    }
-}
-
-/// The name of a command's source in faults.
-fn name_of(source: Sources) -> &'static str {
-    match source {
-        Sources::KSTAT => "kstat",
-        Sources::ZFS => "zfs",
-        _ => "zoneadm",
     }
 }
 

@@ -1,0 +1,107 @@
+//! What has failed, or came too late, is done again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use crate::config::SourceTimes;
+use crate::event::{Job, Lane, Sources};
+use crate::load::runs::Again;
+
+/// The source of faults about zones that may not be there.
+pub const STRANGERS: &str = "zoneadm of unknown zones";
+
+/// Zones that may not be there and of which zoneadm has failed: so many are
+/// remembered.
+const STRANGERS_MAX: usize = 1024;
+
+impl Shared {
+    /// Tries a job again, later the more often it has failed.
+    pub fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
+        let SourceTimes { retry_first, retry_last, .. } = *times;
+        let pause = doubled(retry_first, job.tries).min(retry_last);
+        let tries = job.tries.saturating_add(1);
+        let again = Job { sources, tries, ..job.clone() };
+        self.queue.push_later(self.as_it_is_wanted(again), pause);
+    }
+
+    /// Does a job again whose run has ended too late; if the run failed, later.
+    pub fn redo(&self, times: &SourceTimes, again: Again) {
+        let Again { job, source, error } = again;
+        let Some(error) = error.map(|error| error.to_string()) else {
+            self.queue.push(self.as_it_is_wanted(job));
+            return;
+        };
+        match zonename_of(&job.lane) {
+            None => self.note_refresh_error(&error),
+            Some(zonename)
+                if self.cache.contains(zonename)
+                    || self.index.read().line(zonename).is_some() =>
+            {
+                let source = name_of(source);
+                self.faults.note(Some(zonename), source, Some(&error));
+            }
+            Some(zonename) => self.note_stranger(zonename, &error),
+        }
+        self.retry(times, &job, job.sources);
+    }
+
+    /// A job is urgent only while a client waits for it; then it reads
+    /// everything.
+    fn as_it_is_wanted(&self, job: Job) -> Job {
+        let is_urgent = job.is_urgent && self.is_requested(&job.lane);
+        let sources = if is_urgent { Sources::ALL } else { job.sources };
+        Job { sources, is_urgent, ..job }
+    }
+
+    fn is_requested(&self, lane: &Lane) -> bool {
+        match lane {
+            Lane::Vm(zonename) => self.requests.are_there(Some(zonename)),
+            Lane::All => self.requests.are_there(None),
+            Lane::Sysinfo | Lane::Index => false,
+        }
+    }
+
+    /// Notes that zoneadm has failed for a zone that may not exist.
+    pub fn note_stranger(&self, zonename: &Arc<str>, error: &str) {
+        let strangers = &mut self.strangers.lock();
+        if strangers.len() < STRANGERS_MAX {
+            strangers.insert(Arc::clone(zonename));
+        }
+        self.faults.note(None, STRANGERS, Some(error));
+    }
+
+    /// Notes that a full reload has failed.
+    pub fn note_refresh_error(&self, error: &str) {
+        self.faults.note(None, "refresh", Some(error));
+        self.faults.note_refresh_error(error);
+    }
+
+    /// Whether a VM is about to be loaded.
+    pub fn is_at(&self, zonename: &Arc<str>) -> bool {
+        let owed = || self.runs.owed(&Lane::Vm(Arc::clone(zonename)));
+        self.queue.is_at(zonename) || owed() != Sources::NONE
+    }
+}
+
+/// The name of a command's source in faults.
+fn name_of(source: Sources) -> &'static str {
+    match source {
+        Sources::KSTAT => "kstat",
+        Sources::ZFS => "zfs",
+        _ => "zoneadm",
+    }
+}
+
+/// The VM that a lane is of.
+pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
+    match lane {
+        Lane::Vm(zonename) => Some(zonename),
+        Lane::All | Lane::Sysinfo | Lane::Index => None,
+    }
+}
+
+/// The pause after so many tries, each twice as long as the one before.
+pub fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
+}
