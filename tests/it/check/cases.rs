@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use super::*;
 
 /// The object to load before the C library, for which see `deaf.c`.
-fn deaf() -> &'static Path {
+pub fn deaf() -> &'static Path {
     static OBJECT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, object) = OBJECT.get_or_init(|| {
         let dir = TempDir::new();

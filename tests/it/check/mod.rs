@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use vminfod::json::Json;
 
@@ -205,29 +205,63 @@ fn ends_in_time(what: &str, fact: &str, named: &str) {
     assert!(is_found, "{what}: {said}");
 }
 
+/// A check that runs in a process of its own, not below timeout(1).
+fn start(host: &TestHost, environment: &[(&str, &Path)]) -> Child {
+    let scratch = host.path("/scratch");
+    fs::create_dir(&scratch).unwrap();
+    let mut child = Command::new(VMINFOD);
+    child.args(["check", "--root"]).arg(host.root());
+    child.arg("--scratch").arg(scratch).stdout(Stdio::null());
+    child.envs(environment.iter().copied()).spawn().unwrap()
+}
+
+fn kill(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    let killed = Command::new("kill").args([signal, &pid]).status();
+    assert!(killed.unwrap().success());
+}
+
 #[test]
-fn a_check_that_is_killed_leaves_nothing_behind() {
+fn a_check_that_is_killed_removes_what_it_has_made() {
+    let host = TestHost::with_vms(1);
+    // An event that does not come is waited for, and the directory stays.
+    let deaf = [("LD_PRELOAD", cases::deaf()), ("DEAF", Path::new("create"))];
+    let mut child = start(&host, &deaf);
+    let made = || fs::read_dir(host.path("/scratch")).unwrap().count();
+    wait_for("there is a directory when it is stopped", || {
+        kill(&child, "-STOP");
+        match made() {
+            0 => {
+                kill(&child, "-CONT");
+                Err("none".to_string())
+            }
+            _ => Ok(()),
+        }
+    });
+    kill(&child, "-TERM");
+    kill(&child, "-CONT");
+    let status = wait_for("it ends", || {
+        child.try_wait().unwrap().ok_or_else(|| "it runs".to_string())
+    });
+    assert_eq!(status.code(), Some(2));
+    assert_eq!(made(), 0);
+}
+
+#[test]
+fn a_check_that_is_killed_ends_its_commands() {
     let host = TestHost::with_vms(2);
     host.hurt("zfs", "block").unwrap();
-    let mut child = command(&host, &[]);
-    // Not timeout(1), which would be killed instead.
-    let args: Vec<_> = child.get_args().skip(2).map(Into::into).collect();
-    let args: Vec<std::ffi::OsString> = args;
-    child = Command::new(VMINFOD);
-    let mut child = child.args(args).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = start(&host, &[]);
     let waiting = || runs_of(&host, "zfs list");
     wait_for("a command is run", || match waiting() {
         0 => Err("none".to_string()),
         _ => Ok(()),
     });
-    let pid = child.id().to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status();
-    assert!(killed.unwrap().success());
+    kill(&child, "-TERM");
     let status = wait_for("it ends", || {
         child.try_wait().unwrap().ok_or_else(|| "it runs".to_string())
     });
     assert_eq!(status.code(), Some(2));
-    assert_eq!(fs::read_dir(host.path("/scratch")).unwrap().count(), 0);
     let root = host.root().to_str().unwrap();
     wait_for("its commands have ended", || {
         let left = Command::new("pgrep").args(["-f", root]).output().unwrap();
