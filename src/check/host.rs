@@ -89,12 +89,19 @@ pub(super) fn look(
     });
     let name = look_at_platform(check, findings, platform);
     look_at_sysinfo(check, findings, sysinfo, stamp, name.as_deref());
-    let zones = zone_count(check);
-    let connections = check.settings.http.connections as u64;
+    let watches = zone_count(check).map(|zones| zones * WATCHES_PER_ZONE);
+    let descriptors = check.settings.http.connections as u64 + OWN_DESCRIPTORS;
     for (fact, name, least) in [
-        (ports, "process.max-port-events", zones * WATCHES_PER_ZONE),
-        (files, "process.max-file-descriptor", connections + OWN_DESCRIPTORS),
+        (ports, "process.max-port-events", watches),
+        (files, "process.max-file-descriptor", Ok(descriptors)),
     ] {
+        let least = match least {
+            Ok(least) => least,
+            Err(why) => {
+                findings.untried(fact, why);
+                continue;
+            }
+        };
         let path = check.settings.paths.user_command("prctl");
         let run = Run::new(path, &["-P", "-n", name, &pid]);
         match check.ask("prctl", &run) {
@@ -188,11 +195,14 @@ fn look_at_sysinfo(
     }
 }
 
-/// The zones that have a line in the index; none if it can't be read.
-fn zone_count(check: &Check) -> u64 {
-    let text = super::xml::read_index(check).unwrap_or_default();
+/// The zones that have a line in the index.
+///
+/// # Errors
+/// If it can't be read: that is not an index without zones.
+fn zone_count(check: &Check) -> Result<u64, String> {
+    let text = super::xml::read_index(check)?;
     let is_zone = |line: &Line<'_>| matches!(line, Line::Zone(..));
-    lines_of(&text).filter(is_zone).count() as u64
+    Ok(lines_of(&text).filter(is_zone).count() as u64)
 }
 
 /// The least that a resource control allows, however privileged, as

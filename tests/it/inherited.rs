@@ -147,6 +147,11 @@ fn a_start_that_fails_leaves_no_child() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("can't start: "), "{said}");
+    wait_until_no_process_is_left(&host);
+}
+
+/// Waits until no process has the host's directory in its command line.
+pub fn wait_until_no_process_is_left(host: &TestHost) {
     let root = host.root().to_str().unwrap();
     wait_for("no process is left", || {
         let processes = fs::read_dir("/proc").unwrap().flatten();

@@ -261,7 +261,7 @@ fn a_vminfod_that_does_not_come_up_gives_way_to_the_platform_s() {
     let after = platform.platform_pid();
     assert_ne!(after, before);
     assert_eq!(platform.served_by(), after);
-    // Methods that somebody else gave it stay as they are.
+    // Methods that are not from here stay as they are.
     let own = platform.dir.0.join("repository/instance/start");
     fs::create_dir_all(&own).unwrap();
     let (status, said) = platform.switch("to");
@@ -320,4 +320,29 @@ fn a_switch_that_was_killed_half_way_can_be_undone() {
         assert_eq!(platform.served_by(), platform.platform_pid());
         assert_eq!(fs::read_dir(&instance).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_repository_that_does_not_answer_is_not_believed() {
+    let platform = Platform::new();
+    let fails = platform.dir.0.join("svccfg.fails");
+    let before = platform.platform_pid();
+    fs::write(&fails, "listpg\n").unwrap();
+    for word in ["to", "back", "status"] {
+        let (status, said) = platform.switch(word);
+        assert_eq!(status, Some(1), "{word}: {said}");
+        assert!(said.contains("can't list the property groups"), "{said}");
+    }
+    assert_eq!(platform.served_by(), before);
+    fs::remove_file(&fails).unwrap();
+    assert_eq!(platform.switch("to").0, Some(0));
+    // What could not be removed is still there, and is not called gone.
+    fs::write(&fails, "delpg\n").unwrap();
+    let (status, said) = platform.switch("back");
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("could not be removed"), "{said}");
+    assert!(!said.contains("runs the platform's again"), "{said}");
+    fs::remove_file(&fails).unwrap();
+    assert_eq!(platform.switch("back").0, Some(0));
+    assert_eq!(platform.served_by(), platform.platform_pid());
 }

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use vminfod::json::Json;
 
 use crate::harness::*;
+use crate::inherited::wait_until_no_process_is_left;
 
 /// A directory that is the root of a file system.
 const MOUNT_POINT: &str = "/dev/shm";
@@ -205,6 +206,17 @@ fn ends_in_time(what: &str, fact: &str, named: &str) {
     assert!(is_found, "{what}: {said}");
 }
 
+#[test]
+fn an_index_that_cannot_be_read_is_not_one_without_zones() {
+    let host = TestHost::with_vms(1);
+    fs::remove_file(host.path("/etc/zones/index")).unwrap();
+    let found = verdicts(&check(&host, &["-j"]));
+    assert!(found.differs.contains("files.index"), "{found:?}");
+    for fact in ["host.port-events", "zfs.list", "zoneadm.order"] {
+        assert!(found.untried.contains(fact), "{fact}: {found:?}");
+    }
+}
+
 /// A check that runs in a process of its own, not below timeout(1).
 fn start(host: &TestHost, environment: &[(&str, &Path)]) -> Child {
     let scratch = host.path("/scratch");
@@ -262,14 +274,7 @@ fn a_check_that_is_killed_ends_its_commands() {
         child.try_wait().unwrap().ok_or_else(|| "it runs".to_string())
     });
     assert_eq!(status.code(), Some(2));
-    let root = host.root().to_str().unwrap();
-    wait_for("its commands have ended", || {
-        let left = Command::new("pgrep").args(["-f", root]).output().unwrap();
-        match String::from_utf8(left.stdout).unwrap() {
-            none if none.is_empty() => Ok(()),
-            left => Err(left),
-        }
-    });
+    wait_until_no_process_is_left(&host);
 }
 
 #[test]
