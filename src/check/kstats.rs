@@ -114,7 +114,7 @@ fn running_zones(check: &Check) -> Result<Vec<ZoneRow>, String> {
     Ok(rows)
 }
 
-/// Of the global zone, which always runs.
+/// Asks for the global zone, which always runs, by its id.
 fn look_at_one(
     check: &Check,
     findings: &mut Findings,

@@ -271,7 +271,7 @@ impl Finding {
     }
 }
 
-/// What is so in two looks at one fact.
+/// What two looks at one fact agree on.
 fn lasting((before, now): (Finding, Finding)) -> Finding {
     let Verdict::Differs(was) = &before.verdict else {
         let is_new = matches!(before.verdict, Verdict::Untried(_));

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 /// Those that there are.
 static ALL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// What is removed while files are made in it is removed again, so often.
+/// A directory that files are still made in is removed again, at most so often.
 const REMOVALS: u32 = 100;
 
 /// Names that are tried: one may be left of a process that was killed.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{flag, socket_address, value};
 use super::daemon::{directory, settings_of};
-use super::terminal::json_for_reader;
-use super::terminal::printable;
+use super::terminal::{json_for_reader, printable};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
 use crate::check::{Check, Report, anonymous, plain, remove_scratch};
 use crate::client::Client;

@@ -1,4 +1,4 @@
-//! `compare`: two daemons beside each other, for as long as one likes.
+//! `compare`: follows two daemons, and reports where their VMs differ.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};

@@ -126,7 +126,7 @@ pub struct Ready {
     /// The last event that is in the snapshot; 0 if events have no numbers.
     pub seq: u64,
     /// The daemon's life; empty if events have no numbers. Such a stream can't
-    /// go on: it begins anew each time.
+    /// be resumed: each connection begins with a snapshot.
     pub epoch: String,
     /// All VMs that are asked for, unless none are wanted, or they are known
     /// since the stream goes on.

@@ -227,8 +227,7 @@ fn look(
     Ok(Seen { differences, faults, unanswered, vms: system.len() })
 }
 
-/// A VM without what changes though no event tells of it: how much data
-/// there is.
+/// A VM without the amounts of data in it: they change without an event.
 #[must_use]
 pub fn without_growth(vm: &Json) -> Json {
     let Some(object) = vm.as_object() else { return vm.clone() };

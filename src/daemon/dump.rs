@@ -16,7 +16,7 @@ use crate::load::command::RunCount;
 pub struct Fault {
     /// The zone; `host` for the host as a whole.
     pub zonename: String,
-    /// Of which source: a command, or a file.
+    /// The source that failed: a command, or a file.
     pub source: &'static str,
     /// Why.
     pub error: String,

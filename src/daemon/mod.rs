@@ -104,7 +104,7 @@ pub struct Shared {
     pub numbers: Numbers,
     /// What is wrong.
     pub faults: Faults,
-    /// Zones that may not be there and of which zoneadm has failed.
+    /// Zones that zoneadm has failed for, and that may not exist.
     pub strangers: Mutex<HashSet<Arc<str>>>,
     /// What periodic reloads had to heal.
     pub drift: Drift,

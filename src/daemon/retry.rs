@@ -8,11 +8,11 @@ use crate::config::SourceTimes;
 use crate::event::{Job, Lane, Sources};
 use crate::load::runs::Again;
 
-/// The source of faults about zones that may not be there.
+/// The source of faults about zones that may not exist.
 pub const STRANGERS: &str = "zoneadm of unknown zones";
 
-/// Zones that may not be there and of which zoneadm has failed: so many are
-/// remembered.
+/// At most so many zones that zoneadm has failed for, and that may not exist,
+/// are remembered.
 const STRANGERS_MAX: usize = 1024;
 
 impl Shared {

@@ -136,8 +136,8 @@ impl Worker {
     }
 
     fn arm(&self) -> impl Fn(&Arc<str>, Option<&Path>, bool) {
-        |zonename: &Arc<str>, dir: Option<&Path>, anew: bool| {
-            self.after.files.arm(zonename, dir, anew);
+        |zonename: &Arc<str>, dir: Option<&Path>, again: bool| {
+            self.after.files.arm(zonename, dir, again);
         }
     }
 
@@ -315,7 +315,7 @@ impl Worker {
         }
     }
 
-    /// The system's description is in every VM: each is made anew.
+    /// The system's description is in every VM: each is built again.
     fn load_sysinfo(&self, job: &Job) {
         if let Some((_, true)) = self.read_sysinfo() {
             self.rebuild_all(&job.cause);
@@ -391,7 +391,7 @@ impl Worker {
         self.shared.queue.push(Job::new(lane, Sources::ALL, cause.clone()));
     }
 
-    /// Makes every VM anew of what is known.
+    /// Builds every VM again from what is known.
     fn rebuild_all(&self, cause: &Cause) {
         for (zonename, _) in self.shared.cache.all_parts() {
             let lane = Lane::Vm(zonename);

@@ -15,7 +15,7 @@ pub fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: `fd` is open and owned by nobody else.
+    // SAFETY: `fd` is open, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -32,8 +32,8 @@ pub struct Polled {
     pub readable: bool,
     /// Afterwards: it can be written.
     pub writable: bool,
-    /// Afterwards: it has failed, or both ways are closed. This is told
-    /// whatever is waited for.
+    /// After the wait: it has failed, or both directions are closed. This is
+    /// reported whatever was asked for.
     pub failed: bool,
 }
 

@@ -210,7 +210,7 @@ fn today_s_daemon_is_followed_without_numbers() {
     daemon.settle(&host);
     let seq = daemon.events().seq;
     events.read_to(seq);
-    // Both have reported it once it is over for whoever listens.
+    // What one subscriber has read was sent to the others, too.
     let changes = |event: &Json| {
         let changes = event.get("changes").and_then(Json::as_array);
         changes.map_or(1, <[_]>::len) as u64
@@ -318,7 +318,7 @@ fn a_daemon_that_is_restarted_makes_no_difference() {
     b.settle(&host);
     let (status, summary) = compare.end();
     assert_eq!(status, Some(0), "{summary}");
-    // Who is not there at all can't be followed.
+    // A daemon that is not there can't be followed.
     drop(b);
     let output = Command::new(VMINFOD)
         .args(["compare", &a.addr.to_string(), &address])

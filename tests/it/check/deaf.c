@@ -1,7 +1,7 @@
 /*
  * Loaded before the C library, has one system call on files that a check
  * makes do nothing, or too much: which one, DEAF says. So no event comes where
- * one is expected, as on a file system that tells nothing.
+ * one is expected, as on a file system that reports nothing.
  */
 
 #define	_GNU_SOURCE
