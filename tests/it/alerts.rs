@@ -94,7 +94,8 @@ fn fires(case: &Case, pages: &Pages) -> Result<(), String> {
     );
     let file = dir.0.join("test.yml");
     std::fs::write(&file, &test).unwrap();
-    let run = promtool().args(["test", "rules"]).arg(&file).output().unwrap();
+    let run = promtool().args(["test", "rules"]).arg(&file).output();
+    let run = run.expect("promtool; has make deps been run?");
     let said = String::from_utf8_lossy(&run.stderr).into_owned()
         + &String::from_utf8_lossy(&run.stdout);
     match run.status.success() {
