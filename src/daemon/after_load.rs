@@ -89,7 +89,6 @@ impl AfterLoad {
         let is_configured = loaded.is_configured;
         let is_owed = !loaded.unanswered.is_empty();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
-        self.shared.faults.note(Some(&zonename), "worker", None);
         let base = prior.as_ref();
         let mut failed = Sources::NONE;
         // Of zones that nobody knows one fault says as much as thousands.
@@ -97,23 +96,16 @@ impl AfterLoad {
             && !is_configured
             && !matches!(found, Found::Parts(_));
         for (source, error) in &faults {
-            let error = error.as_deref();
             self.shared.numbers.loads.add(&[source]);
-            if error.is_some() {
-                self.shared.numbers.load_failures.add(&[source]);
+            let Some(error) = error else { continue };
+            self.shared.numbers.load_failures.add(&[source]);
+            if *source == "zoneadm" && is_unknown {
+                self.shared.note_stranger(&zonename, error);
+            } else {
+                let noted = &self.shared.faults;
+                noted.note(Some(&zonename), source, Some(error));
             }
-            let noted = &self.shared.faults;
-            match *source {
-                "zoneadm" if is_unknown => {
-                    if let Some(error) = error {
-                        self.shared.note_stranger(&zonename, error);
-                    }
-                }
-                source => noted.note(Some(&zonename), source, error),
-            }
-            if error.is_some() {
-                failed |= sources_of(source);
-            }
+            failed |= sources_of(source);
         }
         if is_answered && self.is_end_unheard(&zonename, &found) {
             let again = Job { sources: Sources::ALL, ..job.clone() };
@@ -193,6 +185,11 @@ impl AfterLoad {
                     }
                 }
             }
+        }
+        // A fault goes when what was read without it is served, not before.
+        let well = faults.iter().filter(|(_, error)| error.is_none());
+        for source in well.map(|(source, _)| *source).chain(["worker"]) {
+            self.shared.faults.note(Some(&zonename), source, None);
         }
         if failed != Sources::NONE {
             self.retry(job, failed);

@@ -186,12 +186,12 @@ impl Worker {
                 return;
             }
         };
-        faults.note(None, "refresh", None);
-        faults.note(None, "worker", None);
         self.shared.strangers.lock().clear();
         faults.note(None, STRANGERS, None);
         for (source, error) in &all.faults {
-            faults.note(None, source, error.as_deref());
+            if let Some(error) = error {
+                faults.note(None, source, Some(error));
+            }
         }
         let count = all.vms.len();
         let heals = self.heals(job);
@@ -225,6 +225,12 @@ impl Worker {
         }
         if let Some(drift) = heals {
             drift.end_reload();
+        }
+        // A fault goes when what was read without it is served, not before.
+        let well = all.faults.iter().filter(|(_, error)| error.is_none());
+        let well = well.map(|(source, _)| *source);
+        for source in well.chain(["refresh", "worker"]) {
+            faults.note(None, source, None);
         }
         if !self.shared.cache.end_reload() {
             // More have gone than were remembered: some may be back.
