@@ -2,9 +2,12 @@
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::open::Stream;
+use super::request::Request;
 use crate::sync::Wake;
 use crate::translate::http_date;
 
@@ -99,7 +102,16 @@ pub enum Answer {
 pub type StartLater = Box<dyn FnOnce(Wake) -> Box<dyn Later> + Send>;
 
 /// Takes the connection over, once the head is out, and sends the lines.
-pub type StartStream = Box<dyn FnOnce(super::engine::Stream) + Send>;
+pub type StartStream = Box<dyn FnOnce(Stream) + Send>;
+
+/// What answers.
+pub trait Handler: Send + Sync {
+    /// The answer to a request that came in at this address of ours.
+    fn answer(&self, request: &Request, local: Option<IpAddr>) -> Answer;
+
+    /// A request was refused with this status, unread.
+    fn refused(&self, status: u16);
+}
 
 /// A whole answer.
 #[derive(Debug)]

@@ -9,9 +9,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::answer::{Answer, Body, Full, JSON, Later, StartStream, head};
-use super::engine::{Engine, LINGER_BYTES, LINGER_TIME, Slot, Stream};
+use super::answer::{
+    Answer, Body, Full, Handler, JSON, Later, StartStream, head,
+};
+use super::open::{LINGER_BYTES, LINGER_TIME, Slot, Stream};
 use super::poller::{Fired, Poller, Wants, wait_for};
+use super::pool::Pool;
+use crate::config::HttpLimits;
 use crate::http::request::{Parsed, Request, parse};
 use crate::sync::Wake;
 
@@ -24,9 +28,19 @@ const READ_BYTES: usize = 4096;
 const READ: Wants = Wants { read: true, write: false };
 const WRITE: Wants = Wants { read: false, write: true };
 
+/// What all connections are served with.
+pub struct Serving {
+    pub limits: HttpLimits,
+    pub handler: Box<dyn Handler>,
+    pub poller: Arc<Poller>,
+    /// Bytes of answers that wait to be taken.
+    pub unsent: Arc<AtomicUsize>,
+    pub pool: Arc<Pool>,
+}
+
 /// One connection.
 pub struct Connection {
-    engine: Arc<Engine>,
+    serving: Arc<Serving>,
     socket: Arc<TcpStream>,
     slot: Option<Slot>,
     local: Option<IpAddr>,
@@ -77,14 +91,14 @@ enum Step {
 impl Connection {
     /// A connection that was just accepted.
     pub fn new(
-        engine: &Arc<Engine>,
+        serving: Arc<Serving>,
         socket: Arc<TcpStream>,
         slot: Slot,
     ) -> Self {
         let local = socket.local_addr().ok().map(|address| address.ip());
-        let until = Instant::now() + engine.limits.idle_time;
+        let until = Instant::now() + serving.limits.idle_time;
         Self {
-            engine: Arc::clone(engine),
+            serving,
             socket,
             slot: Some(slot),
             local,
@@ -94,31 +108,36 @@ impl Connection {
         }
     }
 
+    /// Has one of the threads go on with it.
+    pub fn serve(self, why: Fired) {
+        let pool = Arc::clone(&self.serving.pool);
+        pool.run(Box::new(move || self.go_on(why)));
+    }
+
     /// Does what can be done, and parks the connection.
-    pub fn go_on(mut self, mut why: Fired) {
+    fn go_on(mut self, mut why: Fired) {
         loop {
             match self.step(why) {
                 Ok(Step::Next) => {}
                 Ok(Step::Park(wants)) => {
                     // A client that goes on at once is not parked for it.
-                    let patience = self.engine.limits.patience;
+                    let patience = self.serving.limits.patience;
                     let is_waiting = matches!(self.state, State::Waiting(..));
                     let stays = !is_waiting
-                        && !self.engine.is_busy()
+                        && !self.serving.pool.is_busy()
                         && wait_for(&self.socket, wants, patience);
                     if !stays {
                         return self.park(wants);
                     }
                 }
-                Ok(Step::Yield) if self.engine.is_busy() => {
+                Ok(Step::Yield) if self.serving.pool.is_busy() => {
                     // Who asks on and on does so in turn with others.
-                    let engine = Arc::clone(&self.engine);
-                    return engine.serve(self, Fired::Ready);
+                    return self.serve(Fired::Ready);
                 }
                 Ok(Step::Yield) if self.buffer.is_empty() => {
                     // The next request is on its way: to wait for it costs
                     // less than to look for it first.
-                    let patience = self.engine.limits.patience;
+                    let patience = self.serving.limits.patience;
                     if !wait_for(&self.socket, READ, patience) {
                         return self.park(READ);
                     }
@@ -126,7 +145,7 @@ impl Connection {
                 Ok(Step::Yield) => {}
                 Ok(Step::End) | Err(_) => return,
             }
-            if self.engine.is_ending() {
+            if self.serving.pool.is_ending() {
                 return;
             }
             why = Fired::Ready;
@@ -134,20 +153,19 @@ impl Connection {
     }
 
     fn park(mut self, wants: Wants) {
-        let engine = Arc::clone(&self.engine);
-        let poller = &engine.poller;
+        let serving = Arc::clone(&self.serving);
+        let poller = &serving.poller;
         let (socket, until) = (Arc::clone(&self.socket), self.until);
         let key = poller.key();
         let (mut summons, mut held) = (None, None);
         match &mut self.state {
             State::Waiting(_, _, own) => summons = Some(Arc::clone(own)),
             State::Writing(outgoing, _) => {
-                held = Some(outgoing.count(&engine.unsent));
+                held = Some(outgoing.count(&serving.unsent));
             }
             State::Reading | State::Skipping(..) | State::Lingering(_) => {}
         }
-        let serving = Arc::clone(&engine);
-        let then = Box::new(move |why| serving.serve(self, why));
+        let then = Box::new(move |why| self.serve(why));
         match (summons, held) {
             (None, Some(bytes)) => {
                 poller.park_answer(key, socket, until, bytes, then);
@@ -175,8 +193,8 @@ impl Connection {
 
     /// Reads until there is a request, and has it answered.
     fn read(&mut self, why: Fired) -> io::Result<Step> {
-        let engine = Arc::clone(&self.engine);
-        match parse(&self.buffer, &engine.limits) {
+        let serving = Arc::clone(&self.serving);
+        match parse(&self.buffer, &serving.limits) {
             Parsed::Request(request, len) => {
                 self.buffer.drain(..len);
                 let body = request.body;
@@ -206,11 +224,11 @@ impl Connection {
                 Ok(0) => return Ok(Step::End),
                 Ok(n) => {
                     if was_empty {
-                        self.until = Instant::now() + engine.limits.head_time;
+                        self.until = Instant::now() + serving.limits.head_time;
                     }
                     self.buffer.extend_from_slice(&piece[..n]);
                     let is_long =
-                        self.buffer.len() > engine.limits.target_bytes;
+                        self.buffer.len() > serving.limits.target_bytes;
                     // No head ends without a line's end.
                     if is_long || piece[..n].contains(&b'\n') {
                         return Ok(Step::Next);
@@ -237,7 +255,7 @@ impl Connection {
         self.buffer.drain(..here);
         let left = left - here;
         if left == 0 {
-            let handler = &self.engine.handler;
+            let handler = &self.serving.handler;
             let answer = handler.answer(&request, self.local);
             self.answer(request, answer);
             return Ok(Step::Next);
@@ -263,7 +281,7 @@ impl Connection {
 
     /// Refuses what is no request: there is no telling what follows it.
     fn refuse(&mut self, status: u16) {
-        self.engine.handler.refused(status);
+        self.serving.handler.refused(status);
         let full = Full::text(status, "");
         let outgoing = Outgoing::new(full.head(true, None), None);
         self.begin_writing(outgoing, After::Close);
@@ -273,7 +291,7 @@ impl Connection {
         match answer {
             Answer::Full(full) => self.answer_fully(&request, full),
             Answer::Later(start) => {
-                let poller = Arc::clone(&self.engine.poller);
+                let poller = Arc::clone(&self.serving.poller);
                 let summons = Arc::new(Summons::new(poller));
                 let later = start({
                     let summons = Arc::clone(&summons);
@@ -303,7 +321,7 @@ impl Connection {
 
     fn answer_fully(&mut self, request: &Request, full: Full) {
         let stays = request.keep_alive && !full.is_last;
-        let idle_time = stays.then_some(self.engine.limits.idle_time);
+        let idle_time = stays.then_some(self.serving.limits.idle_time);
         let head = full.head(request.is_http11, idle_time);
         let has_body = request.method != "HEAD" && full.status != 304;
         let outgoing = Outgoing::new(head, has_body.then_some(full.body));
@@ -312,7 +330,7 @@ impl Connection {
     }
 
     fn begin_writing(&mut self, outgoing: Outgoing, after: After) {
-        self.until = Instant::now() + self.engine.limits.write_stall_time;
+        self.until = Instant::now() + self.serving.limits.write_stall_time;
         self.state = State::Writing(outgoing, after);
     }
 
@@ -329,7 +347,7 @@ impl Connection {
         }
         // What the client sends meanwhile is kept, but within bounds. Its end
         // is that of the request: nobody would read the answer.
-        let most = self.engine.limits.head_bytes;
+        let most = self.serving.limits.head_bytes;
         while self.buffer.len() < most {
             let mut piece = [0; READ_BYTES];
             match (&*self.socket).read(&mut piece) {
@@ -381,11 +399,11 @@ impl Connection {
         if !outgoing.is_empty() {
             let now = Instant::now();
             if outgoing.left() < before {
-                self.until = now + self.engine.limits.write_stall_time;
+                self.until = now + self.serving.limits.write_stall_time;
             } else if why == Fired::Late {
                 return Ok(Step::End);
             }
-            let latest = outgoing.begun + self.engine.limits.answer_time;
+            let latest = outgoing.begun + self.serving.limits.answer_time;
             if now >= latest {
                 return Ok(Step::End);
             }
@@ -395,7 +413,7 @@ impl Connection {
         }
         match after {
             After::Request => {
-                let limits = &self.engine.limits;
+                let limits = &self.serving.limits;
                 let time = match self.buffer.is_empty() {
                     true => limits.idle_time,
                     false => limits.head_time,

@@ -11,17 +11,20 @@
 
 mod answer;
 mod connection;
+mod deferred;
 mod engine;
 mod fanout;
-mod later;
 mod numbers;
+mod open;
 mod poller;
+mod pool;
 pub mod query;
 mod ready;
 pub mod request;
 pub mod route;
 mod service;
 mod subscriber;
+mod vms;
 pub mod wanted;
 
 use std::fmt;
@@ -42,8 +45,11 @@ use crate::requested::Requested;
 use crate::sync::Wake;
 use engine::Engine;
 use fanout::Fanout;
+use numbers::Numbers;
 use poller::Poller;
+use route::Route;
 use service::Service;
+use vms::Vms;
 
 /// The daemon behind the picture.
 pub trait Host: Send + Sync {
@@ -98,13 +104,14 @@ impl Server {
             Arc::clone(&poller),
             limits.clone(),
         ));
-        let service = Arc::new(Service::new(
-            limits.clone(),
+        let vms = Vms {
+            limits: limits.clone(),
             cache,
             hub,
             host,
-            Arc::clone(&fanout),
-        ));
+            numbers: Numbers::of(&Route::NAMES),
+        };
+        let service = Arc::new(Service::new(vms, Arc::clone(&fanout)));
         let handler = Box::new(Arc::clone(&service));
         let engine = Engine::new(limits, Arc::clone(&poller), handler)?;
         let engine = Arc::new(engine);

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::engine::Stream;
+use super::open::Stream;
 use super::wanted::Wanted;
 use crate::config::HttpLimits;
 use crate::hub::{Draft, Line, Text};

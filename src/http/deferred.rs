@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::{Body, Full, JSON, Later};
+use super::answer::{Answer, Body, Full, JSON, Later};
 use super::numbers::Place;
 use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
-use super::service::{Service, body_of, busy, failure, versioned};
+use super::vms::{Vms, body_of, busy, failure, versioned};
+use crate::config::{HttpLimits, is_zonename};
 use crate::hub::{Sight, Watch};
 use crate::json::Wants;
 use crate::requested::Requested;
@@ -40,40 +41,99 @@ impl Work {
             Self::Vm(..) => "vm-sync",
         }
     }
+
+    /// The answer, when there is something to answer.
+    pub fn answer(
+        self,
+        vms: &Arc<Vms>,
+        request: &Request,
+        begun: Instant,
+    ) -> Answer {
+        let Vms { limits, numbers, .. } = &**vms;
+        // Who waits for changes does not keep others from loads.
+        let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
+        let (place, most) = match waits {
+            true => (numbers.wait(limits.waiting), limits.waiting),
+            false => (numbers.sync(limits.syncs), limits.syncs),
+        };
+        let Some(place) = place else {
+            let why = format!("{most} requests wait, which are the most");
+            return Answer::Full(busy(&why));
+        };
+        let vms = Arc::clone(vms);
+        let request = request.clone();
+        Answer::Later(Box::new(move |wake| {
+            let sync = match &self {
+                Self::Vms(_) => Some(None),
+                // What is no name of a zone is not there.
+                Self::Vm(name, of) => {
+                    (of.sync && is_zonename(name)).then_some(Some(name))
+                }
+            };
+            let sync = sync
+                .map(|name| Sync(vms.host.request(name, Arc::clone(&wake))));
+            let until = begun + self.time(&vms.limits);
+            Box::new(Waiting {
+                vms,
+                work: self,
+                request,
+                begun,
+                until,
+                sync,
+                is_synced: false,
+                searched: Duration::ZERO,
+                wake,
+                watching: None,
+                _place: place,
+            })
+        }))
+    }
+
+    /// How long it may take.
+    fn time(&self, limits: &HttpLimits) -> Duration {
+        let (asked, default) = match self {
+            Self::Vms(of) => (of.timeout, limits.sync_time),
+            Self::Vm(_, of) if of.wait.is_none() => {
+                (of.timeout, limits.sync_time)
+            }
+            Self::Vm(_, of) => (of.timeout, limits.wait_time),
+        };
+        asked.unwrap_or(default)
+    }
 }
 
 /// A load that has to be in first; `None` if there can't be one more.
-pub struct Sync(pub Option<Arc<Requested>>);
+struct Sync(Option<Arc<Requested>>);
 
 /// A request that waits for its load, if that is asked for, and then for what
 /// its VM is to become.
-pub struct Waiting {
-    pub service: Arc<Service>,
-    pub work: Work,
-    pub request: Request,
-    pub begun: Instant,
-    pub until: Instant,
-    pub sync: Option<Sync>,
+struct Waiting {
+    vms: Arc<Vms>,
+    work: Work,
+    request: Request,
+    begun: Instant,
+    until: Instant,
+    sync: Option<Sync>,
     /// Whether a load is in that was asked for.
-    pub is_synced: bool,
+    is_synced: bool,
     /// How long it has looked whether its conditions hold.
-    pub searched: Duration,
-    pub wake: Wake,
+    searched: Duration,
+    wake: Wake,
     /// From when on it looks.
-    pub watching: Option<Watching>,
-    pub _place: Place,
+    watching: Option<Watching>,
+    _place: Place,
 }
 
 /// A watch of a VM, ended when dropped.
-pub struct Watching {
-    service: Arc<Service>,
+struct Watching {
+    vms: Arc<Vms>,
     zonename: Arc<str>,
     watch: Arc<Watch>,
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.service.hub.unwatch(&self.zonename, &self.watch);
+        self.vms.hub.unwatch(&self.zonename, &self.watch);
     }
 }
 
@@ -87,35 +147,35 @@ impl Waiting {
             Some(Sync(Some(_))) => (self.sync, self.is_synced) = (None, true),
             None => {}
         }
-        let service = &self.service;
+        let vms = &self.vms;
         let (name, of) = match &self.work {
             Work::Vms(of) => {
-                let full = service.vms(of, &self.request);
+                let full = vms.all(of, &self.request);
                 return Some(self.with_faults(full, None));
             }
             Work::Vm(name, of) => (name, of),
         };
         let Some(wait) = &of.wait else {
-            let (sight, seq) = service.cache.vm(name);
+            let (sight, seq) = vms.cache.vm(name);
             if sight.vm.is_none()
-                && let Some(error) = service.unloadable(name)
+                && let Some(error) = vms.unloadable(name)
             {
                 return Some(failure(504, &error));
             }
-            let full = service.vm(name, of, sight, seq, &self.request);
+            let full = vms.one(name, of, sight, seq, &self.request);
             return Some(self.with_faults(full, Some(name)));
         };
         let mut next = None;
         let watching = self.watching.get_or_insert_with(|| {
             // What it is now, and all that it becomes: nothing in between.
             let wake = Arc::clone(&self.wake);
-            let (sight, seq, watch) = service.cache.watch(name, wake);
+            let (sight, seq, watch) = vms.cache.watch(name, wake);
             next = Some((sight, seq));
-            let (service, zonename) = (Arc::clone(service), Arc::clone(name));
-            Watching { service, zonename, watch }
+            let (vms, zonename) = (Arc::clone(vms), Arc::clone(name));
+            Watching { vms, zonename, watch }
         });
         // Who waits for long may search for long, a little at a time.
-        let may = service.limits.search_time + self.begun.elapsed() / 20;
+        let may = vms.limits.search_time + self.begun.elapsed() / 20;
         let search = Search::new(may.saturating_sub(self.searched));
         let searched = self.searched;
         let begun = Instant::now();
@@ -138,7 +198,7 @@ impl Waiting {
                 // One that can't be loaded is there. When its end is sure, its
                 // faults are forgotten, and it is told again.
                 (Wait::Gone, vm) => {
-                    vm.is_none() && service.unloadable(name).is_none()
+                    vm.is_none() && vms.unloadable(name).is_none()
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
@@ -165,7 +225,7 @@ impl Waiting {
             Some(vm) => body_of(vm, of),
             None => Body::Bytes(b"null".to_vec()),
         };
-        let etag = self.service.etag(sight.version);
+        let etag = self.vms.etag(sight.version);
         let full = Full::new(status, JSON, body);
         versioned(full, &etag, seq)
     }
@@ -176,7 +236,7 @@ impl Waiting {
         if !self.is_synced {
             return full;
         }
-        let faults = self.service.host.faults(name);
+        let faults = self.vms.host.faults(name);
         let sources: BTreeSet<_> =
             faults.iter().map(|(source, _)| *source).collect();
         let sources: Vec<_> = sources.into_iter().collect();
@@ -187,7 +247,7 @@ impl Waiting {
     }
 
     fn count(&self, full: &Full) {
-        let numbers = &self.service.numbers;
+        let numbers = &self.vms.numbers;
         numbers.answered(self.work.route(), full.status, self.begun);
     }
 }
@@ -204,11 +264,11 @@ impl Later for Waiting {
     }
 
     fn late(&mut self) -> Full {
-        let service = &self.service;
+        let vms = &self.vms;
         let full = match &self.work {
             Work::Vm(name, of) if self.sync.is_none() => {
-                let (sight, seq) = service.cache.vm(name);
-                match (sight.vm.is_none(), service.unloadable(name)) {
+                let (sight, seq) = vms.cache.vm(name);
+                match (sight.vm.is_none(), vms.unloadable(name)) {
                     (true, Some(error)) => failure(504, &error),
                     _ => self.told(504, of, &sight, seq),
                 }
@@ -220,7 +280,7 @@ impl Later for Waiting {
                 };
                 let time = (self.until - self.begun).as_secs_f64();
                 let mut error = format!("not loaded within {time} s");
-                let faults = service.host.faults(name).into_iter();
+                let faults = vms.host.faults(name).into_iter();
                 for (source, fault) in faults.take(FAULTS_MAX) {
                     error += &format!("; {source}: {fault}");
                 }

@@ -1,0 +1,137 @@
+//! The threads that answer: as many as there is work for, up to a limit.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::threads::panic_text;
+
+/// A thread without work ends after this long.
+const THREAD_IDLE_TIME: Duration = Duration::from_secs(10);
+
+/// Stack of a thread that answers.
+const STACK_BYTES: usize = 512 << 10;
+
+/// A piece of work, for one of the threads.
+pub type Task = Box<dyn FnOnce() + Send>;
+
+/// The threads, and the work that waits for one.
+pub struct Pool {
+    most: usize,
+    ready: Mutex<Ready>,
+    work: Condvar,
+    ending: AtomicBool,
+}
+
+#[derive(Default)]
+struct Ready {
+    queue: VecDeque<Task>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Pool {
+    /// At most so many threads; none are there yet.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            ready: Mutex::default(),
+            work: Condvar::new(),
+            ending: AtomicBool::new(false),
+        }
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.ready.lock().threads
+    }
+
+    /// Drops what waits; threads end when they have done what they are at.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        // Dropped when it is not locked: a task may give back what it holds.
+        let waiting = std::mem::take(&mut self.ready.lock().queue);
+        drop(waiting);
+        self.work.notify_all();
+    }
+
+    /// Whether it has been ended.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
+
+    /// Has one of the threads do this.
+    pub fn run(self: &Arc<Self>, task: Task) {
+        let mut ready = self.ready.lock();
+        if self.is_ending() {
+            return;
+        }
+        ready.queue.push_back(task);
+        let is_short = ready.queue.len() > ready.idle;
+        if !is_short || ready.threads >= self.most {
+            drop(ready);
+            self.work.notify_one();
+            return;
+        }
+        ready.threads += 1;
+        drop(ready);
+        let pool = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("http-answer".to_string())
+            .stack_size(STACK_BYTES)
+            .spawn(move || pool.work_off());
+        if let Err(e) = thread {
+            log::error!("no thread to answer with: {e}");
+            let mut ready = self.ready.lock();
+            ready.threads -= 1;
+            let given_up = match ready.threads {
+                // Nobody would ever come for them.
+                0 => std::mem::take(&mut ready.queue),
+                _ => VecDeque::new(),
+            };
+            drop(ready);
+            drop(given_up);
+        }
+    }
+
+    /// Whether work waits for a thread.
+    pub fn is_busy(&self) -> bool {
+        let ready = self.ready.lock();
+        !ready.queue.is_empty() && ready.threads >= self.most
+    }
+
+    /// One of the threads.
+    fn work_off(&self) {
+        while let Some(task) = self.next() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
+                let what = panic_text(panic.as_ref());
+                log::error!("a request has panicked: {what}");
+            }
+        }
+    }
+
+    /// What to do next; `None` if the thread is to end, and no longer counts.
+    fn next(&self) -> Option<Task> {
+        let mut ready = self.ready.lock();
+        loop {
+            if let Some(task) = ready.queue.pop_front() {
+                return Some(task);
+            }
+            let mut is_over = self.is_ending();
+            if !is_over {
+                ready.idle += 1;
+                let waited = self.work.wait_for(&mut ready, THREAD_IDLE_TIME);
+                ready.idle -= 1;
+                is_over = waited.timed_out() && ready.queue.is_empty();
+            }
+            if is_over {
+                ready.threads -= 1;
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The answers with one VM, and with all of them.
+
+use std::sync::Arc;
+
+use super::Host;
+use super::answer::{Body, Full, JSON, Pieces};
+use super::numbers::Numbers;
+use super::request::Request;
+use super::route::{OfVm, OfVms};
+use crate::cache::Cache;
+use crate::config::HttpLimits;
+use crate::hub::{Hub, Sight, Vm};
+use crate::json::{Json, Object};
+use crate::select::Search;
+
+/// The field that says up to which event an answer knows.
+pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
+
+/// What answers with VMs need.
+pub struct Vms {
+    pub limits: HttpLimits,
+    pub cache: Arc<Cache>,
+    pub hub: Arc<Hub>,
+    pub host: Box<dyn Host>,
+    pub numbers: Numbers,
+}
+
+impl Vms {
+    /// The answer with all VMs.
+    pub fn all(&self, of: &OfVms, request: &Request) -> Full {
+        let mut snapshot = self.cache.snapshot();
+        let seq = snapshot.seq;
+        let etag = format!("\"{}-{seq}\"", self.cache.epoch());
+        if request.has_version(&etag) {
+            return versioned(not_modified(), &etag, seq);
+        }
+        let place = of.filter.has_regex().then(|| self.numbers.search());
+        if let Some(None) = place {
+            return busy("others search already");
+        }
+        if !of.filter.is_empty() {
+            let search = Search::new(self.limits.search_time);
+            let wants = of.filter.wants();
+            let passes = |vm: &&Vm| {
+                search.failure().is_none()
+                    && of.filter.passes(&vm.members(&wants), &search)
+            };
+            snapshot.vms =
+                snapshot.vms.iter().filter(passes).cloned().collect();
+            if let Some(why) = search.failure() {
+                return failure(400, why);
+            }
+        }
+        let body = match &of.fields {
+            None => Body::Pieces(Box::new(Array(snapshot.vms))),
+            Some(fields) => {
+                let mut vms = vec![b'['];
+                for vm in &*snapshot.vms {
+                    if vms.len() > 1 {
+                        vms.push(b',');
+                    }
+                    fields.write(vm, &mut vms);
+                }
+                vms.push(b']');
+                Body::Bytes(vms)
+            }
+        };
+        versioned(Full::new(200, JSON, body), &etag, seq)
+    }
+
+    /// The answer with one VM.
+    pub fn one(
+        &self,
+        name: &str,
+        of: &OfVm,
+        sight: Sight,
+        seq: u64,
+        request: &Request,
+    ) -> Full {
+        let Some(vm) = sight.vm else {
+            let full = Full::text(404, format!("VM Not Found: {name}"));
+            return full.with(SEQ_FIELD, &seq.to_string());
+        };
+        let etag = self.etag(sight.version);
+        if request.has_version(&etag) {
+            return versioned(not_modified(), &etag, seq);
+        }
+        versioned(Full::new(200, JSON, body_of(&vm, of)), &etag, seq)
+    }
+
+    /// Why a VM that is not served could not be loaded, though it is there.
+    pub fn unloadable(&self, name: &str) -> Option<String> {
+        let mut faults = self.host.faults(Some(name)).into_iter();
+        // The system's own are no VM's.
+        let fault = faults.find(|(source, _)| *source != "sysinfo")?;
+        Some(format!("{name} can't be loaded: {}: {}", fault.0, fault.1))
+    }
+
+    /// The name of a VM's version.
+    pub fn etag(&self, version: u64) -> String {
+        format!("\"{}-{version}\"", self.cache.epoch())
+    }
+}
+
+/// The body of one VM's answer.
+pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
+    match &of.fields {
+        None => Body::Shared(Arc::clone(vm.json())),
+        Some(fields) => {
+            let mut part = Vec::new();
+            fields.write(vm, &mut part);
+            Body::Bytes(part)
+        }
+    }
+}
+
+/// An answer with its version, and the last event that it knows of.
+pub fn versioned(full: Full, etag: &str, seq: u64) -> Full {
+    full.with("ETag", etag).with(SEQ_FIELD, &seq.to_string())
+}
+
+fn not_modified() -> Full {
+    Full::new(304, JSON, Body::Bytes(Vec::new()))
+}
+
+/// What did not work, as JSON.
+pub fn failure(status: u16, error: &str) -> Full {
+    let mut object = Object::new();
+    object.set("error", error);
+    Full::json(status, Json::from(object).to_bytes())
+}
+
+/// That there are too many; it is worth trying again.
+pub fn busy(why: &str) -> Full {
+    Full::text(503, why).with("Retry-After", "1")
+}
+
+/// The array of VMs: their JSON is shared, not copied.
+#[derive(Debug)]
+struct Array(Arc<[Vm]>);
+
+impl Pieces for Array {
+    fn count(&self) -> usize {
+        // The brackets, and a comma between two.
+        (2 * self.0.len() + 1).max(2)
+    }
+
+    fn piece(&self, at: usize) -> &[u8] {
+        match (at, at % 2) {
+            (0, _) => b"[",
+            _ if at + 1 == self.count() => b"]",
+            (_, 0) => b",",
+            _ => self.0[at / 2].json(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_array_of_vms_is_json() {
+        let array = |vms: &[&str]| {
+            let vm = |json: &&str| {
+                let vm = Json::parse(json).unwrap();
+                Vm::new(vm.as_object().unwrap())
+            };
+            let array = Array(vms.iter().map(vm).collect());
+            let pieces = (0..array.count()).map(|at| array.piece(at));
+            String::from_utf8(pieces.collect::<Vec<_>>().concat()).unwrap()
+        };
+        assert_eq!(array(&[]), "[]");
+        assert_eq!(array(&["{}"]), "[{}]");
+        assert_eq!(array(&["{}", "{\"a\":1}"]), "[{},{\"a\":1}]");
+    }
+}
