@@ -3,10 +3,7 @@
 //!
 //! To add a property that lives in the zone's XML, add its row here.
 
-use std::collections::BTreeSet;
-use std::sync::LazyLock;
-
-use crate::json::{Json, Names};
+use crate::json::Json;
 use crate::translate::{
     base64_utf8, bool_strict, bytes_to_mib, number, split_commas,
     split_commas_number, text,
@@ -14,28 +11,6 @@ use crate::translate::{
 
 /// Key in the XML, name in the VM object, translator.
 pub type Property = (&'static str, &'static str, fn(&str) -> Json);
-
-/// Names that members of what the XML says have, for [`Packed`]: sorted, and
-/// none twice.
-///
-/// [`Packed`]: crate::json::Packed
-pub static NAMES: LazyLock<Box<Names>> = LazyLock::new(|| {
-    let tables = [ZONE, NETWORK, DEVICE, FILESYSTEM].into_iter().flatten();
-    let names = tables.map(|row| row.1).chain(ZONEXML_OTHERS);
-    names.collect::<BTreeSet<_>>().into_iter().collect()
-});
-
-/// Members that the XML says more of than one value.
-const ZONEXML_OTHERS: [&str; 8] = [
-    "datasets",
-    "device",
-    "disks",
-    "options",
-    "pci_devices",
-    "state",
-    "transition_expire",
-    "transition_to",
-];
 
 /// The row of `key`.
 #[must_use]

@@ -30,7 +30,7 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
             daemon.settle()?;
             let memory = calm(&daemon)? / MIB;
             let json = get(daemon.addr, "/vms")?.1.len() as f64;
-            limits.push((vms as f64, 4.0 + 3.0 * json / MIB));
+            limits.push((vms as f64, 4.0 + 6.0 * json / MIB));
             let event = cpu_of_file_events(&host, &daemon)? * 1e3;
             // CPU time is told in hundredths of a second.
             let reloads = (10_000 / vms).clamp(1, 100);
@@ -75,7 +75,7 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
             plot(
                 "memory at rest, MiB",
                 memory,
-                Some(("4 MiB + 3 × JSON", &json)),
+                Some(("4 MiB + 6 × JSON", &json)),
             ),
         ),
         (

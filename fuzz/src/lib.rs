@@ -14,7 +14,8 @@ use vminfod::diff::diff as changes_of;
 use vminfod::event::Event;
 use vminfod::http::request::{Parsed, parse as parse_request};
 use vminfod::http::route::{Route, Wait, route};
-use vminfod::json::{Json, Object, Written};
+use vminfod::hub::Vm;
+use vminfod::json::{Json, Object};
 use vminfod::load::assemble::{Parts, assemble};
 use vminfod::load::zfs::Depth;
 use vminfod::load::{kstat, zfs, zoneadm, zonexml};
@@ -155,7 +156,7 @@ fn try_route(route: &Route) {
         }
         Route::Events(of) => {
             is_part(&of.wanted.fields);
-            let _ = of.wanted.has_vm(&Written::new(vm));
+            let _ = of.wanted.has_vm(&Vm::new(vm.clone()));
         }
         Route::BadQuery(error) => assert!(!error.is_empty()),
         _ => {}

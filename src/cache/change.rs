@@ -2,28 +2,17 @@
 
 use std::sync::Arc;
 
-use super::inner::Sort;
 use super::publisher::Publisher;
 use super::{Applied, Cache, GONE_MAX, Prepared, Update};
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::Vm;
-use crate::json::Object;
-use crate::load::assemble::{Parts, assemble, assemble_beside};
+use crate::load::assemble::Parts;
 use crate::transition::Reports;
 
 /// What is stored of a VM, as it is compared with.
 struct Stored {
-    parts: Arc<Parts>,
-    vm: Vm,
+    vm: Prepared,
     /// Transitions that were lost since its last event.
     lost: u64,
-}
-
-impl Stored {
-    fn prepared(&self) -> Prepared {
-        let (parts, vm) = (Arc::clone(&self.parts), self.vm.clone());
-        Prepared { parts, vm, object: None }
-    }
 }
 
 impl Cache {
@@ -35,7 +24,7 @@ impl Cache {
         &self,
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
-        mut update: Update,
+        update: Update,
         reports: &dyn Reports,
         cause: &Cause,
     ) -> Applied {
@@ -43,14 +32,13 @@ impl Cache {
             return Applied::Overtaken;
         };
         let lost = stored.as_ref().map_or(0, |stored| stored.lost);
+        let before = stored.as_ref().map(|stored| stored.vm.vm.clone());
         if let Some(twin) = twin {
             // As a VM of another uuid it is no longer there.
-            let before = stored.as_ref().and_then(|s| assemble(&s.parts));
-            let before = before.map(Arc::new);
             let mut events =
                 Publisher::new(self, zonename, cause, before, lost);
             if let Some(stored) = &stored {
-                events.delete(&[], &stored.prepared());
+                events.delete(&[], &stored.vm);
             }
             let mut inner = self.inner.write();
             if inner.is_overtaken(zonename, base, &update)
@@ -67,37 +55,15 @@ impl Cache {
         }
 
         // What takes long: objects are made, compared, and written.
-        let zone_state = stored.as_ref().map(|s| &*s.parts.row.zone_state);
+        let zone_state = stored.as_ref().map(|s| &*s.vm.parts.row.zone_state);
         let due = reports.due(zone_state);
         let reported = due.iter().map(|(_, t)| t.clone()).collect();
-        let size = stored.as_ref().map_or(0, |stored| stored.vm.json().len());
+        let size = before.as_ref().map_or(0, |vm| vm.json().len());
         let (reported, passed_over) = within(reported, size.max(update.size()));
         let lost = lost + passed_over;
-        let is_served =
-            matches!(&update, Update::Vm(vm) if vm.object.is_none());
-        let is_still =
-            reported.iter().all(|t| Some(t.zone_state) == zone_state);
-        let is_quiet = is_served && is_still;
-        let before = match (&stored, is_quiet) {
-            (Some(stored), false) => object_of(stored, &update),
-            _ => None,
-        };
-        if is_served && let Update::Vm(vm) = &mut update {
-            // One and the same: there is no difference to look for.
-            vm.object.clone_from(&before);
-        }
         let mut events = Publisher::new(self, zonename, cause, before, lost);
         let lives = Lives::of(&reported, stored.as_ref(), &update);
-        if is_quiet {
-            events.lost += reported.iter().map(|t| t.lost).sum::<u64>();
-        } else {
-            lives.write(&mut events, stored.as_ref(), &update);
-        }
-        let object = match &mut update {
-            Update::Vm(vm) => vm.object.take(),
-            Update::Gone => None,
-        };
-        let sort = object.as_deref().map(Sort::of);
+        lives.write(&mut events, stored.as_ref(), &update);
 
         let mut inner = self.inner.write();
         if inner.is_overtaken(zonename, base, &update)
@@ -122,11 +88,11 @@ impl Cache {
         let mut replaced = None;
         if let Update::Vm(vm) = update {
             let version = (!published.is_empty()).then(|| self.hub.seq());
-            replaced = inner.store(zonename, vm, sort, version, lost);
+            replaced = inner.store(zonename, vm, version, lost);
         }
         drop(inner);
         // Large ones take their time to go.
-        drop((removed, replaced, object, stored));
+        drop((removed, replaced, stored));
         Applied::Stored { published, is_end_unheard }
     }
 
@@ -142,26 +108,12 @@ impl Cache {
         let stored = match (inner.vms.get(zonename), base) {
             (None, None) => None,
             (Some(entry), Some(base)) if Arc::ptr_eq(&entry.vm.parts, base) => {
-                let parts = Arc::clone(base);
-                let vm = entry.vm.vm.clone();
-                Some(Stored { parts, vm, lost: entry.lost })
+                Some(Stored { vm: entry.vm.clone(), lost: entry.lost })
             }
             _ => return None,
         };
         Some((stored, inner.twin(zonename, update)))
     }
-}
-
-/// The object that is served of a VM; what the new one has as well is shared
-/// with it.
-fn object_of(stored: &Stored, update: &Update) -> Option<Arc<Object>> {
-    let new = match update {
-        Update::Vm(Prepared { parts, object: Some(object), .. }) => {
-            Some((&**parts, &**object))
-        }
-        _ => None,
-    };
-    assemble_beside(&stored.parts, new).map(Arc::new)
 }
 
 /// What the events of one change may take, in bytes: they are all written
@@ -175,7 +127,8 @@ fn within(
     mut reported: Vec<Transition>,
     size: usize,
 ) -> (Vec<Transition>, u64) {
-    // Each has the VM twice: as JSON, and in its line.
+    // Each has the VM twice, as JSON and in its line; what did not change of
+    // its object is shared.
     let most = (EVENTS_BYTES / (2 * size).max(1)).max(1);
     let (mut excess, mut lost) = (reported.len().saturating_sub(most), 0);
     reported.retain(|transition| {
@@ -231,13 +184,13 @@ impl<'a> Lives<'a> {
                 true
             }
             Update::Vm(vm) => {
-                let is_another =
-                    stored.is_some_and(|s| s.parts.is_another_than(&vm.parts));
+                let is_another = stored
+                    .is_some_and(|s| s.vm.parts.is_another_than(&vm.parts));
                 if is_another && ended.is_empty() {
                     ended.push(&[]);
                 }
-                stored
-                    .is_some_and(|s| s.parts.xml.is_another_than(&vm.parts.xml))
+                let xml = &vm.parts.xml;
+                stored.is_some_and(|s| s.vm.parts.xml.is_another_than(xml))
             }
         };
         Self { ended, now, heard, has_ended }
@@ -253,8 +206,7 @@ impl<'a> Lives<'a> {
             Update::Gone => None,
             Update::Vm(vm) => Some(vm),
         };
-        let stored = stored.map(Stored::prepared);
-        let mut known = stored.as_ref();
+        let mut known = stored.map(|stored| &stored.vm);
         for life in &self.ended {
             // If a zone was over before it could be loaded, no more is known
             // about it than about the next one.

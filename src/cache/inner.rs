@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Prepared, Update};
 use crate::hub::{Sight, Vm};
-use crate::json::Object;
 use crate::load::assemble::{Parts, volume_of_path};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
@@ -18,40 +17,17 @@ pub struct Inner {
     /// All of them in that order, since somebody has asked.
     pub listing: OnceLock<Arc<[Vm]>>,
     pub last_place: u64,
-    /// Bytes of JSON.
-    pub bytes: usize,
     pub datasets: DatasetIndex,
     /// By uuid, the zone that is served.
     pub zone_of: HashMap<Arc<str>, Arc<str>>,
-    /// How many VMs are of each sort.
-    pub sorts: BTreeMap<Arc<Sort>, u64>,
     /// While everything is loaded: who was found gone meanwhile.
     pub gone: Option<HashSet<Arc<str>>>,
-}
-
-/// By what VMs are counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sort {
-    /// The member `state`.
-    pub state: String,
-    /// The member `brand`.
-    pub brand: String,
-}
-
-impl Sort {
-    /// The sort of a VM.
-    #[must_use]
-    pub fn of(object: &Object) -> Self {
-        let of = |name| object.get_str(name).unwrap_or_default().to_string();
-        Self { state: of("state"), brand: of("brand") }
-    }
 }
 
 #[derive(Debug)]
 pub struct Entry {
     pub place: u64,
     pub vm: Prepared,
-    pub sort: Arc<Sort>,
     /// The number of the event that made it what it is.
     pub version: u64,
     /// Zone transitions that were lost since its last event.
@@ -108,13 +84,11 @@ impl Inner {
     }
 
     /// Stores a VM that has become what it is by event `version`, or by none:
-    /// then it is still the same to all who read it. Without a sort it is of
-    /// that of the one before, which is returned.
+    /// then it is still the same to all who read it. Returns the one before.
     pub fn store(
         &mut self,
         zonename: &Arc<str>,
         mut vm: Prepared,
-        sort: Option<Sort>,
         version: Option<u64>,
         lost: u64,
     ) -> Option<Entry> {
@@ -123,17 +97,7 @@ impl Inner {
             (Some(old), None) => vm.vm = old.vm.vm.clone(),
             _ => drop(self.listing.take()),
         }
-        let sort = match (old, sort) {
-            (Some(old), None) => Arc::clone(&old.sort),
-            (_, sort) => self.sort(sort.unwrap_or_default()),
-        };
-        if let Some(old) = old {
-            uncount(&mut self.sorts, &old.sort);
-        }
-        *self.sorts.entry(Arc::clone(&sort)).or_default() += 1;
         let version = version.or(old.map(|old| old.version)).unwrap_or(0);
-        self.bytes += vm.vm.json().len();
-        self.bytes -= old.map_or(0, |old| old.vm.vm.json().len());
         let place = old.map_or(self.last_place + 1, |entry| entry.place);
         let names = dataset_names(&vm.parts);
         let old_names = old.map(|e| dataset_names(&e.vm.parts));
@@ -158,7 +122,7 @@ impl Inner {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, vm, sort, version, lost };
+        let entry = Entry { place, vm, version, lost };
         self.vms.insert(Arc::clone(zonename), entry)
     }
 
@@ -166,8 +130,6 @@ impl Inner {
         let (zonename, entry) = self.vms.remove_entry(zonename)?;
         self.listing.take();
         self.order.remove(&entry.place);
-        self.bytes -= entry.vm.vm.json().len();
-        uncount(&mut self.sorts, &entry.sort);
         if let Some(uuid) = entry.uuid() {
             self.zone_of.remove(&uuid);
         }
@@ -175,21 +137,6 @@ impl Inner {
             self.datasets.remove(&name, &zonename);
         }
         Some(entry)
-    }
-
-    /// The sort as it is known, if it is.
-    fn sort(&self, sort: Sort) -> Arc<Sort> {
-        let known = self.sorts.get_key_value(&sort);
-        known.map_or_else(|| Arc::new(sort), |(known, _)| Arc::clone(known))
-    }
-}
-
-fn uncount(sorts: &mut BTreeMap<Arc<Sort>, u64>, sort: &Arc<Sort>) {
-    if let Some(count) = sorts.get_mut(sort) {
-        *count -= 1;
-        if *count == 0 {
-            sorts.remove(sort);
-        }
     }
 }
 

@@ -18,12 +18,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::hub::{Hub, Line, Sight, Vm, Watch};
-use crate::json::Object;
 use crate::load::assemble::{Parts, assemble};
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
 use inner::Inner;
-pub use inner::Sort;
 pub use publisher::Published;
 
 /// VMs that may go while everything is loaded. If it is more, everything is
@@ -31,13 +29,10 @@ pub use publisher::Published;
 const GONE_MAX: usize = 16_384;
 
 /// A VM as it was loaded, ready to be stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Prepared {
     parts: Arc<Parts>,
     vm: Vm,
-    /// What is served, made of the parts; `None` if it is what is served
-    /// already. It is not kept: at any time the same can be made again.
-    object: Option<Arc<Object>>,
 }
 
 impl Prepared {
@@ -45,13 +40,8 @@ impl Prepared {
     /// can't be served.
     #[must_use]
     pub fn new(parts: Parts) -> Option<Self> {
-        let object = Arc::new(assemble(&parts)?);
-        let vm = Vm::new(&object);
-        Some(Self { parts: Arc::new(parts), vm, object: Some(object) })
-    }
-
-    fn object(&self) -> Option<Arc<Object>> {
-        self.object.clone().or_else(|| assemble(&self.parts).map(Arc::new))
+        let vm = Vm::new(assemble(&parts)?);
+        Some(Self { parts: Arc::new(parts), vm })
     }
 }
 
@@ -230,20 +220,6 @@ impl Cache {
         (inner.sight(zonename, seq), seq, watch)
     }
 
-    /// Bytes of JSON of all VMs.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.inner.read().bytes
-    }
-
-    /// How many VMs there are of each sort.
-    #[must_use]
-    pub fn sorts(&self) -> Vec<(Arc<Sort>, u64)> {
-        let inner = self.inner.read();
-        let sorts = inner.sorts.iter();
-        sorts.map(|(sort, count)| (Arc::clone(sort), *count)).collect()
-    }
-
     /// All VMs.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -354,9 +330,7 @@ impl Cache {
             Arc::ptr_eq(&entry.vm.parts, base).then(|| entry.vm.vm.clone())
         });
         match served {
-            Some(vm) => {
-                Some(Prepared { parts: Arc::new(parts), vm, object: None })
-            }
+            Some(vm) => Some(Prepared { parts: Arc::new(parts), vm }),
             None => Prepared::new(parts),
         }
     }

@@ -9,7 +9,7 @@ use crate::diff::EventKind;
 use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{About, Draft, Vm};
-use crate::json::{Json, Object, write_string};
+use crate::json::{Json, write_string};
 use crate::load::assemble::{uninstalled, with_zone_state};
 use crate::translate::date_text;
 
@@ -54,7 +54,7 @@ pub struct Publisher<'a> {
     zonename: &'a Arc<str>,
     cause: &'a Cause,
     /// What subscribers know the VM as.
-    now: Option<Arc<Object>>,
+    now: Option<Vm>,
     steps: Vec<Step>,
     /// When the transition was that is being published, if one is.
     when: Option<SystemTime>,
@@ -79,7 +79,7 @@ impl<'a> Publisher<'a> {
         cache: &'a Cache,
         zonename: &'a Arc<str>,
         cause: &'a Cause,
-        now: Option<Arc<Object>>,
+        now: Option<Vm>,
         lost: u64,
     ) -> Self {
         let (steps, when) = (Vec::new(), None);
@@ -132,9 +132,7 @@ impl<'a> Publisher<'a> {
             self.lost += reported.last().map_or(0, |end| end.lost);
         }
         self.when = last_when;
-        if let Some(object) = vm.object() {
-            self.step(object, vm.vm.clone());
-        }
+        self.step(vm.vm.clone());
         self.when = None;
     }
 
@@ -157,12 +155,11 @@ impl<'a> Publisher<'a> {
         // for it, and for the datasets to go, which may be faster than a load.
         // One that was renamed has never been in it.
         let last = end.and_then(|_| uninstalled(&vm.parts));
-        if let Some(last) = last.map(Arc::new) {
-            let written = Vm::new(&last);
-            self.step(last, written);
+        if let Some(last) = last {
+            self.step(Vm::new(last));
         }
-        if let Some(object) = self.now.take() {
-            self.write(EventKind::Delete, &object, None, None);
+        if let Some(vm) = self.now.take() {
+            self.write(EventKind::Delete, &vm, None);
         }
         self.when = None;
     }
@@ -170,48 +167,39 @@ impl<'a> Publisher<'a> {
     fn pass_all(&mut self, reported: &[Transition], vm: &Prepared) {
         for step in reported {
             self.lost += step.lost;
-            let base = self.now.clone().or_else(|| vm.object());
-            let base = base.unwrap_or_default();
-            let next = with_zone_state(&base, step.zone_state, step.zoneid);
             self.when = step.when;
-            self.pass(step, next);
+            self.pass(step, &vm.vm);
         }
         self.when = None;
     }
 
     /// Publishes a state that is over, unless subscribers know it.
-    fn pass(&mut self, step: &Transition, next: Object) {
-        let now = self.now.as_ref().and_then(|vm| vm.get_str("zone_state"));
-        if now != Some(step.zone_state) {
-            let next = Arc::new(next);
-            let written = Vm::new(&next);
-            self.step(next, written);
+    fn pass(&mut self, step: &Transition, loaded: &Vm) {
+        let now = self.now.as_ref().map(Vm::object);
+        let state = now.and_then(|vm| vm.get_str("zone_state"));
+        if state != Some(step.zone_state) {
+            let base = now.unwrap_or(loaded.object());
+            let next = with_zone_state(base, step.zone_state, step.zoneid);
+            self.step(Vm::new(next));
         }
     }
 
-    fn step(&mut self, object: Arc<Object>, to: Vm) {
-        let Some(from) = self.now.replace(Arc::clone(&object)) else {
-            self.write(EventKind::Create, &object, Some(to), None);
+    fn step(&mut self, vm: Vm) {
+        let Some(from) = self.now.replace(vm.clone()) else {
+            self.write(EventKind::Create, &vm, None);
             return;
         };
-        if Arc::ptr_eq(&from, &object) {
+        if from.is_shared_with(&vm) {
             return;
         }
-        let changes = diff(&from, &object);
+        let changes = diff(from.object(), vm.object());
         if !changes.is_empty() {
-            let kind = EventKind::Modify;
-            self.write(kind, &object, Some(to), Some(&changes));
+            self.write(EventKind::Modify, &vm, Some(&changes));
         }
     }
 
-    fn write(
-        &mut self,
-        kind: EventKind,
-        object: &Object,
-        vm: Option<Vm>,
-        changes: Option<&[Change]>,
-    ) {
-        let uuid = object.get_str("uuid").unwrap_or_default();
+    fn write(&mut self, kind: EventKind, vm: &Vm, changes: Option<&[Change]>) {
+        let uuid = vm.object().get_str("uuid").unwrap_or_default();
         let zonename = Arc::clone(self.zonename);
         let about = About {
             kind,
@@ -221,6 +209,7 @@ impl<'a> Publisher<'a> {
             },
             zonename,
         };
+        let vm = (kind != EventKind::Delete).then(|| vm.clone());
         let line = match self.is_silent {
             true => Draft::default(),
             false => self.line(&about, vm.as_ref(), changes),

@@ -1,14 +1,13 @@
 //! The picture by itself: what is counted and what is shared.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Applied, Cache, Prepared, Since, Start, Update};
+use super::{Applied, Cache, Since, Start, Update};
 use crate::config::HttpLimits;
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::{Hub, HubLimits};
-use crate::json::{Json, Object, Packed, Wants};
-use crate::load::assemble::{Parts, assemble_beside};
+use crate::hub::{Hub, HubLimits, Vm};
+use crate::json::{Json, Object};
+use crate::load::assemble::Parts;
 use crate::load::{zoneadm, zonexml};
 
 const NAME: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
@@ -34,7 +33,7 @@ fn parts(state: &str, key: &str) -> Parts {
     let mut parts = Parts::new(row, xml, Arc::default());
     let mut metadata = Object::new();
     metadata.set(key.to_string(), "value");
-    parts.metadata.customer = Packed::object(&metadata, &[]);
+    parts.metadata.customer = Json::from(metadata);
     parts
 }
 
@@ -58,21 +57,8 @@ fn apply(
     kinds.collect::<Vec<_>>().join(" ")
 }
 
-/// By state and brand, as what is served says.
-fn served(cache: &Cache) -> BTreeMap<(String, String), u64> {
-    let mut wants = Wants::default();
-    ["state", "brand"].iter().for_each(|name| wants.add(name));
-    let mut sorts = BTreeMap::new();
-    for vm in &*cache.snapshot().vms {
-        let vm = vm.members(&wants);
-        let of = |name| vm.get_str(name).unwrap().to_string();
-        *sorts.entry((of("state"), of("brand"))).or_default() += 1;
-    }
-    sorts
-}
-
 #[test]
-fn vms_are_counted_as_they_are_served() {
+fn every_state_that_was_reported_is_published() {
     let cache = cache();
     for (vm, reported, events) in [
         (Some("installed"), &[][..], "create"),
@@ -89,38 +75,36 @@ fn vms_are_counted_as_they_are_served() {
     ] {
         let parts = vm.map(|state| parts(state, "key"));
         assert_eq!(apply(&cache, parts, reported), events, "{reported:?}");
-        let sorts = cache.sorts().into_iter();
-        let sorts: BTreeMap<_, _> = sorts
-            .map(|(s, count)| ((s.state.clone(), s.brand.clone()), count))
-            .collect();
-        assert_eq!(sorts, served(&cache), "{vm:?} {reported:?}");
-        let states = sorts.keys().map(|(state, _)| state.as_str());
-        let state = vm.map(|state| match state {
-            "installed" => "stopped",
-            state => state,
-        });
-        assert_eq!(states.collect::<Vec<_>>(), Vec::from_iter(state));
+        let served = cache.snapshot().vms;
+        let states = served.iter();
+        let states = states.filter_map(|vm| vm.object().get_str("zone_state"));
+        assert_eq!(states.collect::<Vec<_>>(), Vec::from_iter(vm));
     }
 }
 
 #[test]
-fn what_is_the_same_in_both_is_neither_made_nor_compared_again() {
+fn what_a_load_has_found_unchanged_is_shared_with_what_is_served() {
     let cache = cache();
     assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
-    let before = cache.parts(NAME).unwrap();
-    let mut new = (*before).clone();
-    new.tags = Packed::new(&Json::parse(r#"{"role":"db"}"#).unwrap(), &[]);
-    let prepared = Prepared::new(new).unwrap();
-    let object = prepared.object.clone().unwrap();
-    let again = assemble_beside(&before, Some((&prepared.parts, &object)));
-    let again = again.unwrap();
-    let shared = |name: &str| match (object.get(name), again.get(name)) {
-        (Some(Json::Object(a)), Some(Json::Object(b))) => Arc::ptr_eq(a, b),
-        _ => panic!("no object"),
+    let before = cache.snapshot().vms[0].clone();
+    let base = cache.parts(NAME);
+    let mut new = parts("running", "a");
+    new.tags = Json::parse(r#"{"role":"db"}"#).unwrap();
+    let prepared = cache.prepare(NAME, base.as_ref(), new).unwrap();
+    let shared = |name: &str| {
+        let of = |vm: &Vm| vm.object().get(name).cloned();
+        match (of(&before), of(&prepared.vm)) {
+            (Some(Json::Object(a)), Some(Json::Object(b))) => {
+                Arc::ptr_eq(&a, &b)
+            }
+            _ => panic!("no object"),
+        }
     };
     assert!(shared("customer_metadata") && shared("routes"));
     assert!(!shared("tags"));
-    assert_eq!(Json::from(again).get("tags").unwrap().to_string(), "{}");
+    let same = parts("running", "a");
+    let prepared = cache.prepare(NAME, base.as_ref(), same).unwrap();
+    assert!(prepared.vm.is_shared_with(&before));
 }
 
 #[test]

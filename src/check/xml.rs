@@ -48,7 +48,7 @@ pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, String> {
 /// Whether vmadm is at work at a VM, by what it notes in the XML: datasets and
 /// files come and go then.
 pub(super) fn is_on_its_way(parsed: &Parsed) -> bool {
-    let members = parsed.xml.members();
+    let members = &parsed.xml.members;
     members.contains("transition_to")
         || members.get("provisioning") == Some(&Json::Bool(true))
 }

@@ -144,19 +144,25 @@ fn tell_process(page: &mut Page, shared: &Shared) {
 
 #[allow(clippy::cast_precision_loss)]
 fn tell_picture(page: &mut Page, shared: &Shared) {
-    let sorts = shared.cache.sorts().into_iter().map(|(sort, count)| {
-        (vec![sort.state.clone(), sort.brand.clone()], count as f64)
+    let vms = shared.cache.snapshot().vms;
+    let mut counts = BTreeMap::<_, u64>::new();
+    for vm in &*vms {
+        let of = |name| vm.object().get_str(name).unwrap_or_default();
+        *counts.entry(["state", "brand"].map(of)).or_default() += 1;
+    }
+    let counts = counts.into_iter().map(|(labels, count)| {
+        (labels.map(String::from).to_vec(), count as f64)
     });
     page.gauges(
         "vminfod_vms",
         "VMs by state and brand.",
         &["state", "brand"],
-        sorts,
+        counts,
     );
     page.gauge(
         "vminfod_cache_bytes",
         "Bytes of JSON of all VMs.",
-        shared.cache.bytes() as f64,
+        vms.iter().map(|vm| vm.json().len()).sum::<usize>() as f64,
     );
     page.gauge(
         "vminfod_event_seq",

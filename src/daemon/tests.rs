@@ -186,7 +186,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
     let loaded = loader.load(vec![request], &sysinfo, &write_tags);
     std::fs::remove_dir_all(&root).unwrap();
     let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };
-    assert_eq!(parts.tags.value(&[]).to_string(), r#"{"role":"db"}"#);
+    assert_eq!(parts.tags.to_string(), r#"{"role":"db"}"#);
 }
 
 #[test]

@@ -12,7 +12,6 @@ use super::route::{OfVm, OfVms, Wait};
 use super::vms::{Vms, body_of, busy, failure, versioned};
 use crate::config::{HttpLimits, is_zonename};
 use crate::hub::{Sight, Watch};
-use crate::json::Wants;
 use crate::requested::Requested;
 use crate::select::Search;
 use crate::sync::Wake;
@@ -202,10 +201,7 @@ impl Waiting {
                 }
                 (Wait::Holds(_), None) => false,
                 (Wait::Holds(conditions), Some(vm)) => {
-                    let mut wants = Wants::default();
-                    conditions.iter().for_each(|c| c.want(&mut wants));
-                    let members = vm.members(&wants);
-                    conditions.iter().all(|c| c.holds(&members, &search))
+                    conditions.iter().all(|c| c.holds(vm.object(), &search))
                 }
             };
             if let Some(why) = search.failure() {

@@ -125,7 +125,7 @@ impl Beginning<'_> {
             }
             match &self.wanted.fields {
                 None => out.extend_from_slice(vm.json()),
-                Some(fields) => fields.write(vm, &mut out),
+                Some(fields) => fields.of(vm.object()).write(&mut out),
             }
         }
         out.push(b']');

@@ -40,10 +40,9 @@ impl Vms {
         }
         if !of.filter.is_empty() {
             let search = Search::new(self.limits.search_time);
-            let wants = of.filter.wants();
             let passes = |vm: &&Vm| {
                 search.failure().is_none()
-                    && of.filter.passes(&vm.members(&wants), &search)
+                    && of.filter.passes(vm.object(), &search)
             };
             snapshot.vms =
                 snapshot.vms.iter().filter(passes).cloned().collect();
@@ -59,7 +58,7 @@ impl Vms {
                     if vms.len() > 1 {
                         vms.push(b',');
                     }
-                    fields.write(vm, &mut vms);
+                    fields.of(vm.object()).write(&mut vms);
                 }
                 vms.push(b']');
                 Body::Bytes(vms)
@@ -106,11 +105,7 @@ impl Vms {
 pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
     match &of.fields {
         None => Body::Shared(Arc::clone(vm.json())),
-        Some(fields) => {
-            let mut part = Vec::new();
-            fields.write(vm, &mut part);
-            Body::Bytes(part)
-        }
+        Some(fields) => Body::Bytes(fields.of(vm.object()).to_bytes()),
     }
 }
 
@@ -164,7 +159,7 @@ mod tests {
         let array = |vms: &[&str]| {
             let vm = |json: &&str| {
                 let vm = Json::parse(json).unwrap();
-                Vm::new(vm.as_object().unwrap())
+                Vm::new(vm.as_object().unwrap().clone())
             };
             let array = Array(vms.iter().map(vm).collect());
             let pieces = (0..array.count()).map(|at| array.piece(at));

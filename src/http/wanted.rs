@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::diff::EventKind;
 use crate::hub::{Draft, Line, Vm};
-use crate::json::{Json, Key, Object, Wants};
+use crate::json::{Json, Key, Object};
 use crate::select::{Fields, Path};
 
 /// What a subscriber wants. Each part that is empty means all.
@@ -30,11 +30,9 @@ impl Wanted {
         if self.vms.is_empty() {
             return true;
         }
-        let mut wants = Wants::default();
-        ["uuid", "zonename"].iter().for_each(|name| wants.add(name));
-        let names = vm.members(&wants);
-        let mut names = names.iter().filter_map(|(_, name)| name.as_str());
-        names.any(|own| self.vms.iter().any(|name| name == own))
+        let own = ["uuid", "zonename"].map(|name| vm.object().get_str(name));
+        let mut own = own.into_iter().flatten();
+        own.any(|own| self.vms.iter().any(|name| name == own))
     }
 }
 

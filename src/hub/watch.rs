@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
-use crate::json::Written;
+use crate::json::Object;
 use crate::sync::{Mutex, Wake};
 
 /// A VM as it was at one moment.
@@ -16,8 +17,40 @@ pub struct Sight {
     pub version: u64,
 }
 
-/// A VM as it is served.
-pub type Vm = Written;
+/// A VM as it is served. A clone is the same piece of memory.
+#[derive(Clone, Debug)]
+pub struct Vm {
+    object: Arc<Object>,
+    json: Arc<[u8]>,
+}
+
+impl Vm {
+    /// Writes an object's JSON.
+    #[must_use]
+    pub fn new(object: Object) -> Self {
+        let object = Arc::new(object.fitted());
+        let json = object.to_bytes().into();
+        Self { object, json }
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Its JSON.
+    #[must_use]
+    pub fn json(&self) -> &Arc<[u8]> {
+        &self.json
+    }
+
+    /// Whether both are one piece of memory, so that nothing differs.
+    #[must_use]
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.object, &other.object)
+    }
+}
 
 /// What was seen of a VM and not looked at yet.
 pub struct Watch {
@@ -76,8 +109,6 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

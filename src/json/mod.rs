@@ -8,20 +8,16 @@
 //!
 //! This module does not know what a VM is.
 
-mod packed;
 mod read;
 mod text;
-mod written;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-pub use packed::{Names, Packed};
 pub use read::{elements_of, members_of};
-use text::write_value;
 pub use text::{number_text, write_string};
-pub use written::{Names as WrittenNames, Wants, Written, value_of};
+use text::{write_object, write_value};
 
 /// A member's name. Names that the program knows are not allocated.
 pub type Key = Cow<'static, str>;
@@ -57,6 +53,12 @@ impl Json {
     /// than serde_json's limit of 128.
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// An object without members.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::from(Object::new())
     }
 
     /// How many arrays and objects stand within each other: 0 of a value that
@@ -309,6 +311,13 @@ impl Object {
         }
     }
 
+    /// Sets all members of another object.
+    pub fn extend(&mut self, other: &Self) {
+        for (key, value) in &other.members {
+            self.set(key.clone(), value.clone());
+        }
+    }
+
     /// In no more memory than it needs: it is to stay as it is.
     #[must_use]
     pub fn fitted(mut self) -> Self {
@@ -338,6 +347,31 @@ impl Object {
     /// The members in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Json)> {
         self.members.iter().map(|(k, v)| (k.as_ref(), v))
+    }
+
+    /// The members for which `value_of` has a value, with that, in order.
+    #[must_use]
+    pub fn filter_map(
+        &self,
+        mut value_of: impl FnMut(&str, &Json) -> Option<Json>,
+    ) -> Self {
+        let members = self.members.iter().filter_map(|(key, value)| {
+            Some((key.clone(), value_of(key, value)?))
+        });
+        Self::of_distinct(members.collect())
+    }
+
+    /// Appends the object as compact JSON.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_object(self, out, None);
+    }
+
+    /// The object as compact JSON.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
     }
 
     /// Makes an object of members in order: of a repeated key the last value

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::Json;
+use super::{Json, Object};
 
 /// Whole numbers below this are written as integers are, which costs less.
 const WHOLE_MAX: f64 = 1e15;
@@ -56,18 +56,25 @@ pub(super) fn write_value(
                 write_value(e, out, inner);
             });
         }
-        Json::Object(object) => {
-            let members = object.members.iter();
-            write_list(out, b"{}", indent, members, |(k, v), out, inner| {
-                write_string(k, out);
-                out.push(b':');
-                if inner.is_some() {
-                    out.push(b' ');
-                }
-                write_value(v, out, inner);
-            });
-        }
+        Json::Object(object) => write_object(object, out, indent),
     }
+}
+
+/// Appends an object, as [`write_value`].
+pub(super) fn write_object(
+    object: &Object,
+    out: &mut Vec<u8>,
+    indent: Option<usize>,
+) {
+    let members = object.members.iter();
+    write_list(out, b"{}", indent, members, |(k, v), out, inner| {
+        write_string(k, out);
+        out.push(b':');
+        if inner.is_some() {
+            out.push(b' ');
+        }
+        write_value(v, out, inner);
+    });
 }
 
 fn write_list<T>(

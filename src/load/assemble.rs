@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
-use crate::json::{Json, Object, Packed};
+use crate::json::{Json, Object};
 use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{
@@ -35,9 +35,9 @@ pub struct Parts {
     /// Its metadata.
     pub metadata: Metadata,
     /// Its tags.
-    pub tags: Packed,
+    pub tags: Json,
     /// Its routes.
-    pub routes: Packed,
+    pub routes: Json,
     /// The dataset that a VM which is being received will have.
     pub receiving: Option<Arc<str>>,
     /// Its datasets.
@@ -58,8 +58,8 @@ impl Parts {
             lastexited: None,
             stamps: Stamps::default(),
             metadata: Metadata::default(),
-            tags: Packed::default(),
-            routes: Packed::default(),
+            tags: Json::empty(),
+            routes: Json::empty(),
             receiving: None,
             datasets: VmDatasets::default(),
             sysinfo,
@@ -118,7 +118,7 @@ impl Parts {
 }
 
 /// The datasets of one VM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VmDatasets {
     /// Mounted at its zonepath.
     pub root: Option<Arc<Dataset>>,
@@ -181,39 +181,23 @@ pub fn volume_of_path(path: &str) -> Option<&str> {
 /// The object that is served of a VM; `None` if the VM has no uuid yet.
 #[must_use]
 pub fn assemble(parts: &Parts) -> Option<Object> {
-    assemble_beside(parts, None)
-}
-
-/// As [`assemble`]; what is the same as in other parts of this VM is shared
-/// with the object that was made of those: large metadata are neither unpacked
-/// nor compared again.
-#[must_use]
-pub fn assemble_beside(
-    parts: &Parts,
-    other: Option<(&Parts, &Object)>,
-) -> Option<Object> {
     let uuid = parts.row.uuid.as_ref()?;
-    let mut vm = parts.xml.members();
+    let mut vm = parts.xml.members.clone();
     zoneadm(&mut vm, &parts.row, uuid);
     files(&mut vm, parts);
     vm.set_default("resolvers", || Json::from(Vec::new()));
     vm.set_default("firewall_enabled", || Json::Bool(false));
-    for (name, value) in parts.sysinfo.iter() {
-        vm.set(name.to_string(), value.clone());
-    }
+    vm.extend(&parts.sysinfo);
     state(&mut vm, &parts.row.zone_state);
     if let Some(info) = &parts.zoneinfo {
         vm.set("boot_timestamp", epoch_seconds_to_iso(info.boot_time));
         vm.set("init_restarts", info.init_restarts);
         vm.set("pid", info.init_pid);
     }
-    let others = other.map(|(other, _)| maps(other));
-    for (place, (name, map)) in maps(parts).into_iter().enumerate() {
-        let is_same = others.is_some_and(|o| o[place].1.is_shared_with(map));
-        let shared = other.filter(|_| is_same).map(|(_, object)| object);
-        let shared = shared.and_then(|object| object.get(name).cloned());
-        vm.set(name, shared.unwrap_or_else(|| map.value(&[])));
-    }
+    vm.set("customer_metadata", parts.metadata.customer.clone());
+    vm.set("internal_metadata", parts.metadata.internal.clone());
+    vm.set("routes", parts.routes.clone());
+    vm.set("tags", parts.tags.clone());
     if is_receiving(&vm)
         && let Some(name) = &parts.receiving
     {
@@ -221,16 +205,6 @@ pub fn assemble_beside(
     }
     datasets(&mut vm, parts);
     Some(vm)
-}
-
-/// What a VM's own files say, by the members that it is.
-fn maps(parts: &Parts) -> [(&'static str, &Packed); 4] {
-    [
-        ("customer_metadata", &parts.metadata.customer),
-        ("internal_metadata", &parts.metadata.internal),
-        ("routes", &parts.routes),
-        ("tags", &parts.tags),
-    ]
 }
 
 fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {
@@ -308,8 +282,8 @@ pub fn uninstalled(parts: &Parts) -> Option<Object> {
     parts.lastexited = None;
     parts.stamps = Stamps { xml: parts.stamps.xml, ..Stamps::default() };
     parts.metadata = Metadata::default();
-    parts.tags = Packed::default();
-    parts.routes = Packed::default();
+    parts.tags = Json::empty();
+    parts.routes = Json::empty();
     parts.datasets = VmDatasets::default();
     assemble(&parts)
 }

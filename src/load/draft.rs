@@ -18,7 +18,7 @@ use super::zonexml::ZoneXml;
 use super::{Found, Loaded, NO_KSTAT, NoAnswer, Request};
 use crate::config::Paths;
 use crate::event::Sources;
-use crate::json::Packed;
+use crate::json::Json;
 use crate::os;
 
 /// A VM while it is loaded: what was known of it, then what was read.
@@ -50,8 +50,8 @@ pub(super) struct Draft {
     pub(super) lastexited: Option<Option<files::LastExit>>,
     pub(super) stamps: Stamps,
     pub(super) metadata: Option<Metadata>,
-    pub(super) tags: Option<Packed>,
-    pub(super) routes: Option<Packed>,
+    pub(super) tags: Option<Json>,
+    pub(super) routes: Option<Json>,
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
     pub(super) faults: Vec<(&'static str, Option<String>)>,
@@ -470,8 +470,8 @@ impl Draft {
                 lastexited: self.lastexited.flatten(),
                 stamps: self.stamps,
                 metadata: self.metadata.unwrap_or_default(),
-                tags: self.tags.unwrap_or_default(),
-                routes: self.routes.unwrap_or_default(),
+                tags: self.tags.unwrap_or_else(Json::empty),
+                routes: self.routes.unwrap_or_else(Json::empty),
                 receiving: self.receiving,
                 datasets: self.datasets,
                 sysinfo: Arc::clone(sysinfo),

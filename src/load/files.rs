@@ -7,18 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{JSON_DEPTH, LoadLimits, Paths};
-use crate::json::{Json, Object, Packed};
+use crate::json::{Json, Object};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 
 /// `metadata.json`: what it says to the VM, and of it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Metadata {
     /// `customer_metadata`
-    pub customer: Packed,
+    pub customer: Json,
     /// `internal_metadata`
-    pub internal: Packed,
+    pub internal: Json,
+}
+
+/// Without a file: two objects without members.
+impl Default for Metadata {
+    fn default() -> Self {
+        let [customer, internal] = std::array::from_fn(|_| Json::empty());
+        Self { customer, internal }
+    }
 }
 
 /// How a zone last ended.
@@ -206,8 +214,7 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// deeper than [`JSON_DEPTH`].
 pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     let Some(file) = read_optional(place, limit)? else {
-        let value = Json::from(Object::new());
-        return Ok(Dated { value, stamp: None });
+        return Ok(Dated { value: Json::empty(), stamp: None });
     };
     let value = Json::parse(&file.text)
         .map_err(|e| place.error(format!("not JSON: {e}")))?;
@@ -228,10 +235,7 @@ pub fn read_metadata(
     let Dated { value, stamp } = read_json(place, limit)?;
     let object =
         value.as_object().ok_or_else(|| place.error("not a JSON object"))?;
-    let member = |name| {
-        let member = object.get(name);
-        member.map_or_else(Packed::default, |value| Packed::new(value, &[]))
-    };
+    let member = |name| object.get(name).cloned().unwrap_or_else(Json::empty);
     let value = Metadata {
         customer: member("customer_metadata"),
         internal: member("internal_metadata"),

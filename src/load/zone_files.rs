@@ -17,7 +17,7 @@ use super::{ArmWatches, Loader};
 use super::{zoneadm, zonexml};
 use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
 use crate::event::Sources;
-use crate::json::{Json, Packed};
+use crate::json::Json;
 use crate::os::Stamp;
 
 /// The most zones with a refused XML about which zoneadm is asked in one load.
@@ -231,7 +231,7 @@ impl Loader {
                 Place::In(&config, TAGS),
                 |stamps| &mut stamps.tags,
                 |place| files::read_json(place, limit),
-                |draft, tags| draft.tags = Some(Packed::new(&tags, &[])),
+                |draft, tags| draft.tags = Some(tags),
             );
         }
         if sources.contains(Sources::ROUTES) {
@@ -240,7 +240,7 @@ impl Loader {
                 Place::In(&config, ROUTES),
                 |stamps| &mut stamps.routes,
                 |place| files::read_json(place, limit),
-                |draft, routes| draft.routes = Some(Packed::new(&routes, &[])),
+                |draft, routes| draft.routes = Some(routes),
             );
         }
     }
@@ -248,7 +248,7 @@ impl Loader {
     /// A VM that is being received may say which dataset it will have.
     fn read_receiving(&self, draft: &mut Draft) {
         draft.fault("receiving", None);
-        let is_receiving = draft.xml.as_ref().map(|xml| xml.is_receiving);
+        let is_receiving = draft.xml.as_ref().map(|xml| xml.is_receiving());
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
         let (Some(true), Some(uuid)) = (is_receiving, uuid) else {
             draft.receiving = None;

@@ -168,9 +168,8 @@ fn parse_whole(run: &Run, output: &Output) -> Result<Listing, CommandError> {
 #[must_use]
 pub fn parse(text: &str) -> Listing {
     let mut listing = Listing::default();
-    let mut words = Words::default();
     for line in text.lines().filter(|l| !l.is_empty()) {
-        match parse_line(line, &mut words) {
+        match parse_line(line) {
             Ok(Some(row)) => listing.rows.push(row),
             Ok(None) => listing.has_global = true,
             Err(what) => {
@@ -186,31 +185,8 @@ fn is_cut_off(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('\n')
 }
 
-/// Words that stand in many lines, each kept once.
-#[derive(Default)]
-struct Words(Vec<Arc<str>>);
-
-impl Words {
-    /// There are a dozen states and brands.
-    const MAX: usize = 32;
-
-    fn share(&mut self, word: &str) -> Arc<str> {
-        if let Some(known) = self.0.iter().find(|known| ***known == *word) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = word.into();
-        if self.0.len() < Self::MAX {
-            self.0.push(Arc::clone(&new));
-        }
-        new
-    }
-}
-
 /// The row of a line; `None` for the global zone.
-fn parse_line(
-    line: &str,
-    words: &mut Words,
-) -> Result<Option<ZoneRow>, &'static str> {
+fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let fields = split_fields(line);
     let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =
         <[String; 8]>::try_from(fields)
@@ -227,21 +203,16 @@ fn parse_line(
         return Err("no state or no brand");
     }
     let uuid_is_set = uuid.len() == 36 && uuid.contains(|c| !"0-".contains(c));
-    let zonename: Arc<str> = zonename.into();
-    let uuid = match *uuid == *zonename {
-        true => Arc::clone(&zonename),
-        false => uuid.into(),
-    };
     let mut row = ZoneRow {
-        zonename,
+        zonename: zonename.into(),
         zoneid: Some(zoneid.as_str())
             .filter(|id| *id != "-")
             .map_or(Json::Null, translate::number),
-        zone_state: words.share(&zone_state),
+        zone_state: zone_state.into(),
         zonepath: zonepath.into(),
-        uuid: Some(uuid),
+        uuid: Some(uuid.into()),
         uuid_is_set,
-        brand: words.share(&brand),
+        brand: brand.into(),
         zonedid: translate::number(&zonedid),
     };
     if !uuid_is_set {

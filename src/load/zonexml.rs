@@ -7,37 +7,29 @@ use std::sync::Arc;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::json::{Json, Object, Packed};
+use crate::json::{Json, Object};
 use crate::load::dtd::{self, Refusal};
 use crate::properties::{
-    DEVICE, FILESYSTEM, IGNORED, NAMES, NETWORK, Property, ZONE, find,
+    DEVICE, FILESYSTEM, IGNORED, NETWORK, Property, ZONE, find,
 };
 use crate::translate::number;
 
 /// The most elements, attributes and texts of a document.
 const NODES_MAX: u32 = 100_000;
 
-/// So many members of a VM object do not come from its XML.
-const OTHER_MEMBERS: usize = 36;
-
 /// The most attributes of a document, counted by their `=`; a tenth of it
 /// where entities may repeat them.
 const ATTRIBUTES_MAX: usize = 10_000;
 
 /// What a zone's XML says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ZoneXml {
     /// The members of the VM object that come from here, in order.
-    vm: Packed,
-    /// Whether the VM is being received.
-    pub is_receiving: bool,
+    pub members: Object,
     /// Datasets that are delegated to the zone.
     pub datasets: Vec<Arc<str>>,
     /// The paths of its disks.
     pub disk_paths: Vec<Arc<str>>,
-    /// When vmadm made the VM, as the XML has it: the attr
-    /// `create-timestamp`.
-    created: Option<Box<str>>,
     /// Whether libzonecfg refuses it.
     pub is_refused: bool,
 }
@@ -64,18 +56,19 @@ pub struct Parsed {
 }
 
 impl ZoneXml {
-    /// The members of the VM object that come from here, in order, with room
-    /// for all the others.
-    #[must_use]
-    pub fn members(&self) -> Object {
-        self.vm.members(&NAMES, OTHER_MEMBERS)
-    }
-
     /// Whether this is the XML of another VM than `new`: they were not made
     /// at the same time.
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
-        matches!((&self.created, &new.created), (Some(a), Some(b)) if a != b)
+        let [old, new] =
+            [self, new].map(|xml| xml.members.get_str("create_timestamp"));
+        matches!((old, new), (Some(old), Some(new)) if old != new)
+    }
+
+    /// Whether vmadm(8) is receiving the VM.
+    #[must_use]
+    pub fn is_receiving(&self) -> bool {
+        self.members.get_str("state") == Some("receiving")
     }
 }
 
@@ -278,8 +271,13 @@ impl Reader {
                 before.ends_with(['-', '/']).then_some(number)
             })
         });
-        let disk_paths = self.disks.iter().filter_map(|d| d.get_str("path"));
-        let disk_paths = disk_paths.map(Arc::from).collect();
+        let disk_paths = self.disks.iter().filter_map(|disk| {
+            let Some(Json::String(path)) = disk.get("path") else {
+                return None;
+            };
+            Some(Arc::clone(path))
+        });
+        let disk_paths = disk_paths.collect();
         let arrays = [
             ("nics", self.nics, true),
             ("disks", self.disks, rules.hvm),
@@ -303,15 +301,12 @@ impl Reader {
             }
         }
         split_transition(&mut self.vm);
-        let created = self.vm.get_str("create_timestamp").map(Box::from);
         Parsed {
             xml: ZoneXml {
-                vm: Packed::object(&self.vm, &NAMES),
-                is_receiving: self.vm.get_str("state") == Some("receiving"),
                 datasets: self.datasets,
                 disk_paths,
-                created,
                 is_refused: false,
+                members: self.vm.fitted(),
             },
             brand: brand.to_string(),
             zonepath: zonepath.to_string(),
@@ -381,7 +376,7 @@ mod tests {
     }
 
     fn text(xml: &ZoneXml) -> String {
-        Json::from(xml.members()).to_string()
+        Json::from(xml.members.clone()).to_string()
     }
 
     #[test]
@@ -438,13 +433,13 @@ mod tests {
     #[test]
     fn autoboot_of_kvm_is_its_vm_autoboot() {
         let xml = zone("autoboot=\"true\" brand=\"kvm\"", "");
-        assert_eq!(xml.members().get("autoboot"), None);
+        assert_eq!(xml.members.get("autoboot"), None);
         let vm_autoboot = "<attr name=\"vm-autoboot\" value=\"false\"/>";
         let xml = zone("autoboot=\"true\" brand=\"kvm\"", vm_autoboot);
-        assert_eq!(xml.members().get("autoboot"), Some(&Json::Bool(false)));
-        assert_eq!(xml.members().get("vm_autoboot"), None);
+        assert_eq!(xml.members.get("autoboot"), Some(&Json::Bool(false)));
+        assert_eq!(xml.members.get("vm_autoboot"), None);
         let xml = zone("autoboot=\"true\" brand=\"bhyve\"", vm_autoboot);
-        assert_eq!(xml.members().get("autoboot"), Some(&Json::Bool(true)));
+        assert_eq!(xml.members.get("autoboot"), Some(&Json::Bool(true)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use regex_lite::{Regex, RegexBuilder};
 
 use super::path::{Part, Path};
-use crate::json::{Json, Object, Wants, number_text};
+use crate::json::{Json, Object, number_text};
 
 /// The most memory of one regular expression, in bytes.
 const REGEX_BYTES: usize = 16 << 10;
@@ -179,14 +179,6 @@ impl Condition {
         }
     }
 
-    /// Adds what it looks at.
-    pub fn want(&self, wants: &mut Wants) {
-        if let What::Property(path) = &self.what {
-            path.want(wants);
-        }
-        self.members().iter().for_each(|member| wants.add(member));
-    }
-
     /// Whether it holds of a VM. Of a property that is not there, or `null`,
     /// nothing holds but what is negated. Nothing is known if `search` tells
     /// of a failure afterwards.
@@ -260,14 +252,6 @@ impl Filter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
-    }
-
-    /// What the conditions look at.
-    #[must_use]
-    pub fn wants(&self) -> Wants {
-        let mut wants = Wants::default();
-        self.conditions.iter().for_each(|(_, c)| c.want(&mut wants));
-        wants
     }
 
     /// Whether regular expressions are searched for, which takes its time.

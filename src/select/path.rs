@@ -1,6 +1,6 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
-use crate::json::{Json, Object, Wants};
+use crate::json::{Json, Object};
 use crate::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
 
 /// Members of the VM object that do not come from the zone's XML as they are,
@@ -162,17 +162,6 @@ impl Path {
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.0
-    }
-
-    /// Adds what has to be read to follow it.
-    pub fn want(&self, wants: &mut Wants) {
-        match self.parts() {
-            [Part::Name(member), Part::Name(key), ..] => {
-                wants.add_key(member, key);
-            }
-            [Part::Name(member), ..] => wants.add(member),
-            _ => {}
-        }
     }
 
     /// Whether `holds` holds of a value that is there.

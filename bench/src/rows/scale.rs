@@ -59,12 +59,12 @@ pub fn memory(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
             daemon.settle()?;
             rest.push(calm(&daemon)? / MIB);
             let (_, body) = get(daemon.addr, "/vms")?;
-            limit.push(4.0 + 3.0 * body.len() as f64 / MIB);
+            limit.push(4.0 + 6.0 * body.len() as f64 / MIB);
         }
         let name = format!("memory with {vms} VMs");
         figures.push(
             Figure::new(7, name, "MiB", rest)
-                .floor("4 MiB + 3 × JSON", limit)
+                .floor("4 MiB + 6 × JSON", limit)
                 .goal(Goal::TimesFloor(1.0)),
         );
     }

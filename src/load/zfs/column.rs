@@ -1,41 +1,46 @@
-//! A numeric column of zfs(8), in eight bytes: there are ten a dataset.
+//! A numeric column of zfs(8).
 
 use crate::json::Json;
 use crate::translate::parse_number;
 
 /// What a numeric column says. Sizes are bytes, dates seconds since the epoch
 /// (`zfs list -p`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Column(u64);
-
-/// The bits of a number; no number is NaN, so that two of its many patterns
-/// are free for what is none.
-const NOT_APPLICABLE: u64 = 0x7ff8_0000_0000_0001;
-/// See [`NOT_APPLICABLE`].
-const NO_NUMBER: u64 = 0x7ff8_0000_0000_0002;
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Column {
+    /// A number.
+    Number(f64),
+    /// `-`: the dataset has no such property.
+    NotApplicable,
+    /// A text that is no number, as `none`.
+    NoNumber,
+}
 
 impl Column {
     pub(super) fn parse(field: &str) -> Self {
         match (field, parse_number(field)) {
-            ("-", _) => Self(NOT_APPLICABLE),
-            (_, Some(number)) => Self(number.to_bits()),
-            (_, None) => Self(NO_NUMBER),
+            ("-", _) => Self::NotApplicable,
+            (_, Some(number)) if !number.is_nan() => Self::Number(number),
+            _ => Self::NoNumber,
         }
     }
 
     /// The number, if it is one.
     #[must_use]
     pub fn number(self) -> Option<f64> {
-        Some(f64::from_bits(self.0)).filter(|number| !number.is_nan())
+        match self {
+            Self::Number(number) => Some(number),
+            Self::NotApplicable | Self::NoNumber => None,
+        }
     }
 
     /// As it is served: a column that does not apply is the string `-`, as the
     /// reference keeps it, and what is no number is `null`.
     #[must_use]
     pub fn json(self) -> Json {
-        match self.0 {
-            NOT_APPLICABLE => Json::from("-"),
-            _ => self.number().map_or(Json::Null, Json::Number),
+        match self {
+            Self::Number(number) => Json::Number(number),
+            Self::NotApplicable => Json::from("-"),
+            Self::NoNumber => Json::Null,
         }
     }
 }

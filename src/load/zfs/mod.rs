@@ -4,7 +4,7 @@ mod column;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use crate::config::{Paths, ZVOL_RDSK};
 use crate::load::command::{CommandError, Output, Run};
@@ -41,7 +41,7 @@ pub const VM_SNAPSHOT: &str = "vmsnap-";
 pub const INDESTRUCTIBLE: &str = "indestructible";
 
 /// A dataset: a filesystem or a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// The name, `pool/…`.
     pub name: Arc<str>,
@@ -72,7 +72,7 @@ pub struct Dataset {
 }
 
 /// A snapshot of vmadm's, or one that makes its dataset indestructible.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// What follows the `@`.
     pub name: Arc<str>,
@@ -513,7 +513,7 @@ fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Listed {
     };
     let dataset = Dataset {
         name: name.into(),
-        compression: compression_of(compression),
+        compression: compression.into(),
         creation: Column::parse(creation),
         filesystem_limit: Column::parse(filesystem_limit),
         quota: Column::parse(quota),
@@ -544,15 +544,6 @@ fn parse_snapshot(
             held: parse_number(userrefs).is_some_and(|n| n > 0.0),
         }
     })
-}
-
-/// Words that stand in nearly every line, each kept once.
-static COMPRESSIONS: LazyLock<[Arc<str>; 4]> =
-    LazyLock::new(|| ["off", "on", "lz4", "-"].map(Arc::from));
-
-fn compression_of(field: &str) -> Arc<str> {
-    let known = COMPRESSIONS.iter().find(|known| &***known == field);
-    known.cloned().unwrap_or_else(|| field.into())
 }
 
 #[cfg(test)]
