@@ -418,18 +418,8 @@ impl Paths {
 /// one is on ZFS, the other on tmpfs.
 pub const SCRATCH: [&str; 2] = ["/var/tmp", "/tmp"];
 
-/// When init(8) of a zone last ended, and how: written by zoneadmd(8).
-pub const LASTEXITED: &str = "lastexited";
-
 /// The directory of a VM's metadata, tags and routes, below its zonepath.
 pub const CONFIG_DIR: &str = "config";
-
-/// The files of [`CONFIG_DIR`].
-pub const METADATA: &str = "metadata.json";
-/// See [`METADATA`].
-pub const TAGS: &str = "tags.json";
-/// See [`METADATA`].
-pub const ROUTES: &str = "routes.json";
 
 /// The raw device of a ZFS volume is this and the volume's name.
 pub const ZVOL_RDSK: &str = "/dev/zvol/rdsk/";

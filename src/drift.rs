@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::event::EventSource;
+use crate::source::{EventSource, Source};
 
 /// Changes that wait to be told from those whose event is on its way. If
 /// there are more, the oldest count as drift.
@@ -15,11 +15,11 @@ const SUSPECTS_MAX: usize = 10_000;
 
 /// Members of VM objects that change without an event on a healthy host, and
 /// the source that says so: data grows, and init ends.
-const UNTOLD: [(&str, &str); 4] = [
-    ("snapshots", "zfs"),
-    ("free_space", "zfs"),
-    ("disks", "zfs"),
-    ("pid", "kstat"),
+const UNTOLD: [(&str, Source); 4] = [
+    ("snapshots", Source::Zfs),
+    ("free_space", Source::Zfs),
+    ("disks", Source::Zfs),
+    ("pid", Source::Kstat),
 ];
 
 /// A source of events is silent if so many full reloads, one after the other,
@@ -37,14 +37,14 @@ struct Suspect {
     /// What of the VM was otherwise: see [`Parts::differing`].
     ///
     /// [`Parts::differing`]: crate::load::assemble::Parts::differing
-    sources: Vec<&'static str>,
+    sources: Vec<Source>,
 }
 
 impl Suspect {
     /// The sources of events that should have reported it. If it may change
     /// without an event, it is not known which of its sources has changed.
     fn unheard(&self) -> Vec<EventSource> {
-        let is_untold = |property: &str, source: &&&str| {
+        let is_untold = |property: &str, source: &&Source| {
             UNTOLD.contains(&(property, **source))
         };
         let untold = |property: &&String| {
@@ -61,19 +61,10 @@ impl Suspect {
             sources = self.sources.iter().collect();
         }
         let mut unheard: Vec<_> =
-            sources.into_iter().map(|source| events_of(source)).collect();
+            sources.into_iter().map(|source| source.events()).collect();
         unheard.sort();
         unheard.dedup();
         unheard
-    }
-}
-
-/// The source of events that tells when a source of a VM has changed.
-fn events_of(source: &str) -> EventSource {
-    match source {
-        "zoneadm" | "kstat" => EventSource::Zone,
-        "zfs" => EventSource::Zfs,
-        _ => EventSource::File,
     }
 }
 
@@ -83,7 +74,7 @@ pub struct Healed {
     /// How often a VM had to be.
     pub vms: u64,
     /// How often by property and source: of several sources, the first.
-    pub properties: BTreeMap<(String, String), u64>,
+    pub properties: BTreeMap<(String, Source), u64>,
     /// The last time.
     pub last: Option<SystemTime>,
     /// By the source of events that should have reported it.
@@ -152,7 +143,7 @@ impl Drift {
         &self,
         zonename: &Arc<str>,
         properties: Vec<String>,
-        sources: Vec<&'static str>,
+        sources: Vec<Source>,
     ) {
         let mut inner = self.inner.lock();
         let (at, reload) = (Instant::now(), inner.reload);
@@ -225,10 +216,11 @@ impl Inner {
     }
 
     fn heal(&mut self, zonename: &str, suspect: Suspect) {
+        let names: Vec<_> = suspect.sources.iter().map(|s| s.name()).collect();
         log::warn!(
             "{zonename}: no event told of {} ({}); a full reload has found it",
             suspect.properties.join(" "),
-            suspect.sources.join("+"),
+            names.join("+"),
         );
         let now = Some(SystemTime::now());
         self.healed.vms += 1;
@@ -238,9 +230,10 @@ impl Inner {
             (missed.vms, missed.last) = (missed.vms + 1, now);
             self.silences[source as usize].miss(suspect.reload);
         }
-        let source = suspect.sources.first().copied().unwrap_or_default();
+        let source = suspect.sources.first().copied();
+        let source = source.unwrap_or(Source::Zoneadm);
         for property in suspect.properties {
-            let key = (property, source.to_string());
+            let key = (property, source);
             *self.healed.properties.entry(key).or_default() += 1;
         }
     }
@@ -271,41 +264,41 @@ mod tests {
     fn what_an_event_tells_of_is_no_drift() {
         let drift = Drift::new(Duration::from_secs(1000));
         let quota = || vec!["quota".to_string()];
-        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
-        drift.suspect(&"b".into(), quota(), vec!["zfs"]);
+        drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
+        drift.suspect(&"b".into(), quota(), vec![Source::Zfs]);
         drift.heard("a");
         assert_eq!(drift.healed().vms, 0);
         drift.inner.lock().settle(Duration::ZERO);
         drift.heard("b");
         let healed = drift.healed();
         assert_eq!(healed.vms, 1);
-        let key = ("quota".to_string(), "zfs".to_string());
+        let key = ("quota".to_string(), Source::Zfs);
         assert_eq!(healed.properties, BTreeMap::from([(key, 1)]));
         // Found twice: the first was no event's.
-        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
-        drift.suspect(&"a".into(), quota(), vec!["zfs"]);
+        drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
+        drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
         assert_eq!(drift.healed().vms, 2);
     }
 
     #[test]
     fn a_source_is_silent_if_two_reloads_in_a_row_had_to_heal() {
         let drift = Drift::new(Duration::ZERO);
-        let reload = |found: &[(&str, &'static str)]| {
+        let reload = |found: &[(&str, Source)]| {
             for (n, (property, source)) in found.iter().enumerate() {
                 let zonename = format!("{source}{n}").into();
                 let properties = vec![(*property).to_string()];
-                drift.suspect(&zonename, properties, vec![source]);
+                drift.suspect(&zonename, properties, vec![*source]);
             }
             drift.end_reload();
             drift.news()
         };
         let (zone, zfs) = (EventSource::Zone, EventSource::Zfs);
-        assert_eq!(reload(&[("state", "zoneadm")]), []);
+        assert_eq!(reload(&[("state", Source::Zoneadm)]), []);
         // What changes without an event says nothing about a source.
-        let grown = [("snapshots", "zfs"), ("pid", "kstat")];
+        let grown = [("snapshots", Source::Zfs), ("pid", Source::Kstat)];
         assert_eq!(reload(&grown), []);
         assert_eq!(reload(&grown), []);
-        let both = [("state", "zoneadm"), ("quota", "zfs")];
+        let both = [("state", Source::Zoneadm), ("quota", Source::Zfs)];
         assert_eq!(reload(&both), []);
         assert_eq!(reload(&both[1..]), [Heard::Silent(zfs)]);
         assert_eq!(reload(&both[..1]), []);
@@ -318,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_a_source_is_blamed_for_is_its_own() {
-        let unheard = |properties: &[&str], sources: &[&'static str]| {
+        let unheard = |properties: &[&str], sources: &[Source]| {
             let suspect = Suspect {
                 at: Instant::now(),
                 reload: 0,
@@ -328,11 +321,14 @@ mod tests {
             suspect.unheard()
         };
         let (zone, zfs) = (EventSource::Zone, EventSource::Zfs);
-        assert_eq!(unheard(&["pid", "snapshots"], &["kstat", "zfs"]), []);
-        let both = ["zoneadm", "zfs"];
+        assert_eq!(
+            unheard(&["pid", "snapshots"], &[Source::Kstat, Source::Zfs]),
+            []
+        );
+        let both = [Source::Zoneadm, Source::Zfs];
         assert_eq!(unheard(&["snapshots", "state"], &both), [zone]);
         assert_eq!(unheard(&["quota", "state"], &both), [zone, zfs]);
-        assert_eq!(unheard(&["quota", "snapshots"], &["zfs"]), [zfs]);
+        assert_eq!(unheard(&["quota", "snapshots"], &[Source::Zfs]), [zfs]);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! is to be loaded because of it, and why.
 
 use std::fmt;
-use std::ops::{BitOr, BitOrAssign};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+
+use crate::source::{EventSource, Source, Sources};
 
 /// What a source learnt: the closed list of all that can wake the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,32 +23,6 @@ pub enum Event {
     File(FileChange),
     /// A sysevent(8) child has subscribed: what happened before is unknown.
     Ready(EventSource),
-}
-
-/// Where events come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EventSource {
-    /// The zone status channel.
-    Zone,
-    /// ZFS history.
-    Zfs,
-    /// Watched files.
-    File,
-}
-
-impl EventSource {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Zone, Self::Zfs, Self::File];
-
-    /// The name in /status, in `cause` and in the log.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Zone => "zone",
-            Self::Zfs => "zfs",
-            Self::File => "file",
-        }
-    }
 }
 
 /// A zone's change of state, as published by the kernel or libzonecfg.
@@ -83,42 +58,7 @@ pub struct FileChange {
     /// The zone that the file belongs to; `None` for those of the host.
     pub zonename: Option<Arc<str>>,
     /// Which of the files.
-    pub file: WatchedFile,
-}
-
-/// The files that are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WatchedFile {
-    /// `/etc/zones/ZONENAME.xml`
-    ZoneXml,
-    /// `ZONEPATH/lastexited`
-    LastExited,
-    /// `ZONEPATH/config/metadata.json`
-    Metadata,
-    /// `ZONEPATH/config/tags.json`
-    Tags,
-    /// `ZONEPATH/config/routes.json`
-    Routes,
-    /// `/tmp/.sysinfo.json`
-    Sysinfo,
-    /// `/etc/zones/index`
-    Index,
-}
-
-impl WatchedFile {
-    /// The name in logs and in `cause`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ZoneXml => "zonexml",
-            Self::LastExited => "lastexited",
-            Self::Metadata => "metadata.json",
-            Self::Tags => "tags.json",
-            Self::Routes => "routes.json",
-            Self::Sysinfo => "sysinfo",
-            Self::Index => "zone index",
-        }
-    }
+    pub file: Source,
 }
 
 impl fmt::Display for Event {
@@ -163,11 +103,40 @@ impl Seen {
     }
 }
 
+/// What has something loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// An event of this source.
+    Event(EventSource),
+    /// The daemon itself.
+    Refresh,
+    /// A client that waits for it.
+    Sync,
+}
+
+impl Trigger {
+    /// The name in `cause` and in /metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Event(source) => source.name(),
+            Self::Refresh => "refresh",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+impl From<EventSource> for Trigger {
+    fn from(source: EventSource) -> Self {
+        Self::Event(source)
+    }
+}
+
 /// Why something is loaded, and so why an event was published.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// `zone`, `zfs`, `file`, `refresh` or `sync`.
-    pub source: &'static str,
+    /// What has it loaded.
+    pub trigger: Trigger,
     /// What happened, for people.
     pub detail: Arc<str>,
     /// When it was seen.
@@ -179,136 +148,13 @@ pub struct Cause {
 impl Cause {
     /// A cause of now.
     #[must_use]
-    pub fn now(source: &'static str, detail: &str) -> Self {
+    pub fn now(trigger: impl Into<Trigger>, detail: &str) -> Self {
         Self {
-            source,
+            trigger: trigger.into(),
             detail: detail.into(),
             date: SystemTime::now(),
             at: Instant::now(),
         }
-    }
-}
-
-/// What of a VM is to be read again: a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Sources(u16);
-
-impl Sources {
-    /// Nothing: the object is made again of what is known.
-    pub const NONE: Self = Self(0);
-    /// The line of zoneadm(8).
-    pub const ZONEADM: Self = Self(1);
-    /// The kstat of the zone.
-    pub const KSTAT: Self = Self(1 << 1);
-    /// The zone's XML.
-    pub const XML: Self = Self(1 << 2);
-    /// `lastexited`
-    pub const LASTEXITED: Self = Self(1 << 3);
-    /// `metadata.json`
-    pub const METADATA: Self = Self(1 << 4);
-    /// `tags.json`
-    pub const TAGS: Self = Self(1 << 5);
-    /// `routes.json`
-    pub const ROUTES: Self = Self(1 << 6);
-    /// The lines of zfs(8).
-    pub const ZFS: Self = Self(1 << 7);
-    /// Not a source: the watches of the VM's files are armed anew first.
-    pub const REARM: Self = Self(1 << 8);
-
-    /// What the kernel says of the zone.
-    pub const STATE: Self =
-        Self(Self::ZONEADM.0 | Self::KSTAT.0 | Self::LASTEXITED.0);
-    /// The files, watches armed anew.
-    pub const FILES: Self = Self(
-        Self::XML.0
-            | Self::LASTEXITED.0
-            | Self::METADATA.0
-            | Self::TAGS.0
-            | Self::ROUTES.0
-            | Self::REARM.0,
-    );
-    /// Everything.
-    pub const ALL: Self = Self(Self::STATE.0 | Self::FILES.0 | Self::ZFS.0);
-
-    /// Whether all of `other` is in the set.
-    #[must_use]
-    pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// What of the set has to be asked for.
-    #[must_use]
-    pub fn kind(self) -> Kind {
-        if self.contains(Self::ZFS) {
-            Kind::Datasets
-        } else if self.0 & (Self::ZONEADM.0 | Self::KSTAT.0) != 0 {
-            Kind::State
-        } else {
-            Kind::Files
-        }
-    }
-}
-
-/// What a load needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Files, or nothing.
-    Files,
-    /// Commands, but not zfs.
-    State,
-    /// zfs, too.
-    Datasets,
-}
-
-impl BitOr for Sources {
-    type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl BitOrAssign for Sources {
-    fn bitor_assign(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-}
-
-impl From<WatchedFile> for Sources {
-    fn from(file: WatchedFile) -> Self {
-        match file {
-            WatchedFile::ZoneXml => Self::XML,
-            WatchedFile::LastExited => Self::LASTEXITED,
-            WatchedFile::Metadata => Self::METADATA,
-            WatchedFile::Tags => Self::TAGS,
-            WatchedFile::Routes => Self::ROUTES,
-            WatchedFile::Sysinfo | WatchedFile::Index => Self::NONE,
-        }
-    }
-}
-
-impl fmt::Display for Sources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [
-            (Self::ZONEADM, "zoneadm"),
-            (Self::KSTAT, "kstat"),
-            (Self::XML, "zonexml"),
-            (Self::LASTEXITED, "lastexited"),
-            (Self::METADATA, "metadata.json"),
-            (Self::TAGS, "tags.json"),
-            (Self::ROUTES, "routes.json"),
-            (Self::ZFS, "zfs"),
-        ];
-        if self.contains(Self::ALL) {
-            return f.write_str("all");
-        }
-        let mut separator = "";
-        for (source, name) in names {
-            if self.contains(source) {
-                write!(f, "{separator}{name}")?;
-                separator = "+";
-            }
-        }
-        Ok(())
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use crate::source::Source;
+
 /// Full reloads that failed: the last few are kept.
 const REFRESH_ERRORS: usize = 10;
 
@@ -41,7 +43,7 @@ impl Fault {
 }
 
 /// The VM, or `None` for the host, and the source.
-pub type Place = (Option<Arc<str>>, &'static str);
+pub type Place = (Option<Arc<str>>, Source);
 
 /// All that is wrong.
 #[derive(Debug, Default)]
@@ -56,7 +58,7 @@ impl Faults {
     pub fn note(
         &self,
         zonename: Option<&Arc<str>>,
-        source: &'static str,
+        source: Source,
         error: Option<&str>,
     ) {
         let place = (zonename.cloned(), source);
@@ -90,7 +92,7 @@ impl Faults {
 
     /// Whether something is wrong with a source of the host.
     #[must_use]
-    pub fn has_of_host(&self, source: &'static str) -> bool {
+    pub fn has_of_host(&self, source: Source) -> bool {
         self.present.lock().contains_key(&(None, source))
     }
 
@@ -106,17 +108,21 @@ impl Faults {
 
     /// The VMs of which this source is bad.
     #[must_use]
-    pub fn zonenames_of(&self, source: &str) -> Vec<Arc<str>> {
+    pub fn zonenames_of(&self, source: Source) -> Vec<Arc<str>> {
         let present = self.present.lock();
         let bad = present.keys().filter(|(_, bad)| *bad == source);
         bad.filter_map(|(name, _)| name.clone()).collect()
     }
 
-    /// All that is wrong.
+    /// All that is wrong, by VM and the name of the source.
     #[must_use]
     pub fn list(&self) -> Vec<(Place, Fault)> {
-        let present = self.present.lock();
-        present.iter().map(|(p, f)| (p.clone(), f.clone())).collect()
+        let present = self.present.lock().clone();
+        let mut list: Vec<_> = present.into_iter().collect();
+        list.sort_by(|((zone, source), _), ((other_zone, other), _)| {
+            (zone, source.name()).cmp(&(other_zone, other.name()))
+        });
+        list
     }
 
     /// Notes a full reload that failed.
@@ -143,17 +149,17 @@ mod tests {
     fn a_fault_is_there_until_it_is_mended() {
         let faults = Faults::default();
         let zonename: Arc<str> = "a".into();
-        faults.note(Some(&zonename), "zonexml", Some("cut off"));
-        faults.note(Some(&zonename), "zonexml", Some("cut off"));
-        faults.note(None, "zfs", Some("exit 1"));
+        faults.note(Some(&zonename), Source::ZoneXml, Some("cut off"));
+        faults.note(Some(&zonename), Source::ZoneXml, Some("cut off"));
+        faults.note(None, Source::Zfs, Some("exit 1"));
         let list = faults.list();
         assert_eq!(list.len(), 2);
         assert_eq!(list[1].1.retries, 1);
         assert_eq!(faults.zonenames(), ["a".into()]);
-        faults.note(Some(&zonename), "zonexml", None);
-        faults.note(Some(&zonename), "zfs", None);
+        faults.note(Some(&zonename), Source::ZoneXml, None);
+        faults.note(Some(&zonename), Source::Zfs, None);
         assert_eq!(faults.list().len(), 1);
-        faults.note(Some(&zonename), "zfs", Some("x"));
+        faults.note(Some(&zonename), Source::Zfs, Some("x"));
         faults.forget("a");
         assert_eq!(faults.list().len(), 1);
     }

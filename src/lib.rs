@@ -12,10 +12,11 @@ pub mod sync;
 pub mod threads;
 pub mod metrics;
 
-// What a VM object is.
+// What a VM object is, and where what is known of it comes from.
 pub mod json;
 pub mod translate;
 pub mod properties;
+pub mod source;
 pub mod select;
 pub mod diff;
 

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use crate::config::is_zonename;
 use crate::event::{
-    Cause, DatasetChange, Event, GONE, Job, Lane, Plan, Seen, Sources,
-    Transition, WatchedFile, ZoneChange,
+    Cause, DatasetChange, Event, GONE, Job, Lane, Plan, Seen, Transition,
+    Trigger, ZoneChange,
 };
+use crate::source::{EventSource, Source, Sources};
 
 /// Which VM each dataset belongs to; by mistake it may be several.
 #[derive(Clone, Debug, Default)]
@@ -120,8 +121,8 @@ pub trait Known {
 /// What has to be done because of an event.
 #[must_use]
 pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
-    let cause = |source: &'static str, detail: String| Cause {
-        source,
+    let cause = |trigger: Trigger, detail: String| Cause {
+        trigger,
         detail: detail.into(),
         date: seen.date,
         at: seen.at,
@@ -133,7 +134,7 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
         Event::Zone(change) => {
             let detail =
                 format!("{:?} -> {:?}", change.oldstate, change.newstate);
-            let cause = cause("zone", detail);
+            let cause = cause(EventSource::Zone.into(), detail);
             let zonename = &change.zonename;
             let lane = Lane::Vm(Arc::clone(zonename));
             let transition = transition(change);
@@ -143,7 +144,8 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             }
         }
         Event::InitRestart { zonename } => {
-            let cause = cause("zone", "init restart".to_string());
+            let cause =
+                cause(EventSource::Zone.into(), "init restart".to_string());
             let lane = Lane::Vm(Arc::clone(zonename));
             let jobs = vec![job(lane, Sources::KSTAT, &cause)];
             Plan { jobs, transition: None }
@@ -151,7 +153,8 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
         Event::Dataset(change) => {
             let DatasetChange { dataset, operation, detail } = change;
             let detail = format!("{operation} {dataset} {detail}");
-            let cause = cause("zfs", detail.trim_end().to_string());
+            let cause =
+                cause(EventSource::Zfs.into(), detail.trim_end().to_string());
             let sources = sources_of_operation(change);
             let concerned = concerned_by(change, known).into_iter();
             let mut jobs: Vec<_> = concerned
@@ -165,18 +168,20 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             Plan { jobs, transition: None }
         }
         Event::File(change) => {
-            let cause = cause("file", change.file.name().to_string());
+            let cause =
+                cause(EventSource::File.into(), change.file.name().to_string());
             let lane = match (&change.zonename, change.file) {
                 (Some(zonename), _) => Lane::Vm(Arc::clone(zonename)),
-                (None, WatchedFile::Index) => Lane::Index,
+                (None, Source::Index) => Lane::Index,
                 (None, _) => Lane::Sysinfo,
             };
-            let jobs = vec![job(lane, change.file.into(), &cause)];
+            let sources = Sources::of(change.file);
+            let jobs = vec![job(lane, sources, &cause)];
             Plan { jobs, transition: None }
         }
         Event::Ready(source) => {
             let detail = format!("{} events begin", source.name());
-            let cause = cause("refresh", detail);
+            let cause = cause(Trigger::Refresh, detail);
             let jobs = vec![job(Lane::All, Sources::ALL, &cause)];
             Plan { jobs, transition: None }
         }
@@ -312,7 +317,8 @@ fn vm_of_name(dataset: &str, known: &impl Known) -> Option<Arc<str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{EventSource, FileChange};
+    use crate::event::FileChange;
+    use crate::source::EventSource;
 
     const A: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
     const B: &str = "66116621-e669-4f81-d668-bee43fd3b720";
@@ -564,13 +570,13 @@ mod tests {
             let change = FileChange { zonename, file };
             plan(&Seen::now(Event::File(change)), &vms()).jobs.remove(0)
         };
-        let job = file(Some(A), WatchedFile::Tags);
+        let job = file(Some(A), Source::Tags);
         assert_eq!(
             (job.lane, job.sources),
-            (Lane::Vm(A.into()), Sources::TAGS)
+            (Lane::Vm(A.into()), Sources::of(Source::Tags))
         );
-        assert_eq!(file(None, WatchedFile::Sysinfo).lane, Lane::Sysinfo);
-        assert_eq!(file(None, WatchedFile::Index).lane, Lane::Index);
+        assert_eq!(file(None, Source::Sysinfo).lane, Lane::Sysinfo);
+        assert_eq!(file(None, Source::Index).lane, Lane::Index);
         let ready = Seen::now(Event::Ready(EventSource::Zfs));
         assert_eq!(plan(&ready, &vms()).jobs[0].lane, Lane::All);
     }

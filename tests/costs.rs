@@ -16,7 +16,7 @@ use std::time::Duration;
 use vminfod::cache::{Applied, Cache, Prepared, Update};
 use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::diff::EventKind;
-use vminfod::event::{Cause, Job, Lane, Sources};
+use vminfod::event::{Cause, Job, Lane};
 use vminfod::http::{Host, Server};
 use vminfod::hub::{About, Draft, Hub, HubLimits};
 use vminfod::json::{Json, Object};
@@ -26,6 +26,7 @@ use vminfod::metrics::Page;
 use vminfod::os::net;
 use vminfod::queue::Queue;
 use vminfod::requested::Requested;
+use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
 
 /// How long anything may take that is only waited for.
@@ -107,7 +108,7 @@ fn parts(n: usize) -> Parts {
         (format!("key{key}").into(), value)
     });
     let keys = keys.collect::<Object>();
-    parts.metadata.customer = Json::from(keys);
+    *parts.map_mut("customer_metadata").unwrap() = Json::from(keys);
     parts
 }
 
@@ -133,7 +134,8 @@ impl Picture {
     fn new(vms: usize) -> Self {
         let hub = Arc::new(Hub::new(hub_limits()));
         let cache = Arc::new(Cache::new("life".into(), Arc::clone(&hub)));
-        let picture = Self { cache, hub, cause: Cause::now("zone", "a test") };
+        let picture =
+            Self { cache, hub, cause: Cause::now(EventSource::Zone, "a test") };
         (0..vms).for_each(|n| picture.store(parts(n)));
         picture
     }
@@ -154,7 +156,7 @@ impl Picture {
         let mut parts = (*self.cache.parts(&name).unwrap()).clone();
         let mut tags = Object::new();
         tags.set("tag", tag);
-        parts.tags = Json::from(tags);
+        *parts.map_mut("tags").unwrap() = Json::from(tags);
         self.store(parts);
     }
 
@@ -187,7 +189,7 @@ impl Host for NoHost {
         None
     }
 
-    fn faults(&self, _: Option<&str>) -> Vec<(&'static str, String)> {
+    fn faults(&self, _: Option<&str>) -> Vec<(Source, String)> {
         Vec::new()
     }
 }
@@ -364,7 +366,7 @@ fn a_full_queue_takes_no_more_memory() {
     let begin = in_use();
     let limits = QueueLimits { jobs: most, ..QueueLimits::default() };
     let queue = Queue::new(limits, &SourceTimes::default());
-    let cause = Cause::now("zone", "a test");
+    let cause = Cause::now(EventSource::Zone, "a test");
     let push = |n: usize| {
         let lane = Lane::Vm(format!("zone-{n}").into());
         queue.push(Job::new(lane, Sources::ALL, cause.clone()));

@@ -11,9 +11,10 @@ use loom::thread;
 
 use vminfod::config::{QueueLimits, SourceTimes};
 use vminfod::diff::EventKind;
-use vminfod::event::{Cause, Job, Lane, Sources};
+use vminfod::event::{Cause, Job, Lane};
 use vminfod::hub::{About, Draft, Hub, HubLimits};
 use vminfod::queue::Queue;
+use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::{Bell, Condvar, Mutex};
 
 /// Runs `body` in all interleavings with few switches against a thread's will:
@@ -36,8 +37,8 @@ const NAMES: [&str; 2] = ["a", "b"];
 
 fn job(n: usize) -> Job {
     let lane = Lane::Vm(NAMES[n].into());
-    let cause = Cause::now("zone", "");
-    Job::new(lane, Sources::TAGS, cause)
+    let cause = Cause::now(EventSource::Zone, "");
+    Job::new(lane, Sources::of(Source::Tags), cause)
 }
 
 impl Lanes {
@@ -109,8 +110,8 @@ fn nothing_is_lost_beside(pushes: &'static [usize], jobs: usize, later: bool) {
         let workers: Vec<_> = workers.collect();
         if later {
             let lane = Lane::Vm("much later".into());
-            let cause = Cause::now("zone", "");
-            let job = Job::new(lane, Sources::TAGS, cause);
+            let cause = Cause::now(EventSource::Zone, "");
+            let job = Job::new(lane, Sources::of(Source::Tags), cause);
             queue.push_later(job, Duration::from_secs(1_000_000));
         }
         for n in pushes {

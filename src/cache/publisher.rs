@@ -267,7 +267,7 @@ fn write_cause(
 ) {
     let latency = cause.at.elapsed().as_micros();
     out.extend_from_slice(b"{\"source\":");
-    write_string(cause.source, out);
+    write_string(cause.trigger.name(), out);
     out.extend_from_slice(b",\"detail\":");
     write_string(&cause.detail, out);
     out.extend_from_slice(b",\"seen\":");

@@ -9,6 +9,7 @@ use crate::hub::{Hub, HubLimits, Vm};
 use crate::json::{Json, Object};
 use crate::load::assemble::Parts;
 use crate::load::{zoneadm, zonexml};
+use crate::source::EventSource;
 
 const NAME: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
 
@@ -33,7 +34,7 @@ fn parts(state: &str, key: &str) -> Parts {
     let mut parts = Parts::new(row, xml, Arc::default());
     let mut metadata = Object::new();
     metadata.set(key.to_string(), "value");
-    parts.metadata.customer = Json::from(metadata);
+    *parts.map_mut("customer_metadata").unwrap() = Json::from(metadata);
     parts
 }
 
@@ -50,7 +51,7 @@ fn apply(
     });
     let transition = |state: &&'static str| Transition::new(state, None);
     let reported: Vec<_> = reported.iter().map(transition).collect();
-    let cause = Cause::now("zone", "a test");
+    let cause = Cause::now(EventSource::Zone, "a test");
     let applied = cache.apply(&name, base.as_ref(), update, &reported, &cause);
     let Applied::Stored { published, .. } = applied else { panic!("dropped") };
     let kinds = published.iter().map(|event| event.kind.name());
@@ -89,7 +90,7 @@ fn what_a_load_has_found_unchanged_is_shared_with_what_is_served() {
     let before = cache.snapshot().vms[0].clone();
     let base = cache.parts(NAME);
     let mut new = parts("running", "a");
-    new.tags = Json::parse(r#"{"role":"db"}"#).unwrap();
+    *new.map_mut("tags").unwrap() = Json::parse(r#"{"role":"db"}"#).unwrap();
     let prepared = cache.prepare(NAME, base.as_ref(), new).unwrap();
     let shared = |name: &str| {
         let of = |vm: &Vm| vm.object().get(name).cloned();
@@ -112,7 +113,7 @@ fn lost_transitions_are_told_by_the_next_event() {
     let cache = cache();
     assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
     let name = Arc::from(NAME);
-    let cause = Cause::now("zone", "a test");
+    let cause = Cause::now(EventSource::Zone, "a test");
     let lost = |state: &'static str, lost| {
         let transition = Transition { lost, ..Transition::new(state, None) };
         let base = cache.parts(NAME);

@@ -3,12 +3,11 @@
 
 use super::commands::quoted;
 use super::{Check, Difference, Fact, Findings, given, xml};
-use crate::config::{
-    CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS, is_zonename,
-};
+use crate::config::{CONFIG_DIR, is_zonename};
 use crate::load::files::{self, Folder, Place};
 use crate::load::index::{IndexLine, Line, lines_of};
 use crate::load::zonexml::Parsed;
+use crate::source::{MAPS, Source};
 
 pub(super) static FACTS: [Fact; 11] = [
     Fact {
@@ -292,26 +291,28 @@ impl Found<'_> {
         let (bytes, exit_bytes) = (limits.json_bytes, limits.lastexited_bytes);
         let dir = Folder::open(Some(dir));
         let config = dir.open_below(CONFIG_DIR);
-        let place = Place::In(&dir, LASTEXITED);
+        let place = Place::In(&dir, Source::LastExited.name());
         match files::read_lastexited(place, exit_bytes) {
             Ok(read) if read.stamp.is_none() => {}
             read => self.note(EXIT, name, read.err().map(|e| given(&e))),
         }
-        for (at, file) in [(META, METADATA), (TAG, TAGS), (ROUTE, ROUTES)] {
-            let place = Place::In(&config, file);
+        for (at, file) in [
+            (META, Source::Metadata),
+            (TAG, Source::Tags),
+            (ROUTE, Source::Routes),
+        ] {
+            let place = Place::In(&config, file.name());
             let odd = match files::read_json(place, bytes) {
                 Ok(read) if read.stamp.is_none() => continue,
                 Err(why) => Some(given(&why)),
                 Ok(read) => {
-                    let parts: &[&str] = match at {
-                        META => &["customer_metadata", "internal_metadata"],
-                        _ => &[],
-                    };
-                    let is_odd = |part: &&&str| {
+                    let maps = MAPS.iter().filter(|map| map.file == file);
+                    let mut parts = maps.filter_map(|map| map.key);
+                    let is_odd = |part: &&str| {
                         let part = read.value.get(part);
                         part.is_some_and(|part| part.as_object().is_none())
                     };
-                    let odd = parts.iter().find(is_odd);
+                    let odd = parts.find(is_odd);
                     match (read.value.as_object(), odd) {
                         (None, _) => Some("not a JSON object".to_string()),
                         (_, Some(part)) => Some(format!("{part} is no object")),

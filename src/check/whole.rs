@@ -6,6 +6,7 @@ use super::{
     Check, Difference, Fact, Finding, Findings, Found, Verdict, given,
 };
 use crate::daemon::dump::{Dumped, Fault, dump};
+use crate::source::Source;
 
 /// What could not be read is read again after this: it may have passed.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
@@ -37,13 +38,13 @@ pub(super) static FACTS: [Fact; 3] = [
 ];
 
 /// The groups whose facts explain why a source can't be read.
-fn groups_of(source: &str) -> &'static [&'static str] {
+fn groups_of(source: Source) -> &'static [&'static str] {
     match source {
-        "zoneadm" => &["zoneadm"],
-        "kstat" => &["kstat"],
-        "zfs" => &["zfs"],
-        "sysinfo" => &["host"],
-        "uuid" | "receiving" => &[],
+        Source::Zoneadm => &["zoneadm"],
+        Source::Kstat => &["kstat"],
+        Source::Zfs => &["zfs"],
+        Source::Sysinfo => &["host"],
+        Source::Uuid | Source::Receiving => &[],
         _ => &["files"],
     }
 }

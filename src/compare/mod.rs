@@ -15,6 +15,7 @@ use crate::daemon::dump::dump;
 use crate::diff::{Action, diff, pretty_path};
 use crate::json::{Json, Object};
 use crate::load::zoneadm::is_uuid;
+use crate::source::Source;
 
 /// The pauses between one look and the next, while anything is wrong: a
 /// command that fails once may not fail the next time.
@@ -205,7 +206,7 @@ fn look(
 ) -> Result<Seen, String> {
     let dumped = dump(settings, settings.load.command_time)?;
     let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
-    let commands = ["zoneadm", "kstat", "zfs", "index"];
+    let commands = [Source::Zoneadm, Source::Kstat, Source::Zfs, Source::Index];
     let of_commands =
         dumped.faults.iter().filter(|f| commands.contains(&f.source));
     let of_commands = of_commands.map(ToString::to_string);

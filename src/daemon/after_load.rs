@@ -4,21 +4,19 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::retry::{STRANGERS, doubled};
+use super::retry::doubled;
 use crate::cache::{Applied, Published, Update};
 use crate::config::SourceTimes;
-use crate::event::{Cause, GONE, Job, Lane, Sources};
+use crate::event::{Cause, GONE, Job, Lane, Trigger};
 use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded};
+use crate::source::{EventSource, Source, Sources};
 use crate::transition::{Numbered, Position, Reports, due};
 use crate::watch::files::FileWatcher;
 
 /// A zone whose uuid another has that is served, and is in the index no more,
 /// is so often looked at again before that is a fault.
 const TWIN_TRIES: u32 = 4;
-
-/// The source of faults about a zone's uuid.
-const UUID: &str = "uuid";
 
 /// The number of the last transition that was reported before a batch began.
 pub type Noted = u64;
@@ -96,16 +94,16 @@ impl AfterLoad {
             && !is_configured
             && !matches!(found, Found::Parts(_));
         for (source, error) in &faults {
-            self.shared.numbers.loads.add(&[source]);
+            self.shared.numbers.loads.add(&[source.name()]);
             let Some(error) = error else { continue };
-            self.shared.numbers.load_failures.add(&[source]);
-            if *source == "zoneadm" && is_unknown {
+            self.shared.numbers.load_failures.add(&[source.name()]);
+            if *source == Source::Zoneadm && is_unknown {
                 self.shared.note_stranger(&zonename, error);
             } else {
                 let noted = &self.shared.faults;
-                noted.note(Some(&zonename), source, Some(error));
+                noted.note(Some(&zonename), *source, Some(error));
             }
-            failed |= sources_of(source);
+            failed |= source.again();
         }
         if is_answered && self.is_end_unheard(&zonename, &found) {
             let again = Job { sources: Sources::ALL, ..job.clone() };
@@ -118,7 +116,7 @@ impl AfterLoad {
             // Whatever it is by now: it may have become a VM meanwhile.
             let strangers = &mut self.shared.strangers.lock();
             if strangers.remove(&zonename) && strangers.is_empty() {
-                self.shared.faults.note(None, STRANGERS, None);
+                self.shared.faults.note(None, Source::UnknownZones, None);
             }
         }
         match found {
@@ -171,7 +169,11 @@ impl AfterLoad {
                 match self.shared.cache.prepare(&zonename, base, *parts) {
                     None => {
                         let error = Some("the zone has no uuid yet");
-                        self.shared.faults.note(Some(&zonename), UUID, error);
+                        self.shared.faults.note(
+                            Some(&zonename),
+                            Source::Uuid,
+                            error,
+                        );
                     }
                     Some(vm) => {
                         let update = Update::Vm(vm);
@@ -188,7 +190,7 @@ impl AfterLoad {
         }
         // A fault goes when what was read without it is served, not before.
         let well = faults.iter().filter(|(_, error)| error.is_none());
-        for source in well.map(|(source, _)| *source).chain(["worker"]) {
+        for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
             self.shared.faults.note(Some(&zonename), source, None);
         }
         if failed != Sources::NONE {
@@ -205,8 +207,8 @@ impl AfterLoad {
         for unanswered in &loaded.unanswered {
             let sources = match unanswered.source {
                 _ if is_part => Sources::ALL,
-                Sources::ZONEADM => Sources::STATE,
-                source => source,
+                Source::Zoneadm => Sources::STATE,
+                source => Sources::of(source),
             };
             let again = Job { sources, ..job.clone() };
             self.shared.runs.owe(unanswered, again);
@@ -245,7 +247,7 @@ impl AfterLoad {
 
     /// A VM is gone: another zone may have had its uuid, and been refused.
     fn look_at_twins(&self, job: &Job) {
-        for zonename in self.shared.faults.zonenames_of(UUID) {
+        for zonename in self.shared.faults.zonenames_of(Source::Uuid) {
             let (lane, sources) = (Lane::Vm(zonename), Sources::ALL);
             let cause = job.cause.clone();
             self.shared.queue.push(Job::new(lane, sources, cause));
@@ -288,7 +290,7 @@ impl AfterLoad {
                 if is_end_unheard {
                     self.shared.queue.expect_end(zonename);
                 }
-                faults.note(Some(zonename), UUID, None);
+                faults.note(Some(zonename), Source::Uuid, None);
                 self.note_published(job, zonename, &published);
                 Finished { published, is_settled: true }
             }
@@ -305,7 +307,7 @@ impl AfterLoad {
                 if self.is_configured(&twin) || job.tries >= TWIN_TRIES {
                     let error =
                         format!("zone {twin} has the same, and is served");
-                    faults.note(Some(zonename), UUID, Some(&error));
+                    faults.note(Some(zonename), Source::Uuid, Some(&error));
                     self.retry(job, Sources::ALL);
                 } else {
                     // The other has perhaps just been renamed to this one.
@@ -335,11 +337,12 @@ impl AfterLoad {
         let cause = &job.cause;
         for event in published {
             log::info!("{zonename}: {event} ({})", cause.detail);
-            numbers.published.add(&[event.kind.name(), cause.source]);
+            numbers.published.add(&[event.kind.name(), cause.trigger.name()]);
         }
-        let of_kernel = ["zone", "zfs", "file"].contains(&cause.source);
-        if of_kernel && !published.is_empty() {
-            numbers.latency.add(&[cause.source], cause.at.elapsed());
+        if let Trigger::Event(source) = cause.trigger
+            && !published.is_empty()
+        {
+            numbers.latency.add(&[source.name()], cause.at.elapsed());
         }
     }
 
@@ -364,7 +367,7 @@ impl AfterLoad {
             }
         };
         let pause = doubled(first, job.tries).min(last);
-        let cause = Cause::now("zone", "looked at again");
+        let cause = Cause::now(EventSource::Zone, "looked at again");
         let tries = job.tries.saturating_add(1);
         let lane = job.lane.clone();
         let again = Job { tries, ..Job::new(lane, sources, cause) };
@@ -398,21 +401,5 @@ impl Pending {
             _ if parts.row.zoneid.as_f64().is_some() => Some(Self::Settling),
             _ => (!parts.row.uuid_is_set).then_some(Self::Settling),
         }
-    }
-}
-
-/// What has to be read again after a source failed.
-fn sources_of(source: &str) -> Sources {
-    use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS};
-    match source {
-        "zoneadm" => Sources::STATE,
-        "kstat" => Sources::KSTAT,
-        "zonexml" => Sources::XML,
-        "zfs" => Sources::ZFS,
-        LASTEXITED => Sources::LASTEXITED,
-        METADATA => Sources::METADATA,
-        TAGS => Sources::TAGS,
-        ROUTES => Sources::ROUTES,
-        _ => Sources::ALL,
     }
 }

@@ -10,6 +10,7 @@ use crate::json::{Json, Object};
 use crate::load::Found;
 use crate::load::assemble::assemble;
 use crate::load::command::RunCount;
+use crate::source::Source;
 
 /// Something that could not be read.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct Fault {
     /// The zone; `host` for the host as a whole.
     pub zonename: String,
     /// The source that failed: a command, or a file.
-    pub source: &'static str,
+    pub source: Source,
     /// Why.
     pub error: String,
 }
@@ -58,13 +59,13 @@ pub fn dump(
         faults.extend(error.map(|error| Fault { zonename, source, error }));
     };
     let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
-        note("host", "sysinfo", Some(e));
+        note("host", Source::Sysinfo, Some(e));
         Arc::new(Object::new())
     });
     let all = loader
         .load_all(&[], false, Some(list_time), &sysinfo, &|_, _, _| {})
         .map_err(|e| e.to_string())?;
-    note("host", "index", all.index_error);
+    note("host", Source::Index, all.index_error);
     for (source, error) in all.faults {
         note("host", source, error);
     }
@@ -85,7 +86,7 @@ pub fn dump(
             vms.push(Json::from(vm));
         } else {
             let error = "another zone has the same, and is served".to_string();
-            note(&loaded.zonename, "uuid", Some(error));
+            note(&loaded.zonename, Source::Uuid, Some(error));
         }
     }
     let runs = loader.runs().runner().counts().lock().clone();

@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use crate::drift::Healed;
-use crate::event::{Event, EventSource, Kind, Lane, Seen};
+use crate::event::{Event, Lane, Seen};
 use crate::load::runs::Overdue;
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
+use crate::source::{CommandsNeeded, EventSource, Sources};
 use crate::watch::files::FileWatcher;
 
 /// What is counted on the way from an event to the picture.
@@ -71,28 +72,40 @@ impl Numbers {
     /// An event was received.
     pub fn event(&self, seen: &Seen) {
         let (source, kind) = match &seen.event {
-            Event::Zone(change) => ("zone", change.newstate.as_str()),
-            Event::InitRestart { .. } => ("zone", "init restart"),
-            Event::Dataset(change) => ("zfs", change.operation.as_str()),
+            Event::Zone(change) => {
+                (EventSource::Zone, change.newstate.as_str())
+            }
+            Event::InitRestart { .. } => (EventSource::Zone, "init restart"),
+            Event::Dataset(change) => {
+                (EventSource::Zfs, change.operation.as_str())
+            }
             Event::File(change) => {
                 self.file_delays.add(seen.at.elapsed());
-                ("file", change.file.name())
+                (EventSource::File, change.file.name())
             }
-            Event::Ready(source) => (source.name(), "ready"),
+            Event::Ready(source) => (*source, "ready"),
         };
         let kind = if kind.is_empty() { "gone" } else { kind };
-        self.events.add(&[source, kind]);
+        self.events.add(&[source.name(), kind]);
     }
 
     /// Jobs were done, all in this time.
-    pub fn jobs(&self, lane: &Lane, kind: Kind, count: usize, time: Duration) {
-        let kind = match (lane, kind) {
-            (Lane::All, _) => "refresh",
-            (Lane::Sysinfo, _) => "sysinfo",
-            (Lane::Index, _) => "index",
-            (_, Kind::Files) => "files",
-            (_, Kind::State) => "state",
-            (_, Kind::Datasets) => "datasets",
+    pub fn jobs(
+        &self,
+        lane: &Lane,
+        sources: Sources,
+        count: usize,
+        time: Duration,
+    ) {
+        let kind = match lane {
+            Lane::All => "refresh",
+            Lane::Sysinfo => "sysinfo",
+            Lane::Index => "index",
+            Lane::Vm(_) => match sources.commands_needed() {
+                CommandsNeeded::None => "files",
+                CommandsNeeded::State => "state",
+                CommandsNeeded::Zfs => "datasets",
+            },
         };
         for _ in 0..count {
             self.jobs.add(&[kind], time);
@@ -386,8 +399,10 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
     let names = &["property", "source"];
     let healed = |healed: Healed| -> Values {
         let all = healed.properties.into_iter();
-        all.map(|((property, source), n)| (vec![property, source], n as f64))
-            .collect()
+        all.map(|((property, source), n)| {
+            (vec![property, source.to_string()], n as f64)
+        })
+        .collect()
     };
     page.counters(
         "vminfod_drift_healed_total",

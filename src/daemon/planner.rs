@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::Shared;
 use crate::drift::Heard;
-use crate::event::{Cause, Event, EventSource, Job, Lane, Seen, Sources};
+use crate::event::{Cause, Event, Job, Lane, Seen, Trigger};
 use crate::os::process::kill_group_now;
 use crate::plan::{DatasetIndex, Known, plan};
+use crate::source::{EventSource, Sources};
 use crate::watch::{Events, NoEvent, SourceStatus};
 
 /// Turns events into jobs until every source has ended.
@@ -48,7 +49,9 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
         if events.were_lost() && beginning.is_over {
             log::warn!("events came too fast; every VM is loaded anew");
             shared.queue.expect_no_ends();
-            shared.queue.push_overflow(&Cause::now("refresh", "events lost"));
+            shared
+                .queue
+                .push_overflow(&Cause::now(Trigger::Refresh, "events lost"));
         }
     }
 }
@@ -58,11 +61,7 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
 fn look_at_sources(shared: &Shared) {
     for heard in shared.drift.news() {
         let (Heard::Silent(source) | Heard::Well(source)) = heard;
-        let fault = match source {
-            EventSource::Zone => "zone events missing",
-            EventSource::Zfs => "zfs events missing",
-            EventSource::File => "file events missing",
-        };
+        let fault = source.missing();
         let Heard::Silent(_) = heard else {
             shared.faults.note(None, fault, None);
             continue;
@@ -108,7 +107,7 @@ fn handle(seen: &Seen, shared: &Shared) {
     // Until all VMs are known, no one can tell whose dataset it is.
     let is_dataset = matches!(seen.event, Event::Dataset(_));
     if is_dataset && shared.refreshes.lock().is_empty() {
-        let cause = Cause::now("refresh", "a dataset changed meanwhile");
+        let cause = Cause::now(Trigger::Refresh, "a dataset changed meanwhile");
         shared.queue.push(reload(cause));
         return;
     }
@@ -184,6 +183,6 @@ impl Beginning {
 
     fn end(&mut self, shared: &Shared) {
         self.is_over = true;
-        shared.queue.push(reload(Cause::now("refresh", "start")));
+        shared.queue.push(reload(Cause::now(Trigger::Refresh, "start")));
     }
 }

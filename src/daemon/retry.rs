@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use super::Shared;
 use crate::config::SourceTimes;
-use crate::event::{Job, Lane, Sources};
+use crate::event::{Job, Lane};
 use crate::load::runs::Again;
-
-/// The source of faults about zones that may not exist.
-pub const STRANGERS: &str = "zoneadm of unknown zones";
+use crate::source::{Source, Sources};
 
 /// At most so many zones that zoneadm has failed for, and that may not exist,
 /// are remembered.
@@ -38,7 +36,6 @@ impl Shared {
                 if self.cache.contains(zonename)
                     || self.index.read().line(zonename).is_some() =>
             {
-                let source = name_of(source);
                 self.faults.note(Some(zonename), source, Some(&error));
             }
             Some(zonename) => self.note_stranger(zonename, &error),
@@ -68,12 +65,12 @@ impl Shared {
         if strangers.len() < STRANGERS_MAX {
             strangers.insert(Arc::clone(zonename));
         }
-        self.faults.note(None, STRANGERS, Some(error));
+        self.faults.note(None, Source::UnknownZones, Some(error));
     }
 
     /// Notes that a full reload has failed.
     pub fn note_refresh_error(&self, error: &str) {
-        self.faults.note(None, "refresh", Some(error));
+        self.faults.note(None, Source::Refresh, Some(error));
         self.faults.note_refresh_error(error);
     }
 
@@ -81,15 +78,6 @@ impl Shared {
     pub fn is_at(&self, zonename: &Arc<str>) -> bool {
         let owed = || self.runs.owed(&Lane::Vm(Arc::clone(zonename)));
         self.queue.is_at(zonename) || owed() != Sources::NONE
-    }
-}
-
-/// The name of a command's source in faults.
-fn name_of(source: Sources) -> &'static str {
-    match source {
-        Sources::KSTAT => "kstat",
-        Sources::ZFS => "zfs",
-        _ => "zoneadm",
     }
 }
 

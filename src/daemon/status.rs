@@ -7,10 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use crate::daemon::Shared;
 use crate::drift::Healed;
-use crate::event::{Cause, EventSource, Job, Lane, Reload, Sources};
+use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
+use crate::source::{EventSource, Source, Sources};
 use crate::translate::date_text;
 
 use crate::json::{Json, Object};
@@ -52,18 +53,18 @@ impl Host for Status {
     ) -> Option<Arc<Requested>> {
         let shared = &self.shared;
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
-        let cause = Cause::now("sync", "a client asked");
+        let cause = Cause::now(Trigger::Sync, "a client asked");
         let job = Job::new(lane, Sources::ALL, cause);
         let job = Job { reload: Reload::Sync, ..job };
         let push = || shared.queue.push_urgent(job);
         shared.requests.ask(zonename, wake, push)
     }
 
-    fn faults(&self, zonename: Option<&str>) -> Vec<(&'static str, String)> {
+    fn faults(&self, zonename: Option<&str>) -> Vec<(Source, String)> {
         let faults = self.shared.faults.list().into_iter();
         // What the system says of itself is in every VM.
         let faults = faults.filter(|((of, source), _)| match zonename {
-            Some(_) => of.as_deref() == zonename || *source == "sysinfo",
+            Some(_) => of.as_deref() == zonename || *source == Source::Sysinfo,
             None => true,
         });
         let faults = faults.map(|((_, source), fault)| (source, fault.error));
@@ -74,19 +75,14 @@ impl Host for Status {
             None => !overdue.waiting.is_empty(),
         };
         let overdue = self.shared.runs.overdue().into_iter().filter(waits);
-        let overdue = overdue.map(|Overdue { circuit, time, .. }| {
-            let what = format!("{circuit}: has not answered for {time:.1?}");
-            (source_of(&circuit), what)
-        });
+        let overdue =
+            overdue.map(|Overdue { circuit, source, time, .. }| {
+                let what =
+                    format!("{circuit}: has not answered for {time:.1?}");
+                (source, what)
+            });
         faults.chain(overdue).collect()
     }
-}
-
-/// The source that a circuit's command reads.
-fn source_of(circuit: &str) -> &'static str {
-    let all = ["zoneadm", "kstat", "zfs"];
-    let command = circuit.split(' ').next();
-    all.into_iter().find(|s| Some(*s) == command).unwrap_or("command")
 }
 
 impl Status {
@@ -171,7 +167,10 @@ impl Status {
         let backlog = status.waiting.iter().map(|(lane, sources, cause)| {
             let mut job = Object::new();
             job.set("description", format!("{lane}: {sources}"));
-            job.set("cause", format!("{}: {}", cause.source, cause.detail));
+            job.set(
+                "cause",
+                format!("{}: {}", cause.trigger.name(), cause.detail),
+            );
             job.set("age", cause.at.elapsed().as_secs_f64());
             Json::from(job)
         });
@@ -271,7 +270,8 @@ impl Status {
     fn errors(&self) -> Vec<Json> {
         let mut errors = Vec::new();
         for ((zonename, source), fault) in self.shared.faults.list() {
-            errors.push(told_fault(zonename.as_ref(), source, fault));
+            let zonename = zonename.as_ref();
+            errors.push(told_fault(zonename, source.name(), fault));
         }
         for (source, status) in &self.shared.sources {
             if let Some(fault) = status.lock().fault.clone() {
@@ -307,7 +307,7 @@ fn told_healed(healed: Healed) -> Object {
             properties.set(last.unwrap_or_default(), of_property);
             of_property = Object::new();
         }
-        of_property.set(source, count);
+        of_property.set(source.name(), count);
         last = Some(property);
     }
     if let Some(last) = last {

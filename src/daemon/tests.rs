@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::event::{Cause, Job, Lane, Sources};
+use crate::event::{Cause, Job, Lane};
 use crate::json::Json;
 use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded, Request, zoneadm, zonexml};
+use crate::source::{EventSource, Source, Sources};
 use crate::threads::EXIT_PANIC;
 
 fn worker() -> (Worker, Arc<Shared>) {
@@ -42,8 +43,8 @@ fn a_panic_in_a_worker_costs_its_jobs_alone() {
     let (worker, shared) = worker();
     for name in ["a", "b"] {
         let lane = Lane::Vm(name.into());
-        let cause = Cause::now("zone", "x");
-        let sources = Sources::TAGS;
+        let cause = Cause::now(EventSource::Zone, "x");
+        let sources = Sources::of(Source::Tags);
         shared.queue.push(Job::new(lane, sources, cause));
     }
     let batch = shared.queue.take().unwrap();
@@ -52,7 +53,7 @@ fn a_panic_in_a_worker_costs_its_jobs_alone() {
     let faults: Vec<_> = shared.faults.list();
     assert_eq!(faults.len(), 2);
     for ((_, source), fault) in faults {
-        assert_eq!((source, &*fault.error), ("worker", "panic: planted"));
+        assert_eq!((source, &*fault.error), (Source::Worker, "panic: planted"));
     }
     let status = shared.queue.status(9);
     assert!(status.working.is_empty(), "the lanes are free");
@@ -105,7 +106,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
     let sysinfo = Arc::clone(&shared.sysinfo.read());
     let parts = parts(&name, &shared);
     let finish = |sources: Sources, loaded: Loaded| {
-        let cause = Cause::now("file", "a test");
+        let cause = Cause::now(EventSource::File, "a test");
         worker.after.finish(
             &Job::new(Lane::Vm(name.clone()), sources, cause),
             loaded,
@@ -116,7 +117,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         zonename: name.clone(),
         prior: shared.cache.parts(&name),
         found,
-        faults: vec![("zoneadm", None)],
+        faults: vec![(Source::Zoneadm, None)],
         unanswered: Vec::new(),
         is_configured: false,
     };
@@ -127,13 +128,13 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         finish(Sources::ALL, answer(Found::Gone));
         let request = Request {
             zonename: name.clone(),
-            sources: Sources::TAGS,
+            sources: Sources::of(Source::Tags),
             prior: shared.cache.parts(&name),
         };
         // Its files know nothing of its end.
         let arm = |_: &_, _: Option<&Path>, _| {};
         for loaded in worker.loader.load(vec![request], &sysinfo, &arm) {
-            finish(Sources::TAGS, loaded);
+            finish(Sources::of(Source::Tags), loaded);
         }
     }
 }
@@ -151,14 +152,17 @@ fn all_is_read_again_of_what_could_not_be_kept() {
         unanswered: Vec::new(),
         is_configured: false,
     };
-    let cause = Cause::now("zone", "a test");
+    let cause = Cause::now(EventSource::Zone, "a test");
     let job = Job::new(Lane::Vm(name.clone()), Sources::XML, cause);
     let found = Found::Parts(Box::new(parts(&name, &shared)));
-    worker.after.finish(&job, loaded(found, vec![("zoneadm", None)]), 0);
+    worker.after.finish(&job, loaded(found, vec![(Source::Zoneadm, None)]), 0);
     assert!(shared.cache.contains(&name));
     // A zone that is another, with an XML that can't be read: what zoneadm
     // has said of it is lost with the load.
-    let bad = vec![("zoneadm", None), ("zonexml", Some("torn".to_string()))];
+    let bad = vec![
+        (Source::Zoneadm, None),
+        (Source::ZoneXml, Some("torn".to_string())),
+    ];
     worker.after.finish(&job, loaded(Found::Unknown, bad), 0);
     let again = shared.queue.take().unwrap();
     assert!(again.jobs[0].sources.contains(Sources::ALL));
@@ -174,19 +178,19 @@ fn what_is_written_while_watches_are_armed_is_read() {
     let write_tags = |_: &Arc<str>, dir: Option<&Path>, _: bool| {
         let config = dir.unwrap().join(crate::config::CONFIG_DIR);
         std::fs::create_dir_all(&config).unwrap();
-        let tags = config.join(crate::config::TAGS);
+        let tags = config.join(Source::Tags.name());
         std::fs::write(tags, r#"{"role":"db"}"#).unwrap();
     };
     let request = Request {
         zonename: name.clone(),
-        sources: Sources::TAGS | Sources::REARM,
+        sources: Sources::of(Source::Tags) | Sources::REARM,
         prior: Some(Arc::new(parts(&name, &shared))),
     };
     let sysinfo = Arc::clone(&shared.sysinfo.read());
     let loaded = loader.load(vec![request], &sysinfo, &write_tags);
     std::fs::remove_dir_all(&root).unwrap();
     let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };
-    assert_eq!(parts.tags.to_string(), r#"{"role":"db"}"#);
+    assert_eq!(parts.maps[3].to_string(), r#"{"role":"db"}"#);
 }
 
 #[test]
@@ -194,7 +198,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     let (mut worker, shared) = worker();
     worker.after.times.passing_first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
-    let cause = Cause::now("zone", "a test");
+    let cause = Cause::now(EventSource::Zone, "a test");
     let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);
     let waits = || shared.queue.status(9).later_count;
     for (zoneid, state, is_passing) in [
@@ -212,7 +216,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
             zonename: name.clone(),
             prior: shared.cache.parts(&name),
             found: Found::Parts(Box::new(parts)),
-            faults: vec![("zoneadm", None)],
+            faults: vec![(Source::Zoneadm, None)],
             unanswered: Vec::new(),
             is_configured: false,
         };

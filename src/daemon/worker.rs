@@ -11,22 +11,20 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::Sender;
 
 use super::after_load::{AfterLoad, Finished};
-use super::retry::{STRANGERS, zonename_of};
+use super::retry::zonename_of;
 use crate::cache::Published;
 use crate::config::LoadLimits;
 use crate::daemon::{Refresh, Shared};
 use crate::diff::EventKind;
 use crate::drift::Drift;
-use crate::event::{Cause, Job, Lane, Reload, Sources};
+use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
 use crate::load::{Found, Loaded, Loader, NoAnswer, Request};
 use crate::os::memory;
 use crate::queue::Batch;
+use crate::source::{Source, Sources};
 use crate::threads::panic_text;
-
-/// The source of faults about the zone index.
-const INDEX: &str = "index";
 
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
@@ -61,7 +59,11 @@ impl Worker {
             let what = format!("panic: {}", panic_text(panic.as_ref()));
             for job in &batch.jobs {
                 let faults = &self.shared.faults;
-                faults.note(zonename_of(&job.lane), "worker", Some(&what));
+                faults.note(
+                    zonename_of(&job.lane),
+                    Source::Worker,
+                    Some(&what),
+                );
                 self.after.retry(job, Sources::ALL);
             }
         }
@@ -80,8 +82,7 @@ impl Worker {
             Lane::Vm(_) => self.load_vms(batch),
         }
         let took = begin.elapsed();
-        let kind = first.sources.kind();
-        self.shared.numbers.jobs(&first.lane, kind, count, took);
+        self.shared.numbers.jobs(&first.lane, first.sources, count, took);
         let ms = took.as_secs_f64() * 1000.0;
         let (lane, cause) = (&first.lane, &first.cause);
         let detail = &cause.detail;
@@ -105,7 +106,7 @@ impl Worker {
         let is_urgent = jobs.iter().any(|job| job.is_urgent);
         let sysinfo = match is_urgent.then(|| self.read_sysinfo()) {
             Some(Some((sysinfo, true))) => {
-                self.rebuild_all(&Cause::now("sync", "sysinfo"));
+                self.rebuild_all(&Cause::now(Trigger::Sync, "sysinfo"));
                 sysinfo
             }
             Some(Some((sysinfo, false))) => sysinfo,
@@ -187,10 +188,10 @@ impl Worker {
             }
         };
         self.shared.strangers.lock().clear();
-        faults.note(None, STRANGERS, None);
+        faults.note(None, Source::UnknownZones, None);
         for (source, error) in &all.faults {
             if let Some(error) = error {
-                faults.note(None, source, Some(error));
+                faults.note(None, *source, Some(error));
             }
         }
         let count = all.vms.len();
@@ -229,7 +230,7 @@ impl Worker {
         // A fault goes when what was read without it is served, not before.
         let well = all.faults.iter().filter(|(_, error)| error.is_none());
         let well = well.map(|(source, _)| *source);
-        for source in well.chain(["refresh", "worker"]) {
+        for source in well.chain([Source::Refresh, Source::Worker]) {
             faults.note(None, source, None);
         }
         if !self.shared.cache.end_reload() {
@@ -271,8 +272,8 @@ impl Worker {
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
         self.compare_with_index(&job.cause);
-        let missed = |(source, error): &(&str, Option<String>)| {
-            *source == "zoneadm" && error.is_some()
+        let missed = |(source, error): &(Source, Option<String>)| {
+            *source == Source::Zoneadm && error.is_some()
         };
         if all.faults.iter().any(missed) && job.tries < LISTING_TRIES {
             // A VM may be missing. What lasts is no reason to load everything
@@ -280,7 +281,7 @@ impl Worker {
             self.after.retry(job, Sources::ALL);
         } else {
             self.shared.requests.all_loaded(number, &missing);
-            let cause = Cause::now("refresh", "periodic");
+            let cause = Cause::now(Trigger::Refresh, "periodic");
             let next = Job::of_all(Reload::Periodic, cause);
             let pause = jittered(*self.shared.refresh_interval.read());
             self.shared.queue.set_periodic(next, pause);
@@ -347,7 +348,7 @@ impl Worker {
                 self.load_again(&zonename, &job.cause);
             }
         }
-        if self.shared.faults.has_of_host("zoneadm") {
+        if self.shared.faults.has_of_host(Source::Zoneadm) {
             // What was odd in its listing may have been mended.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
             self.shared.queue.push_later(all, self.after.times.retry_last);
@@ -358,7 +359,7 @@ impl Worker {
     fn read_index(&self, cause: &Cause, tries: u32) -> Option<ZoneIndex> {
         let read = self.loader.index();
         let error = read.as_ref().err().map(String::as_str);
-        self.shared.faults.note(None, INDEX, error);
+        self.shared.faults.note(None, Source::Index, error);
         if error.is_some() {
             let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
             self.after.retry(&Job { tries, ..job }, Sources::NONE);
@@ -414,7 +415,7 @@ impl Worker {
         let ticket = reads.fetch_add(1, Ordering::SeqCst) + 1;
         match self.loader.sysinfo() {
             Ok(sysinfo) => {
-                self.shared.faults.note(None, "sysinfo", None);
+                self.shared.faults.note(None, Source::Sysinfo, None);
                 let mut stored = self.shared.sysinfo.write();
                 // The lock is held: nobody stores in between.
                 let newest = &self.shared.sysinfo_stored;
@@ -433,9 +434,9 @@ impl Worker {
                 Some((sysinfo, changed))
             }
             Err(e) => {
-                self.shared.faults.note(None, "sysinfo", Some(&e));
+                self.shared.faults.note(None, Source::Sysinfo, Some(&e));
                 let lane = Lane::Sysinfo;
-                let cause = Cause::now("refresh", "sysinfo again");
+                let cause = Cause::now(Trigger::Refresh, "sysinfo again");
                 let sources = Sources::NONE;
                 let job = Job::new(lane, sources, cause);
                 self.shared.queue.push_later(job, self.after.times.retry_last);
@@ -446,10 +447,10 @@ impl Worker {
 }
 
 /// The sources of which a load has found something else than was known.
-fn changed_sources(loaded: &Loaded) -> Vec<&'static str> {
+fn changed_sources(loaded: &Loaded) -> Vec<Source> {
     match (&loaded.found, &loaded.prior) {
         (Found::Parts(new), Some(old)) => new.differing(old),
-        _ => vec!["zoneadm"],
+        _ => vec![Source::Zoneadm],
     }
 }
 
@@ -457,7 +458,7 @@ fn note_drift(
     drift: &Drift,
     zonename: &Arc<str>,
     published: &[Published],
-    sources: Vec<&'static str>,
+    sources: Vec<Source>,
 ) {
     let mut properties = BTreeSet::new();
     for event in published {

@@ -234,7 +234,7 @@ impl Waiting {
         }
         let faults = self.vms.host.faults(name);
         let sources: BTreeSet<_> =
-            faults.iter().map(|(source, _)| *source).collect();
+            faults.iter().map(|(source, _)| source.name()).collect();
         let sources: Vec<_> = sources.into_iter().collect();
         match sources.is_empty() {
             true => full,

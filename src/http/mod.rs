@@ -42,6 +42,7 @@ use crate::json::Json;
 use crate::metrics::Page;
 use crate::os::net::Bound;
 use crate::requested::Requested;
+use crate::source::Source;
 use crate::sync::Wake;
 use engine::Engine;
 use fanout::Fanout;
@@ -69,7 +70,7 @@ pub trait Host: Send + Sync {
 
     /// What is wrong with what is served of a VM, or of all: source and error
     /// of each.
-    fn faults(&self, zonename: Option<&str>) -> Vec<(&'static str, String)>;
+    fn faults(&self, zonename: Option<&str>) -> Vec<(Source, String)>;
 }
 
 /// The server: it answers from when it listens until it is ended.

@@ -12,6 +12,7 @@ use crate::config::HttpLimits;
 use crate::hub::{Hub, Sight, Vm};
 use crate::json::{Json, Object};
 use crate::select::Search;
+use crate::source::Source;
 
 /// The field that says up to which event an answer knows.
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
@@ -91,7 +92,7 @@ impl Vms {
     pub fn unloadable(&self, name: &str) -> Option<String> {
         let mut faults = self.host.faults(Some(name)).into_iter();
         // The system's own are no VM's.
-        let fault = faults.find(|(source, _)| *source != "sysinfo")?;
+        let fault = faults.find(|(source, _)| *source != Source::Sysinfo)?;
         Some(format!("{name} can't be loaded: {}: {}", fault.0, fault.1))
     }
 

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use crate::config::{LASTEXITED, METADATA, ROUTES, TAGS, ZVOL_DSK, ZVOL_RDSK};
+use crate::config::{ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
-use crate::load::files::{LastExit, Metadata, Stamps, Sysinfo};
+use crate::load::files::{LastExit, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{
     Column, Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT,
 };
 use crate::load::zoneadm::ZoneRow;
 use crate::load::zonexml::{ZoneXml, brand_rules};
+use crate::source::{MAPS, Source};
 use crate::translate::{GIB, MIB, epoch_seconds_to_iso, iso_date};
 
 /// What zfs prints for "no limit": 2^64 - 1, as a double.
@@ -32,12 +33,8 @@ pub struct Parts {
     pub lastexited: Option<LastExit>,
     /// Which state of its files this is.
     pub stamps: Stamps,
-    /// Its metadata.
-    pub metadata: Metadata,
-    /// Its tags.
-    pub tags: Json,
-    /// Its routes.
-    pub routes: Json,
+    /// What its owner has given names of his own, in the order of [`MAPS`].
+    pub maps: [Json; MAPS.len()],
     /// The dataset that a VM which is being received will have.
     pub receiving: Option<Arc<str>>,
     /// Its datasets.
@@ -57,13 +54,18 @@ impl Parts {
             zoneinfo: None,
             lastexited: None,
             stamps: Stamps::default(),
-            metadata: Metadata::default(),
-            tags: Json::empty(),
-            routes: Json::empty(),
+            maps: std::array::from_fn(|_| Json::empty()),
             receiving: None,
             datasets: VmDatasets::default(),
             sysinfo,
         }
+    }
+
+    /// One of its maps, by the name of its member in the VM object.
+    #[must_use]
+    pub fn map_mut(&mut self, member: &str) -> Option<&mut Json> {
+        let place = MAPS.iter().position(|map| map.name == member)?;
+        Some(&mut self.maps[place])
     }
 
     /// Whether this is another VM of the same zonename: one of another uuid,
@@ -85,9 +87,9 @@ impl Parts {
         }
         share(&mut self.row, &old.row);
         share(&mut self.xml, &old.xml);
-        share(&mut self.metadata, &old.metadata);
-        share(&mut self.tags, &old.tags);
-        share(&mut self.routes, &old.routes);
+        for (new, old) in self.maps.iter_mut().zip(&old.maps) {
+            share(new, old);
+        }
         share(&mut self.receiving, &old.receiving);
         share(&mut self.datasets, &old.datasets);
         self
@@ -95,25 +97,28 @@ impl Parts {
 
     /// The sources that say something else than they did.
     #[must_use]
-    pub fn differing(&self, old: &Self) -> Vec<&'static str> {
+    pub fn differing(&self, old: &Self) -> Vec<Source> {
         let differs = [
-            ("zoneadm", self.row != old.row),
-            ("kstat", self.zoneinfo != old.zoneinfo),
-            ("zonexml", self.xml != old.xml),
-            (LASTEXITED, self.lastexited != old.lastexited),
-            (METADATA, self.metadata != old.metadata),
-            (TAGS, self.tags != old.tags),
-            (ROUTES, self.routes != old.routes),
-            ("mtime", self.stamps != old.stamps),
+            (Source::Zoneadm, self.row != old.row),
+            (Source::Kstat, self.zoneinfo != old.zoneinfo),
+            (Source::ZoneXml, self.xml != old.xml),
+            (Source::LastExited, self.lastexited != old.lastexited),
+            (Source::Mtime, self.stamps != old.stamps),
             (
-                "zfs",
+                Source::Zfs,
                 self.datasets != old.datasets
                     || self.receiving != old.receiving,
             ),
-            ("sysinfo", self.sysinfo != old.sysinfo),
+            (Source::Sysinfo, self.sysinfo != old.sysinfo),
         ];
-        let differs = differs.into_iter().filter(|(_, differs)| *differs);
-        differs.map(|(source, _)| source).collect()
+        let maps = self.maps.iter().zip(&old.maps).zip(&MAPS);
+        let maps = maps.map(|((new, old), map)| (map.file, new != old));
+        let differs = differs.into_iter().chain(maps);
+        let differs = differs.filter(|(_, differs)| *differs);
+        let mut sources: Vec<_> = differs.map(|(source, _)| source).collect();
+        sources.sort();
+        sources.dedup();
+        sources
     }
 }
 
@@ -194,10 +199,9 @@ pub fn assemble(parts: &Parts) -> Option<Object> {
         vm.set("init_restarts", info.init_restarts);
         vm.set("pid", info.init_pid);
     }
-    vm.set("customer_metadata", parts.metadata.customer.clone());
-    vm.set("internal_metadata", parts.metadata.internal.clone());
-    vm.set("routes", parts.routes.clone());
-    vm.set("tags", parts.tags.clone());
+    for (map, value) in MAPS.iter().zip(&parts.maps) {
+        vm.set(map.name, value.clone());
+    }
     if is_receiving(&vm)
         && let Some(name) = &parts.receiving
     {
@@ -280,10 +284,10 @@ pub fn uninstalled(parts: &Parts) -> Option<Object> {
     parts.row.zoneid = Json::Null;
     parts.zoneinfo = None;
     parts.lastexited = None;
-    parts.stamps = Stamps { xml: parts.stamps.xml, ..Stamps::default() };
-    parts.metadata = Metadata::default();
-    parts.tags = Json::empty();
-    parts.routes = Json::empty();
+    let mut stamps = Stamps::default();
+    stamps.set(Source::ZoneXml, parts.stamps.get(Source::ZoneXml));
+    parts.stamps = stamps;
+    parts.maps = std::array::from_fn(|_| Json::empty());
     parts.datasets = VmDatasets::default();
     assemble(&parts)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::dtd::Refusal;
-use super::files::{self, Dated, Metadata, Place, Stamps, Sysinfo};
+use super::files::{self, Dated, Place, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
 use super::pools::Wanted;
 use super::question::pool_of;
@@ -17,9 +17,8 @@ use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
 use super::{Found, Loaded, NO_KSTAT, NoAnswer, Request};
 use crate::config::Paths;
-use crate::event::Sources;
 use crate::json::Json;
-use crate::os;
+use crate::source::{MAPS, Source, Sources};
 
 /// A VM while it is loaded: what was known of it, then what was read.
 pub(super) struct Draft {
@@ -49,12 +48,11 @@ pub(super) struct Draft {
     pub(super) zoneinfo: Option<kstat::ZoneInfo>,
     pub(super) lastexited: Option<Option<files::LastExit>>,
     pub(super) stamps: Stamps,
-    pub(super) metadata: Option<Metadata>,
-    pub(super) tags: Option<Json>,
-    pub(super) routes: Option<Json>,
+    /// In the order of [`MAPS`].
+    pub(super) maps: [Option<Json>; MAPS.len()],
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
-    pub(super) faults: Vec<(&'static str, Option<String>)>,
+    pub(super) faults: Vec<(Source, Option<String>)>,
     pub(super) unanswered: Vec<Unanswered>,
 }
 
@@ -80,10 +78,8 @@ impl Draft {
             xml: known.map(|p| Arc::clone(&p.xml)),
             zoneinfo: known.and_then(|p| p.zoneinfo),
             lastexited: known.map(|p| p.lastexited.clone()),
-            stamps: known.map(|p| p.stamps).unwrap_or_default(),
-            metadata: known.map(|p| p.metadata.clone()),
-            tags: known.map(|p| p.tags.clone()),
-            routes: known.map(|p| p.routes.clone()),
+            stamps: known.map(|p| p.stamps.clone()).unwrap_or_default(),
+            maps: std::array::from_fn(|at| Some(known?.maps[at].clone())),
             receiving: known.and_then(|p| p.receiving.clone()),
             datasets: known.map(|p| p.datasets.clone()).unwrap_or_default(),
             faults: Vec::new(),
@@ -121,7 +117,7 @@ impl Draft {
             self.sources |= Sources::FILES | Sources::ZFS;
         }
         self.row = Some(row);
-        self.fault("zoneadm", None);
+        self.fault(Source::Zoneadm, None);
     }
 
     fn forget_what_was_known(&mut self) {
@@ -129,8 +125,8 @@ impl Draft {
         self.trusts_stamps = false;
         self.stamps = Stamps::default();
         (self.xml, self.zoneinfo, self.receiving) = (None, None, None);
-        (self.metadata, self.lastexited) = (None, None);
-        (self.tags, self.routes) = (None, None);
+        self.lastexited = None;
+        self.maps = Default::default();
         self.datasets = VmDatasets::default();
     }
 
@@ -139,9 +135,9 @@ impl Draft {
     pub(super) fn set_xml(&mut self, xml: Arc<ZoneXml>) {
         let known = self.xml.as_ref();
         if known.is_some_and(|known| known.is_another_than(&xml)) {
-            let stamp = self.stamps.xml;
+            let stamp = self.stamps.get(Source::ZoneXml);
             self.forget_what_was_known();
-            self.stamps.xml = stamp;
+            self.stamps.set(Source::ZoneXml, stamp);
             if let Some(row) = self.row.as_mut().filter(|_| self.keeps_uuid) {
                 row.guess_uuid();
             }
@@ -175,22 +171,18 @@ impl Draft {
         let row = self.row.as_ref();
         if found.is_some() || !is_running {
             self.zoneinfo = found;
-            self.fault("kstat", None);
+            self.fault(Source::Kstat, None);
             return;
         }
         let prior = self.prior.as_ref().map(|p| &p.row.zoneid);
         if prior != row.map(|row| &row.zoneid) {
             self.zoneinfo = None;
         }
-        self.fault("kstat", Some(NO_KSTAT.to_string()));
+        self.fault(Source::Kstat, Some(NO_KSTAT.to_string()));
     }
 
     /// Notes that a source was read, and what is wrong with it.
-    pub(super) fn fault(
-        &mut self,
-        source: &'static str,
-        error: Option<String>,
-    ) {
+    pub(super) fn fault(&mut self, source: Source, error: Option<String>) {
         match self.faults.iter_mut().find(|(s, _)| *s == source) {
             Some(fault) => fault.1 = error,
             None => self.faults.push((source, error)),
@@ -198,7 +190,7 @@ impl Draft {
     }
 
     /// Notes that the command for a source has failed, or has not answered yet.
-    pub(super) fn no_answer(&mut self, source: &'static str, why: &NoAnswer) {
+    pub(super) fn no_answer(&mut self, source: Source, why: &NoAnswer) {
         match why {
             NoAnswer::Failed(error) => {
                 self.fault(source, Some(error.to_string()));
@@ -210,22 +202,21 @@ impl Draft {
     }
 
     /// Reads a file, unless it is known and as it was; of a bad one the last
-    /// good value stays. `stamp` is where its stamp is kept.
+    /// good value stays.
     pub(super) fn read_file<T>(
         &mut self,
-        source: &'static str,
+        source: Source,
         place: Place<'_>,
-        stamp: fn(&mut Stamps) -> &mut Option<os::Stamp>,
         read: impl FnOnce(Place<'_>) -> Result<Dated<T>, String>,
         set: impl FnOnce(&mut Self, T),
     ) {
-        let known = *stamp(&mut self.stamps);
+        let known = self.stamps.get(source);
         let is_known = self.trusts_stamps && self.prior.is_some();
         let mut error = None;
         if !is_known || !place.is_as_read(known) {
             match read(place) {
                 Ok(read) => {
-                    *stamp(&mut self.stamps) = read.stamp;
+                    self.stamps.set(source, read.stamp);
                     set(self, read.value);
                 }
                 Err(e) => error = Some(e),
@@ -236,7 +227,7 @@ impl Draft {
 
     /// Whether zoneadm was asked for it, and has not said what it is.
     pub(super) fn lacks_row(&self) -> bool {
-        self.row_tried && !self.faults.contains(&("zoneadm", None))
+        self.row_tried && !self.faults.contains(&(Source::Zoneadm, None))
     }
 
     /// Whether there is more to read of it.
@@ -433,7 +424,7 @@ impl Draft {
         let not_yet = not_yet.cloned().collect::<Vec<_>>();
         match failure {
             Some(_) if !not_yet.is_empty() => self.unanswered.extend(not_yet),
-            failure => self.fault("zfs", failure),
+            failure => self.fault(Source::Zfs, failure),
         }
     }
 
@@ -457,7 +448,7 @@ impl Draft {
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
         let (zonename, prior) = (self.zonename, self.prior);
         let is_configured = self.is_configured;
-        let has_row = self.faults.contains(&("zoneadm", None));
+        let has_row = self.faults.contains(&(Source::Zoneadm, None));
         let (faults, unanswered) = (self.faults, self.unanswered);
         let found = match (self.gone, self.row, self.xml) {
             (true, ..) => Found::Gone,
@@ -469,9 +460,7 @@ impl Draft {
                 zoneinfo: self.zoneinfo,
                 lastexited: self.lastexited.flatten(),
                 stamps: self.stamps,
-                metadata: self.metadata.unwrap_or_default(),
-                tags: self.tags.unwrap_or_else(Json::empty),
-                routes: self.routes.unwrap_or_else(Json::empty),
+                maps: self.maps.map(|map| map.unwrap_or_else(Json::empty)),
                 receiving: self.receiving,
                 datasets: self.datasets,
                 sysinfo: Arc::clone(sysinfo),

@@ -10,24 +10,8 @@ use crate::config::{JSON_DEPTH, LoadLimits, Paths};
 use crate::json::{Json, Object};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
+use crate::source::{MAPS, Source};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
-
-/// `metadata.json`: what it says to the VM, and of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Metadata {
-    /// `customer_metadata`
-    pub customer: Json,
-    /// `internal_metadata`
-    pub internal: Json,
-}
-
-/// Without a file: two objects without members.
-impl Default for Metadata {
-    fn default() -> Self {
-        let [customer, internal] = std::array::from_fn(|_| Json::empty());
-        Self { customer, internal }
-    }
-}
 
 /// How a zone last ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,32 +124,32 @@ pub struct Dated<T> {
 }
 
 /// The stamps of the files that were read; none of those that are missing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stamps {
-    /// Of the zone's XML.
-    pub xml: Option<Stamp>,
-    /// Of `lastexited`.
-    pub lastexited: Option<Stamp>,
-    /// Of `metadata.json`.
-    pub metadata: Option<Stamp>,
-    /// Of `tags.json`.
-    pub tags: Option<Stamp>,
-    /// Of `routes.json`.
-    pub routes: Option<Stamp>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Stamps(Vec<(Source, Stamp)>);
 
 /// They are alike if what is served of them is.
 impl PartialEq for Stamps {
     fn eq(&self, other: &Self) -> bool {
-        self.mtimes() == other.mtimes()
+        let mtime = |stamp: Stamp| stamp.mtime;
+        self.0.len() == other.0.len()
+            && self.0.iter().all(|(file, stamp)| {
+                other.get(*file).map(mtime) == Some(stamp.mtime)
+            })
     }
 }
 
 impl Stamps {
-    fn mtimes(&self) -> [Option<i64>; 5] {
-        let Self { xml, lastexited, metadata, tags, routes } = *self;
-        [xml, lastexited, metadata, tags, routes]
-            .map(|stamp| stamp.map(|stamp| stamp.mtime))
+    /// The stamp of a file.
+    #[must_use]
+    pub fn get(&self, file: Source) -> Option<Stamp> {
+        let found = self.0.iter().find(|(known, _)| *known == file);
+        found.map(|(_, stamp)| *stamp)
+    }
+
+    /// Sets the stamp of a file.
+    pub fn set(&mut self, file: Source, stamp: Option<Stamp>) {
+        self.0.retain(|(known, _)| *known != file);
+        self.0.extend(stamp.map(|stamp| (file, stamp)));
     }
 
     /// When the newest was modified, in whole seconds since the epoch. It is
@@ -173,7 +157,7 @@ impl Stamps {
     /// waits for it waits for the content.
     #[must_use]
     pub fn last_mtime(&self) -> Option<i64> {
-        self.mtimes().into_iter().flatten().max()
+        self.0.iter().map(|(_, stamp)| stamp.mtime).max()
     }
 }
 
@@ -224,22 +208,26 @@ pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
     Ok(Dated { value, stamp: Some(file.stamp) })
 }
 
-/// Reads `metadata.json`.
+/// Reads a JSON file of a VM: the members of VM objects that it holds, by
+/// their places in [`MAPS`].
 ///
 /// # Errors
-/// As [`read_json`], and if it is JSON but no object.
-pub fn read_metadata(
+/// As [`read_json`], and if it is JSON but no object, and has to be one.
+pub fn read_maps(
     place: Place<'_>,
     limit: u64,
-) -> Result<Dated<Metadata>, String> {
+    file: Source,
+) -> Result<Dated<Vec<(usize, Json)>>, String> {
     let Dated { value, stamp } = read_json(place, limit)?;
-    let object =
-        value.as_object().ok_or_else(|| place.error("not a JSON object"))?;
-    let member = |name| object.get(name).cloned().unwrap_or_else(Json::empty);
-    let value = Metadata {
-        customer: member("customer_metadata"),
-        internal: member("internal_metadata"),
-    };
+    let maps = MAPS.iter().enumerate().filter(|(_, map)| map.file == file);
+    let maps = maps.map(|(at, map)| {
+        let Some(key) = map.key else { return Ok((at, value.clone())) };
+        let object = value
+            .as_object()
+            .ok_or_else(|| place.error("not a JSON object"))?;
+        Ok((at, object.get(key).cloned().unwrap_or_else(Json::empty)))
+    });
+    let value = maps.collect::<Result<_, String>>()?;
     Ok(Dated { value, stamp })
 }
 

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{LoadLimits, Paths};
-use crate::event::Sources;
+use crate::source::{Source, Sources};
 use asker::Asker;
 pub use asker::NoAnswer;
 use assemble::Parts;
@@ -69,7 +69,7 @@ pub struct Loaded {
     /// What it is now.
     pub found: Found,
     /// Of each source that was read, what is wrong with it, if anything.
-    pub faults: Vec<(&'static str, Option<String>)>,
+    pub faults: Vec<(Source, Option<String>)>,
     /// The answers that did not come in time.
     pub unanswered: Vec<Unanswered>,
     /// Whether the zone index has a line of it, though zoneadm by its name
@@ -82,7 +82,7 @@ impl Loaded {
     #[must_use]
     pub fn is_answered(&self) -> bool {
         matches!(self.found, Found::Gone)
-            || self.faults.contains(&("zoneadm", None))
+            || self.faults.contains(&(Source::Zoneadm, None))
     }
 
     /// Whether every command that was to be run has answered. A file that is
@@ -91,8 +91,8 @@ impl Loaded {
     pub fn has_all_answers(&self) -> bool {
         let has_answer =
             |(source, error): &(_, Option<String>)| match (*source, error) {
-                ("zoneadm" | "zfs", Some(_)) => false,
-                ("kstat", Some(error)) => error == NO_KSTAT,
+                (Source::Zoneadm | Source::Zfs, Some(_)) => false,
+                (Source::Kstat, Some(error)) => error == NO_KSTAT,
                 _ => true,
             };
         self.unanswered.is_empty() && self.faults.iter().all(has_answer)
@@ -117,7 +117,7 @@ pub struct LoadedAll {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Loaded>,
     /// What is wrong with the host as a whole, by source.
-    pub faults: Vec<(&'static str, Option<String>)>,
+    pub faults: Vec<(Source, Option<String>)>,
     /// Why the zone index could not be read, if it could not.
     pub index_error: Option<String>,
 }
@@ -237,7 +237,7 @@ impl Loader {
         let odd = pools.datasets.odd().map(str::to_string);
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
-            faults: vec![("zoneadm", error), ("zfs", odd)],
+            faults: vec![(Source::Zoneadm, error), (Source::Zfs, odd)],
             index_error: index.err(),
         })
     }
@@ -271,7 +271,7 @@ impl Loader {
                     Some(zoneid) => asked.push((zoneid, draft)),
                     None => {
                         draft.zoneinfo = None;
-                        draft.fault("kstat", None);
+                        draft.fault(Source::Kstat, None);
                     }
                 }
             }
@@ -296,7 +296,7 @@ impl Loader {
         for (_, draft) in asked {
             match &kstats {
                 Ok(kstats) => draft.set_zoneinfo(kstats),
-                Err(e) => draft.no_answer("kstat", e),
+                Err(e) => draft.no_answer(Source::Kstat, e),
             }
         }
     }

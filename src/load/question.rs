@@ -7,7 +7,7 @@ use super::command::Run;
 use super::zfs::{self, Depth};
 use super::{kstat, zoneadm};
 use crate::config::Paths;
-use crate::event::Sources;
+use crate::source::Source;
 
 /// A question to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,11 +67,11 @@ impl Question {
 
     /// The source of a VM that it is about.
     #[must_use]
-    pub fn source(&self) -> Sources {
+    pub fn source(&self) -> Source {
         match self {
-            Self::Zones | Self::Zone(_) => Sources::ZONEADM,
-            Self::Kstats(_) => Sources::KSTAT,
-            Self::Pool(_) | Self::Datasets(..) => Sources::ZFS,
+            Self::Zones | Self::Zone(_) => Source::Zoneadm,
+            Self::Kstats(_) => Source::Kstat,
+            Self::Pool(_) | Self::Datasets(..) => Source::Zfs,
         }
     }
 

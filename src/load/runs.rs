@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::command::{CommandError, Output, Run, Runner};
-use crate::event::{Job, Lane, Sources};
+use crate::event::{Job, Lane};
+use crate::source::{Source, Sources};
 use crate::threads;
 
 /// The most runs of a circuit at a time.
@@ -36,7 +37,7 @@ pub struct Again {
     /// The job.
     pub job: Job,
     /// The source of which it had no answer.
-    pub source: Sources,
+    pub source: Source,
     /// Why there is none, if its run has failed.
     pub error: Option<CommandError>,
 }
@@ -71,12 +72,13 @@ struct State {
     /// By circuit and sort: how long the last run took, if it was slow and
     /// ended by itself.
     slow: HashMap<(String, &'static str), Duration>,
-    owed: HashMap<(Lane, Sources), Owed>,
+    owed: HashMap<(Lane, Source), Owed>,
 }
 
 /// A run that is under way.
 struct Running {
     circuit: String,
+    source: Source,
     begun: Instant,
     /// Whether a load has given up waiting for it.
     is_overdue: bool,
@@ -103,7 +105,7 @@ pub struct Ask {
     /// Runs of one sort take about the same time.
     pub sort: &'static str,
     /// The source of a VM that it reads.
-    pub source: Sources,
+    pub source: Source,
     /// The run that asks.
     pub run: Run,
     /// The run is killed after this.
@@ -149,7 +151,7 @@ pub struct Unanswered {
     circuit: String,
     begun: Option<Begun>,
     /// The source that was asked.
-    pub source: Sources,
+    pub source: Source,
     /// A message that names the command.
     pub error: CommandError,
 }
@@ -159,6 +161,8 @@ pub struct Unanswered {
 pub struct Overdue {
     /// The command, and for zfs the pool.
     pub circuit: String,
+    /// What it reads of a VM.
+    pub source: Source,
     /// How long the oldest of its runs has taken.
     pub time: Duration,
     /// The lanes that wait for its answers.
@@ -208,8 +212,12 @@ impl Runs {
         }
         state.last_id += 1;
         let (id, begun) = (state.last_id, Instant::now());
-        let running =
-            Running { circuit: circuit.clone(), begun, is_overdue: false };
+        let running = Running {
+            circuit: circuit.clone(),
+            source: ask.source,
+            begun,
+            is_overdue: false,
+        };
         state.running.insert(id, running);
         let last = state.slow.get(&(circuit.clone(), ask.sort)).copied();
         // A run that takes half of its limit probably hangs.
@@ -341,7 +349,7 @@ impl Runs {
     pub fn owed(&self, lane: &Lane) -> Sources {
         let state = self.0.state.lock();
         let mut sources = Sources::NONE;
-        for source in [Sources::ZONEADM, Sources::KSTAT, Sources::ZFS] {
+        for source in [Source::Zoneadm, Source::Kstat, Source::Zfs] {
             let owed = state.owed.get(&(lane.clone(), source));
             sources |= owed.map_or(Sources::NONE, |owed| owed.job.sources);
         }
@@ -352,13 +360,16 @@ impl Runs {
     #[must_use]
     pub fn overdue(&self) -> Vec<Overdue> {
         let state = self.0.state.lock();
-        let mut open: BTreeMap<&str, Instant> = BTreeMap::new();
+        let mut open: BTreeMap<&str, (Source, Instant)> = BTreeMap::new();
         for running in state.running.values().filter(|run| run.is_overdue) {
-            let since = open.entry(&running.circuit).or_insert(running.begun);
-            *since = running.begun.min(*since);
+            let (source, begun) = (running.source, running.begun);
+            let (_, since) =
+                open.entry(&running.circuit).or_insert((source, begun));
+            *since = begun.min(*since);
         }
-        let open = open.into_iter().map(|(circuit, since)| Overdue {
+        let open = open.into_iter().map(|(circuit, (source, since))| Overdue {
             circuit: circuit.to_string(),
+            source,
             time: since.elapsed(),
             waiting: state.waiting_for(circuit),
         });
@@ -406,7 +417,7 @@ impl State {
         error: Option<&CommandError>,
         stuck_time: Duration,
     ) -> Vec<Again> {
-        let Some(Running { circuit, begun, is_overdue }) =
+        let Some(Running { circuit, begun, is_overdue, .. }) =
             self.running.remove(&id)
         else {
             return Vec::new();

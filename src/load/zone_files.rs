@@ -15,10 +15,10 @@ use super::pools::Wanted;
 use super::question::Question;
 use super::{ArmWatches, Loader};
 use super::{zoneadm, zonexml};
-use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
-use crate::event::Sources;
+use crate::config::CONFIG_DIR;
 use crate::json::Json;
 use crate::os::Stamp;
+use crate::source::{Source, Sources, ZoneDir};
 
 /// The most zones with a refused XML about which zoneadm is asked in one load.
 const REFUSED_MAX: usize = 16;
@@ -100,9 +100,8 @@ impl Loader {
             }
         };
         draft.read_file(
-            "zonexml",
+            Source::ZoneXml,
             Place::At(&path),
-            |stamps| &mut stamps.xml,
             read,
             |draft, parsed| {
                 let zonexml::Parsed { xml, brand, zonepath, unknown, .. } =
@@ -118,9 +117,11 @@ impl Loader {
         draft.xml_tried |= is_read;
         draft.refused = refused;
         if let Some(why) = fault {
-            draft.fault("zonexml", Some(why));
+            draft.fault(Source::ZoneXml, Some(why));
             // Until it is mended, each load looks at it.
-            draft.stamps.xml = draft.stamps.xml.map(Stamp::never_holding);
+            let stamp = draft.stamps.get(Source::ZoneXml);
+            let stamp = stamp.map(Stamp::never_holding);
+            draft.stamps.set(Source::ZoneXml, stamp);
         }
     }
 
@@ -191,63 +192,50 @@ impl Loader {
         wanted
     }
 
-    /// Reads what is in the zone's own directory.
+    /// Reads what is in the zone's own directories.
     fn read_config_of(&self, draft: &mut Draft, dir: Option<&Path>) {
         let sources = draft.sources;
-        let in_dir = [
-            Sources::LASTEXITED,
-            Sources::METADATA,
-            Sources::TAGS,
-            Sources::ROUTES,
-        ];
-        if !in_dir.iter().any(|file| sources.contains(*file)) {
+        let mut files = Source::zone_files()
+            .filter(|(file, _)| sources.has(*file))
+            .peekable();
+        if files.peek().is_none() {
             return;
         }
-        let dir = Folder::open(dir);
-        let config = LazyCell::new(|| dir.open_below(CONFIG_DIR));
-        if sources.contains(Sources::LASTEXITED) {
-            let limit = self.limits.lastexited_bytes;
+        let zonepath = Folder::open(dir);
+        let config = LazyCell::new(|| zonepath.open_below(CONFIG_DIR));
+        for (file, dir) in files {
+            let folder = match dir {
+                ZoneDir::Zonepath => &zonepath,
+                ZoneDir::Config => &*config,
+            };
+            let place = Place::In(folder, file.name());
+            if file == Source::LastExited {
+                let limit = self.limits.lastexited_bytes;
+                draft.read_file(
+                    file,
+                    place,
+                    |place| files::read_lastexited(place, limit),
+                    |draft, exit| draft.lastexited = Some(exit),
+                );
+                continue;
+            }
+            let limit = self.limits.json_bytes;
             draft.read_file(
-                LASTEXITED,
-                Place::In(&dir, LASTEXITED),
-                |stamps| &mut stamps.lastexited,
-                |place| files::read_lastexited(place, limit),
-                |draft, exit| draft.lastexited = Some(exit),
-            );
-        }
-        let limit = self.limits.json_bytes;
-        if sources.contains(Sources::METADATA) {
-            draft.read_file(
-                METADATA,
-                Place::In(&config, METADATA),
-                |stamps| &mut stamps.metadata,
-                |place| files::read_metadata(place, limit),
-                |draft, metadata| draft.metadata = Some(metadata),
-            );
-        }
-        if sources.contains(Sources::TAGS) {
-            draft.read_file(
-                TAGS,
-                Place::In(&config, TAGS),
-                |stamps| &mut stamps.tags,
-                |place| files::read_json(place, limit),
-                |draft, tags| draft.tags = Some(tags),
-            );
-        }
-        if sources.contains(Sources::ROUTES) {
-            draft.read_file(
-                ROUTES,
-                Place::In(&config, ROUTES),
-                |stamps| &mut stamps.routes,
-                |place| files::read_json(place, limit),
-                |draft, routes| draft.routes = Some(routes),
+                file,
+                place,
+                |place| files::read_maps(place, limit, file),
+                |draft, maps| {
+                    for (at, map) in maps {
+                        draft.maps[at] = Some(map);
+                    }
+                },
             );
         }
     }
 
     /// A VM that is being received may say which dataset it will have.
     fn read_receiving(&self, draft: &mut Draft) {
-        draft.fault("receiving", None);
+        draft.fault(Source::Receiving, None);
         let is_receiving = draft.xml.as_ref().map(|xml| xml.is_receiving());
         let uuid = draft.row.as_ref().and_then(|row| row.uuid.as_ref());
         let (Some(true), Some(uuid)) = (is_receiving, uuid) else {
@@ -263,7 +251,7 @@ impl Loader {
                     .and_then(Json::as_str)
                     .map(Arc::from);
             }
-            Err(e) => draft.fault("receiving", Some(e)),
+            Err(e) => draft.fault(Source::Receiving, Some(e)),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::index::ZoneIndex;
 use super::question::Question;
 use super::zoneadm::{self, Answer, ZoneRow};
 use super::{ArmWatches, Loader, NoAnswer, Request};
-use crate::event::Sources;
+use crate::source::{Source, Sources};
 
 /// Zones that may have to be asked for by name in one load, for that a
 /// listing lacks them.
@@ -73,7 +73,7 @@ impl<'a> Zones<'a> {
             match self.listed(&draft.zonename) {
                 Ok(Some(row)) => draft.set_row(row),
                 Ok(None) => absent.push(draft),
-                Err(e) => draft.no_answer("zoneadm", &e),
+                Err(e) => draft.no_answer(Source::Zoneadm, &e),
             }
         }
         let unknown = absent.iter().filter(|d| d.prior.is_none()).count();
@@ -112,10 +112,10 @@ impl<'a> Zones<'a> {
         match (has_line, why) {
             (has_line, Some(why @ NoAnswer::NotYet(_))) => {
                 draft.is_configured = has_line == Ok(true);
-                draft.no_answer("zoneadm", &why);
+                draft.no_answer(Source::Zoneadm, &why);
             }
             (Ok(false), None) => draft.gone = true,
-            (Ok(false), Some(e)) => draft.no_answer("zoneadm", &e),
+            (Ok(false), Some(e)) => draft.no_answer(Source::Zoneadm, &e),
             (Ok(true), _) => {
                 draft.is_configured = true;
                 match self.listed(&draft.zonename) {
@@ -127,14 +127,14 @@ impl<'a> Zones<'a> {
                     Ok(None) => {
                         let what = "the zone index has it, and zoneadm list \
                             does not";
-                        draft.fault("zoneadm", Some(what.to_string()));
+                        draft.fault(Source::Zoneadm, Some(what.to_string()));
                     }
-                    Err(e) => draft.no_answer("zoneadm", &e),
+                    Err(e) => draft.no_answer(Source::Zoneadm, &e),
                 }
             }
             (Err(why), _) => {
                 let what = format!("not known whether it exists: {why}");
-                draft.fault("zoneadm", Some(what));
+                draft.fault(Source::Zoneadm, Some(what));
             }
         }
     }
@@ -248,7 +248,7 @@ impl Loader {
                 let mut draft = Draft::new(request(zonename));
                 let run = zoneadm::list_all_run(&self.paths);
                 let error = run.error(&lacks).to_string();
-                draft.fault("zoneadm", Some(error));
+                draft.fault(Source::Zoneadm, Some(error));
                 drafts.push(draft);
             }
             listing.errors.insert(0, lacks);

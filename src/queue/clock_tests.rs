@@ -3,6 +3,7 @@
 use super::tests::{all, vm};
 use super::*;
 use crate::event::Reload;
+use crate::source::{Source, Sources};
 
 /// A state whose clock is the test's.
 struct Clock {
@@ -65,7 +66,7 @@ fn what_needs_commands_gathers_while_others_run() {
         clock.state.push(vm(name, Sources::STATE));
         assert_eq!(clock.taken(), "-");
     }
-    clock.state.push(vm("file", Sources::TAGS));
+    clock.state.push(vm("file", Sources::of(Source::Tags)));
     let (file, name) = clock.take().unwrap();
     assert_eq!(name, "file");
     clock.state.done(file);
@@ -88,7 +89,7 @@ fn what_needs_commands_gathers_while_others_run() {
 fn the_workers_that_hang_have_a_bound() {
     let mut clock = Clock::new();
     for n in 0..20 {
-        clock.state.push(vm(&format!("file{n}"), Sources::TAGS));
+        clock.state.push(vm(&format!("file{n}"), Sources::of(Source::Tags)));
         clock.taken();
         clock.pass(1000);
     }
@@ -128,7 +129,7 @@ fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
 #[test]
 fn who_is_loaded_while_everything_is_is_loaded_again() {
     let mut clock = Clock::new();
-    clock.state.push(vm("a", Sources::TAGS));
+    clock.state.push(vm("a", Sources::of(Source::Tags)));
     let (of_a, _) = clock.take().unwrap();
     clock.state.push(all());
     let (of_all, names) = clock.take().unwrap();
@@ -195,7 +196,8 @@ fn a_reload_for_a_client_is_never_taken_for_a_periodic_one() {
 #[test]
 fn every_sequence_of_few_steps_is_sound() {
     fn lane(n: usize) -> Job {
-        let sources = [Sources::TAGS, Sources::STATE, Sources::ZFS][n % 3];
+        let sources =
+            [Sources::of(Source::Tags), Sources::STATE, Sources::ZFS][n % 3];
         vm(["a", "b", "c"][n], sources)
     }
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{QueueLimits, SourceTimes};
-use crate::event::{Cause, Job, Lane, Sources, Transition};
+use crate::event::{Cause, Job, Lane, Transition};
+use crate::source::Sources;
 use crate::sync::{Condvar, Mutex};
 use crate::transition::Numbered;
 use reported::Reported;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::QueueStatus;
 use crate::config::QueueLimits;
-use crate::event::{Cause, Job, Kind, Lane, Sources};
+use crate::event::{Cause, Job, Lane};
+use crate::source::{CommandsNeeded, Sources};
 
 /// A batch that is worked at.
 #[derive(Debug)]
 struct Working {
     lanes: Vec<Lane>,
-    kind: Kind,
+    commands: CommandsNeeded,
     is_urgent: bool,
     begun: Instant,
 }
@@ -325,7 +326,8 @@ impl State {
                 (false, [_, false]) => break,
                 _ => {}
             }
-            let may_gather = job.sources.kind() != Kind::Files
+            let may_gather = job.sources.commands_needed()
+                != CommandsNeeded::None
                 && !job.is_urgent
                 && job.lane != Lane::All;
             if self.at_work.contains(&job.lane) || (gathers && may_gather) {
@@ -339,7 +341,8 @@ impl State {
                 }
             }
         }
-        let (kind, is_urgent) = (first?.sources.kind(), first?.is_urgent);
+        let commands = first?.sources.commands_needed();
+        let is_urgent = first?.is_urgent;
         let jobs: Vec<_> = chosen
             .into_iter()
             .filter_map(|order| self.waiting.remove(&order))
@@ -353,7 +356,7 @@ impl State {
         let lanes: Vec<_> = jobs.iter().map(|job| job.lane.clone()).collect();
         self.at_work.extend(lanes.iter().cloned());
         self.number += 1;
-        let working = Working { lanes, kind, is_urgent, begun: now };
+        let working = Working { lanes, commands, is_urgent, begun: now };
         self.working.insert(self.number, working);
         Some((self.number, jobs))
     }
@@ -363,7 +366,8 @@ impl State {
     /// one worker together, not by each in turn.
     fn gathers_until(&self, now: Instant) -> Option<Instant> {
         let working = self.working.values();
-        let working = working.filter(|w| w.kind != Kind::Files && !w.is_urgent);
+        let working = working
+            .filter(|w| w.commands != CommandsNeeded::None && !w.is_urgent);
         let until = working.map(|w| w.begun + self.limits.gather_time);
         until.filter(|at| *at > now).max()
     }
@@ -414,6 +418,6 @@ impl State {
 /// needs.
 fn are_alike(a: &Job, b: &Job) -> bool {
     let is_vm = |job: &Job| matches!(job.lane, Lane::Vm(_));
-    let (kind_a, kind_b) = (a.sources.kind(), b.sources.kind());
-    is_vm(a) && is_vm(b) && (kind_a, a.is_urgent) == (kind_b, b.is_urgent)
+    let needs = |job: &Job| (job.sources.commands_needed(), job.is_urgent);
+    is_vm(a) && is_vm(b) && needs(a) == needs(b)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::event::GONE;
+use crate::source::{EventSource, Source, Sources};
 
 pub fn queue_of(limits: QueueLimits) -> Queue {
     Queue::new(limits, &SourceTimes::default())
@@ -13,7 +14,7 @@ pub fn queue(jobs: usize) -> Queue {
 
 pub fn vm(name: &str, sources: Sources) -> Job {
     let lane = Lane::Vm(name.into());
-    Job::new(lane, sources, Cause::now("zone", name))
+    Job::new(lane, sources, Cause::now(EventSource::Zone, name))
 }
 
 pub fn all() -> Job {
@@ -39,10 +40,14 @@ fn take_transitions(
 fn jobs_of_a_lane_are_one_while_they_wait() {
     let queue = queue(10);
     queue.push(vm("a", Sources::XML));
-    queue.push(vm("a", Sources::TAGS));
+    queue.push(vm("a", Sources::of(Source::Tags)));
     let batch = queue.take().unwrap();
     assert_eq!(batch.jobs.len(), 1);
-    assert!(batch.jobs[0].sources.contains(Sources::XML | Sources::TAGS));
+    assert!(
+        batch.jobs[0]
+            .sources
+            .contains(Sources::XML | Sources::of(Source::Tags))
+    );
 }
 
 #[test]
@@ -62,7 +67,7 @@ fn a_lane_at_work_keeps_its_next_job_waiting() {
 fn what_waits_together_and_needs_alike_is_taken_together() {
     let queue = queue(10);
     queue.push(vm("a", Sources::ZONEADM));
-    queue.push(vm("b", Sources::TAGS));
+    queue.push(vm("b", Sources::of(Source::Tags)));
     queue.push(vm("c", Sources::KSTAT));
     queue.push(vm("d", Sources::ZFS));
     let mut taken = Vec::new();
@@ -102,9 +107,13 @@ fn a_lane_has_one_job_for_later() {
     let queue = queue(10);
     let pause = Duration::from_millis(1);
     queue.push_later(vm("a", Sources::ZFS), pause * 100_000);
-    queue.push_later(vm("a", Sources::TAGS), pause);
+    queue.push_later(vm("a", Sources::of(Source::Tags)), pause);
     let batch = queue.take().unwrap();
-    assert!(batch.jobs[0].sources.contains(Sources::ZFS | Sources::TAGS));
+    assert!(
+        batch.jobs[0]
+            .sources
+            .contains(Sources::ZFS | Sources::of(Source::Tags))
+    );
     assert_eq!(queue.status(9).later_count, 0);
 }
 
@@ -322,7 +331,7 @@ fn who_has_worked_last_works_first() {
     };
     let turns = (0..20).map(|_| {
         wait_until_idle();
-        queue.push(vm("a", Sources::TAGS));
+        queue.push(vm("a", Sources::of(Source::Tags)));
         done.recv_timeout(Duration::from_secs(30)).unwrap()
     });
     let turns: Vec<_> = turns.collect();

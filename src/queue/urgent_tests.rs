@@ -2,6 +2,7 @@
 
 use super::tests::{all, names, queue, queue_of, vm};
 use super::*;
+use crate::source::Sources;
 
 fn is_working(queue: &Queue, name: &str) -> bool {
     queue.at_work().iter().any(|zonename| **zonename == *name)

@@ -2,6 +2,7 @@
 
 use crate::json::{Json, Object};
 use crate::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
+use crate::source::{MAPS, is_map};
 
 /// Members of the VM object that do not come from the zone's XML as they are,
 /// and hold one value, or an array of values.
@@ -59,19 +60,20 @@ const DISK_OTHERS: &[&str] = &[
 /// What snapshots have.
 const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
 
-/// Members that hold whatever names their owner has chosen.
-const MAPS: &[&str] =
-    &["customer_metadata", "internal_metadata", "routes", "tags"];
-
 /// Whether VM objects have members of this name, at any level: a name that is
 /// the same on every machine.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
     let tables = [ZONE, NETWORK, DEVICE, FILESYSTEM].into_iter().flatten();
     let of_xml = tables.map(|row| row.1);
-    let others = [OTHERS, DISK_OTHERS, SNAPSHOT, MAPS].into_iter().flatten();
+    let others = [OTHERS, DISK_OTHERS, SNAPSHOT].into_iter().flatten();
+    let maps = MAPS.iter().map(|map| map.name);
     let arrays = ["nics", "disks", "pci_devices", "snapshots", "options"];
-    of_xml.chain(others.copied()).chain(arrays).any(|own| own == name)
+    of_xml
+        .chain(others.copied())
+        .chain(maps)
+        .chain(arrays)
+        .any(|own| own == name)
 }
 
 /// What a member holds.
@@ -91,7 +93,7 @@ fn shape_of(member: &str) -> Option<Shape> {
         "disks" | "pci_devices" => Shape::Elements(DEVICE, DISK_OTHERS),
         "filesystems" => Shape::Elements(FILESYSTEM, &["options"]),
         "snapshots" => Shape::Elements(&[], SNAPSHOT),
-        map if MAPS.contains(&map) => Shape::Map,
+        map if is_map(map) => Shape::Map,
         other if OTHERS.contains(&other) || is_of(ZONE) => Shape::Plain,
         _ => return None,
     })

@@ -17,8 +17,9 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::event::{Event, EventSource, Seen};
+use crate::event::{Event, Seen};
 use crate::faults::Fault;
+use crate::source::EventSource;
 
 /// What a source says of itself.
 #[derive(Clone, Debug, Default)]

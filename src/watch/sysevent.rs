@@ -16,13 +16,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::config::SourceTimes;
-use crate::event::{Event, EventSource};
+use crate::event::Event;
 use crate::faults::Fault;
 use crate::json::Json;
 use crate::os;
 use crate::os::process::{
     ReadSome, Running, kill_group_now, read_some, spawn, terminate_group,
 };
+use crate::source::EventSource;
 use crate::watch::Sink;
 
 /// The most bytes of a child's standard error that are logged.

@@ -1,8 +1,9 @@
 //! ZFS history: what was done to datasets.
 
 use crate::config::Paths;
-use crate::event::{DatasetChange, Event, EventSource};
+use crate::event::{DatasetChange, Event};
 use crate::json::Json;
+use crate::source::EventSource;
 use crate::watch::sysevent::{Stream, recover_text};
 
 /// The stream of history records.

@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Paths, is_zonename};
-use crate::event::{Event, EventSource, ZoneChange};
+use crate::event::{Event, ZoneChange};
 use crate::json::Json;
+use crate::source::EventSource;
 use crate::watch::sysevent::Stream;
 
 /// The stream of zone records.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use crate::json::{Json, Object};
 use crate::select::{Path, ram_member, type_of};
+use crate::source::is_map;
 
 /// Name, header and width of what can be listed.
 const LISTED: &[(&str, &str, usize)] = &[
@@ -59,14 +60,6 @@ const OTHER_WIDTH: usize = 20;
 
 /// Arrays whose elements can be listed.
 const ARRAYS: [&str; 3] = ["disks", "nics", "pci_devices"];
-
-/// Objects whose members can be listed.
-const MAPS: [&str; 4] =
-    ["customer_metadata", "internal_metadata", "routes", "tags"];
-
-/// Objects by whose members can be filtered.
-const FILTERED_MAPS: [&str; 3] =
-    ["customer_metadata", "internal_metadata", "tags"];
 
 /// What of a disk can be filtered by.
 const OF_DISK: [&str; 8] = [
@@ -126,7 +119,7 @@ impl Field {
             ("ram", _) => What::Ram,
             (_, Some(_)) => What::Member(name.to_string()),
             (_, None) => match name.split('.').collect::<Vec<_>>()[..] {
-                [map, key] if MAPS.contains(&map) && !key.is_empty() => {
+                [map, key] if is_map(map) && !key.is_empty() => {
                     What::OfMap(map.to_string(), key.to_string())
                 }
                 [array, place, key]
@@ -206,7 +199,8 @@ impl FilterKey {
             return Some(Self::Path);
         }
         let (member, rest) = key.split_once('.')?;
-        if FILTERED_MAPS.contains(&member) {
+        // vmadm(8) lists routes, and does not filter by them.
+        if is_map(member) && member != "routes" {
             // A name with a dot in it would be two.
             return (!rest.is_empty()).then_some(match rest.contains('.') {
                 true => Self::Nothing,

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use crate::event::Cause;
+use crate::source::{EventSource, Source, Sources};
 
 const STUCK: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ fn ask(circuit: &str, script: &str) -> Ask {
     Ask {
         circuit: circuit.to_string(),
         sort: "pool",
-        source: Sources::ZFS,
+        source: Source::Zfs,
         run: Run::new("/bin/sh".into(), &["-c", script]),
         limit: LONG,
         is_patient: false,
@@ -92,7 +93,7 @@ fn lane(name: &str) -> Lane {
 }
 
 fn job(name: &str, sources: Sources) -> Job {
-    Job::new(lane(name), sources, Cause::now("zfs", "a test"))
+    Job::new(lane(name), sources, Cause::now(EventSource::Zfs, "a test"))
 }
 
 fn said(finished: &Result<Output, CommandError>) -> &str {

@@ -23,10 +23,11 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, Paths, ROUTES, TAGS};
-use crate::event::{Event, FileChange, WatchedFile};
+use crate::config::{CONFIG_DIR, Paths};
+use crate::event::{Event, FileChange};
 use crate::faults::Fault;
 use crate::os::fswatch::{FsWatch, WatchEvent};
+use crate::source::{Source, ZoneDir};
 use crate::watch::Sink;
 use tables::{NodeState, Tables, ZoneFiles};
 
@@ -90,8 +91,8 @@ impl FileWatcher {
     /// Watches the files of the host: its description, and the zone index.
     pub fn arm_host(&self) {
         for (path, file) in [
-            (self.paths.sysinfo(), WatchedFile::Sysinfo),
-            (self.paths.zone_index(), WatchedFile::Index),
+            (self.paths.sysinfo(), Source::Sysinfo),
+            (self.paths.zone_index(), Source::Index),
         ] {
             let id = self.tables.lock().node(&path, self.paths.root());
             self.tables.lock().add_subject(id, (None, file));
@@ -217,17 +218,16 @@ impl FileWatcher {
         }
         let root = self.paths.root();
         let xml = tables.node(&self.paths.zone_xml(zonename), root);
-        let mut files = vec![(xml, WatchedFile::ZoneXml)];
+        let mut files = vec![(xml, Source::ZoneXml)];
         let dir = dir.map(|dir| tables.node(dir, root));
         if let Some(dir) = dir {
             let config = tables.child(dir, CONFIG_DIR);
-            for (dir, name, file) in [
-                (dir, LASTEXITED, WatchedFile::LastExited),
-                (config, METADATA, WatchedFile::Metadata),
-                (config, TAGS, WatchedFile::Tags),
-                (config, ROUTES, WatchedFile::Routes),
-            ] {
-                files.push((tables.child(dir, name), file));
+            for (file, of) in Source::zone_files() {
+                let dir = match of {
+                    ZoneDir::Zonepath => dir,
+                    ZoneDir::Config => config,
+                };
+                files.push((tables.child(dir, file.name()), file));
             }
         }
         for (id, file) in &files {

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::stamp::FileStamp;
-use crate::config::{CONFIG_DIR, LASTEXITED, METADATA, ROUTES, TAGS};
-use crate::event::WatchedFile;
+use crate::config::CONFIG_DIR;
 use crate::faults::Fault;
+use crate::source::Source;
 
 /// Which file of which zone: who wants to know.
-pub type Subject = (Option<Arc<str>>, WatchedFile);
+pub type Subject = (Option<Arc<str>>, Source);
 
 /// In place of a directory's number: there is none above.
 const NO_PARENT: u64 = 0;
@@ -116,10 +116,6 @@ pub struct Tables {
     pub stopping: bool,
 }
 
-/// Names of files and directories that every zone has.
-const SHARED_NAMES: [&str; 5] =
-    [CONFIG_DIR, LASTEXITED, METADATA, TAGS, ROUTES];
-
 /// A path that can't be watched.
 #[derive(Debug)]
 pub struct Unwatched {
@@ -184,7 +180,8 @@ impl Tables {
             return Arc::clone(known);
         }
         let new: Arc<OsStr> = name.into();
-        if SHARED_NAMES.iter().any(|shared| name == OsStr::new(shared)) {
+        let files = Source::zone_files().map(|(file, _)| file.name());
+        if files.chain([CONFIG_DIR]).any(|shared| name == OsStr::new(shared)) {
             self.names.insert(Arc::clone(&new));
         }
         new

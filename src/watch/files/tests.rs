@@ -22,7 +22,7 @@ fn a_directory_that_two_zones_have_tells_both() {
     let root = Dir(std::env::temp_dir().join(name));
     let dir = root.0.join("zones/x");
     fs::create_dir_all(dir.join(CONFIG_DIR)).unwrap();
-    let tags = dir.join(CONFIG_DIR).join(TAGS);
+    let tags = dir.join(CONFIG_DIR).join(Source::Tags.name());
     fs::write(&tags, "{}").unwrap();
     let ([_, _, sink], events) = channel(1000);
     let watcher =
@@ -37,7 +37,7 @@ fn a_directory_that_two_zones_have_tells_both() {
         while !missing.is_empty() {
             let event = events.next(Some(until)).unwrap().event;
             if let Event::File(change) = event
-                && change.file == WatchedFile::Tags
+                && change.file == Source::Tags
             {
                 let zonename = change.zonename.unwrap_or_default();
                 missing.remove(&*zonename);
@@ -64,7 +64,7 @@ fn files_that_have_moved_with_their_directory_are_watched_anew() {
     let root = Dir(std::env::temp_dir().join(name));
     let dir = root.0.join("zones/x");
     let (config, copy) = (dir.join(CONFIG_DIR), dir.join("copy"));
-    let tags = config.join(TAGS);
+    let tags = config.join(Source::Tags.name());
     fs::create_dir_all(&config).unwrap();
     fs::write(&tags, "{}").unwrap();
     let ([_, _, sink], events) = channel(1000);
@@ -72,7 +72,7 @@ fn files_that_have_moved_with_their_directory_are_watched_anew() {
         Arc::new(FileWatcher::new(Paths::new(&root.0), sink).unwrap());
     // As cp -al does it.
     fs::create_dir(&copy).unwrap();
-    fs::hard_link(&tags, copy.join(TAGS)).unwrap();
+    fs::hard_link(&tags, copy.join(Source::Tags.name())).unwrap();
     watcher.arm(&"a".into(), Some(&dir), false);
     // Nobody reads events: who arms is the first to know.
     fs::rename(&config, dir.join("old")).unwrap();
@@ -85,7 +85,7 @@ fn files_that_have_moved_with_their_directory_are_watched_anew() {
     let next_of_tags = || loop {
         let until = Instant::now() + Duration::from_secs(60);
         if let Event::File(change) = events.next(Some(until)).unwrap().event
-            && change.file == WatchedFile::Tags
+            && change.file == Source::Tags
         {
             return;
         }
