@@ -1,7 +1,9 @@
 //! Which key of a zone's XML is which property of the VM, and how its text is
 //! translated. Keys that stand in no table are skipped.
 //!
-//! To add a property that lives in the zone's XML, add its row here.
+//! To add a property that lives in the zone's XML, add its row here. One that
+//! a command says is set by the module of that command below `load`; here is
+//! its name.
 
 use crate::json::Json;
 use crate::translate::{
@@ -199,6 +201,62 @@ pub const FILESYSTEM: &[Property] = &[
     ("special", "source", text),
     ("type", "type", text),
 ];
+
+/// Members of the VM object that do not come from the zone's XML as they are,
+/// and hold one value, or an array of values.
+pub const OTHERS: &[&str] = &[
+    "boot_timestamp",
+    "create_timestamp",
+    "datacenter_name",
+    "datasets",
+    "device",
+    "exit_status",
+    "exit_timestamp",
+    "free_space",
+    "headnode_id",
+    "hvm",
+    "indestructible_delegated",
+    "indestructible_zoneroot",
+    "init_restarts",
+    "last_modified",
+    "missing",
+    "pid",
+    "platform_buildstamp",
+    "quota",
+    "server_uuid",
+    "state",
+    "transition_expire",
+    "transition_to",
+    "uuid",
+    "zfs_data_compression",
+    "zfs_data_recsize",
+    "zfs_filesystem",
+    "zfs_filesystem_limit",
+    "zfs_root_compression",
+    "zfs_root_recsize",
+    "zfs_snapshot_limit",
+    "zone_state",
+    "zonedid",
+    "zoneid",
+    "zonepath",
+    "zpool",
+];
+
+/// What disks have besides what the zone's XML says.
+pub const DISK_OTHERS: &[&str] = &[
+    "block_size",
+    "compression",
+    // A device may have it, and no VM object shows it; vmadm asks for it.
+    "image_name",
+    "missing",
+    "refreservation",
+    "size",
+    "zfs_filesystem",
+    "zpool",
+];
+
+/// What snapshots have.
+pub const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
 
 #[cfg(test)]
 mod tests {

@@ -74,13 +74,13 @@ struct Row {
 }
 
 #[rustfmt::skip]
-const ROWS: [Row; 19] = {
+const ROWS: &[Row] = {
     use EventSource::{File, Zfs, Zone};
     use ZoneDir::{Config, Zonepath};
     const fn of(source: Source) -> Option<Sources> {
         Some(Sources::of(source))
     }
-    [
+    &[
         Row { source: Source::Zoneadm, name: "zoneadm", dir: None, again: Some(Sources::STATE), events: Zone },
         Row { source: Source::Kstat, name: "kstat", dir: None, again: of(Source::Kstat), events: Zone },
         Row { source: Source::ZoneXml, name: "zonexml", dir: None, again: of(Source::ZoneXml), events: File },
@@ -156,7 +156,7 @@ pub struct MapMember {
 }
 
 /// The members that are maps, in the order in which they are served.
-pub const MAPS: [MapMember; 4] = [
+pub const MAPS: &[MapMember] = &[
     map("customer_metadata", Source::Metadata, Some("customer_metadata")),
     map("internal_metadata", Source::Metadata, Some("internal_metadata")),
     map("routes", Source::Routes, None),

@@ -9,16 +9,11 @@ use crate::config::{ZVOL_DSK, ZVOL_RDSK};
 use crate::json::{Json, Object};
 use crate::load::files::{LastExit, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
-use crate::load::zfs::{
-    Column, Dataset, Datasets, INDESTRUCTIBLE, VM_SNAPSHOT,
-};
+use crate::load::zfs::{Dataset, Datasets};
 use crate::load::zoneadm::ZoneRow;
 use crate::load::zonexml::{ZoneXml, brand_rules};
 use crate::source::{MAPS, Source};
-use crate::translate::{GIB, MIB, epoch_seconds_to_iso, iso_date};
-
-/// What zfs prints for "no limit": 2^64 - 1, as a double.
-const NO_LIMIT: f64 = 18_446_744_073_709_551_615.0;
+use crate::translate::{MIB, epoch_seconds_to_iso, iso_date};
 
 /// All that the sources say of one VM.
 #[derive(Clone, Debug, PartialEq)]
@@ -111,7 +106,7 @@ impl Parts {
             ),
             (Source::Sysinfo, self.sysinfo != old.sysinfo),
         ];
-        let maps = self.maps.iter().zip(&old.maps).zip(&MAPS);
+        let maps = self.maps.iter().zip(&old.maps).zip(MAPS);
         let maps = maps.map(|((new, old), map)| (map.file, new != old));
         let differs = differs.into_iter().chain(maps);
         let differs = differs.filter(|(_, differs)| *differs);
@@ -188,16 +183,14 @@ pub fn volume_of_path(path: &str) -> Option<&str> {
 pub fn assemble(parts: &Parts) -> Option<Object> {
     let uuid = parts.row.uuid.as_ref()?;
     let mut vm = parts.xml.members.clone();
-    zoneadm(&mut vm, &parts.row, uuid);
+    parts.row.set_members(&mut vm, uuid);
     files(&mut vm, parts);
     vm.set_default("resolvers", || Json::from(Vec::new()));
     vm.set_default("firewall_enabled", || Json::Bool(false));
     vm.extend(&parts.sysinfo);
     state(&mut vm, &parts.row.zone_state);
     if let Some(info) = &parts.zoneinfo {
-        vm.set("boot_timestamp", epoch_seconds_to_iso(info.boot_time));
-        vm.set("init_restarts", info.init_restarts);
-        vm.set("pid", info.init_pid);
+        info.set_members(&mut vm);
     }
     for (map, value) in MAPS.iter().zip(&parts.maps) {
         vm.set(map.name, value.clone());
@@ -209,17 +202,6 @@ pub fn assemble(parts: &Parts) -> Option<Object> {
     }
     datasets(&mut vm, parts);
     Some(vm)
-}
-
-fn zoneadm(vm: &mut Object, row: &ZoneRow, uuid: &Arc<str>) {
-    vm.set("brand", &row.brand);
-    vm.set("uuid", uuid);
-    vm.set("zone_state", &row.zone_state);
-    vm.set("zonename", &row.zonename);
-    vm.set("zonepath", &row.zonepath);
-    vm.set("hvm", brand_rules(&row.brand).hvm);
-    vm.set("zoneid", row.zoneid.clone());
-    vm.set("zonedid", row.zonedid.clone());
 }
 
 fn files(vm: &mut Object, parts: &Parts) {
@@ -303,39 +285,24 @@ fn datasets(vm: &mut Object, parts: &Parts) {
     let datasets = &parts.datasets;
     let root = datasets.root.as_deref();
     let delegated = datasets.delegated.as_deref();
-    if root.is_some_and(is_indestructible) {
+    if root.is_some_and(Dataset::is_indestructible) {
         vm.set("indestructible_zoneroot", true);
     }
     if let Some(root) = root {
-        let quota = if brand_rules(&parts.row.brand).use_refquota {
-            root.refquota
-        } else {
-            root.quota
-        };
-        vm.set("quota", scaled(quota, GIB));
-        vm.set_default("create_timestamp", || {
-            Json::from(root.creation.number().and_then(epoch_seconds_to_iso))
-        });
-        set_compression(vm, "zfs_root_compression", root);
-        vm.set("zfs_root_recsize", root.recsize.json());
-        set_limit(vm, "zfs_filesystem_limit", root.filesystem_limit);
-        set_limit(vm, "zfs_snapshot_limit", root.snapshot_limit);
-        vm.set("zfs_filesystem", &root.name);
-        vm.set("zpool", pool(&root.name));
+        root.set_root_members(vm, brand_rules(&parts.row.brand));
     }
-    if delegated.is_some_and(is_indestructible) {
+    if delegated.is_some_and(Dataset::is_indestructible) {
         vm.set("indestructible_delegated", true);
     }
     if let Some(delegated) = delegated {
-        set_compression(vm, "zfs_data_compression", delegated);
-        vm.set("zfs_data_recsize", delegated.recsize.json());
+        delegated.set_delegated_members(vm);
     }
     let disks = disks(vm, datasets);
     let all_known = disks.iter().flatten().all(|d| d.get("missing").is_none());
     if let Some(disks) = disks {
         vm.set("disks", disks);
     }
-    vm.set("snapshots", root.map_or_else(Vec::new, snapshots));
+    vm.set("snapshots", root.map_or_else(Vec::new, Dataset::vm_snapshots));
     if brand_rules(&parts.row.brand).use_refquota && all_known {
         free_space(vm, datasets);
     }
@@ -352,38 +319,13 @@ fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
         let path = disk.get_str("path").unwrap_or_default();
         let volume = datasets.volumes.iter().find(|(p, _)| &**p == path);
         if let Some((_, volume)) = volume {
-            disk.set("zfs_filesystem", &volume.name);
-            disk.set("zpool", pool(&volume.name));
-            disk.set("size", scaled(volume.volsize, MIB));
-            disk.set("compression", &volume.compression);
-            let refreservation = volume.refreservation.number();
-            disk.set(
-                "refreservation",
-                refreservation.map(|bytes| (bytes / MIB).ceil()),
-            );
-            disk.set("block_size", volume.volblocksize.json());
+            volume.set_disk_members(&mut disk);
         } else {
             disk.set("missing", true);
         }
         Json::from(disk)
     };
     Some(disks.iter().map(with_volume).collect())
-}
-
-/// vmadm's snapshots of a dataset, the newest first.
-fn snapshots(root: &Dataset) -> Vec<Json> {
-    let named = |snapshot: &crate::load::zfs::Snapshot| {
-        let name = snapshot.name.strip_prefix(VM_SNAPSHOT)?;
-        let created = snapshot.creation.number().and_then(epoch_seconds_to_iso);
-        let mut object = Object::new();
-        object.set("name", name);
-        object.set("size", scaled(snapshot.written, MIB));
-        object.set("created_at", created);
-        Some(object).filter(|_| !name.is_empty())
-    };
-    let mut found: Vec<_> = root.snapshots.iter().filter_map(named).collect();
-    found.sort_by(|a, b| b.get_str("created_at").cmp(&a.get_str("created_at")));
-    found.into_iter().map(Json::from).collect()
 }
 
 /// What of `flexible_disk_size` no disk takes, in MiB.
@@ -434,28 +376,4 @@ fn missing(vm: &mut Object, parts: &Parts) {
     missing.set("disks", disks);
     missing.set("filesystems", filesystems);
     vm.set("missing", missing);
-}
-
-fn is_indestructible(dataset: &Dataset) -> bool {
-    dataset.snapshots.iter().any(|s| &*s.name == INDESTRUCTIBLE && s.held)
-}
-
-fn set_compression(vm: &mut Object, name: &'static str, dataset: &Dataset) {
-    if &*dataset.compression != "off" {
-        vm.set(name, &dataset.compression);
-    }
-}
-
-fn set_limit(vm: &mut Object, name: &'static str, limit: Column) {
-    if limit.number().is_none_or(|n| n < NO_LIMIT) {
-        vm.set(name, limit.json());
-    }
-}
-
-fn scaled(bytes: Column, unit: f64) -> Json {
-    Json::from(bytes.number().map(|n| n / unit))
-}
-
-fn pool(dataset: &str) -> &str {
-    dataset.split('/').next().unwrap_or(dataset)
 }

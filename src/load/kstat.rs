@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 
 use crate::config::Paths;
+use crate::json::Object;
 use crate::load::command::{CommandError, Output, Run};
-use crate::translate::parse_number;
+use crate::translate::{epoch_seconds_to_iso, parse_number};
 
 /// What the kernel counts of a running zone.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,15 @@ pub struct ZoneInfo {
     pub init_pid: f64,
     /// How often the kernel has started init again.
     pub init_restarts: f64,
+}
+
+impl ZoneInfo {
+    /// Sets the members of a VM object that come from here.
+    pub fn set_members(&self, vm: &mut Object) {
+        vm.set("boot_timestamp", epoch_seconds_to_iso(self.boot_time));
+        vm.set("init_restarts", self.init_restarts);
+        vm.set("pid", self.init_pid);
+    }
 }
 
 /// The kstats of zones, by zonename.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
-use crate::json::Json;
+use crate::json::{Json, Object};
 use crate::load::command::{CommandError, Output, Run};
+use crate::load::zonexml::brand_rules;
 use crate::translate;
 
 /// One line of `zoneadm list -p`.
@@ -40,6 +41,18 @@ impl ZoneRow {
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
         self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid
+    }
+
+    /// Sets the members of a VM object that come from here.
+    pub fn set_members(&self, vm: &mut Object, uuid: &Arc<str>) {
+        vm.set("brand", &self.brand);
+        vm.set("uuid", uuid);
+        vm.set("zone_state", &self.zone_state);
+        vm.set("zonename", &self.zonename);
+        vm.set("zonepath", &self.zonepath);
+        vm.set("hvm", brand_rules(&self.brand).hvm);
+        vm.set("zoneid", self.zoneid.clone());
+        vm.set("zonedid", self.zonedid.clone());
     }
 
     /// Takes its name for its uuid, which zoneadm does not say.

@@ -1,64 +1,10 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
 use crate::json::{Json, Object};
-use crate::properties::{DEVICE, FILESYSTEM, NETWORK, Property, ZONE};
+use crate::properties::{
+    DEVICE, DISK_OTHERS, FILESYSTEM, NETWORK, OTHERS, Property, SNAPSHOT, ZONE,
+};
 use crate::source::{MAPS, is_map};
-
-/// Members of the VM object that do not come from the zone's XML as they are,
-/// and hold one value, or an array of values.
-const OTHERS: &[&str] = &[
-    "boot_timestamp",
-    "create_timestamp",
-    "datacenter_name",
-    "datasets",
-    "device",
-    "exit_status",
-    "exit_timestamp",
-    "free_space",
-    "headnode_id",
-    "hvm",
-    "indestructible_delegated",
-    "indestructible_zoneroot",
-    "init_restarts",
-    "last_modified",
-    "missing",
-    "pid",
-    "platform_buildstamp",
-    "quota",
-    "server_uuid",
-    "state",
-    "transition_expire",
-    "transition_to",
-    "uuid",
-    "zfs_data_compression",
-    "zfs_data_recsize",
-    "zfs_filesystem",
-    "zfs_filesystem_limit",
-    "zfs_root_compression",
-    "zfs_root_recsize",
-    "zfs_snapshot_limit",
-    "zone_state",
-    "zonedid",
-    "zoneid",
-    "zonepath",
-    "zpool",
-];
-
-/// What disks have besides what the zone's XML says.
-const DISK_OTHERS: &[&str] = &[
-    "block_size",
-    "compression",
-    // A device may have it, and no VM object shows it; vmadm asks for it.
-    "image_name",
-    "missing",
-    "refreservation",
-    "size",
-    "zfs_filesystem",
-    "zpool",
-];
-
-/// What snapshots have.
-const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
 
 /// Whether VM objects have members of this name, at any level: a name that is
 /// the same on every machine.

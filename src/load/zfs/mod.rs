@@ -1,97 +1,16 @@
 //! zfs(8): datasets, volumes and snapshots.
 
 mod column;
+mod dataset;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::{Paths, ZVOL_RDSK};
+use crate::config::Paths;
 use crate::load::command::{CommandError, Output, Run};
-use crate::translate::parse_number;
-pub use column::Column;
-
-/// The columns that are asked for, in this order. A tenant may put a tab into
-/// the mountpoint of a dataset that is delegated to him: it comes last.
-pub const COLUMNS: [&str; 17] = [
-    "compression",
-    "creation",
-    "filesystem_limit",
-    "name",
-    "quota",
-    "recsize",
-    "refquota",
-    "refreservation",
-    "snapshot_limit",
-    "type",
-    "usedbysnapshots",
-    "userrefs",
-    "volblocksize",
-    "volsize",
-    "written",
-    "zoned",
-    "mountpoint",
-];
-
-/// A snapshot whose name begins so belongs to vmadm; the rest is its name
-/// there.
-pub const VM_SNAPSHOT: &str = "vmsnap-";
-
-/// A held snapshot of this name makes a dataset indestructible.
-pub const INDESTRUCTIBLE: &str = "indestructible";
-
-/// A dataset: a filesystem or a volume.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dataset {
-    /// The name, `pool/…`.
-    pub name: Arc<str>,
-    /// The column `compression`.
-    pub compression: Arc<str>,
-    /// When it was made.
-    pub creation: Column,
-    /// The column `filesystem_limit`.
-    pub filesystem_limit: Column,
-    /// The column `quota`.
-    pub quota: Column,
-    /// The column `recsize`.
-    pub recsize: Column,
-    /// The column `refquota`.
-    pub refquota: Column,
-    /// The column `refreservation`.
-    pub refreservation: Column,
-    /// The column `snapshot_limit`.
-    pub snapshot_limit: Column,
-    /// The column `usedbysnapshots`.
-    pub usedbysnapshots: Column,
-    /// The column `volblocksize`.
-    pub volblocksize: Column,
-    /// The column `volsize`.
-    pub volsize: Column,
-    /// Its snapshots that matter to a VM object, in zfs's order.
-    pub snapshots: Vec<Snapshot>,
-}
-
-/// A snapshot of vmadm's, or one that makes its dataset indestructible.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
-    /// What follows the `@`.
-    pub name: Arc<str>,
-    /// When it was taken.
-    pub creation: Column,
-    /// What was written since the snapshot before.
-    pub written: Column,
-    /// Whether a hold keeps it.
-    pub held: bool,
-}
-
-/// A dataset as it is listed.
-struct Listed {
-    dataset: Dataset,
-    /// Where it is mounted; of a volume its raw device.
-    mountpoint: String,
-    /// Whether it is managed from within a zone.
-    zoned: bool,
-}
+use dataset::Listed;
+pub use dataset::{COLUMNS, Dataset, INDESTRUCTIBLE, Snapshot};
 
 /// Datasets by name and by where they are mounted.
 #[derive(Clone, Debug, Default)]
@@ -259,14 +178,6 @@ impl Datasets {
     }
 }
 
-impl Dataset {
-    fn add(&mut self, snapshot: Snapshot) {
-        if !self.snapshots.contains(&snapshot) {
-            self.snapshots.push(snapshot);
-        }
-    }
-}
-
 /// The run that lists every zone's dataset of a pool with its children and
 /// snapshots. What is deeper, and the tenants' own, is asked for by name.
 #[must_use]
@@ -427,7 +338,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
         good += 1;
         match fields[3].split_once('@') {
             None => {
-                let listed = parse_dataset(&fields);
+                let listed = Listed::parse(&fields);
                 match parsed.entry(Arc::clone(&listed.dataset.name)) {
                     Entry::Occupied(twice) => {
                         let why = "is listed twice".to_string();
@@ -440,7 +351,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
                 }
             }
             Some((name, snapshot)) => {
-                let Some(snapshot) = parse_snapshot(snapshot, &fields) else {
+                let Some(snapshot) = Snapshot::parse(snapshot, &fields) else {
                     continue;
                 };
                 let is_next = order.last().is_some_and(|last| **last == *name);
@@ -475,75 +386,6 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
         datasets.by_name.insert(name, Arc::new(listed.dataset));
     }
     Ok(datasets)
-}
-
-impl Listed {
-    /// Whether it is found by its mountpoint.
-    fn is_mapped(&self) -> bool {
-        self.mountpoint.starts_with('/')
-            && !self.zoned
-            && self.dataset.name.split('/').nth(2) != Some("data")
-    }
-}
-
-fn parse_dataset(fields: &[&str; COLUMNS.len()]) -> Listed {
-    let [
-        compression,
-        creation,
-        filesystem_limit,
-        name,
-        quota,
-        recsize,
-        refquota,
-        refreservation,
-        snapshot_limit,
-        kind,
-        usedbysnapshots,
-        _userrefs,
-        volblocksize,
-        volsize,
-        _written,
-        zoned,
-        mountpoint,
-    ] = *fields;
-    let mountpoint = match (kind, mountpoint) {
-        ("volume", _) => format!("{ZVOL_RDSK}{name}"),
-        (_, "legacy" | "-") => format!("/{name}"),
-        (_, path) => path.to_string(),
-    };
-    let dataset = Dataset {
-        name: name.into(),
-        compression: compression.into(),
-        creation: Column::parse(creation),
-        filesystem_limit: Column::parse(filesystem_limit),
-        quota: Column::parse(quota),
-        recsize: Column::parse(recsize),
-        refquota: Column::parse(refquota),
-        refreservation: Column::parse(refreservation),
-        snapshot_limit: Column::parse(snapshot_limit),
-        usedbysnapshots: Column::parse(usedbysnapshots),
-        volblocksize: Column::parse(volblocksize),
-        volsize: Column::parse(volsize),
-        snapshots: Vec::new(),
-    };
-    Listed { dataset, mountpoint, zoned: zoned == "on" }
-}
-
-/// `None` for a snapshot that says nothing of a VM: a storm of them, as by
-/// `zfs recv`, costs no memory.
-fn parse_snapshot(
-    name: &str,
-    fields: &[&str; COLUMNS.len()],
-) -> Option<Snapshot> {
-    let (creation, userrefs, written) = (fields[1], fields[11], fields[14]);
-    (name == INDESTRUCTIBLE || name.starts_with(VM_SNAPSHOT)).then(|| {
-        Snapshot {
-            name: name.into(),
-            creation: Column::parse(creation),
-            written: Column::parse(written),
-            held: parse_number(userrefs).is_some_and(|n| n > 0.0),
-        }
-    })
 }
 
 #[cfg(test)]

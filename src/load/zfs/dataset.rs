@@ -1,0 +1,261 @@
+//! A dataset: its columns, and the members of a VM object that they are.
+
+use std::sync::Arc;
+
+use super::column::Column;
+use crate::config::ZVOL_RDSK;
+use crate::json::{Json, Object};
+use crate::load::zonexml::BrandRules;
+use crate::translate::{GIB, MIB, epoch_seconds_to_iso, parse_number};
+
+/// The columns that are asked for, in this order. A tenant may put a tab into
+/// the mountpoint of a dataset that is delegated to him: it comes last.
+pub const COLUMNS: [&str; 17] = [
+    "compression",
+    "creation",
+    "filesystem_limit",
+    "name",
+    "quota",
+    "recsize",
+    "refquota",
+    "refreservation",
+    "snapshot_limit",
+    "type",
+    "usedbysnapshots",
+    "userrefs",
+    "volblocksize",
+    "volsize",
+    "written",
+    "zoned",
+    "mountpoint",
+];
+
+/// A snapshot whose name begins so belongs to vmadm; the rest is its name
+/// there.
+pub const VM_SNAPSHOT: &str = "vmsnap-";
+
+/// A held snapshot of this name makes a dataset indestructible.
+pub const INDESTRUCTIBLE: &str = "indestructible";
+
+/// A dataset: a filesystem or a volume.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The name, `pool/…`.
+    pub name: Arc<str>,
+    /// The column `compression`.
+    pub compression: Arc<str>,
+    /// When it was made.
+    pub creation: Column,
+    /// The column `filesystem_limit`.
+    pub filesystem_limit: Column,
+    /// The column `quota`.
+    pub quota: Column,
+    /// The column `recsize`.
+    pub recsize: Column,
+    /// The column `refquota`.
+    pub refquota: Column,
+    /// The column `refreservation`.
+    pub refreservation: Column,
+    /// The column `snapshot_limit`.
+    pub snapshot_limit: Column,
+    /// The column `usedbysnapshots`.
+    pub usedbysnapshots: Column,
+    /// The column `volblocksize`.
+    pub volblocksize: Column,
+    /// The column `volsize`.
+    pub volsize: Column,
+    /// Its snapshots that matter to a VM object, in zfs's order.
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// A snapshot of vmadm's, or one that makes its dataset indestructible.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// What follows the `@`.
+    pub name: Arc<str>,
+    /// When it was taken.
+    pub creation: Column,
+    /// What was written since the snapshot before.
+    pub written: Column,
+    /// Whether a hold keeps it.
+    pub held: bool,
+}
+
+/// A dataset as it is listed.
+pub(super) struct Listed {
+    pub dataset: Dataset,
+    /// Where it is mounted; of a volume its raw device.
+    pub mountpoint: String,
+    /// Whether it is managed from within a zone.
+    zoned: bool,
+}
+
+/// What zfs prints for "no limit": 2^64 - 1, as a double.
+const NO_LIMIT: f64 = 18_446_744_073_709_551_615.0;
+
+impl Dataset {
+    /// Adds a snapshot, unless it is there.
+    pub(super) fn add(&mut self, snapshot: Snapshot) {
+        if !self.snapshots.contains(&snapshot) {
+            self.snapshots.push(snapshot);
+        }
+    }
+
+    /// Whether a held snapshot keeps it from being destroyed.
+    #[must_use]
+    pub fn is_indestructible(&self) -> bool {
+        let mut snapshots = self.snapshots.iter();
+        snapshots.any(|s| &*s.name == INDESTRUCTIBLE && s.held)
+    }
+
+    /// Sets the members of a VM object that come from its own dataset.
+    pub fn set_root_members(&self, vm: &mut Object, rules: BrandRules) {
+        let quota = match rules.use_refquota {
+            true => self.refquota,
+            false => self.quota,
+        };
+        vm.set("quota", scaled(quota, GIB));
+        vm.set_default("create_timestamp", || {
+            Json::from(self.creation.number().and_then(epoch_seconds_to_iso))
+        });
+        self.set_compression(vm, "zfs_root_compression");
+        vm.set("zfs_root_recsize", self.recsize.json());
+        set_limit(vm, "zfs_filesystem_limit", self.filesystem_limit);
+        set_limit(vm, "zfs_snapshot_limit", self.snapshot_limit);
+        vm.set("zfs_filesystem", &self.name);
+        vm.set("zpool", pool(&self.name));
+    }
+
+    /// Sets the members of a VM object that come from the dataset that is
+    /// delegated to it.
+    pub fn set_delegated_members(&self, vm: &mut Object) {
+        self.set_compression(vm, "zfs_data_compression");
+        vm.set("zfs_data_recsize", self.recsize.json());
+    }
+
+    /// Sets the members of a disk that come from its volume.
+    pub fn set_disk_members(&self, disk: &mut Object) {
+        disk.set("zfs_filesystem", &self.name);
+        disk.set("zpool", pool(&self.name));
+        disk.set("size", scaled(self.volsize, MIB));
+        disk.set("compression", &self.compression);
+        let refreservation = self.refreservation.number();
+        disk.set(
+            "refreservation",
+            refreservation.map(|bytes| (bytes / MIB).ceil()),
+        );
+        disk.set("block_size", self.volblocksize.json());
+    }
+
+    /// vmadm's snapshots of it, the newest first.
+    #[must_use]
+    pub fn vm_snapshots(&self) -> Vec<Json> {
+        let named = |snapshot: &Snapshot| {
+            let name = snapshot.name.strip_prefix(VM_SNAPSHOT)?;
+            let created = snapshot.creation.number();
+            let mut object = Object::new();
+            object.set("name", name);
+            object.set("size", scaled(snapshot.written, MIB));
+            object.set("created_at", created.and_then(epoch_seconds_to_iso));
+            Some(object).filter(|_| !name.is_empty())
+        };
+        let mut found: Vec<_> =
+            self.snapshots.iter().filter_map(named).collect();
+        found.sort_by(|a, b| {
+            b.get_str("created_at").cmp(&a.get_str("created_at"))
+        });
+        found.into_iter().map(Json::from).collect()
+    }
+
+    fn set_compression(&self, vm: &mut Object, name: &'static str) {
+        if &*self.compression != "off" {
+            vm.set(name, &self.compression);
+        }
+    }
+}
+
+fn set_limit(vm: &mut Object, name: &'static str, limit: Column) {
+    if limit.number().is_none_or(|n| n < NO_LIMIT) {
+        vm.set(name, limit.json());
+    }
+}
+
+fn scaled(bytes: Column, unit: f64) -> Json {
+    Json::from(bytes.number().map(|n| n / unit))
+}
+
+fn pool(dataset: &str) -> &str {
+    dataset.split('/').next().unwrap_or(dataset)
+}
+
+impl Listed {
+    /// What a line of zfs says.
+    pub fn parse(fields: &[&str; COLUMNS.len()]) -> Self {
+        let [
+            compression,
+            creation,
+            filesystem_limit,
+            name,
+            quota,
+            recsize,
+            refquota,
+            refreservation,
+            snapshot_limit,
+            kind,
+            usedbysnapshots,
+            _userrefs,
+            volblocksize,
+            volsize,
+            _written,
+            zoned,
+            mountpoint,
+        ] = *fields;
+        let mountpoint = match (kind, mountpoint) {
+            ("volume", _) => format!("{ZVOL_RDSK}{name}"),
+            (_, "legacy" | "-") => format!("/{name}"),
+            (_, path) => path.to_string(),
+        };
+        let dataset = Dataset {
+            name: name.into(),
+            compression: compression.into(),
+            creation: Column::parse(creation),
+            filesystem_limit: Column::parse(filesystem_limit),
+            quota: Column::parse(quota),
+            recsize: Column::parse(recsize),
+            refquota: Column::parse(refquota),
+            refreservation: Column::parse(refreservation),
+            snapshot_limit: Column::parse(snapshot_limit),
+            usedbysnapshots: Column::parse(usedbysnapshots),
+            volblocksize: Column::parse(volblocksize),
+            volsize: Column::parse(volsize),
+            snapshots: Vec::new(),
+        };
+        Self { dataset, mountpoint, zoned: zoned == "on" }
+    }
+
+    /// Whether it is found by its mountpoint.
+    pub fn is_mapped(&self) -> bool {
+        self.mountpoint.starts_with('/')
+            && !self.zoned
+            && self.dataset.name.split('/').nth(2) != Some("data")
+    }
+}
+
+impl Snapshot {
+    /// `None` for a snapshot that says nothing of a VM: a storm of them, as by
+    /// `zfs recv`, costs no memory.
+    pub(super) fn parse(
+        name: &str,
+        fields: &[&str; COLUMNS.len()],
+    ) -> Option<Self> {
+        let (creation, userrefs, written) = (fields[1], fields[11], fields[14]);
+        (name == INDESTRUCTIBLE || name.starts_with(VM_SNAPSHOT)).then(|| {
+            Self {
+                name: name.into(),
+                creation: Column::parse(creation),
+                written: Column::parse(written),
+                held: parse_number(userrefs).is_some_and(|n| n > 0.0),
+            }
+        })
+    }
+}
