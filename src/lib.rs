@@ -5,6 +5,7 @@
 
 // What all stages share.
 pub mod address;
+pub mod backoff;
 pub mod config;
 pub mod os;
 pub mod settings;

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vminfod::cache::{Applied, Cache, Prepared, Update};
-use vminfod::config::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane};
 use vminfod::http::{Host, Server};
@@ -26,6 +25,7 @@ use vminfod::metrics::Page;
 use vminfod::os::net;
 use vminfod::queue::Queue;
 use vminfod::requested::Requested;
+use vminfod::settings::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
 

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use loom::sync::Arc;
 use loom::thread;
 
-use vminfod::config::{QueueLimits, SourceTimes};
 use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane};
 use vminfod::hub::{About, Draft, Hub, HubLimits};
 use vminfod::queue::Queue;
+use vminfod::settings::{QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::{Bell, Condvar, Mutex};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vminfod::cache::Prepared;
-use vminfod::config::{HttpLimits, Paths, is_zonename};
+use vminfod::config::{Paths, is_zonename};
 use vminfod::diff::diff as changes_of;
 use vminfod::event::Event;
 use vminfod::http::request::{Parsed, parse as parse_request};
@@ -20,6 +20,7 @@ use vminfod::load::assemble::{Parts, assemble};
 use vminfod::load::zfs::Depth;
 use vminfod::load::{kstat, zfs, zoneadm, zonexml};
 use vminfod::select::{Fields, Search};
+use vminfod::settings::HttpLimits;
 use vminfod::watch::sysevent::Record;
 use vminfod::watch::{zfs as zfs_events, zone as zone_events};
 

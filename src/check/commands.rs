@@ -8,8 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::given;
-use crate::config::LoadLimits;
 use crate::load::command::{Output, Run, Runner};
+use crate::settings::LoadLimits;
 
 #[derive(Debug)]
 pub(super) struct Commands {

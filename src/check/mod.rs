@@ -33,9 +33,9 @@ use parking_lot::Mutex;
 
 use crate::client::Client;
 use crate::compare::{LOOKS_TIME, PAUSES};
-use crate::config::{LoadLimits, Settings};
 use crate::daemon::dump::Fault;
 use crate::load::command::{Output, Run};
+use crate::settings::{LoadLimits, Settings};
 use crate::threads;
 use commands::Commands;
 pub use names::{given, plain};

@@ -8,13 +8,14 @@ use lexopt::prelude::*;
 use super::args::socket_address;
 use super::{Failure, complain, print, print_json};
 use crate::address::Address;
-use crate::config::{DEFAULT_LISTEN, Settings};
+use crate::config::DEFAULT_LISTEN;
 use crate::daemon::Reread;
 use crate::http::request::host_name;
 use crate::json::Json;
 use crate::os::signals::Signal;
 use crate::os::{self, Standing};
 use crate::settings;
+use crate::settings::Settings;
 
 /// What the command line of the daemon says.
 #[derive(Default)]

@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::args::{Args, Opt, value};
 use super::{Failure, complain, events, print_json, status, vmadm};
+use crate::backoff::Backoff;
 use crate::client::{
     Client, Error, Event, EventKind, EventsQuery, TIME_LIMIT, Told, VmsQuery,
     Watcher,
@@ -24,16 +25,14 @@ const TIME: Duration = Duration::from_secs(60);
 /// How long one may look at the system for the VM, at the most.
 const SYNC_TIME: Duration = Duration::from_secs(30);
 
-/// The time between the first two looks at the system while no event tells of
-/// what is waited for; doubled with each.
-const LOOK_FIRST: Duration = Duration::from_secs(5);
+/// The pauses between looks at the system while no event tells of what is
+/// waited for.
+const LOOKS: Backoff =
+    Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
 
 /// The time after which a look that has failed is taken again, when an event
 /// has told of what is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// The longest time between two looks.
-const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// How long before the end one looks a last time.
 const LOOK_LAST: Duration = Duration::from_secs(1);
@@ -349,7 +348,7 @@ impl Seen {
     /// Looks at the system, now and again: what an event would tell may be so
     /// already, or the event may be lost.
     fn look(&self, client: &Client, name: &str, goal: &Goal, until: Instant) {
-        let mut pause = LOOK_FIRST;
+        let mut pause = LOOKS.first;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -384,7 +383,7 @@ impl Seen {
                 let soon = Instant::now() + LOOK_AGAIN;
                 self.changed.wait_until(&mut state, soon);
             }
-            pause = (pause * 2).min(LOOK_MAX);
+            pause = LOOKS.next(pause);
         }
     }
 

@@ -13,13 +13,12 @@ use super::http::{Answer, Piece};
 use super::{
     Client, Error, Event, EventsQuery, Ready, TIME_MAX, Unreadable, Vms, after,
 };
+use crate::backoff::Backoff;
 
-/// How long to wait before a broken connection is made again; doubled with
-/// each failure.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-
-/// The longest of these pauses; a stream that lasts for as long is well again.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long to wait before a broken connection is made again. A stream that
+/// lasts for as long as the last of these pauses is well again.
+const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// How long nobody looks whether there is something to read, at the most.
 const LONG: Duration = Duration::from_secs(3600);
@@ -141,7 +140,7 @@ impl EventStream {
             begun: None,
             ready: None,
             trouble: None,
-            pause: PAUSE_MIN,
+            pause: PAUSES.first,
             retry_time: None,
             control: Arc::default(),
             base: None,
@@ -319,12 +318,12 @@ impl EventStream {
 
     /// What was wrong with it is over.
     fn is_well(&mut self) {
-        (self.trouble, self.pause) = (None, PAUSE_MIN);
+        (self.trouble, self.pause) = (None, PAUSES.first);
     }
 
     fn broken(&mut self, error: Error) -> Result<Item, Error> {
         let ready = self.ready.take();
-        if ready.is_some_and(|at| at.elapsed() >= PAUSE_MAX) {
+        if ready.is_some_and(|at| at.elapsed() >= PAUSES.last) {
             self.is_well();
         }
         self.answer = None;
@@ -427,7 +426,7 @@ impl EventStream {
     fn fail_again(&mut self, since: Instant, why: &Error) {
         // All that have lost the same daemon do not come back at once.
         let next = Instant::now() + self.pause.mul_f64(random_from_half());
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.pause = PAUSES.next(self.pause);
         let why = why.to_string();
         self.trouble = Some(Trouble { since, next, why });
     }

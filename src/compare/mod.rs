@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, VmsQuery};
-use crate::config::Settings;
 use crate::daemon::dump::dump;
 use crate::diff::{Action, diff, pretty_path};
 use crate::json::{Json, Object};
 use crate::load::zoneadm::is_uuid;
+use crate::settings::Settings;
 use crate::source::Source;
 
 /// The pauses between one look and the next, while anything is wrong: a

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::retry::doubled;
 use crate::cache::{Applied, Published, Update};
-use crate::config::SourceTimes;
 use crate::event::{Cause, GONE, Job, Lane, Trigger};
 use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded};
+use crate::settings::SourceTimes;
 use crate::source::{EventSource, Source, Sources};
 use crate::transition::{Numbered, Position, Reports, due};
 use crate::watch::files::FileWatcher;
@@ -311,7 +310,7 @@ impl AfterLoad {
                     self.retry(job, Sources::ALL);
                 } else {
                     // The other has perhaps just been renamed to this one.
-                    let pause = doubled(self.times.settle_first, job.tries);
+                    let pause = self.times.settle.after(job.tries);
                     let (sources, tries) = (Sources::ALL, job.tries + 1);
                     let again = Job { sources, tries, ..job.clone() };
                     self.shared.queue.push_later(again, pause);
@@ -355,18 +354,12 @@ impl AfterLoad {
     /// leaves the state that it does not stay in.
     fn look_again(&self, job: &Job, pending: Pending) {
         let times = &self.times;
-        let (sources, first, last) = match pending {
-            Pending::Settling => {
-                (Sources::STATE, times.settle_first, times.settle_last)
-            }
-            Pending::Passing => {
-                (Sources::ZONEADM, times.passing_first, times.passing_last)
-            }
-            Pending::Appearing => {
-                (Sources::STATE, times.passing_first, times.passing_last)
-            }
+        let (sources, pauses) = match pending {
+            Pending::Settling => (Sources::STATE, times.settle),
+            Pending::Passing => (Sources::ZONEADM, times.passing),
+            Pending::Appearing => (Sources::STATE, times.passing),
         };
-        let pause = doubled(first, job.tries).min(last);
+        let pause = pauses.after(job.tries);
         let cause = Cause::now(EventSource::Zone, "looked at again");
         let tries = job.tries.saturating_add(1);
         let lane = job.lane.clone();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::new_loader;
-use crate::config::Settings;
 use crate::json::{Json, Object};
 use crate::load::Found;
 use crate::load::assemble::assemble;
 use crate::load::command::RunCount;
+use crate::settings::Settings;
 use crate::source::Source;
 
 /// Something that could not be read.

@@ -30,7 +30,6 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::cache::Cache;
-use crate::config::Settings;
 use crate::drift::Drift;
 use crate::faults::Faults;
 use crate::http::Server;
@@ -47,6 +46,7 @@ use crate::os::signals::{Signal, Signals, is_ignored};
 use crate::queue::Queue;
 use crate::requested::Requests;
 use crate::settings;
+use crate::settings::Settings;
 use crate::source::EventSource;
 use crate::threads::{exit, spawn};
 use crate::watch::files::FileWatcher;
@@ -412,7 +412,7 @@ fn new_shared(
         refresh_interval: RwLock::new(settings.refresh_interval),
         index: RwLock::default(),
         index_time: settings.sources.index_time,
-        settle_time: settings.sources.settle_first,
+        settle_time: settings.sources.settle.first,
         drift_time: settings.sources.drift_time,
         sysinfo: RwLock::new(Arc::new(Object::new())),
         sysinfo_reads: AtomicU64::new(0),

@@ -1,12 +1,11 @@
 //! What has failed, or came too late, is done again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Shared;
-use crate::config::SourceTimes;
 use crate::event::{Job, Lane};
 use crate::load::runs::Again;
+use crate::settings::SourceTimes;
 use crate::source::{Source, Sources};
 
 /// At most so many zones that zoneadm has failed for, and that may not exist,
@@ -16,8 +15,7 @@ const STRANGERS_MAX: usize = 1024;
 impl Shared {
     /// Tries a job again, later the more often it has failed.
     pub fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
-        let SourceTimes { retry_first, retry_last, .. } = *times;
-        let pause = doubled(retry_first, job.tries).min(retry_last);
+        let pause = times.retry.after(job.tries);
         let tries = job.tries.saturating_add(1);
         let again = Job { sources, tries, ..job.clone() };
         self.queue.push_later(self.as_it_is_wanted(again), pause);
@@ -87,9 +85,4 @@ pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
         Lane::Vm(zonename) => Some(zonename),
         Lane::All | Lane::Sysinfo | Lane::Index => None,
     }
-}
-
-/// The pause after so many tries, each twice as long as the one before.
-pub fn doubled(first: Duration, times: u32) -> Duration {
-    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX))
 }

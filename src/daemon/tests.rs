@@ -142,7 +142,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
 #[test]
 fn all_is_read_again_of_what_could_not_be_kept() {
     let (mut worker, shared) = worker();
-    worker.after.times.retry_first = Duration::from_millis(1);
+    worker.after.times.retry.first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let loaded = |found, faults| Loaded {
         zonename: name.clone(),
@@ -196,7 +196,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
 #[test]
 fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     let (mut worker, shared) = worker();
-    worker.after.times.passing_first = Duration::from_millis(1);
+    worker.after.times.passing.first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
     let cause = Cause::now(EventSource::Zone, "a test");
     let mut job = Job::new(Lane::Vm(name.clone()), Sources::STATE, cause);

@@ -13,7 +13,6 @@ use crossbeam_channel::Sender;
 use super::after_load::{AfterLoad, Finished};
 use super::retry::zonename_of;
 use crate::cache::Published;
-use crate::config::LoadLimits;
 use crate::daemon::{Refresh, Shared};
 use crate::diff::EventKind;
 use crate::drift::Drift;
@@ -23,6 +22,7 @@ use crate::load::index::ZoneIndex;
 use crate::load::{Found, Loaded, Loader, NoAnswer, Request};
 use crate::os::memory;
 use crate::queue::Batch;
+use crate::settings::LoadLimits;
 use crate::source::{Source, Sources};
 use crate::threads::panic_text;
 
@@ -351,7 +351,7 @@ impl Worker {
         if self.shared.faults.has_of_host(Source::Zoneadm) {
             // What was odd in its listing may have been mended.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
-            self.shared.queue.push_later(all, self.after.times.retry_last);
+            self.shared.queue.push_later(all, self.after.times.retry.last);
         }
     }
 
@@ -439,7 +439,7 @@ impl Worker {
                 let cause = Cause::now(Trigger::Refresh, "sysinfo again");
                 let sources = Sources::NONE;
                 let job = Job::new(lane, sources, cause);
-                self.shared.queue.push_later(job, self.after.times.retry_last);
+                self.shared.queue.push_later(job, self.after.times.retry.last);
                 None
             }
         }

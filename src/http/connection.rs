@@ -15,8 +15,8 @@ use super::answer::{
 use super::open::{LINGER_BYTES, LINGER_TIME, Slot, Stream};
 use super::poller::{Fired, Poller, Wants, wait_for};
 use super::pool::Pool;
-use crate::config::HttpLimits;
 use crate::http::request::{Parsed, Request, parse};
+use crate::settings::HttpLimits;
 use crate::sync::Wake;
 
 /// Pieces that one writev(2) takes; illumos has an IOV_MAX of 1024.

@@ -10,10 +10,11 @@ use super::numbers::Place;
 use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
 use super::vms::{Vms, body_of, busy, failure, versioned};
-use crate::config::{HttpLimits, is_zonename};
+use crate::config::is_zonename;
 use crate::hub::{Sight, Watch};
 use crate::requested::Requested;
 use crate::select::Search;
+use crate::settings::HttpLimits;
 use crate::sync::Wake;
 
 /// The field that names the sources of a loaded VM of which the last good

@@ -25,9 +25,9 @@ use super::connection::{Connection, Serving};
 use super::open::{LINGER_TIME, Open};
 use super::poller::{Fired, Poller};
 use super::pool::Pool;
-use crate::config::HttpLimits;
 use crate::os;
 use crate::os::net::Listener;
+use crate::settings::HttpLimits;
 use crate::sync::Bell;
 
 /// The pause after an accept that failed for want of something.

@@ -17,9 +17,9 @@ use parking_lot::{Condvar, Mutex};
 use super::poller::{Fired, Poller, Wants};
 use super::subscriber::{Item, Over, Subscriber};
 use super::wanted::Told;
-use crate::config::HttpLimits;
 use crate::hub::{Hub, Line};
 use crate::json::write_string;
+use crate::settings::HttpLimits;
 use crate::translate::date_text;
 
 /// Lines that are taken from the hub at a time. Between two such takes every

@@ -36,12 +36,12 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use crate::cache::Cache;
-use crate::config::HttpLimits;
 use crate::hub::Hub;
 use crate::json::Json;
 use crate::metrics::Page;
 use crate::os::net::Bound;
 use crate::requested::Requested;
+use crate::settings::HttpLimits;
 use crate::source::Source;
 use crate::sync::Wake;
 use engine::Engine;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::HttpLimits;
+use crate::settings::HttpLimits;
 
 /// The most header fields.
 const HEADERS_MAX: usize = 100;

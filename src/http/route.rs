@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::query::{self, Parameter, percent_decode};
 use super::wanted::Wanted;
 use crate::cache::Since;
-use crate::config::HttpLimits;
 use crate::diff::EventKind;
 use crate::select::{
     CONDITIONS_MAX, Condition, Fields, Filter, Path, split_list, split_once,
 };
+use crate::settings::HttpLimits;
 
 /// The shortest time between two heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);

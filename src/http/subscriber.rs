@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::open::Stream;
 use super::wanted::Wanted;
-use crate::config::HttpLimits;
 use crate::hub::{Draft, Line, Text};
+use crate::settings::HttpLimits;
 
 /// The most bytes that a subscriber may send after its request.
 const RECEIVED_MAX: usize = 64 << 10;

@@ -8,10 +8,10 @@ use super::numbers::Numbers;
 use super::request::Request;
 use super::route::{OfVm, OfVms};
 use crate::cache::Cache;
-use crate::config::HttpLimits;
 use crate::hub::{Hub, Sight, Vm};
 use crate::json::{Json, Object};
 use crate::select::Search;
+use crate::settings::HttpLimits;
 use crate::source::Source;
 
 /// The field that says up to which event an answer knows.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{JSON_DEPTH, LoadLimits, Paths};
+use crate::config::{JSON_DEPTH, Paths};
 use crate::json::{Json, Object};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
+use crate::settings::LoadLimits;
 use crate::source::{MAPS, Source};
 use crate::translate::{epoch_seconds_to_iso, parse_number};
 

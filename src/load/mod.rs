@@ -30,7 +30,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{LoadLimits, Paths};
+use crate::config::Paths;
+use crate::settings::LoadLimits;
 use crate::source::{Source, Sources};
 use asker::Asker;
 pub use asker::NoAnswer;

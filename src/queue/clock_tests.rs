@@ -2,6 +2,7 @@
 
 use super::tests::{all, vm};
 use super::*;
+use crate::backoff::Backoff;
 use crate::event::Reload;
 use crate::source::{Source, Sources};
 
@@ -19,7 +20,7 @@ impl Clock {
             ..QueueLimits::default()
         };
         let pace = Duration::from_millis(20);
-        let state = State::new(limits, pace, pace * 8);
+        let state = State::new(limits, Backoff::new(pace, pace * 8));
         Self { state, now: Instant::now() }
     }
 
@@ -216,7 +217,7 @@ fn every_sequence_of_few_steps_is_sound() {
         let limits =
             QueueLimits { jobs: 2, workers_max: 4, ..QueueLimits::default() };
         let pause = Duration::from_millis(10);
-        let mut state = State::new(limits, pause, pause * 4);
+        let mut state = State::new(limits, Backoff::new(pause, pause * 4));
         let mut now = Instant::now();
         // By lane: whether it is owed a load.
         let mut owed = [false; 3];

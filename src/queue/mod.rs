@@ -14,8 +14,8 @@ mod state;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{QueueLimits, SourceTimes};
 use crate::event::{Cause, Job, Lane, Transition};
+use crate::settings::{QueueLimits, SourceTimes};
 use crate::source::Sources;
 use crate::sync::{Condvar, Mutex};
 use crate::transition::Numbered;
@@ -94,7 +94,7 @@ impl Queue {
     #[must_use]
     pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
         let reported = Reported::new(limits.transitions, limits.unknown_zones);
-        let state = State::new(limits, times.pace_first, times.pace_last);
+        let state = State::new(limits, times.pace);
         let (idle, watched_until, closed) = (Vec::new(), None, false);
         let inner = Inner { state, reported, idle, watched_until, closed };
         Self { inner: Mutex::new(inner), clock: Condvar::new() }

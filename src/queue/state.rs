@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::QueueStatus;
-use crate::config::QueueLimits;
+use crate::backoff::Backoff;
 use crate::event::{Cause, Job, Lane};
+use crate::settings::QueueLimits;
 use crate::source::{CommandsNeeded, Sources};
 
 /// A batch that is worked at.
@@ -42,8 +43,7 @@ struct Periodic {
 #[derive(Debug)]
 pub struct State {
     limits: QueueLimits,
-    pace_first: Duration,
-    pace_last: Duration,
+    pace: Backoff,
     /// What waits, by the order in which it was asked for.
     waiting: BTreeMap<Order, Job>,
     order_of: HashMap<Lane, Order>,
@@ -60,15 +60,10 @@ pub struct State {
 
 impl State {
     /// No jobs.
-    pub fn new(
-        limits: QueueLimits,
-        pace_first: Duration,
-        pace_last: Duration,
-    ) -> Self {
+    pub fn new(limits: QueueLimits, pace: Backoff) -> Self {
         Self {
             limits,
-            pace_first,
-            pace_last,
+            pace,
             waiting: BTreeMap::new(),
             order_of: HashMap::new(),
             later: BTreeMap::new(),
@@ -149,14 +144,14 @@ impl State {
     fn note_pace(&mut self, lane: &Lane, now: Instant, pause: Duration) {
         if self.paces.len() >= self.limits.jobs {
             let is_recent = |pace: &Pace| {
-                now.saturating_duration_since(pace.last) <= self.pace_last
+                now.saturating_duration_since(pace.last) <= self.pace.last
             };
             self.paces.retain(|_, pace| is_recent(pace));
             if self.paces.len() >= self.limits.jobs {
                 return;
             }
         }
-        let pause = (pause * 2).clamp(self.pace_first, self.pace_last);
+        let pause = self.pace.next(pause);
         self.paces.insert(lane.clone(), Pace { last: now, pause });
     }
 

@@ -274,7 +274,7 @@ fn of_too_many_that_are_put_off_all_are_put_off() {
     let now = Instant::now();
     let times = SourceTimes::default();
     let limits = QueueLimits { jobs: 2, ..QueueLimits::default() };
-    let mut state = State::new(limits, times.pace_first, times.pace_last);
+    let mut state = State::new(limits, times.pace);
     let due = |n: u64| now + Duration::from_secs(n);
     for (name, n) in [("a", 7), ("b", 8), ("c", 5), ("d", 4)] {
         state.push_later(vm(name, Sources::STATE), due(n));

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::config::SourceTimes;
 use crate::event::Event;
 use crate::faults::Fault;
 use crate::json::Json;
@@ -23,6 +22,7 @@ use crate::os;
 use crate::os::process::{
     ReadSome, Running, kill_group_now, read_some, spawn, terminate_group,
 };
+use crate::settings::SourceTimes;
 use crate::source::EventSource;
 use crate::watch::Sink;
 
@@ -101,7 +101,8 @@ impl Reader {
     /// Reads until it is stopped.
     pub fn run(self) {
         let name = self.stream.source.name();
-        let mut pause = self.times.restart_first;
+        let restart = self.times.restart;
+        let mut pause = restart.first;
         let mut last_error = String::new();
         while !self.is_ending() {
             let begin = Instant::now();
@@ -111,8 +112,8 @@ impl Reader {
             if self.is_ending() {
                 return;
             }
-            if begin.elapsed() > self.times.restart_last {
-                pause = self.times.restart_first;
+            if begin.elapsed() > restart.last {
+                pause = restart.first;
             }
             // Once for each cause, not for each try; but again if it was well
             // meanwhile.
@@ -134,7 +135,7 @@ impl Reader {
                 Fault::note(&mut status.fault, error);
             }
             let _ = self.woken.recv_timeout(pause);
-            pause = (pause * 2).min(self.times.restart_last);
+            pause = restart.next(pause);
         }
     }
 
@@ -359,6 +360,7 @@ pub fn recover_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backoff::Backoff;
     use crate::watch::{Events, channel, zone};
 
     #[test]
@@ -388,8 +390,10 @@ mod tests {
     fn reader(script: &'static str) -> (Reader, Events) {
         let ([sink, ..], events) = channel(100);
         let times = SourceTimes {
-            restart_first: Duration::from_millis(1),
-            restart_last: Duration::from_millis(4),
+            restart: Backoff::new(
+                Duration::from_millis(1),
+                Duration::from_millis(4),
+            ),
             ready_time: Duration::from_millis(50),
             ..SourceTimes::default()
         };

@@ -1,5 +1,7 @@
-//! Every limit and time-out by a name, so that an operator can set it: the
-//! table behind `--set NAME=VALUE` and `vminfod settings`.
+//! Every limit and time-out by a name, so that an operator can set it: behind
+//! `--set NAME=VALUE` and `vminfod settings`.
+
+mod table;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,8 +9,11 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::config::Settings;
+use crate::address::Address;
+use crate::config::Paths;
 use crate::os;
+use table::{Field, Setting, TABLE};
+pub use table::{HttpLimits, LoadLimits, QueueLimits, SourceTimes};
 
 /// The longest time that can be given, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
@@ -31,155 +36,65 @@ const COUNT_MAX: u64 = 1 << 20;
 /// The most threads.
 const THREADS_MAX: u64 = 256;
 
-/// Where a setting is kept, by its kind.
-enum Field<'a> {
-    /// A time, in seconds.
-    Time(&'a mut Duration),
-    /// Bytes; `k`, `m` and `g` stand for powers of 1024.
-    Bytes(&'a mut u64),
-    /// Bytes, of what is held in memory.
-    Size(&'a mut usize),
-    /// How many.
-    Count(&'a mut usize),
-    /// How many threads, and at least so many.
-    Threads(&'a mut usize, usize),
-    /// How many events.
-    Events(&'a mut u64),
+/// What an operator can set, and the limits that go with it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every path and command is below this directory; `/` in production.
+    pub paths: Paths,
+    /// Addresses to serve HTTP on.
+    pub listen: Vec<Address>,
+    /// The time between two full reloads.
+    pub refresh_interval: Duration,
     /// What is logged.
-    Level(&'a mut LevelFilter),
+    pub log_level: LevelFilter,
+    /// How much of the system is read at the most.
+    pub load: LoadLimits,
+    /// The bounds of the HTTP server and of its clients.
+    pub http: HttpLimits,
+    /// The bounds of queues.
+    pub queues: QueueLimits,
+    /// How sources are started and started again.
+    pub sources: SourceTimes,
 }
 
-/// One setting.
-struct Setting {
-    name: &'static str,
-    help: &'static str,
-    field: fn(&mut Settings) -> Field<'_>,
+impl Settings {
+    /// The defaults, for the host below `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            paths: Paths::new(root),
+            listen: Vec::new(),
+            refresh_interval: Duration::from_secs(300),
+            log_level: LevelFilter::Debug,
+            load: LoadLimits::default(),
+            http: HttpLimits::default(),
+            queues: QueueLimits::default(),
+            sources: SourceTimes::default(),
+        }
+    }
 }
 
-macro_rules! settings {
-    ($($name:literal $kind:ident $(($least:literal))? $($field:ident).+,
-        $help:literal;)+) => {
-        &[$(Setting {
-            name: $name,
-            help: $help,
-            field: |s| Field::$kind(&mut s.$($field).+ $(, $least)?),
-        }),+]
-    };
+impl QueueLimits {
+    /// The most workers for urgent jobs, or for the others, including those
+    /// that hang.
+    #[must_use]
+    pub fn threads(&self, is_urgent: bool) -> usize {
+        let half = self.workers_max / 2;
+        let threads = if is_urgent { half } else { self.workers_max - half };
+        threads.max(1)
+    }
+
+    /// Workers in all.
+    #[must_use]
+    pub fn all_workers(&self) -> usize {
+        self.threads(false) + self.threads(true)
+    }
 }
 
-/// All of them, in the order in which they are listed.
-const SETTINGS: &[Setting] = settings! {
-    "refresh-interval" Time refresh_interval,
-        "between two full reloads, a tenth more or less; as long again if \
-         there is always something to do";
-    "log-level" Level log_level, "error, warn, info, debug or trace";
-    "drift-time" Time sources.drift_time,
-        "what a full reload finds changed is drift, if no event tells of it \
-         for this long";
-    "command-time" Time load.command_time,
-        "a command that runs longer is killed, with its children";
-    "list-time" Time load.list_time,
-        "the same of a list of all that is on a pool, at the start";
-    "index-bytes" Bytes load.index_bytes,
-        "a zone index that is longer is refused";
-    "command-output" Size load.command_output,
-        "a command that prints more is killed";
-    "arguments-bytes" Size load.arguments_bytes,
-        "arguments of one run of a command";
-    "xml-bytes" Bytes load.xml_bytes, "a zone's XML that is longer is refused";
-    "json-bytes" Bytes load.json_bytes,
-        "a JSON file that is longer is refused";
-    "lastexited-bytes" Bytes load.lastexited_bytes,
-        "a lastexited that is longer is refused";
-    "workers" Threads(1) queues.workers, "batches that are loaded at once";
-    "stuck-time" Time queues.stuck_time,
-        "a load goes on without a command that takes longer, and a worker \
-         that is at one batch for longer gets a substitute";
-    "gather-time" Time queues.gather_time,
-        "jobs that need commands wait so long for others at work, to go together";
-    "workers-max" Threads(2) queues.workers_max,
-        "workers, stuck ones included; half of them for jobs that a client \
-         waits for";
-    "jobs" Count queues.jobs,
-        "VMs that wait to be loaded; past it, all are loaded";
-    "urgent-jobs" Count queues.urgent_jobs,
-        "VMs that wait to be loaded since a client asked for it";
-    "batch" Count queues.batch, "VMs that are loaded together";
-    "events" Count queues.events,
-        "events that wait to be looked at; past it, all VMs are loaded";
-    "transitions" Count queues.transitions,
-        "transitions of one zone that wait to be published";
-    "unknown-zones" Count queues.unknown_zones,
-        "zones that are no VMs, or not yet, of which transitions wait";
-    "kept-events" Count queues.kept_events,
-        "events kept for subscribers that come back";
-    "kept-bytes" Size queues.kept_bytes, "bytes of events kept";
-    "sights" Count queues.sights,
-        "events of its VM that a request may be behind that waits";
-    "ready-time" Time sources.ready_time,
-        "a sysevent that is not ready by then is killed";
-    "restart-first" Time sources.restart_first,
-        "before a sysevent is started again; doubles";
-    "restart-last" Time sources.restart_last, "the longest such pause";
-    "line-bytes" Size sources.line_bytes,
-        "a sysevent that prints a longer line is killed";
-    "retry-first" Time sources.retry_first,
-        "before a load that failed is tried again; doubles";
-    "retry-last" Time sources.retry_last, "the longest such pause";
-    "settle-first" Time sources.settle_first,
-        "before a zone without boot time or uuid is looked at again; doubles";
-    "settle-last" Time sources.settle_last, "the longest such pause";
-    "passing-first" Time sources.passing_first,
-        "before a zone that is ready, shutting down or down is looked at \
-         again; doubles";
-    "passing-last" Time sources.passing_last, "the longest such pause";
-    "end-time" Time sources.end_time,
-        "a VM's end that the kernel has not reported by then is believed";
-    "index-time" Time sources.index_time,
-        "the zone index is looked at so long after it has changed";
-    "pace-first" Time sources.pace_first,
-        "between two loads of a VM whose datasets change on and on; doubles";
-    "pace-last" Time sources.pace_last, "the longest such pause";
-    "poll-time" Time sources.poll_time,
-        "between two looks at files that can't be watched";
-    "rearm-time" Time sources.rearm_time,
-        "while some files can't be watched, all others are armed again so \
-         often";
-    "connections" Count http.connections, "HTTP connections at once";
-    "http-threads" Threads(1) http.threads, "threads that answer requests";
-    "patience" Time http.patience,
-        "such a thread stays with a connection on which nothing goes on";
-    "subscribers" Count http.subscribers, "subscribers of /events at once";
-    "waiting" Count http.waiting,
-        "requests at once that wait for a change";
-    "syncs" Count http.syncs, "requests at once that wait for a load";
-    "sync-time" Time http.sync_time, "sync=1 takes no longer";
-    "wait-time" Time http.wait_time, "wait= waits no longer";
-    "search-time" Time http.search_time,
-        "a filter that searches for longer is refused";
-    "timeout-max" Time http.timeout_max, "the longest timeout= or heartbeat=";
-    "idle-time" Time http.idle_time,
-        "a connection without a request is closed after it";
-    "head-time" Time http.head_time, "a request's head has to be whole by then";
-    "write-stall-time" Time http.write_stall_time,
-        "a client that takes nothing for longer is left";
-    "answer-time" Time http.answer_time,
-        "a client that has not taken an answer in whole by then is left";
-    "head-bytes" Size http.head_bytes, "a request's head";
-    "target-bytes" Size http.target_bytes, "a request's target";
-    "body-bytes" Size http.body_bytes,
-        "a request's body, which is read and dropped";
-    "lag-events" Events http.lag_events,
-        "a subscriber that is more events behind is cut off";
-    "lag-bytes" Bytes http.lag_bytes,
-        "a subscriber that is more bytes behind is cut off";
-    "held-bytes" Size http.held_bytes,
-        "events and what waits for subscribers; past it, who is most behind \
-         is cut off";
-    "unsent-bytes" Size http.unsent_bytes,
-        "answers that clients do not take; past it, the largest are given up";
-    "send-buffer" Size http.send_buffer, "a connection's send buffer";
-};
+/// All settings.
+fn all() -> impl Iterator<Item = &'static Setting> {
+    TABLE.iter().copied().flatten()
+}
 
 /// Sets one of the settings by its words, `NAME=VALUE`.
 ///
@@ -189,8 +104,7 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
     let (name, value) = words
         .split_once('=')
         .ok_or_else(|| format!("not NAME=VALUE: {words}"))?;
-    let setting = SETTINGS
-        .iter()
+    let setting = all()
         .find(|setting| setting.name == name)
         .ok_or_else(|| format!("no such setting: {name}"))?;
     let error = |what: String| format!("{name}={value}: {what}");
@@ -254,7 +168,7 @@ pub fn differing(
     new: &Settings,
 ) -> Vec<(&'static str, String)> {
     let (mut old, mut new) = (old.clone(), new.clone());
-    let values = SETTINGS.iter().map(|setting| {
+    let values = all().map(|setting| {
         let was = value_text(&(setting.field)(&mut old));
         (setting.name, was, value_text(&(setting.field)(&mut new)))
     });
@@ -286,7 +200,7 @@ fn size(text: &str) -> Option<u64> {
 pub fn table() -> String {
     let mut defaults = Settings::new(Path::new("/"));
     let mut table = String::new();
-    for setting in SETTINGS {
+    for setting in all() {
         let value = value_text(&(setting.field)(&mut defaults));
         let (name, help) = (setting.name, setting.help);
         let _ = writeln!(table, "{name:17} {value:>8}  {help}");
@@ -363,7 +277,7 @@ mod tests {
     #[test]
     fn the_table_names_each_with_a_default_that_can_be_set() {
         let table = table();
-        assert_eq!(table.lines().count(), SETTINGS.len());
+        assert_eq!(table.lines().count(), all().count());
         for line in table.lines() {
             let mut words = line.split_whitespace();
             let (name, value) = (words.next().unwrap(), words.next().unwrap());

@@ -1,0 +1,260 @@
+//! The table of settings: name, kind, default and meaning of each, and the
+//! groups in which they are kept. To add one, add its row.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::Settings;
+use crate::backoff::Backoff;
+
+/// Where a setting is kept, by its kind.
+pub enum Field<'a> {
+    /// A time, in seconds.
+    Time(&'a mut Duration),
+    /// Bytes; `k`, `m` and `g` stand for powers of 1024.
+    Bytes(&'a mut u64),
+    /// Bytes, of what is held in memory.
+    Size(&'a mut usize),
+    /// How many.
+    Count(&'a mut usize),
+    /// How many threads, and at least so many.
+    Threads(&'a mut usize, usize),
+    /// How many events.
+    Events(&'a mut u64),
+    /// What is logged.
+    Level(&'a mut LevelFilter),
+}
+
+/// One setting.
+pub struct Setting {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub field: fn(&mut Settings) -> Field<'_>,
+}
+
+/// The type of a kind of setting.
+#[rustfmt::skip]
+macro_rules! kept {
+    (Time) => { Duration };
+    (Bytes) => { u64 };
+    (Events) => { u64 };
+    (Backoff) => { Backoff };
+    ($other:ident) => { usize };
+}
+
+/// The settings of a row: pauses are two, of which the first is doubled until
+/// it is the last.
+macro_rules! row {
+    ($name:literal Backoff $group:ident . $field:ident, $help:literal) => {
+        &[
+            Setting {
+                name: concat!($name, "-first"),
+                help: concat!($help, "; doubles"),
+                field: |s| Field::Time(&mut s.$group.$field.first),
+            },
+            Setting {
+                name: concat!($name, "-last"),
+                help: "the longest such pause",
+                field: |s| Field::Time(&mut s.$group.$field.last),
+            },
+        ]
+    };
+    ($name:literal $kind:ident $(($least:literal))? $group:ident . $field:ident,
+        $help:literal) => {
+        &[Setting {
+            name: $name,
+            help: $help,
+            field: |s| Field::$kind(&mut s.$group.$field $(, $least)?),
+        }]
+    };
+}
+
+macro_rules! settings {
+    ($(
+        #[doc = $doc:literal]
+        $type:ident $group:ident {
+            $($name:literal $kind:ident $(($least:literal))? $field:ident
+                = $default:expr, $help:literal;)+
+            $(+ $other:ident: $other_type:ty = $value:expr, $meaning:literal;)*
+        }
+    )+) => {
+        $(
+            #[doc = $doc]
+            #[derive(Clone, Debug)]
+            pub struct $type {
+                $(#[doc = $help] pub $field: kept!($kind),)+
+                $(#[doc = $meaning] pub $other: $other_type,)*
+            }
+
+            impl Default for $type {
+                fn default() -> Self {
+                    Self { $($field: $default,)+ $($other: $value,)* }
+                }
+            }
+        )+
+
+        /// All of them, in the order in which they are listed.
+        pub const TABLE: &[&[Setting]] = &[
+            &[
+                Setting {
+                    name: "refresh-interval",
+                    help: "between two full reloads, a tenth more or less; as \
+                        long again if there is always something to do",
+                    field: |s| Field::Time(&mut s.refresh_interval),
+                },
+                Setting {
+                    name: "log-level",
+                    help: "error, warn, info, debug or trace",
+                    field: |s| Field::Level(&mut s.log_level),
+                },
+            ],
+            $($(
+                row!($name $kind $(($least))? $group.$field, $help),
+            )+)+
+        ];
+    };
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn millis(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+settings! {
+    /// The bounds of one load.
+    LoadLimits load {
+        "command-time" Time command_time = secs(30),
+            "a command that runs longer is killed, with its children";
+        "list-time" Time list_time = secs(240),
+            "the same of a list of all that is on a pool, at the start";
+        "index-bytes" Bytes index_bytes = 16 << 20,
+            "a zone index that is longer is refused";
+        "command-output" Size command_output = 256 << 20,
+            "a command that prints more is killed";
+        "arguments-bytes" Size arguments_bytes = 512 << 10,
+            "arguments of one run of a command";
+        "xml-bytes" Bytes xml_bytes = 1 << 20,
+            "a zone's XML that is longer is refused";
+        "json-bytes" Bytes json_bytes = 16 << 20,
+            "a JSON file that is longer is refused";
+        "lastexited-bytes" Bytes lastexited_bytes = 4 << 10,
+            "a lastexited that is longer is refused";
+    }
+    /// The bounds of what waits inside the daemon.
+    QueueLimits queues {
+        "workers" Threads(1) workers = 2,
+            "batches that are loaded at once";
+        "stuck-time" Time stuck_time = secs(1),
+            "a load goes on without a command that takes longer, and a worker \
+             that is at one batch for longer gets a substitute";
+        "gather-time" Time gather_time = millis(50),
+            "jobs that need commands wait so long for others at work, to go \
+             together";
+        "workers-max" Threads(2) workers_max = 16,
+            "workers, stuck ones included; half of them for jobs that a \
+             client waits for";
+        "jobs" Count jobs = 16_384,
+            "VMs that wait to be loaded; past it, all are loaded";
+        "urgent-jobs" Count urgent_jobs = 512,
+            "VMs that wait to be loaded since a client asked for it";
+        "batch" Count batch = 1024,
+            "VMs that are loaded together";
+        "events" Count events = 8192,
+            "events that wait to be looked at; past it, all VMs are loaded";
+        "transitions" Count transitions = 1024,
+            "transitions of one zone that wait to be published";
+        "unknown-zones" Count unknown_zones = 16_384,
+            "zones that are no VMs, or not yet, of which transitions wait";
+        "kept-events" Count kept_events = 4096,
+            "events kept for subscribers that come back";
+        "kept-bytes" Size kept_bytes = 64 << 20,
+            "bytes of events kept";
+        "sights" Count sights = 1024,
+            "events of its VM that a request may be behind that waits";
+    }
+    /// How sources are started, and how often what has failed is tried again.
+    SourceTimes sources {
+        "drift-time" Time drift_time = secs(2),
+            "what a full reload finds changed is drift, if no event tells of \
+             it for this long";
+        "ready-time" Time ready_time = secs(30),
+            "a sysevent that is not ready by then is killed";
+        "restart" Backoff restart = Backoff::new(secs(1), secs(60)),
+            "before a sysevent is started again";
+        "line-bytes" Size line_bytes = 1 << 20,
+            "a sysevent that prints a longer line is killed";
+        "retry" Backoff retry = Backoff::new(millis(500), secs(30)),
+            "before a load that failed is tried again";
+        "settle" Backoff settle = Backoff::new(millis(100), secs(30)),
+            "before a zone without boot time or uuid is looked at again";
+        "passing" Backoff passing = Backoff::new(secs(1), secs(60)),
+            "before a zone that is ready, shutting down or down is looked at \
+             again";
+        "end-time" Time end_time = millis(500),
+            "a VM's end that the kernel has not reported by then is believed";
+        "index-time" Time index_time = millis(50),
+            "the zone index is looked at so long after it has changed";
+        "pace" Backoff pace = Backoff::new(millis(20), millis(250)),
+            "between two loads of a VM whose datasets change on and on";
+        "poll-time" Time poll_time = secs(1),
+            "between two looks at files that can't be watched";
+        "rearm-time" Time rearm_time = secs(10),
+            "while some files can't be watched, all others are armed again so \
+             often";
+    }
+    /// The bounds of the HTTP server.
+    HttpLimits http {
+        "connections" Count connections = 1024,
+            "HTTP connections at once";
+        "http-threads" Threads(1) threads = 32,
+            "threads that answer requests";
+        "patience" Time patience = millis(10),
+            "such a thread stays with a connection on which nothing goes on";
+        "subscribers" Count subscribers = 512,
+            "subscribers of /events at once";
+        "waiting" Count waiting = 256,
+            "requests at once that wait for a change";
+        "syncs" Count syncs = 256,
+            "requests at once that wait for a load";
+        "sync-time" Time sync_time = secs(30),
+            "sync=1 takes no longer";
+        "wait-time" Time wait_time = secs(60),
+            "wait= waits no longer";
+        "search-time" Time search_time = millis(250),
+            "a filter that searches for longer is refused";
+        "timeout-max" Time timeout_max = secs(86_400),
+            "the longest timeout= or heartbeat=";
+        "idle-time" Time idle_time = secs(120),
+            "a connection without a request is closed after it";
+        "head-time" Time head_time = secs(10),
+            "a request's head has to be whole by then";
+        "write-stall-time" Time write_stall_time = secs(30),
+            "a client that takes nothing for longer is left";
+        "answer-time" Time answer_time = secs(600),
+            "a client that has not taken an answer in whole by then is left";
+        "head-bytes" Size head_bytes = 32 << 10,
+            "a request's head";
+        "target-bytes" Size target_bytes = 8 << 10,
+            "a request's target";
+        "body-bytes" Size body_bytes = 64 << 10,
+            "a request's body, which is read and dropped";
+        "lag-events" Events lag_events = 1024,
+            "a subscriber that is more events behind is cut off";
+        "lag-bytes" Bytes lag_bytes = 16 << 20,
+            "a subscriber that is more bytes behind is cut off";
+        "held-bytes" Size held_bytes = 512 << 20,
+            "events and what waits for subscribers; past it, who is most \
+             behind is cut off";
+        "unsent-bytes" Size unsent_bytes = 256 << 20,
+            "answers that clients do not take; past it, the largest are given \
+             up";
+        "send-buffer" Size send_buffer = 128 << 10,
+            "a connection's send buffer";
+        + hosts: Vec<String> = Vec::new(),
+            "names besides `localhost` that a request's Host may have";
+    }
+}
