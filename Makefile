@@ -45,10 +45,6 @@ package: $(if $(filter target/release/vminfod,$(PROGRAM)),release)
 	gzip -n -9 target/package/vminfod-$(VERSION).tar
 	$(TAR) --list --verbose --file target/package/vminfod-$(VERSION).tar.gz
 
-# What it is made of, as a bill of materials.
-sbom:
-	@$(CARGO) run --quiet --package sbom
-
 # Licences, sources and doubles of the crates, by deny.toml.
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = target/tools/bin/cargo-deny
@@ -140,4 +136,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release deps install package sbom deny audit msrv walkthrough demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean
+.PHONY: all build release deps install package deny audit msrv walkthrough demo test soak clients mutants bench interleavings deps-fuzz fuzz fmt clippy check-illumos clean
