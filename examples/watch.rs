@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vminfod::address::Address;
 use vminfod::client::{Client, EventsQuery, Told, Watcher};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

@@ -43,12 +43,12 @@ impl Fault {
 }
 
 /// The VM, or `None` for the host, and the source.
-pub type Place = (Option<Arc<str>>, Source);
+pub type FaultPlace = (Option<Arc<str>>, Source);
 
 /// All that is wrong.
 #[derive(Debug, Default)]
 pub struct Faults {
-    present: Mutex<BTreeMap<Place, Fault>>,
+    present: Mutex<BTreeMap<FaultPlace, Fault>>,
     refresh_errors: Mutex<VecDeque<(String, SystemTime)>>,
 }
 
@@ -116,7 +116,7 @@ impl Faults {
 
     /// All that is wrong, by VM and the name of the source.
     #[must_use]
-    pub fn list(&self) -> Vec<(Place, Fault)> {
+    pub fn list(&self) -> Vec<(FaultPlace, Fault)> {
         let present = self.present.lock().clone();
         let mut list: Vec<_> = present.into_iter().collect();
         list.sort_by(|((zone, source), _), ((other_zone, other), _)| {

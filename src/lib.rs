@@ -14,20 +14,16 @@ pub mod threads;
 pub mod metrics;
 
 // What a VM object is, and where what is known of it comes from.
-pub mod json;
-pub mod translate;
-pub mod properties;
 pub mod source;
-pub mod select;
-pub mod diff;
+pub mod vm;
 
 // The stages, from the kernel to the client, each with what it hands on.
 pub mod event;
 pub mod faults;
 pub mod watch;
 pub mod plan;
-pub mod transition;
-pub mod requested;
+pub mod transitions;
+pub mod sync_requests;
 pub mod queue;
 pub mod load;
 pub mod drift;

@@ -18,9 +18,9 @@ use simplelog::{
     ColorChoice, CombinedLogger, Config, SharedLogger, TermLogger, TerminalMode,
 };
 
-use crate::json::write_string;
 use crate::os;
-use crate::translate::date_text;
+use crate::vm::json::write_string;
+use crate::vm::values::date_text;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 8192;
@@ -226,7 +226,7 @@ impl SharedLogger for Bunyan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::Json;
+    use crate::vm::json::Json;
 
     fn bunyan(lines_max: usize) -> (Bunyan, Receiver<Message>) {
         let (lines, receiver) = bounded(lines_max);

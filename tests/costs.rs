@@ -14,20 +14,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vminfod::cache::{Applied, Cache, Prepared, Update};
-use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane};
 use vminfod::http::{Host, Server};
-use vminfod::hub::{About, Draft, Hub, HubLimits};
-use vminfod::json::{Json, Object};
+use vminfod::hub::{About, Hub, HubLimits, LineDraft};
 use vminfod::load::assemble::Parts;
 use vminfod::load::{zoneadm, zonexml};
 use vminfod::metrics::Page;
 use vminfod::os::net;
 use vminfod::queue::Queue;
-use vminfod::requested::Requested;
 use vminfod::settings::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
+use vminfod::sync_requests::Requested;
+use vminfod::vm::diff::EventKind;
+use vminfod::vm::json::{Json, Object};
 
 /// How long anything may take that is only waited for.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -397,7 +397,7 @@ fn a_full_hub_takes_no_more_memory() {
     let publish = |n: usize| {
         // Each of another size, up to 64 KiB.
         let line = vec![b'x'; 1 + n * 7919 % (64 << 10)];
-        hub.publish(about.clone(), None, Draft::of(&line), |_, _| ());
+        hub.publish(about.clone(), None, LineDraft::of(&line), |_, _| ());
         // All who listen have had it.
         let _ = hub.hand_out(usize::MAX);
     };
@@ -413,7 +413,7 @@ fn a_full_hub_takes_no_more_memory() {
     assert!(more < limits.kept_bytes.cast_signed(), "{more} bytes more");
     // Who does not take his lines bounds nothing.
     for _ in 0..5000 {
-        hub.publish(about.clone(), None, Draft::of(b"x"), |_, _| ());
+        hub.publish(about.clone(), None, LineDraft::of(b"x"), |_, _| ());
     }
     assert!(hub.size().0 as u64 <= limits.lag_events, "{:?}", hub.size());
 }

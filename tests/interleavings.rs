@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use loom::sync::Arc;
 use loom::thread;
 
-use vminfod::diff::EventKind;
 use vminfod::event::{Cause, Job, Lane};
-use vminfod::hub::{About, Draft, Hub, HubLimits};
+use vminfod::hub::{About, Hub, HubLimits, LineDraft};
 use vminfod::queue::Queue;
 use vminfod::settings::{QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::{Bell, Condvar, Mutex};
+use vminfod::vm::diff::EventKind;
 
 /// Runs `body` in all interleavings with few switches against a thread's will:
 /// that is where mistakes are, and what can be waited for.
@@ -197,7 +197,7 @@ fn each_event_wakes_who_sends_it() {
                 zonename: "a".into(),
                 uuid: "a".into(),
             };
-            hub.publish(about, None, Draft::default(), |seq, line| {
+            hub.publish(about, None, LineDraft::default(), |seq, line| {
                 line.extend_from_slice(format!("{seq}\n").as_bytes());
             });
         }

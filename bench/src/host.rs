@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use simhost::Host;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::Result;
 

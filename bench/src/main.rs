@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use host::Programs;
 use report::{Figure, table};
-use vminfod::json::{Json, Object};
+use vminfod::vm::json::{Json, Object};
 
 /// Whatever went wrong, in words.
 pub type Result<T> =

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use vminfod::json::{Json, Object};
+use vminfod::vm::json::{Json, Object};
 
 /// What a figure has to be.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! What a client does that follows changes instead of taking the new object:
-//! the counterpart of `vminfod::diff`.
+//! the counterpart of `vminfod::vm::diff`.
 
-use vminfod::diff::{Action, Change, PathPart};
-use vminfod::json::{Json, Object};
+use vminfod::vm::diff::{Action, Change, PathPart};
+use vminfod::vm::json::{Json, Object};
 
 /// Where the elements of an array are identified, and by what.
 const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];

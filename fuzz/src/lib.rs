@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use vminfod::cache::Prepared;
 use vminfod::config::{Paths, is_zonename};
-use vminfod::diff::diff as changes_of;
 use vminfod::event::Event;
 use vminfod::http::request::{Parsed, parse as parse_request};
 use vminfod::http::route::{Route, Wait, route};
 use vminfod::hub::Vm;
-use vminfod::json::{Json, Object};
 use vminfod::load::assemble::{Parts, assemble};
 use vminfod::load::zfs::Depth;
 use vminfod::load::{kstat, zfs, zoneadm, zonexml};
-use vminfod::select::{Fields, Search};
 use vminfod::settings::HttpLimits;
+use vminfod::vm::diff::diff as changes_of;
+use vminfod::vm::fields::Fields;
+use vminfod::vm::filter::Search;
+use vminfod::vm::json::{Json, Object};
 use vminfod::watch::sysevent::Record;
 use vminfod::watch::{zfs as zfs_events, zone as zone_events};
 

@@ -6,7 +6,7 @@ use super::publisher::Publisher;
 use super::{Applied, Cache, GONE_MAX, Prepared, Update};
 use crate::event::{Cause, GONE, Transition};
 use crate::load::assemble::Parts;
-use crate::transition::Reports;
+use crate::transitions::Reports;
 
 /// What is stored of a VM, as it is compared with.
 struct Stored {

@@ -7,7 +7,7 @@
 //! before that section or after it. Nothing in here blocks.
 
 mod change;
-mod inner;
+mod table;
 mod publisher;
 #[cfg(test)]
 mod tests;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::hub::{Hub, Line, Sight, Vm, Watch};
+use crate::hub::{EventLine, Hub, Vm, VmVersion, Watch};
 use crate::load::assemble::{Parts, assemble};
 use crate::plan::DatasetIndex;
 use crate::sync::Wake;
-use inner::Inner;
 pub use publisher::Published;
+use table::Table;
 
 /// VMs that may go while everything is loaded. If it is more, everything is
 /// loaded once more.
@@ -76,7 +76,7 @@ pub enum Applied {
 pub struct Cache {
     epoch: Arc<str>,
     hub: Arc<Hub>,
-    inner: RwLock<Inner>,
+    inner: RwLock<Table>,
 }
 
 /// All VMs at one moment.
@@ -114,7 +114,7 @@ pub enum Start {
     /// With the picture before the first event.
     Snapshot(Snapshot),
     /// With what it has missed.
-    Resumed(Vec<Arc<Line>>),
+    Resumed(Vec<Arc<EventLine>>),
     /// With the picture, since it can't be told what it has missed.
     Reset(Snapshot, Reset),
 }
@@ -200,7 +200,7 @@ impl Cache {
 
     /// One VM, and the number of the last event.
     #[must_use]
-    pub fn vm(&self, zonename: &str) -> (Sight, u64) {
+    pub fn vm(&self, zonename: &str) -> (VmVersion, u64) {
         let inner = self.inner.read();
         let seq = self.hub.seq();
         (inner.sight(zonename, seq), seq)
@@ -213,7 +213,7 @@ impl Cache {
         &self,
         zonename: &Arc<str>,
         wake: Wake,
-    ) -> (Sight, u64, Arc<Watch>) {
+    ) -> (VmVersion, u64, Arc<Watch>) {
         let inner = self.inner.read();
         let watch = self.hub.watch(zonename, wake);
         let seq = self.hub.seq();

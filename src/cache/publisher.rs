@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Cache, Prepared};
-use crate::diff::EventKind;
-use crate::diff::{Change, diff, pretty_path};
 use crate::event::{Cause, GONE, Transition};
-use crate::hub::{About, Draft, Vm};
-use crate::json::{Json, write_string};
+use crate::hub::{About, LineDraft, Vm};
 use crate::load::assemble::{uninstalled, with_zone_state};
-use crate::translate::date_text;
+use crate::vm::diff::EventKind;
+use crate::vm::diff::{Change, diff, pretty_path};
+use crate::vm::json::{Json, write_string};
+use crate::vm::values::date_text;
 
 /// The most paths of a change that are told to the daemon itself.
 const LOGGED_PATHS: usize = 20;
@@ -68,7 +68,7 @@ pub struct Publisher<'a> {
 struct Step {
     about: About,
     vm: Option<Vm>,
-    line: Draft,
+    line: LineDraft,
     when: Option<SystemTime>,
     lost: u64,
     published: Published,
@@ -211,7 +211,7 @@ impl<'a> Publisher<'a> {
         };
         let vm = (kind != EventKind::Delete).then(|| vm.clone());
         let line = match self.is_silent {
-            true => Draft::default(),
+            true => LineDraft::default(),
             false => self.line(&about, vm.as_ref(), changes),
         };
         let changes = changes.unwrap_or_default();
@@ -229,9 +229,9 @@ impl<'a> Publisher<'a> {
         about: &About,
         vm: Option<&Vm>,
         changes: Option<&[Change]>,
-    ) -> Draft {
+    ) -> LineDraft {
         let size = vm.map_or(0, |vm| vm.json().len());
-        let mut line = Draft::new(TAIL_SIZE + size);
+        let mut line = LineDraft::new(TAIL_SIZE + size);
         let out = line.out();
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(about.kind.name().as_bytes());

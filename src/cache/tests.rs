@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Applied, Cache, Since, Start, Update};
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{Hub, HubLimits, Vm};
-use crate::json::{Json, Object};
 use crate::load::assemble::Parts;
 use crate::load::{zoneadm, zonexml};
 use crate::settings::HttpLimits;
 use crate::source::EventSource;
+use crate::vm::json::{Json, Object};
 
 const NAME: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
 

@@ -4,7 +4,7 @@
 use super::commands::quoted;
 use super::{Check, Difference, Fact, Findings, given, xml};
 use crate::config::{CONFIG_DIR, is_zonename};
-use crate::load::files::{self, Folder, Place};
+use crate::load::files::{self, FilePlace, Folder};
 use crate::load::index::{IndexLine, Line, lines_of};
 use crate::load::zonexml::Parsed;
 use crate::source::{MAPS, Source};
@@ -291,7 +291,7 @@ impl Found<'_> {
         let (bytes, exit_bytes) = (limits.json_bytes, limits.lastexited_bytes);
         let dir = Folder::open(Some(dir));
         let config = dir.open_below(CONFIG_DIR);
-        let place = Place::In(&dir, Source::LastExited.name());
+        let place = FilePlace::In(&dir, Source::LastExited.name());
         match files::read_lastexited(place, exit_bytes) {
             Ok(read) if read.stamp.is_none() => {}
             read => self.note(EXIT, name, read.err().map(|e| given(&e))),
@@ -301,7 +301,7 @@ impl Found<'_> {
             (TAG, Source::Tags),
             (ROUTE, Source::Routes),
         ] {
-            let place = Place::In(&config, file.name());
+            let place = FilePlace::In(&config, file.name());
             let odd = match files::read_json(place, bytes) {
                 Ok(read) if read.stamp.is_none() => continue,
                 Err(why) => Some(given(&why)),

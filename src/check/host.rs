@@ -4,7 +4,7 @@ use super::commands::answered;
 use super::{Check, Fact, Findings, given};
 use crate::daemon::OWN_DESCRIPTORS;
 use crate::load::command::Run;
-use crate::load::files::{self, Place};
+use crate::load::files::{self, FilePlace};
 use crate::load::index::{Line, lines_of};
 
 /// Files that the daemon watches for each zone.
@@ -158,7 +158,7 @@ fn look_at_sysinfo(
     uname: Option<&str>,
 ) {
     let path = check.settings.paths.sysinfo();
-    let place = Place::At(&path);
+    let place = FilePlace::At(&path);
     let json = match files::read_json(place, check.settings.load.json_bytes) {
         Ok(json) => json.value,
         Err(why) => {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::names::{pieces, plain};
 use super::{Fact, Finding, Verdict};
-use crate::json::{Json, Object};
 use crate::load::zfs::COLUMNS;
-use crate::select::is_member_name;
+use crate::vm::json::{Json, Object};
+use crate::vm::path::is_member_name;
 
 /// All findings.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! What the configuration of zones says, for groups that compare with it.
 
 use super::{Check, given};
-use crate::json::Json;
-use crate::load::files::{self, Place};
+use crate::load::files::{self, FilePlace};
 use crate::load::index::{IndexLine, Line, lines_of};
 use crate::load::zonexml::Parsed;
+use crate::vm::json::Json;
 
 /// The text of the zone index.
 ///
@@ -12,7 +12,7 @@ use crate::load::zonexml::Parsed;
 /// If it can't be read.
 pub(super) fn read_index(check: &Check) -> Result<String, String> {
     let path = check.settings.paths.zone_index();
-    let place = Place::At(&path);
+    let place = FilePlace::At(&path);
     let file = files::read_optional(place, check.settings.load.index_bytes);
     let file = file.map_err(|e| given(&e))?;
     let missing = || given(&place.error("no such file"));
@@ -41,7 +41,7 @@ pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
 pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, String> {
     let path = check.settings.paths.zone_xml(zonename);
     let limit = check.settings.load.xml_bytes;
-    let read = files::read_zonexml(Place::At(&path), limit);
+    let read = files::read_zonexml(FilePlace::At(&path), limit);
     Ok(read.map_err(|e| given(&e))?.value)
 }
 

@@ -10,7 +10,7 @@ use super::commands::{answered, quoted};
 use super::{Check, Difference, Fact, Findings, given, xml};
 use crate::load::command::Output;
 use crate::load::index::IndexLine;
-use crate::load::zoneadm::{self, Answer, split_fields};
+use crate::load::zoneadm::{self, ZoneAnswer, split_fields};
 use crate::load::zonexml::Parsed;
 
 /// How many zones are asked for by name at the same time.
@@ -229,7 +229,7 @@ fn look_at_unknown(check: &Check, findings: &mut Findings) {
         Err(why) => findings.untried(fact, why),
         Ok(output) => {
             let answer = zoneadm::answer(&run, NO_ZONE, &output);
-            let is_so = matches!(answer, Ok(Answer::NotInKernel));
+            let is_so = matches!(answer, Ok(ZoneAnswer::NotInKernel));
             findings.expect(fact, is_so, "the answer", answered(&output));
         }
     }
@@ -417,13 +417,13 @@ impl ByName {
     ) {
         let run = zoneadm::list_one_run(&check.settings.paths, name);
         let answer = zoneadm::answer(&run, name, output);
-        let has_line = matches!(answer, Ok(Answer::Row(_)));
+        let has_line = matches!(answer, Ok(ZoneAnswer::Row(_)));
         let refused = match xml {
             Ok(xml) => xml.refused.first().map(ToString::to_string),
             Err(_) => Some("it can't be read".to_string()),
         };
         let said = output.stderr.trim_end();
-        let is_of_xml = matches!(answer, Ok(Answer::NotInKernel))
+        let is_of_xml = matches!(answer, Ok(ZoneAnswer::NotInKernel))
             || said.ends_with(": missing or invalid brand");
         match (&refused, has_line) {
             // Whatever its XML is, that is no answer.

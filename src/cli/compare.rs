@@ -12,10 +12,10 @@ use crate::client::{Client, EventStream, EventsQuery, Item, TIME_LIMIT};
 use crate::client::{Vms, VmsQuery};
 use crate::compare::streams::{Comparison, Counts, News, Pair};
 use crate::compare::{set_value, shown};
-use crate::json::{Json, Object};
 use crate::os::signals::{Signal, Signals};
 use crate::threads;
-use crate::translate::iso_date;
+use crate::vm::json::{Json, Object};
+use crate::vm::values::iso_date;
 
 /// How long a difference has to last, unless one says.
 const SETTLE: Duration = Duration::from_secs(5);

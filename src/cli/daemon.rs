@@ -11,11 +11,11 @@ use crate::address::Address;
 use crate::config::DEFAULT_LISTEN;
 use crate::daemon::Reread;
 use crate::http::request::host_name;
-use crate::json::Json;
 use crate::os::signals::Signal;
 use crate::os::{self, Standing};
 use crate::settings;
 use crate::settings::Settings;
+use crate::vm::json::Json;
 
 /// What the command line of the daemon says.
 #[derive(Default)]

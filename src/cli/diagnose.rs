@@ -8,8 +8,8 @@ use super::daemon::{directory, may_run, settings_of};
 use super::terminal::{json_for_reader, printable};
 use super::{EXIT_DIFFERENT, Failure, complain, print, with_options};
 use crate::compare::{Seen, set_value, shown, with_system};
-use crate::json::{Json, Object};
 use crate::os;
+use crate::vm::json::{Json, Object};
 
 /// Compares, and prints what differs.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {

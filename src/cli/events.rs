@@ -10,9 +10,9 @@ use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
     TIME_LIMIT,
 };
-use crate::json::{Json, Object};
 use crate::os;
-use crate::select::{Path, split_list};
+use crate::vm::json::{Json, Object};
+use crate::vm::path::{Path, split_list};
 
 /// An alias longer than this is cut.
 const ALIAS_MAX: usize = 30;

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::client;
-use crate::json::Json;
 use crate::os;
+use crate::vm::json::Json;
 use args::{Args, Opt};
 use events::Caller;
 

@@ -10,7 +10,7 @@ use super::args::flag;
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::{Failure, print, with_options};
 use crate::client::VmsQuery;
-use crate::json::{Json, Object};
+use crate::vm::json::{Json, Object};
 
 /// The most faults that are shown: with them it is one screen.
 const FAULTS_SHOWN: usize = 4;

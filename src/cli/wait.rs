@@ -16,8 +16,9 @@ use crate::client::{
     Client, Error, Event, EventKind, EventsQuery, TIME_LIMIT, Told, VmsQuery,
     Watcher,
 };
-use crate::json::Json;
-use crate::select::{CONDITIONS_MAX, Condition, Search, split_once};
+use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
+use crate::vm::json::Json;
+use crate::vm::path::split_once;
 
 /// How long it waits, unless one says.
 const TIME: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::json::Json;
+use crate::vm::json::Json;
 
 /// Why there is no answer, or not the one that was wanted.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::EventKind;
-use crate::json::{Json, Key, Object, elements_of, members_of};
+use crate::vm::json::{Json, Key, Object, elements_of, members_of};
 
 /// A VM or an event of the daemon that this side can't read, since it nests too
 /// deep, say. The others of the same answer can be read.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::event::missed;
 use super::{Event, EventKind, EventsQuery, Item, Ready, Unreadable};
-use crate::diff::{Change, diff};
-use crate::json::Json;
+use crate::vm::diff::{Change, diff};
+use crate::vm::json::Json;
 
 /// VMs by zonename, kept current by the items of a stream with a snapshot.
 ///

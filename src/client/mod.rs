@@ -21,7 +21,7 @@ mod watcher;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub use crate::diff::EventKind;
+pub use crate::vm::diff::EventKind;
 pub use error::Error;
 pub use event::{Event, Ready, Unreadable, Vms};
 pub use mirror::Mirror;
@@ -30,8 +30,8 @@ pub use stream::{EventStream, Item, Stopper};
 pub use watcher::{Told, Watcher};
 
 use crate::address::Address;
-use crate::json::Json;
 use crate::os::net;
+use crate::vm::json::Json;
 use http::{Answer, INSTANT};
 use query::{Target, seconds};
 

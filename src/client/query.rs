@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::Event;
-use crate::diff::EventKind;
-use crate::json::Json;
-use crate::select::Path;
+use crate::vm::diff::EventKind;
+use crate::vm::json::Json;
+use crate::vm::path::Path;
 
 /// What a heartbeat is asked for, unless one says: a stream on which nothing
 /// comes for three of them is taken for broken.

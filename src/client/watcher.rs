@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Client, Error, Event, EventStream, EventsQuery, Item, Mirror};
 use super::{Ready, Stopper, Unreadable, after};
-use crate::json::Json;
+use crate::vm::json::Json;
 
 /// What a watcher tells who listens to it.
 #[derive(Debug)]

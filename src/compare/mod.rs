@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, VmsQuery};
 use crate::daemon::dump::dump;
-use crate::diff::{Action, diff, pretty_path};
-use crate::json::{Json, Object};
 use crate::load::zoneadm::is_uuid;
 use crate::settings::Settings;
 use crate::source::Source;
+use crate::vm::diff::{Action, diff, pretty_path};
+use crate::vm::json::{Json, Object};
 
 /// The pauses between one look and the next, while anything is wrong: a
 /// command that fails once may not fail the next time.

@@ -17,7 +17,7 @@ use super::{
     without_growth,
 };
 use crate::client::{Event, Item, Mirror, Unreadable, Vms};
-use crate::json::Json;
+use crate::vm::json::Json;
 
 /// What differs without a rest is reported after so many times the time that
 /// a difference has to last.

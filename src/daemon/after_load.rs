@@ -10,7 +10,7 @@ use crate::load::assemble::Parts;
 use crate::load::{Found, Loaded};
 use crate::settings::SourceTimes;
 use crate::source::{EventSource, Source, Sources};
-use crate::transition::{Numbered, Position, Reports, due};
+use crate::transitions::{Numbered, Position, Reports, due};
 use crate::watch::files::FileWatcher;
 
 /// A zone whose uuid another has that is served, and is in the index no more,

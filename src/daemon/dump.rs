@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::new_loader;
-use crate::json::{Json, Object};
 use crate::load::Found;
 use crate::load::assemble::assemble;
 use crate::load::command::RunCount;
 use crate::settings::Settings;
 use crate::source::Source;
+use crate::vm::json::{Json, Object};
 
 /// Something that could not be read.
 #[derive(Clone, Debug)]

@@ -12,14 +12,14 @@ use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::Listener;
 use crate::source::{EventSource, Source, Sources};
-use crate::translate::date_text;
+use crate::vm::values::date_text;
 
-use crate::json::{Json, Object};
 use crate::load::runs::Overdue;
 use crate::metrics::Page;
 use crate::os;
-use crate::requested::Requested;
 use crate::sync::Wake;
+use crate::sync_requests::Requested;
+use crate::vm::json::{Json, Object};
 use crate::watch::files::FileWatcher;
 
 /// The most waiting jobs that are listed.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::{Cause, Job, Lane};
-use crate::json::Json;
 use crate::load::assemble::Parts;
-use crate::load::{Found, Loaded, Request, zoneadm, zonexml};
+use crate::load::{Found, LoadRequest, Loaded, zoneadm, zonexml};
 use crate::source::{EventSource, Source, Sources};
 use crate::threads::EXIT_PANIC;
+use crate::vm::json::Json;
 
 fn worker() -> (Worker, Arc<Shared>) {
     let settings = Settings::new(&std::env::temp_dir());
@@ -126,7 +126,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
     while shared.cache.contains(&name) {
         assert!(Instant::now() < deadline, "it is served on and on");
         finish(Sources::ALL, answer(Found::Gone));
-        let request = Request {
+        let request = LoadRequest {
             zonename: name.clone(),
             sources: Sources::of(Source::Tags),
             prior: shared.cache.parts(&name),
@@ -181,7 +181,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
         let tags = config.join(Source::Tags.name());
         std::fs::write(tags, r#"{"role":"db"}"#).unwrap();
     };
-    let request = Request {
+    let request = LoadRequest {
         zonename: name.clone(),
         sources: Sources::of(Source::Tags) | Sources::REARM,
         prior: Some(Arc::new(parts(&name, &shared))),

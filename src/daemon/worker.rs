@@ -14,17 +14,17 @@ use super::after_load::{AfterLoad, Finished};
 use super::retry::zonename_of;
 use crate::cache::Published;
 use crate::daemon::{Refresh, Shared};
-use crate::diff::EventKind;
 use crate::drift::Drift;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
-use crate::load::{Found, Loaded, Loader, NoAnswer, Request};
+use crate::load::{Found, LoadRequest, Loaded, Loader, NoAnswer};
 use crate::os::memory;
 use crate::queue::Batch;
 use crate::settings::LoadLimits;
 use crate::source::{Source, Sources};
 use crate::threads::panic_text;
+use crate::vm::diff::EventKind;
 
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
@@ -95,7 +95,7 @@ impl Worker {
     fn load_vms(&self, batch: &Batch) {
         let Batch { jobs, noted, number } = batch;
         let requests = jobs.iter().filter_map(|job| match &job.lane {
-            Lane::Vm(zonename) => Some(Request {
+            Lane::Vm(zonename) => Some(LoadRequest {
                 zonename: Arc::clone(zonename),
                 sources: job.sources | self.in_question(&job.lane),
                 prior: self.shared.cache.parts(zonename),

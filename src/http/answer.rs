@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::open::Stream;
 use super::request::Request;
 use crate::sync::Wake;
-use crate::translate::http_date;
+use crate::vm::values::http_date;
 
 /// The content types that are sent.
 pub const JSON: &str = "application/json";

@@ -11,11 +11,11 @@ use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
 use super::vms::{Vms, body_of, busy, failure, versioned};
 use crate::config::is_zonename;
-use crate::hub::{Sight, Watch};
-use crate::requested::Requested;
-use crate::select::Search;
+use crate::hub::{VmVersion, Watch};
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
+use crate::sync_requests::Requested;
+use crate::vm::filter::Search;
 
 /// The field that names the sources of a loaded VM of which the last good
 /// value is served, since what there is now can't be understood.
@@ -217,7 +217,13 @@ impl Waiting {
     }
 
     /// The VM as it was seen; `null` where there is none.
-    fn told(&self, status: u16, of: &OfVm, sight: &Sight, seq: u64) -> Full {
+    fn told(
+        &self,
+        status: u16,
+        of: &OfVm,
+        sight: &VmVersion,
+        seq: u64,
+    ) -> Full {
         let body = match &sight.vm {
             Some(vm) => body_of(vm, of),
             None => Body::Bytes(b"null".to_vec()),

@@ -16,11 +16,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::poller::{Fired, Poller, Wants};
 use super::subscriber::{Item, Over, Subscriber};
-use super::wanted::Told;
-use crate::hub::{Hub, Line};
-use crate::json::write_string;
+use super::subscription_filter::SharedEvent;
+use crate::hub::{EventLine, Hub};
 use crate::settings::HttpLimits;
-use crate::translate::date_text;
+use crate::vm::json::write_string;
+use crate::vm::values::date_text;
 
 /// Lines that are taken from the hub at a time. Between two such takes every
 /// subscriber is written to, while the hub keeps some thousands.
@@ -167,7 +167,7 @@ impl Fanout {
         };
         let mut touched = BTreeSet::new();
         for line in &lines {
-            let mut told = Told::new(line);
+            let mut told = SharedEvent::new(line);
             let ids = subscribers.of(line);
             self.looks.fetch_add(ids.len() as u64, Ordering::Relaxed);
             for id in ids {
@@ -220,7 +220,8 @@ impl Fanout {
         let (seq, missed) = self.hub.join(id, subscriber.seq);
         let is_whole = missed.is_some();
         for line in missed.into_iter().flatten() {
-            if let Some(wanted) = Told::new(&line).to(&subscriber.wanted) {
+            if let Some(wanted) = SharedEvent::new(&line).to(&subscriber.wanted)
+            {
                 self.queued.fetch_add(1, Ordering::Relaxed);
                 subscriber.push_free(Item::Event(wanted));
             }
@@ -356,7 +357,7 @@ impl Fanout {
 
 impl Subscribers {
     /// Who may want an event.
-    fn of(&self, line: &Line) -> Vec<u64> {
+    fn of(&self, line: &EventLine) -> Vec<u64> {
         let about = &line.about;
         let of_vm = |name: &str| self.of_vm.get(name).into_iter().flatten();
         let mut ids: Vec<_> = self.of_all.iter().copied().collect();

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::query::{self, Parameter, percent_decode};
-use super::wanted::Wanted;
+use super::subscription_filter::SubscriptionFilter;
 use crate::cache::Since;
-use crate::diff::EventKind;
-use crate::select::{
-    CONDITIONS_MAX, Condition, Fields, Filter, Path, split_list, split_once,
-};
 use crate::settings::HttpLimits;
+use crate::vm::diff::EventKind;
+use crate::vm::fields::Fields;
+use crate::vm::filter::{CONDITIONS_MAX, Condition, Filter};
+use crate::vm::path::{Path, split_list, split_once};
 
 /// The shortest time between two heartbeats.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
@@ -106,7 +106,7 @@ pub struct OfEvents {
     /// Where the client left off.
     pub since: Option<Since>,
     /// What it wants.
-    pub wanted: Wanted,
+    pub wanted: SubscriptionFilter,
     /// How it wants the first line.
     pub snapshot: SnapshotForm,
 }

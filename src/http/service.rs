@@ -8,13 +8,13 @@ use super::answer::{Answer, Body, Full, Handler, METRICS};
 use super::deferred::Work;
 use super::engine::Engine;
 use super::fanout::Fanout;
-use super::ready;
-use super::ready::{Beginning, Snapshots};
 use super::request::Request;
 use super::route::{OfEvents, Route, route};
+use super::snapshot_line;
+use super::snapshot_line::{Beginning, Snapshots};
 use super::subscriber::{Item, Subscriber};
+use super::subscription_filter::SharedEvent;
 use super::vms::{Vms, busy, failure};
-use super::wanted::Told;
 use crate::cache::Start;
 use crate::hub::Hub;
 use crate::metrics::Page;
@@ -177,11 +177,15 @@ impl Service {
         Answer::Stream(Box::new(move |stream| {
             let mut subscriber =
                 Subscriber::new(listening.id, seq, agent, wanted, stream);
-            for text in ready::framed(first, &hub, subscriber.stream.chunked) {
+            for text in
+                snapshot_line::framed(first, &hub, subscriber.stream.chunked)
+            {
                 subscriber.push_free(Item::Text(text));
             }
             for line in missed {
-                if let Some(line) = Told::new(&line).to(&subscriber.wanted) {
+                if let Some(line) =
+                    SharedEvent::new(&line).to(&subscriber.wanted)
+                {
                     subscriber.push_free(Item::Event(line));
                 }
             }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::open::Stream;
-use super::wanted::Wanted;
-use crate::hub::{Draft, Line, Text};
+use super::subscription_filter::SubscriptionFilter;
+use crate::hub::{EventLine, LineDraft, Text};
 use crate::settings::HttpLimits;
 
 /// The most bytes that a subscriber may send after its request.
@@ -24,7 +24,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 #[derive(Debug)]
 pub enum Item {
     /// An event.
-    Event(Arc<Line>),
+    Event(Arc<EventLine>),
     /// Bytes as they are to be sent, a part of a line or all of it.
     Text(Arc<Text>),
 }
@@ -48,7 +48,7 @@ pub struct Subscriber {
     /// What it calls itself.
     pub agent: Option<String>,
     /// What it wants.
-    pub wanted: Wanted,
+    pub wanted: SubscriptionFilter,
     /// Its connection.
     pub stream: Stream,
     /// At what key the poller watches its socket.
@@ -82,7 +82,7 @@ impl Subscriber {
         id: u64,
         seq: u64,
         agent: Option<String>,
-        wanted: Wanted,
+        wanted: SubscriptionFilter,
         stream: Stream,
     ) -> Self {
         Self {
@@ -108,7 +108,7 @@ impl Subscriber {
     pub fn framed(&self, line: &[u8]) -> Vec<u8> {
         match self.stream.chunked {
             true => {
-                let (chunk, begin, _) = Draft::of(line).into_chunk();
+                let (chunk, begin, _) = LineDraft::of(line).into_chunk();
                 chunk[begin..].to_vec()
             }
             false => line.to_vec(),

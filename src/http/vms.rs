@@ -8,11 +8,11 @@ use super::numbers::Numbers;
 use super::request::Request;
 use super::route::{OfVm, OfVms};
 use crate::cache::Cache;
-use crate::hub::{Hub, Sight, Vm};
-use crate::json::{Json, Object};
-use crate::select::Search;
+use crate::hub::{Hub, Vm, VmVersion};
 use crate::settings::HttpLimits;
 use crate::source::Source;
+use crate::vm::filter::Search;
+use crate::vm::json::{Json, Object};
 
 /// The field that says up to which event an answer knows.
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
@@ -73,7 +73,7 @@ impl Vms {
         &self,
         name: &str,
         of: &OfVm,
-        sight: Sight,
+        sight: VmVersion,
         seq: u64,
         request: &Request,
     ) -> Full {

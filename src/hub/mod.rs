@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
-use crate::diff::EventKind;
 use crate::sync::{Condvar, Mutex};
-pub use watch::{Sight, TooMuch, Vm, Watch};
+use crate::vm::diff::EventKind;
+pub use watch::{TooMuch, Vm, VmVersion, Watch};
 
 /// What an event is about.
 #[derive(Clone, Debug)]
@@ -65,15 +65,15 @@ const CHUNK_HEAD: usize = 18;
 /// A line of /events in the making. However long it is, to finish it and to
 /// make a chunk of HTTP/1.1 of it moves no byte of it.
 #[derive(Debug)]
-pub struct Draft(Vec<u8>);
+pub struct LineDraft(Vec<u8>);
 
-impl Default for Draft {
+impl Default for LineDraft {
     fn default() -> Self {
         Self::new(0)
     }
 }
 
-impl Draft {
+impl LineDraft {
     /// An empty one, with room for so many bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
@@ -110,7 +110,7 @@ impl Draft {
 
 /// One event as it goes to subscribers.
 #[derive(Debug)]
-pub struct Line {
+pub struct EventLine {
     /// Its number.
     pub seq: u64,
     /// What it is about.
@@ -121,11 +121,11 @@ pub struct Line {
     head: usize,
 }
 
-impl Line {
+impl EventLine {
     fn new(
         seq: u64,
         about: About,
-        line: Draft,
+        line: LineDraft,
         held: &Arc<AtomicUsize>,
     ) -> Self {
         let (chunk, begin, json) = line.into_chunk();
@@ -135,7 +135,7 @@ impl Line {
 
     /// The same event in other words.
     #[must_use]
-    pub fn reworded(&self, line: Draft) -> Self {
+    pub fn reworded(&self, line: LineDraft) -> Self {
         Self::new(self.seq, self.about.clone(), line, &self.chunk.held)
     }
 
@@ -182,13 +182,13 @@ pub struct HubLimits {
 
 /// A listener's beginning.
 #[derive(Debug)]
-pub struct Begun {
+pub struct NewListener {
     /// The hub's number of the listener.
     pub id: u64,
     /// The number of the last event by then.
     pub seq: u64,
     /// What it has missed, if it comes back and that is still there.
-    pub missed: Option<Vec<Arc<Line>>>,
+    pub missed: Option<Vec<Arc<EventLine>>>,
 }
 
 /// The list of events.
@@ -202,7 +202,7 @@ pub struct Hub {
 
 #[derive(Debug, Default)]
 struct Inner {
-    lines: VecDeque<Arc<Line>>,
+    lines: VecDeque<Arc<EventLine>>,
     bytes: usize,
     seq: u64,
     is_woken: bool,
@@ -284,20 +284,20 @@ impl Hub {
         &self,
         about: About,
         vm: Option<Vm>,
-        mut line: Draft,
+        mut line: LineDraft,
         finish: impl FnOnce(u64, &mut Vec<u8>),
     ) {
         let mut inner = self.inner.lock();
         inner.seq += 1;
         let seq = inner.seq;
         for watch in inner.watches.get(&about.zonename).into_iter().flatten() {
-            watch.see(Sight { vm: vm.clone(), version: seq });
+            watch.see(VmVersion { vm: vm.clone(), version: seq });
         }
         if inner.is_silent {
             return;
         }
         finish(seq, line.out());
-        let line = Line::new(seq, about, line, &self.held);
+        let line = EventLine::new(seq, about, line, &self.held);
         inner.bytes += line.chunk().len();
         inner.lines.push_back(Arc::new(line));
         inner.drop_old(&self.limits);
@@ -313,7 +313,7 @@ impl Hub {
         uuid: Arc<str>,
         user_agent: Option<String>,
         since: Option<u64>,
-    ) -> Option<Begun> {
+    ) -> Option<NewListener> {
         let mut inner = self.inner.lock();
         if inner.listeners.len() >= self.limits.subscribers {
             return None;
@@ -324,7 +324,7 @@ impl Hub {
         inner.listeners.insert(id, Listener { uuid, user_agent, created });
         inner.joining.insert(id, seq);
         let missed = since.and_then(|since| inner.after(since, usize::MAX));
-        Some(Begun { id, seq, missed })
+        Some(NewListener { id, seq, missed })
     }
 
     /// Forgets a listener.
@@ -337,7 +337,7 @@ impl Hub {
     /// The next lines for all who listen, at most `most`; `None` if some of
     /// them are no longer there: then it goes on with what comes from now on.
     #[must_use]
-    pub fn hand_out(&self, most: usize) -> Option<Vec<Arc<Line>>> {
+    pub fn hand_out(&self, most: usize) -> Option<Vec<Arc<EventLine>>> {
         let mut inner = self.inner.lock();
         let lines = inner.after(inner.handed_out, most);
         inner.handed_out = match &lines {
@@ -359,7 +359,11 @@ impl Hub {
     /// first the lines that have been meanwhile; `None` if those are no longer
     /// all there. The number is that of the last line handed out.
     #[must_use]
-    pub fn join(&self, id: u64, seq: u64) -> (u64, Option<Vec<Arc<Line>>>) {
+    pub fn join(
+        &self,
+        id: u64,
+        seq: u64,
+    ) -> (u64, Option<Vec<Arc<EventLine>>>) {
         let mut inner = self.inner.lock();
         inner.joining.remove(&id);
         let missed = inner.handed_out.saturating_sub(seq);
@@ -398,7 +402,7 @@ impl Hub {
     pub fn tell_gone(&self, zonename: &str) {
         let inner = self.inner.lock();
         for watch in inner.watches.get(zonename).into_iter().flatten() {
-            watch.see(Sight { vm: None, version: inner.seq });
+            watch.see(VmVersion { vm: None, version: inner.seq });
         }
     }
 
@@ -452,7 +456,7 @@ impl Inner {
 
     /// The events after number `seq`, at most `most`; `None` if some of them
     /// are no longer there, or `seq` is not yet.
-    fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<Line>>> {
+    fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<EventLine>>> {
         // The list has no gaps, so that a number is a place in it.
         let first = self.lines.front().map_or(self.seq + 1, |line| line.seq);
         let skip = seq.checked_add(1)?.checked_sub(first)?;

@@ -19,7 +19,7 @@ fn about() -> About {
 }
 
 fn publish_only(hub: &Hub) {
-    hub.publish(about(), None, Draft::default(), |seq, line| {
+    hub.publish(about(), None, LineDraft::default(), |seq, line| {
         line.extend_from_slice(format!("{seq}\n").as_bytes());
     });
 }
@@ -30,7 +30,7 @@ fn publish(hub: &Hub) {
     hub.hand_out(9).unwrap();
 }
 
-fn numbers(lines: Option<Vec<Arc<Line>>>) -> Option<Vec<u64>> {
+fn numbers(lines: Option<Vec<Arc<EventLine>>>) -> Option<Vec<u64>> {
     lines.map(|lines| lines.iter().map(|line| line.seq).collect())
 }
 
@@ -93,7 +93,10 @@ fn a_line_is_a_chunk_of_its_own() {
     let line = hub.inner.lock().after(0, 1).unwrap().remove(0);
     assert_eq!(line.text(), b"1\n");
     assert_eq!(line.chunk(), b"2\r\n1\n\r\n");
-    assert_eq!(line.reworded(Draft::of(b"one\n")).chunk(), b"4\r\none\n\r\n");
+    assert_eq!(
+        line.reworded(LineDraft::of(b"one\n")).chunk(),
+        b"4\r\none\n\r\n"
+    );
 }
 
 #[test]
@@ -111,11 +114,11 @@ fn lines_count_as_long_as_somebody_holds_them() {
 fn bytes_bound_what_is_kept() {
     let hub = hub(100);
     for _ in 0..9 {
-        hub.publish(about(), None, Draft::of(&[b'x'; 300_000]), |_, _| ());
+        hub.publish(about(), None, LineDraft::of(&[b'x'; 300_000]), |_, _| ());
         hub.hand_out(9).unwrap();
     }
     assert_eq!(hub.size().0, 3);
-    let line = Draft::of(&vec![b'x'; 2 << 20]);
+    let line = LineDraft::of(&vec![b'x'; 2 << 20]);
     hub.publish(about(), None, line, |_, _| ());
     assert_eq!(hub.size().0, 1);
 }

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::json::Object;
 use crate::sync::{Mutex, Wake};
+use crate::vm::json::Object;
 
 /// A VM as it was at one moment.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct VmVersion {
     /// What is served; `None` where there is no VM.
     pub vm: Option<Vm>,
     /// The number of the event that made it so.
@@ -61,7 +61,7 @@ pub struct Watch {
 
 #[derive(Debug, Default)]
 struct Seen {
-    sights: VecDeque<Sight>,
+    sights: VecDeque<VmVersion>,
     is_over: bool,
 }
 
@@ -83,7 +83,7 @@ impl Watch {
     }
 
     /// Keeps what is to be looked at.
-    pub fn see(&self, sight: Sight) {
+    pub fn see(&self, sight: VmVersion) {
         let mut seen = self.seen.lock();
         if seen.sights.len() >= self.most {
             seen.is_over = true;
@@ -98,7 +98,7 @@ impl Watch {
     ///
     /// # Errors
     /// If there were more than could be kept, so that some are missing.
-    pub fn next(&self) -> Result<Option<Sight>, TooMuch> {
+    pub fn next(&self) -> Result<Option<VmVersion>, TooMuch> {
         let mut seen = self.seen.lock();
         match (seen.sights.pop_front(), seen.is_over) {
             (None, true) => Err(TooMuch),
@@ -115,7 +115,7 @@ mod tests {
     fn sights_come_in_order_and_a_gap_is_told() {
         let watch = Watch::new(2, Arc::new(|| {}));
         for version in 1..=3 {
-            watch.see(Sight { vm: None, version });
+            watch.see(VmVersion { vm: None, version });
         }
         let next = || watch.next().map(|sight| sight.map(|s| s.version));
         assert_eq!(next(), Ok(Some(1)));

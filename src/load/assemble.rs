@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use crate::config::{ZVOL_DSK, ZVOL_RDSK};
-use crate::json::{Json, Object};
 use crate::load::files::{LastExit, Stamps, Sysinfo};
 use crate::load::kstat::ZoneInfo;
 use crate::load::zfs::{Dataset, Datasets};
 use crate::load::zoneadm::ZoneRow;
 use crate::load::zonexml::{ZoneXml, brand_rules};
 use crate::source::{MAPS, Source};
-use crate::translate::{MIB, epoch_seconds_to_iso, iso_date};
+use crate::vm::json::{Json, Object};
+use crate::vm::values::{MIB, epoch_seconds_to_iso, iso_date};
 
 /// All that the sources say of one VM.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::dtd::Refusal;
-use super::files::{self, Dated, Place, Stamps, Sysinfo};
+use super::files::{self, Dated, FilePlace, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
-use super::pools::Wanted;
+use super::pools::DatasetsWanted;
 use super::question::pool_of;
 use super::runs::Unanswered;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
-use super::{Found, Loaded, NO_KSTAT, NoAnswer, Request};
+use super::{Found, LoadRequest, Loaded, NO_KSTAT, NoAnswer};
 use crate::config::Paths;
-use crate::json::Json;
 use crate::source::{MAPS, Source, Sources};
+use crate::vm::json::Json;
 
 /// A VM while it is loaded: what was known of it, then what was read.
 pub(super) struct Draft {
@@ -57,8 +57,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(request: Request) -> Self {
-        let Request { zonename, sources, prior } = request;
+    pub(super) fn new(request: LoadRequest) -> Self {
+        let LoadRequest { zonename, sources, prior } = request;
         let known = prior.as_deref();
         // If a VM is not known yet, all of it has to be read.
         let sources = if known.is_none() { Sources::ALL } else { sources };
@@ -206,8 +206,8 @@ impl Draft {
     pub(super) fn read_file<T>(
         &mut self,
         source: Source,
-        place: Place<'_>,
-        read: impl FnOnce(Place<'_>) -> Result<Dated<T>, String>,
+        place: FilePlace<'_>,
+        read: impl FnOnce(FilePlace<'_>) -> Result<Dated<T>, String>,
         set: impl FnOnce(&mut Self, T),
     ) {
         let known = self.stamps.get(source);
@@ -332,8 +332,8 @@ impl Draft {
 
     /// What zfs is to be asked for, as far as that is known by what it has
     /// said.
-    pub(super) fn wanted(&self, datasets: &Datasets) -> Wanted {
-        let mut wanted = Wanted::default();
+    pub(super) fn wanted(&self, datasets: &Datasets) -> DatasetsWanted {
+        let mut wanted = DatasetsWanted::default();
         wanted.trees.extend(self.roots());
         wanted.alone.extend(self.other_datasets());
         wanted.alone.extend(self.holds(datasets));
@@ -478,12 +478,12 @@ fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
 }
 
 /// What zfs will be asked about a VM that is known only from its XML.
-pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> Wanted {
+pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> DatasetsWanted {
     let root: Arc<str> = zonepath.trim_start_matches('/').into();
     let data = format!("{root}/data");
     let is_delegated = xml.datasets.iter().any(|name| **name == *data);
     let hold = is_delegated.then(|| format!("{data}@{INDESTRUCTIBLE}").into());
-    Wanted {
+    DatasetsWanted {
         pools: BTreeSet::new(),
         trees: BTreeSet::from([root]),
         alone: datasets_of(xml).chain(hold).collect(),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{JSON_DEPTH, Paths};
-use crate::json::{Json, Object};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
 use crate::settings::LoadLimits;
 use crate::source::{MAPS, Source};
-use crate::translate::{epoch_seconds_to_iso, parse_number};
+use crate::vm::json::{Json, Object};
+use crate::vm::values::{epoch_seconds_to_iso, parse_number};
 
 /// How a zone last ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,14 +76,14 @@ impl Folder {
 
 /// Where a file is.
 #[derive(Clone, Copy, Debug)]
-pub enum Place<'a> {
+pub enum FilePlace<'a> {
     /// At this path.
     At(&'a Path),
     /// In a directory, by this name; a symbolic link is not followed.
     In(&'a Folder, &'a str),
 }
 
-impl Place<'_> {
+impl FilePlace<'_> {
     /// The error that this file is `what`.
     #[must_use]
     pub fn error(&self, what: impl fmt::Display) -> String {
@@ -167,12 +167,12 @@ impl Stamps {
 /// # Errors
 /// A sentence that names the file, if it exists and can't be read.
 pub fn read_optional(
-    place: Place<'_>,
+    place: FilePlace<'_>,
     limit: u64,
 ) -> Result<Option<FileText>, String> {
     let read = match place {
-        Place::At(path) => os::read_regular_file(path, limit),
-        Place::In(folder, name) => match &folder.dir {
+        FilePlace::At(path) => os::read_regular_file(path, limit),
+        FilePlace::In(folder, name) => match &folder.dir {
             Ok(Some(dir)) => dir.read(name, limit),
             Ok(None) => return Ok(None),
             Err(e) => return Err(place.error(e)),
@@ -197,7 +197,10 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// # Errors
 /// A sentence that names the file, if it can't be read, is not JSON, or nests
 /// deeper than [`JSON_DEPTH`].
-pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
+pub fn read_json(
+    place: FilePlace<'_>,
+    limit: u64,
+) -> Result<Dated<Json>, String> {
     let Some(file) = read_optional(place, limit)? else {
         return Ok(Dated { value: Json::empty(), stamp: None });
     };
@@ -215,7 +218,7 @@ pub fn read_json(place: Place<'_>, limit: u64) -> Result<Dated<Json>, String> {
 /// # Errors
 /// As [`read_json`], and if it is JSON but no object, and has to be one.
 pub fn read_maps(
-    place: Place<'_>,
+    place: FilePlace<'_>,
     limit: u64,
     file: Source,
 ) -> Result<Dated<Vec<(usize, Json)>>, String> {
@@ -238,7 +241,7 @@ pub fn read_maps(
 /// A sentence that names the file, if it is not there, can't be read, or is
 /// not the XML of a zone.
 pub fn read_zonexml(
-    place: Place<'_>,
+    place: FilePlace<'_>,
     limit: u64,
 ) -> Result<Dated<zonexml::Parsed>, String> {
     let file = read_optional(place, limit)?
@@ -253,7 +256,7 @@ pub fn read_zonexml(
 /// A sentence, if it can't be read or is not whole: zoneadmd(8) truncates it
 /// before it writes.
 pub fn read_lastexited(
-    place: Place<'_>,
+    place: FilePlace<'_>,
     limit: u64,
 ) -> Result<Dated<Option<LastExit>>, String> {
     let mut tries = 0;
@@ -315,7 +318,7 @@ pub fn read_sysinfo(
     limits: &LoadLimits,
 ) -> Result<Arc<Sysinfo>, String> {
     let path = paths.sysinfo();
-    let place = Place::At(&path);
+    let place = FilePlace::At(&path);
     let json = read_json(place, limits.json_bytes)?.value;
     let object =
         json.as_object().ok_or_else(|| place.error("not a JSON object"))?;
@@ -357,7 +360,7 @@ mod tests {
         let dir = std::env::temp_dir();
         let path = dir.join(format!("lastexited-{}", std::process::id()));
         std::fs::write(&path, "").unwrap();
-        let read = || read_lastexited(Place::At(&path), 100);
+        let read = || read_lastexited(FilePlace::At(&path), 100);
         let torn = read().unwrap_err();
         assert!(torn.contains("not a time and a status"), "{torn}");
         // Until it is whole, there is nothing to see but that it is not.

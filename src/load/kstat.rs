@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use crate::config::Paths;
-use crate::json::Object;
 use crate::load::command::{CommandError, Output, Run};
-use crate::translate::{epoch_seconds_to_iso, parse_number};
+use crate::vm::json::Object;
+use crate::vm::values::{epoch_seconds_to_iso, parse_number};
 
 /// What the kernel counts of a running zone.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -39,7 +39,7 @@ use assemble::Parts;
 use draft::Draft;
 use files::Sysinfo;
 use kstat::Kstats;
-use pools::{Pools, Wanted};
+use pools::{DatasetsWanted, Pools};
 use question::{Question, pool_of};
 use runs::{Runs, Unanswered};
 use zfs::Datasets;
@@ -51,7 +51,7 @@ const NO_KSTAT: &str = "the zone is running and has no kstat";
 
 /// A VM to load.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct LoadRequest {
     /// The VM.
     pub zonename: Arc<str>,
     /// What of it to read.
@@ -162,7 +162,7 @@ impl Loader {
     #[must_use]
     pub fn load(
         &self,
-        requests: Vec<Request>,
+        requests: Vec<LoadRequest>,
         sysinfo: &Arc<Sysinfo>,
         arm: ArmWatches<'_>,
     ) -> Vec<Loaded> {
@@ -210,7 +210,7 @@ impl Loader {
     ) -> Result<LoadedAll, NoAnswer> {
         let known: HashMap<_, _> =
             known.iter().map(|(name, parts)| (name, parts)).collect();
-        let request = |zonename: &Arc<str>| Request {
+        let request = |zonename: &Arc<str>| LoadRequest {
             zonename: Arc::clone(zonename),
             sources: Sources::ALL,
             prior: known.get(zonename).map(|parts| Arc::clone(parts)),
@@ -224,8 +224,10 @@ impl Loader {
         }
         let list_time = list_time.unwrap_or(self.limits.command_time);
         let mut pools = Pools::new(&asker, list_time);
-        let all_pools =
-            Wanted { pools: pools_of(&drafts), ..Wanted::default() };
+        let all_pools = DatasetsWanted {
+            pools: pools_of(&drafts),
+            ..DatasetsWanted::default()
+        };
         pools.ask(all_pools);
         let kstats =
             asker.ask(&Question::Kstats(None), self.limits.command_time);
@@ -315,8 +317,8 @@ fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
 }
 
 /// What zfs has to be asked for besides what it has said.
-fn wanted(drafts: &[Draft], datasets: &Datasets) -> Wanted {
-    let mut wanted = Wanted::default();
+fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
+    let mut wanted = DatasetsWanted::default();
     for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
         wanted.extend(draft.wanted(datasets));
     }

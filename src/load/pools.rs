@@ -18,7 +18,7 @@ const HALVINGS: u32 = 64;
 
 /// What zfs is to be asked for.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct DatasetsWanted {
     /// Pools, with all datasets that zones may have there.
     pub pools: BTreeSet<Arc<str>>,
     /// Zones' own datasets, with their children and snapshots.
@@ -28,7 +28,7 @@ pub(super) struct Wanted {
     pub alone: BTreeSet<Arc<str>>,
 }
 
-impl Wanted {
+impl DatasetsWanted {
     pub(super) fn extend(&mut self, other: Self) {
         self.pools.extend(other.pools);
         self.trees.extend(other.trees);
@@ -50,7 +50,7 @@ pub(super) struct Pools<'a> {
     listed: BTreeSet<Arc<str>>,
     /// Datasets that were listed with what is below them.
     walked: BTreeSet<Arc<str>>,
-    asked: Wanted,
+    asked: DatasetsWanted,
     /// Questions whose answers were not taken yet.
     asked_now: Vec<(Question, Result<Asked, NoAnswer>)>,
     halvings: u32,
@@ -66,7 +66,7 @@ impl<'a> Pools<'a> {
             datasets: Datasets::default(),
             listed: BTreeSet::new(),
             walked: BTreeSet::new(),
-            asked: Wanted::default(),
+            asked: DatasetsWanted::default(),
             asked_now: Vec::new(),
             halvings: HALVINGS,
             unanswered: BTreeMap::new(),
@@ -75,7 +75,7 @@ impl<'a> Pools<'a> {
 
     /// Asks zfs for what it was not asked for yet. Returns whether there was
     /// anything of that kind.
-    pub(super) fn ask(&mut self, wanted: Wanted) -> bool {
+    pub(super) fn ask(&mut self, wanted: DatasetsWanted) -> bool {
         let wanted = self.unasked(wanted);
         if wanted.is_empty() {
             return false;
@@ -233,7 +233,7 @@ impl<'a> Pools<'a> {
                 || parent.is_some_and(|parent| names.contains(parent))
         };
         self.datasets.forget(is_old);
-        let Wanted { trees, alone, .. } = &mut self.asked;
+        let DatasetsWanted { trees, alone, .. } = &mut self.asked;
         for asked in [trees, alone, &mut self.walked] {
             asked.retain(|name| !is_old(name));
         }
@@ -241,8 +241,8 @@ impl<'a> Pools<'a> {
 
     /// What of this zfs was not asked for yet, and has not been listed with
     /// what it was asked for.
-    fn unasked(&self, wanted: Wanted) -> Wanted {
-        let Wanted { mut pools, mut trees, mut alone } = wanted;
+    fn unasked(&self, wanted: DatasetsWanted) -> DatasetsWanted {
+        let DatasetsWanted { mut pools, mut trees, mut alone } = wanted;
         let is_name = |name: &Arc<str>| zfs::is_dataset_name(name);
         let is_out = |name: &str| {
             let pool = pool_of(name);
@@ -273,6 +273,6 @@ impl<'a> Pools<'a> {
                 || (depth(name) <= 2 && pools.contains(pool_of(name)));
             is_new && is_name(name) && !is_out(name) && !comes_with_others
         });
-        Wanted { pools, trees, alone }
+        DatasetsWanted { pools, trees, alone }
     }
 }

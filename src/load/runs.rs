@@ -95,7 +95,7 @@ struct Owed {
 }
 
 /// What a run printed, or why it failed.
-pub type Answer = Arc<Result<Output, CommandError>>;
+pub type RunAnswer = Arc<Result<Output, CommandError>>;
 
 /// A run to be started.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ struct Begun {
     id: u64,
     /// Until when a load waits for it.
     until: Instant,
-    end: Arc<OnceLock<Answer>>,
+    end: Arc<OnceLock<RunAnswer>>,
 }
 
 /// An answer that a load did not get in time.
@@ -243,7 +243,7 @@ impl Runs {
     ///
     /// # Errors
     /// If there is no answer by then.
-    pub fn wait(&self, asked: Asked) -> Result<Answer, Unanswered> {
+    pub fn wait(&self, asked: Asked) -> Result<RunAnswer, Unanswered> {
         let Asked { ask, since, mut begun } = asked;
         let mut state = self.0.state.lock();
         loop {

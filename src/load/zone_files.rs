@@ -10,15 +10,15 @@ use parking_lot::Mutex;
 use super::asker::Asker;
 use super::draft::{Draft, likely};
 use super::dtd::{REFUSALS_MAX, Refusal};
-use super::files::{self, Dated, Folder, Place};
-use super::pools::Wanted;
+use super::files::{self, Dated, FilePlace, Folder};
+use super::pools::DatasetsWanted;
 use super::question::Question;
 use super::{ArmWatches, Loader};
 use super::{zoneadm, zonexml};
 use crate::config::CONFIG_DIR;
-use crate::json::Json;
 use crate::os::Stamp;
 use crate::source::{Source, Sources, ZoneDir};
+use crate::vm::json::Json;
 
 /// The most zones with a refused XML about which zoneadm is asked in one load.
 const REFUSED_MAX: usize = 16;
@@ -83,7 +83,7 @@ impl Loader {
         // What libzonecfg refuses is not believed while there is something
         // better; else it is better than nothing, as the zone is there.
         let has_good = draft.xml.as_ref().is_some_and(|xml| !xml.is_refused);
-        let read = |place: Place<'_>| {
+        let read = |place: FilePlace<'_>| {
             is_read = true;
             let mut dated = files::read_zonexml(place, self.limits.xml_bytes)?;
             refused = self.accepted.refusals(&dated.value.refused);
@@ -101,7 +101,7 @@ impl Loader {
         };
         draft.read_file(
             Source::ZoneXml,
-            Place::At(&path),
+            FilePlace::At(&path),
             read,
             |draft, parsed| {
                 let zonexml::Parsed { xml, brand, zonepath, unknown, .. } =
@@ -159,9 +159,9 @@ impl Loader {
             .get(&Question::Zone(Arc::clone(name)), |run, out| {
                 zoneadm::answer(run, name, out)
             });
-        let has_line = matches!(answer, Ok(zoneadm::Answer::Row(_)));
+        let has_line = matches!(answer, Ok(zoneadm::ZoneAnswer::Row(_)));
         let path = self.paths.zone_xml(name);
-        let place = Place::At(&path);
+        let place = FilePlace::At(&path);
         let is_same = || {
             let now = files::read_zonexml(place, self.limits.xml_bytes);
             let now = now.map(|now| self.accepted.refusals(&now.value.refused));
@@ -173,8 +173,8 @@ impl Loader {
     /// What zfs will be asked about new zones that are in the index, so that it
     /// need not wait for zoneadm. Their XMLs are read again when they are
     /// watched. For more than a few zones this is not worth it.
-    pub(super) fn likely(&self, unknown: &[&Draft]) -> Wanted {
-        let mut wanted = Wanted::default();
+    pub(super) fn likely(&self, unknown: &[&Draft]) -> DatasetsWanted {
+        let mut wanted = DatasetsWanted::default();
         if !(1..=LIKELY_MAX).contains(&unknown.len()) {
             return wanted;
         }
@@ -183,8 +183,10 @@ impl Loader {
             unknown.iter().filter(|d| index.line(&d.zonename).is_some());
         for draft in configured {
             let path = self.paths.zone_xml(&draft.zonename);
-            let read =
-                files::read_zonexml(Place::At(&path), self.limits.xml_bytes);
+            let read = files::read_zonexml(
+                FilePlace::At(&path),
+                self.limits.xml_bytes,
+            );
             if let Ok(Dated { value, .. }) = read {
                 wanted.extend(likely(&value.zonepath, &value.xml));
             }
@@ -208,7 +210,7 @@ impl Loader {
                 ZoneDir::Zonepath => &zonepath,
                 ZoneDir::Config => &*config,
             };
-            let place = Place::In(folder, file.name());
+            let place = FilePlace::In(folder, file.name());
             if file == Source::LastExited {
                 let limit = self.limits.lastexited_bytes;
                 draft.read_file(
@@ -243,7 +245,7 @@ impl Loader {
             return;
         };
         let path = self.paths.receiving(uuid);
-        match files::read_json(Place::At(&path), self.limits.json_bytes) {
+        match files::read_json(FilePlace::At(&path), self.limits.json_bytes) {
             Ok(json) => {
                 draft.receiving = json
                     .value

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
-use crate::json::{Json, Object};
 use crate::load::command::{CommandError, Output, Run};
 use crate::load::zonexml::brand_rules;
-use crate::translate;
+use crate::vm::json::{Json, Object};
+use crate::vm::values;
 
 /// One line of `zoneadm list -p`.
 ///
@@ -88,7 +88,7 @@ pub struct Listing {
 
 /// What zoneadm says of one zone.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum ZoneAnswer {
     /// Its line.
     Row(ZoneRow),
     /// The kernel does not have it, and its XML or its line of the index is
@@ -139,7 +139,7 @@ pub fn answer(
     run: &Run,
     zonename: &str,
     output: &Output,
-) -> Result<Answer, CommandError> {
+) -> Result<ZoneAnswer, CommandError> {
     if !matches!(output.exit, Some(0 | 1)) {
         return Err(run.failed(output));
     }
@@ -148,9 +148,9 @@ pub fn answer(
     let said = output.stderr.trim_end().strip_prefix("zoneadm: ");
     let said = said.and_then(|said| said.strip_prefix(zonename));
     match (row, output.exit, said) {
-        (Some(row), ..) => Ok(Answer::Row(row)),
+        (Some(row), ..) => Ok(ZoneAnswer::Row(row)),
         (None, Some(1), Some(said)) if NOT_IN_KERNEL.contains(&said) => {
-            Ok(Answer::NotInKernel)
+            Ok(ZoneAnswer::NotInKernel)
         }
         (None, Some(1), _) => Err(run.failed(output)),
         (None, ..) => {
@@ -220,13 +220,13 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
         zonename: zonename.into(),
         zoneid: Some(zoneid.as_str())
             .filter(|id| *id != "-")
-            .map_or(Json::Null, translate::number),
+            .map_or(Json::Null, values::number),
         zone_state: zone_state.into(),
         zonepath: zonepath.into(),
         uuid: Some(uuid.into()),
         uuid_is_set,
         brand: brand.into(),
-        zonedid: translate::number(&zonedid),
+        zonedid: values::number(&zonedid),
     };
     if !uuid_is_set {
         row.guess_uuid();
@@ -335,11 +335,11 @@ mod tests {
             };
             let run = list_one_run(&Paths::new(Path::new("/")), zone);
             match answer(&run, zone, &output) {
-                Ok(Answer::Row(row)) => format!(
+                Ok(ZoneAnswer::Row(row)) => format!(
                     "{} {} {} {}",
                     row.zoneid, row.zone_state, row.zonepath, row.brand
                 ),
-                Ok(Answer::NotInKernel) => "not in the kernel".to_string(),
+                Ok(ZoneAnswer::NotInKernel) => "not in the kernel".to_string(),
                 Err(e) => e.to_string(),
             }
         };

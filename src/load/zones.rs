@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use super::asker::Asker;
 use super::draft::Draft;
-use super::files::{self, Place};
+use super::files::{self, FilePlace};
 use super::index::ZoneIndex;
 use super::question::Question;
-use super::zoneadm::{self, Answer, ZoneRow};
-use super::{ArmWatches, Loader, NoAnswer, Request};
+use super::zoneadm::{self, ZoneAnswer, ZoneRow};
+use super::{ArmWatches, LoadRequest, Loader, NoAnswer};
 use crate::source::{Source, Sources};
 
 /// Zones that may have to be asked for by name in one load, for that a
@@ -99,8 +99,8 @@ impl<'a> Zones<'a> {
             .asker
             .get(&question, |run, output| zoneadm::answer(run, name, output));
         match answer {
-            Ok(Answer::Row(row)) => draft.set_row(row),
-            Ok(Answer::NotInKernel) => self.decide(draft, None),
+            Ok(ZoneAnswer::Row(row)) => draft.set_row(row),
+            Ok(ZoneAnswer::NotInKernel) => self.decide(draft, None),
             Err(why) => self.decide(draft, Some(why)),
         }
     }
@@ -158,7 +158,7 @@ impl Loader {
     /// the global zone: then it says nothing of any zone.
     pub fn index(&self) -> Result<ZoneIndex, String> {
         let path = self.paths.zone_index();
-        let place = Place::At(&path);
+        let place = FilePlace::At(&path);
         let file = files::read_optional(place, self.limits.index_bytes)?;
         let file = file.ok_or_else(|| place.error("no such file"))?;
         ZoneIndex::parse(file.text).map_err(|e| place.error(e))
@@ -216,7 +216,7 @@ impl Loader {
     pub(super) fn all_zones(
         &self,
         asker: &Asker<'_>,
-        mut request: impl FnMut(&Arc<str>) -> Request,
+        mut request: impl FnMut(&Arc<str>) -> LoadRequest,
         known: impl Iterator<Item = Arc<str>>,
     ) -> Result<AllZones, NoAnswer> {
         // What it says later than this, its next event has looked at.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::json::{Json, Object};
 use crate::load::dtd::{self, Refusal};
-use crate::properties::{
+use crate::vm::json::{Json, Object};
+use crate::vm::properties::{
     DEVICE, FILESYSTEM, IGNORED, NETWORK, Property, ZONE, find,
 };
-use crate::translate::number;
+use crate::vm::values::number;
 
 /// The most elements, attributes and texts of a document.
 const NODES_MAX: u32 = 100_000;

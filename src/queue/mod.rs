@@ -8,7 +8,6 @@
 //! Besides jobs it keeps, by VM, the zone transitions that are not published
 //! yet, in order.
 
-mod reported;
 mod state;
 
 use std::sync::Arc;
@@ -18,8 +17,7 @@ use crate::event::{Cause, Job, Lane, Transition};
 use crate::settings::{QueueLimits, SourceTimes};
 use crate::source::Sources;
 use crate::sync::{Condvar, Mutex};
-use crate::transition::Numbered;
-use reported::Reported;
+use crate::transitions::{Numbered, PendingTransitions};
 use state::State;
 
 /// Jobs that one worker does together.
@@ -80,7 +78,7 @@ pub struct Queue {
 #[derive(Debug)]
 struct Inner {
     state: State,
-    reported: Reported,
+    reported: PendingTransitions,
     /// Workers that wait for work, each by its own; the last to come is the
     /// first to be woken: its caches are warm.
     idle: Vec<Arc<Condvar>>,
@@ -93,7 +91,8 @@ impl Queue {
     /// An empty queue.
     #[must_use]
     pub fn new(limits: QueueLimits, times: &SourceTimes) -> Self {
-        let reported = Reported::new(limits.transitions, limits.unknown_zones);
+        let reported =
+            PendingTransitions::new(limits.transitions, limits.unknown_zones);
         let state = State::new(limits, times.pace);
         let (idle, watched_until, closed) = (Vec::new(), None, false);
         let inner = Inner { state, reported, idle, watched_until, closed };

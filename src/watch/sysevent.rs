@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 
 use crate::event::Event;
 use crate::faults::Fault;
-use crate::json::Json;
 use crate::os;
 use crate::os::process::{
     ReadSome, Running, kill_group_now, read_some, spawn, terminate_group,
 };
 use crate::settings::SourceTimes;
 use crate::source::EventSource;
+use crate::vm::json::Json;
 use crate::watch::Sink;
 
 /// The most bytes of a child's standard error that are logged.

@@ -2,8 +2,8 @@
 
 use crate::config::Paths;
 use crate::event::{DatasetChange, Event};
-use crate::json::Json;
 use crate::source::EventSource;
+use crate::vm::json::Json;
 use crate::watch::sysevent::{Stream, recover_text};
 
 /// The stream of history records.

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{Paths, is_zonename};
 use crate::event::{Event, ZoneChange};
-use crate::json::Json;
 use crate::source::EventSource;
+use crate::vm::json::Json;
 use crate::watch::sysevent::Stream;
 
 /// The stream of zone records.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     TempDir, TestHost, VMINFOD, free_address, parse, text, wait_for,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Receiver;
 
-use vminfod::json::{Json, Object};
+use vminfod::vm::json::{Json, Object};
 
 use crate::harness::*;
 use crate::model::Kind;

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use vminfod::diff::{Change, diff};
-use vminfod::json::Json;
+use vminfod::vm::diff::{Change, diff};
+use vminfod::vm::json::Json;
 
 use crate::harness::{TestHost, text};
 

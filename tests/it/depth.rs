@@ -9,7 +9,7 @@ use std::time::Duration;
 use vminfod::address::Address;
 use vminfod::client::{Client, Error, EventsQuery, Told, VmsQuery, Watcher};
 use vminfod::config::{JSON_DEPTH, JSON_WRAPPED};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     DEADLINE, Daemon, TestHost, VMINFOD, lines_of, parse, text, wait_for,

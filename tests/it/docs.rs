@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vminfod::json::Json;
 use vminfod::source::Source;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     TempDir, TestHost, VMINFOD, free_address, simhost_program, wait_for,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use simhost::emit::{Channel, records};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     TestHost, errors, runs_of, text, wait_for, wait_for_errors,

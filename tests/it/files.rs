@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Daemon, TestHost, text, wait_for};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 /// Waits until a VM has this member.
 fn wait_for_member(daemon: &Daemon, zonename: &str, member: &str, value: &str) {

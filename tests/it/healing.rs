@@ -3,7 +3,7 @@
 use std::fs;
 
 use simhost::emit::{Channel, history, zone_change};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, TestHost, errors, first_difference, runs_of, text, wait_for,

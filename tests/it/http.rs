@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{Answer, DEADLINE, TestHost, parse, text, wait_for};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,

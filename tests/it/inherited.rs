@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
 

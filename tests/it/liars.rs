@@ -13,7 +13,7 @@ use std::time::Duration;
 use simhost::emit::{Channel, records};
 use vminfod::address::Address;
 use vminfod::client::{Client, Error, EventsQuery, Item, Told, Watcher};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     DEADLINE, TestHost, VMINFOD, free_address, parse, simhost_program, text,

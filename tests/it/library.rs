@@ -14,7 +14,7 @@ use vminfod::client::{
     Client, Error, EventKind, EventsQuery, Item, Mirror, Told, VmsQuery,
     Watcher,
 };
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     DEADLINE, TestHost, VMINFOD, first_difference, free_address, lines_of,

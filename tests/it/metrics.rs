@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{TestHost, wait_for};
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use simhost::Host;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{Daemon, Stream, TestHost, first_difference, text};
 

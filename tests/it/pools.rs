@@ -3,7 +3,7 @@
 
 use simhost::Host;
 use simhost::xml::VmSpec;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{TestHost, VMINFOD, free_address, parse, text, wait_for};
 

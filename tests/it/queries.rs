@@ -1,7 +1,7 @@
 //! What queries of /vms and /vms/NAME are answered with, row by row of the
 //! interface's tables.
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{Answer, Daemon, TestHost, text, wait_for};
 

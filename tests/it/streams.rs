@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     DEADLINE, Daemon, TestHost, first_difference, text, wait_for,

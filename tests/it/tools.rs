@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::Receiver;
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     DEADLINE, Daemon, TestHost, VMINFOD, free_address, lines_of, parse,

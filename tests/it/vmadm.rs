@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use simhost::Host;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{Daemon, TestHost, VMINFOD, text};
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use simhost::Host;
 use simhost::xml::VmSpec;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{Daemon, TestHost, runs_of, text, wait_for};
 use crate::healing::breakers;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use simhost::Host;
 use simhost::emit::{Channel, records};
 use simhost::xml::VmSpec;
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, Stream, TestHost, runs_of, text, wait_for, wait_for_errors,

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use simhost::emit::{Channel, history, zone_change};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::Result;
 use crate::host::{BenchHost, Daemon, Events, Programs, get};

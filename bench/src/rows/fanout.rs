@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use vminfod::json::Json;
 use vminfod::os::socket::{Polled, poll_sockets};
+use vminfod::vm::json::Json;
 
 use crate::Result;
 use crate::host::{BenchHost, Daemon, Programs, get};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use simhost::emit::{Channel, history};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::Result;
 use crate::host::{BenchHost, Daemon, Programs, get, request};

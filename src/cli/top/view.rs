@@ -9,8 +9,8 @@ use super::screen::{Line, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
 use crate::client::{Event, EventKind, Unreadable, Watcher};
-use crate::json::{Json, Object};
-use crate::select::{ram_member, text_of, type_of};
+use crate::vm::filter::{ram_member, text_of, type_of};
+use crate::vm::json::{Json, Object};
 
 /// How long what has changed stands out.
 const HIGHLIGHT: Duration = Duration::from_secs(5);

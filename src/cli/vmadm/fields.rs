@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use crate::json::{Json, Object};
-use crate::select::{Path, ram_member, type_of};
 use crate::source::is_map;
+use crate::vm::filter::{ram_member, type_of};
+use crate::vm::json::{Json, Object};
+use crate::vm::path::Path;
 
 /// Name, header and width of what can be listed.
 const LISTED: &[(&str, &str, usize)] = &[

@@ -8,8 +8,8 @@ use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
 use crate::cli::terminal::text_for_reader;
 use crate::cli::{Failure, all_read, print};
-use crate::json::{Json, Object};
-use crate::select::text_of;
+use crate::vm::filter::text_of;
+use crate::vm::json::{Json, Object};
 
 const DEFAULT_FIELDS: &str = "uuid,type,ram,state,alias";
 const DEFAULT_SORT: &str = "ram,uuid";

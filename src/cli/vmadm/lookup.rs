@@ -7,8 +7,9 @@ use crate::cli::args::{Opt, flag};
 use crate::cli::terminal::text_for_reader;
 use crate::cli::{Failure, all_read, print, print_json};
 use crate::client::Vms;
-use crate::json::{Json, Key, Object};
-use crate::select::{Path, ram_member, type_of};
+use crate::vm::filter::{ram_member, type_of};
+use crate::vm::json::{Json, Key, Object};
+use crate::vm::path::Path;
 
 const OPTIONS: [Opt; 3] = [
     Opt { short: Some('o'), long: &["output", "order"], has_value: true },

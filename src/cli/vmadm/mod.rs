@@ -13,7 +13,7 @@ use super::args::{Args, Opt, flag, value};
 use super::{Failure, complain, print};
 use super::{events, usage};
 use crate::client::{Client, Error, Vms, VmsQuery};
-use crate::select::Condition;
+use crate::vm::filter::Condition;
 use fields::FilterKey;
 use order::number_of;
 

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::fields::Field;
-use crate::json::{Json, Object};
-use crate::select::text_of;
+use crate::vm::filter::text_of;
+use crate::vm::json::{Json, Object};
 
 /// A key to sort by.
 #[derive(Debug)]

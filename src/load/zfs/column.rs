@@ -1,7 +1,7 @@
 //! A numeric column of zfs(8).
 
-use crate::json::Json;
-use crate::translate::parse_number;
+use crate::vm::json::Json;
+use crate::vm::values::parse_number;
 
 /// What a numeric column says. Sizes are bytes, dates seconds since the epoch
 /// (`zfs list -p`).

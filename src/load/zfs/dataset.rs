@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::column::Column;
 use crate::config::ZVOL_RDSK;
-use crate::json::{Json, Object};
 use crate::load::zonexml::BrandRules;
-use crate::translate::{GIB, MIB, epoch_seconds_to_iso, parse_number};
+use crate::vm::json::{Json, Object};
+use crate::vm::values::{GIB, MIB, epoch_seconds_to_iso, parse_number};
 
 /// The columns that are asked for, in this order. A tenant may put a tab into
 /// the mountpoint of a dataset that is delegated to him: it comes last.
@@ -65,12 +65,12 @@ pub struct Dataset {
     /// The column `volsize`.
     pub volsize: Column,
     /// Its snapshots that matter to a VM object, in zfs's order.
-    pub snapshots: Vec<Snapshot>,
+    pub snapshots: Vec<DatasetSnapshot>,
 }
 
 /// A snapshot of vmadm's, or one that makes its dataset indestructible.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
+pub struct DatasetSnapshot {
     /// What follows the `@`.
     pub name: Arc<str>,
     /// When it was taken.
@@ -95,7 +95,7 @@ const NO_LIMIT: f64 = 18_446_744_073_709_551_615.0;
 
 impl Dataset {
     /// Adds a snapshot, unless it is there.
-    pub(super) fn add(&mut self, snapshot: Snapshot) {
+    pub(super) fn add(&mut self, snapshot: DatasetSnapshot) {
         if !self.snapshots.contains(&snapshot) {
             self.snapshots.push(snapshot);
         }
@@ -150,7 +150,7 @@ impl Dataset {
     /// vmadm's snapshots of it, the newest first.
     #[must_use]
     pub fn vm_snapshots(&self) -> Vec<Json> {
-        let named = |snapshot: &Snapshot| {
+        let named = |snapshot: &DatasetSnapshot| {
             let name = snapshot.name.strip_prefix(VM_SNAPSHOT)?;
             let created = snapshot.creation.number();
             let mut object = Object::new();
@@ -241,7 +241,7 @@ impl Listed {
     }
 }
 
-impl Snapshot {
+impl DatasetSnapshot {
     /// `None` for a snapshot that says nothing of a VM: a storm of them, as by
     /// `zfs recv`, costs no memory.
     pub(super) fn parse(

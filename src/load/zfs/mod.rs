@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::config::Paths;
 use crate::load::command::{CommandError, Output, Run};
 use dataset::Listed;
-pub use dataset::{COLUMNS, Dataset, INDESTRUCTIBLE, Snapshot};
+pub use dataset::{COLUMNS, Dataset, DatasetSnapshot, INDESTRUCTIBLE};
 
 /// Datasets by name and by where they are mounted.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ pub struct Datasets {
     by_name: HashMap<Arc<str>, Arc<Dataset>>,
     by_mountpoint: HashMap<String, Arc<str>>,
     /// Snapshots that were listed without their dataset.
-    snapshots: HashMap<Arc<str>, Vec<Snapshot>>,
+    snapshots: HashMap<Arc<str>, Vec<DatasetSnapshot>>,
     /// Names that could not be listed, and why.
     failed: HashMap<Arc<str>, String>,
     /// Names that zfs says there are not.
@@ -165,7 +165,7 @@ impl Datasets {
         }
     }
 
-    fn add_snapshot(&mut self, dataset: &str, snapshot: Snapshot) {
+    fn add_snapshot(&mut self, dataset: &str, snapshot: DatasetSnapshot) {
         match self.by_name.get_mut(dataset) {
             Some(dataset) => Arc::make_mut(dataset).add(snapshot),
             None => {
@@ -351,7 +351,8 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
                 }
             }
             Some((name, snapshot)) => {
-                let Some(snapshot) = Snapshot::parse(snapshot, &fields) else {
+                let Some(snapshot) = DatasetSnapshot::parse(snapshot, &fields)
+                else {
                     continue;
                 };
                 let is_next = order.last().is_some_and(|last| **last == *name);

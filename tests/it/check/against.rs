@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use super::*;
 

@@ -13,7 +13,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use crate::harness::*;
 use crate::inherited::wait_until_no_process_is_left;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use simhost::emit::{Channel, records};
-use vminfod::json::Json;
+use vminfod::vm::json::Json;
 
 use super::Kind;
 use super::step::{Step, VMS};

@@ -5,8 +5,8 @@
 //! a command says is set by the module of that command below `load`; here is
 //! its name.
 
-use crate::json::Json;
-use crate::translate::{
+use crate::vm::json::Json;
+use crate::vm::values::{
     base64_utf8, bool_strict, bytes_to_mib, number, split_commas,
     split_commas_number, text,
 };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use regex_lite::{Regex, RegexBuilder};
 
 use super::path::{Part, Path};
-use crate::json::{Json, Object, number_text};
+use crate::vm::json::{Json, Object, number_text};
 
 /// The most memory of one regular expression, in bytes.
 const REGEX_BYTES: usize = 16 << 10;

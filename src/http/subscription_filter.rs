@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::diff::EventKind;
-use crate::hub::{Draft, Line, Vm};
-use crate::json::{Json, Key, Object};
-use crate::select::{Fields, Path};
+use crate::hub::{EventLine, LineDraft, Vm};
+use crate::vm::diff::EventKind;
+use crate::vm::fields::Fields;
+use crate::vm::json::{Json, Key, Object};
+use crate::vm::path::Path;
 
 /// What a subscriber wants. Each part that is empty means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SubscriptionFilter {
     /// Events of these VMs, by uuid or zonename.
     pub vms: Vec<String>,
     /// Events of these types.
@@ -23,7 +24,7 @@ pub struct Wanted {
     pub heartbeat: Option<Duration>,
 }
 
-impl Wanted {
+impl SubscriptionFilter {
     /// Whether events of a VM are wanted.
     #[must_use]
     pub fn has_vm(&self, vm: &Vm) -> bool {
@@ -37,23 +38,26 @@ impl Wanted {
 }
 
 /// An event on its way to many: what has to be known of it is found out once.
-pub struct Told<'a> {
-    line: &'a Arc<Line>,
+pub struct SharedEvent<'a> {
+    line: &'a Arc<EventLine>,
     /// The event, once somebody has to know what is in it.
     event: Option<Result<Json, String>>,
     /// In the words of those who want some fields alone.
-    reworded: Vec<(Fields, Arc<Line>)>,
+    reworded: Vec<(Fields, Arc<EventLine>)>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> SharedEvent<'a> {
     /// An event that nobody has been told yet.
     #[must_use]
-    pub fn new(line: &'a Arc<Line>) -> Self {
+    pub fn new(line: &'a Arc<EventLine>) -> Self {
         Self { line, event: None, reworded: Vec::new() }
     }
 
     /// The event as this one gets it; `None` if it does not want it.
-    pub fn to(&mut self, wanted: &Wanted) -> Option<Arc<Line>> {
+    pub fn to(
+        &mut self,
+        wanted: &SubscriptionFilter,
+    ) -> Option<Arc<EventLine>> {
         let about = &self.line.about;
         let is_vm =
             |vm: &String| **vm == *about.uuid || **vm == *about.zonename;
@@ -102,7 +106,7 @@ impl<'a> Told<'a> {
         })
     }
 
-    fn in_words_of(&mut self, fields: &Fields) -> Arc<Line> {
+    fn in_words_of(&mut self, fields: &Fields) -> Arc<EventLine> {
         let known = self.reworded.iter().find(|(known, _)| known == fields);
         if let Some((_, line)) = known {
             return Arc::clone(line);
@@ -113,7 +117,7 @@ impl<'a> Told<'a> {
             // Never all of it.
             Err(why) => unreadable(line, why),
         };
-        let mut draft = Draft::default();
+        let mut draft = LineDraft::default();
         event.write(draft.out());
         draft.out().push(b'\n');
         let line = Arc::new(line.reworded(draft));
@@ -136,7 +140,7 @@ fn narrowed(event: &Json, fields: &Fields) -> Json {
 }
 
 /// An event of which nothing but what it is about can be said, and why.
-fn unreadable(line: &Line, why: &str) -> Json {
+fn unreadable(line: &EventLine, why: &str) -> Json {
     let mut event = Object::new();
     event.set("type", line.about.kind.name());
     event.set("zonename", &line.about.zonename);
@@ -152,7 +156,7 @@ mod tests {
     use crate::hub::{About, Hub, HubLimits};
 
     /// An event as the hub has it.
-    fn line(text: &str) -> Arc<Line> {
+    fn line(text: &str) -> Arc<EventLine> {
         let hub = Hub::new(HubLimits {
             kept_events: 1,
             kept_bytes: 1 << 20,
@@ -166,7 +170,7 @@ mod tests {
             zonename: "z".into(),
             uuid: "u".into(),
         };
-        let line = Draft::of(format!("{text}\n").as_bytes());
+        let line = LineDraft::of(format!("{text}\n").as_bytes());
         hub.publish(about, None, line, |_, _| ());
         hub.hand_out(1).unwrap().remove(0)
     }
@@ -184,10 +188,17 @@ mod tests {
         let fields = Some(fields);
         let paths = vec![Path::parse("alias").unwrap()];
         for wanted in [
-            Wanted { fields: fields.clone(), ..Wanted::default() },
-            Wanted { fields, paths, ..Wanted::default() },
+            SubscriptionFilter {
+                fields: fields.clone(),
+                ..SubscriptionFilter::default()
+            },
+            SubscriptionFilter {
+                fields,
+                paths,
+                ..SubscriptionFilter::default()
+            },
         ] {
-            let told = Told::new(&line).to(&wanted).unwrap();
+            let told = SharedEvent::new(&line).to(&wanted).unwrap();
             let event = std::str::from_utf8(told.text()).unwrap();
             assert!(!event.contains("secret"), "{event}");
             let event = Json::parse(event).unwrap();

@@ -1,10 +1,10 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
-use crate::json::{Json, Object};
-use crate::properties::{
+use crate::source::{MAPS, is_map};
+use crate::vm::json::{Json, Object};
+use crate::vm::properties::{
     DEVICE, DISK_OTHERS, FILESYSTEM, NETWORK, OTHERS, Property, SNAPSHOT, ZONE,
 };
-use crate::source::{MAPS, is_map};
 
 /// Whether VM objects have members of this name, at any level: a name that is
 /// the same on every machine.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
-use crate::json::{Json, Object};
+use crate::vm::json::{Json, Object};
 
 /// What happened to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,8 +129,8 @@ pub fn pretty_path(path: &[PathPart]) -> String {
 /// All changes from one VM object to another.
 ///
 /// ```
-/// use vminfod::diff::{diff, pretty_path};
-/// use vminfod::json::Json;
+/// use vminfod::vm::diff::{diff, pretty_path};
+/// use vminfod::vm::json::Json;
 ///
 /// let object = |text| Json::parse(text).unwrap();
 /// let (from, to) = (

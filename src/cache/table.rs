@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use super::{Prepared, Update};
-use crate::hub::{Sight, Vm};
+use crate::hub::{Vm, VmVersion};
 use crate::load::assemble::{Parts, volume_of_path};
 use crate::load::zoneadm::ZoneRow;
 use crate::plan::DatasetIndex;
 
 #[derive(Debug, Default)]
-pub struct Inner {
+pub struct Table {
     pub vms: HashMap<Arc<str>, Entry>,
     /// The order in which VMs are listed.
     pub order: BTreeMap<u64, Arc<str>>,
@@ -34,7 +34,7 @@ pub struct Entry {
     pub lost: u64,
 }
 
-impl Inner {
+impl Table {
     /// Whether another load was quicker than one that knew a VM as `base`: it
     /// may have begun before that, and what it did not read is of before it.
     pub fn is_overtaken(
@@ -74,12 +74,12 @@ impl Inner {
     }
 
     /// A VM as it is, while the last event has this number.
-    pub fn sight(&self, zonename: &str, seq: u64) -> Sight {
+    pub fn sight(&self, zonename: &str, seq: u64) -> VmVersion {
         match self.vms.get(zonename) {
             Some(Entry { vm, version, .. }) => {
-                Sight { vm: Some(vm.vm.clone()), version: *version }
+                VmVersion { vm: Some(vm.vm.clone()), version: *version }
             }
-            None => Sight { vm: None, version: seq },
+            None => VmVersion { vm: None, version: seq },
         }
     }
 

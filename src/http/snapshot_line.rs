@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use super::route::SnapshotForm;
-use super::wanted::Wanted;
+use super::subscription_filter::SubscriptionFilter;
 use crate::cache::{Reset, Snapshot};
 use crate::hub::{Hub, Text, Vm};
-use crate::json::write_string;
-use crate::translate::date_text;
+use crate::vm::json::write_string;
+use crate::vm::values::date_text;
 
 /// The snapshot that was last made: streams that begin together share it.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub struct Beginning<'a> {
     /// The daemon's life.
     pub epoch: Arc<str>,
     /// What the client wants.
-    pub wanted: &'a Wanted,
+    pub wanted: &'a SubscriptionFilter,
     /// How it wants the snapshot.
     pub form: SnapshotForm,
 }
@@ -177,7 +177,7 @@ fn escape_json(json: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::Json;
+    use crate::vm::json::Json;
 
     #[test]
     fn escaped_json_is_a_string_of_it() {

@@ -1,7 +1,7 @@
 //! `fields=`: what of a VM object is wanted.
 
 use super::path::{Part, Path, split_list};
-use crate::json::{Json, Object};
+use crate::vm::json::{Json, Object};
 
 /// Some of the properties of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use crate::json::Json;
+use crate::vm::json::Json;
 
 /// Text as it is.
 #[must_use]

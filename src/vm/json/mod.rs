@@ -44,7 +44,7 @@ impl Json {
     /// Parses one JSON document.
     ///
     /// ```
-    /// let json = vminfod::json::Json::parse(r#"{"b":1.0,"10":2,"9":3}"#);
+    /// let json = vminfod::vm::json::Json::parse(r#"{"b":1.0,"10":2,"9":3}"#);
     /// assert_eq!(json.unwrap().to_string(), r#"{"9":3,"10":2,"b":1}"#);
     /// ```
     ///
