@@ -1,4 +1,4 @@
-//! What people read: manual pages, completion, the README's examples.
+//! What people read: manual pages, completion, the examples of pages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -244,11 +244,11 @@ const HOSTILE: [(&str, &str); 9] = [
     ("qqq web", "qq"),
 ];
 
-/// Commands of the README, and what it says that they print.
-fn examples(readme: &str) -> Vec<(String, Vec<String>)> {
+/// Commands of a page, and what it says that they print.
+fn examples(page: &str) -> Vec<(String, Vec<String>)> {
     let mut examples: Vec<(String, Vec<String>)> = Vec::new();
     let mut is_open = false;
-    for line in readme.lines() {
+    for line in page.lines() {
         let Some(line) = line.strip_prefix("    ") else {
             is_open = false;
             continue;
@@ -284,7 +284,15 @@ fn is_as(line: &str, wanted: &str) -> bool {
 }
 
 #[test]
-fn the_examples_of_the_readme_do_what_it_says() {
+fn the_examples_do_what_the_pages_say() {
+    for (page, least) in [("README.md", 8), ("docs/TOUR.md", 12)] {
+        let examples = examples(&read(page));
+        assert!(examples.len() > least, "{page}: {examples:?}");
+        try_examples(page, &examples);
+    }
+}
+
+fn try_examples(page: &str, examples: &[(String, Vec<String>)]) {
     let dir = TempDir::new();
     let host = dir.0.join("host");
     let addr = free_address();
@@ -292,11 +300,8 @@ fn the_examples_of_the_readme_do_what_it_says() {
         text.replace("/tmp/host", host.to_str().unwrap())
             .replace("127.0.0.1:9090", &addr)
     };
-    let readme = read("README.md");
-    let examples = examples(&readme);
-    assert!(examples.len() > 12, "{examples:?}");
     let mut script = String::from("exec 2>&1\n");
-    for (command, _) in &examples {
+    for (command, _) in examples {
         // The programs are where they have been built.
         if !command.starts_with("export PATH=") {
             script += &place(command);
@@ -316,12 +321,26 @@ fn the_examples_of_the_readme_do_what_it_says() {
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     let mut printed = printed.split("=====\n");
-    for (command, wanted) in &examples {
+    for (command, wanted) in examples {
         let lines: Vec<_> = printed.next().unwrap().lines().collect();
         let wanted: Vec<_> = wanted.iter().map(|line| place(line)).collect();
         let are_so = lines.len() == wanted.len()
             && lines.iter().zip(&wanted).all(|(l, wanted)| is_as(l, wanted));
-        assert!(are_so, "$ {command}\n{lines:#?}\nbut README: {wanted:#?}");
+        assert!(are_so, "$ {command}\n{lines:#?}\nbut {page}: {wanted:#?}");
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_its_links_lead_somewhere() {
+    let readme = read("README.md");
+    let words = readme.split_whitespace().count();
+    assert!(words <= 1000, "{words} words");
+    let links = readme.split("](").skip(1);
+    let links: Vec<_> =
+        links.filter_map(|l| l.split([')', '#']).next()).collect();
+    assert!(links.len() > 8, "{links:?}");
+    for link in links {
+        assert!(project(link).exists(), "{link}");
     }
 }
 
