@@ -81,7 +81,11 @@ pub struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It takes its sysevents with it, unless it is killed.
+        let pid = self.child.id().to_string();
+        if Command::new("kill").arg(pid).status().is_err() {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

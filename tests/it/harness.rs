@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+pub use crate::processes::TempDir;
 use simhost::Host;
 use vminfod::vm::json::Json;
 
@@ -67,27 +68,6 @@ pub fn wait_within<T>(
 fn pause() {
     let (_keep, receiver) = channel::<()>();
     let _ = receiver.recv_timeout(Duration::from_millis(5));
-}
-
-/// A directory that goes when dropped.
-pub struct TempDir(pub PathBuf);
-
-impl TempDir {
-    pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        // Short: the names of Unix sockets below it are bounded.
-        let name = format!("vmi-{}-{n}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A simulated host.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use vminfod::vm::json::Json;
 
 use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
+use crate::processes;
 
 /// A command that runs the program with signals ignored and blocked.
 fn by(ignored: &str, blocked: &str) -> Command {
@@ -152,14 +153,9 @@ fn a_start_that_fails_leaves_no_child() {
 
 /// Waits until no process has the host's directory in its command line.
 pub fn wait_until_no_process_is_left(host: &TestHost) {
-    let root = host.root().to_str().unwrap();
     wait_for("no process is left", || {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let lines = processes.filter_map(|process| {
-            let line = fs::read(process.path().join("cmdline")).ok()?;
-            Some(String::from_utf8_lossy(&line).replace('\0', " "))
-        });
-        let left: Vec<_> = lines.filter(|line| line.contains(root)).collect();
+        let left: Vec<_> =
+            processes::of(host.root()).into_iter().map(|(_, l)| l).collect();
         if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     });
 }

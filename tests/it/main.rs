@@ -6,6 +6,9 @@
 /// Hosts, daemons and streams for the others.
 mod harness;
 
+/// The processes of a simulated host.
+mod processes;
+
 /// Recorded hosts and recorded changes.
 mod conformance;
 

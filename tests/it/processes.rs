@@ -1,0 +1,53 @@
+//! A directory of a test, and the processes that it has left there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The ids and command lines of processes that have a host's directory, or
+/// something in it, in their command line.
+pub fn of(root: &Path) -> Vec<(String, String)> {
+    let root = root.to_str().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let processes = processes.filter_map(|process| {
+        let line = fs::read(process.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line);
+        let is_of = |end: char| line.contains(&format!("{root}{end}"));
+        let id = process.file_name().into_string().ok()?;
+        (is_of('/') || is_of('\0')).then(|| (id, line.replace('\0', " ")))
+    });
+    processes.collect()
+}
+
+/// Kills what a test has left: the sysevents of a daemon that was killed go on
+/// until there is an event.
+pub fn kill(root: &Path) {
+    let left = of(root);
+    if !left.is_empty() {
+        let ids = left.iter().map(|(id, _)| id);
+        let _ = Command::new("kill").arg("-9").args(ids).output();
+    }
+}
+
+/// A directory that goes when dropped.
+pub struct TempDir(pub PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Short: the names of Unix sockets below it are bounded.
+        let name = format!("vmi-{}-{n}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        kill(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
