@@ -174,7 +174,7 @@ class Bridge:
         if error:
             return None
         last = json.loads(base64.b64decode(said["message"]["data"]))
-        # A snapshot that was never finished is begun anew.
+        # A snapshot that was never finished is made again.
         if "seq" not in last:
             return None
         return "%s-%d" % (last["epoch"], last["seq"])

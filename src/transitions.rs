@@ -184,7 +184,7 @@ impl PendingTransitions {
         if ended.is_some_and(|at| at.elapsed() > LATE_TIME) {
             self.ended.remove(zonename);
         } else if ended.is_some() {
-            // Late news of one that is over; another begins anew.
+            // Late news of one that is over; another one begins.
             if transition.zone_state == GONE {
                 self.ended.remove(zonename);
                 return;

@@ -119,7 +119,7 @@ pub enum Start {
     Reset(Snapshot, Reset),
 }
 
-/// Why a client that comes back has to begin anew.
+/// Why a client that comes back has to begin again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
     /// The daemon has been started since.
@@ -311,7 +311,7 @@ impl Cache {
 
     /// Makes what is to be served of a VM that a load knew as `base`; `None`
     /// if the VM has no uuid yet. The same is made of the same: then what is
-    /// served already is shared, and nothing is written anew.
+    /// served already is shared, and nothing is written again.
     #[must_use]
     pub fn prepare(
         &self,

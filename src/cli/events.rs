@@ -230,7 +230,7 @@ fn tell_of(ready: &Ready, is_first: bool) {
             "vminfod: cannot begin there ({why}): beginning now"
         )),
         (Some(why), false) => complain(&format!(
-            "vminfod: begun anew ({why}): what is different now follows"
+            "vminfod: the stream began again ({why}): what is different now follows"
         )),
         (None, true) => {}
         (None, false) => complain("vminfod: going on: nothing was missed"),

@@ -23,7 +23,7 @@ use crate::vm::path::split_once;
 /// How long it waits, unless one says.
 const TIME: Duration = Duration::from_secs(60);
 
-/// How long one may look at the system for the VM, at the most.
+/// How long one may look at the system for the VM, at most.
 const SYNC_TIME: Duration = Duration::from_secs(30);
 
 /// The pauses between looks at the system while no event tells of what is
@@ -257,7 +257,9 @@ impl Listener {
                 state.broken = None;
                 if let Some(why) = &ready.reset {
                     let what = "what has happened meanwhile is not known";
-                    complain(&format!("vminfod: begun anew ({why}): {what}"));
+                    complain(&format!(
+                        "vminfod: the stream began again ({why}): {what}"
+                    ));
                     state.is_missed = true;
                     self.seen.changed.notify_all();
                     // Numbers of before mean nothing from here on.

@@ -135,7 +135,7 @@ pub struct Ready {
     pub unreadable: Vec<Unreadable>,
     /// Whether it goes on where an earlier one broke, with nothing missed.
     pub is_resumed: bool,
-    /// Why it could not go on, and began anew.
+    /// Why it could not go on, and began again.
     pub reset: Option<String>,
 }
 
@@ -274,7 +274,7 @@ pub(super) fn missed(
     json.set("epoch", ready.epoch.as_str());
     let mut cause = Object::new();
     cause.set("source", "client");
-    cause.set("detail", ready.reset.as_deref().unwrap_or("begun anew"));
+    cause.set("detail", ready.reset.as_deref().unwrap_or("began again"));
     json.set("cause", cause);
     Event {
         kind,

@@ -10,7 +10,7 @@ use crate::vm::json::Json;
 
 /// VMs by zonename, kept current by the items of a stream with a snapshot.
 ///
-/// If the stream had to begin anew, what must have happened meanwhile is made
+/// If the stream had to begin again, what must have happened meanwhile is made
 /// of the difference: whoever follows what [`Mirror::apply`] returns misses
 /// no change, though changes and back again are not seen.
 #[derive(Clone, Debug, Default)]

@@ -165,7 +165,7 @@ impl Client {
     }
 
     /// The VM of a zonename as it is on the system: the daemon loads it first,
-    /// in `time` at the most. The answer is not older than the question.
+    /// in at most `time`. The answer is not older than the question.
     ///
     /// # Errors
     /// If there is no answer; [`Error::Refused`] with status 504 if it could
@@ -221,7 +221,7 @@ impl Client {
     }
 
     /// The events of this query that came after event `seq` of the daemon's
-    /// life `epoch`. If they are no longer there, the stream begins anew, and
+    /// life `epoch`. If they are no longer there, the stream begins again, and
     /// says why.
     ///
     /// # Errors

@@ -111,7 +111,7 @@ impl VmsQuery {
         self
     }
 
-    /// Load all VMs from the system first, in this time at the most.
+    /// Load all VMs from the system first, in at most this time.
     #[must_use]
     pub fn sync(mut self, time: Duration) -> Self {
         self.sync = Some(time);

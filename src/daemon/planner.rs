@@ -47,7 +47,7 @@ pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
             }
         }
         if events.were_lost() && beginning.is_over {
-            log::warn!("events came too fast; every VM is loaded anew");
+            log::warn!("events came too fast; every VM is loaded again");
             shared.queue.expect_no_ends();
             shared
                 .queue

@@ -18,7 +18,7 @@ pub struct Numbers {
     requests: Counts,
     times: Times,
     resumed: AtomicU64,
-    /// Streams that had to begin anew, by reason.
+    /// Streams that had to begin again, by reason.
     pub resets: Counts,
     waiting: Arc<AtomicUsize>,
     syncing: Arc<AtomicUsize>,
@@ -141,7 +141,7 @@ impl Numbers {
         );
         page.counts(
             "vminfod_stream_resets_total",
-            "Streams that could not be taken up and began anew, by reason.",
+            "Streams that could not be taken up and began again, by reason.",
             &["reason"],
             &self.resets,
         );

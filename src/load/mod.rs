@@ -124,7 +124,7 @@ pub struct LoadedAll {
 }
 
 /// Is told of each VM's directory before its files are read, so that what is
-/// written meanwhile makes an event. `true` asks to arm anew what is armed.
+/// written meanwhile makes an event. `true` asks to arm again what is armed.
 pub type ArmWatches<'a> = &'a dyn Fn(&Arc<str>, Option<&Path>, bool);
 
 /// Reads the system.

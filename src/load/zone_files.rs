@@ -60,8 +60,8 @@ impl Loader {
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
             let dir = draft.dir(&self.paths);
             if draft.needs_watches() {
-                let anew = draft.sources.contains(Sources::REARM);
-                arm(&draft.zonename, dir.as_deref(), anew);
+                let rearm = draft.sources.contains(Sources::REARM);
+                arm(&draft.zonename, dir.as_deref(), rearm);
             }
             self.read_files_of(draft, dir.as_deref());
         }

@@ -85,7 +85,7 @@ impl FsWatch {
         Ok(Self { raw })
     }
 
-    /// Watches `path` under the number `id`, or arms that watch anew; `true`
+    /// Watches `path` under the number `id`, or arms that watch again; `true`
     /// says that the file has changed since it was last armed.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl FsWatch {
     }
 
     /// Blocks until there is news; `None` once [`FsWatch::stop`] was called.
-    /// Watches that are not gone have been armed anew.
+    /// Watches that are not gone have been armed again.
     ///
     /// # Errors
     /// Those of `port_getn(3C)`.

@@ -198,7 +198,7 @@ impl Queue {
         self.inner.lock().reported.expect_end(zonename);
     }
 
-    /// A source has begun anew: nothing of before is to come.
+    /// A source has begun again: nothing of before is to come.
     pub fn expect_no_ends(&self) {
         self.inner.lock().reported.expect_no_ends();
     }

@@ -239,7 +239,7 @@ fn news_of_who_is_over_is_late() {
     queue.expect_end(&name);
     add("installed");
     assert_eq!(waiting(), ["configured", "installed"]);
-    // A source that begins anew brings nothing of before.
+    // A source that begins again brings nothing of before.
     queue.expect_end(&name);
     queue.expect_no_ends();
     add("running");

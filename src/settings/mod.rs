@@ -47,7 +47,7 @@ pub struct Settings {
     pub refresh_interval: Duration,
     /// What is logged.
     pub log_level: LevelFilter,
-    /// How much of the system is read at the most.
+    /// How much of the system is read at most.
     pub load: LoadLimits,
     /// The bounds of the HTTP server and of its clients.
     pub http: HttpLimits,

@@ -33,7 +33,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search of this time at the most.
+    /// A search of at most this time.
     #[must_use]
     pub fn new(time: Duration) -> Self {
         Self {
@@ -290,7 +290,7 @@ fn regex(pattern: &str) -> Result<(Regex, usize), String> {
     }
 }
 
-/// The type of a VM, as vmadm(8) shows it: four letters at the most.
+/// The type of a VM, as vmadm(8) shows it: at most four letters.
 #[must_use]
 pub fn type_of(vm: &Object) -> &'static str {
     match vm.get_str("brand") {

@@ -4,7 +4,7 @@
 //! A source never waits for the daemon: on the platform, a reader of sysevents
 //! that stalls holds up the delivery to every subscriber of the machine. When
 //! the daemon is behind, the events become one bit: everything has to be
-//! loaded anew.
+//! loaded again.
 
 pub mod files;
 pub mod sysevent;

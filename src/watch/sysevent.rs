@@ -4,7 +4,7 @@
 //! There is no replay of sysevents. Whatever makes the stream doubtful (the
 //! child dies, prints what no record is, says nothing at the start) ends the
 //! child and starts a new one after a pause; its `ready` says that everything
-//! has to be loaded anew.
+//! has to be loaded again.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -123,7 +123,7 @@ impl Reader {
             if error != last_error {
                 log::error!(
                     "{name} events: {error}; sysevent is started again in \
-                     {pause:?}, then every VM is loaded anew"
+                     {pause:?}, then every VM is loaded again"
                 );
                 last_error.clone_from(&error);
             }
@@ -408,7 +408,7 @@ mod tests {
         (Reader::new(stream, sink, times), events)
     }
 
-    /// Runs a reader until it has begun anew often enough.
+    /// Runs a reader until it has begun again often enough.
     fn runs_again(script: &'static str, error: &str) {
         let (reader, events) = reader(script);
         let stopper = reader.stopper();

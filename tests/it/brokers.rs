@@ -202,7 +202,7 @@ fn a_broker_gets_every_event_once_whoever_is_killed() {
     let daemon = host.start_with(&["--listen", &addr]);
     daemon.settle(&host);
     running = Some(bridge(&nats, &addr));
-    wait_for("it is begun anew", || {
+    wait_for("it is begun again", || {
         let again = messages(&nats).split_off(all.len());
         match kinds(&again) == wanted {
             true => Ok(()),

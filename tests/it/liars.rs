@@ -148,7 +148,7 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(status_of(&output), 3, "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("begun anew (another epoch)"), "{said}");
+    assert!(said.contains("the stream began again (another epoch)"), "{said}");
 }
 
 #[test]

@@ -323,7 +323,7 @@ fn a_thousand_cuts_lose_nothing() {
 }
 
 #[test]
-fn cuts_that_last_too_long_begin_anew_and_lose_nothing() {
+fn cuts_that_last_too_long_begin_again_and_lose_nothing() {
     // How long a cut lasts is up to the machine: until there were both.
     let has_both = |mirror: &Mirror| mirror.resets > 0 && mirror.resumed > 0;
     let mirror = cut_at_random(200, &["--set", "kept-events=2"], 9, has_both);

@@ -292,8 +292,8 @@ fn events_go_on_with_the_next_daemon_and_say_so() {
     host.delete(&names[1]).unwrap();
     let daemon = host.start_with(&["--listen", &addr]);
     let note = events.note();
-    let wanted = "vminfod: begun anew (another epoch): what is different now \
-                  follows";
+    let wanted = "vminfod: the stream began again (another epoch): what is \
+                  different now follows";
     assert_eq!(note, wanted);
     assert!(events.line().ends_with("] ready"));
     let mut lines: Vec<_> = (0..2).map(|_| events.line()).collect();

@@ -1,6 +1,6 @@
 //! JSON values that behave as the platform's clients expect of JavaScript.
 //!
-//! Members keep the order of their first assignment, save that integer-like
+//! Members keep the order of their first assignment, except that integer-like
 //! keys of parsed files come first in ascending order, as in a JavaScript
 //! object; numbers are doubles and are printed by JavaScript's rules. Values
 //! are shared, not copied: a clone costs a reference count, and two values

@@ -101,9 +101,9 @@ impl FileWatcher {
         self.look_into_appeared();
     }
 
-    /// Watches the files of a zone whose directory is `dir`; with `anew` looks
+    /// Watches the files of a zone whose directory is `dir`; with `rearm` looks
     /// also at those that are watched already, whose change is told then.
-    pub fn arm(&self, zonename: &Arc<str>, dir: Option<&Path>, anew: bool) {
+    pub fn arm(&self, zonename: &Arc<str>, dir: Option<&Path>, rearm: bool) {
         let (ids, dropped) = self.register(zonename, dir);
         for id in dropped {
             self.watch.remove(id);
@@ -118,8 +118,8 @@ impl FileWatcher {
         for parent in parents {
             let is_own = self.tables.lock().is_in(parent, zonename);
             // What other zones share keeps its news.
-            if anew && is_own {
-                // In another directory, the same files are watched anew: by
+            if rearm && is_own {
+                // In another directory, the same files are watched again: by
                 // their names they are still in the one before.
                 is_moved |= self.check(parent) != Some(false);
             } else {
@@ -129,7 +129,7 @@ impl FileWatcher {
         for id in ids {
             let state = self.tables.lock().state(id);
             match state {
-                Some(NodeState::Armed) if !anew => {}
+                Some(NodeState::Armed) if !rearm => {}
                 Some(NodeState::Armed) => {
                     let changed = match is_moved {
                         true => self.try_arm(id),
@@ -306,7 +306,7 @@ impl FileWatcher {
         self.rest(id);
     }
 
-    /// Watches a path unless that is done already: to arm it anew would take
+    /// Watches a path unless that is done already: to arm it again would take
     /// back news that is on its way.
     fn ensure_armed(&self, id: u64) {
         self.try_arm_if(id, |state| state != NodeState::Armed, FsWatch::add);

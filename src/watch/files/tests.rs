@@ -59,7 +59,7 @@ fn a_directory_that_two_zones_have_tells_both() {
 }
 
 #[test]
-fn files_that_have_moved_with_their_directory_are_watched_anew() {
+fn files_that_have_moved_with_their_directory_are_watched_again() {
     let name = format!("vminfod-moved-{}", std::process::id());
     let root = Dir(std::env::temp_dir().join(name));
     let dir = root.0.join("zones/x");

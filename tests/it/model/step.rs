@@ -101,7 +101,7 @@ pub enum Step {
     Kill(bool),
     /// All sysevents of a channel stand still.
     Stall(bool),
-    /// Everything is loaded anew, and that takes a while.
+    /// Everything is loaded again, and that takes a while.
     SlowReload,
     /// A sysevent prints this.
     Raw(bool, &'static str),
