@@ -81,43 +81,24 @@ impl AfterLoad {
     /// Stores what was loaded of a VM, and sees to what is left to do.
     pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
         self.owe_answers(job, &loaded);
-        let mut is_settled = loaded.has_all_answers();
+        let mut failed = self.note_failures(&loaded);
+        let mut finished = Finished {
+            is_settled: loaded.has_all_answers(),
+            ..Finished::default()
+        };
         let is_answered = loaded.is_answered();
-        let is_configured = loaded.is_configured;
         let is_owed = !loaded.unanswered.is_empty();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
-        let base = prior.as_ref();
-        let mut failed = Sources::NONE;
-        // Of zones that nobody knows one fault says as much as thousands.
-        let is_unknown = prior.is_none()
-            && !is_configured
-            && !matches!(found, Found::Parts(_));
-        for (source, error) in &faults {
-            self.shared.numbers.loads.add(&[source.name()]);
-            let Some(error) = error else { continue };
-            self.shared.numbers.load_failures.add(&[source.name()]);
-            if *source == Source::Zoneadm && is_unknown {
-                self.shared.note_stranger(&zonename, error);
-            } else {
-                let noted = &self.shared.faults;
-                noted.note(Some(&zonename), *source, Some(error));
-            }
-            failed |= source.again();
-        }
         if is_answered && self.is_end_unheard(&zonename, &found) {
             let again = Job { sources: Sources::ALL, ..job.clone() };
             let queue = &self.shared.queue;
             queue.push_later(again, self.times.end_time);
             return Finished::default();
         }
-        let mut published = Vec::new();
         if is_answered {
-            // Whatever it is by now: it may have become a VM meanwhile.
-            let strangers = &mut self.shared.strangers.lock();
-            if strangers.remove(&zonename) && strangers.is_empty() {
-                self.shared.faults.note(None, Source::UnknownZones, None);
-            }
+            self.forget_stranger(&zonename);
         }
+        let base = prior.as_ref();
         match found {
             Found::Gone => {
                 let found = Position {
@@ -150,52 +131,96 @@ impl AfterLoad {
             }
             Found::Unknown => {}
             Found::Parts(parts) => {
-                if let Some(pending) = Pending::of(&parts) {
-                    self.look_again(job, pending);
-                }
-                let row = parts.row.clone();
-                #[allow(clippy::cast_possible_truncation)]
-                let zoneid = row.zoneid.as_f64().map(|id| id as i32);
-                let zone_state = &*row.zone_state;
-                let is_another = self.shared.cache.is_another(&parts);
-                let found = Position { zone_state, zoneid, is_another };
-                let reach = match is_answered {
-                    true => Reach::Found(found),
-                    false => Reach::Nothing,
-                };
-                let due =
-                    Due { after: self, zonename: &zonename, reach, noted };
-                match self.shared.cache.prepare(&zonename, base, *parts) {
-                    None => {
-                        let error = Some("the zone has no uuid yet");
-                        self.shared.faults.note(
-                            Some(&zonename),
-                            Source::Uuid,
-                            error,
-                        );
-                    }
-                    Some(vm) => {
-                        let update = Update::Vm(vm);
-                        let finished =
-                            self.apply(job, &zonename, base, update, &due);
-                        published = finished.published;
-                        is_settled &= finished.is_settled;
-                        if is_answered && finished.is_settled {
-                            self.shared.queue.is_heard(&zonename);
-                        }
-                    }
-                }
+                let stored = self.store(job, base, *parts, is_answered, noted);
+                finished.published = stored.published;
+                finished.is_settled &= stored.is_settled;
             }
         }
-        // A fault goes when what was read without it is served, not before.
-        let well = faults.iter().filter(|(_, error)| error.is_none());
-        for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
-            self.shared.faults.note(Some(&zonename), source, None);
-        }
+        self.note_well(&zonename, &faults);
         if failed != Sources::NONE {
             self.retry(job, failed);
         }
-        Finished { published, is_settled }
+        finished
+    }
+
+    /// Notes which sources could not be read; returns what is to be read again
+    /// because of that.
+    fn note_failures(&self, loaded: &Loaded) -> Sources {
+        let mut failed = Sources::NONE;
+        // Of zones that are not known one fault says as much as thousands.
+        let is_unknown = loaded.prior.is_none()
+            && !loaded.is_configured
+            && !matches!(loaded.found, Found::Parts(_));
+        for (source, error) in &loaded.faults {
+            self.shared.numbers.loads.add(&[source.name()]);
+            let Some(error) = error else { continue };
+            self.shared.numbers.load_failures.add(&[source.name()]);
+            let zonename = &loaded.zonename;
+            if *source == Source::Zoneadm && is_unknown {
+                self.shared.note_stranger(zonename, error);
+            } else {
+                let faults = &self.shared.faults;
+                faults.note(Some(zonename), *source, Some(error));
+            }
+            failed |= source.again();
+        }
+        failed
+    }
+
+    /// A fault goes when what was read without it is served, not before.
+    fn note_well(
+        &self,
+        zonename: &Arc<str>,
+        faults: &[(Source, Option<String>)],
+    ) {
+        let well = faults.iter().filter(|(_, error)| error.is_none());
+        for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
+            self.shared.faults.note(Some(zonename), source, None);
+        }
+    }
+
+    /// zoneadm has said what a zone is: it is no longer one that may not exist.
+    fn forget_stranger(&self, zonename: &Arc<str>) {
+        let strangers = &mut self.shared.strangers.lock();
+        if strangers.remove(zonename) && strangers.is_empty() {
+            self.shared.faults.note(None, Source::UnknownZones, None);
+        }
+    }
+
+    /// Stores what a VM is made of, with the transitions that lead there.
+    fn store(
+        &self,
+        job: &Job,
+        base: Option<&Arc<Parts>>,
+        parts: Parts,
+        is_answered: bool,
+        noted: Noted,
+    ) -> Finished {
+        if let Some(pending) = Pending::of(&parts) {
+            self.look_again(job, pending);
+        }
+        let row = parts.row.clone();
+        let zonename = &row.zonename;
+        #[allow(clippy::cast_possible_truncation)]
+        let zoneid = row.zoneid.as_f64().map(|id| id as i32);
+        let zone_state = &*row.zone_state;
+        let is_another = self.shared.cache.is_another(&parts);
+        let found = Position { zone_state, zoneid, is_another };
+        let reach = match is_answered {
+            true => Reach::Found(found),
+            false => Reach::Nothing,
+        };
+        let due = Due { after: self, zonename, reach, noted };
+        let Some(vm) = self.shared.cache.prepare(zonename, base, parts) else {
+            let error = Some("the zone has no uuid yet");
+            self.shared.faults.note(Some(zonename), Source::Uuid, error);
+            return Finished { published: Vec::new(), is_settled: true };
+        };
+        let finished = self.apply(job, zonename, base, Update::Vm(vm), &due);
+        if is_answered && finished.is_settled {
+            self.shared.queue.is_heard(zonename);
+        }
+        finished
     }
 
     /// Has a VM loaded again when the missing answers are there.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use super::after_load::{AfterLoad, Finished};
+use super::after_load::{AfterLoad, Finished, Noted};
 use super::retry::zonename_of;
 use crate::cache::Published;
 use crate::daemon::{Refresh, Shared};
@@ -18,7 +18,7 @@ use crate::drift::Drift;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
-use crate::load::{Found, LoadRequest, Loaded, Loader, NoAnswer};
+use crate::load::{Found, LoadRequest, Loaded, LoadedAll, Loader, NoAnswer};
 use crate::os::memory;
 use crate::queue::Batch;
 use crate::settings::LoadLimits;
@@ -28,6 +28,17 @@ use crate::vm::diff::EventKind;
 
 /// How often everything is loaded again because zoneadm's list was odd.
 const LISTING_TRIES: u32 = 5;
+
+/// What has come of loading everything.
+#[derive(Default)]
+struct FinishedAll {
+    /// Every zone that was loaded.
+    zonenames: Vec<Arc<str>>,
+    /// Those that are not settled: another load of them is to come.
+    missing: HashSet<Arc<str>>,
+    /// Zones that had faults, and were not loaded.
+    absent: Vec<Arc<str>>,
+}
 
 /// One of the workers.
 #[derive(Clone)]
@@ -143,50 +154,95 @@ impl Worker {
     }
 
     fn load_all(&self, job: &Job, batch: &Batch) {
-        let Batch { noted, number, .. } = *batch;
         let begin = Instant::now();
         self.after.files.arm_host();
         let read = self.read_sysinfo();
         let has_new_sysinfo = matches!(read, Some((_, true)));
-        let known = self.shared.cache.begin_reload();
         let sysinfo = match read {
             Some((sysinfo, _)) => sysinfo,
             None => Arc::clone(&self.shared.sysinfo.read()),
         };
-        let faults = &self.shared.faults;
-        // Who asks, and what follows a gap, is to have all of it read.
+        let all = match self.read_all(job, &sysinfo) {
+            Ok(all) => all,
+            Err(why) => {
+                let _ = self.shared.cache.end_reload();
+                if has_new_sysinfo {
+                    self.rebuild_all(&job.cause);
+                }
+                self.put_off_reload(job, why);
+                return;
+            }
+        };
+        let host_faults = all.faults.clone();
+        let finished = self.finish_all(job, batch, all);
+        if !self.shared.cache.end_reload() {
+            // More have gone than were remembered: some may be back.
+            self.shared.queue.push(Job { tries: 0, ..job.clone() });
+        }
+        self.forget_gone(batch.noted, &finished);
+        let count = finished.zonenames.len();
+        self.note_refresh(job, begin, count);
+        self.shared.cache.speak();
+        // The daemon may be starting, and wait for this.
+        let _ = self.loaded.try_send(());
+        self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
+        self.compare_with_index(&job.cause);
+        let is_listed = |(source, error): &(Source, Option<String>)| {
+            *source != Source::Zoneadm || error.is_none()
+        };
+        if !host_faults.iter().all(is_listed) && job.tries < LISTING_TRIES {
+            // A VM may be missing. What lasts is no reason to load everything
+            // again and again; an odd line of zfs, that of a tenant, is none.
+            self.after.retry(job, Sources::ALL);
+        } else {
+            let missing = &finished.missing;
+            self.shared.requests.all_loaded(batch.number, missing);
+            let cause = Cause::now(Trigger::Refresh, "periodic");
+            let next = Job::of_all(Reload::Periodic, cause);
+            let pause = jittered(*self.shared.refresh_interval.read());
+            self.shared.queue.set_periodic(next, pause);
+        }
+    }
+
+    /// Reads everything.
+    fn read_all(
+        &self,
+        job: &Job,
+        sysinfo: &Arc<Sysinfo>,
+    ) -> Result<LoadedAll, NoAnswer> {
+        let known = self.shared.cache.begin_reload();
+        // A client that asks, and what follows a gap, is to have all of it
+        // read.
         let trusts_stamps = job.reload == Reload::Periodic;
         // No client is served before the first load: it waits for what is
         // slow.
         let is_first = self.shared.refreshes.lock().is_empty();
         let list_time = is_first.then_some(self.limits.list_time);
         let arm = self.arm();
-        let loaded = self.loader.load_all(
-            &known,
-            trusts_stamps,
-            list_time,
-            &sysinfo,
-            &arm,
-        );
-        let all = match loaded {
-            Ok(all) => all,
-            Err(e) => {
-                let _ = self.shared.cache.end_reload();
-                if has_new_sysinfo {
-                    self.rebuild_all(&job.cause);
-                }
-                match e {
-                    NoAnswer::Failed(e) => {
-                        self.shared.note_refresh_error(&e.to_string());
-                        self.after.retry(job, Sources::ALL);
-                    }
-                    NoAnswer::NotYet(unanswered) => {
-                        self.loader.runs().owe(&unanswered, job.clone());
-                    }
-                }
-                return;
+        self.loader.load_all(&known, trusts_stamps, list_time, sysinfo, &arm)
+    }
+
+    /// Has everything loaded later, as it could not be.
+    fn put_off_reload(&self, job: &Job, why: NoAnswer) {
+        match why {
+            NoAnswer::Failed(e) => {
+                self.shared.note_refresh_error(&e.to_string());
+                self.after.retry(job, Sources::ALL);
             }
-        };
+            NoAnswer::NotYet(unanswered) => {
+                self.loader.runs().owe(&unanswered, job.clone());
+            }
+        }
+    }
+
+    /// Stores every VM that was loaded, and notes what is wrong with the host.
+    fn finish_all(
+        &self,
+        job: &Job,
+        batch: &Batch,
+        all: LoadedAll,
+    ) -> FinishedAll {
+        let faults = &self.shared.faults;
         self.shared.strangers.lock().clear();
         faults.note(None, Source::UnknownZones, None);
         for (source, error) in &all.faults {
@@ -194,35 +250,18 @@ impl Worker {
                 faults.note(None, *source, Some(error));
             }
         }
-        let count = all.vms.len();
         let heals = self.heals(job);
-        let mut absent = faults.zonenames();
-        let mut all_names = Vec::with_capacity(count);
-        let mut missing = HashSet::new();
+        let mut finished = FinishedAll {
+            absent: faults.zonenames(),
+            ..FinishedAll::default()
+        };
         for loaded in all.vms {
-            all_names.push(Arc::clone(&loaded.zonename));
-            absent.retain(|zonename| *zonename != loaded.zonename);
-            let lane = Lane::Vm(Arc::clone(&loaded.zonename));
-            let of_vm = Job { lane, ..job.clone() };
-            let sources = changed_sources(&loaded);
-            let is_known = self.shared.is_at(&loaded.zonename);
             let zonename = Arc::clone(&loaded.zonename);
-            let has_ended = loaded.is_answered()
-                && self.after.is_end_unheard(&zonename, &loaded.found);
-            let Finished { mut published, is_settled } =
-                self.after.finish(&of_vm, loaded, noted);
-            if is_settled {
-                self.shared.requests.loaded(&zonename, number);
-            } else {
-                missing.insert(Arc::clone(&zonename));
+            finished.absent.retain(|absent| *absent != zonename);
+            if !self.finish_one(job, batch, heals, loaded) {
+                finished.missing.insert(Arc::clone(&zonename));
             }
-            if has_ended {
-                // It is put off for a moment, and told by then.
-                published.push(Published::deleted());
-            }
-            if let Some(drift) = heals.filter(|_| !is_known) {
-                note_drift(drift, &zonename, &published, sources);
-            }
+            finished.zonenames.push(zonename);
         }
         if let Some(drift) = heals {
             drift.end_reload();
@@ -233,27 +272,61 @@ impl Worker {
         for source in well.chain([Source::Refresh, Source::Worker]) {
             faults.note(None, source, None);
         }
-        if !self.shared.cache.end_reload() {
-            // More have gone than were remembered: some may be back.
-            self.shared.queue.push(Job { tries: 0, ..job.clone() });
+        finished
+    }
+
+    /// Stores one VM of all; returns whether it is settled.
+    fn finish_one(
+        &self,
+        job: &Job,
+        batch: &Batch,
+        heals: Option<&Drift>,
+        loaded: Loaded,
+    ) -> bool {
+        let zonename = Arc::clone(&loaded.zonename);
+        let lane = Lane::Vm(Arc::clone(&zonename));
+        let of_vm = Job { lane, ..job.clone() };
+        let sources = changed_sources(&loaded);
+        let is_known = self.shared.is_at(&zonename);
+        let has_ended = loaded.is_answered()
+            && self.after.is_end_unheard(&zonename, &loaded.found);
+        let Finished { mut published, is_settled } =
+            self.after.finish(&of_vm, loaded, batch.noted);
+        if is_settled {
+            self.shared.requests.loaded(&zonename, batch.number);
         }
-        let listed: HashSet<&str> = all_names.iter().map(|n| &**n).collect();
-        let queue = &self.shared.queue;
+        if has_ended {
+            // It is put off for a moment, and published by then.
+            published.push(Published::deleted());
+        }
+        if let Some(drift) = heals.filter(|_| !is_known) {
+            note_drift(drift, &zonename, &published, sources);
+        }
+        is_settled
+    }
+
+    /// Forgets transitions and faults of zones that were not found.
+    fn forget_gone(&self, noted: Noted, finished: &FinishedAll) {
+        let listed: HashSet<&str> =
+            finished.zonenames.iter().map(|name| &**name).collect();
         let runs = self.loader.runs();
-        queue.forget_transitions(noted, |name| {
+        self.shared.queue.forget_transitions(noted, |name| {
             let owed = || runs.owed(&Lane::Vm(name.into()));
             listed.contains(name) || owed() != Sources::NONE
         });
         // What was wrong with a VM that is gone is no longer wrong.
-        for zonename in absent {
+        for zonename in &finished.absent {
             // One that came after zoneadm was asked sees to itself.
-            let is_gone = !self.shared.cache.contains(&zonename)
-                && !self.shared.is_at(&zonename);
+            let is_gone = !self.shared.cache.contains(zonename)
+                && !self.shared.is_at(zonename);
             if is_gone {
-                self.after.files.disarm(&zonename);
-                faults.forget(&zonename);
+                self.after.files.disarm(zonename);
+                self.shared.faults.forget(zonename);
             }
         }
+    }
+
+    fn note_refresh(&self, job: &Job, begin: Instant, count: usize) {
         let took = begin.elapsed();
         self.shared.note_refresh(Refresh {
             ended: Instant::now(),
@@ -267,25 +340,6 @@ impl Worker {
             took.as_secs_f64() * 1000.0,
             job.cause.detail
         );
-        self.shared.cache.speak();
-        // Nobody may be waiting any more.
-        let _ = self.loaded.try_send(());
-        self.rebuild_if_stale(&all_names, &sysinfo, &job.cause);
-        self.compare_with_index(&job.cause);
-        let missed = |(source, error): &(Source, Option<String>)| {
-            *source == Source::Zoneadm && error.is_some()
-        };
-        if all.faults.iter().any(missed) && job.tries < LISTING_TRIES {
-            // A VM may be missing. What lasts is no reason to load everything
-            // again and again; an odd line of zfs, that of a tenant, is none.
-            self.after.retry(job, Sources::ALL);
-        } else {
-            self.shared.requests.all_loaded(number, &missing);
-            let cause = Cause::now(Trigger::Refresh, "periodic");
-            let next = Job::of_all(Reload::Periodic, cause);
-            let pause = jittered(*self.shared.refresh_interval.read());
-            self.shared.queue.set_periodic(next, pause);
-        }
     }
 
     /// Where it is counted what this full reload finds changed: drift, if it
