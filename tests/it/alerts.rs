@@ -110,6 +110,8 @@ fn started(vms: u64, settings: &[&str]) -> (TestHost, Daemon, String) {
     let args: Vec<_> =
         settings.iter().flat_map(|setting| ["--set", setting]).collect();
     let daemon = host.start_with(&args);
+    // The first load is still at work when the daemon begins to answer.
+    daemon.settle(&host);
     let before = page(&daemon);
     (host, daemon, before)
 }
@@ -281,7 +283,9 @@ fn each_alert_fires_for_its_fault() {
         }
         // ... and not without it.
         let before = (pages.0.clone(), Some(pages.0));
-        let said = fires(&case, &before).unwrap_err();
+        let Err(said) = fires(&case, &before) else {
+            panic!("{} fires without its fault:\n{}", case.0, before.0);
+        };
         assert!(said.contains("got:"), "{said}");
     }
 }
