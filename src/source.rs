@@ -144,7 +144,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// A member of VM objects that holds whatever names a VM's owner has chosen.
+/// A member of VM objects that is itself an object, whose names the owner of
+/// the VM chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct MapMember {
     /// The member.

@@ -216,8 +216,9 @@ impl PendingTransitions {
         waiting.push_back((self.last, transition));
     }
 
-    /// The end of a zone has been published, which is not reported yet: what
-    /// is reported up to it is late, and of no one who is there.
+    /// The end of a zone has been published before it was reported: what is
+    /// reported up to that end is late, and is not about the zone that is
+    /// there now.
     pub fn expect_end(&mut self, zonename: &Arc<str>) {
         if let Some(waiting) = self.of_zone.get_mut(zonename) {
             let end = waiting.iter().position(|(_, t)| t.zone_state == GONE);
@@ -306,7 +307,7 @@ impl PendingTransitions {
         first.elapsed() < time
     }
 
-    /// The picture has a zone as it is.
+    /// The cache has a zone as it is.
     pub fn is_heard(&mut self, zonename: &str) {
         self.unheard.remove(zonename);
     }

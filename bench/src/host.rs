@@ -83,7 +83,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // It takes its sysevents with it, unless it is killed.
         let pid = self.child.id().to_string();
-        if Command::new("kill").arg(pid).status().is_err() {
+        let asked = Command::new("kill").arg(pid).status();
+        if !asked.is_ok_and(|status| status.success()) {
             let _ = self.child.kill();
         }
         let _ = self.child.wait();

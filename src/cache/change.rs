@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::publisher::Publisher;
 use super::{Applied, Cache, GONE_MAX, Prepared, Update};
 use crate::event::{Cause, GONE, Transition};
+use crate::hub::Vm;
 use crate::load::assemble::Parts;
 use crate::transitions::Reports;
 
@@ -65,6 +66,8 @@ impl Cache {
         let lives = Lives::of(&reported, stored.as_ref(), &update);
         lives.write(&mut events, stored.as_ref(), &update);
 
+        // If nothing is published, what was made for it is not stored.
+        let made = update.vm().cloned();
         let mut inner = self.inner.write();
         if inner.is_overtaken(zonename, base, &update)
             || inner.twin(zonename, &update).is_some()
@@ -92,7 +95,7 @@ impl Cache {
         }
         drop(inner);
         // Large ones take their time to go.
-        drop((removed, replaced, stored));
+        drop((removed, replaced, stored, made));
         Applied::Stored { published, is_end_unheard }
     }
 
@@ -143,12 +146,17 @@ fn within(
 }
 
 impl Update {
+    /// What is to be served, if there is a VM.
+    fn vm(&self) -> Option<&Vm> {
+        match self {
+            Self::Gone => None,
+            Self::Vm(prepared) => Some(&prepared.vm),
+        }
+    }
+
     /// Bytes of the VM's JSON.
     fn size(&self) -> usize {
-        match self {
-            Self::Gone => 0,
-            Self::Vm(vm) => vm.vm.json().len(),
-        }
+        self.vm().map_or(0, |vm| vm.json().len())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The picture: every VM as it is served, and the one place where it changes.
+//! The cache: every VM as it is served, and the one place where it changes.
 //!
 //! To change a VM is to compare, and then, if it is still what it was compared
 //! with, to store, number and publish, in one critical section. A subscriber
@@ -111,11 +111,11 @@ pub struct Subscription {
 /// How a subscription begins.
 #[derive(Debug)]
 pub enum Start {
-    /// With the picture before the first event.
+    /// With the cache before the first event.
     Snapshot(Snapshot),
     /// With what it has missed.
     Resumed(Vec<Arc<EventLine>>),
-    /// With the picture, since it can't be told what it has missed.
+    /// With the cache, since it can't be told what it has missed.
     Reset(Snapshot, Reset),
 }
 
@@ -146,7 +146,7 @@ impl Reset {
 }
 
 impl Cache {
-    /// A picture without VMs, whose changes go to `hub`. The epoch tells one
+    /// A cache without VMs, whose changes go to `hub`. The epoch tells one
     /// life of the daemon from another.
     #[must_use]
     pub fn new(epoch: Arc<str>, hub: Arc<Hub>) -> Self {

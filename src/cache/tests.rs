@@ -1,4 +1,4 @@
-//! The picture by itself: what is counted and what is shared.
+//! The cache by itself: what is counted and what is shared.
 
 use std::sync::Arc;
 

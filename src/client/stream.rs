@@ -20,7 +20,7 @@ use crate::backoff::Backoff;
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// How long nobody looks whether there is something to read, at most.
+/// The longest wait for something to read, where the caller has no limit.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// What comes from a stream.

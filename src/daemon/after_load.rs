@@ -239,7 +239,7 @@ impl AfterLoad {
         }
     }
 
-    /// Has the picture forget a VM, and with it all that is about it.
+    /// Has the cache forget a VM, and with it all that is about it.
     fn finish_gone(
         &self,
         job: &Job,
@@ -295,7 +295,7 @@ impl AfterLoad {
         has_ended && queue.is_unheard(zonename, self.times.end_time)
     }
 
-    /// Has the picture changed. A VM that could not be stored is loaded again.
+    /// Has the cache changed. A VM that could not be stored is loaded again.
     fn apply(
         &self,
         job: &Job,

@@ -14,14 +14,14 @@ use crate::os;
 use crate::source::{CommandsNeeded, EventSource, Sources};
 use crate::watch::files::FileWatcher;
 
-/// What is counted on the way from an event to the picture.
+/// What is counted on the way from an event to the cache.
 #[derive(Debug, Default)]
 pub struct Numbers {
     /// Events, by source and type.
     pub events: Counts,
     /// Jobs, by kind.
     pub jobs: Times,
-    /// From an event to the picture, by source.
+    /// From an event to the cache, by source.
     pub latency: Times,
     /// Loads of a VM's sources, by source.
     pub loads: Counts,

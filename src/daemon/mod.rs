@@ -94,9 +94,9 @@ impl Shared {
 pub struct Shared {
     /// The queue of jobs.
     pub queue: Queue,
-    /// The picture.
+    /// The cache.
     pub cache: Arc<Cache>,
-    /// The events of the picture.
+    /// The events of the cache.
     pub hub: Arc<Hub>,
     /// Loads that clients wait for.
     pub requests: Requests,

@@ -98,7 +98,7 @@ fn handle(seen: &Seen, shared: &Shared) {
         shared.queue.expect_no_ends();
     }
     let plan = shared.cache.look(|datasets, is_vm| {
-        plan(seen, &Picture { datasets, is_vm, shared })
+        plan(seen, &PlannerView { datasets, is_vm, shared })
     });
     if let Some((zonename, transition)) = plan.transition {
         let is_vm = shared.cache.contains(&zonename);
@@ -133,14 +133,14 @@ fn reload(cause: Cause) -> Job {
     Job::new(Lane::All, Sources::ALL, cause)
 }
 
-/// What the planner may know: the picture, and what is about to be in it.
-struct Picture<'a> {
+/// What the planner may know: the cache, and what is about to be in it.
+struct PlannerView<'a> {
     datasets: &'a DatasetIndex,
     is_vm: &'a dyn Fn(&str) -> bool,
     shared: &'a Shared,
 }
 
-impl Known for Picture<'_> {
+impl Known for PlannerView<'_> {
     fn datasets(&self) -> &DatasetIndex {
         self.datasets
     }

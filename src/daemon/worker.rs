@@ -1,4 +1,4 @@
-//! A worker: takes a batch of jobs, arms watches, loads, and has the picture
+//! A worker: takes a batch of jobs, arms watches, loads, and has the cache
 //! changed.
 
 use std::collections::{BTreeSet, HashSet};

@@ -1,9 +1,9 @@
-//! HTTP/1.1 on loopback: what clients see of the picture.
+//! HTTP/1.1 on loopback: what clients see of the cache.
 //!
 //! [`request`] parses, [`query`] and [`route`] decide (all pure); the engine
 //! accepts connections, reads and writes, the poller waits for those on which
 //! nothing goes on, and the fan-out writes /events. None of these knows of
-//! VMs; the service joins them with the picture.
+//! VMs; the service joins them with the cache.
 //!
 //! The engine is our own: tiny_http, which was wanted, leaves some of a dozen
 //! simultaneous connections unanswered, and aborts on one request. See
@@ -52,7 +52,7 @@ use route::Route;
 use service::Service;
 use vms::Vms;
 
-/// The daemon behind the picture.
+/// The daemon behind the cache.
 pub trait Host: Send + Sync {
     /// The answer to /status; `full` asks for the long one.
     fn status(&self, full: bool) -> Json;

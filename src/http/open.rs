@@ -66,7 +66,7 @@ impl Open {
         Some(Slot { id, open: Arc::clone(self) })
     }
 
-    /// Ends all of them; whoever has one in hand sees its end.
+    /// Ends all of them. A thread that works on one sees its end.
     pub fn shut_down(&self) {
         for socket in self.sockets.lock().1.values() {
             let _ = socket.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! What requests are answered with: the picture, in the words of HTTP.
+//! What requests are answered with: the cache, in the words of HTTP.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};

@@ -28,7 +28,7 @@ pub struct Parts {
     pub lastexited: Option<LastExit>,
     /// Which state of its files this is.
     pub stamps: Stamps,
-    /// What its owner has given names of his own, in the order of [`MAPS`].
+    /// The members whose names the owner chooses, in the order of [`MAPS`].
     pub maps: [Json; MAPS.len()],
     /// The dataset that a VM which is being received will have.
     pub receiving: Option<Arc<str>>,

@@ -224,7 +224,7 @@ impl Queue {
         self.inner.lock().reported.is_unheard(zonename, time)
     }
 
-    /// The picture has a zone as it is, whatever was found before.
+    /// The cache has a zone as it is, whatever was found before.
     pub fn is_heard(&self, zonename: &str) {
         self.inner.lock().reported.is_heard(zonename);
     }

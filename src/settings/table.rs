@@ -43,8 +43,8 @@ macro_rules! kept {
     ($other:ident) => { usize };
 }
 
-/// The settings of a row: pauses are two, of which the first is doubled until
-/// it is the last.
+/// The settings of a row. Pauses are two settings: the first, which doubles
+/// with each try, and the longest.
 macro_rules! row {
     ($name:literal Backoff $group:ident . $field:ident, $help:literal) => {
         &[
@@ -168,13 +168,13 @@ settings! {
         "transitions" Count transitions = 1024,
             "transitions of one zone that wait to be published";
         "unknown-zones" Count unknown_zones = 16_384,
-            "zones that are no VMs, or not yet, of which transitions wait";
+            "zones that are not, or not yet, VMs, and have transitions that wait";
         "kept-events" Count kept_events = 4096,
             "events kept for subscribers that come back";
         "kept-bytes" Size kept_bytes = 64 << 20,
             "bytes of events kept";
         "sights" Count sights = 1024,
-            "events of its VM that a request may be behind that waits";
+            "events of its VM that a waiting request may be behind";
     }
     /// How sources are started, and how often what has failed is tried again.
     SourceTimes sources {
@@ -247,8 +247,8 @@ settings! {
         "lag-bytes" Bytes lag_bytes = 16 << 20,
             "a subscriber that is more bytes behind is cut off";
         "held-bytes" Size held_bytes = 512 << 20,
-            "events and what waits for subscribers; past it, who is most \
-             behind is cut off";
+            "events and what waits for subscribers; past it, the subscriber \
+             that is most behind is cut off";
         "unsent-bytes" Size unsent_bytes = 256 << 20,
             "answers that clients do not take; past it, the largest are given \
              up";
