@@ -15,6 +15,18 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// A text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAnAddress(String);
+
+impl fmt::Display for NotAnAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not ADDR:PORT: {} (nor a path, which has a /)", self.0)
+    }
+}
+
+impl std::error::Error for NotAnAddress {}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -37,18 +49,15 @@ impl From<PathBuf> for Address {
 }
 
 impl FromStr for Address {
-    type Err = String;
+    type Err = NotAnAddress;
 
     /// What has a `/` in it is a path.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
         if text.contains('/') {
             return Ok(Self::Unix(text.into()));
         }
         let address = text.parse::<SocketAddr>();
-        let address = address.map_err(|_| {
-            format!("not ADDR:PORT: {text} (nor a path, which has a /)")
-        })?;
-        Ok(Self::Inet(address))
+        address.map(Self::Inet).map_err(|_| NotAnAddress(text.to_string()))
     }
 }
 
@@ -94,7 +103,9 @@ mod tests {
         }
         assert!(!"192.0.2.1:9090".parse::<Address>().unwrap().is_local());
         for text in ["", "localhost", "9090", "127.0.0.1"] {
-            assert!(text.parse::<Address>().unwrap_err().contains(text));
+            assert!(
+                text.parse::<Address>().unwrap_err().to_string().contains(text)
+            );
         }
     }
 }

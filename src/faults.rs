@@ -2,6 +2,7 @@
 //! mended disappears from here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -34,11 +35,13 @@ impl Fault {
     pub fn note(present: &mut Option<Self>, error: String) {
         match present {
             None => *present = Some(Self::new(error)),
-            Some(fault) => {
-                fault.retries += 1;
-                fault.error = error;
-            }
+            Some(fault) => fault.repeat(error),
         }
+    }
+
+    fn repeat(&mut self, error: String) {
+        self.retries += 1;
+        self.error = error;
     }
 }
 
@@ -53,34 +56,36 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Notes how reading a source went: what is wrong with it, or that it is
-    /// well. A fault is logged when it comes, changes and goes.
-    pub fn note(
+    /// Notes that a source is bad, or still is. A fault is logged when it comes
+    /// and when it changes.
+    pub fn add(
         &self,
         zonename: Option<&Arc<str>>,
         source: Source,
-        error: Option<&str>,
+        error: &dyn fmt::Display,
     ) {
-        let place = (zonename.cloned(), source);
+        let error = error.to_string();
         let name = zonename.map_or("host", |z| z);
         let mut present = self.present.lock();
-        match (present.get_mut(&place), error) {
-            (None, None) => {}
-            (Some(_), None) => {
-                present.remove(&place);
-                log::info!("{name}: {source} is well again");
+        let fault = present.get_mut(&(zonename.cloned(), source));
+        if fault.as_ref().is_none_or(|fault| fault.error != error) {
+            log::error!("{name}: {source}: {error}");
+        }
+        match fault {
+            Some(fault) => fault.repeat(error),
+            None => {
+                let place = (zonename.cloned(), source);
+                present.insert(place, Fault::new(error));
             }
-            (Some(fault), Some(error)) => {
-                fault.retries += 1;
-                if fault.error != error {
-                    log::error!("{name}: {source}: {error}");
-                    fault.error = error.to_string();
-                }
-            }
-            (None, Some(error)) => {
-                log::error!("{name}: {source}: {error}");
-                present.insert(place, Fault::new(error.to_string()));
-            }
+        }
+    }
+
+    /// Notes that a source is well; that a fault is over is logged.
+    pub fn clear(&self, zonename: Option<&Arc<str>>, source: Source) {
+        let place = (zonename.cloned(), source);
+        if self.present.lock().remove(&place).is_some() {
+            let name = zonename.map_or("host", |z| z);
+            log::info!("{name}: {source} is well again");
         }
     }
 
@@ -126,7 +131,7 @@ impl Faults {
     }
 
     /// Notes a full reload that failed.
-    pub fn note_refresh_error(&self, error: &str) {
+    pub fn note_refresh_error(&self, error: &dyn fmt::Display) {
         let mut errors = self.refresh_errors.lock();
         if errors.len() >= REFRESH_ERRORS {
             errors.pop_front();
@@ -149,17 +154,17 @@ mod tests {
     fn a_fault_is_there_until_it_is_mended() {
         let faults = Faults::default();
         let zonename: Arc<str> = "a".into();
-        faults.note(Some(&zonename), Source::ZoneXml, Some("cut off"));
-        faults.note(Some(&zonename), Source::ZoneXml, Some("cut off"));
-        faults.note(None, Source::Zfs, Some("exit 1"));
+        faults.add(Some(&zonename), Source::ZoneXml, &"cut off");
+        faults.add(Some(&zonename), Source::ZoneXml, &"cut off");
+        faults.add(None, Source::Zfs, &"exit 1");
         let list = faults.list();
         assert_eq!(list.len(), 2);
         assert_eq!(list[1].1.retries, 1);
         assert_eq!(faults.zonenames(), ["a".into()]);
-        faults.note(Some(&zonename), Source::ZoneXml, None);
-        faults.note(Some(&zonename), Source::Zfs, None);
+        faults.clear(Some(&zonename), Source::ZoneXml);
+        faults.clear(Some(&zonename), Source::Zfs);
         assert_eq!(faults.list().len(), 1);
-        faults.note(Some(&zonename), Source::Zfs, Some("x"));
+        faults.add(Some(&zonename), Source::Zfs, &"x");
         faults.forget("a");
         assert_eq!(faults.list().len(), 1);
     }

@@ -1,7 +1,7 @@
 //! The VMs of a daemon that runs, compared with what a load of the system
 //! gives.
 
-use super::{Check, Difference, Fact, Findings, given};
+use super::{Check, Difference, Fact, Findings, Obstacle, given};
 use crate::client::Error;
 use crate::compare::{
     Differences, Group, by_property, known_of_reference, shown, with_system,
@@ -30,17 +30,17 @@ pub(super) static FACTS: [Fact; 2] = [
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [vms, properties] = &FACTS;
     let Some(client) = &check.against else { return Ok(()) };
     // Ours says so; today's has no epoch.
     let is_ours = match client.status(false) {
         Ok(status) => status.get("epoch").is_some(),
         Err(Error::Refused { .. }) => false,
-        Err(e) => return Err(given(&e.to_string())),
+        Err(e) => return Err(Obstacle::given(e)),
     };
     let seen = with_system(&check.settings, client, without_growth);
-    let seen = seen.map_err(|e| given(&e))?;
+    let seen = seen.map_err(Obstacle::given)?;
     let (mut whole, mut others) = (Differences::new(), Differences::new());
     let mut known = 0;
     for (place, values) in seen.differences {
@@ -70,7 +70,7 @@ pub(super) fn look(
     let differences: Vec<_> = groups.iter().map(difference).collect();
     // A VM that can't be read in whole is not compared. Facts of files name
     // the broken ones.
-    let first = seen.unanswered.iter().take(FAULTS_SHOWN).map(|f| given(f));
+    let first = seen.unanswered.iter().take(FAULTS_SHOWN).map(given);
     let first: Vec<_> = first.collect();
     if differences.is_empty() && !first.is_empty() {
         let faults = seen.unanswered.len();
@@ -91,7 +91,7 @@ fn difference(group: &Group) -> Difference {
     let (ours, theirs) = (shown(values.0.as_ref()), shown(values.1.as_ref()));
     let values =
         format!("the daemon {}, a load {}", given(&theirs), given(&ours));
-    let first = vms.first().map(|name| given(name)).unwrap_or_default();
+    let first = vms.first().map(given).unwrap_or_default();
     let count = match vms.len() {
         1 => "1 VM".to_string(),
         n => format!("{n} VMs"),

@@ -9,13 +9,14 @@ use parking_lot::Mutex;
 
 use super::given;
 use crate::load::command::{Output, Run, Runner};
+use crate::load::error::CommandError;
 use crate::settings::LoadLimits;
 
 #[derive(Debug)]
 pub(super) struct Commands {
     runner: Runner,
     /// By what hangs together, and why.
-    hung: Mutex<HashMap<String, String>>,
+    hung: Mutex<HashMap<String, CommandError>>,
 }
 
 impl Commands {
@@ -34,16 +35,14 @@ impl Commands {
         circuit: &str,
         run: &Run,
         limit: Duration,
-    ) -> Result<Output, String> {
+    ) -> Result<Output, CommandError> {
         if let Some(why) = self.hung.lock().get(circuit) {
             return Err(why.clone());
         }
-        self.runner.run(run, limit).map_err(|e| {
-            let why = given(&e.to_string());
+        self.runner.run(run, limit).inspect_err(|e| {
             if e.is_hang() {
-                self.hung.lock().insert(circuit.to_string(), why.clone());
+                self.hung.lock().insert(circuit.to_string(), e.clone());
             }
-            why
         })
     }
 }

@@ -2,7 +2,7 @@
 //! directory.
 
 use super::commands::quoted;
-use super::{Check, Difference, Fact, Findings, given, xml};
+use super::{Check, Difference, Fact, Findings, Obstacle, given, xml};
 use crate::config::{CONFIG_DIR, is_zonename};
 use crate::load::files::{self, FilePlace, Folder};
 use crate::load::index::{IndexLine, Line, lines_of};
@@ -106,12 +106,12 @@ const ROUTE: usize = 10;
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let text = match xml::read_index(check) {
         Ok(text) => text,
         Err(why) => {
-            findings.expect(&FACTS[0], false, "the index", why.clone());
-            return Err(why);
+            findings.expect(&FACTS[0], false, "the index", given(&why));
+            return Err(why.into());
         }
     };
     let zones = xml::zones(&text);
@@ -210,7 +210,7 @@ impl Found<'_> {
 
     fn look_at_zone(&mut self, name: &str, line: &IndexLine) {
         let xml = xml::read(self.check, name);
-        self.note(XML, name, xml.as_ref().err().cloned());
+        self.note(XML, name, xml.as_ref().err().map(given));
         let mut is_on_its_way = false;
         if let Ok(xml) = xml {
             self.look_at_xml(name, line, &xml);
@@ -240,7 +240,7 @@ impl Found<'_> {
             _ => None,
         };
         let odd = odd.map(|(at, why)| {
-            format!("{}: {}", given(&at.display().to_string()), given(&why))
+            format!("{}: {}", given(at.display()), given(&why))
         });
         let is_well = odd.is_none();
         self.note(DIRECTORY, name, odd);
@@ -250,8 +250,7 @@ impl Found<'_> {
     }
 
     fn look_at_xml(&mut self, name: &str, line: &IndexLine, xml: &Parsed) {
-        let refused: Vec<_> =
-            xml.refused.iter().map(|r| given(&r.to_string())).collect();
+        let refused: Vec<_> = xml.refused.iter().map(given).collect();
         let refused = (!refused.is_empty()).then(|| refused.join("; "));
         self.note(VALID, name, refused);
         let unknown = xml.unknown.iter().map(|key| shown_key(key));

@@ -1,7 +1,7 @@
 //! Who the daemon would be, and on what.
 
 use super::commands::answered;
-use super::{Check, Fact, Findings, given};
+use super::{Check, Fact, Findings, Obstacle, given};
 use crate::daemon::OWN_DESCRIPTORS;
 use crate::load::command::Run;
 use crate::load::files::{self, FilePlace};
@@ -67,7 +67,7 @@ pub(super) static FACTS: [Fact; 8] = [
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [root, zone, platform, stamp, sysinfo, privileges, ports, files] =
         &FACTS;
     let mut say = |fact, program, args: &[&str], is_so: fn(&str) -> bool| {
@@ -199,7 +199,7 @@ fn look_at_sysinfo(
 ///
 /// # Errors
 /// If it can't be read: that is not an index without zones.
-fn zone_count(check: &Check) -> Result<u64, String> {
+fn zone_count(check: &Check) -> Result<u64, Obstacle> {
     let text = super::xml::read_index(check)?;
     let is_zone = |line: &Line<'_>| matches!(line, Line::Zone(..));
     Ok(lines_of(&text).filter(is_zone).count() as u64)

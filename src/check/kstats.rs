@@ -1,7 +1,7 @@
 //! What kstat(8) says of zones, by the daemon's own filters.
 
 use super::commands::answered;
-use super::{Check, Difference, Fact, Findings, given};
+use super::{Check, Difference, Fact, Findings, Obstacle, given};
 use crate::load::kstat;
 use crate::load::zoneadm::{self, ZoneRow};
 
@@ -40,7 +40,7 @@ const STATISTICS: [&str; 4] =
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [filters, global, running, one] = &FACTS;
     let paths = &check.settings.paths;
     let before = running_zones(check);
@@ -61,8 +61,7 @@ pub(super) fn look(
         false => answered(&output),
     };
     findings.expect(filters, is_well, "the statistics", seen);
-    let kstats =
-        kstat::answer(&run, &output).map_err(|e| given(&e.to_string()))?;
+    let kstats = kstat::answer(&run, &output).map_err(given)?;
     let is_there = kstats.get("global").is_some_and(|info| info.zoneid == 0.0);
     let seen = if is_there { "it is there" } else { "it is not there" };
     findings.expect(global, is_there, "the global zone", seen);
@@ -106,10 +105,10 @@ pub(super) fn look(
 }
 
 /// The lines of zones that run.
-fn running_zones(check: &Check) -> Result<Vec<ZoneRow>, String> {
+fn running_zones(check: &Check) -> Result<Vec<ZoneRow>, Obstacle> {
     let run = zoneadm::list_all_run(&check.settings.paths);
     let listing = zoneadm::listing(&run, &check.ask("zoneadm", &run)?);
-    let mut rows = listing.map_err(|e| given(&e.to_string()))?.rows;
+    let mut rows = listing.map_err(given)?.rows;
     rows.retain(|row| &*row.zone_state == "running");
     Ok(rows)
 }
@@ -119,7 +118,7 @@ fn look_at_one(
     check: &Check,
     findings: &mut Findings,
     fact: &'static Fact,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let run = kstat::read_run(&check.settings.paths, Some(0));
     let output = check.ask("kstat", &run)?;
     let found = kstat::answer(&run, &output);

@@ -33,12 +33,13 @@ use parking_lot::Mutex;
 
 use crate::client::Client;
 use crate::compare::{LOOKS_TIME, PAUSES};
-use crate::daemon::dump::Fault;
+use crate::daemon::dump::DumpFault;
 use crate::load::command::{Output, Run};
+use crate::load::error::CommandError;
 use crate::settings::{LoadLimits, Settings};
 use crate::threads;
 use commands::Commands;
-pub use names::{given, plain};
+pub use names::{Obstacle, given, plain};
 pub use report::{Report, anonymous};
 pub use scratch::remove_all as remove_scratch;
 
@@ -80,7 +81,7 @@ pub enum Verdict {
     /// There is nothing on this machine that it could be tried with.
     Absent(String),
     /// It could not be found out, and why.
-    Untried(String),
+    Untried(Obstacle),
 }
 
 /// What was found out about a fact.
@@ -98,7 +99,7 @@ pub struct Finding {
 struct Group {
     name: &'static str,
     facts: &'static [Fact],
-    look: fn(&Check, &mut Findings) -> Result<(), String>,
+    look: fn(&Check, &mut Findings) -> Result<(), Obstacle>,
 }
 
 /// Groups that are looked at before the others, one after the other: of the
@@ -133,7 +134,7 @@ pub struct Check {
     pub scratch: Vec<PathBuf>,
     commands: Commands,
     /// What the load could not read.
-    unread: Mutex<Vec<Fault>>,
+    unread: Mutex<Vec<DumpFault>>,
 }
 
 /// The findings of each group, by its name.
@@ -196,7 +197,7 @@ impl Check {
                 let looked = AssertUnwindSafe(|| check.try_group(group));
                 let findings = catch_unwind(looked).unwrap_or_else(|panic| {
                     let what = threads::panic_text(panic.as_ref());
-                    let bug = Err(format!("this is a bug: {what}"));
+                    let bug = Err(format!("this is a bug: {what}").into());
                     Findings::default().complete(group, bug)
                 });
                 let _ = sender.send((group.name, findings));
@@ -204,7 +205,7 @@ impl Check {
             match begun {
                 Ok(_) => waiting.push(group),
                 Err(e) => {
-                    let why = Err(format!("no thread for it: {e}"));
+                    let why = Err(format!("no thread for it: {e}").into());
                     let findings = Findings::default().complete(group, why);
                     found.insert(group.name, findings);
                 }
@@ -220,7 +221,7 @@ impl Check {
             found.entry(group.name).or_insert_with(|| {
                 let time = self.group_time();
                 let why = format!("it hangs: it has not ended in {time:?}");
-                Findings::default().complete(group, Err(why))
+                Findings::default().complete(group, Err(why.into()))
             });
         }
         found
@@ -249,7 +250,7 @@ impl Check {
     }
 
     /// Runs a command of the platform; those of one circuit hang together.
-    fn ask(&self, circuit: &str, run: &Run) -> Result<Output, String> {
+    fn ask(&self, circuit: &str, run: &Run) -> Result<Output, CommandError> {
         self.ask_for(self.settings.load.command_time, circuit, run)
     }
 
@@ -259,7 +260,7 @@ impl Check {
         limit: Duration,
         circuit: &str,
         run: &Run,
-    ) -> Result<Output, String> {
+    ) -> Result<Output, CommandError> {
         self.commands.run(circuit, run, limit)
     }
 }
@@ -290,7 +291,7 @@ fn lasting((before, now): (Finding, Finding)) -> Finding {
         Verdict::Holds | Verdict::Absent(_) => now,
         Verdict::Untried(why) => {
             let why = format!("what differs could be looked at once: {why}");
-            Finding { verdict: Verdict::Untried(why), ..now }
+            Finding { verdict: Verdict::Untried(why.into()), ..now }
         }
     }
 }
@@ -337,7 +338,7 @@ impl Findings {
         self.judge(fact, seen, differences);
     }
 
-    fn untried(&mut self, fact: &'static Fact, why: impl Into<String>) {
+    fn untried(&mut self, fact: &'static Fact, why: impl Into<Obstacle>) {
         self.add(fact, "", Verdict::Untried(why.into()));
     }
 
@@ -350,9 +351,9 @@ impl Findings {
     fn complete(
         mut self,
         group: &'static Group,
-        result: Result<(), String>,
+        result: Result<(), Obstacle>,
     ) -> Vec<Finding> {
-        let why = result.err().unwrap_or("it was not reached".to_string());
+        let why = result.err().unwrap_or("it was not reached".into());
         let facts = group.facts.iter().map(|fact| {
             let at = self.0.iter().position(|f| f.fact.id == fact.id);
             match at {
@@ -401,7 +402,7 @@ mod tests {
         let well = lasting((differing(&["a"]), other(Verdict::Holds)));
         assert_eq!(well.verdict, Verdict::Holds);
         // One look says nothing about what lasts.
-        let hangs = || other(Verdict::Untried("hangs".to_string()));
+        let hangs = || other(Verdict::Untried("hangs".into()));
         let once = lasting((differing(&["a"]), hangs()));
         assert!(matches!(once.verdict, Verdict::Untried(_)), "{once:?}");
         let first = lasting((hangs(), differing(&["a"])));
@@ -431,10 +432,10 @@ mod tests {
     fn facts_that_are_not_reached_could_not_be_tried() {
         let mut findings = Findings::default();
         findings.judge(&host::FACTS[1], "seen", vec![]);
-        let all = findings.complete(&GROUPS[0], Err("it hangs".to_string()));
+        let all = findings.complete(&GROUPS[0], Err("it hangs".into()));
         assert_eq!(all.len(), host::FACTS.len());
         assert_eq!(all[1].verdict, Verdict::Holds);
-        let untried = Verdict::Untried("it hangs".to_string());
+        let untried = Verdict::Untried("it hangs".into());
         assert_eq!((&all[0].verdict, &all[2].verdict), (&untried, &untried));
     }
 }

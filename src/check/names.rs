@@ -1,6 +1,10 @@
 //! Text that comes from the machine, marked within our own sentences, so that
 //! a report for others can be made without it.
 
+use std::{fmt, io};
+
+use crate::load::error::{CommandError, FileError};
+
 /// Stands before what comes from the machine: a private character of Unicode,
 /// which is taken out of what comes from there.
 const BEGIN: char = '\u{e000}';
@@ -10,8 +14,8 @@ const END: char = '\u{e001}';
 
 /// Marks text that comes from the machine.
 #[must_use]
-pub fn given(text: &str) -> String {
-    let text: String = plain(text);
+pub fn given(text: impl fmt::Display) -> String {
+    let text = plain(&text.to_string());
     format!("{BEGIN}{text}{END}")
 }
 
@@ -19,6 +23,53 @@ pub fn given(text: &str) -> String {
 #[must_use]
 pub fn plain(text: &str) -> String {
     text.chars().filter(|c| ![BEGIN, END].contains(c)).collect()
+}
+
+/// Why a fact could not be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle(String);
+
+impl Obstacle {
+    /// What the machine itself says.
+    pub fn given(why: impl fmt::Display) -> Self {
+        Self(given(why))
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<String> for Obstacle {
+    fn from(why: String) -> Self {
+        Self(why)
+    }
+}
+
+impl From<&str> for Obstacle {
+    fn from(why: &str) -> Self {
+        Self(why.to_string())
+    }
+}
+
+impl From<CommandError> for Obstacle {
+    fn from(error: CommandError) -> Self {
+        Self::given(error)
+    }
+}
+
+impl From<FileError> for Obstacle {
+    fn from(error: FileError) -> Self {
+        Self::given(error)
+    }
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        Self::given(error)
+    }
 }
 
 /// The pieces of a text, each with whether it comes from the machine.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::scratch::Scratch;
-use super::{Check, Difference, Fact, Findings, Verdict, given};
+use super::{Check, Difference, Fact, Findings, Obstacle, Verdict, given};
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::threads;
 
@@ -105,14 +105,14 @@ enum Wrong {
 
 impl From<io::Error> for Wrong {
     fn from(e: io::Error) -> Self {
-        Self::Untried(given(&e.to_string()))
+        Self::Untried(given(e))
     }
 }
 
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let tried = std::thread::scope(|scope| {
         let begin = |dir| (dir, scope.spawn(move || try_all(dir)));
         let begun: Vec<_> =
@@ -128,7 +128,7 @@ pub(super) fn look(
         let mut differences = Vec::new();
         let (mut untried, mut absent) = (Vec::new(), Vec::new());
         for (dir, tried) in &tried {
-            let dir = given(&dir.display().to_string());
+            let dir = given(dir.display());
             match tried.get(at) {
                 Some(Ok(time)) => seen.push(format!("{dir}: {time}")),
                 Some(Err(Wrong::Differs(what))) => {
@@ -146,7 +146,7 @@ pub(super) fn look(
         }
         let verdict = match (differences.is_empty(), untried.is_empty()) {
             (false, _) => Verdict::Differs(differences),
-            (true, false) => Verdict::Untried(untried.join("; ")),
+            (true, false) => Verdict::Untried(untried.join("; ").into()),
             (true, true) if seen.is_empty() => {
                 Verdict::Absent(absent.join("; "))
             }
@@ -166,7 +166,7 @@ fn try_all(dir: &Path) -> Vec<Tried> {
     let (watcher, scratch) = match begin() {
         Ok(begun) => begun,
         Err(e) => {
-            let why = given(&e.to_string());
+            let why = given(e);
             let untried = |_| Err(Wrong::Untried(why.clone()));
             return FACTS.iter().map(untried).collect();
         }
@@ -210,7 +210,7 @@ impl Watcher {
 
     fn add(&self, id: u64, path: &Path) -> Result<(), Wrong> {
         let failed = |e: io::Error| {
-            let why = given(&e.to_string());
+            let why = given(e);
             Wrong::Differs(format!("it can't be watched: {why}"))
         };
         self.watch.add(id, path).map(drop).map_err(failed)

@@ -103,7 +103,10 @@ impl Report {
                         lines.push(format!("  {id} holds: {seen}"));
                     }
                     Verdict::Holds => {}
-                    Verdict::Absent(why) | Verdict::Untried(why) => {
+                    Verdict::Absent(why) => {
+                        lines.push(format!("  {id} could not be tried: {why}"));
+                    }
+                    Verdict::Untried(why) => {
                         lines.push(format!("  {id} could not be tried: {why}"));
                     }
                     Verdict::Differs(differences) => {
@@ -136,11 +139,15 @@ impl Report {
             json.set("seen", show(seen));
             match verdict {
                 Verdict::Holds => json.set("verdict", "holds"),
-                Verdict::Absent(why) | Verdict::Untried(why) => {
+                Verdict::Absent(why) => {
                     json.set("verdict", "untried");
                     json.set("reason", show(why));
-                    let is_absent = matches!(verdict, Verdict::Absent(_));
-                    json.set("absent", is_absent);
+                    json.set("absent", true);
+                }
+                Verdict::Untried(why) => {
+                    json.set("verdict", "untried");
+                    json.set("reason", show(&why.to_string()));
+                    json.set("absent", false);
                 }
                 Verdict::Differs(differences) => {
                     json.set("verdict", "differs");
@@ -354,7 +361,7 @@ mod tests {
             Report { groups, took: Duration::ZERO }.sentence()
         };
         let absent = || finding(Verdict::Absent(String::new()));
-        let untried = || finding(Verdict::Untried(String::new()));
+        let untried = || finding(Verdict::Untried("".into()));
         let holds = || finding(Verdict::Holds);
         let differs = || finding(Verdict::Differs(vec![]));
         assert_eq!(

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::commands::{answered, quoted};
-use super::{Check, Fact, Findings, given};
+use super::{Check, Fact, Findings, Obstacle, given};
 use crate::load::command::Run;
 use crate::os;
 use crate::os::process::{ReadSome, Running, read_some, spawn};
@@ -45,7 +45,7 @@ pub(super) static FACTS: [Fact; 3] = [
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [zones, datasets, no_channel] = &FACTS;
     let paths = &check.settings.paths;
     let readers =
@@ -59,14 +59,16 @@ pub(super) fn look(
             (fact, scope.spawn(try_it))
         });
         begun.map(|(fact, thread)| {
-            let bug = || Err("it panicked: this is a bug".to_string());
+            let bug = || Err("it panicked: this is a bug".into());
             (fact, thread.join().unwrap_or_else(|_| bug()))
         })
     });
     for (fact, result) in results {
         match result {
             Ok(seen) => findings.expect(fact, true, "the reader", seen),
-            Err(seen) => findings.expect(fact, false, "the reader", seen),
+            Err(seen) => {
+                findings.expect(fact, false, "the reader", seen.to_string());
+            }
         }
     }
     let run = Run::new(paths.sysevent(), &["-r", "-j", "-c", NO_CHANNEL]);
@@ -80,7 +82,10 @@ pub(super) fn look(
 
 /// Starts a reader, and waits until it is ready and has stayed; returns when
 /// it was ready, or what is wrong.
-fn try_reader(stream: &Stream, ready_time: Duration) -> Result<String, String> {
+fn try_reader(
+    stream: &Stream,
+    ready_time: Duration,
+) -> Result<String, Obstacle> {
     let program = stream.program.display().to_string();
     let begin = Instant::now();
     let mut running = spawn(&stream.program, stream.args)
@@ -96,7 +101,7 @@ fn follow(
     running: &mut Running,
     begin: Instant,
     ready_time: Duration,
-) -> Result<String, String> {
+) -> Result<String, Obstacle> {
     let mut ready: Option<Instant> = None;
     let mut text = Vec::new();
     let mut records = 0;
@@ -113,7 +118,7 @@ fn follow(
                     let time = at - begin;
                     Ok(format!("ready after {time:.1?}, {records} records"))
                 }
-                None => Err(format!("not ready in {ready_time:?}")),
+                None => Err(format!("not ready in {ready_time:?}").into()),
             };
         }
         let fds = [running.stdout.as_fd(), running.stderr.as_fd()];
@@ -122,13 +127,15 @@ fn follow(
         match read_some(&mut running.stderr, &mut buffer).map_err(failed)? {
             ReadSome::Bytes(n) => {
                 let said = String::from_utf8_lossy(&buffer[..n]);
-                return Err(format!("it says {}", quoted(said.trim_end())));
+                return Err(
+                    format!("it says {}", quoted(said.trim_end())).into()
+                );
             }
-            ReadSome::End => return Err("it has ended".to_string()),
+            ReadSome::End => return Err("it has ended".into()),
             ReadSome::Nothing => {}
         }
         match read_some(&mut running.stdout, &mut buffer).map_err(failed)? {
-            ReadSome::End => return Err("it has ended".to_string()),
+            ReadSome::End => return Err("it has ended".into()),
             ReadSome::Bytes(n) => text.extend_from_slice(&buffer[..n]),
             ReadSome::Nothing => {}
         }
@@ -142,12 +149,12 @@ fn follow(
                 }
                 _ => {
                     let line = String::from_utf8_lossy(line);
-                    return Err(format!("it prints {}", quoted(&line)));
+                    return Err(format!("it prints {}", quoted(&line)).into());
                 }
             }
         }
         if text.len() > LINE_MAX {
-            return Err(format!("a line of over {LINE_MAX} bytes"));
+            return Err(format!("a line of over {LINE_MAX} bytes").into());
         }
     }
 }

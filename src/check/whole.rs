@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Check, Difference, Fact, Finding, Findings, Found, Verdict, given,
+    Check, Difference, Fact, Finding, Findings, Found, Obstacle, Verdict, given,
 };
-use crate::daemon::dump::{Dumped, Fault, dump};
+use crate::daemon::dump::{DumpFault, Dumped, dump};
 use crate::source::Source;
 
 /// What could not be read is read again after this: it may have passed.
@@ -52,10 +52,10 @@ fn groups_of(source: Source) -> &'static [&'static str] {
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [whole, commands, start] = &FACTS;
     let list_time = check.settings.load.list_time;
-    let load = || dump(&check.settings, list_time).map_err(|e| given(&e));
+    let load = || dump(&check.settings, list_time).map_err(given);
     let begin = Instant::now();
     // If nothing can be loaded, other facts say why.
     let Dumped { vms, mut faults, runs, .. } = load()?;
@@ -63,7 +63,7 @@ pub(super) fn look(
     if !faults.is_empty() {
         std::thread::sleep(AGAIN_TIME);
         let again = load()?.faults;
-        let is_same = |a: &Fault, b: &Fault| {
+        let is_same = |a: &DumpFault, b: &DumpFault| {
             a.zonename == b.zonename && a.source == b.source
         };
         faults.retain(|fault| again.iter().any(|f| is_same(f, fault)));
@@ -101,7 +101,7 @@ pub(super) fn look(
 /// explains it.
 pub(super) fn judge(check: &Check, found: &mut Found) {
     let faults = std::mem::take(&mut *check.unread.lock());
-    let is_explained = |fault: &Fault| {
+    let is_explained = |fault: &DumpFault| {
         let groups = groups_of(fault.source).iter();
         let mut findings = groups.filter_map(|name| found.get(name)).flatten();
         findings.any(Finding::is_doubtful)
@@ -109,7 +109,7 @@ pub(super) fn judge(check: &Check, found: &mut Found) {
     let (explained, others): (Vec<_>, Vec<_>) =
         faults.iter().partition(|f| is_explained(f));
     let differences = others.iter().map(|fault| {
-        let Fault { zonename, source, error } = fault;
+        let DumpFault { zonename, source, error } = fault;
         let what = format!("{}, {source}", given(zonename));
         Difference::new(what, given(error))
     });
@@ -130,7 +130,7 @@ pub(super) fn judge(check: &Check, found: &mut Found) {
     }
 }
 
-fn shown(fault: &Fault) -> String {
-    let Fault { zonename, source, error } = fault;
+fn shown(fault: &DumpFault) -> String {
+    let DumpFault { zonename, source, error } = fault;
     format!("{}, {source}: {}", given(zonename), given(error))
 }

@@ -1,6 +1,7 @@
 //! What the configuration of zones says, for groups that compare with it.
 
-use super::{Check, given};
+use super::Check;
+use crate::load::error::FileError;
 use crate::load::files::{self, FilePlace};
 use crate::load::index::{IndexLine, Line, lines_of};
 use crate::load::zonexml::Parsed;
@@ -10,13 +11,10 @@ use crate::vm::json::Json;
 ///
 /// # Errors
 /// If it can't be read.
-pub(super) fn read_index(check: &Check) -> Result<String, String> {
+pub(super) fn read_index(check: &Check) -> Result<String, FileError> {
     let path = check.settings.paths.zone_index();
     let place = FilePlace::At(&path);
-    let file = files::read_optional(place, check.settings.load.index_bytes);
-    let file = file.map_err(|e| given(&e))?;
-    let missing = || given(&place.error("no such file"));
-    Ok(file.ok_or_else(missing)?.text)
+    Ok(files::read_required(place, check.settings.load.index_bytes)?.text)
 }
 
 /// The zones of the index by its order, each with its first line; the global
@@ -38,11 +36,10 @@ pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
 ///
 /// # Errors
 /// If it can't be read or parsed.
-pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, String> {
+pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, FileError> {
     let path = check.settings.paths.zone_xml(zonename);
     let limit = check.settings.load.xml_bytes;
-    let read = files::read_zonexml(FilePlace::At(&path), limit);
-    Ok(read.map_err(|e| given(&e))?.value)
+    Ok(files::read_zonexml(FilePlace::At(&path), limit)?.value)
 }
 
 /// Whether vmadm is at work at a VM, by what it notes in the XML: datasets and

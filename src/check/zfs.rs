@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::commands::{answered, quoted};
-use super::{Check, Difference, Fact, Findings, given, xml};
+use super::{Check, Difference, Fact, Findings, Obstacle, given, xml};
 use crate::load::assemble::volume_of_path;
 use crate::load::command::{Output, Run};
+use crate::load::error::CommandError;
 use crate::load::question::{Question, pool_of};
 use crate::load::zfs::{self, COLUMNS, Datasets, Depth};
 
@@ -87,13 +88,18 @@ struct Row<'a> {
 /// The listings of pools: those that have answered, and why others have not.
 struct Listed {
     answers: BTreeMap<String, Output>,
-    failed: Vec<String>,
+    failed: Vec<CommandError>,
 }
 
 impl Listed {
     fn rows(&self) -> Vec<Row<'_>> {
         let texts = self.answers.values().map(|output| &output.stdout);
         texts.flat_map(|text| rows_of(text)).collect()
+    }
+
+    fn failures(&self) -> Obstacle {
+        let failed: Vec<_> = self.failed.iter().map(given).collect();
+        failed.join("; ").into()
     }
 
     /// A pool that was listed well, to be asked for more.
@@ -107,7 +113,7 @@ impl Listed {
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [columns, list, fields, order, numbers, all, missing, depth, datasets] =
         &FACTS;
     let index = xml::read_index(check)?;
@@ -120,7 +126,7 @@ pub(super) fn look(
     }
     let listed = list_pools(check, &pools);
     if listed.answers.is_empty() {
-        return Err(listed.failed.join("; "));
+        return Err(listed.failures());
     }
     let (mut unknown, mut bad) = (Vec::new(), Vec::new());
     for (pool, output) in &listed.answers {
@@ -137,11 +143,11 @@ pub(super) fn look(
     let is_known = unknown.is_empty();
     findings.judge(columns, format!("{} columns", COLUMNS.len()), unknown);
     if !is_known {
-        return Err("zfs does not know the columns".to_string());
+        return Err("zfs does not know the columns".into());
     }
     let rows = listed.rows();
     if bad.is_empty() && !listed.failed.is_empty() {
-        findings.untried(list, listed.failed.join("; "));
+        findings.untried(list, listed.failures());
     } else {
         let seen =
             format!("{} pools, {} rows", listed.answers.len(), rows.len());
@@ -467,7 +473,7 @@ fn look_at_datasets(
     fact: &'static Fact,
     index: &str,
     listed: &Listed,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let mut found = Datasets::default();
     for output in listed.answers.values() {
         if let Ok(own) = zfs::parse(&output.stdout, Depth::Children) {
@@ -475,7 +481,7 @@ fn look_at_datasets(
         }
     }
     // What is not in a listing may be deeper than that goes.
-    let ask = |name: &str| -> Result<(Datasets, Output), String> {
+    let ask = |name: &str| -> Result<(Datasets, Output), Obstacle> {
         let names = BTreeSet::from([Arc::from(name)]);
         let run = zfs::list_some(&check.settings.paths, &names, Depth::Alone);
         let output = check.ask(&circuit(pool_of(name)), &run)?;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::commands::{answered, quoted};
-use super::{Check, Difference, Fact, Findings, given, xml};
+use super::{Check, Difference, Fact, Findings, Obstacle, given, xml};
 use crate::load::command::Output;
+use crate::load::error::{CommandError, FileError};
 use crate::load::index::IndexLine;
 use crate::load::zoneadm::{self, ZoneAnswer, split_fields};
 use crate::load::zonexml::Parsed;
@@ -128,7 +129,7 @@ pub(super) static FACTS: [Fact; 10] = [
 pub(super) fn look(
     check: &Check,
     findings: &mut Findings,
-) -> Result<(), String> {
+) -> Result<(), Obstacle> {
     let [list, global, fields, escaping, order, index, rest @ ..] = &FACTS;
     let run = zoneadm::list_all_run(&check.settings.paths);
     let text = xml::read_index(check);
@@ -184,11 +185,13 @@ pub(super) fn look(
             (Some(Ok((xml, output))), Some(listed)) => {
                 by_name.look(check, name, listed, &xml, &output);
             }
-            (Some(Err(why)), _) => drop(by_name.untried.get_or_insert(why)),
+            (Some(Err(why)), _) => {
+                by_name.untried.get_or_insert(why.into());
+            }
             (None, _) => {
                 let time = BY_NAME_TIME;
                 let why = format!("not all were asked for within {time:?}");
-                by_name.untried.get_or_insert(why);
+                by_name.untried.get_or_insert(why.into());
             }
         }
     }
@@ -368,7 +371,7 @@ fn zone(name: &str) -> String {
 }
 
 /// What was found out about one zone by its name; `None` if the time was over.
-type Asked = Option<Result<(Result<Parsed, String>, Output), String>>;
+type Asked = Option<Result<(Result<Parsed, FileError>, Output), CommandError>>;
 
 /// Asks for zones by name, several at a time.
 fn ask_by_name(check: &Check, names: &[&str]) -> Vec<Asked> {
@@ -403,7 +406,7 @@ struct ByName {
     answers: Vec<Difference>,
     columns: Vec<Difference>,
     dtd: Vec<Difference>,
-    untried: Option<String>,
+    untried: Option<Obstacle>,
 }
 
 impl ByName {
@@ -412,7 +415,7 @@ impl ByName {
         check: &Check,
         name: &str,
         listed: &[String],
-        xml: &Result<Parsed, String>,
+        xml: &Result<Parsed, FileError>,
         output: &Output,
     ) {
         let run = zoneadm::list_one_run(&check.settings.paths, name);

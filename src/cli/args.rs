@@ -177,5 +177,5 @@ pub fn seconds(text: &str) -> Result<Duration, Failure> {
 
 /// An address to listen on or to ask.
 pub fn socket_address(text: &str) -> Result<Address, Failure> {
-    text.parse().map_err(Failure::Usage)
+    text.parse::<Address>().map_err(Failure::usage)
 }

@@ -31,7 +31,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let root = root.map_err(Failure::in_trouble)?;
     let mut settings = settings_of(root.as_deref());
     for words in args.all("set") {
-        settings::set(&mut settings, words).map_err(Failure::Usage)?;
+        settings::set(&mut settings, words).map_err(Failure::usage)?;
     }
     let against = args.last("against").map(socket_address).transpose()?;
     let time = settings.load.command_time;

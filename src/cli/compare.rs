@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::args::{flag, seconds, socket_address, value};
 use super::terminal::{printable, text_for_reader};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
-use crate::client::{Client, EventStream, EventsQuery, Item, TIME_LIMIT};
+use crate::client::{self, Client, EventStream, EventsQuery, Item, TIME_LIMIT};
 use crate::client::{Vms, VmsQuery};
 use crate::compare::streams::{Comparison, Counts, News, Pair};
 use crate::compare::{set_value, shown};
@@ -42,7 +42,7 @@ enum Message {
     /// A stream that can't go on, and why.
     Ended(usize, String),
     /// What a daemon serves, or why it does not.
-    Served(usize, Result<Vms, String>),
+    Served(usize, Result<Vms, client::Error>),
     /// It is to end.
     End,
 }
@@ -151,7 +151,6 @@ impl Served {
         let ask = move || {
             while questions.recv().is_ok() {
                 let vms = client.vms(&VmsQuery::new());
-                let vms = vms.map_err(|e| e.to_string());
                 if sender.send(Message::Served(side, vms)).is_err() {
                     return;
                 }
@@ -206,6 +205,7 @@ impl Watch {
                             self.comparison.take_served(side, &vms, now);
                         }
                         Err(why) => {
+                            let why = why.to_string();
                             self.say_of_stream(side, "unserved", Some(&why))?;
                         }
                     }

@@ -1,6 +1,7 @@
 //! The verbs that load the system themselves: `daemon` and `dump`.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use lexopt::prelude::*;
@@ -14,7 +15,7 @@ use crate::http::request::host_name;
 use crate::os::signals::Signal;
 use crate::os::{self, Standing};
 use crate::settings;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::vm::json::Json;
 
 /// What the command line of the daemon says.
@@ -114,7 +115,7 @@ impl Options {
     }
 
     /// All that is set, as the file says now.
-    fn settings(&self) -> Result<Settings, String> {
+    fn settings(&self) -> Result<Settings, SettingsError> {
         let mut settings = settings_of(self.root.as_deref());
         settings.listen.clone_from(&self.listen);
         settings.http.hosts.extend(self.hosts.iter().cloned());
@@ -136,7 +137,7 @@ pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
         // Until it is caught: who asks for what is being done already.
         os::signals::ignore(Signal::Hangup);
     }
-    let settings = options.settings().map_err(Failure::Usage)?;
+    let settings = options.settings().map_err(Failure::usage)?;
     if options.check {
         return Ok(());
     }
@@ -148,32 +149,54 @@ pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
         Some(_) => Some(&reread),
         None => None,
     };
+    let report = |e: &dyn fmt::Display| {
+        os::process::kill_all();
+        log::error!("{e}");
+        log::logger().flush();
+    };
     may_run(options.root.as_deref(), os::standing())
-        .and_then(|()| crate::daemon::run(settings, reread))
-        .inspect_err(|e| {
-            os::process::kill_all();
-            log::error!("{e}");
-            log::logger().flush();
-        })?;
+        .inspect_err(|e| report(e))?;
+    crate::daemon::run(settings, reread).inspect_err(|e| report(e))?;
     Ok(())
 }
 
+/// Why a host can't be loaded from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CantRun {
+    /// This system has no zones.
+    NoZones,
+    /// This is a zone of its own: it does not see the others.
+    NotGlobal,
+    /// Only root can read every VM's files.
+    NotRoot,
+}
+
+impl fmt::Display for CantRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoZones => {
+                "this system has no zones: it is not SmartOS. --root DIR loads \
+                 a simulated host"
+            }
+            Self::NotGlobal => {
+                "this is not the global zone: only from there can every VM be \
+                 seen"
+            }
+            Self::NotRoot => "not root, who alone can read every VM's files",
+        })
+    }
+}
+
+impl std::error::Error for CantRun {}
+
 /// Whether the host below `root`, or this one, can be loaded from here.
-pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), String> {
+pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), CantRun> {
     let is_simulated = root.is_some_and(|root| root.parent().is_some());
     match standing {
         _ if is_simulated => Ok(()),
-        Standing { is_global: None, .. } => {
-            Err("this system has no zones: it \
-            is not SmartOS. --root DIR loads a simulated host"
-                .to_string())
-        }
-        Standing { is_global: Some(false), .. } => Err("this is not the \
-            global zone: only from there can every VM be seen"
-            .to_string()),
-        Standing { is_root: false, .. } => {
-            Err("not root, who alone can read every VM's files".to_string())
-        }
+        Standing { is_global: None, .. } => Err(CantRun::NoZones),
+        Standing { is_global: Some(false), .. } => Err(CantRun::NotGlobal),
+        Standing { is_root: false, .. } => Err(CantRun::NotRoot),
         Standing { is_root: true, is_global: Some(true) } => Ok(()),
     }
 }
@@ -248,15 +271,15 @@ mod tests {
     fn only_root_of_the_global_zone_loads_this_host() {
         let said = |root: Option<&str>, is_root, is_global| {
             let standing = Standing { is_root, is_global };
-            may_run(root.map(Path::new), standing).err().unwrap_or_default()
+            may_run(root.map(Path::new), standing).err()
         };
-        assert_eq!(said(None, true, Some(true)), "");
-        assert_eq!(said(Some("/"), true, Some(true)), "");
-        assert!(said(None, false, Some(true)).starts_with("not root"));
+        assert_eq!(said(None, true, Some(true)), None);
+        assert_eq!(said(Some("/"), true, Some(true)), None);
+        assert_eq!(said(None, false, Some(true)), Some(CantRun::NotRoot));
         let zone = said(Some("/"), true, Some(false));
-        assert!(zone.starts_with("this is not the global zone"), "{zone}");
-        assert!(said(None, true, None).contains("not SmartOS"));
-        assert_eq!(said(Some("/host"), false, None), "");
-        assert_eq!(said(Some("/host"), false, Some(false)), "");
+        assert_eq!(zone, Some(CantRun::NotGlobal));
+        assert_eq!(said(None, true, None), Some(CantRun::NoZones));
+        assert_eq!(said(Some("/host"), false, None), None);
+        assert_eq!(said(Some("/host"), false, Some(false)), None);
     }
 }

@@ -20,9 +20,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::client;
+use crate::daemon::StartError;
+use crate::load::error::CommandError;
 use crate::os;
+use crate::settings::SettingsError;
 use crate::vm::json::Json;
 use args::{Args, Opt};
+use daemon::CantRun;
 use events::Caller;
 
 /// Exit status of a wrong command line.
@@ -57,6 +61,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// A command line that can't be understood, and why.
+    fn usage(why: impl std::fmt::Display) -> Self {
+        Self::Usage(why.to_string())
+    }
+
     /// What keeps a verb that compares from finding out.
     fn trouble(what: impl std::fmt::Display) -> Self {
         let message = format!("vminfod: {what}");
@@ -84,17 +93,25 @@ impl From<args::Wrong> for Failure {
     }
 }
 
-impl From<String> for Failure {
-    fn from(e: String) -> Self {
-        Self::Failed(e)
-    }
+/// A verb that runs into one of these has failed with its words.
+macro_rules! failures {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(e: $error) -> Self {
+                Self::Failed(e.to_string())
+            }
+        })*
+    };
 }
 
-impl From<client::Error> for Failure {
-    fn from(e: client::Error) -> Self {
-        Self::Failed(e.to_string())
-    }
-}
+failures!(
+    String,
+    client::Error,
+    CommandError,
+    CantRun,
+    SettingsError,
+    StartError
+);
 
 /// Runs the program by its command line.
 pub fn main() -> ExitCode {

@@ -74,6 +74,21 @@ enum Goal {
     Holds(Vec<(String, Condition)>),
 }
 
+/// The VM as it was at some moment.
+#[derive(Clone)]
+enum Presence {
+    /// It was there, as this.
+    There(Json),
+    /// There was no such VM.
+    Gone,
+}
+
+impl From<Option<Json>> for Presence {
+    fn from(vm: Option<Json>) -> Self {
+        vm.map_or(Self::Gone, Self::There)
+    }
+}
+
 /// What events and looks at the system have told so far.
 #[derive(Default)]
 struct Seen {
@@ -85,12 +100,12 @@ struct Seen {
 struct State {
     /// The VM as it was when it was first as wanted, if it was; or as a look
     /// has found it since.
-    met: Option<Option<Json>>,
+    met: Option<Presence>,
     /// Whether a look has been taken since: what the daemon says from then on
     /// is not older.
     has_looked: bool,
     /// The VM as it was last seen, if it was looked for.
-    vm: Option<Option<Json>>,
+    vm: Option<Presence>,
     /// Whether a look has ever succeeded.
     has_answer: bool,
     /// Why the last look has failed, if it has.
@@ -168,8 +183,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     looker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
     let result = match seen.wait(until)? {
-        Some(Some(vm)) => print_json(&vm),
-        Some(None) => Ok(()),
+        Some(Presence::There(vm)) => print_json(&vm),
+        Some(Presence::Gone) => Ok(()),
         None => Err(seen.late(&goal, time)),
     };
     drop(watcher);
@@ -197,7 +212,7 @@ fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
             wrong(&format!("{operand}: PROP=VALUE is wanted"))
         })?;
         let condition = Condition::new(property, value);
-        let condition = condition.map_err(|e| wrong(&e))?;
+        let condition = condition.map_err(|e| wrong(&e.to_string()))?;
         Ok((operand.clone(), condition))
     });
     Ok(Goal::Holds(conditions.collect::<Result<_, Failure>>()?))
@@ -267,7 +282,7 @@ impl Listener {
                 }
                 if self.begin.is_none() {
                     let vms = ready.vms.as_deref().unwrap_or_default();
-                    state.vm = Some(vms.first().cloned());
+                    state.vm = Some(vms.first().cloned().into());
                     // What it was after an event that was named is not told.
                     self.was_met = match ready.is_resumed {
                         true => None,
@@ -295,7 +310,7 @@ impl Listener {
                 // what the command has done.
                 let is_old = self.begin.is_some_and(|seq| event.seq <= seq);
                 let is_concluded = of_cause("source") == Some("client");
-                let vm = event.vm().cloned();
+                let vm = Presence::from(event.vm().cloned());
                 if is_met && !was_met && !is_old && !is_concluded {
                     self.seen.met(vm.clone());
                 }
@@ -317,7 +332,7 @@ impl Listener {
 }
 
 impl Seen {
-    fn met(&self, vm: Option<Json>) {
+    fn met(&self, vm: Presence) {
         self.state.lock().met.get_or_insert(vm);
         self.changed.notify_all();
     }
@@ -328,7 +343,7 @@ impl Seen {
     }
 
     /// Waits for the goal; `None` when the time is over.
-    fn wait(&self, until: Instant) -> Result<Option<Option<Json>>, Failure> {
+    fn wait(&self, until: Instant) -> Result<Option<Presence>, Failure> {
         let mut state = self.state.lock();
         // An event may be quicker than the daemon with all else that the
         // command has done: whoever asks it next is to find that, too.
@@ -404,6 +419,7 @@ impl Seen {
                     let mut state = self.state.lock();
                     state.has_looked |= was_met || is_met;
                     state.has_answer = true;
+                    let vm = Presence::from(vm);
                     if is_met {
                         state.met = Some(vm.clone());
                     }
@@ -421,14 +437,18 @@ impl Seen {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
             (None, _) => "what is so is not known".to_string(),
-            (Some(None), _) if state.unseen.is_some() || !state.has_answer => {
+            (Some(Presence::Gone), _)
+                if state.unseen.is_some() || !state.has_answer =>
+            {
                 "what is so is not known".to_string()
             }
-            (Some(None), _) => "there is no such VM".to_string(),
-            (Some(Some(_)), Goal::Gone) => "it is there".to_string(),
-            (Some(Some(vm)), Goal::Holds(wanted)) => unmet(vm, wanted),
+            (Some(Presence::Gone), _) => "there is no such VM".to_string(),
+            (Some(Presence::There(_)), Goal::Gone) => "it is there".to_string(),
+            (Some(Presence::There(vm)), Goal::Holds(wanted)) => {
+                unmet(vm, wanted)
+            }
         };
-        if let Some(Some(vm)) = &state.vm {
+        if let Some(Presence::There(vm)) = &state.vm {
             // Whoever has gone does not want to know.
             let _ = print_json(vm);
         }

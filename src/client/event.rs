@@ -41,7 +41,7 @@ impl Vms {
     ///
     /// # Errors
     /// If it is neither.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, LineError> {
         match Json::parse(text) {
             Ok(Json::Array(vms)) => {
                 Ok(Self { vms: vms.to_vec(), ..Self::default() })
@@ -49,14 +49,14 @@ impl Vms {
             Ok(Json::String(text)) if text.starts_with('[') => {
                 Self::parse(&text)
             }
-            Ok(_) => Err("no array".to_string()),
+            Ok(_) => Err(LineError::NoArray),
             Err(_) => {
                 let mut read = Self::default();
-                let vms = elements_of(text);
-                for vm in vms.map_err(|e| format!("not JSON: {e}"))? {
+                for vm in elements_of(text).map_err(LineError::NotJson)? {
                     match Json::parse(vm) {
                         Ok(vm) => read.vms.push(vm),
-                        Err(why) => {
+                        Err(e) => {
+                            let why = e.to_string();
                             let zonename = string_of(vm, "zonename");
                             let zonename = zonename.map(Arc::from);
                             read.unreadable.push(Unreadable { zonename, why });
@@ -139,6 +139,41 @@ pub struct Ready {
     pub reset: Option<String>,
 }
 
+/// Why a line, or a list of VMs, is none of vminfod's.
+#[derive(Debug)]
+pub(super) enum LineError {
+    /// It is not JSON.
+    NotJson(serde_json::Error),
+    /// The VMs are no array.
+    NoArray,
+    /// It does not say what it is.
+    NoType,
+    /// A line of this type has to have this member.
+    Lacks(String, &'static str),
+    /// The `seq` of a line of this type is no number.
+    BadNumber(String),
+    /// It has only one of `seq` and `epoch`.
+    HalfAPlace,
+    /// It is not the first line of a stream.
+    NotReady,
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson(e) => write!(f, "not JSON: {e}"),
+            Self::NoArray => f.write_str("the VMs are no array"),
+            Self::NoType => f.write_str("a line without type"),
+            Self::Lacks(kind, name) => write!(f, "{kind} without {name}"),
+            Self::BadNumber(kind) => {
+                write!(f, "{kind} with a seq that is no number")
+            }
+            Self::HalfAPlace => f.write_str("ready with one of seq and epoch"),
+            Self::NotReady => f.write_str("it is not ready"),
+        }
+    }
+}
+
 /// A line of a stream.
 pub(super) enum Line {
     Ready(Ready),
@@ -152,20 +187,19 @@ pub(super) enum Line {
 }
 
 impl Line {
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, LineError> {
         match Json::parse(text) {
             Ok(json) => Self::of(json, Vec::new(), None),
-            Err(why) => Self::of_parts(text, why),
+            Err(why) => Self::of_parts(text, why.to_string()),
         }
     }
 
     /// Reads what can be read of a line that can't be read as a whole, which
     /// is why.
-    fn of_parts(text: &str, why: String) -> Result<Self, String> {
-        let not_json = |e: String| format!("not JSON: {e}");
+    fn of_parts(text: &str, why: String) -> Result<Self, LineError> {
         let mut unreadable = Vec::new();
         let mut line = Object::new();
-        for (name, text) in members_of(text).map_err(not_json)? {
+        for (name, text) in members_of(text).map_err(LineError::NotJson)? {
             let value = match &*name {
                 "vms" => {
                     let read = Vms::parse(text)?;
@@ -187,19 +221,20 @@ impl Line {
         json: Json,
         mut unreadable: Vec<Unreadable>,
         why: Option<String>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, LineError> {
         let word = |name: &str| json.get(name).and_then(Json::as_str);
-        let kind = word("type").ok_or("a line without type")?;
+        let kind = word("type").ok_or(LineError::NoType)?;
+        let lacks = |name| LineError::Lacks(kind.to_string(), name);
         let seq = || match json.get("seq") {
             None => Ok(0),
             Some(seq) => {
-                let odd = || format!("{kind} with a seq that is no number");
+                let odd = || LineError::BadNumber(kind.to_string());
                 seq.as_u64().ok_or_else(odd)
             }
         };
-        let wanted = |name: &str| {
+        let wanted = |name: &'static str| {
             let text = word(name).map(str::to_string);
-            text.ok_or_else(|| format!("{kind} without {name}"))
+            text.ok_or_else(|| lacks(name))
         };
         let kinds = EventKind::ALL.into_iter();
         if let Some(kind) = kinds.into_iter().find(|k| k.name() == kind) {
@@ -210,7 +245,7 @@ impl Line {
             }
             let has_vm = json.get("vm").and_then(Json::as_object).is_some();
             if kind != EventKind::Delete && !has_vm {
-                return Err(format!("{kind} without vm"));
+                return Err(lacks("vm"));
             }
             return Ok(Self::Event(Event { kind, zonename, seq, json }));
         }
@@ -225,14 +260,11 @@ impl Line {
                         unreadable.extend(read.unreadable);
                         Some(read.vms)
                     }
-                    Some(_) => {
-                        let what = "ready with vms that are no array";
-                        return Err(what.to_string());
-                    }
+                    Some(_) => return Err(LineError::NoArray),
                 };
                 let epoch = word("epoch").unwrap_or_default();
                 if json.get("seq").is_none() != epoch.is_empty() {
-                    return Err("ready with one of seq and epoch".to_string());
+                    return Err(LineError::HalfAPlace);
                 }
                 Ok(Self::Ready(Ready {
                     date: wanted("date")?,

@@ -18,6 +18,7 @@ mod query;
 mod stream;
 mod watcher;
 
+use std::fmt;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -116,7 +117,7 @@ impl Client {
         let answer = self.document("/ping", self.time)?;
         match answer.get("ping").and_then(Json::as_str) {
             Some("pong") => Ok(()),
-            _ => Err(self.nonsense("/ping", &format!("{answer}"))),
+            _ => Err(self.nonsense("/ping", format!("{answer}"))),
         }
     }
 
@@ -144,7 +145,7 @@ impl Client {
         let limit = self.limit(time);
         let mut answer = self.get(&path, limit, |_| Ok(()))?;
         let text = self.text_of(&path, &mut answer, limit)?;
-        Vms::parse(&text).map_err(|e| self.nonsense("/vms", &e))
+        Vms::parse(&text).map_err(|e| self.nonsense("/vms", e))
     }
 
     /// The VM of a zonename, if there is one: `/vms/NAME`.
@@ -159,7 +160,7 @@ impl Client {
         let of_uuid = VmsQuery::new().equals("uuid", zonename);
         let mut found = self.vms(&of_uuid)?;
         match found.unreadable.pop() {
-            Some(vm) => Err(self.nonsense("/vms", &vm.to_string())),
+            Some(vm) => Err(self.nonsense("/vms", vm.to_string())),
             None => Ok(found.vms.pop()),
         }
     }
@@ -296,7 +297,7 @@ impl Client {
     ) -> Result<Json, Error> {
         let text = self.text_of(path, answer, limit)?;
         Json::parse(&text)
-            .map_err(|e| self.nonsense(path, &format!("not JSON: {e}")))
+            .map_err(|e| self.nonsense(path, format!("not JSON: {e}")))
     }
 
     fn text_of(
@@ -346,7 +347,7 @@ impl Client {
         }
     }
 
-    fn nonsense(&self, path: &str, what: &str) -> Error {
+    fn nonsense(&self, path: &str, what: impl fmt::Display) -> Error {
         let path = path.split('?').next().unwrap_or(path);
         let asked = format!("{}{path}", self.server);
         Error::Nonsense { asked, what: what.to_string() }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::event::Line;
+use super::event::{Line, LineError};
 use super::http::{Answer, Piece};
 use super::{
     Client, Error, Event, EventsQuery, Ready, TIME_MAX, Unreadable, Vms, after,
@@ -283,7 +283,7 @@ impl EventStream {
         };
         (self.heard, self.begun) = (Instant::now(), None);
         let line = Line::parse(&text);
-        let line = line.map_err(|e| self.client.nonsense("/events", &e))?;
+        let line = line.map_err(|e| self.client.nonsense("/events", e))?;
         self.check(&line)?;
         Ok(Some(line))
     }
@@ -296,7 +296,7 @@ impl EventStream {
                 Line::Ready(_) => Ok(()),
                 // Without numbers there is nothing to count.
                 _ if self.ready.is_some() => Ok(()),
-                _ => Err(self.client.nonsense("/events", "it is not ready")),
+                _ => Err(self.client.nonsense("/events", LineError::NotReady)),
             };
         };
         let (seq, is_due) = match line {
@@ -444,15 +444,16 @@ impl EventStream {
         let line = answer.read_line(after(self.client.time)).map_err(failed)?;
         let ready = match line {
             Piece::Line(text) => Line::parse(&text),
-            _ => Err("it does not begin".to_string()),
+            _ => Err(LineError::NotReady),
         };
         match ready {
             Ok(Line::Ready(Ready { vms: Some(vms), unreadable, .. })) => {
                 Ok(Vms { vms, unreadable })
             }
-            Ok(_) => Err(self.client.nonsense("/events", "it is not ready")),
-            Err(e) => Err(self.client.nonsense("/events", &e)),
+            Ok(_) => Err(LineError::NotReady),
+            Err(e) => Err(e),
         }
+        .map_err(|e| self.client.nonsense("/events", e))
     }
 
     /// Why it is broken, if it is.

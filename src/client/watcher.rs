@@ -61,8 +61,8 @@ struct Waiter {
     id: u64,
     zonename: Arc<str>,
     wanted: Box<Wanted<'static>>,
-    /// The VM as it was when it was as wanted.
-    found: Option<Option<Json>>,
+    /// The event after which the VM was as wanted.
+    found: Option<Event>,
 }
 
 impl fmt::Debug for Watcher {
@@ -190,8 +190,8 @@ impl Watcher {
                 continue;
             }
             let waiter = at.map(|at| state.waiters.swap_remove(at));
-            if let Some(vm) = found {
-                return Ok(vm);
+            if let Some(event) = found {
+                return Ok(event.vm().cloned());
             }
             if let Some(why) = &state.ended {
                 return Err(Error::Ended(why.to_string()));
@@ -290,7 +290,7 @@ impl State {
                     && waiter.zonename == event.zonename
                     && (waiter.wanted)(event.vm());
                 if is_wanted {
-                    waiter.found = Some(event.vm().cloned());
+                    waiter.found = Some(event.clone());
                 }
             }
         }

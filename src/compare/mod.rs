@@ -7,10 +7,12 @@
 pub mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, VmsQuery};
+use crate::client::{self, Client, VmsQuery};
 use crate::daemon::dump::dump;
+use crate::load::error::CommandError;
 use crate::load::zoneadm::is_uuid;
 use crate::settings::Settings;
 use crate::source::Source;
@@ -143,15 +145,41 @@ impl Seen {
     }
 }
 
+/// Why a daemon could not be compared with the system.
+#[derive(Debug)]
+pub enum CompareError {
+    /// The system can't be read: zoneadm(8) has failed.
+    System(CommandError),
+    /// The daemon has not answered.
+    Daemon(client::Error),
+    /// They differ, and could only be looked at once: that says nothing about
+    /// what lasts.
+    OneLook,
+}
+
+impl fmt::Display for CompareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => error.fmt(f),
+            Self::Daemon(error) => error.fmt(f),
+            Self::OneLook => {
+                f.write_str("what differs could only be looked at once")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CompareError {}
+
 /// What a daemon has otherwise than the system, lastingly.
 ///
 /// # Errors
-/// A sentence, if the system or the daemon can't be read, or was only once.
+/// If the system or the daemon can't be read, or was only once.
 pub fn with_system(
     settings: &Settings,
     client: &Client,
     adjust: fn(&Json) -> Json,
-) -> Result<Seen, String> {
+) -> Result<Seen, CompareError> {
     let begin = Instant::now();
     let mut lasting: Option<Seen> = None;
     let mut looks = 0;
@@ -184,15 +212,16 @@ pub fn with_system(
             break;
         }
     }
-    let Some(seen) = lasting else { return Err(failure.unwrap_or_default()) };
+    let Some(seen) = lasting else {
+        return Err(failure.unwrap_or(CompareError::OneLook));
+    };
     // One look says nothing about what lasts.
     if looks < 2 {
         if let Some(why) = failure {
             return Err(why);
         }
         if !seen.differences.is_empty() {
-            let why = "what differs could only be looked at once";
-            return Err(why.to_string());
+            return Err(CompareError::OneLook);
         }
     }
     Ok(seen)
@@ -203,9 +232,10 @@ fn look(
     settings: &Settings,
     client: &Client,
     adjust: fn(&Json) -> Json,
-) -> Result<Seen, String> {
-    let dumped = dump(settings, settings.load.command_time)?;
-    let served = client.vms(&VmsQuery::new()).map_err(|e| e.to_string())?;
+) -> Result<Seen, CompareError> {
+    let dumped = dump(settings, settings.load.command_time)
+        .map_err(CompareError::System)?;
+    let served = client.vms(&VmsQuery::new()).map_err(CompareError::Daemon)?;
     let commands = [Source::Zoneadm, Source::Kstat, Source::Zfs, Source::Index];
     let of_commands =
         dumped.faults.iter().filter(|f| commands.contains(&f.source));

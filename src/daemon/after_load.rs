@@ -7,7 +7,7 @@ use super::Shared;
 use crate::cache::{Applied, Published, Update};
 use crate::event::{Cause, GONE, Job, Lane, Trigger};
 use crate::load::assemble::Parts;
-use crate::load::{Found, Loaded};
+use crate::load::{Found, Loaded, SourceFaults};
 use crate::settings::SourceTimes;
 use crate::source::{EventSource, Source, Sources};
 use crate::transitions::{Numbered, Position, Reports, due};
@@ -160,7 +160,7 @@ impl AfterLoad {
                 self.shared.note_stranger(zonename, error);
             } else {
                 let faults = &self.shared.faults;
-                faults.note(Some(zonename), *source, Some(error));
+                faults.add(Some(zonename), *source, error);
             }
             failed |= source.again();
         }
@@ -168,14 +168,10 @@ impl AfterLoad {
     }
 
     /// A fault goes when what was read without it is served, not before.
-    fn note_well(
-        &self,
-        zonename: &Arc<str>,
-        faults: &[(Source, Option<String>)],
-    ) {
+    fn note_well(&self, zonename: &Arc<str>, faults: &SourceFaults) {
         let well = faults.iter().filter(|(_, error)| error.is_none());
         for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
-            self.shared.faults.note(Some(zonename), source, None);
+            self.shared.faults.clear(Some(zonename), source);
         }
     }
 
@@ -183,7 +179,7 @@ impl AfterLoad {
     fn forget_stranger(&self, zonename: &Arc<str>) {
         let strangers = &mut self.shared.strangers.lock();
         if strangers.remove(zonename) && strangers.is_empty() {
-            self.shared.faults.note(None, Source::UnknownZones, None);
+            self.shared.faults.clear(None, Source::UnknownZones);
         }
     }
 
@@ -212,8 +208,8 @@ impl AfterLoad {
         };
         let due = Due { after: self, zonename, reach, noted };
         let Some(vm) = self.shared.cache.prepare(zonename, base, parts) else {
-            let error = Some("the zone has no uuid yet");
-            self.shared.faults.note(Some(zonename), Source::Uuid, error);
+            let error = "the zone has no uuid yet";
+            self.shared.faults.add(Some(zonename), Source::Uuid, &error);
             return Finished { published: Vec::new(), is_settled: true };
         };
         let finished = self.apply(job, zonename, base, Update::Vm(vm), &due);
@@ -314,7 +310,7 @@ impl AfterLoad {
                 if is_end_unheard {
                     self.shared.queue.expect_end(zonename);
                 }
-                faults.note(Some(zonename), Source::Uuid, None);
+                faults.clear(Some(zonename), Source::Uuid);
                 self.note_published(job, zonename, &published);
                 Finished { published, is_settled: true }
             }
@@ -331,7 +327,7 @@ impl AfterLoad {
                 if self.is_configured(&twin) || job.tries >= TWIN_TRIES {
                     let error =
                         format!("zone {twin} has the same, and is served");
-                    faults.note(Some(zonename), Source::Uuid, Some(&error));
+                    faults.add(Some(zonename), Source::Uuid, &error);
                     self.retry(job, Sources::ALL);
                 } else {
                     // The other has perhaps just been renamed to this one.

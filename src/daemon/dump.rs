@@ -8,22 +8,23 @@ use super::new_loader;
 use crate::load::Found;
 use crate::load::assemble::assemble;
 use crate::load::command::RunCount;
+use crate::load::error::{CommandError, FileError, LoadError};
 use crate::settings::Settings;
 use crate::source::Source;
 use crate::vm::json::{Json, Object};
 
 /// Something that could not be read.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub struct DumpFault {
     /// The zone; `host` for the host as a whole.
     pub zonename: String,
     /// The source that failed: a command, or a file.
     pub source: Source,
     /// Why.
-    pub error: String,
+    pub error: DumpError,
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for DumpFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { zonename, source, error } = self;
         write!(f, "{zonename}: {source}: {error}")
@@ -36,38 +37,64 @@ pub struct Dumped {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Json>,
     /// Everything that is wrong.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<DumpFault>,
     /// How the commands went.
     pub runs: BTreeMap<String, RunCount>,
     /// The zones that could not be read in whole.
     pub unread: HashSet<Arc<str>>,
 }
 
+/// Why something of a VM is not in a load without a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpError {
+    /// It could not be loaded.
+    Load(LoadError),
+    /// Another zone has the same uuid.
+    Twin,
+}
+
+impl std::fmt::Display for DumpError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Load(error) => error.fmt(f),
+            Self::Twin => {
+                f.write_str("another zone has the same, and is served")
+            }
+        }
+    }
+}
+
+impl From<FileError> for DumpError {
+    fn from(error: FileError) -> Self {
+        Self::Load(error.into())
+    }
+}
+
 /// Loads the system once, without a daemon. A pool may take `list_time` to
 /// list all that is on it.
 ///
 /// # Errors
-/// A sentence, if zoneadm fails.
+/// If zoneadm fails.
 pub fn dump(
     settings: &Settings,
     list_time: Duration,
-) -> Result<Dumped, String> {
+) -> Result<Dumped, CommandError> {
     let loader = new_loader(settings, Arc::default());
     let mut faults = Vec::new();
-    let mut note = |name: &str, source, error: Option<String>| {
+    let mut note = |name: &str, source, error: Option<DumpError>| {
         let zonename = name.to_string();
-        faults.extend(error.map(|error| Fault { zonename, source, error }));
+        faults.extend(error.map(|error| DumpFault { zonename, source, error }));
     };
     let sysinfo = loader.sysinfo().unwrap_or_else(|e| {
-        note("host", Source::Sysinfo, Some(e));
+        note("host", Source::Sysinfo, Some(e.into()));
         Arc::new(Object::new())
     });
     let all = loader
         .load_all(&[], false, Some(list_time), &sysinfo, &|_, _, _| {})
-        .map_err(|e| e.to_string())?;
-    note("host", Source::Index, all.index_error);
+        .map_err(|why| why.error().clone())?;
+    note("host", Source::Index, all.index_error.map(DumpError::from));
     for (source, error) in all.faults {
-        note("host", source, error);
+        note("host", source, error.map(DumpError::Load));
     }
     let mut vms = Vec::new();
     let (mut uuids, mut unread) = (HashSet::new(), HashSet::new());
@@ -76,7 +103,7 @@ pub fn dump(
             unread.insert(Arc::clone(&loaded.zonename));
         }
         for (source, error) in loaded.faults {
-            note(&loaded.zonename, source, error);
+            note(&loaded.zonename, source, error.map(DumpError::Load));
         }
         let Found::Parts(parts) = loaded.found else { continue };
         let Some(vm) = assemble(&parts) else { continue };
@@ -85,8 +112,7 @@ pub fn dump(
         if uuids.insert(uuid) {
             vms.push(Json::from(vm));
         } else {
-            let error = "another zone has the same, and is served".to_string();
-            note(&loaded.zonename, Source::Uuid, Some(error));
+            note(&loaded.zonename, Source::Uuid, Some(DumpError::Twin));
         }
     }
     let runs = loader.runs().runner().counts().lock().clone();

@@ -19,6 +19,7 @@ mod status;
 mod worker;
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +33,7 @@ use crate::address::Address;
 use crate::cache::Cache;
 use crate::drift::Drift;
 use crate::faults::Faults;
-use crate::http::Server;
+use crate::http::{ListenError, Server};
 use crate::hub::{Hub, HubLimits};
 use crate::load::Loader;
 use crate::load::command::Runner;
@@ -44,7 +45,7 @@ use crate::os::net::{self, Bound};
 use crate::os::signals::{Signal, Signals, is_ignored};
 use crate::queue::Queue;
 use crate::settings;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::source::EventSource;
 use crate::sync_requests::Requests;
 use crate::threads::{exit, spawn};
@@ -157,28 +158,50 @@ impl Shared {
 }
 
 /// Reads the settings again.
-pub type Reread<'a> = &'a dyn Fn() -> Result<Settings, String>;
+pub type Reread<'a> = &'a dyn Fn() -> Result<Settings, SettingsError>;
+
+/// Why the daemon can't start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Signals can't be caught.
+    Signals(io::Error),
+    /// An address can't be had.
+    Listen(ListenError),
+    /// Files can't be watched, or a thread can't be started.
+    Threads(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signals(e) => write!(f, "signals: {e}"),
+            Self::Listen(error) => error.fmt(f),
+            Self::Threads(e) => write!(f, "can't start: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
 
 /// Runs the daemon until a signal ends it; at SIGHUP it reads its settings
 /// again, if it is told how: else its terminal has gone, and it ends.
 ///
 /// # Errors
-/// A sentence, if it can't start.
+/// If it can't start.
 pub fn run(
     mut settings: Settings,
     reread: Option<Reread<'_>>,
-) -> Result<(), String> {
+) -> Result<(), StartError> {
     let mut caught = vec![Signal::Terminate, Signal::Interrupt];
     // Who started it by nohup(1) wants it to go on.
     if reread.is_some() || !is_ignored(Signal::Hangup) {
         caught.push(Signal::Hangup);
     }
-    let signals =
-        Signals::catch(&caught).map_err(|e| format!("signals: {e}"))?;
+    let signals = Signals::catch(&caught).map_err(StartError::Signals)?;
     // Before anything else: a second daemon must disturb nothing.
-    let bound = bind(&settings)?;
+    let bound = bind(&settings).map_err(StartError::Listen)?;
     let daemon = Daemon::start(&within_descriptors(settings.clone()), bound)
-        .map_err(|e| format!("can't start: {e}"))?;
+        .map_err(StartError::Threads)?;
     let signal = loop {
         match (signals.wait(), reread) {
             (Signal::Hangup, Some(reread)) => match reread() {
@@ -222,7 +245,7 @@ const BIND_TIME: Duration = Duration::from_secs(1);
 /// How often.
 const BIND_PAUSE: Duration = Duration::from_millis(20);
 
-fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
+fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     let until = Instant::now() + BIND_TIME;
     let bind_one = |address: &Address| loop {
         match net::bind(address, settings.http.send_buffer) {
@@ -233,7 +256,7 @@ fn bind(settings: &Settings) -> Result<Vec<Bound>, String> {
             {
                 std::thread::sleep(BIND_PAUSE);
             }
-            Err(e) => return Err(format!("can't listen on {address}: {e}")),
+            Err(e) => return Err(ListenError::Address(address.clone(), e)),
         }
     };
     settings.listen.iter().map(bind_one).collect()

@@ -63,7 +63,7 @@ fn look_at_sources(shared: &Shared) {
         let (Heard::Silent(source) | Heard::Well(source)) = heard;
         let fault = source.missing();
         let Heard::Silent(_) = heard else {
-            shared.faults.note(None, fault, None);
+            shared.faults.clear(None, fault);
             continue;
         };
         let name = source.name();
@@ -79,7 +79,7 @@ fn look_at_sources(shared: &Shared) {
             why += "; its sysevent was started again";
         }
         log::error!("{why}");
-        shared.faults.note(None, fault, Some(&why));
+        shared.faults.add(None, fault, &why);
     }
 }
 

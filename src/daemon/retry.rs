@@ -1,5 +1,6 @@
 //! What has failed, or came too late, is done again.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::Shared;
@@ -24,7 +25,7 @@ impl Shared {
     /// Does a job again whose run has ended too late; if the run failed, later.
     pub fn redo(&self, times: &SourceTimes, again: Again) {
         let Again { job, source, error } = again;
-        let Some(error) = error.map(|error| error.to_string()) else {
+        let Some(error) = error else {
             self.queue.push(self.as_it_is_wanted(job));
             return;
         };
@@ -34,7 +35,7 @@ impl Shared {
                 if self.cache.contains(zonename)
                     || self.index.read().line(zonename).is_some() =>
             {
-                self.faults.note(Some(zonename), source, Some(&error));
+                self.faults.add(Some(zonename), source, &error);
             }
             Some(zonename) => self.note_stranger(zonename, &error),
         }
@@ -58,17 +59,17 @@ impl Shared {
     }
 
     /// Notes that zoneadm has failed for a zone that may not exist.
-    pub fn note_stranger(&self, zonename: &Arc<str>, error: &str) {
+    pub fn note_stranger(&self, zonename: &Arc<str>, error: &dyn fmt::Display) {
         let strangers = &mut self.strangers.lock();
         if strangers.len() < STRANGERS_MAX {
             strangers.insert(Arc::clone(zonename));
         }
-        self.faults.note(None, Source::UnknownZones, Some(error));
+        self.faults.add(None, Source::UnknownZones, error);
     }
 
     /// Notes that a full reload has failed.
-    pub fn note_refresh_error(&self, error: &str) {
-        self.faults.note(None, Source::Refresh, Some(error));
+    pub fn note_refresh_error(&self, error: &dyn fmt::Display) {
+        self.faults.add(None, Source::Refresh, error);
         self.faults.note_refresh_error(error);
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::{Cause, Job, Lane};
 use crate::load::assemble::Parts;
+use crate::load::error::LoadError;
 use crate::load::{Found, LoadRequest, Loaded, zoneadm, zonexml};
 use crate::source::{EventSource, Source, Sources};
 use crate::threads::EXIT_PANIC;
@@ -159,10 +160,8 @@ fn all_is_read_again_of_what_could_not_be_kept() {
     assert!(shared.cache.contains(&name));
     // A zone that is another, with an XML that can't be read: what zoneadm
     // has said of it is lost with the load.
-    let bad = vec![
-        (Source::Zoneadm, None),
-        (Source::ZoneXml, Some("torn".to_string())),
-    ];
+    let torn = LoadError::Lines(vec!["torn".to_string()]);
+    let bad = vec![(Source::Zoneadm, None), (Source::ZoneXml, Some(torn))];
     worker.after.finish(&job, loaded(Found::Unknown, bad), 0);
     let again = shared.queue.take().unwrap();
     assert!(again.jobs[0].sources.contains(Sources::ALL));

@@ -70,11 +70,7 @@ impl Worker {
             let what = format!("panic: {}", panic_text(panic.as_ref()));
             for job in &batch.jobs {
                 let faults = &self.shared.faults;
-                faults.note(
-                    zonename_of(&job.lane),
-                    Source::Worker,
-                    Some(&what),
-                );
+                faults.add(zonename_of(&job.lane), Source::Worker, &what);
                 self.after.retry(job, Sources::ALL);
             }
         }
@@ -187,7 +183,7 @@ impl Worker {
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
         self.compare_with_index(&job.cause);
-        let is_listed = |(source, error): &(Source, Option<String>)| {
+        let is_listed = |(source, error): &(Source, Option<_>)| {
             *source != Source::Zoneadm || error.is_none()
         };
         if !host_faults.iter().all(is_listed) && job.tries < LISTING_TRIES {
@@ -226,7 +222,7 @@ impl Worker {
     fn put_off_reload(&self, job: &Job, why: NoAnswer) {
         match why {
             NoAnswer::Failed(e) => {
-                self.shared.note_refresh_error(&e.to_string());
+                self.shared.note_refresh_error(&e);
                 self.after.retry(job, Sources::ALL);
             }
             NoAnswer::NotYet(unanswered) => {
@@ -244,10 +240,10 @@ impl Worker {
     ) -> FinishedAll {
         let faults = &self.shared.faults;
         self.shared.strangers.lock().clear();
-        faults.note(None, Source::UnknownZones, None);
+        faults.clear(None, Source::UnknownZones);
         for (source, error) in &all.faults {
             if let Some(error) = error {
-                faults.note(None, *source, Some(error));
+                faults.add(None, *source, error);
             }
         }
         let heals = self.heals(job);
@@ -270,7 +266,7 @@ impl Worker {
         let well = all.faults.iter().filter(|(_, error)| error.is_none());
         let well = well.map(|(source, _)| *source);
         for source in well.chain([Source::Refresh, Source::Worker]) {
-            faults.note(None, source, None);
+            faults.clear(None, source);
         }
         finished
     }
@@ -411,14 +407,18 @@ impl Worker {
 
     /// Reads the zone index; if it can't be read, it is tried again.
     fn read_index(&self, cause: &Cause, tries: u32) -> Option<ZoneIndex> {
-        let read = self.loader.index();
-        let error = read.as_ref().err().map(String::as_str);
-        self.shared.faults.note(None, Source::Index, error);
-        if error.is_some() {
-            let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
-            self.after.retry(&Job { tries, ..job }, Sources::NONE);
+        match self.loader.index() {
+            Ok(index) => {
+                self.shared.faults.clear(None, Source::Index);
+                Some(index)
+            }
+            Err(e) => {
+                self.shared.faults.add(None, Source::Index, &e);
+                let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
+                self.after.retry(&Job { tries, ..job }, Sources::NONE);
+                None
+            }
         }
-        read.ok()
     }
 
     /// While everything was loaded, the zone index may have changed: that was
@@ -469,7 +469,7 @@ impl Worker {
         let ticket = reads.fetch_add(1, Ordering::SeqCst) + 1;
         match self.loader.sysinfo() {
             Ok(sysinfo) => {
-                self.shared.faults.note(None, Source::Sysinfo, None);
+                self.shared.faults.clear(None, Source::Sysinfo);
                 let mut stored = self.shared.sysinfo.write();
                 // The lock is held: nobody stores in between.
                 let newest = &self.shared.sysinfo_stored;
@@ -488,7 +488,7 @@ impl Worker {
                 Some((sysinfo, changed))
             }
             Err(e) => {
-                self.shared.faults.note(None, Source::Sysinfo, Some(&e));
+                self.shared.faults.add(None, Source::Sysinfo, &e);
                 let lane = Lane::Sysinfo;
                 let cause = Cause::now(Trigger::Refresh, "sysinfo again");
                 let sources = Sources::NONE;

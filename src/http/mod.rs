@@ -35,6 +35,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use crate::address::Address;
 use crate::cache::Cache;
 use crate::hub::Hub;
 use crate::metrics::Page;
@@ -51,6 +52,28 @@ use poller::Poller;
 use route::Route;
 use service::Service;
 use vms::Vms;
+
+/// Why the server can't listen.
+#[derive(Debug)]
+pub enum ListenError {
+    /// Not on this address.
+    Address(Address, io::Error),
+    /// A thread of this name can't be started.
+    Thread(String, io::Error),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address, e) => {
+                write!(f, "can't listen on {address}: {e}")
+            }
+            Self::Thread(name, e) => write!(f, "thread {name}: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
 
 /// The daemon behind the cache.
 pub trait Host: Send + Sync {
@@ -129,8 +152,8 @@ impl Server {
     /// Listens and serves, in threads of its own.
     ///
     /// # Errors
-    /// A sentence, if another process was quicker.
-    pub fn listen(&self, bound: Vec<Bound>) -> Result<(), String> {
+    /// If another process was quicker, or a thread can't be started.
+    pub fn listen(&self, bound: Vec<Bound>) -> Result<(), ListenError> {
         let mut started = self.threads.lock();
         if self.ended.load(Ordering::SeqCst) {
             return Ok(());
@@ -138,7 +161,7 @@ impl Server {
         let mut start = |name: String, run: Box<dyn FnOnce() + Send>| {
             match crate::threads::spawn(&name, run) {
                 Ok(thread) => started.push(thread),
-                Err(e) => return Err(format!("thread {name}: {e}")),
+                Err(e) => return Err(ListenError::Thread(name, e)),
             }
             Ok(())
         };
@@ -148,9 +171,8 @@ impl Server {
         start("http-poll".into(), Box::new(move || poller.run()))?;
         for bound in bound {
             let address = bound.address().clone();
-            let listener = bound
-                .listen()
-                .map_err(|e| format!("can't listen on {address}: {e}"))?;
+            let listener =
+                bound.listen().map_err(|e| ListenError::Address(address, e))?;
             log::info!("listening on {}", listener.address());
             let engine = Arc::clone(&self.engine);
             start(

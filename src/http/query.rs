@@ -1,6 +1,10 @@
 //! Query strings: names and values, decoded, and what each of them may be.
 
+use std::fmt;
 use std::time::Duration;
+
+use crate::vm::filter::ConditionError;
+use crate::vm::path::UnknownProperty;
 
 /// One `NAME=VALUE` of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,17 +15,125 @@ pub struct Parameter {
     pub value: String,
 }
 
+/// Why a query asks for nothing: the words of an answer with status 400.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueryError {
+    /// A name or value is no text.
+    NotText(String),
+    /// The path names a VM by what is no text.
+    NotAName(String),
+    /// There is no such parameter.
+    Unknown(String),
+    /// It is no parameter, and no condition that VMs could meet.
+    Condition(String, ConditionError),
+    /// A field or path that no VM can have.
+    Property(UnknownProperty),
+    /// A parameter can't have this value.
+    Value {
+        /// The parameter.
+        name: String,
+        /// What it was set to.
+        value: String,
+        /// What it can be.
+        wanted: Wanted,
+    },
+    /// The first makes no sense without the second.
+    Without(&'static str, &'static str),
+}
+
+/// What a parameter can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// `1` or `0`.
+    Flag,
+    /// A time.
+    Seconds {
+        /// The shortest.
+        least: Duration,
+        /// The longest.
+        most: Duration,
+    },
+    /// A number.
+    Number,
+    /// One of these.
+    OneOf(Vec<String>),
+    /// Anything but nothing.
+    Value,
+    /// A path without places in arrays: those are `*` in a change's path.
+    PathOfChanges,
+    /// `PROPERTY=VALUE`, or `gone`.
+    WaitWords,
+    /// Either conditions or `gone`.
+    OneKindOfWait,
+    /// A condition, which this one is not.
+    Condition(ConditionError),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("1 or 0 is wanted"),
+            Self::Seconds { least, most } => {
+                let [least, most] = [least, most].map(Duration::as_secs_f64);
+                write!(f, "seconds from {least} to {most} are wanted")
+            }
+            Self::Number => f.write_str("a number is wanted"),
+            Self::OneOf(names) => {
+                write!(f, "one of {} is wanted", names.join(", "))
+            }
+            Self::Value => f.write_str("a value is wanted"),
+            Self::PathOfChanges => {
+                f.write_str("an element is * in a change's path")
+            }
+            Self::WaitWords => f.write_str("PROPERTY=VALUE or gone is wanted"),
+            Self::OneKindOfWait => {
+                f.write_str("a VM that is gone has no properties")
+            }
+            Self::Condition(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for QueryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unknown = "unknown query parameter or value";
+        match self {
+            Self::NotText(text) => {
+                write!(f, "not UTF-8 behind its %: {text}")
+            }
+            Self::NotAName(name) => write!(f, "not a VM's name: {name}"),
+            Self::Unknown(name) => write!(f, "{unknown}: {name}"),
+            Self::Condition(name, error) => {
+                write!(f, "{unknown}: {name}: {error}")
+            }
+            Self::Property(error) => error.fmt(f),
+            Self::Value { name, value, wanted } => {
+                write!(f, "{name}={value}: {wanted}")
+            }
+            Self::Without(name, other) => write!(f, "{name} without {other}"),
+        }
+    }
+}
+
+impl std::error::Error for QueryError {}
+
+impl From<UnknownProperty> for QueryError {
+    fn from(error: UnknownProperty) -> Self {
+        Self::Property(error)
+    }
+}
+
 /// Reads a query: `+` is a space, `%XX` a byte.
 ///
 /// # Errors
-/// A sentence, if that is no text.
-pub fn parse(query: &str) -> Result<Vec<Parameter>, String> {
+/// If that is no text.
+pub fn parse(query: &str) -> Result<Vec<Parameter>, QueryError> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let read = pairs.map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let decoded = |text: &str| {
             percent_decode(&text.replace('+', " "))
-                .ok_or_else(|| format!("not UTF-8 behind its %: {text}"))
+                .ok_or_else(|| QueryError::NotText(text.to_string()))
         };
         Ok(Parameter { name: decoded(name)?, value: decoded(value)? })
     });
@@ -48,71 +160,72 @@ pub fn percent_decode(text: &str) -> Option<String> {
 impl Parameter {
     /// That there is no such parameter here.
     #[must_use]
-    pub fn unknown(&self) -> String {
-        format!("unknown query parameter or value: {}", self.name)
+    pub fn unknown(&self) -> QueryError {
+        QueryError::Unknown(self.name.clone())
     }
 
-    fn wrong(&self, wanted: &str) -> String {
-        format!("{}={}: {wanted}", self.name, self.value)
+    /// The error that its value is not what is `wanted`.
+    #[must_use]
+    pub fn wrong(&self, wanted: Wanted) -> QueryError {
+        let (name, value) = (self.name.clone(), self.value.clone());
+        QueryError::Value { name, value, wanted }
     }
 
     /// Yes or no.
     ///
     /// # Errors
-    /// A sentence, for anything else.
-    pub fn flag(&self) -> Result<bool, String> {
+    /// For anything else.
+    pub fn flag(&self) -> Result<bool, QueryError> {
         match self.value.as_str() {
             "1" | "true" => Ok(true),
             "0" | "false" => Ok(false),
-            _ => Err(self.wrong("1 or 0 is wanted")),
+            _ => Err(self.wrong(Wanted::Flag)),
         }
     }
 
     /// A time in seconds, from `least` to `most`.
     ///
     /// # Errors
-    /// A sentence, for anything else.
+    /// For anything else.
     pub fn seconds(
         &self,
         least: Duration,
         most: Duration,
-    ) -> Result<Duration, String> {
+    ) -> Result<Duration, QueryError> {
         let number = self.value.parse::<f64>().ok();
         let time = number.and_then(|n| Duration::try_from_secs_f64(n).ok());
-        time.filter(|time| (least..=most).contains(time)).ok_or_else(|| {
-            let (least, most) = (least.as_secs_f64(), most.as_secs_f64());
-            self.wrong(&format!("seconds from {least} to {most} are wanted"))
-        })
+        time.filter(|time| (least..=most).contains(time))
+            .ok_or_else(|| self.wrong(Wanted::Seconds { least, most }))
     }
 
     /// A number.
     ///
     /// # Errors
-    /// A sentence, for anything else.
-    pub fn number(&self) -> Result<u64, String> {
+    /// For anything else.
+    pub fn number(&self) -> Result<u64, QueryError> {
         let number = self.value.parse().ok();
-        number.ok_or_else(|| self.wrong("a number is wanted"))
+        number.ok_or_else(|| self.wrong(Wanted::Number))
     }
 
     /// One of these.
     ///
     /// # Errors
-    /// A sentence, for anything else.
-    pub fn one_of<T: Copy>(&self, all: &[(&str, T)]) -> Result<T, String> {
+    /// For anything else.
+    pub fn one_of<T: Copy>(&self, all: &[(&str, T)]) -> Result<T, QueryError> {
         let found = all.iter().find(|(name, _)| *name == self.value);
         found.map(|(_, value)| *value).ok_or_else(|| {
-            let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
-            self.wrong(&format!("one of {} is wanted", names.join(", ")))
+            let names = all.iter().map(|(name, _)| (*name).to_string());
+            self.wrong(Wanted::OneOf(names.collect()))
         })
     }
 
     /// A text that is not empty.
     ///
     /// # Errors
-    /// A sentence, for one that is.
-    pub fn text(self) -> Result<String, String> {
+    /// For one that is.
+    pub fn text(self) -> Result<String, QueryError> {
         match self.value.is_empty() {
-            true => Err(self.wrong("a value is wanted")),
+            true => Err(self.wrong(Wanted::Value)),
             false => Ok(self.value),
         }
     }
@@ -145,20 +258,26 @@ mod tests {
     fn values_are_what_they_have_to_be_or_are_named() {
         assert_eq!(one("x=1").flag(), Ok(true));
         assert_eq!(one("x=false").flag(), Ok(false));
-        assert!(one("x=yes").flag().unwrap_err().contains("x=yes"));
+        assert!(one("x=yes").flag().unwrap_err().to_string().contains("x=yes"));
         let second = Duration::from_secs(1);
         let seconds = |q: &str| one(q).seconds(second / 2, second * 5);
         assert_eq!(seconds("x=1.5"), Ok(second * 3 / 2));
         for bad in ["x=", "x=-1", "x=0.1", "x=6", "x=NaN", "x=inf", "x=1s"] {
-            assert!(seconds(bad).unwrap_err().contains(bad), "{bad}");
+            assert!(
+                seconds(bad).unwrap_err().to_string().contains(bad),
+                "{bad}"
+            );
         }
         assert_eq!(one("x=7").number(), Ok(7));
         for bad in ["x=", "x=-1", "x=1.5", "x=99999999999999999999999"] {
-            assert!(one(bad).number().unwrap_err().contains(bad), "{bad}");
+            assert!(
+                one(bad).number().unwrap_err().to_string().contains(bad),
+                "{bad}"
+            );
         }
         assert_eq!(one("x=b").one_of(&[("a", 1), ("b", 2)]), Ok(2));
         let error = one("x=c").one_of(&[("a", 1), ("b", 2)]).unwrap_err();
-        assert_eq!(error, "x=c: one of a, b is wanted");
+        assert_eq!(error.to_string(), "x=c: one of a, b is wanted");
         assert!(one("x=").text().is_err());
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::query::{self, Parameter, percent_decode};
+use super::query::{self, Parameter, QueryError, Wanted, percent_decode};
 use super::subscription_filter::SubscriptionFilter;
 use crate::cache::Since;
 use crate::settings::HttpLimits;
 use crate::vm::diff::EventKind;
 use crate::vm::fields::Fields;
-use crate::vm::filter::{CONDITIONS_MAX, Condition, Filter};
+use crate::vm::filter::{CONDITIONS_MAX, Condition, ConditionError, Filter};
 use crate::vm::path::{Path, split_list, split_once};
 
 /// The shortest time between two heartbeats.
@@ -36,8 +36,8 @@ pub enum Route {
     Unsupported,
     /// Any method but GET and HEAD.
     BadMethod,
-    /// A query that names what there is not; says what.
-    BadQuery(String),
+    /// A query that asks for nothing, and why.
+    BadQuery(QueryError),
 }
 
 impl Route {
@@ -141,8 +141,8 @@ pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
                 match percent_decode(name) {
                     Some(name) => Route::Vm(name, OfVm::default()),
                     None => {
-                        let error = format!("not a VM's name: {name}");
-                        return Route::BadQuery(error);
+                        let name = name.to_string();
+                        return Route::BadQuery(QueryError::NotAName(name));
                     }
                 }
             }
@@ -164,7 +164,7 @@ pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
     read.unwrap_or_else(Route::BadQuery)
 }
 
-fn status(parameters: Vec<Parameter>) -> Result<Route, String> {
+fn status(parameters: Vec<Parameter>) -> Result<Route, QueryError> {
     let mut full = false;
     for parameter in parameters {
         match parameter.name.as_str() {
@@ -178,7 +178,7 @@ fn status(parameters: Vec<Parameter>) -> Result<Route, String> {
 fn of_vms(
     parameters: Vec<Parameter>,
     limits: &HttpLimits,
-) -> Result<OfVms, String> {
+) -> Result<OfVms, QueryError> {
     let mut of = OfVms::default();
     for parameter in parameters {
         match parameter.name.as_str() {
@@ -187,12 +187,12 @@ fn of_vms(
             "timeout" => of.timeout = Some(timeout(&parameter, limits)?),
             name => {
                 let added = of.filter.add(name, &parameter.value);
-                added.map_err(|e| format!("{}: {e}", parameter.unknown()))?;
+                added.map_err(|e| QueryError::Condition(name.into(), e))?;
             }
         }
     }
     match of.timeout {
-        Some(_) if !of.sync => Err("timeout without sync".to_string()),
+        Some(_) if !of.sync => Err(QueryError::Without("timeout", "sync")),
         _ => Ok(of),
     }
 }
@@ -200,7 +200,7 @@ fn of_vms(
 fn of_vm(
     parameters: Vec<Parameter>,
     limits: &HttpLimits,
-) -> Result<OfVm, String> {
+) -> Result<OfVm, QueryError> {
     let mut of = OfVm::default();
     for parameter in parameters {
         match parameter.name.as_str() {
@@ -213,15 +213,17 @@ fn of_vm(
     }
     match of.timeout {
         Some(_) if !of.sync && of.wait.is_none() => {
-            Err("timeout without sync or wait".to_string())
+            Err(QueryError::Without("timeout", "sync or wait"))
         }
         _ => Ok(of),
     }
 }
 
-fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
-    let error = |e: &str| format!("wait={}: {e}", wanted.value);
-    let contrary = || error("a VM that is gone has no properties");
+fn add_wait(
+    wait: &mut Option<Wait>,
+    wanted: &Parameter,
+) -> Result<(), QueryError> {
+    let contrary = || wanted.wrong(Wanted::OneKindOfWait);
     if wanted.value == "gone" {
         if matches!(wait, Some(Wait::Holds(_))) {
             return Err(contrary());
@@ -230,16 +232,18 @@ fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
         return Ok(());
     }
     let Some((property, value)) = split_once(&wanted.value, '=') else {
-        return Err(error("PROPERTY=VALUE or gone is wanted"));
+        return Err(wanted.wrong(Wanted::WaitWords));
     };
-    let condition = Condition::new(property, value).map_err(|e| error(&e))?;
+    let condition = Condition::new(property, value)
+        .map_err(|e| wanted.wrong(Wanted::Condition(e)))?;
     match wait {
         None => *wait = Some(Wait::Holds(vec![condition])),
         Some(Wait::Holds(conditions)) if conditions.len() < CONDITIONS_MAX => {
             conditions.push(condition);
         }
         Some(Wait::Holds(_)) => {
-            return Err(format!("over {CONDITIONS_MAX} conditions"));
+            let error = ConditionError::TooMany;
+            return Err(wanted.wrong(Wanted::Condition(error)));
         }
         Some(Wait::Gone) => return Err(contrary()),
     }
@@ -249,7 +253,7 @@ fn add_wait(wait: &mut Option<Wait>, wanted: &Parameter) -> Result<(), String> {
 fn of_events(
     parameters: Vec<Parameter>,
     limits: &HttpLimits,
-) -> Result<OfEvents, String> {
+) -> Result<OfEvents, QueryError> {
     let mut of = OfEvents::default();
     let (mut seq, mut epoch) = (None, None);
     for parameter in parameters {
@@ -270,8 +274,9 @@ fn of_events(
                 for text in split_list(&parameter.value) {
                     let path = Path::parse(text)?;
                     if path.has_place() {
-                        let error = "an element is * in a change's path";
-                        return Err(format!("paths={text}: {error}"));
+                        let value = text.to_string();
+                        let one = Parameter { value, ..parameter };
+                        return Err(one.wrong(Wanted::PathOfChanges));
                     }
                     wanted.paths.push(path);
                 }
@@ -296,8 +301,8 @@ fn of_events(
     of.since = match (seq, epoch) {
         (Some(seq), Some(epoch)) => Some(Since { seq, epoch }),
         (None, None) => None,
-        (Some(_), None) => return Err("since without epoch".to_string()),
-        (None, Some(_)) => return Err("epoch without since".to_string()),
+        (Some(_), None) => return Err(QueryError::Without("since", "epoch")),
+        (None, Some(_)) => return Err(QueryError::Without("epoch", "since")),
     };
     Ok(of)
 }
@@ -305,14 +310,14 @@ fn of_events(
 fn add_fields(
     fields: &mut Option<Fields>,
     wanted: Parameter,
-) -> Result<(), String> {
-    fields.get_or_insert_default().add(&wanted.text()?)
+) -> Result<(), QueryError> {
+    Ok(fields.get_or_insert_default().add(&wanted.text()?)?)
 }
 
 fn timeout(
     parameter: &Parameter,
     limits: &HttpLimits,
-) -> Result<Duration, String> {
+) -> Result<Duration, QueryError> {
     parameter.seconds(Duration::ZERO, limits.timeout_max)
 }
 
@@ -409,6 +414,7 @@ mod tests {
         ] {
             match get(target) {
                 Route::BadQuery(error) => {
+                    let error = error.to_string();
                     assert!(error.contains(named), "{target}: {error}");
                 }
                 other => panic!("{target}: {other:?}"),

@@ -105,7 +105,7 @@ impl Service {
             Route::Events(of) => return self.events(of, request),
             Route::Unsupported => Full::text(404, "Unsupported URL Path"),
             Route::BadMethod => Full::text(400, ""),
-            Route::BadQuery(error) => failure(400, &error),
+            Route::BadQuery(error) => failure(400, &error.to_string()),
         })
     }
 

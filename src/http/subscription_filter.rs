@@ -41,7 +41,7 @@ impl SubscriptionFilter {
 pub struct SharedEvent<'a> {
     line: &'a Arc<EventLine>,
     /// The event, once somebody has to know what is in it.
-    event: Option<Result<Json, String>>,
+    event: Option<Result<Json, serde_json::Error>>,
     /// In the words of those who want some fields alone.
     reworded: Vec<(Fields, Arc<EventLine>)>,
 }
@@ -82,16 +82,14 @@ impl<'a> SharedEvent<'a> {
     }
 
     /// The event; why not, if it can't be read.
-    fn event(&mut self) -> Result<&Json, &str> {
+    fn event(&mut self) -> Result<&Json, &serde_json::Error> {
         let line = self.line;
         let event = self.event.get_or_insert_with(|| {
-            let text = std::str::from_utf8(line.text());
-            let text = text.map_err(|e| e.to_string())?;
             // It is ours, so that it can be read.
-            let event = Json::parse(text);
+            let event = serde_json::from_slice(line.text());
             event.inspect_err(|e| log::error!("event {}: {e}", line.seq))
         });
-        event.as_ref().map_err(String::as_str)
+        event.as_ref()
     }
 
     /// Whether there is a change at one of these paths; an event that can't be
@@ -140,7 +138,7 @@ fn narrowed(event: &Json, fields: &Fields) -> Json {
 }
 
 /// An event of which nothing but what it is about can be said, and why.
-fn unreadable(line: &EventLine, why: &str) -> Json {
+fn unreadable(line: &EventLine, why: &serde_json::Error) -> Json {
     let mut event = Object::new();
     event.set("type", line.about.kind.name());
     event.set("zonename", &line.about.zonename);

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Loader;
-use super::command::{CommandError, Output, Run};
+use super::command::{Output, Run};
+use super::error::CommandError;
 use super::question::Question;
 use super::runs::{Ask, Asked, Unanswered};
 
@@ -28,11 +29,13 @@ pub enum NoAnswer {
     NotYet(Unanswered),
 }
 
-impl std::fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl NoAnswer {
+    /// What is wrong with the run of the command.
+    #[must_use]
+    pub fn error(&self) -> &CommandError {
         match self {
-            Self::Failed(error) => error.fmt(f),
-            Self::NotYet(unanswered) => unanswered.error.fmt(f),
+            Self::Failed(error) => error,
+            Self::NotYet(unanswered) => &unanswered.error,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! environment, a time limit and a bound on what they print.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::error::{CommandError, CommandProblem};
 use crate::os;
 use crate::os::process::{ReadSome, Running, kill_group_now, read_some, spawn};
 
@@ -30,28 +31,6 @@ pub struct Output {
     pub stderr: String,
     /// The exit status; `None` if a signal ended it.
     pub exit: Option<i32>,
-}
-
-/// Why there is no usable output. Its text names the command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandError {
-    command: String,
-    what: String,
-    is_hang: bool,
-}
-
-impl CommandError {
-    /// Whether the command had to be killed since it took too long.
-    #[must_use]
-    pub fn is_hang(&self) -> bool {
-        self.is_hang
-    }
-}
-
-impl fmt::Display for CommandError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.command, self.what)
-    }
 }
 
 /// One run of a program.
@@ -74,13 +53,12 @@ impl Run {
         self.args.push(arg.to_string());
     }
 
-    /// The error that this run ended with `what`.
+    /// The command and its first arguments: a line for an operator, not all
+    /// the operands of a large batch.
     #[must_use]
-    pub fn error(&self, what: &str) -> CommandError {
+    pub fn command(&self) -> String {
         let name = self.program.file_name().unwrap_or_default();
-        let name = Path::new(name).display();
-        // A line for an operator, not all the operands of a large batch.
-        let mut command = name.to_string();
+        let mut command = Path::new(name).display().to_string();
         for (i, arg) in self.args.iter().enumerate() {
             if command.len() > 300 {
                 let more = self.args.len() - i;
@@ -90,18 +68,21 @@ impl Run {
             command.push(' ');
             command.push_str(arg);
         }
-        CommandError { command, what: what.to_string(), is_hang: false }
+        command
     }
 
-    /// The error of a run that ended badly: its status and first lines of
-    /// standard error.
+    /// The error that this run has.
+    #[must_use]
+    pub fn error(&self, problem: impl Into<CommandProblem>) -> CommandError {
+        let command = self.command().into();
+        CommandError { command, problem: problem.into() }
+    }
+
+    /// The error of a run that ended badly.
     #[must_use]
     pub fn failed(&self, output: &Output) -> CommandError {
-        let said: Vec<_> = output.stderr.trim().lines().take(3).collect();
-        let status = output
-            .exit
-            .map_or("killed by a signal".into(), |n| format!("exit {n}"));
-        self.error(&format!("{status}: {}", said.join("; ")))
+        let stderr = output.stderr.clone();
+        self.error(CommandProblem::Failed { exit: output.exit, stderr })
     }
 }
 
@@ -194,7 +175,7 @@ impl Runner {
         count.note(begin.elapsed(), limit);
         if let Err(e) = &result {
             count.failures += 1;
-            count.hangs += u64::from(e.is_hang);
+            count.hangs += u64::from(e.is_hang());
         }
         result
     }
@@ -205,16 +186,15 @@ impl Runner {
         limit: Duration,
     ) -> Result<Output, CommandError> {
         let end = Instant::now() + limit;
-        let mut running = spawn(&run.program, &run.args)
-            .map_err(|e| run.error(&format!("can't be started: {e}")))?;
-        self.finish(&mut running, end).map_err(|what| {
+        let mut running = spawn(&run.program, &run.args).map_err(|e| {
+            run.error(CommandProblem::NotStarted(e.to_string()))
+        })?;
+        self.finish(&mut running, end).map_err(|problem| {
             running.kill();
-            let is_hang = Instant::now() >= end;
-            let what = match is_hang {
-                true => format!("killed: ran for over {limit:?}"),
-                false => what,
-            };
-            CommandError { is_hang, ..run.error(&what) }
+            match Instant::now() >= end {
+                true => run.error(CommandProblem::RanTooLong(limit)),
+                false => run.error(problem),
+            }
         })
     }
 
@@ -222,7 +202,7 @@ impl Runner {
         &self,
         running: &mut Running,
         end: Instant,
-    ) -> Result<Output, String> {
+    ) -> Result<Output, CommandProblem> {
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();
         let mut buffer = vec![0; 64 << 10];
@@ -234,14 +214,14 @@ impl Runner {
             let fds =
                 [out_open.then(|| out.as_fd()), err_open.then(|| err.as_fd())];
             let polled: Vec<_> = fds.into_iter().flatten().collect();
-            os::wait_readable(&polled, time).map_err(|e| e.to_string())?;
+            os::wait_readable(&polled, time)?;
             if out_open {
                 out_open = self.drain(out, &mut stdout, &mut buffer)?;
             }
             if err_open {
                 err_open = self.drain(err, &mut stderr, &mut buffer)?;
             }
-            if running.child.has_ended().map_err(|e| e.to_string())? {
+            if running.child.has_ended()? {
                 // What it has started may hold its pipes for ever. What is in
                 // them by now is all that it has said.
                 let Running { stdout: out, stderr: err, child } = running;
@@ -263,19 +243,18 @@ impl Runner {
     /// Reads what a pipe has; `false` at its end.
     fn drain(
         &self,
-        pipe: &mut impl std::io::Read,
+        pipe: &mut impl Read,
         to: &mut Vec<u8>,
         buffer: &mut [u8],
-    ) -> Result<bool, String> {
+    ) -> Result<bool, CommandProblem> {
         loop {
-            match read_some(pipe, buffer).map_err(|e| e.to_string())? {
+            match read_some(pipe, buffer)? {
                 ReadSome::Nothing => return Ok(true),
                 ReadSome::End => return Ok(false),
                 ReadSome::Bytes(n) => to.extend_from_slice(&buffer[..n]),
             }
             if to.len() > self.output_limit {
-                let limit = self.output_limit;
-                return Err(format!("killed: printed over {limit} bytes"));
+                return Err(CommandProblem::PrintedTooMuch(self.output_limit));
             }
         }
     }
@@ -286,11 +265,10 @@ impl Runner {
         &self,
         running: &mut Running,
         end: Instant,
-    ) -> Result<Option<i32>, String> {
+    ) -> Result<Option<i32>, CommandProblem> {
         let mut step = EXIT_CHECK / 100;
         loop {
-            let ended = running.child.try_wait().map_err(|e| e.to_string())?;
-            if let Some(status) = ended {
+            if let Some(status) = running.child.try_wait()? {
                 return Ok(status.code());
             }
             std::thread::sleep(step.min(self.time_left(end)?));
@@ -298,15 +276,22 @@ impl Runner {
         }
     }
 
-    fn time_left(&self, end: Instant) -> Result<Duration, String> {
+    /// How long the next step may wait, and nothing once the time is up.
+    fn time_left(&self, end: Instant) -> Result<Duration, CommandProblem> {
         if self.is_ending() {
-            return Err("killed: the daemon is ending".to_string());
+            return Err(CommandProblem::DaemonEnds);
         }
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err("killed: ran for too long".to_string());
+        match left.is_zero() {
+            true => Err(CommandProblem::LateAnswer),
+            false => Ok(left.min(END_CHECK)),
         }
-        Ok(left.min(END_CHECK))
+    }
+}
+
+impl From<io::Error> for CommandProblem {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error.to_string())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::dtd::Refusal;
+use super::error::{DatasetError, FileError, LoadError};
 use super::files::{self, Dated, FilePlace, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
 use super::pools::DatasetsWanted;
@@ -15,7 +16,7 @@ use super::runs::Unanswered;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
-use super::{Found, LoadRequest, Loaded, NO_KSTAT, NoAnswer};
+use super::{Found, LoadRequest, Loaded, NoAnswer, SourceFaults};
 use crate::config::Paths;
 use crate::source::{MAPS, Source, Sources};
 use crate::vm::json::Json;
@@ -46,13 +47,13 @@ pub(super) struct Draft {
     pub(super) row: Option<ZoneRow>,
     pub(super) xml: Option<Arc<ZoneXml>>,
     pub(super) zoneinfo: Option<kstat::ZoneInfo>,
-    pub(super) lastexited: Option<Option<files::LastExit>>,
+    pub(super) lastexited: Option<files::LastExit>,
     pub(super) stamps: Stamps,
     /// In the order of [`MAPS`].
     pub(super) maps: [Option<Json>; MAPS.len()],
     pub(super) receiving: Option<Arc<str>>,
     pub(super) datasets: VmDatasets,
-    pub(super) faults: Vec<(Source, Option<String>)>,
+    pub(super) faults: SourceFaults,
     pub(super) unanswered: Vec<Unanswered>,
 }
 
@@ -77,7 +78,7 @@ impl Draft {
             row: known.map(|p| p.row.clone()),
             xml: known.map(|p| Arc::clone(&p.xml)),
             zoneinfo: known.and_then(|p| p.zoneinfo),
-            lastexited: known.map(|p| p.lastexited.clone()),
+            lastexited: known.and_then(|p| p.lastexited.clone()),
             stamps: known.map(|p| p.stamps.clone()).unwrap_or_default(),
             maps: std::array::from_fn(|at| Some(known?.maps[at].clone())),
             receiving: known.and_then(|p| p.receiving.clone()),
@@ -178,11 +179,11 @@ impl Draft {
         if prior != row.map(|row| &row.zoneid) {
             self.zoneinfo = None;
         }
-        self.fault(Source::Kstat, Some(NO_KSTAT.to_string()));
+        self.fault(Source::Kstat, Some(LoadError::NoKstat));
     }
 
     /// Notes that a source was read, and what is wrong with it.
-    pub(super) fn fault(&mut self, source: Source, error: Option<String>) {
+    pub(super) fn fault(&mut self, source: Source, error: Option<LoadError>) {
         match self.faults.iter_mut().find(|(s, _)| *s == source) {
             Some(fault) => fault.1 = error,
             None => self.faults.push((source, error)),
@@ -193,7 +194,7 @@ impl Draft {
     pub(super) fn no_answer(&mut self, source: Source, why: &NoAnswer) {
         match why {
             NoAnswer::Failed(error) => {
-                self.fault(source, Some(error.to_string()));
+                self.fault(source, Some(error.clone().into()));
             }
             NoAnswer::NotYet(unanswered) => {
                 self.unanswered.push(unanswered.clone());
@@ -207,7 +208,7 @@ impl Draft {
         &mut self,
         source: Source,
         place: FilePlace<'_>,
-        read: impl FnOnce(FilePlace<'_>) -> Result<Dated<T>, String>,
+        read: impl FnOnce(FilePlace<'_>) -> Result<Dated<T>, FileError>,
         set: impl FnOnce(&mut Self, T),
     ) {
         let known = self.stamps.get(source);
@@ -219,7 +220,7 @@ impl Draft {
                     self.stamps.set(source, read.stamp);
                     set(self, read.value);
                 }
-                Err(e) => error = Some(e),
+                Err(e) => error = Some(e.into()),
             }
         }
         self.fault(source, error);
@@ -361,7 +362,7 @@ impl Draft {
         &self,
         datasets: &Datasets,
         unanswered: &BTreeMap<Arc<str>, Unanswered>,
-    ) -> Option<String> {
+    ) -> Option<LoadError> {
         let mut names = self.names();
         if let Some(path) = self.zonepath() {
             let own = path.trim_start_matches('/');
@@ -379,17 +380,18 @@ impl Draft {
                 let is_there = datasets.get(&name).is_some();
                 let why = datasets.pool_failure(pool_of(&name))?;
                 let is_lost = !is_there && self.is_to_be_there(&name);
-                is_lost.then(|| why.to_string())
+                is_lost.then_some(why)
             };
             let not_yet = || {
                 let is_said =
                     datasets.get(&name).is_some() || datasets.is_missing(&name);
                 let of_pool = unanswered.get(pool_of(&name));
-                Some(of_pool.filter(|_| !is_said)?.error.to_string())
+                let error = of_pool.filter(|_| !is_said)?.error.clone();
+                Some(DatasetError::Command(error))
             };
-            let why = datasets.failure(&name).map(str::to_string);
+            let why = datasets.failure(&name).cloned();
             let why = why.or_else(of_pool).or_else(not_yet)?;
-            Some(format!("{name}: {why}"))
+            Some(LoadError::Dataset(name, why))
         })
     }
 
@@ -430,11 +432,11 @@ impl Draft {
 
     /// A line that could not be understood may have been that of a dataset
     /// which it had before and has no more.
-    fn loss(&self, datasets: &Datasets) -> Option<String> {
+    fn loss(&self, datasets: &Datasets) -> Option<LoadError> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
         let mut lost = had.iter().filter(|name| datasets.get(name).is_none());
-        lost.next().is_some().then(|| odd.to_string())
+        lost.next().is_some().then(|| odd.clone().into())
     }
 
     fn select_datasets(&mut self, datasets: &Datasets) {
@@ -458,7 +460,7 @@ impl Draft {
                 row,
                 xml,
                 zoneinfo: self.zoneinfo,
-                lastexited: self.lastexited.flatten(),
+                lastexited: self.lastexited,
                 stamps: self.stamps,
                 maps: self.maps.map(|map| map.unwrap_or_else(Json::empty)),
                 receiving: self.receiving,

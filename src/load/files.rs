@@ -1,11 +1,11 @@
 //! The files of a VM besides its XML, and the system's own description.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::{FileError, FileProblem};
 use crate::config::{JSON_DEPTH, Paths};
 use crate::load::zonexml;
 use crate::os::{self, Dir, FileText, Stamp};
@@ -40,7 +40,7 @@ pub type Sysinfo = Object;
 pub struct Folder {
     path: PathBuf,
     /// `None` if there is no such directory, and so no file in it.
-    dir: Result<Option<Dir>, String>,
+    dir: Result<Option<Dir>, FileProblem>,
 }
 
 impl Folder {
@@ -68,7 +68,7 @@ impl Folder {
     fn opened(path: PathBuf, opened: Option<io::Result<Dir>>) -> Self {
         let dir = match opened.transpose() {
             Err(e) if is_missing(&e) => Ok(None),
-            opened => opened.map_err(|e| e.to_string()),
+            opened => opened.map_err(|e| FileProblem::Io(e.to_string())),
         };
         Self { path, dir }
     }
@@ -84,14 +84,14 @@ pub enum FilePlace<'a> {
 }
 
 impl FilePlace<'_> {
-    /// The error that this file is `what`.
+    /// The error that this file has.
     #[must_use]
-    pub fn error(&self, what: impl fmt::Display) -> String {
+    pub fn error(&self, problem: FileProblem) -> FileError {
         let path = match *self {
             Self::At(path) => path.to_path_buf(),
             Self::In(folder, name) => folder.path.join(name),
         };
-        format!("{}: {what}", path.display())
+        FileError { path, problem }
     }
 
     /// Whether the file is as it was when it was read with this stamp, or
@@ -165,24 +165,36 @@ impl Stamps {
 /// Reads a file that need not exist.
 ///
 /// # Errors
-/// A sentence that names the file, if it exists and can't be read.
+/// If it exists and can't be read.
 pub fn read_optional(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Option<FileText>, String> {
+) -> Result<Option<FileText>, FileError> {
     let read = match place {
         FilePlace::At(path) => os::read_regular_file(path, limit),
         FilePlace::In(folder, name) => match &folder.dir {
             Ok(Some(dir)) => dir.read(name, limit),
             Ok(None) => return Ok(None),
-            Err(e) => return Err(place.error(e)),
+            Err(problem) => return Err(place.error(problem.clone())),
         },
     };
     match read {
         Ok(file) => Ok(Some(file)),
         Err(e) if is_missing(&e) => Ok(None),
-        Err(e) => Err(place.error(e)),
+        Err(e) => Err(place.error(FileProblem::Io(e.to_string()))),
     }
+}
+
+/// Reads a file that has to exist.
+///
+/// # Errors
+/// If it does not exist, or can't be read.
+pub fn read_required(
+    place: FilePlace<'_>,
+    limit: u64,
+) -> Result<FileText, FileError> {
+    read_optional(place, limit)?
+        .ok_or_else(|| place.error(FileProblem::Missing))
 }
 
 /// Whether an error says that there is no such file. Something else in the
@@ -195,19 +207,18 @@ pub fn is_missing(e: &io::Error) -> bool {
 /// Reads a JSON file, `{}` if there is none.
 ///
 /// # Errors
-/// A sentence that names the file, if it can't be read, is not JSON, or nests
-/// deeper than [`JSON_DEPTH`].
+/// If it can't be read, is not JSON, or nests deeper than [`JSON_DEPTH`].
 pub fn read_json(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<Json>, String> {
+) -> Result<Dated<Json>, FileError> {
     let Some(file) = read_optional(place, limit)? else {
         return Ok(Dated { value: Json::empty(), stamp: None });
     };
     let value = Json::parse(&file.text)
-        .map_err(|e| place.error(format!("not JSON: {e}")))?;
+        .map_err(|e| place.error(FileProblem::NotJson(e.to_string())))?;
     if value.depth() > JSON_DEPTH {
-        return Err(place.error(format!("nests deeper than {JSON_DEPTH}")));
+        return Err(place.error(FileProblem::TooDeep));
     }
     Ok(Dated { value, stamp: Some(file.stamp) })
 }
@@ -221,44 +232,43 @@ pub fn read_maps(
     place: FilePlace<'_>,
     limit: u64,
     file: Source,
-) -> Result<Dated<Vec<(usize, Json)>>, String> {
+) -> Result<Dated<Vec<(usize, Json)>>, FileError> {
     let Dated { value, stamp } = read_json(place, limit)?;
     let maps = MAPS.iter().enumerate().filter(|(_, map)| map.file == file);
     let maps = maps.map(|(at, map)| {
         let Some(key) = map.key else { return Ok((at, value.clone())) };
         let object = value
             .as_object()
-            .ok_or_else(|| place.error("not a JSON object"))?;
+            .ok_or_else(|| place.error(FileProblem::NotAnObject))?;
         Ok((at, object.get(key).cloned().unwrap_or_else(Json::empty)))
     });
-    let value = maps.collect::<Result<_, String>>()?;
+    let value = maps.collect::<Result<_, FileError>>()?;
     Ok(Dated { value, stamp })
 }
 
 /// Reads a zone's XML.
 ///
 /// # Errors
-/// A sentence that names the file, if it is not there, can't be read, or is
-/// not the XML of a zone.
+/// If it is not there, can't be read, or is not the XML of a zone.
 pub fn read_zonexml(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<zonexml::Parsed>, String> {
-    let file = read_optional(place, limit)?
-        .ok_or_else(|| place.error("no such file"))?;
-    let value = zonexml::parse(&file.text).map_err(|e| place.error(e))?;
+) -> Result<Dated<zonexml::Parsed>, FileError> {
+    let file = read_required(place, limit)?;
+    let value = zonexml::parse(&file.text)
+        .map_err(|e| place.error(FileProblem::Xml(e)))?;
     Ok(Dated { value, stamp: Some(file.stamp) })
 }
 
 /// Reads `lastexited`, `None` if there is none.
 ///
 /// # Errors
-/// A sentence, if it can't be read or is not whole: zoneadmd(8) truncates it
-/// before it writes.
+/// If it can't be read or is not whole: zoneadmd(8) truncates it before it
+/// writes.
 pub fn read_lastexited(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<Option<LastExit>>, String> {
+) -> Result<Dated<Option<LastExit>>, FileError> {
     let mut tries = 0;
     loop {
         let Some(file) = read_optional(place, limit)? else {
@@ -269,9 +279,8 @@ pub fn read_lastexited(
         }
         tries += 1;
         if tries == TORN_TRIES {
-            let text = file.text.trim_end();
-            let what = format!("not a time and a status: {text:?}");
-            return Err(place.error(what));
+            let text = file.text.trim_end().to_string();
+            return Err(place.error(FileProblem::NotLastExited(text)));
         }
         std::thread::sleep(TORN_PAUSE);
     }
@@ -312,16 +321,17 @@ pub fn parse_lastexited(text: &str) -> Option<LastExit> {
 /// Reads the system's description; early in boot there is none.
 ///
 /// # Errors
-/// A sentence, if it can't be read or is no JSON object.
+/// If it can't be read or is no JSON object.
 pub fn read_sysinfo(
     paths: &Paths,
     limits: &LoadLimits,
-) -> Result<Arc<Sysinfo>, String> {
+) -> Result<Arc<Sysinfo>, FileError> {
     let path = paths.sysinfo();
     let place = FilePlace::At(&path);
     let json = read_json(place, limits.json_bytes)?.value;
-    let object =
-        json.as_object().ok_or_else(|| place.error("not a JSON object"))?;
+    let object = json
+        .as_object()
+        .ok_or_else(|| place.error(FileProblem::NotAnObject))?;
     let mut sysinfo = Object::new();
     for (member, key) in SYSINFO_MEMBERS {
         if let Some(value) = object.get(key) {
@@ -361,8 +371,8 @@ mod tests {
         let path = dir.join(format!("lastexited-{}", std::process::id()));
         std::fs::write(&path, "").unwrap();
         let read = || read_lastexited(FilePlace::At(&path), 100);
-        let torn = read().unwrap_err();
-        assert!(torn.contains("not a time and a status"), "{torn}");
+        let torn = read().unwrap_err().problem;
+        assert_eq!(torn, FileProblem::NotLastExited(String::new()));
         // Until it is whole, there is nothing to see but that it is not.
         let reader = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::is_zonename;
+use crate::load::error::FileProblem;
 use crate::load::zoneadm::{ZoneRow, is_uuid};
 
 /// libzonecfg reads a line into a buffer of so many bytes, NUL included. Of
@@ -54,7 +55,7 @@ impl ZoneIndex {
     /// # Errors
     /// If the global zone is not in it: it always is, so that this is a part
     /// of the index, or none.
-    pub fn parse(text: String) -> Result<Self, String> {
+    pub fn parse(text: String) -> Result<Self, FileProblem> {
         let mut has_global = false;
         let mut lines = HashMap::new();
         for piece in lines_of(&text) {
@@ -67,7 +68,7 @@ impl ZoneIndex {
         }
         match has_global {
             true => Ok(Self { text: text.into_boxed_str(), lines }),
-            false => Err("does not have the global zone".to_string()),
+            false => Err(FileProblem::NoGlobalZone),
         }
     }
 

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use crate::config::Paths;
-use crate::load::command::{CommandError, Output, Run};
+use crate::load::command::{Output, Run};
+use crate::load::error::{CommandError, OutputError};
 use crate::vm::json::Object;
 use crate::vm::values::{epoch_seconds_to_iso, parse_number};
 
@@ -57,7 +58,7 @@ pub fn read_run(paths: &Paths, zoneid: Option<u64>) -> Run {
 /// Any other failure of the command.
 pub fn answer(run: &Run, output: &Output) -> Result<Kstats, CommandError> {
     match output.exit {
-        Some(0) => parse(&output.stdout).map_err(|what| run.error(&what)),
+        Some(0) => parse(&output.stdout).map_err(|e| run.error(e)),
         Some(1) if output.stderr.trim().is_empty() => Ok(HashMap::new()),
         _ => Err(run.failed(output)),
     }
@@ -75,9 +76,9 @@ pub fn answer(run: &Run, output: &Output) -> Result<Kstats, CommandError> {
 ///
 /// # Errors
 /// If a line is none of kstat's, or the last is cut off.
-pub fn parse(text: &str) -> Result<Kstats, String> {
+pub fn parse(text: &str) -> Result<Kstats, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
-        return Err("the output is cut off".to_string());
+        return Err(OutputError::CutOff);
     }
     let mut instances: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
     for line in text.lines() {
@@ -88,7 +89,7 @@ pub fn parse(text: &str) -> Result<Kstats, String> {
             Some((instance, statistic, value))
         });
         let Some((instance, statistic, value)) = parsed else {
-            return Err(format!("not a statistic: {line:?}"));
+            return Err(OutputError::NotAStatistic(line.to_string()));
         };
         instances.entry(instance).or_default().insert(statistic, value);
     }

@@ -13,6 +13,7 @@ pub mod assemble;
 pub mod command;
 mod draft;
 mod dtd;
+pub mod error;
 pub mod files;
 pub mod index;
 pub mod kstat;
@@ -37,6 +38,7 @@ use asker::Asker;
 pub use asker::NoAnswer;
 use assemble::Parts;
 use draft::Draft;
+use error::{FileError, LoadError};
 use files::Sysinfo;
 use kstat::Kstats;
 use pools::{DatasetsWanted, Pools};
@@ -45,9 +47,6 @@ use runs::{Runs, Unanswered};
 use zfs::Datasets;
 use zone_files::Accepted;
 use zones::AllZones;
-
-/// What is wrong where kstat(8) has answered, but without the zone.
-const NO_KSTAT: &str = "the zone is running and has no kstat";
 
 /// A VM to load.
 #[derive(Clone, Debug)]
@@ -60,6 +59,9 @@ pub struct LoadRequest {
     pub prior: Option<Arc<Parts>>,
 }
 
+/// The sources that were read, and what is wrong with each, if anything.
+pub type SourceFaults = Vec<(Source, Option<LoadError>)>;
+
 /// A VM that has been loaded.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -69,8 +71,8 @@ pub struct Loaded {
     pub prior: Option<Arc<Parts>>,
     /// What it is now.
     pub found: Found,
-    /// Of each source that was read, what is wrong with it, if anything.
-    pub faults: Vec<(Source, Option<String>)>,
+    /// What is wrong with each source that was read, if anything.
+    pub faults: SourceFaults,
     /// The answers that did not come in time.
     pub unanswered: Vec<Unanswered>,
     /// Whether the zone index has a line of it, though zoneadm by its name
@@ -91,9 +93,9 @@ impl Loaded {
     #[must_use]
     pub fn has_all_answers(&self) -> bool {
         let has_answer =
-            |(source, error): &(_, Option<String>)| match (*source, error) {
+            |(source, error): &(_, Option<LoadError>)| match (*source, error) {
                 (Source::Zoneadm | Source::Zfs, Some(_)) => false,
-                (Source::Kstat, Some(error)) => error == NO_KSTAT,
+                (Source::Kstat, Some(error)) => *error == LoadError::NoKstat,
                 _ => true,
             };
         self.unanswered.is_empty() && self.faults.iter().all(has_answer)
@@ -118,9 +120,9 @@ pub struct LoadedAll {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Loaded>,
     /// What is wrong with the host as a whole, by source.
-    pub faults: Vec<(Source, Option<String>)>,
+    pub faults: SourceFaults,
     /// Why the zone index could not be read, if it could not.
-    pub index_error: Option<String>,
+    pub index_error: Option<FileError>,
 }
 
 /// Is told of each VM's directory before its files are read, so that what is
@@ -153,7 +155,7 @@ impl Loader {
     ///
     /// # Errors
     /// As [`files::read_sysinfo`].
-    pub fn sysinfo(&self) -> Result<Arc<Sysinfo>, String> {
+    pub fn sysinfo(&self) -> Result<Arc<Sysinfo>, FileError> {
         files::read_sysinfo(&self.paths, &self.limits)
     }
 
@@ -237,7 +239,7 @@ impl Loader {
         pools.wait();
         self.set_kstats(&mut drafts, &asker, Some(kstats));
         read_datasets(&mut drafts, &mut pools);
-        let odd = pools.datasets.odd().map(str::to_string);
+        let odd = pools.datasets.odd().cloned().map(LoadError::from);
         Ok(LoadedAll {
             vms: drafts.into_iter().map(|d| d.finish(sysinfo)).collect(),
             faults: vec![(Source::Zoneadm, error), (Source::Zfs, odd)],

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::asker::{Asker, NoAnswer};
+use super::error::DatasetError;
 use super::question::{Question, pool_of};
 use super::runs::{Asked, Unanswered};
 use super::zfs::{self, Datasets, Depth};
@@ -136,7 +137,7 @@ impl<'a> Pools<'a> {
     fn doubt_what_was_not_walked(&mut self) {
         for name in self.asked.trees.difference(&self.walked) {
             if self.datasets.get(name).is_some() {
-                self.datasets.fail(name, "what is below it is not listed");
+                self.datasets.fail(name, DatasetError::NotWalked);
             }
         }
     }
@@ -154,7 +155,10 @@ impl<'a> Pools<'a> {
         match self.asker.answer(asked, parse) {
             Ok(listed) => self.take_listed(question, listed),
             Err(why) => {
-                self.fail(question, &why.to_string());
+                self.fail(
+                    question,
+                    &DatasetError::Command(why.error().clone()),
+                );
                 if let NoAnswer::NotYet(unanswered) = why {
                     let pool = question.pool().unwrap_or_default();
                     self.unanswered.insert(pool.into(), unanswered);
@@ -163,12 +167,12 @@ impl<'a> Pools<'a> {
         }
     }
 
-    fn fail(&mut self, question: &Question, why: &str) {
+    fn fail(&mut self, question: &Question, why: &DatasetError) {
         match question {
-            Question::Pool(pool) => self.datasets.fail(pool, why),
+            Question::Pool(pool) => self.datasets.fail(pool, why.clone()),
             Question::Datasets(names, _) => {
                 for name in names.iter().filter(|n| *pool_of(n) != ***n) {
-                    self.datasets.fail(name, why);
+                    self.datasets.fail(name, why.clone());
                 }
             }
             _ => {}
@@ -176,7 +180,7 @@ impl<'a> Pools<'a> {
     }
 
     fn take_listed(&mut self, question: &Question, mut listed: Datasets) {
-        let cut = listed.cut().map(str::to_string);
+        let cut = listed.cut().cloned();
         match question {
             // If something is missing, zones are asked for by name.
             Question::Pool(pool) if cut.is_none() => {
@@ -192,7 +196,7 @@ impl<'a> Pools<'a> {
                         return;
                     }
                     for name in names {
-                        listed.fail(name, &cut);
+                        listed.fail(name, cut.clone());
                     }
                 }
                 match depth {

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::command::{CommandError, Output, Run, Runner};
+use super::command::{Output, Run, Runner};
+use super::error::{CommandError, CommandProblem};
 use crate::event::{Job, Lane};
 use crate::source::{Source, Sources};
 use crate::threads;
@@ -233,7 +234,7 @@ impl Runs {
             runs.finish(&own, &id, output);
         });
         if let Err(e) = thread {
-            let error = ask.run.error(&format!("no thread for it: {e}"));
+            let error = ask.run.error(CommandProblem::NoThread(e.to_string()));
             self.finish(ask, &begun, Err(error));
         }
     }
@@ -273,12 +274,12 @@ impl Runs {
             }
             let _ = self.0.ended.wait_until(&mut state, until);
         }
-        let what = match &begun {
+        let problem = match &begun {
             Some(begun) => state.note_overdue(begun.id, &ask.run),
-            None => "others before it have not answered".to_string(),
+            None => CommandProblem::OthersHang,
         };
         let Ask { circuit, source, run, .. } = ask;
-        Err(Unanswered { circuit, begun, source, error: run.error(&what) })
+        Err(Unanswered { circuit, begun, source, error: run.error(problem) })
     }
 
     fn finish(
@@ -397,16 +398,15 @@ impl State {
     }
 
     /// Notes that a load has given up waiting for a run; returns the reason.
-    fn note_overdue(&mut self, id: u64, run: &Run) -> String {
+    fn note_overdue(&mut self, id: u64, run: &Run) -> CommandProblem {
         let Some(running) = self.running.get_mut(&id) else {
-            return "has not answered in time".to_string();
+            return CommandProblem::LateAnswer;
         };
-        let time = running.begun.elapsed();
-        let what = format!("has not answered for {time:.1?}");
+        let problem = CommandProblem::NoAnswerFor(running.begun.elapsed());
         if !std::mem::replace(&mut running.is_overdue, true) {
-            log::warn!("{}", run.error(&what));
+            log::warn!("{}: {problem}", run.command());
         }
-        what
+        problem
     }
 
     /// Ends a run; returns the jobs that waited for it.
@@ -424,8 +424,7 @@ impl State {
         };
         let time = begun.elapsed();
         if is_overdue {
-            let what = format!("has ended after {time:.1?}");
-            log::warn!("{}", ask.run.error(&what));
+            log::warn!("{}: has ended after {time:.1?}", ask.run.command());
         }
         let sort = (circuit.clone(), ask.sort);
         if error.is_none() && time * 2 > stuck_time {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::asker::Asker;
 use super::draft::{Draft, likely};
 use super::dtd::{REFUSALS_MAX, Refusal};
+use super::error::FileProblem;
 use super::files::{self, Dated, FilePlace, Folder};
 use super::pools::DatasetsWanted;
 use super::question::Question;
@@ -90,7 +91,7 @@ impl Loader {
             dated.value.xml.is_refused = !refused.is_empty();
             let why = refused
                 .first()
-                .map(|what| place.error(format!("zonecfg refuses it: {what}")));
+                .map(|what| place.error(FileProblem::Refused(what.clone())));
             match why {
                 Some(why) if has_good => Err(why),
                 why => {
@@ -117,7 +118,7 @@ impl Loader {
         draft.xml_tried |= is_read;
         draft.refused = refused;
         if let Some(why) = fault {
-            draft.fault(Source::ZoneXml, Some(why));
+            draft.fault(Source::ZoneXml, Some(why.into()));
             // Until it is mended, each load looks at it.
             let stamp = draft.stamps.get(Source::ZoneXml);
             let stamp = stamp.map(Stamp::never_holding);
@@ -217,7 +218,7 @@ impl Loader {
                     file,
                     place,
                     |place| files::read_lastexited(place, limit),
-                    |draft, exit| draft.lastexited = Some(exit),
+                    |draft, exit| draft.lastexited = exit,
                 );
                 continue;
             }
@@ -253,7 +254,7 @@ impl Loader {
                     .and_then(Json::as_str)
                     .map(Arc::from);
             }
-            Err(e) => draft.fault(Source::Receiving, Some(e)),
+            Err(e) => draft.fault(Source::Receiving, Some(e.into())),
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
-use crate::load::command::{CommandError, Output, Run};
+use crate::load::command::{Output, Run};
+use crate::load::error::{CommandError, OutputError};
 use crate::load::zonexml::brand_rules;
 use crate::vm::json::{Json, Object};
 use crate::vm::values;
@@ -122,7 +123,7 @@ pub fn listing(run: &Run, output: &Output) -> Result<Listing, CommandError> {
     }
     let mut listing = parse_whole(run, output)?;
     if !listing.has_global {
-        return Err(run.error("does not list the global zone"));
+        return Err(run.error(OutputError::NoGlobalZone));
     }
     // One line for each zone that it has left out.
     listing.errors.extend(output.stderr.lines().map(String::from));
@@ -157,8 +158,8 @@ pub fn answer(
             let stderr = std::slice::from_ref(&output.stderr);
             let said = [&errors[..], stderr].concat();
             let said = said.join("; ");
-            let what = format!("does not list it: {}", said.trim_end());
-            Err(run.error(what.trim_end_matches([':', ';', ' '])))
+            let said = said.trim_end_matches([':', ';', ' ', '\n']);
+            Err(run.error(OutputError::NotListed(said.to_string())))
         }
     }
 }
@@ -172,7 +173,7 @@ const NOT_IN_KERNEL: [&str; 2] = [
 
 fn parse_whole(run: &Run, output: &Output) -> Result<Listing, CommandError> {
     match is_cut_off(&output.stdout) {
-        true => Err(run.error("the output is cut off")),
+        true => Err(run.error(OutputError::CutOff)),
         false => Ok(parse(&output.stdout)),
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::asker::Asker;
 use super::draft::Draft;
+use super::error::{FileError, LoadError, OutputError};
 use super::files::{self, FilePlace};
 use super::index::ZoneIndex;
 use super::question::Question;
@@ -30,7 +31,7 @@ type Rows = HashMap<Arc<str>, ZoneRow>;
 /// What one load finds out about zones, each thing once.
 struct Zones<'a> {
     asker: &'a Asker<'a>,
-    index: Option<Result<ZoneIndex, String>>,
+    index: Option<Result<ZoneIndex, FileError>>,
     listing: Option<Result<Rows, NoAnswer>>,
 }
 
@@ -39,13 +40,13 @@ impl<'a> Zones<'a> {
         Self { asker, index: None, listing: None }
     }
 
-    fn index(&mut self) -> &Result<ZoneIndex, String> {
+    fn index(&mut self) -> &Result<ZoneIndex, FileError> {
         let loader = self.asker.loader();
         self.index.get_or_insert_with(|| loader.index())
     }
 
     /// Whether the index has a line of a zone.
-    fn has_line(&mut self, zonename: &str) -> Result<bool, String> {
+    fn has_line(&mut self, zonename: &str) -> Result<bool, FileError> {
         let index = self.index().as_ref().map_err(Clone::clone)?;
         Ok(index.line(zonename).is_some())
     }
@@ -125,16 +126,15 @@ impl<'a> Zones<'a> {
                         draft.sources |= Sources::XML;
                     }
                     Ok(None) => {
-                        let what = "the zone index has it, and zoneadm list \
-                            does not";
-                        draft.fault(Source::Zoneadm, Some(what.to_string()));
+                        let error = LoadError::NotListed;
+                        draft.fault(Source::Zoneadm, Some(error));
                     }
                     Err(e) => draft.no_answer(Source::Zoneadm, &e),
                 }
             }
             (Err(why), _) => {
-                let what = format!("not known whether it exists: {why}");
-                draft.fault(Source::Zoneadm, Some(what));
+                let error = LoadError::NoIndex(why);
+                draft.fault(Source::Zoneadm, Some(error));
             }
         }
     }
@@ -145,22 +145,21 @@ pub(super) struct AllZones {
     /// In zoneadm's order; then those that it has not listed.
     pub drafts: Vec<Draft>,
     /// The zone index, or why it can't be read.
-    pub index: Result<ZoneIndex, String>,
+    pub index: Result<ZoneIndex, FileError>,
     /// What is odd in zoneadm's listing.
-    pub error: Option<String>,
+    pub error: Option<LoadError>,
 }
 
 impl Loader {
     /// Reads the zone index.
     ///
     /// # Errors
-    /// A sentence that names the file, if it can't be read, or does not have
-    /// the global zone: then it says nothing of any zone.
-    pub fn index(&self) -> Result<ZoneIndex, String> {
+    /// If it can't be read, or does not have the global zone: then it says
+    /// nothing of any zone.
+    pub fn index(&self) -> Result<ZoneIndex, FileError> {
         let path = self.paths.zone_index();
         let place = FilePlace::At(&path);
-        let file = files::read_optional(place, self.limits.index_bytes)?;
-        let file = file.ok_or_else(|| place.error("no such file"))?;
+        let file = files::read_required(place, self.limits.index_bytes)?;
         ZoneIndex::parse(file.text).map_err(|e| place.error(e))
     }
 
@@ -241,17 +240,17 @@ impl Loader {
         // Rubbish, or a part of a listing, and not the end of so many: those
         // that are known are asked for later, each by its name.
         let is_odd = !listing.errors.is_empty() && known.len() > ABSENT_MAX;
-        let lacks = format!("lacks {} zones of the index", of_index.len());
         let is_part = is_odd || of_index.len() > ABSENT_MAX;
         if is_part {
+            let lacks = OutputError::LacksZones(of_index.len());
             for zonename in &known {
                 let mut draft = Draft::new(request(zonename));
                 let run = zoneadm::list_all_run(&self.paths);
-                let error = run.error(&lacks).to_string();
-                draft.fault(Source::Zoneadm, Some(error));
+                let error = run.error(lacks.clone());
+                draft.fault(Source::Zoneadm, Some(error.into()));
                 drafts.push(draft);
             }
-            listing.errors.insert(0, lacks);
+            listing.errors.insert(0, lacks.to_string());
         } else {
             for zonename in known.union(&of_index) {
                 let mut draft = Draft::new(request(zonename));
@@ -259,8 +258,9 @@ impl Loader {
                 drafts.push(draft);
             }
         }
-        let first = &listing.errors[..listing.errors.len().min(3)];
-        let error = (!first.is_empty()).then(|| first.join("; "));
+        listing.errors.truncate(3);
+        let is_well = listing.errors.is_empty();
+        let error = (!is_well).then_some(LoadError::Lines(listing.errors));
         Ok(AllZones { drafts, index, error })
     }
 }

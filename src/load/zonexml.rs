@@ -8,6 +8,7 @@ use std::sync::Arc;
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::load::dtd::{self, Refusal};
+use crate::load::error::XmlError;
 use crate::vm::json::{Json, Object};
 use crate::vm::properties::{
     DEVICE, FILESYSTEM, IGNORED, NETWORK, Property, ZONE, find,
@@ -96,9 +97,8 @@ pub fn brand_rules(brand: &str) -> BrandRules {
 /// Parses the XML of a zone.
 ///
 /// # Errors
-/// A sentence, if the document is malformed, or is not that of a zone with a
-/// brand.
-pub fn parse(text: &str) -> Result<Parsed, String> {
+/// If the document is malformed, or is not that of a zone with a brand.
+pub fn parse(text: &str) -> Result<Parsed, XmlError> {
     // Attributes of an element are compared each with each.
     let most = if text.contains("<!ENTITY") {
         ATTRIBUTES_MAX / 10
@@ -106,7 +106,7 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
         ATTRIBUTES_MAX
     };
     if text.bytes().filter(|b| *b == b'=').count() > most {
-        return Err(format!("over {most} attributes"));
+        return Err(XmlError::Attributes(most));
     }
     let options = ParsingOptions {
         allow_dtd: true,
@@ -114,14 +114,13 @@ pub fn parse(text: &str) -> Result<Parsed, String> {
         ..ParsingOptions::default()
     };
     let document = Document::parse_with_options(text, options)
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| XmlError::Malformed(e.to_string()))?;
     let zone = document.root_element();
     if zone.tag_name().name() != "zone" {
-        let name = zone.tag_name().name();
-        return Err(format!("the root element is <{name}>, not <zone>"));
+        return Err(XmlError::Root(zone.tag_name().name().to_string()));
     }
     let Some(brand) = zone.attribute("brand").filter(|b| !b.is_empty()) else {
-        return Err("the zone has no brand".to_string());
+        return Err(XmlError::NoBrand);
     };
     let mut reader = Reader::default();
     reader.zone(zone);
@@ -451,7 +450,7 @@ mod tests {
         };
         assert!(parse(&zone(1000)).is_ok());
         let error = parse(&zone(10_000)).unwrap_err();
-        assert_eq!(error, "over 10000 attributes");
+        assert_eq!(error, XmlError::Attributes(10_000));
         let entity = "<!DOCTYPE zone [<!ENTITY a \"x\">]>".to_string();
         assert!(parse(&(entity + &zone(1001))).is_err());
     }

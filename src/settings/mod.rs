@@ -3,8 +3,9 @@
 
 mod table;
 
-use std::fmt::Write as _;
-use std::path::Path;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -91,6 +92,88 @@ impl QueueLimits {
     }
 }
 
+/// Why a setting is not set.
+#[derive(Debug)]
+pub enum SettingsError {
+    /// The words are not `NAME=VALUE`.
+    NotNameValue(String),
+    /// There is no such setting.
+    Unknown(String),
+    /// A setting can't have this value.
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// What it was to be.
+        value: String,
+        /// What it can be.
+        wanted: Wanted,
+    },
+    /// The file of settings can't be read.
+    File(PathBuf, io::Error),
+    /// A line of the file can't be set.
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1 on.
+        line: usize,
+        /// Why.
+        error: Box<SettingsError>,
+    },
+}
+
+/// What the value of a setting can be.
+#[derive(Debug)]
+pub enum Wanted {
+    /// A number of bytes, up to this one.
+    Size(u64),
+    /// A number between these.
+    Number(u64, u64),
+    /// Seconds, up to [`TIME_MAX`].
+    Time,
+    /// A level of the log.
+    Level,
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size(most) => {
+                write!(f, "not a size of up to {}", size_text(*most))
+            }
+            Self::Number(least, most) => {
+                write!(f, "not a number from {least} to {most}")
+            }
+            Self::Time => {
+                let days = TIME_MAX.as_secs() / 86_400;
+                write!(f, "not a time in seconds, up to {days} days")
+            }
+            Self::Level => f.write_str("not a level of the log"),
+        }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNameValue(words) => {
+                write!(f, "not NAME=VALUE: {words}")
+            }
+            Self::Unknown(name) => write!(f, "no such setting: {name}"),
+            Self::Value { name, value, wanted } => {
+                write!(f, "{name}={value}: {wanted}")
+            }
+            Self::File(path, error) => {
+                write!(f, "{}: {error}", path.display())
+            }
+            Self::Line { path, line, error } => {
+                write!(f, "{}:{line}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
 /// All settings.
 fn all() -> impl Iterator<Item = &'static Setting> {
     TABLE.iter().copied().flatten()
@@ -99,32 +182,34 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 /// Sets one of the settings by its words, `NAME=VALUE`.
 ///
 /// # Errors
-/// A sentence, if there is no such setting, or it can't have that value.
-pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
+/// If there is no such setting, or it can't have that value.
+pub fn set(settings: &mut Settings, words: &str) -> Result<(), SettingsError> {
     let (name, value) = words
         .split_once('=')
-        .ok_or_else(|| format!("not NAME=VALUE: {words}"))?;
+        .ok_or_else(|| SettingsError::NotNameValue(words.to_string()))?;
     let setting = all()
         .find(|setting| setting.name == name)
-        .ok_or_else(|| format!("no such setting: {name}"))?;
-    let error = |what: String| format!("{name}={value}: {what}");
+        .ok_or_else(|| SettingsError::Unknown(name.to_string()))?;
+    let error = |wanted| SettingsError::Value {
+        name: setting.name,
+        value: value.to_string(),
+        wanted,
+    };
     let size = |most| {
-        let what = || error(format!("not a size of up to {}", size_text(most)));
-        size(value).filter(|size| *size <= most).ok_or_else(what)
+        let size = size(value).filter(|size| *size <= most);
+        size.ok_or_else(|| error(Wanted::Size(most)))
     };
     let count = |least: u64, most: u64| {
-        let what = || error(format!("not a number from {least} to {most}"));
         let number = value.parse().ok();
-        number.filter(|n| (least..=most).contains(n)).ok_or_else(what)
+        let number = number.filter(|n| (least..=most).contains(n));
+        number.ok_or_else(|| error(Wanted::Number(least, most)))
     };
     // All that can be set fit into what they are kept in.
     let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     match (setting.field)(settings) {
         Field::Time(time) => {
             let set = seconds(value).filter(|time| *time <= TIME_MAX);
-            let days = TIME_MAX.as_secs() / 86_400;
-            let what = || format!("not a time in seconds, up to {days} days");
-            *time = set.ok_or_else(|| error(what()))?;
+            *time = set.ok_or_else(|| error(Wanted::Time))?;
         }
         Field::Bytes(bytes) => *bytes = size(BYTES_MAX)?,
         Field::Size(bytes) => *bytes = whole(size(SIZE_MAX)?),
@@ -138,7 +223,7 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
                 .parse()
                 .ok()
                 .filter(|level| *level != LevelFilter::Off)
-                .ok_or_else(|| error("not a level of the log".to_string()))?;
+                .ok_or_else(|| error(Wanted::Level))?;
         }
     }
     Ok(())
@@ -147,15 +232,21 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), String> {
 /// Sets what a file says: a line `NAME=VALUE` each; `#` begins a remark.
 ///
 /// # Errors
-/// A sentence, if it can't be read, or one of its lines can't be set.
-pub fn set_by_file(settings: &mut Settings, path: &Path) -> Result<(), String> {
-    let error = |line, e: &str| format!("{}:{line}: {e}", path.display());
+/// If it can't be read, or one of its lines can't be set.
+pub fn set_by_file(
+    settings: &mut Settings,
+    path: &Path,
+) -> Result<(), SettingsError> {
     let file = os::read_regular_file(path, FILE_BYTES)
-        .map_err(|e| format!("{}: {e}", path.display()))?;
+        .map_err(|error| SettingsError::File(path.to_path_buf(), error))?;
     for (line, words) in (1..).zip(file.text.lines()) {
         let words = words.split('#').next().unwrap_or_default().trim();
         if !words.is_empty() {
-            set(settings, words).map_err(|e| error(line, &e))?;
+            set(settings, words).map_err(|error| SettingsError::Line {
+                path: path.to_path_buf(),
+                line,
+                error: Box::new(error),
+            })?;
         }
     }
     Ok(())
@@ -268,7 +359,7 @@ mod tests {
             "command-time=NaN",
             "bogus=1",
         ] {
-            let error = set(&mut settings, words).unwrap_err();
+            let error = set(&mut settings, words).unwrap_err().to_string();
             let name = words.split('=').next().unwrap();
             assert!(error.contains(name), "{words}: {error}");
         }

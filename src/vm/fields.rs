@@ -1,6 +1,6 @@
 //! `fields=`: what of a VM object is wanted.
 
-use super::path::{Part, Path, split_list};
+use super::path::{Part, Path, UnknownProperty, split_list};
 use crate::vm::json::{Json, Object};
 
 /// Some of the properties of a VM.
@@ -13,8 +13,8 @@ impl Fields {
     /// Reads `a,b,nics.*.ip`, and adds it to what is wanted already.
     ///
     /// # Errors
-    /// A sentence that names what no VM can have.
-    pub fn add(&mut self, text: &str) -> Result<(), String> {
+    /// If no VM can have one of them.
+    pub fn add(&mut self, text: &str) -> Result<(), UnknownProperty> {
         for name in split_list(text) {
             self.paths.push(Path::parse(name)?);
         }
@@ -128,7 +128,7 @@ mod tests {
         for (fields, named) in [("state,bogus", "bogus"), ("", ""), ("a,", "a")]
         {
             let error = Fields::default().add(fields).unwrap_err();
-            assert!(error.contains(named), "{error}");
+            assert!(error.0.contains(named), "{error}");
         }
     }
 }

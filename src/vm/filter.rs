@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use regex_lite::{Regex, RegexBuilder};
 
-use super::path::{Part, Path};
+use super::path::{Part, Path, UnknownProperty};
 use crate::vm::json::{Json, Object, number_text};
 
 /// The most memory of one regular expression, in bytes.
@@ -103,9 +104,8 @@ impl Condition {
     /// a text to be equal to, whatever it begins with.
     ///
     /// # Errors
-    /// A sentence that names the property no VM can have, or the expression
-    /// that is none.
-    pub fn new(property: &str, value: &str) -> Result<Self, String> {
+    /// If no VM can have the property, or the expression is none.
+    pub fn new(property: &str, value: &str) -> Result<Self, ConditionError> {
         let what = match property {
             "type" => What::Type,
             "ram" => What::Ram,
@@ -227,6 +227,42 @@ impl Test {
     }
 }
 
+/// Why there is no such condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConditionError {
+    /// No VM can have the property.
+    Unknown(UnknownProperty),
+    /// It is no regular expression.
+    Regex {
+        /// What it is.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There are [`CONDITIONS_MAX`] already.
+    TooMany,
+}
+
+impl fmt::Display for ConditionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(error) => error.fmt(f),
+            Self::Regex { pattern, why } => {
+                write!(f, "no regular expression: {pattern}: {why}")
+            }
+            Self::TooMany => write!(f, "over {CONDITIONS_MAX} conditions"),
+        }
+    }
+}
+
+impl std::error::Error for ConditionError {}
+
+impl From<UnknownProperty> for ConditionError {
+    fn from(error: UnknownProperty) -> Self {
+        Self::Unknown(error)
+    }
+}
+
 /// All of these conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -238,11 +274,15 @@ impl Filter {
     ///
     /// # Errors
     /// As [`Condition::new`].
-    pub fn add(&mut self, property: &str, value: &str) -> Result<(), String> {
+    pub fn add(
+        &mut self,
+        property: &str,
+        value: &str,
+    ) -> Result<(), ConditionError> {
         let condition = Condition::new(property, value)?;
         self.conditions.retain(|(name, _)| name != property);
         if self.conditions.len() >= CONDITIONS_MAX {
-            return Err(format!("over {CONDITIONS_MAX} conditions"));
+            return Err(ConditionError::TooMany);
         }
         self.conditions.push((property.to_string(), condition));
         Ok(())
@@ -270,7 +310,7 @@ impl Filter {
 }
 
 /// An expression, and how much of a text it may search.
-fn regex(pattern: &str) -> Result<(Regex, usize), String> {
+fn regex(pattern: &str) -> Result<(Regex, usize), ConditionError> {
     let mut size = REGEX_BYTES_SMALL;
     loop {
         let built = RegexBuilder::new(pattern)
@@ -283,7 +323,10 @@ fn regex(pattern: &str) -> Result<(Regex, usize), String> {
                 return Ok((regex, SEARCHED_BYTES * (REGEX_BYTES / size)));
             }
             Err(e) if size >= REGEX_BYTES => {
-                return Err(format!("no regular expression: {pattern}: {e}"));
+                return Err(ConditionError::Regex {
+                    pattern: pattern.to_string(),
+                    why: e.to_string(),
+                });
             }
             Err(_) => size *= 2,
         }
@@ -452,7 +495,7 @@ mod tests {
         }
         assert!(filter.add("tags.0", "y").is_ok());
         let error = filter.add("tags.more", "x").unwrap_err();
-        assert!(error.contains("32 conditions"), "{error}");
+        assert_eq!(error, ConditionError::TooMany);
         let vm = |len: usize| {
             let text = "é".repeat(len) + "end";
             Json::parse(&format!(r#"{{"tags":{{"t":"{text}"}}}}"#)).unwrap()
@@ -496,7 +539,8 @@ mod tests {
             ("alias", "~(a{0,50}){0,50}", "a{0,50}"),
             ("alias", "~((((((((((((((((((x))))))))))))))))))", "((x))"),
         ] {
-            let error = Condition::new(property, value).unwrap_err();
+            let error =
+                Condition::new(property, value).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
         }
     }

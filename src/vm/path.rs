@@ -1,5 +1,7 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
+use std::fmt;
+
 use crate::source::{MAPS, is_map};
 use crate::vm::json::{Json, Object};
 use crate::vm::properties::{
@@ -56,6 +58,18 @@ pub enum Part {
     Index(usize),
 }
 
+/// A path that no VM object can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownProperty(pub String);
+
+impl fmt::Display for UnknownProperty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no such property: {}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownProperty {}
+
 /// Where something is in a VM object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path(Vec<Part>);
@@ -66,9 +80,9 @@ impl Path {
     /// name `\=`, `\,`, `\*` and `\\` stand for the character itself.
     ///
     /// # Errors
-    /// A sentence that has `text` in it, if no VM object can have such a path.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let unknown = || format!("no such property: {text}");
+    /// If no VM object can have such a path.
+    pub fn parse(text: &str) -> Result<Self, UnknownProperty> {
+        let unknown = || UnknownProperty(text.to_string());
         let (member, rest) = match text.split_once('.') {
             Some((member, rest)) => (member, Some(rest)),
             None => (text, None),
@@ -299,7 +313,7 @@ mod tests {
             "Tags.x",
         ] {
             let error = Path::parse(text).unwrap_err();
-            assert!(error.ends_with(text), "{error}");
+            assert!(error.0.ends_with(text), "{error}");
         }
     }
 

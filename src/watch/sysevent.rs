@@ -6,6 +6,9 @@
 //! child and starts a new one after a pause; its `ready` says that everything
 //! has to be loaded again.
 
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,7 +111,7 @@ impl Reader {
             let begin = Instant::now();
             let error = self.session();
             let silent = self.sink.status().lock().silent.take();
-            let error = silent.unwrap_or(error);
+            let error = silent.unwrap_or_else(|| error.to_string());
             if self.is_ending() {
                 return;
             }
@@ -143,22 +146,24 @@ impl Reader {
         self.stopper.ending.load(Ordering::SeqCst)
     }
 
-    /// Runs one child to its end, which it returns the reason of.
-    fn session(&self) -> String {
+    /// Runs one child to its end; returns the reason.
+    fn session(&self) -> ReaderError {
         let stream = &self.stream;
         let mut running = match spawn(&stream.program, stream.args) {
             Ok(running) => running,
             Err(e) => {
-                let program = self.stream.program.display();
-                return format!("{program}: can't be started: {e}");
+                let program = self.stream.program.clone();
+                return ReaderError::NotStarted(program, e);
             }
         };
         self.set_pid(Some(running.child.id()));
         // A stop before this found no pid to kill.
-        let error = if self.is_ending() {
-            String::new()
-        } else {
-            self.read(&mut running)
+        let error = match self.is_ending() {
+            true => ReaderError::Ended,
+            false => match self.read(&mut running) {
+                Err(error) => error,
+                Ok(never) => match never {},
+            },
         };
         self.set_pid(None);
         running.kill();
@@ -170,7 +175,7 @@ impl Reader {
         self.sink.status().lock().pid = pid;
     }
 
-    fn read(&self, running: &mut Running) -> String {
+    fn read(&self, running: &mut Running) -> Result<Infallible, ReaderError> {
         let ready_until = Instant::now() + self.times.ready_time;
         let mut is_ready = false;
         let mut lines = Lines::new(self.times.line_bytes);
@@ -183,48 +188,43 @@ impl Reader {
                 .into_iter()
                 .flatten()
                 .collect();
-            if let Err(e) = os::wait_readable(&fds, WAIT_MAX) {
-                return format!("poll: {e}");
-            }
-            match read_some(&mut running.stderr, &mut buffer) {
-                Ok(ReadSome::Bytes(n)) => {
+            os::wait_readable(&fds, WAIT_MAX).map_err(ReaderError::Poll)?;
+            let stderr = read_some(&mut running.stderr, &mut buffer);
+            match stderr.map_err(ReaderError::Read)? {
+                ReadSome::Bytes(n) => {
                     let said = &buffer[..n.min(STDERR_MAX)];
                     let text = String::from_utf8_lossy(said);
-                    return format!("sysevent said {:?}", text.trim());
+                    return Err(ReaderError::Said(text.trim().to_string()));
                 }
                 // A closed pipe is always readable.
-                Ok(ReadSome::End) => stderr_is_open = false,
-                Ok(ReadSome::Nothing) => {}
-                Err(e) => return format!("read: {e}"),
+                ReadSome::End => stderr_is_open = false,
+                ReadSome::Nothing => {}
             }
-            match read_some(&mut running.stdout, &mut buffer) {
-                Err(e) => return format!("read: {e}"),
-                Ok(ReadSome::End) => return "sysevent has ended".to_string(),
+            let stdout = read_some(&mut running.stdout, &mut buffer);
+            match stdout.map_err(ReaderError::Read)? {
+                ReadSome::End => return Err(ReaderError::Ended),
                 // Others may hold its pipe.
-                Ok(ReadSome::Nothing) => match running.child.has_ended() {
-                    Ok(true) => return "sysevent has ended".to_string(),
-                    Ok(false) => {}
-                    Err(e) => return format!("wait: {e}"),
-                },
-                Ok(ReadSome::Bytes(n)) => {
-                    let handled = lines.split(&buffer[..n], |line| {
-                        self.line(line, &mut is_ready, &mut unprinted)
-                    });
-                    if let Err(error) = handled {
-                        return error;
+                ReadSome::Nothing => {
+                    let ended = running.child.has_ended();
+                    if ended.map_err(ReaderError::Wait)? {
+                        return Err(ReaderError::Ended);
                     }
                 }
+                ReadSome::Bytes(n) => {
+                    lines.split(&buffer[..n], |line| {
+                        self.line(line, &mut is_ready, &mut unprinted)
+                    })?;
+                }
             }
-            self.tell_unprinted(&mut unprinted);
+            self.report_unprinted(&mut unprinted);
             if !is_ready && Instant::now() > ready_until {
-                let time = self.times.ready_time;
-                return format!("sysevent was not ready in {time:?}");
+                return Err(ReaderError::NotReady(self.times.ready_time));
             }
         }
     }
 
-    /// Lines that say nothing have come: tells of it, once in a while.
-    fn tell_unprinted(&self, unprinted: &mut Unprinted) {
+    /// Reports that lines have come that say nothing, once in a while.
+    fn report_unprinted(&self, unprinted: &mut Unprinted) {
         let is_soon =
             unprinted.told.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
         if unprinted.count > 0 && !is_soon {
@@ -239,15 +239,15 @@ impl Reader {
         line: &[u8],
         is_ready: &mut bool,
         unprinted: &mut Unprinted,
-    ) -> Result<(), String> {
+    ) -> Result<(), ReaderError> {
         match (Record::parse(line)?, *is_ready) {
             (Record::Unprinted, true) => {
                 unprinted.count += 1;
                 // A few cost a reload; so many are no records.
                 if unprinted.count > UNPRINTED_MAX {
-                    return Err("lines without records".to_string());
+                    return Err(ReaderError::NoRecords);
                 }
-                self.tell_unprinted(unprinted);
+                self.report_unprinted(unprinted);
             }
             (Record::Ready, false) => {
                 *is_ready = true;
@@ -260,7 +260,7 @@ impl Reader {
                     None => self.sink.status().lock().ignored += 1,
                 }
             }
-            (_, _) => return Err(shown(line)),
+            (_, _) => return Err(ReaderError::not_a_record(line)),
         }
         Ok(())
     }
@@ -291,24 +291,75 @@ impl Record {
     /// Parses a line, its end left out.
     ///
     /// # Errors
-    /// A sentence that shows the line, if it is no record.
-    pub fn parse(line: &[u8]) -> Result<Self, String> {
+    /// If it is no record.
+    pub fn parse(line: &[u8]) -> Result<Self, ReaderError> {
         if line.is_empty() {
             return Ok(Self::Unprinted);
         }
-        let text = std::str::from_utf8(line).map_err(|_| shown(line))?;
-        let record = Json::parse(text).map_err(|_| shown(line))?;
+        let not_a_record = || ReaderError::not_a_record(line);
+        let text = std::str::from_utf8(line).map_err(|_| not_a_record())?;
+        let record = Json::parse(text).map_err(|_| not_a_record())?;
         match record.get("type").and_then(Json::as_str) {
             Some("ready") => Ok(Self::Ready),
             Some("event") => Ok(Self::Event(record)),
-            _ => Err(shown(line)),
+            _ => Err(not_a_record()),
         }
     }
 }
 
-fn shown(line: &[u8]) -> String {
-    let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-    format!("not a record: {shown:?}")
+/// Why a sysevent(8) is of no use, and another is started.
+#[derive(Debug)]
+pub enum ReaderError {
+    /// The program can't be started.
+    NotStarted(PathBuf, io::Error),
+    /// Its pipes can't be waited for.
+    Poll(io::Error),
+    /// Its pipes can't be read.
+    Read(io::Error),
+    /// It can't be waited for.
+    Wait(io::Error),
+    /// It has written this on standard error.
+    Said(String),
+    /// It has ended.
+    Ended,
+    /// It was not ready in this time.
+    NotReady(Duration),
+    /// It has printed what is no record, or not one that can come now.
+    NotARecord(String),
+    /// It has printed a line of more bytes than this.
+    LongLine(usize),
+    /// It prints empty lines in place of records.
+    NoRecords,
+}
+
+impl ReaderError {
+    fn not_a_record(line: &[u8]) -> Self {
+        let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
+        Self::NotARecord(shown.into_owned())
+    }
+}
+
+impl fmt::Display for ReaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(program, e) => {
+                write!(f, "{}: can't be started: {e}", program.display())
+            }
+            Self::Poll(e) => write!(f, "poll: {e}"),
+            Self::Read(e) => write!(f, "read: {e}"),
+            Self::Wait(e) => write!(f, "wait: {e}"),
+            Self::Said(text) => write!(f, "sysevent said {text:?}"),
+            Self::Ended => f.write_str("sysevent has ended"),
+            Self::NotReady(time) => {
+                write!(f, "sysevent was not ready in {time:?}")
+            }
+            Self::NotARecord(line) => write!(f, "not a record: {line:?}"),
+            Self::LongLine(limit) => {
+                write!(f, "a line of over {limit} bytes")
+            }
+            Self::NoRecords => f.write_str("lines without records"),
+        }
+    }
 }
 
 /// Cuts what is read into lines.
@@ -325,8 +376,8 @@ impl Lines {
     fn split(
         &mut self,
         bytes: &[u8],
-        mut line: impl FnMut(&[u8]) -> Result<(), String>,
-    ) -> Result<(), String> {
+        mut line: impl FnMut(&[u8]) -> Result<(), ReaderError>,
+    ) -> Result<(), ReaderError> {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             if self.begun.is_empty() {
@@ -340,7 +391,7 @@ impl Lines {
         }
         self.begun.extend_from_slice(rest);
         if self.begun.len() > self.limit {
-            return Err(format!("a line of over {} bytes", self.limit));
+            return Err(ReaderError::LongLine(self.limit));
         }
         Ok(())
     }

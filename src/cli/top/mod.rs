@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::terminal::has_colours;
 use super::{Failure, asked, print};
-use crate::client::{Client, Event, EventsQuery, Told, Watcher};
+use crate::client::{self, Client, Event, EventsQuery, Told, Watcher};
 use crate::os;
 use crate::os::signals::{Signal, Signals};
 use crate::os::terminal::{RawMode, size};
@@ -62,7 +62,7 @@ struct Inbox {
 struct Found {
     events: VecDeque<Event>,
     /// What the daemon has said of itself last, or why it has not.
-    status: Option<Result<Json, String>>,
+    status: Option<Result<Json, client::Error>>,
     /// Whether somebody wants the end.
     is_ending: bool,
     is_over: bool,
@@ -128,7 +128,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 /// Asks the daemon how it is, now and again.
 fn ask_for_status(client: &Client, inbox: &Inbox) {
     loop {
-        let status = client.status(false).map_err(|e| e.to_string());
+        let status = client.status(false);
         inbox.put(|found| found.status = Some(status));
         let mut found = inbox.state.lock();
         let next = Instant::now() + STATUS_EVERY;
@@ -267,7 +267,7 @@ fn live(
                 Some(Ok(status)) => {
                     (view.status, view.silence) = (Some(status), None);
                 }
-                Some(Err(why)) => view.silence = Some(why),
+                Some(Err(why)) => view.silence = Some(why.to_string()),
                 None => {}
             }
             let is_suspended = std::mem::take(&mut found.is_suspended);

@@ -153,7 +153,7 @@ fn find(
             Some(FilterKey::Nothing) => is_none = true,
             Some(FilterKey::Path) => {
                 // An expression that is none is told by its own name.
-                Condition::new(key, value).map_err(said)?;
+                Condition::new(key, value).map_err(|e| said(e.to_string()))?;
                 query = match value.strip_prefix('~') {
                     Some(pattern) => query.matches(key, pattern),
                     None => query.equals(key, value),

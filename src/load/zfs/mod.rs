@@ -8,7 +8,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::Paths;
-use crate::load::command::{CommandError, Output, Run};
+use crate::load::command::{Output, Run};
+use crate::load::error::{CommandError, DatasetError, OutputError};
 use dataset::Listed;
 pub use dataset::{COLUMNS, Dataset, DatasetSnapshot, INDESTRUCTIBLE};
 
@@ -20,13 +21,13 @@ pub struct Datasets {
     /// Snapshots that were listed without their dataset.
     snapshots: HashMap<Arc<str>, Vec<DatasetSnapshot>>,
     /// Names that could not be listed, and why.
-    failed: HashMap<Arc<str>, String>,
+    failed: HashMap<Arc<str>, DatasetError>,
     /// Names that zfs says there are not.
     missing: HashSet<Arc<str>>,
     /// A line that could not be understood.
-    odd: Option<String>,
+    odd: Option<OutputError>,
     /// What zfs has said where it left something out.
-    cut: Option<String>,
+    cut: Option<DatasetError>,
 }
 
 impl Datasets {
@@ -45,8 +46,8 @@ impl Datasets {
 
     /// Why a name could not be listed, if it could not.
     #[must_use]
-    pub fn failure(&self, name: &str) -> Option<&str> {
-        self.failed.get(name).map(String::as_str)
+    pub fn failure(&self, name: &str) -> Option<&DatasetError> {
+        self.failed.get(name)
     }
 
     /// Keeps only what was asked for by these names.
@@ -70,17 +71,17 @@ impl Datasets {
 
     /// Why a pool says nothing of its datasets, if it does not.
     #[must_use]
-    pub fn pool_failure(&self, pool: &str) -> Option<&str> {
+    pub fn pool_failure(&self, pool: &str) -> Option<DatasetError> {
         let is_missing = self.missing.contains(pool);
-        let missing = is_missing.then_some("there is no such pool");
-        self.failure(pool).or(missing)
+        let missing = is_missing.then_some(DatasetError::NoPool);
+        self.failure(pool).cloned().or(missing)
     }
 
     /// What zfs has said where it left something out: of what, it does not
     /// say.
     #[must_use]
-    pub fn cut(&self) -> Option<&str> {
-        self.cut.as_deref()
+    pub fn cut(&self) -> Option<&DatasetError> {
+        self.cut.as_ref()
     }
 
     /// Drops what was said not to exist: it is asked for again, alone.
@@ -94,14 +95,13 @@ impl Datasets {
             return;
         }
         for name in self.missing.extract_if(|name| **name != *pool) {
-            let why = || "its pool is not there".to_string();
-            self.failed.entry(name).or_insert_with(why);
+            self.failed.entry(name).or_insert(DatasetError::PoolNotListed);
         }
     }
 
     /// Notes that a name could not be listed.
-    pub fn fail(&mut self, name: &Arc<str>, why: &str) {
-        self.failed.insert(Arc::clone(name), why.to_string());
+    pub fn fail(&mut self, name: &Arc<str>, why: DatasetError) {
+        self.failed.insert(Arc::clone(name), why);
     }
 
     /// Forgets names.
@@ -115,8 +115,8 @@ impl Datasets {
 
     /// A line that could not be understood, if there was one.
     #[must_use]
-    pub fn odd(&self) -> Option<&str> {
-        self.odd.as_deref()
+    pub fn odd(&self) -> Option<&OutputError> {
+        self.odd.as_ref()
     }
 
     /// These names were asked for: of each zfs has to have said what it is, or
@@ -124,8 +124,8 @@ impl Datasets {
     pub fn expect(&mut self, names: &BTreeSet<Arc<str>>) {
         for name in names.iter().filter(|name| is_dataset_name(name)) {
             if !self.has(name) && !self.missing.contains(name) {
-                let why = || "is not listed".to_string();
-                self.failed.entry(Arc::clone(name)).or_insert_with(why);
+                let failed = self.failed.entry(Arc::clone(name));
+                failed.or_insert(DatasetError::NotListed);
             }
         }
     }
@@ -292,7 +292,8 @@ pub fn answer(
                 missing.insert(Arc::from(name));
             }
             Some((name, why)) => {
-                failed.insert(Arc::from(name), why.to_string());
+                let why = DatasetError::Said(why.to_string());
+                failed.insert(Arc::from(name), why);
             }
             None => others.push(line),
         }
@@ -304,10 +305,11 @@ pub fn answer(
         return Err(run.failed(output));
     }
     let mut datasets =
-        parse(&output.stdout, depth).map_err(|what| run.error(&what))?;
+        parse(&output.stdout, depth).map_err(|e| run.error(e))?;
     datasets.failed.extend(failed);
     datasets.missing = missing;
-    datasets.cut = others.first().map(|line| (*line).to_string());
+    datasets.cut =
+        others.first().map(|line| DatasetError::Said((*line).to_string()));
     Ok(datasets)
 }
 
@@ -320,9 +322,9 @@ pub fn answer(
 /// # Errors
 /// If no line is one, or the last is cut off: a dataset that is missed would
 /// be published as removed.
-pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
+pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
-        return Err("the output is cut off".to_string());
+        return Err(OutputError::CutOff);
     }
     let mut parsed: HashMap<Arc<str>, Listed> = HashMap::new();
     let mut order: Vec<Arc<str>> = Vec::new();
@@ -332,7 +334,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
         let fields: Vec<_> = line.splitn(COLUMNS.len(), '\t').collect();
         let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
             let line: String = line.chars().take(200).collect();
-            datasets.odd.get_or_insert(format!("not a dataset: {line:?}"));
+            datasets.odd.get_or_insert(OutputError::NotADataset(line));
             continue;
         };
         good += 1;
@@ -341,8 +343,7 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
                 let listed = Listed::parse(&fields);
                 match parsed.entry(Arc::clone(&listed.dataset.name)) {
                     Entry::Occupied(twice) => {
-                        let why = "is listed twice".to_string();
-                        datasets.failed.insert(Arc::clone(twice.key()), why);
+                        datasets.fail(twice.key(), DatasetError::ListedTwice);
                     }
                     Entry::Vacant(new) => {
                         order.push(Arc::clone(new.key()));
@@ -362,8 +363,8 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, String> {
                         datasets.add_snapshot(name, snapshot);
                     }
                     _ => {
-                        let why = "a snapshot is listed elsewhere".to_string();
-                        datasets.failed.insert(name.into(), why);
+                        let why = DatasetError::SnapshotElsewhere;
+                        datasets.fail(&name.into(), why);
                     }
                 }
             }

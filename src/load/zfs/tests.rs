@@ -82,7 +82,7 @@ fn one_odd_line_costs_no_other() {
     assert!(datasets.get("zones/a/data").is_some());
     let at = datasets.mounted_at("/x\ty").map(|dataset| &*dataset.name);
     assert_eq!(at, Some("zones/b"));
-    assert!(datasets.odd().unwrap().contains('z'));
+    assert!(datasets.odd().unwrap().to_string().contains('z'));
 }
 
 #[test]
@@ -151,6 +151,6 @@ fn a_name_of_which_zfs_says_nothing_has_failed() {
     datasets.expect(&names(&good));
     assert!(datasets.failed.is_empty(), "{:?}", datasets.failed);
     datasets.expect(&names(&["zones/c", "zones/a@other"]));
-    assert_eq!(datasets.failure("zones/c"), Some("is not listed"));
+    assert_eq!(datasets.failure("zones/c"), Some(&DatasetError::NotListed));
     assert_eq!(datasets.failed.len(), 2);
 }

@@ -13,9 +13,8 @@ use super::{Json, Key, Object};
 ///
 /// # Errors
 /// If it is no array.
-pub fn elements_of(array: &str) -> Result<Vec<&str>, String> {
-    let elements: Vec<&RawValue> =
-        serde_json::from_str(array).map_err(|e| e.to_string())?;
+pub fn elements_of(array: &str) -> Result<Vec<&str>, serde_json::Error> {
+    let elements: Vec<&RawValue> = serde_json::from_str(array)?;
     Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
@@ -23,9 +22,10 @@ pub fn elements_of(array: &str) -> Result<Vec<&str>, String> {
 ///
 /// # Errors
 /// If it is no object.
-pub fn members_of(object: &str) -> Result<BTreeMap<String, &str>, String> {
-    let members: BTreeMap<String, &RawValue> =
-        serde_json::from_str(object).map_err(|e| e.to_string())?;
+pub fn members_of(
+    object: &str,
+) -> Result<BTreeMap<String, &str>, serde_json::Error> {
+    let members: BTreeMap<String, &RawValue> = serde_json::from_str(object)?;
     Ok(members.into_iter().map(|(k, v)| (k, v.get())).collect())
 }
 

@@ -1,0 +1,325 @@
+//! Why a source has no good answer: the words of /status, for an operator.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dtd::Refusal;
+use crate::config::JSON_DEPTH;
+
+/// What is wrong with a source of a VM or of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// A command has failed, or has not answered.
+    Command(CommandError),
+    /// A file can't be read, or is not what it should be.
+    File(FileError),
+    /// kstat(8) has answered without a zone that is running.
+    NoKstat,
+    /// The zone index has a line of a zone that `zoneadm list` does not list.
+    NotListed,
+    /// The zone index can't be read: there may be no such zone.
+    NoIndex(FileError),
+    /// zfs(8) could not list a dataset or snapshot of this name.
+    Dataset(Arc<str>, DatasetError),
+    /// Lines of a listing that could not be understood, or in which the
+    /// command says what it has left out.
+    Lines(Vec<String>),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command(error) => error.fmt(f),
+            Self::File(error) => error.fmt(f),
+            Self::NoKstat => {
+                f.write_str("the zone is running and has no kstat")
+            }
+            Self::NotListed => {
+                f.write_str("the zone index has it, and zoneadm list does not")
+            }
+            Self::NoIndex(why) => {
+                write!(f, "not known whether it exists: {why}")
+            }
+            Self::Dataset(name, why) => write!(f, "{name}: {why}"),
+            Self::Lines(lines) => f.write_str(&lines.join("; ")),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl From<CommandError> for LoadError {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}
+
+impl From<OutputError> for LoadError {
+    fn from(error: OutputError) -> Self {
+        Self::Lines(vec![error.to_string()])
+    }
+}
+
+impl From<FileError> for LoadError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Why a run of a command has no usable output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandError {
+    /// The command and its first arguments.
+    pub command: Box<str>,
+    /// What is wrong.
+    pub problem: CommandProblem,
+}
+
+impl CommandError {
+    /// Whether the command had to be killed since it took too long.
+    #[must_use]
+    pub fn is_hang(&self) -> bool {
+        matches!(self.problem, CommandProblem::RanTooLong(_))
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.command, self.problem)
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// What is wrong with a run of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandProblem {
+    /// It could not be started; the text is the system's.
+    NotStarted(String),
+    /// There was no thread to wait for it; the text is the system's.
+    NoThread(String),
+    /// Its output could not be read; the text is the system's.
+    Io(String),
+    /// It was killed, as it ran for longer than this limit.
+    RanTooLong(Duration),
+    /// It was killed, as it printed more bytes than this limit.
+    PrintedTooMuch(usize),
+    /// It was killed, as the daemon is ending.
+    DaemonEnds,
+    /// It has ended badly.
+    Failed {
+        /// Its exit status; `None` if a signal ended it.
+        exit: Option<i32>,
+        /// What it printed on standard error.
+        stderr: String,
+    },
+    /// It runs, and has not answered for this time.
+    NoAnswerFor(Duration),
+    /// It has ended, but not in time for the load.
+    LateAnswer,
+    /// It was not started, as earlier runs have not answered.
+    OthersHang,
+    /// It has ended well, and its output can't be what it meant.
+    Output(OutputError),
+}
+
+impl fmt::Display for CommandProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(why) => write!(f, "can't be started: {why}"),
+            Self::NoThread(why) => write!(f, "no thread for it: {why}"),
+            Self::Io(why) => f.write_str(why),
+            Self::RanTooLong(limit) => {
+                write!(f, "killed: ran for over {limit:?}")
+            }
+            Self::PrintedTooMuch(limit) => {
+                write!(f, "killed: printed over {limit} bytes")
+            }
+            Self::DaemonEnds => f.write_str("killed: the daemon is ending"),
+            Self::Failed { exit, stderr } => {
+                match exit {
+                    Some(exit) => write!(f, "exit {exit}: ")?,
+                    None => f.write_str("killed by a signal: ")?,
+                }
+                let said: Vec<_> = stderr.trim().lines().take(3).collect();
+                f.write_str(&said.join("; "))
+            }
+            Self::NoAnswerFor(time) => {
+                write!(f, "has not answered for {time:.1?}")
+            }
+            Self::LateAnswer => f.write_str("has not answered in time"),
+            Self::OthersHang => {
+                f.write_str("others before it have not answered")
+            }
+            Self::Output(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with the output of a command that has ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputError {
+    /// Its last line has no end.
+    CutOff,
+    /// A line of kstat(8) is no statistic.
+    NotAStatistic(String),
+    /// A line of zfs(8) is no dataset.
+    NotADataset(String),
+    /// `zoneadm list` does not list the global zone, which always is there.
+    NoGlobalZone,
+    /// `zoneadm list` lacks so many zones of the zone index.
+    LacksZones(usize),
+    /// zoneadm(8) has ended well without a line of the zone that it was asked
+    /// for. The text is what it printed.
+    NotListed(String),
+}
+
+impl fmt::Display for OutputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CutOff => f.write_str("the output is cut off"),
+            Self::NotAStatistic(line) => {
+                write!(f, "not a statistic: {line:?}")
+            }
+            Self::NotADataset(line) => write!(f, "not a dataset: {line:?}"),
+            Self::NoGlobalZone => f.write_str("does not list the global zone"),
+            Self::LacksZones(count) => {
+                write!(f, "lacks {count} zones of the index")
+            }
+            Self::NotListed(said) => {
+                let separator = if said.is_empty() { "" } else { ": " };
+                write!(f, "does not list it{separator}{said}")
+            }
+        }
+    }
+}
+
+impl From<OutputError> for CommandProblem {
+    fn from(error: OutputError) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Why it is not known what a dataset or snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatasetError {
+    /// In the words of zfs(8).
+    Said(String),
+    /// zfs has said nothing of it.
+    NotListed,
+    /// It is listed, and what is below it is not.
+    NotWalked,
+    /// It is listed twice: one of the lines is made up.
+    ListedTwice,
+    /// A snapshot of it does not stand behind it.
+    SnapshotElsewhere,
+    /// It is not listed, and its pool is neither.
+    PoolNotListed,
+    /// It is not there, and its pool is neither.
+    NoPool,
+    /// The run that was to list it has failed.
+    Command(CommandError),
+}
+
+impl fmt::Display for DatasetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Said(why) => why,
+            Self::NotListed => "is not listed",
+            Self::NotWalked => "what is below it is not listed",
+            Self::ListedTwice => "is listed twice",
+            Self::SnapshotElsewhere => "a snapshot is listed elsewhere",
+            Self::PoolNotListed => "its pool is not there",
+            Self::NoPool => "there is no such pool",
+            Self::Command(error) => return error.fmt(f),
+        })
+    }
+}
+
+/// Why a file says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: FileProblem,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl std::error::Error for FileError {}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileProblem {
+    /// It is missing, and has to be there.
+    Missing,
+    /// It can't be read; the text is the system's.
+    Io(String),
+    /// It is not JSON; the text is the parser's.
+    NotJson(String),
+    /// Its JSON nests deeper than [`JSON_DEPTH`].
+    TooDeep,
+    /// Its JSON is not an object.
+    NotAnObject,
+    /// It is not the XML of a zone.
+    Xml(XmlError),
+    /// libzonecfg refuses its XML.
+    Refused(Refusal),
+    /// A `lastexited` that is not whole, after some tries.
+    NotLastExited(String),
+    /// A zone index without the global zone, which always is there.
+    NoGlobalZone,
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no such file"),
+            Self::Io(why) => f.write_str(why),
+            Self::NotJson(why) => write!(f, "not JSON: {why}"),
+            Self::TooDeep => write!(f, "nests deeper than {JSON_DEPTH}"),
+            Self::NotAnObject => f.write_str("not a JSON object"),
+            Self::Xml(error) => error.fmt(f),
+            Self::Refused(refusal) => {
+                write!(f, "zonecfg refuses it: {refusal}")
+            }
+            Self::NotLastExited(text) => {
+                write!(f, "not a time and a status: {text:?}")
+            }
+            Self::NoGlobalZone => f.write_str("does not have the global zone"),
+        }
+    }
+}
+
+/// Why a document is not the XML of a zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XmlError {
+    /// It has more attributes than this.
+    Attributes(usize),
+    /// It is not XML; the text is the parser's.
+    Malformed(String),
+    /// Its root is this element.
+    Root(String),
+    /// Its zone has no brand.
+    NoBrand,
+}
+
+impl fmt::Display for XmlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attributes(most) => write!(f, "over {most} attributes"),
+            Self::Malformed(why) => f.write_str(why),
+            Self::Root(name) => {
+                write!(f, "the root element is <{name}>, not <zone>")
+            }
+            Self::NoBrand => f.write_str("the zone has no brand"),
+        }
+    }
+}
