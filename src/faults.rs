@@ -1,7 +1,7 @@
 //! What is wrong now: by VM and source, since when, how often retried. What is
 //! mended disappears from here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,6 +12,9 @@ use crate::source::Source;
 
 /// Full reloads that failed: the last few are kept.
 const REFRESH_ERRORS: usize = 10;
+
+/// Zones that may not exist: so many are remembered.
+const UNKNOWN_ZONES: usize = 1024;
 
 /// Something that is wrong.
 #[derive(Clone, Debug)]
@@ -52,6 +55,7 @@ pub type FaultPlace = (Option<Arc<str>>, Source);
 #[derive(Debug, Default)]
 pub struct Faults {
     present: Mutex<BTreeMap<FaultPlace, Fault>>,
+    unknown_zones: Mutex<BTreeSet<Arc<str>>>,
     refresh_errors: Mutex<VecDeque<(String, SystemTime)>>,
 }
 
@@ -87,6 +91,31 @@ impl Faults {
             let name = zonename.map_or("host", |z| z);
             log::info!("{name}: {source} is well again");
         }
+    }
+
+    /// Notes that zoneadm has failed for a zone that may not exist. One fault
+    /// says as much as thousands.
+    pub fn add_unknown(&self, zonename: &Arc<str>, error: &dyn fmt::Display) {
+        let mut unknown = self.unknown_zones.lock();
+        if unknown.len() < UNKNOWN_ZONES {
+            unknown.insert(Arc::clone(zonename));
+        }
+        self.add(None, Source::UnknownZones, error);
+    }
+
+    /// Notes that zoneadm has said what a zone is.
+    pub fn clear_unknown(&self, zonename: &Arc<str>) {
+        let mut unknown = self.unknown_zones.lock();
+        if unknown.remove(zonename) && unknown.is_empty() {
+            self.clear(None, Source::UnknownZones);
+        }
+    }
+
+    /// Notes that zoneadm has listed every zone.
+    pub fn clear_all_unknown(&self) {
+        let mut unknown = self.unknown_zones.lock();
+        unknown.clear();
+        self.clear(None, Source::UnknownZones);
     }
 
     /// Forgets a VM that is gone.

@@ -26,6 +26,7 @@ use vminfod::settings::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
 use vminfod::sync_requests::Requested;
+use vminfod::threads::Stop;
 use vminfod::vm::diff::EventKind;
 use vminfod::vm::json::{Json, Object};
 
@@ -164,14 +165,16 @@ impl Picture {
         let (cache, hub) = (Arc::clone(&self.cache), Arc::clone(&self.hub));
         let limits = HttpLimits::default();
         let send_buffer = limits.send_buffer;
-        let server = Server::new(limits, cache, hub, Box::new(NoHost)).unwrap();
+        let stop = Stop::default();
+        let host = Box::new(NoHost);
+        let server = Server::new(limits, cache, hub, host, &stop).unwrap();
         // Free a moment ago; by its number it can be asked for.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
         let bound = net::bind(&address.into(), send_buffer).unwrap();
         server.listen(vec![bound]).unwrap();
-        Served { server, address }
+        Served { server, stop, address }
     }
 }
 
@@ -196,11 +199,13 @@ impl Host for NoHost {
 
 struct Served {
     server: Server,
+    stop: Stop,
     address: SocketAddr,
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
+        self.stop.set();
         self.server.end();
     }
 }

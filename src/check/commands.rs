@@ -2,7 +2,6 @@
 //! is not run again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,6 +10,7 @@ use super::given;
 use crate::load::command::{Output, Run, Runner};
 use crate::load::error::CommandError;
 use crate::settings::LoadLimits;
+use crate::threads::Stop;
 
 #[derive(Debug)]
 pub(super) struct Commands {
@@ -21,7 +21,7 @@ pub(super) struct Commands {
 
 impl Commands {
     pub(super) fn new(limits: &LoadLimits) -> Self {
-        let runner = Runner::new(limits.command_output, Arc::default());
+        let runner = Runner::new(limits.command_output, Stop::default());
         Self { runner, hung: Mutex::default() }
     }
 

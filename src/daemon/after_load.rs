@@ -96,7 +96,7 @@ impl AfterLoad {
             return Finished::default();
         }
         if is_answered {
-            self.forget_stranger(&zonename);
+            self.shared.faults.clear_unknown(&zonename);
         }
         let base = prior.as_ref();
         match found {
@@ -147,7 +147,6 @@ impl AfterLoad {
     /// because of that.
     fn note_failures(&self, loaded: &Loaded) -> Sources {
         let mut failed = Sources::NONE;
-        // Of zones that are not known one fault says as much as thousands.
         let is_unknown = loaded.prior.is_none()
             && !loaded.is_configured
             && !matches!(loaded.found, Found::Parts(_));
@@ -157,7 +156,7 @@ impl AfterLoad {
             self.shared.numbers.load_failures.add(&[source.name()]);
             let zonename = &loaded.zonename;
             if *source == Source::Zoneadm && is_unknown {
-                self.shared.note_stranger(zonename, error);
+                self.shared.faults.add_unknown(zonename, error);
             } else {
                 let faults = &self.shared.faults;
                 faults.add(Some(zonename), *source, error);
@@ -172,14 +171,6 @@ impl AfterLoad {
         let well = faults.iter().filter(|(_, error)| error.is_none());
         for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
             self.shared.faults.clear(Some(zonename), source);
-        }
-    }
-
-    /// zoneadm has said what a zone is: it is no longer one that may not exist.
-    fn forget_stranger(&self, zonename: &Arc<str>) {
-        let strangers = &mut self.shared.strangers.lock();
-        if strangers.remove(zonename) && strangers.is_empty() {
-            self.shared.faults.clear(None, Source::UnknownZones);
         }
     }
 

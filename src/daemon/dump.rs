@@ -11,6 +11,7 @@ use crate::load::command::RunCount;
 use crate::load::error::{CommandError, FileError, LoadError};
 use crate::settings::Settings;
 use crate::source::Source;
+use crate::threads::Stop;
 use crate::vm::json::{Json, Object};
 
 /// Something that could not be read.
@@ -79,7 +80,7 @@ pub fn dump(
     settings: &Settings,
     list_time: Duration,
 ) -> Result<Dumped, CommandError> {
-    let loader = new_loader(settings, Arc::default());
+    let loader = new_loader(settings, Stop::default());
     let mut faults = Vec::new();
     let mut note = |name: &str, source, error: Option<DumpError>| {
         let zonename = name.to_string();

@@ -121,8 +121,13 @@ fn values<K: ToString>(counts: impl IntoIterator<Item = (K, u64)>) -> Values {
     counts.into_iter().map(told).collect()
 }
 
-/// Tells of all of it.
-pub fn tell(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
+/// Writes all of it, of a daemon that was started then.
+pub fn write(
+    page: &mut Page,
+    shared: &Shared,
+    files: &FileWatcher,
+    started_at: SystemTime,
+) {
     let version = env!("CARGO_PKG_VERSION").to_string();
     page.gauges(
         "vminfod_build_info",
@@ -130,17 +135,17 @@ pub fn tell(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
         &["version"],
         [(vec![version], 1.0)],
     );
-    tell_process(page, shared);
-    tell_picture(page, shared);
-    tell_events(page, shared);
-    tell_queue(page, shared);
-    tell_loads(page, shared);
-    tell_faults(page, shared, files);
+    write_process(page, started_at);
+    write_cache(page, shared);
+    write_events(page, shared);
+    write_queue(page, shared);
+    write_loads(page, shared);
+    write_faults(page, shared, files);
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_process(page: &mut Page, shared: &Shared) {
-    let started = shared.started_at.duration_since(SystemTime::UNIX_EPOCH);
+fn write_process(page: &mut Page, started_at: SystemTime) {
+    let started = started_at.duration_since(SystemTime::UNIX_EPOCH);
     page.gauge(
         "process_start_time_seconds",
         "When the daemon was started, since the epoch.",
@@ -156,7 +161,7 @@ fn tell_process(page: &mut Page, shared: &Shared) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_picture(page: &mut Page, shared: &Shared) {
+fn write_cache(page: &mut Page, shared: &Shared) {
     let vms = shared.cache.snapshot().vms;
     let mut counts = BTreeMap::<_, u64>::new();
     for vm in &*vms {
@@ -218,7 +223,7 @@ fn tell_picture(page: &mut Page, shared: &Shared) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_events(page: &mut Page, shared: &Shared) {
+fn write_events(page: &mut Page, shared: &Shared) {
     page.counts(
         "vminfod_events_received_total",
         "Events of the kernel, by source and type.",
@@ -277,7 +282,7 @@ fn tell_events(page: &mut Page, shared: &Shared) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_queue(page: &mut Page, shared: &Shared) {
+fn write_queue(page: &mut Page, shared: &Shared) {
     let status = shared.queue.status(0);
     let age =
         status.oldest.map_or(0.0, |at: Instant| at.elapsed().as_secs_f64());
@@ -317,7 +322,7 @@ fn tell_queue(page: &mut Page, shared: &Shared) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_loads(page: &mut Page, shared: &Shared) {
+fn write_loads(page: &mut Page, shared: &Shared) {
     let names = &["source"];
     page.counts(
         "vminfod_loads_total",
@@ -379,8 +384,7 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
         names,
         each(|open| open.waiting.len() as f64),
     );
-    let refreshes = shared.refreshes.lock();
-    if let Some(last) = refreshes.back() {
+    if let Some(last) = shared.reloads.last().back() {
         page.gauge(
             "vminfod_last_refresh_age_seconds",
             "Time since the last full reload.",
@@ -395,7 +399,7 @@ fn tell_loads(page: &mut Page, shared: &Shared) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
+fn write_faults(page: &mut Page, shared: &Shared, files: &FileWatcher) {
     let names = &["property", "source"];
     let healed = |healed: Healed| -> Values {
         let all = healed.properties.into_iter();
@@ -408,9 +412,9 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
         "vminfod_drift_healed_total",
         "Changes that no event told of, found by a full reload.",
         names,
-        healed(shared.drift.healed()),
+        healed(shared.reloads.drift.healed()),
     );
-    let missed = shared.drift.healed().missed;
+    let missed = shared.reloads.drift.healed().missed;
     let missed = EventSource::ALL.iter().zip(missed);
     page.counters(
         "vminfod_drift_missed_total",
@@ -423,7 +427,7 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
         "vminfod_gap_healed_total",
         "Changes found after a gap in a source.",
         names,
-        healed(shared.gaps.healed()),
+        healed(shared.reloads.gaps.healed()),
     );
     let mut faults: BTreeMap<String, u64> = BTreeMap::new();
     for ((_, source), _) in shared.faults.list() {
@@ -435,7 +439,7 @@ fn tell_faults(page: &mut Page, shared: &Shared, files: Option<&FileWatcher>) {
                 1;
         }
     }
-    let unwatched = files.map_or(0, |files| files.failures().len());
+    let unwatched = files.failures().len();
     if unwatched > 0 {
         faults.insert("watch".to_string(), unwatched as u64);
     }

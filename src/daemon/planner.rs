@@ -1,85 +1,132 @@
 //! The planner's thread: events in, jobs out.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::daemon::Shared;
 use crate::drift::Heard;
 use crate::event::{Cause, Event, Job, Lane, Seen, Trigger};
 use crate::os::process::kill_group_now;
 use crate::plan::{DatasetIndex, Known, plan};
+use crate::queue::Queue;
+use crate::settings::SourceTimes;
 use crate::source::{EventSource, Sources};
 use crate::watch::{Events, NoEvent, SourceStatus};
 
-/// Turns events into jobs until every source has ended.
-///
-/// The first full load begins once both sysevent sources listen, so that
-/// nothing happens unseen between load and subscription; after `ready_time`
-/// it begins without the one that does not, whose own beginning will make
-/// another.
-pub fn run(events: &Events, shared: &Shared, ready_time: Duration) {
-    let mut beginning = Beginning::new(Instant::now() + ready_time);
-    let mut next_look = Instant::now() + shared.drift_time;
-    loop {
-        let now = Instant::now();
-        if now >= next_look {
-            next_look = now + shared.drift_time;
-            look_at_sources(shared);
-        }
-        let begin_at = (!beginning.is_over).then_some(beginning.until);
-        let until = begin_at.map_or(next_look, |at| at.min(next_look));
-        match events.next(Some(until)) {
-            Err(NoEvent::Ended) => return,
-            Err(NoEvent::Timeout) => {
-                if begin_at.is_some_and(|at| at <= Instant::now()) {
-                    log::warn!("not every source is ready; loading anyway");
-                    beginning.end(shared);
-                }
-            }
-            Ok(seen) => {
-                shared.numbers.event(&seen);
-                if beginning.is_over {
-                    handle(&seen, shared);
-                } else {
-                    // What happened before the first load is in it.
-                    beginning.note(&seen.event, shared);
-                }
-            }
-        }
-        if events.were_lost() && beginning.is_over {
-            log::warn!("events came too fast; every VM is loaded again");
-            shared.queue.expect_no_ends();
-            shared
-                .queue
-                .push_overflow(&Cause::now(Trigger::Refresh, "events lost"));
-        }
-    }
+/// The planner.
+pub struct Planner {
+    pub shared: Arc<Shared>,
+    pub times: SourceTimes,
 }
 
-/// Starts readers again that stand still: their sysevent runs, and tells
-/// nothing of what full reloads find.
-fn look_at_sources(shared: &Shared) {
-    for heard in shared.drift.news() {
-        let (Heard::Silent(source) | Heard::Well(source)) = heard;
-        let fault = source.missing();
-        let Heard::Silent(_) = heard else {
-            shared.faults.clear(None, fault);
-            continue;
-        };
-        let name = source.name();
-        let mut why = format!(
-            "full reloads found, twice in a row, what {name} events should \
-             have told"
-        );
-        let mut sources = shared.sources.iter();
-        let status = sources.find(|(of, _)| *of == source);
-        if let Some((_, status)) = status
-            && restart(&mut status.lock(), &why)
-        {
-            why += "; its sysevent was started again";
+impl Planner {
+    /// Turns events into jobs until the daemon ends.
+    ///
+    /// The first full load begins once both sysevent sources listen, so that
+    /// nothing happens unseen between load and subscription; after
+    /// `ready_time` it begins without the one that does not, whose own
+    /// beginning will make another.
+    pub fn run(&self, events: &Events) {
+        let SourceTimes { ready_time, drift_time, .. } = self.times;
+        let mut beginning = Beginning::new(Instant::now() + ready_time);
+        let mut next_look = Instant::now() + drift_time;
+        loop {
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + drift_time;
+                self.look_at_sources();
+            }
+            let begin_at = (!beginning.is_over).then_some(beginning.until);
+            let until = begin_at.map_or(next_look, |at| at.min(next_look));
+            match events.next(Some(until)) {
+                Err(NoEvent::Ended) => return,
+                Err(NoEvent::Timeout) => {
+                    if begin_at.is_some_and(|at| at <= Instant::now()) {
+                        log::warn!("not every source is ready; loading anyway");
+                        beginning.end(&self.shared);
+                    }
+                }
+                Ok(seen) => {
+                    self.shared.numbers.event(&seen);
+                    if beginning.is_over {
+                        self.handle(&seen);
+                    } else {
+                        // What happened before the first load is in it.
+                        beginning.note(&seen.event, &self.shared);
+                    }
+                }
+            }
+            if events.were_lost() && beginning.is_over {
+                log::warn!("events came too fast; every VM is loaded again");
+                let cause = Cause::now(Trigger::Refresh, "events lost");
+                self.shared.queue.expect_no_ends();
+                self.shared.queue.push_overflow(&cause);
+            }
         }
-        log::error!("{why}");
-        shared.faults.add(None, fault, &why);
+    }
+
+    /// Starts readers again that stand still: their sysevent runs, and reports
+    /// nothing of what full reloads find.
+    fn look_at_sources(&self) {
+        let shared = &self.shared;
+        for heard in shared.reloads.drift.news() {
+            let (Heard::Silent(source) | Heard::Well(source)) = heard;
+            let fault = source.missing();
+            let Heard::Silent(_) = heard else {
+                shared.faults.clear(None, fault);
+                continue;
+            };
+            let name = source.name();
+            let mut why = format!(
+                "full reloads found, twice in a row, what {name} events should \
+                 have told"
+            );
+            let mut sources = shared.sources.iter();
+            let status = sources.find(|(of, _)| *of == source);
+            if let Some((_, status)) = status
+                && restart(&mut status.lock(), &why)
+            {
+                why += "; its sysevent was started again";
+            }
+            shared.faults.add(None, fault, &why);
+        }
+    }
+
+    fn handle(&self, seen: &Seen) {
+        let Shared { queue, cache, reloads, .. } = &*self.shared;
+        log::debug!("event: {}", seen.event);
+        if matches!(seen.event, Event::Ready(EventSource::Zone)) {
+            queue.expect_no_ends();
+        }
+        let plan = cache.look(|datasets, is_vm| {
+            plan(seen, &PlannerView { datasets, is_vm, queue })
+        });
+        if let Some((zonename, transition)) = plan.transition {
+            let is_vm = cache.contains(&zonename);
+            queue.push_transition(&zonename, transition, is_vm);
+        }
+        // Until all VMs are known, no one can tell whose dataset it is.
+        let is_dataset = matches!(seen.event, Event::Dataset(_));
+        if is_dataset && reloads.is_first() {
+            let why = "a dataset changed meanwhile";
+            queue.push(reload(Cause::now(Trigger::Refresh, why)));
+            return;
+        }
+        for job in plan.jobs {
+            if let Lane::Vm(zonename) = &job.lane {
+                reloads.heard(zonename);
+            }
+            if matches!(seen.event, Event::InitRestart { .. }) {
+                // The kernel may publish this before it has counted the
+                // restart.
+                queue.push_later(job.clone(), self.times.settle.first);
+            }
+            match job.lane {
+                Lane::Index => queue.push_later(job, self.times.index_time),
+                _ if is_dataset => queue.push_paced(job),
+                _ => queue.push(job),
+            }
+        }
     }
 }
 
@@ -92,43 +139,6 @@ fn restart(status: &mut SourceStatus, why: &str) -> bool {
     true
 }
 
-fn handle(seen: &Seen, shared: &Shared) {
-    log::debug!("event: {}", seen.event);
-    if matches!(seen.event, Event::Ready(EventSource::Zone)) {
-        shared.queue.expect_no_ends();
-    }
-    let plan = shared.cache.look(|datasets, is_vm| {
-        plan(seen, &PlannerView { datasets, is_vm, shared })
-    });
-    if let Some((zonename, transition)) = plan.transition {
-        let is_vm = shared.cache.contains(&zonename);
-        shared.queue.push_transition(&zonename, transition, is_vm);
-    }
-    // Until all VMs are known, no one can tell whose dataset it is.
-    let is_dataset = matches!(seen.event, Event::Dataset(_));
-    if is_dataset && shared.refreshes.lock().is_empty() {
-        let cause = Cause::now(Trigger::Refresh, "a dataset changed meanwhile");
-        shared.queue.push(reload(cause));
-        return;
-    }
-    for job in plan.jobs {
-        if let Lane::Vm(zonename) = &job.lane {
-            shared.drift.heard(zonename);
-            shared.gaps.heard(zonename);
-        }
-        if matches!(seen.event, Event::InitRestart { .. }) {
-            // The kernel may publish this before it has counted the restart.
-            let (again, pause) = (job.clone(), shared.settle_time);
-            shared.queue.push_later(again, pause);
-        }
-        match job.lane {
-            Lane::Index => shared.queue.push_later(job, shared.index_time),
-            _ if is_dataset => shared.queue.push_paced(job),
-            _ => shared.queue.push(job),
-        }
-    }
-}
-
 fn reload(cause: Cause) -> Job {
     Job::new(Lane::All, Sources::ALL, cause)
 }
@@ -137,7 +147,7 @@ fn reload(cause: Cause) -> Job {
 struct PlannerView<'a> {
     datasets: &'a DatasetIndex,
     is_vm: &'a dyn Fn(&str) -> bool,
-    shared: &'a Shared,
+    queue: &'a Queue,
 }
 
 impl Known for PlannerView<'_> {
@@ -146,16 +156,16 @@ impl Known for PlannerView<'_> {
     }
 
     fn is_vm(&self, zonename: &str) -> bool {
-        (self.is_vm)(zonename) || self.shared.queue.concerns(zonename)
+        (self.is_vm)(zonename) || self.queue.concerns(zonename)
     }
 
     fn begun(&self) -> Vec<Arc<str>> {
-        let at_work = self.shared.queue.at_work().into_iter();
+        let at_work = self.queue.at_work().into_iter();
         at_work.filter(|zonename| !(self.is_vm)(zonename)).collect()
     }
 
     fn is_reloading(&self) -> bool {
-        self.shared.queue.is_reloading()
+        self.queue.is_reloading()
     }
 }
 

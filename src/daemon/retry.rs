@@ -9,11 +9,18 @@ use crate::load::runs::Again;
 use crate::settings::SourceTimes;
 use crate::source::{Source, Sources};
 
-/// At most so many zones that zoneadm has failed for, and that may not exist,
-/// are remembered.
-const STRANGERS_MAX: usize = 1024;
-
 impl Shared {
+    /// Has jobs done again whose runs end too late for them.
+    pub fn redo_what_comes_late(self: &Arc<Self>, times: &SourceTimes) {
+        // The runs are shared, too.
+        let (shared, times) = (Arc::downgrade(self), times.clone());
+        self.runs.set_redo(Box::new(move |again| {
+            if let Some(shared) = shared.upgrade() {
+                again.into_iter().for_each(|job| shared.redo(&times, job));
+            }
+        }));
+    }
+
     /// Tries a job again, later the more often it has failed.
     pub fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
         let pause = times.retry.after(job.tries);
@@ -23,7 +30,7 @@ impl Shared {
     }
 
     /// Does a job again whose run has ended too late; if the run failed, later.
-    pub fn redo(&self, times: &SourceTimes, again: Again) {
+    fn redo(&self, times: &SourceTimes, again: Again) {
         let Again { job, source, error } = again;
         let Some(error) = error else {
             self.queue.push(self.as_it_is_wanted(job));
@@ -37,7 +44,7 @@ impl Shared {
             {
                 self.faults.add(Some(zonename), source, &error);
             }
-            Some(zonename) => self.note_stranger(zonename, &error),
+            Some(zonename) => self.faults.add_unknown(zonename, &error),
         }
         self.retry(times, &job, job.sources);
     }
@@ -56,15 +63,6 @@ impl Shared {
             Lane::All => self.requests.are_there(None),
             Lane::Sysinfo | Lane::Index => false,
         }
-    }
-
-    /// Notes that zoneadm has failed for a zone that may not exist.
-    pub fn note_stranger(&self, zonename: &Arc<str>, error: &dyn fmt::Display) {
-        let strangers = &mut self.strangers.lock();
-        if strangers.len() < STRANGERS_MAX {
-            strangers.insert(Arc::clone(zonename));
-        }
-        self.faults.add(None, Source::UnknownZones, error);
     }
 
     /// Notes that a full reload has failed.

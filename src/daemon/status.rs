@@ -2,7 +2,7 @@
 //! members; those from `seq` on are ours.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::daemon::Shared;
@@ -29,8 +29,12 @@ const BACKLOG_MAX: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Status {
     shared: Arc<Shared>,
-    /// Weak, since the watcher's end is what the planner waits for.
-    files: Weak<FileWatcher>,
+    files: Arc<FileWatcher>,
+    workers: usize,
+    /// When the daemon started, for measuring.
+    started: Instant,
+    /// The same, by the clock as it was then.
+    started_at: SystemTime,
 }
 
 impl Host for Status {
@@ -39,11 +43,7 @@ impl Host for Status {
     }
 
     fn metrics(&self, page: &mut Page) {
-        super::metrics::tell(
-            page,
-            &self.shared,
-            self.files.upgrade().as_deref(),
-        );
+        super::metrics::write(page, &self.shared, &self.files, self.started_at);
     }
 
     fn request(
@@ -86,24 +86,29 @@ impl Host for Status {
 }
 
 impl Status {
-    /// The status of a daemon.
+    /// The status of a daemon that starts now, with so many workers.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, files: &Arc<FileWatcher>) -> Self {
-        Self { shared, files: Arc::downgrade(files) }
+    pub fn new(
+        shared: Arc<Shared>,
+        files: Arc<FileWatcher>,
+        workers: usize,
+    ) -> Self {
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        Self { shared, files, workers, started, started_at }
     }
 
     fn to_json(&self, full: bool) -> Json {
         let shared = &self.shared;
         let mut status = Object::new();
         status.set("pid", std::process::id());
-        status.set("uptime", shared.started.elapsed().as_secs());
+        status.set("uptime", self.started.elapsed().as_secs());
         status.set("memory", memory());
         status.set("state", "running");
         status.set("status", "working");
         status.set("numVms", shared.cache.len());
         status.set("curDate", date_text(SystemTime::now()));
         status.set("queue", self.queue());
-        let last = shared.refreshes.lock().back().cloned();
+        let last = shared.reloads.last().pop_back();
         let last = last.map(|refresh| {
             let ago = refresh.ended.elapsed().as_secs_f64();
             format!("{ago:.1}s ({:.1}s)", refresh.took.as_secs_f64())
@@ -111,7 +116,7 @@ impl Status {
         status.set("lastRefresh", last);
         status.set("refreshErrors", self.refresh_errors());
         let (listeners, cut_off) = shared.hub.listeners();
-        status.set("eventsListeners", told_listeners(listeners));
+        status.set("eventsListeners", listeners_json(listeners));
         status.set("eventsListenersCutOff", cut_off);
         if full {
             status.set("refreshLog", self.refresh_log());
@@ -123,8 +128,8 @@ impl Status {
         status.set("sources", self.sources());
         status.set("commands", self.commands());
         status.set("breakers", self.breakers());
-        status.set("drift", told_healed(shared.drift.healed()));
-        status.set("gaps", told_healed(shared.gaps.healed()));
+        status.set("drift", healed_json(shared.reloads.drift.healed()));
+        status.set("gaps", healed_json(shared.reloads.gaps.healed()));
         status.set("errors", self.errors());
         Json::from(status)
     }
@@ -133,16 +138,14 @@ impl Status {
     /// is no process that watches for us, and no command to it that waits.
     fn fswatcher(&self) -> Object {
         let pid = std::process::id();
-        let files = self.files.upgrade();
-        let (watched, others) =
-            files.as_ref().map(|files| files.paths()).unwrap_or_default();
+        let (watched, others) = self.files.paths();
         let shown = |paths: Vec<PathBuf>| -> Vec<Json> {
             let paths = paths.iter().map(|path| path.to_string_lossy());
             paths.map(|path| Json::from(&*path)).collect()
         };
         let mut fswatcher = Object::new();
         fswatcher.set("pid", pid);
-        fswatcher.set("watches", files.as_ref().map(|files| files.count()));
+        fswatcher.set("watches", self.files.count());
         let mut delays = Object::new();
         for (count, average) in self.shared.numbers.file_delays.averages() {
             delays.set(count.to_string(), average);
@@ -152,7 +155,7 @@ impl Status {
         fswatcher.set("not_yet_watching", shown(others));
         fswatcher.set("pending_actions", Object::new());
         fswatcher.set("watcher_pid", pid);
-        fswatcher.set("running", files.is_some());
+        fswatcher.set("running", true);
         fswatcher
     }
 
@@ -175,7 +178,7 @@ impl Status {
             Json::from(job)
         });
         let mut vasync = Object::new();
-        vasync.set("concurrency", self.shared.workers);
+        vasync.set("concurrency", self.workers);
         vasync.set("npending", npending);
         vasync.set("nqueued", nqueued);
         vasync.set("pending", Object::new());
@@ -183,7 +186,7 @@ impl Status {
         let mut queue = Object::new();
         queue.set("paused", false);
         queue.set("working", npending);
-        queue.set("max_jobs", self.shared.workers);
+        queue.set("max_jobs", self.workers);
         queue.set("channels", channels);
         queue.set("backlog", backlog.collect::<Vec<_>>());
         queue.set("idle", npending == 0 && nqueued == 0);
@@ -196,8 +199,8 @@ impl Status {
     }
 
     fn refresh_log(&self) -> Vec<Json> {
-        let refreshes = self.shared.refreshes.lock().clone();
-        let told = refreshes.into_iter().map(|refresh| {
+        let last = self.shared.reloads.last().into_iter();
+        let last = last.map(|refresh| {
             let mut object = Object::new();
             object.set("date", date_text(refresh.date));
             object.set("took", refresh.took.as_secs_f64());
@@ -205,19 +208,19 @@ impl Status {
             object.set("cause", &refresh.cause);
             Json::from(object)
         });
-        told.collect()
+        last.collect()
     }
 
     fn refresh_errors(&self) -> Vec<Json> {
-        let errors = self.shared.faults.refresh_errors();
-        let told = errors.into_iter().map(|(error, time)| {
+        let errors = self.shared.faults.refresh_errors().into_iter();
+        let errors = errors.map(|(error, time)| {
             let mut object = Object::new();
             object.set("err", error);
             object.set("time", date_text(time));
             object.set("ago", ago(time));
             Json::from(object)
         });
-        told.collect()
+        errors.collect()
     }
 
     fn sources(&self) -> Object {
@@ -271,24 +274,23 @@ impl Status {
         let mut errors = Vec::new();
         for ((zonename, source), fault) in self.shared.faults.list() {
             let zonename = zonename.as_ref();
-            errors.push(told_fault(zonename, source.name(), fault));
+            errors.push(fault_json(zonename, source.name(), fault));
         }
         for (source, status) in &self.shared.sources {
             if let Some(fault) = status.lock().fault.clone() {
                 let source = format!("{} events", source.name());
-                errors.push(told_fault(None, &source, fault));
+                errors.push(fault_json(None, &source, fault));
             }
         }
-        let files = self.files.upgrade();
-        for failure in files.iter().flat_map(|files| files.failures()) {
+        for failure in self.files.failures() {
             let zonename = failure.zonename.as_ref();
-            errors.push(told_fault(zonename, "watch", failure.fault));
+            errors.push(fault_json(zonename, "watch", failure.fault));
         }
         errors
     }
 }
 
-fn told_fault(zonename: Option<&Arc<str>>, source: &str, fault: Fault) -> Json {
+fn fault_json(zonename: Option<&Arc<str>>, source: &str, fault: Fault) -> Json {
     let mut object = Object::new();
     object.set("zonename", zonename.map(Json::from));
     object.set("source", source);
@@ -298,7 +300,7 @@ fn told_fault(zonename: Option<&Arc<str>>, source: &str, fault: Fault) -> Json {
     Json::from(object)
 }
 
-fn told_healed(healed: Healed) -> Object {
+fn healed_json(healed: Healed) -> Object {
     let mut properties = Object::new();
     let mut of_property = Object::new();
     let mut last = None;
@@ -328,7 +330,7 @@ fn told_healed(healed: Healed) -> Object {
     object
 }
 
-fn told_listeners(listeners: Vec<Listener>) -> Object {
+fn listeners_json(listeners: Vec<Listener>) -> Object {
     let mut object = Object::new();
     for listener in listeners {
         let mut told = Object::new();

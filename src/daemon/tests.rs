@@ -15,18 +15,20 @@ use crate::vm::json::Json;
 
 fn worker() -> (Worker, Arc<Shared>) {
     let settings = Settings::new(&std::env::temp_dir());
-    let (sinks, _) = watch::channel(1);
+    let stop = Stop::default();
+    let (sinks, _) = watch::channel(1, &stop);
     let sources = std::array::from_fn(|i| {
         (EventSource::ALL[i], Arc::clone(sinks[i].status()))
     });
-    let loader = new_loader(&settings, Arc::default());
+    let loader = new_loader(&settings, stop.clone());
     let runs = loader.runs().clone();
-    let shared = Arc::new(new_shared(&settings, sources, runs));
+    let shared = Arc::new(Shared::new(&settings, sources, runs));
     let [_, _, file_sink] = sinks;
-    let files = FileWatcher::new(settings.paths.clone(), file_sink).unwrap();
+    let files =
+        FileWatcher::new(settings.paths.clone(), file_sink, stop).unwrap();
     let after = AfterLoad {
         shared: Arc::clone(&shared),
-        files: Arc::new(files),
+        files,
         times: settings.sources,
     };
     let worker = Worker {
@@ -96,7 +98,7 @@ fn parts(name: &str, shared: &Shared) -> Parts {
         "<zone name=\"{name}\" zonepath=\"/zones/{name}\" brand=\"joyent\"/>"
     );
     let xml = Arc::new(zonexml::parse(&xml).unwrap().xml);
-    Parts::new(row, xml, Arc::clone(&shared.sysinfo.read()))
+    Parts::new(row, xml, shared.sysinfo.get())
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
     let (mut worker, shared) = worker();
     worker.after.times.end_time = Duration::from_millis(100);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
-    let sysinfo = Arc::clone(&shared.sysinfo.read());
+    let sysinfo = shared.sysinfo.get();
     let parts = parts(&name, &shared);
     let finish = |sources: Sources, loaded: Loaded| {
         let cause = Cause::now(EventSource::File, "a test");
@@ -173,7 +175,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
     let root = format!("vminfod-armed-{}", std::process::id());
     let root = std::env::temp_dir().join(root);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
-    let loader = new_loader(&Settings::new(&root), Arc::default());
+    let loader = new_loader(&Settings::new(&root), Stop::default());
     let write_tags = |_: &Arc<str>, dir: Option<&Path>, _: bool| {
         let config = dir.unwrap().join(crate::config::CONFIG_DIR);
         std::fs::create_dir_all(&config).unwrap();
@@ -185,7 +187,7 @@ fn what_is_written_while_watches_are_armed_is_read() {
         sources: Sources::of(Source::Tags) | Sources::REARM,
         prior: Some(Arc::new(parts(&name, &shared))),
     };
-    let sysinfo = Arc::clone(&shared.sysinfo.read());
+    let sysinfo = shared.sysinfo.get();
     let loaded = loader.load(vec![request], &sysinfo, &write_tags);
     std::fs::remove_dir_all(&root).unwrap();
     let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };

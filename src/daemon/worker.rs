@@ -5,15 +5,15 @@ use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
 use super::after_load::{AfterLoad, Finished, Noted};
+use super::reloads::EndedReload;
 use super::retry::zonename_of;
 use crate::cache::Published;
-use crate::daemon::{Refresh, Shared};
+use crate::daemon::Shared;
 use crate::drift::Drift;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::load::files::Sysinfo;
@@ -117,7 +117,7 @@ impl Worker {
                 sysinfo
             }
             Some(Some((sysinfo, false))) => sysinfo,
-            Some(None) | None => Arc::clone(&self.shared.sysinfo.read()),
+            Some(None) | None => self.shared.sysinfo.get(),
         };
         let loaded =
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
@@ -156,7 +156,7 @@ impl Worker {
         let has_new_sysinfo = matches!(read, Some((_, true)));
         let sysinfo = match read {
             Some((sysinfo, _)) => sysinfo,
-            None => Arc::clone(&self.shared.sysinfo.read()),
+            None => self.shared.sysinfo.get(),
         };
         let all = match self.read_all(job, &sysinfo) {
             Ok(all) => all,
@@ -195,7 +195,7 @@ impl Worker {
             self.shared.requests.all_loaded(batch.number, missing);
             let cause = Cause::now(Trigger::Refresh, "periodic");
             let next = Job::of_all(Reload::Periodic, cause);
-            let pause = jittered(*self.shared.refresh_interval.read());
+            let pause = self.shared.reloads.pause();
             self.shared.queue.set_periodic(next, pause);
         }
     }
@@ -212,7 +212,7 @@ impl Worker {
         let trusts_stamps = job.reload == Reload::Periodic;
         // No client is served before the first load: it waits for what is
         // slow.
-        let is_first = self.shared.refreshes.lock().is_empty();
+        let is_first = self.shared.reloads.is_first();
         let list_time = is_first.then_some(self.limits.list_time);
         let arm = self.arm();
         self.loader.load_all(&known, trusts_stamps, list_time, sysinfo, &arm)
@@ -239,14 +239,14 @@ impl Worker {
         all: LoadedAll,
     ) -> FinishedAll {
         let faults = &self.shared.faults;
-        self.shared.strangers.lock().clear();
-        faults.clear(None, Source::UnknownZones);
+        faults.clear_all_unknown();
         for (source, error) in &all.faults {
             if let Some(error) = error {
                 faults.add(None, *source, error);
             }
         }
-        let heals = self.heals(job);
+        let losses = self.shared.losses();
+        let heals = self.shared.reloads.heals(job.reload, losses);
         let mut finished = FinishedAll {
             absent: faults.zonenames(),
             ..FinishedAll::default()
@@ -324,7 +324,7 @@ impl Worker {
 
     fn note_refresh(&self, job: &Job, begin: Instant, count: usize) {
         let took = begin.elapsed();
-        self.shared.note_refresh(Refresh {
+        self.shared.reloads.note(EndedReload {
             ended: Instant::now(),
             date: SystemTime::now(),
             took,
@@ -338,23 +338,6 @@ impl Worker {
         );
     }
 
-    /// Where it is counted what this full reload finds changed: drift, if it
-    /// was not asked for, or what a gap in a source has hidden.
-    fn heals(&self, job: &Job) -> Option<&Drift> {
-        let shared = &self.shared;
-        // What was lost here, or while a reader was down, no source has kept
-        // to itself.
-        let losses = shared.losses();
-        let before = shared.losses_healed.swap(losses, Ordering::Relaxed);
-        match job.reload {
-            _ if shared.refreshes.lock().is_empty() => None,
-            Reload::Periodic | Reload::Sync if losses == before => {
-                Some(&shared.drift)
-            }
-            _ => Some(&shared.gaps),
-        }
-    }
-
     /// The system's description has changed while VMs were loaded with it.
     fn rebuild_if_stale(
         &self,
@@ -362,7 +345,7 @@ impl Worker {
         used: &Arc<Sysinfo>,
         cause: &Cause,
     ) {
-        if Arc::ptr_eq(used, &self.shared.sysinfo.read()) {
+        if Arc::ptr_eq(used, &self.shared.sysinfo.get()) {
             return;
         }
         for zonename in zonenames {
@@ -464,28 +447,12 @@ impl Worker {
     /// Returns what the system says of itself, and whether that has changed;
     /// `None` if it can't be read.
     fn read_sysinfo(&self) -> Option<(Arc<Sysinfo>, bool)> {
-        // Of two workers that read at once, the later to begin is right.
-        let reads = &self.shared.sysinfo_reads;
-        let ticket = reads.fetch_add(1, Ordering::SeqCst) + 1;
+        let stored = &self.shared.sysinfo;
+        let reading = stored.begin();
         match self.loader.sysinfo() {
             Ok(sysinfo) => {
                 self.shared.faults.clear(None, Source::Sysinfo);
-                let mut stored = self.shared.sysinfo.write();
-                // The lock is held: nobody stores in between.
-                let newest = &self.shared.sysinfo_stored;
-                let is_newer = newest.load(Ordering::SeqCst) < ticket;
-                let changed = is_newer && *stored != sysinfo;
-                if is_newer {
-                    newest.store(ticket, Ordering::SeqCst);
-                }
-                if changed {
-                    *stored = Arc::clone(&sysinfo);
-                }
-                // The same is shared: then nobody has to look whether it is.
-                let is_same = *stored == sysinfo;
-                let sysinfo =
-                    if is_same { Arc::clone(&stored) } else { sysinfo };
-                Some((sysinfo, changed))
+                Some(stored.store(reading, sysinfo))
             }
             Err(e) => {
                 self.shared.faults.add(None, Source::Sysinfo, &e);
@@ -533,13 +500,4 @@ fn note_drift(
         let properties = properties.into_iter().collect();
         drift.suspect(zonename, properties, sources);
     }
-}
-
-/// A tenth more or less, so that the hypervisors of a fleet, started
-/// together, do not all load at the same moment.
-pub fn jittered(interval: Duration) -> Duration {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new().hash_one(0) % 200;
-    let percent = 90.0 + f64::from(u32::try_from(random).unwrap_or(0)) / 10.0;
-    interval.mul_f64(percent / 100.0)
 }

@@ -29,6 +29,7 @@ use crate::os;
 use crate::os::net::Listener;
 use crate::settings::HttpLimits;
 use crate::sync::Bell;
+use crate::threads::Stop;
 
 /// The pause after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,7 +61,8 @@ pub struct Engine {
     serving: Arc<Serving>,
     open: Arc<Open>,
     refused: Refused,
-    bell: Bell,
+    /// Rung once, and for every thread that accepts: the daemon is ending.
+    bell: Arc<Bell>,
 }
 
 impl Engine {
@@ -72,15 +74,19 @@ impl Engine {
         limits: HttpLimits,
         poller: Arc<Poller>,
         handler: Box<dyn Handler>,
+        stop: &Stop,
     ) -> io::Result<Self> {
-        let pool = Arc::new(Pool::new(limits.threads));
+        let bell = Arc::new(Bell::new()?);
+        let woken = Arc::clone(&bell);
+        stop.on_set(move || woken.ring());
+        let pool = Pool::new(limits.threads, stop);
         let unsent = Arc::default();
         let serving = Serving { limits, handler, poller, unsent, pool };
         Ok(Self {
             serving: Arc::new(serving),
             open: Arc::default(),
             refused: Refused::default(),
-            bell: Bell::new()?,
+            bell,
         })
     }
 
@@ -94,14 +100,12 @@ impl Engine {
         }
     }
 
-    /// Ends accepting, and closes what is open.
-    pub fn end(&self) {
-        self.serving.pool.end();
-        self.bell.ring();
+    /// Closes every connection.
+    pub fn close_all(&self) {
         self.open.shut_down();
     }
 
-    /// Accepts connections until the engine is ended.
+    /// Accepts connections until it is stopped.
     pub fn accept_all(&self, listener: &Listener) {
         let mut last_error = None;
         if let Err(e) = listener.set_nonblocking(true) {

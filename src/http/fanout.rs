@@ -9,16 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::poller::{Fired, Poller, Wants};
 use super::subscriber::{Item, Over, Subscriber};
 use super::subscription_filter::SharedEvent;
 use crate::hub::{EventLine, Hub};
 use crate::settings::HttpLimits;
+use crate::threads::Stop;
 use crate::vm::json::write_string;
 use crate::vm::values::date_text;
 
@@ -28,9 +29,6 @@ const LINES_MAX: usize = 128;
 
 /// How long the thread waits at most before it looks around.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// How long the streams may take to end.
-const END_TIME: Duration = Duration::from_millis(300);
 
 /// What the thread is told.
 enum Message {
@@ -44,8 +42,7 @@ pub struct Fanout {
     poller: Arc<Poller>,
     limits: HttpLimits,
     inbox: Mutex<Vec<Message>>,
-    ending: AtomicBool,
-    has_ended: (Mutex<bool>, Condvar),
+    stop: Stop,
     /// Subscribers that were looked at, one event after the other.
     looks: AtomicU64,
     /// Lines that were queued for subscribers.
@@ -73,14 +70,20 @@ struct Subscribers {
 impl Fanout {
     /// A fan-out of the hub's events.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, poller: Arc<Poller>, limits: HttpLimits) -> Self {
+    pub fn new(
+        hub: Arc<Hub>,
+        poller: Arc<Poller>,
+        limits: HttpLimits,
+        stop: Stop,
+    ) -> Self {
+        let woken = Arc::clone(&hub);
+        stop.on_set(move || woken.wake());
         Self {
             hub,
             poller,
             limits,
             inbox: Mutex::default(),
-            ending: AtomicBool::new(false),
-            has_ended: (Mutex::new(false), Condvar::new()),
+            stop,
             looks: AtomicU64::new(0),
             queued: AtomicU64::new(0),
         }
@@ -104,26 +107,12 @@ impl Fanout {
         self.tell(Message::Join(Box::new(subscriber)));
     }
 
-    /// Ends every stream, and the thread: waits until each stream has got its
-    /// last chunk, since who comes next closes all connections.
-    pub fn end(&self) {
-        self.ending.store(true, Ordering::SeqCst);
-        self.hub.wake();
-        let until = Instant::now() + END_TIME;
-        let mut has_ended = self.has_ended.0.lock();
-        while !*has_ended {
-            let waited = self.has_ended.1.wait_until(&mut has_ended, until);
-            if waited.timed_out() {
-                break;
-            }
-        }
-    }
-
-    /// Writes events until it is ended.
+    /// Writes events until it is stopped; gives each stream its last chunk
+    /// then.
     pub fn run(self: &Arc<Self>) {
         let mut subscribers = Subscribers::default();
         let mut has_more = false;
-        while !self.ending.load(Ordering::SeqCst) {
+        while !self.stop.is_set() {
             if !has_more {
                 let next = subscribers.heartbeats.first().map(|(at, _)| *at);
                 let latest = Instant::now() + WAIT_MAX;
@@ -150,8 +139,6 @@ impl Fanout {
             Message::Ready(..) => None,
         });
         subscribers.by_id.into_values().chain(late).for_each(Subscriber::end);
-        *self.has_ended.0.lock() = true;
-        self.has_ended.1.notify_all();
     }
 
     /// Hands the next events out, and writes them; `false` if there are none.

@@ -30,10 +30,6 @@ pub mod subscription_filter;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::address::Address;
 use crate::cache::Cache;
@@ -44,6 +40,7 @@ use crate::settings::HttpLimits;
 use crate::source::Source;
 use crate::sync::Wake;
 use crate::sync_requests::Requested;
+use crate::threads::{Stop, Threads};
 use crate::vm::json::Json;
 use engine::Engine;
 use fanout::Fanout;
@@ -58,8 +55,8 @@ use vms::Vms;
 pub enum ListenError {
     /// Not on this address.
     Address(Address, io::Error),
-    /// A thread of this name can't be started.
-    Thread(String, io::Error),
+    /// A thread can't be started.
+    Thread(io::Error),
 }
 
 impl fmt::Display for ListenError {
@@ -68,7 +65,7 @@ impl fmt::Display for ListenError {
             Self::Address(address, e) => {
                 write!(f, "can't listen on {address}: {e}")
             }
-            Self::Thread(name, e) => write!(f, "thread {name}: {e}"),
+            Self::Thread(e) => write!(f, "a thread: {e}"),
         }
     }
 }
@@ -96,13 +93,12 @@ pub trait Host: Send + Sync {
     fn faults(&self, zonename: Option<&str>) -> Vec<(Source, String)>;
 }
 
-/// The server: it answers from when it listens until it is ended.
+/// The server: it answers from when it listens until it is stopped.
 pub struct Server {
     engine: Arc<Engine>,
     fanout: Arc<Fanout>,
     poller: Arc<Poller>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    ended: AtomicBool,
+    threads: Threads,
 }
 
 impl fmt::Debug for Server {
@@ -121,12 +117,15 @@ impl Server {
         cache: Arc<Cache>,
         hub: Arc<Hub>,
         host: Box<dyn Host>,
+        stop: &Stop,
     ) -> io::Result<Self> {
-        let poller = Arc::new(Poller::new(limits.unsent_bytes)?);
+        let poller = Poller::new(limits.unsent_bytes, stop.clone())?;
+        let poller = Arc::new(poller);
         let fanout = Arc::new(Fanout::new(
             Arc::clone(&hub),
             Arc::clone(&poller),
             limits.clone(),
+            stop.clone(),
         ));
         let vms = Vms {
             limits: limits.clone(),
@@ -137,16 +136,11 @@ impl Server {
         };
         let service = Arc::new(Service::new(vms, Arc::clone(&fanout)));
         let handler = Box::new(Arc::clone(&service));
-        let engine = Engine::new(limits, Arc::clone(&poller), handler)?;
+        let engine = Engine::new(limits, Arc::clone(&poller), handler, stop)?;
         let engine = Arc::new(engine);
         service.set_engine(&engine);
-        Ok(Self {
-            engine,
-            fanout,
-            poller,
-            threads: Mutex::default(),
-            ended: AtomicBool::new(false),
-        })
+        let threads = Threads::new(stop.clone());
+        Ok(Self { engine, fanout, poller, threads })
     }
 
     /// Listens and serves, in threads of its own.
@@ -154,46 +148,30 @@ impl Server {
     /// # Errors
     /// If another process was quicker, or a thread can't be started.
     pub fn listen(&self, bound: Vec<Bound>) -> Result<(), ListenError> {
-        let mut started = self.threads.lock();
-        if self.ended.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let mut start = |name: String, run: Box<dyn FnOnce() + Send>| {
-            match crate::threads::spawn(&name, run) {
-                Ok(thread) => started.push(thread),
-                Err(e) => return Err(ListenError::Thread(name, e)),
-            }
-            Ok(())
-        };
+        let threads = &self.threads;
         let fanout = Arc::clone(&self.fanout);
-        start("http-events".into(), Box::new(move || fanout.run()))?;
+        let events = threads.spawn("http-events", move || fanout.run());
+        events.map_err(ListenError::Thread)?;
         let poller = Arc::clone(&self.poller);
-        start("http-poll".into(), Box::new(move || poller.run()))?;
+        let poll = threads.spawn("http-poll", move || poller.run());
+        poll.map_err(ListenError::Thread)?;
         for bound in bound {
             let address = bound.address().clone();
             let listener =
                 bound.listen().map_err(|e| ListenError::Address(address, e))?;
             log::info!("listening on {}", listener.address());
             let engine = Arc::clone(&self.engine);
-            start(
-                "http-accept".into(),
-                Box::new(move || engine.accept_all(&listener)),
-            )?;
+            let accept = move || engine.accept_all(&listener);
+            let accept = threads.spawn("http-accept", accept);
+            accept.map_err(ListenError::Thread)?;
         }
         Ok(())
     }
 
-    /// Ends streams cleanly and closes every connection.
+    /// Once it is stopped: waits until every stream has got its last chunk,
+    /// then closes every connection.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let threads = std::mem::take(&mut *self.threads.lock());
-        if !threads.is_empty() {
-            self.fanout.end();
-        }
-        self.engine.end();
-        self.poller.end();
-        for thread in threads {
-            let _ = thread.join();
-        }
+        self.threads.join();
+        self.engine.close_all();
     }
 }

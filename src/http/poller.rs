@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::os::socket::{Polled, poll_sockets};
 use crate::sync::Bell;
+use crate::threads::Stop;
 
 /// How long the thread waits at most before it looks around.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -65,12 +66,12 @@ enum Message {
     Park(u64, Parked),
     Change(u64, Wants, Option<Instant>),
     Fire(u64),
-    End,
 }
 
 /// The thread's inbox.
 pub struct Poller {
-    bell: Bell,
+    bell: Arc<Bell>,
+    stop: Stop,
     inbox: Mutex<Vec<Message>>,
     last_key: AtomicU64,
     bytes_max: usize,
@@ -87,9 +88,12 @@ impl Poller {
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new(bytes_max: usize) -> io::Result<Self> {
+    pub fn new(bytes_max: usize, stop: Stop) -> io::Result<Self> {
+        let bell = Arc::new(Bell::new()?);
+        let woken = Arc::clone(&bell);
+        stop.on_set(move || woken.ring());
         let (inbox, last_key) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { bell: Bell::new()?, inbox, last_key, bytes_max })
+        Ok(Self { bell, stop, inbox, last_key, bytes_max })
     }
 
     fn tell(&self, message: Message) {
@@ -142,15 +146,10 @@ impl Poller {
         self.tell(Message::Fire(key));
     }
 
-    /// Ends the thread, and drops what waits.
-    pub fn end(&self) {
-        self.tell(Message::End);
-    }
-
-    /// Waits until it is ended.
+    /// Waits until it is stopped; drops what waits then.
     pub fn run(&self) {
         let mut parked: BTreeMap<u64, Parked> = BTreeMap::new();
-        loop {
+        while !self.stop.is_set() {
             let messages = std::mem::take(&mut *self.inbox.lock());
             for message in messages {
                 match message {
@@ -171,7 +170,6 @@ impl Poller {
                             (waiting.then)(Fired::Woken);
                         }
                     }
-                    Message::End => return,
                 }
             }
             let fired = self.wait(&parked);
@@ -181,6 +179,8 @@ impl Poller {
                 }
             }
         }
+        let late = std::mem::take(&mut *self.inbox.lock());
+        drop(late);
     }
 
     fn keep_within_bounds(&self, parked: &mut BTreeMap<u64, Parked>) {
@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn each_fires_once_for_its_own_reason() {
-        let poller = Arc::new(Poller::new(1000).unwrap());
+        let stop = Stop::default();
+        let poller = Arc::new(Poller::new(1000, stop.clone()).unwrap());
         let thread = std::thread::spawn({
             let poller = Arc::clone(&poller);
             move || poller.run()
@@ -327,7 +328,7 @@ mod tests {
         assert!(answers[0].0.try_recv().is_err());
         // What is dropped unfired lets go of its socket.
         let (_, dropped) = park(&poller, &socket, READ, None);
-        poller.end();
+        stop.set();
         thread.join().unwrap();
         assert!(dropped.recv_timeout(DEADLINE).is_err());
     }

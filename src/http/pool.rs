@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::threads::panic_text;
+use crate::threads::{Stop, panic_text};
 
 /// A thread without work ends after this long.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(10);
@@ -24,7 +23,7 @@ pub struct Pool {
     most: usize,
     ready: Mutex<Ready>,
     work: Condvar,
-    ending: AtomicBool,
+    stop: Stop,
 }
 
 #[derive(Default)]
@@ -35,14 +34,26 @@ struct Ready {
 }
 
 impl Pool {
-    /// At most so many threads; none are there yet.
-    pub fn new(most: usize) -> Self {
-        Self {
+    /// At most so many threads; none are there yet. When they are stopped,
+    /// they end when they have done what they are at, and what waits is
+    /// dropped.
+    pub fn new(most: usize, stop: &Stop) -> Arc<Self> {
+        let pool = Arc::new(Self {
             most,
             ready: Mutex::default(),
             work: Condvar::new(),
-            ending: AtomicBool::new(false),
-        }
+            stop: stop.clone(),
+        });
+        let stopped = Arc::downgrade(&pool);
+        stop.on_set(move || {
+            let Some(pool) = stopped.upgrade() else { return };
+            // Dropped when it is not locked: a task may give back what it
+            // holds.
+            let waiting = std::mem::take(&mut pool.ready.lock().queue);
+            drop(waiting);
+            pool.work.notify_all();
+        });
+        pool
     }
 
     /// How many threads there are.
@@ -50,18 +61,9 @@ impl Pool {
         self.ready.lock().threads
     }
 
-    /// Drops what waits; threads end when they have done what they are at.
-    pub fn end(&self) {
-        self.ending.store(true, Ordering::SeqCst);
-        // Dropped when it is not locked: a task may give back what it holds.
-        let waiting = std::mem::take(&mut self.ready.lock().queue);
-        drop(waiting);
-        self.work.notify_all();
-    }
-
-    /// Whether it has been ended.
+    /// Whether the daemon is ending.
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::SeqCst)
+        self.stop.is_set()
     }
 
     /// Has one of the threads do this.

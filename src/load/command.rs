@@ -6,7 +6,6 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use super::error::{CommandError, CommandProblem};
 use crate::os;
 use crate::os::process::{ReadSome, Running, kill_group_now, read_some, spawn};
+use crate::threads::Stop;
 
 /// How often a running command looks whether the daemon is ending.
 const END_CHECK: Duration = Duration::from_millis(100);
@@ -131,23 +131,22 @@ pub type RunCounts = Arc<Mutex<BTreeMap<String, RunCount>>>;
 #[derive(Clone, Debug)]
 pub struct Runner {
     output_limit: usize,
-    ending: Arc<AtomicBool>,
+    stop: Stop,
     counts: RunCounts,
 }
 
 impl Runner {
     /// A runner that kills commands that print more than `output_limit` bytes,
-    /// and all when `ending` is set.
+    /// and all when the daemon ends.
     #[must_use]
-    pub fn new(output_limit: usize, ending: Arc<AtomicBool>) -> Self {
-        let counts = RunCounts::default();
-        Self { output_limit, ending, counts }
+    pub fn new(output_limit: usize, stop: Stop) -> Self {
+        Self { output_limit, stop, counts: RunCounts::default() }
     }
 
     /// Whether the daemon is ending.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        self.stop.is_set()
     }
 
     /// How runs went, those of every clone of this runner.
@@ -300,7 +299,7 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration) -> Result<Output, CommandError> {
-        let runner = Runner::new(1000, Arc::default());
+        let runner = Runner::new(1000, Stop::default());
         runner.run(&Run::new("/bin/sh".into(), &["-c", script]), limit)
     }
 
@@ -370,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let runner = Runner::new(1000, Arc::default());
+        let runner = Runner::new(1000, Stop::default());
         let run = Run::new("/no/such/zoneadm".into(), &["list"]);
         let error = runner.run(&run, LONG).unwrap_err().to_string();
         assert!(error.starts_with("zoneadm list: can't be"), "{error}");

@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::event::{Event, Seen};
 use crate::faults::Fault;
 use crate::source::EventSource;
+use crate::threads::Stop;
 
 /// What a source says of itself.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +54,7 @@ pub type SharedStatus = Arc<Mutex<SourceStatus>>;
 #[derive(Clone, Debug)]
 pub struct Sink {
     source: EventSource,
-    open: Arc<Open>,
+    mailbox: Arc<Mailbox>,
     status: SharedStatus,
 }
 
@@ -84,19 +85,8 @@ struct Waiting {
     others: VecDeque<Seen>,
     /// An event found no room since this was last asked.
     lost: bool,
-    /// Every source has ended.
+    /// The daemon is ending.
     closed: bool,
-}
-
-/// Held by all sinks: the mailbox is closed when the last of them goes.
-#[derive(Debug)]
-struct Open(Arc<Mailbox>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.waiting.lock().closed = true;
-        self.0.changed.notify_all();
-    }
 }
 
 /// Why there is no event.
@@ -104,7 +94,7 @@ impl Drop for Open {
 pub enum NoEvent {
     /// The time is over.
     Timeout,
-    /// Every source has ended.
+    /// The daemon is ending.
     Ended,
 }
 
@@ -115,7 +105,7 @@ impl Events {
     /// The next event; waits for it until `until`, if that is set.
     ///
     /// # Errors
-    /// If the time is over, or every source has ended.
+    /// If the time is over, or the daemon is ending.
     pub fn next(&self, until: Option<Instant>) -> Result<Seen, NoEvent> {
         let Mailbox { waiting, changed, .. } = &*self.mailbox;
         let mut waiting = waiting.lock();
@@ -156,15 +146,20 @@ impl Events {
 }
 
 /// A sink for each source, in the order of [`EventSource::ALL`], and where
-/// their events come out; `bound` of zones and as many others may wait.
+/// their events come out, until they are stopped; `bound` of zones and as many
+/// others may wait.
 #[must_use]
-pub fn channel(bound: usize) -> ([Sink; 3], Events) {
+pub fn channel(bound: usize, stop: &Stop) -> ([Sink; 3], Events) {
     let (waiting, changed) = (Mutex::default(), Condvar::new());
     let mailbox = Arc::new(Mailbox { waiting, changed, bound });
-    let open = Arc::new(Open(Arc::clone(&mailbox)));
+    let closing = Arc::clone(&mailbox);
+    stop.on_set(move || {
+        closing.waiting.lock().closed = true;
+        closing.changed.notify_all();
+    });
     let sinks = EventSource::ALL.map(|source| Sink {
         source,
-        open: Arc::clone(&open),
+        mailbox: Arc::clone(&mailbox),
         status: SharedStatus::default(),
     });
     (sinks, Events { mailbox })
@@ -198,7 +193,7 @@ impl Sink {
     }
 
     fn try_send(&self, seen: Seen) {
-        let Mailbox { waiting, changed, bound } = &*self.open.0;
+        let Mailbox { waiting, changed, bound } = &*self.mailbox;
         let mut waiting = waiting.lock();
         let queue = match self.source {
             EventSource::Zone => &mut waiting.of_zones,
@@ -230,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_full_channel_sets_the_bit_and_never_blocks() {
-        let ([sink, ..], events) = channel(2);
+        let stop = Stop::default();
+        let ([sink, ..], events) = channel(2, &stop);
         let event = |name: &str| Event::InitRestart { zonename: name.into() };
         for name in ["a", "b"] {
             sink.send(event(name));
@@ -245,7 +241,8 @@ mod tests {
 
     #[test]
     fn zones_come_first_and_have_room_of_their_own() {
-        let ([zones, zfs, files], events) = channel(2);
+        let stop = Stop::default();
+        let ([zones, zfs, _], events) = channel(2, &stop);
         let event = |name: &str| Event::InitRestart { zonename: name.into() };
         for _ in 0..3 {
             zfs.send(event("flood"));
@@ -259,7 +256,7 @@ mod tests {
         assert_eq!(next(), Ok(event("flood")));
         let timeout = events.next(soon).map(|_| ());
         assert_eq!(timeout, Err(NoEvent::Timeout));
-        drop((zones, zfs, files));
+        stop.set();
         assert_eq!(next(), Err(NoEvent::Ended));
     }
 }

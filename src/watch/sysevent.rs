@@ -12,11 +12,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
 
 use crate::event::Event;
 use crate::faults::Fault;
@@ -26,6 +22,7 @@ use crate::os::process::{
 };
 use crate::settings::SourceTimes;
 use crate::source::EventSource;
+use crate::threads::Stop;
 use crate::vm::json::Json;
 use crate::watch::Sink;
 
@@ -54,51 +51,33 @@ pub struct Stream {
     pub parse: fn(&Json) -> Option<Event>,
 }
 
-/// Ends a reader.
-#[derive(Clone, Debug)]
-pub struct Stopper {
-    ending: Arc<AtomicBool>,
-    pid: Arc<Mutex<Option<u32>>>,
-    wake: Sender<()>,
-}
-
-impl Stopper {
-    /// Ends the child, and the reader with it.
-    pub fn stop(&self) {
-        self.ending.store(true, Ordering::SeqCst);
-        let _ = self.wake.try_send(());
-        if let Some(pid) = *self.pid.lock() {
-            terminate_group(pid);
-            // sysevent has nothing to save, and may be stuck.
-            kill_group_now(pid);
-        }
-    }
-}
-
 /// Reads a stream for as long as the daemon lives.
 #[derive(Debug)]
 pub struct Reader {
     stream: Stream,
     sink: Sink,
     times: SourceTimes,
-    stopper: Stopper,
-    woken: Receiver<()>,
+    stop: Stop,
 }
 
 impl Reader {
     /// A reader that hands events to `sink`.
     #[must_use]
-    pub fn new(stream: Stream, sink: Sink, times: SourceTimes) -> Self {
-        let (wake, woken) = bounded(1);
-        let stopper =
-            Stopper { ending: Arc::default(), pid: Arc::default(), wake };
-        Self { stream, sink, times, stopper, woken }
-    }
-
-    /// What ends the reader.
-    #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    pub fn new(
+        stream: Stream,
+        sink: Sink,
+        times: SourceTimes,
+        stop: Stop,
+    ) -> Self {
+        let status = Arc::clone(sink.status());
+        stop.on_set(move || {
+            if let Some(pid) = status.lock().pid {
+                terminate_group(pid);
+                // sysevent has nothing to save, and may be stuck.
+                kill_group_now(pid);
+            }
+        });
+        Self { stream, sink, times, stop }
     }
 
     /// Reads until it is stopped.
@@ -107,12 +86,12 @@ impl Reader {
         let restart = self.times.restart;
         let mut pause = restart.first;
         let mut last_error = String::new();
-        while !self.is_ending() {
+        while !self.stop.is_set() {
             let begin = Instant::now();
             let error = self.session();
             let silent = self.sink.status().lock().silent.take();
             let error = silent.unwrap_or_else(|| error.to_string());
-            if self.is_ending() {
+            if self.stop.is_set() {
                 return;
             }
             if begin.elapsed() > restart.last {
@@ -137,13 +116,9 @@ impl Reader {
                 status.last_error = Some(error.clone());
                 Fault::note(&mut status.fault, error);
             }
-            let _ = self.woken.recv_timeout(pause);
+            self.stop.sleep(pause);
             pause = restart.next(pause);
         }
-    }
-
-    fn is_ending(&self) -> bool {
-        self.stopper.ending.load(Ordering::SeqCst)
     }
 
     /// Runs one child to its end; returns the reason.
@@ -158,7 +133,7 @@ impl Reader {
         };
         self.set_pid(Some(running.child.id()));
         // A stop before this found no pid to kill.
-        let error = match self.is_ending() {
+        let error = match self.stop.is_set() {
             true => ReaderError::Ended,
             false => match self.read(&mut running) {
                 Err(error) => error,
@@ -171,7 +146,6 @@ impl Reader {
     }
 
     fn set_pid(&self, pid: Option<u32>) {
-        *self.stopper.pid.lock() = pid;
         self.sink.status().lock().pid = pid;
     }
 
@@ -439,7 +413,8 @@ mod tests {
 
     /// A reader of a shell script in place of sysevent.
     fn reader(script: &'static str) -> (Reader, Events) {
-        let ([sink, ..], events) = channel(100);
+        let stop = Stop::default();
+        let ([sink, ..], events) = channel(100, &stop);
         let times = SourceTimes {
             restart: Backoff::new(
                 Duration::from_millis(1),
@@ -456,13 +431,13 @@ mod tests {
             args,
             parse: zone::parse,
         };
-        (Reader::new(stream, sink, times), events)
+        (Reader::new(stream, sink, times, stop), events)
     }
 
     /// Runs a reader until it has begun again often enough.
     fn runs_again(script: &'static str, error: &str) {
         let (reader, events) = reader(script);
-        let stopper = reader.stopper();
+        let stop = reader.stop.clone();
         let status = Arc::clone(reader.sink.status());
         let thread = std::thread::spawn(move || reader.run());
         let begin = Instant::now();
@@ -471,7 +446,7 @@ mod tests {
             let soon = Instant::now() + Duration::from_millis(5);
             let _ = events.next(Some(soon));
         }
-        stopper.stop();
+        stop.set();
         thread.join().unwrap();
         let said = status.lock().last_error.clone().unwrap();
         assert!(said.contains(error), "{script}: {said}");
@@ -508,7 +483,7 @@ mod tests {
             \"ready\",\"zoneid\":3,\"when\":1768472560001734000}}'; echo; \
             exec sleep 1000";
         let (reader, events) = reader(script);
-        let stopper = reader.stopper();
+        let stop = reader.stop.clone();
         let thread = std::thread::spawn(move || reader.run());
         let next = || {
             let until = Instant::now() + Duration::from_secs(60);
@@ -517,7 +492,7 @@ mod tests {
         assert_eq!(next(), "zone ready");
         assert_eq!(next(), "zone a \"ready\" -> \"running\"");
         assert_eq!(next(), "zone ready");
-        stopper.stop();
+        stop.set();
         thread.join().unwrap();
     }
 }

@@ -1,12 +1,12 @@
 //! Runs that hang, are slow, or are killed, and what is done again then.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
 use super::*;
 use crate::event::Cause;
 use crate::source::{EventSource, Source, Sources};
+use crate::threads::Stop;
 
 const STUCK: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
@@ -15,7 +15,7 @@ const OWED_MAX: usize = 4;
 /// Runs that end with their test.
 struct Own {
     runs: Runs,
-    ending: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 impl std::ops::Deref for Own {
@@ -27,7 +27,7 @@ impl std::ops::Deref for Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
+        self.stop.set();
         if !std::thread::panicking() {
             wait_until(|| self.runs.0.state.lock().running.is_empty());
         }
@@ -35,8 +35,8 @@ impl Drop for Own {
 }
 
 fn runs() -> (Own, Receiver<Again>) {
-    let ending = Arc::new(AtomicBool::new(false));
-    let runner = Runner::new(1000, Arc::clone(&ending));
+    let stop = Stop::default();
+    let runner = Runner::new(1000, stop.clone());
     let runs = Runs::new(runner, STUCK, OWED_MAX);
     let (sender, redone) = mpsc::channel();
     runs.set_redo(Box::new(move |again| {
@@ -45,7 +45,7 @@ fn runs() -> (Own, Receiver<Again>) {
             let _ = sender.send(again);
         }
     }));
-    (Own { runs, ending }, redone)
+    (Own { runs, stop }, redone)
 }
 
 fn ask(circuit: &str, script: &str) -> Ask {

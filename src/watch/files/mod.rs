@@ -28,6 +28,7 @@ use crate::event::{Event, FileChange};
 use crate::faults::Fault;
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::source::{Source, ZoneDir};
+use crate::threads::Stop;
 use crate::watch::Sink;
 use tables::{NodeState, Tables, ZoneFiles};
 
@@ -46,6 +47,7 @@ pub struct FileWatcher {
     watch: FsWatch,
     paths: Paths,
     sink: Sink,
+    stop: Stop,
     tables: Mutex<Tables>,
     /// Somebody is done with arming a path.
     done: Condvar,
@@ -58,11 +60,23 @@ impl FileWatcher {
     ///
     /// # Errors
     /// If the system gives no event port.
-    pub fn new(paths: Paths, sink: Sink) -> io::Result<Self> {
-        let watch = FsWatch::new()?;
-        let (done, to_poll) = (Condvar::new(), Condvar::new());
-        let tables = Mutex::default();
-        Ok(Self { watch, paths, sink, tables, done, to_poll })
+    pub fn new(paths: Paths, sink: Sink, stop: Stop) -> io::Result<Arc<Self>> {
+        let watcher = Arc::new(Self {
+            watch: FsWatch::new()?,
+            paths,
+            sink,
+            stop: stop.clone(),
+            tables: Mutex::default(),
+            done: Condvar::new(),
+            to_poll: Condvar::new(),
+        });
+        let stopped = Arc::downgrade(&watcher);
+        stop.on_set(move || {
+            if let Some(watcher) = stopped.upgrade() {
+                watcher.wake();
+            }
+        });
+        Ok(watcher)
     }
 
     /// Hands events on until it is stopped.
@@ -79,9 +93,11 @@ impl FileWatcher {
         Ok(())
     }
 
-    /// Ends [`FileWatcher::run`].
-    pub fn stop(&self) {
-        self.tables.lock().stopping = true;
+    /// Wakes the threads that wait here, so that they see that they are to
+    /// end.
+    fn wake(&self) {
+        // A thread that has looked already waits by now.
+        drop(self.tables.lock());
         self.to_poll.notify_all();
         if let Err(e) = self.watch.stop() {
             log::error!("file events can't be stopped: {e}");

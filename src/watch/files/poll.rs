@@ -21,13 +21,13 @@ impl FileWatcher {
         loop {
             let (failed, to_arm) = {
                 let mut tables = self.tables.lock();
-                while !tables.has_unwatched() && !tables.stopping {
+                while !tables.has_unwatched() && !self.stop.is_set() {
                     self.to_poll.wait(&mut tables);
                 }
-                if !tables.stopping {
+                if !self.stop.is_set() {
                     self.to_poll.wait_for(&mut tables, every);
                 }
-                if tables.stopping {
+                if self.stop.is_set() {
                     return;
                 }
                 let failed: Vec<u64> = tables.failed.keys().copied().collect();

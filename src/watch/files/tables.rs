@@ -113,7 +113,6 @@ pub struct Tables {
     pub appeared: BTreeSet<u64>,
     /// Files whose directory could not be watched, and now is.
     pub to_arm: BTreeSet<u64>,
-    pub stopping: bool,
 }
 
 /// A path that can't be watched.

@@ -24,9 +24,10 @@ fn a_directory_that_two_zones_have_tells_both() {
     fs::create_dir_all(dir.join(CONFIG_DIR)).unwrap();
     let tags = dir.join(CONFIG_DIR).join(Source::Tags.name());
     fs::write(&tags, "{}").unwrap();
-    let ([_, _, sink], events) = channel(1000);
+    let stop = Stop::default();
+    let ([_, _, sink], events) = channel(1000, &stop);
     let watcher =
-        Arc::new(FileWatcher::new(Paths::new(&root.0), sink).unwrap());
+        FileWatcher::new(Paths::new(&root.0), sink, stop.clone()).unwrap();
     let reader = std::thread::spawn({
         let watcher = Arc::clone(&watcher);
         move || watcher.run()
@@ -54,7 +55,7 @@ fn a_directory_that_two_zones_have_tells_both() {
     told(&["a"]);
     watcher.disarm("a");
     assert_eq!(watcher.count(), 0);
-    watcher.stop();
+    stop.set();
     reader.join().unwrap().unwrap();
 }
 
@@ -67,9 +68,10 @@ fn files_that_have_moved_with_their_directory_are_watched_again() {
     let tags = config.join(Source::Tags.name());
     fs::create_dir_all(&config).unwrap();
     fs::write(&tags, "{}").unwrap();
-    let ([_, _, sink], events) = channel(1000);
+    let stop = Stop::default();
+    let ([_, _, sink], events) = channel(1000, &stop);
     let watcher =
-        Arc::new(FileWatcher::new(Paths::new(&root.0), sink).unwrap());
+        FileWatcher::new(Paths::new(&root.0), sink, stop.clone()).unwrap();
     // As cp -al does it.
     fs::create_dir(&copy).unwrap();
     fs::hard_link(&tags, copy.join(Source::Tags.name())).unwrap();
@@ -93,6 +95,6 @@ fn files_that_have_moved_with_their_directory_are_watched_again() {
     fs::write(dir.join("new"), "{\"k\":1}").unwrap();
     fs::rename(dir.join("new"), &tags).unwrap();
     next_of_tags();
-    watcher.stop();
+    stop.set();
     reader.join().unwrap().unwrap();
 }

@@ -1,0 +1,74 @@
+//! What the system says of itself, as it was read last: it is in every VM.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::load::files::Sysinfo;
+
+/// The system's description.
+#[derive(Debug, Default)]
+pub struct StoredSysinfo {
+    /// With the number of the reading that it is from.
+    stored: RwLock<(u64, Arc<Sysinfo>)>,
+    readings: AtomicU64,
+}
+
+impl StoredSysinfo {
+    /// As it was read last.
+    #[must_use]
+    pub fn get(&self) -> Arc<Sysinfo> {
+        Arc::clone(&self.stored.read().1)
+    }
+
+    /// The number of a reading that is about to begin.
+    #[must_use]
+    pub fn begin(&self) -> u64 {
+        self.readings.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Stores what a reading has found, unless one that began later is stored
+    /// already. Returns it, the same piece of memory where it is the same, and
+    /// whether what is stored has changed.
+    pub fn store(
+        &self,
+        reading: u64,
+        found: Arc<Sysinfo>,
+    ) -> (Arc<Sysinfo>, bool) {
+        let mut stored = self.stored.write();
+        let (last, sysinfo) = &mut *stored;
+        let is_newer = *last < reading;
+        let is_same = *sysinfo == found;
+        if is_newer {
+            *last = reading;
+        }
+        if is_newer && !is_same {
+            *sysinfo = Arc::clone(&found);
+        }
+        let found = if is_same { Arc::clone(sysinfo) } else { found };
+        (found, is_newer && !is_same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::json::Object;
+
+    #[test]
+    fn of_two_readings_the_one_that_began_later_counts() {
+        let cell = StoredSysinfo::default();
+        let sysinfo = |uuid: &str| {
+            let mut object = Object::new();
+            object.set("server_uuid", uuid);
+            Arc::new(object)
+        };
+        let (first, second) = (cell.begin(), cell.begin());
+        assert!(cell.store(second, sysinfo("new")).1);
+        assert!(!cell.store(first, sysinfo("old")).1);
+        assert_eq!(cell.get(), sysinfo("new"));
+        let (same, has_changed) = cell.store(cell.begin(), sysinfo("new"));
+        assert!(!has_changed && Arc::ptr_eq(&same, &cell.get()));
+    }
+}
