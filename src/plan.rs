@@ -155,16 +155,7 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             let detail = format!("{operation} {dataset} {detail}");
             let cause =
                 cause(EventSource::Zfs.into(), detail.trim_end().to_string());
-            let sources = sources_of_operation(change);
-            let concerned = concerned_by(change, known).into_iter();
-            let mut jobs: Vec<_> = concerned
-                .map(|zonename| job(Lane::Vm(zonename), sources, &cause))
-                .collect();
-            let is_reloaded = replaces_configuration(change)
-                || (is_above_vms(change, known) && known.is_reloading());
-            if is_reloaded {
-                jobs.push(job(Lane::All, Sources::ALL, &cause));
-            }
+            let jobs = jobs_of_dataset(change, known, &cause);
             Plan { jobs, transition: None }
         }
         Event::File(change) => {
@@ -186,6 +177,25 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             Plan { jobs, transition: None }
         }
     }
+}
+
+/// What a change of a dataset concerns is loaded.
+fn jobs_of_dataset(
+    change: &DatasetChange,
+    known: &impl Known,
+    cause: &Cause,
+) -> Vec<Job> {
+    let sources = sources_of_operation(change);
+    let concerned = concerned_by(change, known).into_iter();
+    let mut jobs: Vec<_> = concerned
+        .map(|name| Job::new(Lane::Vm(name), sources, cause.clone()))
+        .collect();
+    let is_reloaded = replaces_configuration(change)
+        || (is_above_vms(change, known) && known.is_reloading());
+    if is_reloaded {
+        jobs.push(Job::new(Lane::All, Sources::ALL, cause.clone()));
+    }
+    jobs
 }
 
 /// Zones that are configured or installed get and lose files; the kernel's

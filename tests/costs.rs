@@ -125,7 +125,7 @@ fn hub_limits() -> HubLimits {
         kept_events: 100,
         kept_bytes: 1 << 20,
         subscribers: 512,
-        sights: 16,
+        versions: 16,
         lag_events: 1000,
         lag_bytes: 8 << 20,
     }

@@ -173,7 +173,7 @@ fn each_event_wakes_who_sends_it() {
             kept_events: 9,
             kept_bytes: 1 << 20,
             subscribers: 1,
-            sights: 1,
+            versions: 1,
             lag_events: 9,
             lag_bytes: 1 << 20,
         };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::publisher::Publisher;
-use super::{Applied, Cache, GONE_MAX, Prepared, Update};
+use super::table::Table;
+use super::{Applied, Cache, GONE_MAX, Prepared, Published, Update};
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::Vm;
 use crate::load::assemble::Parts;
@@ -14,6 +15,16 @@ struct Stored {
     vm: Prepared,
     /// Transitions that were lost since its last event.
     lost: u64,
+}
+
+/// A load that is to be stored.
+struct Change<'a> {
+    cache: &'a Cache,
+    zonename: &'a Arc<str>,
+    /// What the load knew of the VM.
+    base: Option<&'a Arc<Parts>>,
+    update: Update,
+    stored: Option<Stored>,
 }
 
 impl Cache {
@@ -32,71 +43,11 @@ impl Cache {
         let Some((stored, twin)) = self.stored(zonename, base, &update) else {
             return Applied::Overtaken;
         };
-        let lost = stored.as_ref().map_or(0, |stored| stored.lost);
-        let before = stored.as_ref().map(|stored| stored.vm.vm.clone());
-        if let Some(twin) = twin {
-            // As a VM of another uuid it is no longer there.
-            let mut events =
-                Publisher::new(self, zonename, cause, before, lost);
-            if let Some(stored) = &stored {
-                events.delete(&[], &stored.vm);
-            }
-            let mut inner = self.inner.write();
-            if inner.is_overtaken(zonename, base, &update)
-                || inner.twin(zonename, &update).as_ref() != Some(&twin)
-                || !events.is_heard_as_before()
-            {
-                return Applied::Overtaken;
-            }
-            let removed = inner.remove(zonename);
-            let published = events.publish();
-            drop(inner);
-            drop(removed);
-            return Applied::Twin(twin, published);
+        let change = Change { cache: self, zonename, base, update, stored };
+        match twin {
+            Some(twin) => change.give_way(twin, cause),
+            None => change.store(reports, cause),
         }
-
-        // What takes long: objects are made, compared, and written.
-        let zone_state = stored.as_ref().map(|s| &*s.vm.parts.row.zone_state);
-        let due = reports.due(zone_state);
-        let reported = due.iter().map(|(_, t)| t.clone()).collect();
-        let size = before.as_ref().map_or(0, |vm| vm.json().len());
-        let (reported, passed_over) = within(reported, size.max(update.size()));
-        let lost = lost + passed_over;
-        let mut events = Publisher::new(self, zonename, cause, before, lost);
-        let lives = Lives::of(&reported, stored.as_ref(), &update);
-        lives.write(&mut events, stored.as_ref(), &update);
-
-        // If nothing is published, what was made for it is not stored.
-        let made = update.vm().cloned();
-        let mut inner = self.inner.write();
-        if inner.is_overtaken(zonename, base, &update)
-            || inner.twin(zonename, &update).is_some()
-            || !events.is_heard_as_before()
-            || !reports.take(&due)
-        {
-            return Applied::Overtaken;
-        }
-        let mut removed = None;
-        if !lives.ended.is_empty() {
-            removed = inner.remove(zonename);
-        }
-        if let (Update::Gone, Some(gone)) = (&update, &mut inner.gone)
-            && gone.len() < GONE_MAX
-        {
-            gone.insert(Arc::clone(zonename));
-        }
-        let is_end_unheard = lives.has_ended && events.ends() > lives.heard;
-        let lost = events.lost;
-        let published = events.publish();
-        let mut replaced = None;
-        if let Update::Vm(vm) = update {
-            let version = (!published.is_empty()).then(|| self.hub.seq());
-            replaced = inner.store(zonename, vm, version, lost);
-        }
-        drop(inner);
-        // Large ones take their time to go.
-        drop((removed, replaced, stored, made));
-        Applied::Stored { published, is_end_unheard }
     }
 
     /// What is stored of a zone, and the other zone that is served with the
@@ -116,6 +67,100 @@ impl Cache {
             _ => return None,
         };
         Some((stored, inner.twin(zonename, update)))
+    }
+}
+
+impl<'a> Change<'a> {
+    /// Another zone is served with the uuid that this one has now: as the VM
+    /// that it was, this one is no longer there.
+    fn give_way(self, twin: Arc<str>, cause: &'a Cause) -> Applied {
+        let mut events = self.publisher(cause, 0);
+        if let Some(stored) = &self.stored {
+            events.delete(&[], &stored.vm);
+        }
+        let mut table = self.cache.inner.write();
+        if self.is_overtaken(&mut table, Some(&twin), &events) {
+            return Applied::Overtaken;
+        }
+        let removed = table.remove(self.zonename);
+        let published = events.publish();
+        drop(table);
+        drop(removed);
+        Applied::Twin(twin, published)
+    }
+
+    /// Makes the events, then stores the VM and publishes them together.
+    fn store(self, reports: &dyn Reports, cause: &'a Cause) -> Applied {
+        // What takes long: objects are made, compared, and written.
+        let stored = self.stored.as_ref();
+        let due = reports.due(stored.map(|s| &*s.vm.parts.row.zone_state));
+        let reported = due.iter().map(|(_, t)| t.clone()).collect();
+        let size = stored.map_or(0, |stored| stored.vm.vm.json().len());
+        let (reported, passed_over) =
+            within(reported, size.max(self.update.size()));
+        let mut events = self.publisher(cause, passed_over);
+        let lives = Lives::of(&reported, stored, &self.update);
+        lives.write(&mut events, stored, &self.update);
+
+        let mut table = self.cache.inner.write();
+        if self.is_overtaken(&mut table, None, &events) || !reports.take(&due) {
+            return Applied::Overtaken;
+        }
+        let is_end_unheard = lives.has_ended && events.ends() > lives.heard;
+        let (published, dropped) =
+            self.commit(&mut table, !lives.ended.is_empty(), events);
+        drop(table);
+        // Large ones take their time to go.
+        drop(dropped);
+        Applied::Stored { published, is_end_unheard }
+    }
+
+    /// Changes the table, and publishes the events of it. Returns them, and
+    /// what is to be dropped when nothing is locked.
+    fn commit(
+        self,
+        table: &mut Table,
+        has_ended: bool,
+        events: Publisher<'_>,
+    ) -> (Vec<Published>, impl Sized + use<>) {
+        let zonename = self.zonename;
+        let removed = has_ended.then(|| table.remove(zonename));
+        if let (Update::Gone, Some(gone)) = (&self.update, &mut table.gone)
+            && gone.len() < GONE_MAX
+        {
+            gone.insert(Arc::clone(zonename));
+        }
+        let lost = events.lost;
+        let published = events.publish();
+        // If nothing is published, what was made for it is not stored.
+        let made = self.update.vm().cloned();
+        let mut replaced = None;
+        if let Update::Vm(vm) = self.update {
+            let seq = (!published.is_empty()).then(|| self.cache.hub.seq());
+            replaced = table.store(zonename, vm, seq, lost);
+        }
+        (published, (removed, replaced, self.stored, made))
+    }
+
+    /// What makes the events of this change, after so many transitions that
+    /// are passed over.
+    fn publisher(&self, cause: &'a Cause, passed_over: u64) -> Publisher<'a> {
+        let stored = self.stored.as_ref();
+        let lost = stored.map_or(0, |stored| stored.lost) + passed_over;
+        let before = stored.map(|stored| stored.vm.vm.clone());
+        Publisher::new(self.cache, self.zonename, cause, before, lost)
+    }
+
+    /// Whether what the change was made from is no longer so.
+    fn is_overtaken(
+        &self,
+        table: &mut Table,
+        twin: Option<&Arc<str>>,
+        events: &Publisher<'_>,
+    ) -> bool {
+        table.is_overtaken(self.zonename, self.base, &self.update)
+            || table.twin(self.zonename, &self.update).as_ref() != twin
+            || !events.is_heard_as_before()
     }
 }
 

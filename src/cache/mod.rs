@@ -203,7 +203,7 @@ impl Cache {
     pub fn vm(&self, zonename: &str) -> (VmVersion, u64) {
         let inner = self.inner.read();
         let seq = self.hub.seq();
-        (inner.sight(zonename, seq), seq)
+        (inner.version(zonename, seq), seq)
     }
 
     /// One VM, the number of the last event, and whatever the VM becomes from
@@ -217,7 +217,7 @@ impl Cache {
         let inner = self.inner.read();
         let watch = self.hub.watch(zonename, wake);
         let seq = self.hub.seq();
-        (inner.sight(zonename, seq), seq, watch)
+        (inner.version(zonename, seq), seq, watch)
     }
 
     /// All VMs.

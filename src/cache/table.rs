@@ -29,7 +29,7 @@ pub struct Entry {
     pub place: u64,
     pub vm: Prepared,
     /// The number of the event that made it what it is.
-    pub version: u64,
+    pub seq: u64,
     /// Zone transitions that were lost since its last event.
     pub lost: u64,
 }
@@ -74,30 +74,30 @@ impl Table {
     }
 
     /// A VM as it is, while the last event has this number.
-    pub fn sight(&self, zonename: &str, seq: u64) -> VmVersion {
+    pub fn version(&self, zonename: &str, seq: u64) -> VmVersion {
         match self.vms.get(zonename) {
-            Some(Entry { vm, version, .. }) => {
-                VmVersion { vm: Some(vm.vm.clone()), version: *version }
+            Some(Entry { vm, seq, .. }) => {
+                VmVersion { vm: Some(vm.vm.clone()), seq: *seq }
             }
-            None => VmVersion { vm: None, version: seq },
+            None => VmVersion { vm: None, seq },
         }
     }
 
-    /// Stores a VM that has become what it is by event `version`, or by none:
+    /// Stores a VM that has become what it is by event `seq`, or by none:
     /// then it is still the same to all who read it. Returns the one before.
     pub fn store(
         &mut self,
         zonename: &Arc<str>,
         mut vm: Prepared,
-        version: Option<u64>,
+        seq: Option<u64>,
         lost: u64,
     ) -> Option<Entry> {
         let old = self.vms.get(zonename);
-        match (old, version) {
+        match (old, seq) {
             (Some(old), None) => vm.vm = old.vm.vm.clone(),
             _ => drop(self.listing.take()),
         }
-        let version = version.or(old.map(|old| old.version)).unwrap_or(0);
+        let seq = seq.or(old.map(|old| old.seq)).unwrap_or(0);
         let place = old.map_or(self.last_place + 1, |entry| entry.place);
         let names = dataset_names(&vm.parts);
         let old_names = old.map(|e| dataset_names(&e.vm.parts));
@@ -122,7 +122,7 @@ impl Table {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
-        let entry = Entry { place, vm, version, lost };
+        let entry = Entry { place, vm, seq, lost };
         self.vms.insert(Arc::clone(zonename), entry)
     }
 

@@ -19,7 +19,7 @@ fn cache() -> Cache {
         kept_events: 100,
         kept_bytes: 1 << 20,
         subscribers: limits.subscribers,
-        sights: 16,
+        versions: 16,
         lag_events: 1000,
         lag_bytes: 8 << 20,
     };

@@ -2,7 +2,7 @@
 
 use super::commands::answered;
 use super::{Check, Difference, Fact, Findings, Obstacle, given};
-use crate::load::kstat;
+use crate::load::kstat::{self, Kstats};
 use crate::load::zoneadm::{self, ZoneRow};
 
 pub(super) static FACTS: [Fact; 4] = [
@@ -77,23 +77,11 @@ pub(super) fn look(
                 .any(|b| b.zonename == row.zonename && b.zoneid == row.zoneid)
         })
         .collect();
-    let mut differences = Vec::new();
-    for row in &rows {
-        let seen = match kstats.get(&*row.zonename) {
-            None => "has none, or not all".to_string(),
-            Some(info) if Some(info.zoneid) != row.zoneid.as_f64() => {
-                let ids = [info.zoneid.to_string(), row.zoneid.to_string()];
-                let [kstat, zoneadm] = ids.map(|id| given(&id));
-                format!("kstat has id {kstat}, zoneadm {zoneadm}")
-            }
-            Some(info) if info.boot_time <= 0.0 => {
-                "kstat does not say when it was booted".to_string()
-            }
-            Some(_) => continue,
-        };
+    let differences = rows.iter().filter_map(|row| {
         let what = format!("zone {}", given(&row.zonename));
-        differences.push(Difference::new(what, seen));
-    }
+        Some(Difference::new(what, wrong_with(row, &kstats)?))
+    });
+    let differences = differences.collect();
     match rows.first() {
         None => findings.absent(running, "no zone is running"),
         Some(_) => {
@@ -102,6 +90,22 @@ pub(super) fn look(
         }
     }
     Ok(())
+}
+
+/// What is wrong with the kstat of a running zone, if anything.
+fn wrong_with(row: &ZoneRow, kstats: &Kstats) -> Option<String> {
+    match kstats.get(&*row.zonename) {
+        None => Some("has none, or not all".to_string()),
+        Some(info) if Some(info.zoneid) != row.zoneid.as_f64() => {
+            let ids = [info.zoneid.to_string(), row.zoneid.to_string()];
+            let [kstat, zoneadm] = ids.map(|id| given(&id));
+            Some(format!("kstat has id {kstat}, zoneadm {zoneadm}"))
+        }
+        Some(info) if info.boot_time <= 0.0 => {
+            Some("kstat does not say when it was booted".to_string())
+        }
+        Some(_) => None,
+    }
 }
 
 /// The lines of zones that run.

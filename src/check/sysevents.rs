@@ -139,22 +139,32 @@ fn follow(
             ReadSome::Bytes(n) => text.extend_from_slice(&buffer[..n]),
             ReadSome::Nothing => {}
         }
-        while let Some(end) = text.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = text.drain(..=end).collect();
-            let line = &line[..end];
-            match (Record::parse(line), ready) {
-                (Ok(Record::Ready), None) => ready = Some(Instant::now()),
-                (Ok(Record::Event(_) | Record::Unprinted), Some(_)) => {
-                    records += 1;
-                }
-                _ => {
-                    let line = String::from_utf8_lossy(line);
-                    return Err(format!("it prints {}", quoted(&line)).into());
-                }
+        records += take_records(&mut text, &mut ready)?;
+    }
+}
+
+/// Takes the whole lines of what was printed; counts the records.
+fn take_records(
+    text: &mut Vec<u8>,
+    ready: &mut Option<Instant>,
+) -> Result<u32, Obstacle> {
+    let mut records = 0;
+    while let Some(end) = text.iter().position(|b| *b == b'\n') {
+        let line: Vec<u8> = text.drain(..=end).collect();
+        let line = &line[..end];
+        match (Record::parse(line), &ready) {
+            (Ok(Record::Ready), None) => *ready = Some(Instant::now()),
+            (Ok(Record::Event(_) | Record::Unprinted), Some(_)) => {
+                records += 1;
+            }
+            _ => {
+                let line = String::from_utf8_lossy(line);
+                return Err(format!("it prints {}", quoted(&line)).into());
             }
         }
-        if text.len() > LINE_MAX {
-            return Err(format!("a line of over {LINE_MAX} bytes").into());
-        }
+    }
+    match text.len() > LINE_MAX {
+        true => Err(format!("a line of over {LINE_MAX} bytes").into()),
+        false => Ok(records),
     }
 }

@@ -10,6 +10,7 @@ use crate::load::command::{Output, Run};
 use crate::load::error::CommandError;
 use crate::load::question::{Question, pool_of};
 use crate::load::zfs::{self, COLUMNS, Datasets, Depth};
+use crate::load::zonexml::Parsed;
 
 /// The name of a dataset that does not exist, below its pool.
 const NO_DATASET: &str = "vminfod-check-no-such-dataset";
@@ -467,6 +468,45 @@ fn look_at_depth(
     findings.judge(fact, format!("{} listings", cases.len()), differences);
 }
 
+/// The datasets of a zone that there are not.
+fn missing_of(
+    check: &Check,
+    zonename: &str,
+    zonepath: &str,
+    parsed: &Parsed,
+    found: &Datasets,
+) -> Result<Vec<Difference>, Obstacle> {
+    // What is not in a listing may be deeper than that goes.
+    let ask = |name: &str| -> Result<(Datasets, Output), Obstacle> {
+        let names = BTreeSet::from([Arc::from(name)]);
+        let run = zfs::list_some(&check.settings.paths, &names, Depth::Alone);
+        let output = check.ask(&circuit(pool_of(name)), &run)?;
+        let answer = zfs::answer(&run, &output, Depth::Alone);
+        Ok((answer.unwrap_or_default(), output))
+    };
+    let zone = format!("zone {}", given(zonename));
+    let mut missing = Vec::new();
+    if found.mounted_at(zonepath).is_none() {
+        let (own, _) = ask(zonepath.trim_start_matches('/'))?;
+        if own.mounted_at(zonepath).is_none() {
+            let seen = format!("nothing at {}", given(zonepath));
+            missing.push(Difference::new(zone.clone(), seen));
+        }
+    }
+    for path in &parsed.xml.disk_paths {
+        let Some(name) = volume_of_path(path) else { continue };
+        if !zfs::is_dataset_name(name) || found.get(name).is_some() {
+            continue;
+        }
+        let (own, output) = ask(name)?;
+        if own.get(name).is_none() {
+            let what = format!("{zone}, {}", dataset(name));
+            missing.push(Difference::new(what, answered(&output)));
+        }
+    }
+    Ok(missing)
+}
+
 fn look_at_datasets(
     check: &Check,
     findings: &mut Findings,
@@ -480,14 +520,6 @@ fn look_at_datasets(
             found.merge(own);
         }
     }
-    // What is not in a listing may be deeper than that goes.
-    let ask = |name: &str| -> Result<(Datasets, Output), Obstacle> {
-        let names = BTreeSet::from([Arc::from(name)]);
-        let run = zfs::list_some(&check.settings.paths, &names, Depth::Alone);
-        let output = check.ask(&circuit(pool_of(name)), &run)?;
-        let answer = zfs::answer(&run, &output, Depth::Alone);
-        Ok((answer.unwrap_or_default(), output))
-    };
     let mut differences = Vec::new();
     let mut count = 0;
     for (zonename, line) in xml::zones(index) {
@@ -500,26 +532,9 @@ fn look_at_datasets(
             continue;
         }
         count += 1;
-        let zone = format!("zone {}", given(zonename));
         let path = &*line.zonepath;
-        if found.mounted_at(path).is_none() {
-            let (own, _) = ask(path.trim_start_matches('/'))?;
-            if own.mounted_at(path).is_none() {
-                let seen = format!("nothing at {}", given(path));
-                differences.push(Difference::new(zone.clone(), seen));
-            }
-        }
-        for path in &parsed.xml.disk_paths {
-            let Some(name) = volume_of_path(path) else { continue };
-            if !zfs::is_dataset_name(name) || found.get(name).is_some() {
-                continue;
-            }
-            let (own, output) = ask(name)?;
-            if own.get(name).is_none() {
-                let what = format!("{zone}, {}", dataset(name));
-                differences.push(Difference::new(what, answered(&output)));
-            }
-        }
+        let missing = missing_of(check, zonename, path, &parsed, &found);
+        differences.extend(missing?);
     }
     // What was deleted or changed meanwhile says nothing.
     let again = xml::read_index(check)?;

@@ -154,49 +154,50 @@ pub(super) fn look(
         .collect();
     let asked = ask_by_name(check, &names);
 
-    // Zones come, go and change meanwhile: what is not the same in a second
-    // listing, or in the index as it is then, says nothing.
     let again = check.ask("zoneadm", &run)?;
     let text = text?;
     let text_again = xml::read_index(check)?;
     let (zones, zones_again) = (xml::zones(&text), xml::zones(&text_again));
     let lines_again = lines_of_listing(&again.stdout);
-    let of_again: HashSet<&Vec<String>> = lines_again.iter().collect();
-    let index_again: HashMap<&str, &IndexLine> =
-        zones_again.iter().map(|(name, line)| (*name, line)).collect();
-    let is_as_before = |zone: &&(&str, IndexLine)| {
-        index_again.get(zone.0).is_some_and(|line| **line == zone.1)
-    };
-    let steady = Steady {
-        lines: lines.iter().filter(|line| of_again.contains(line)).collect(),
-        listed_again: lines_again.iter().map(|l| l[NAME].as_str()).collect(),
-        index: zones.iter().filter(is_as_before).collect(),
-        index_again: index_again.keys().copied().collect(),
-    };
-    let of_list: HashMap<&str, &Vec<String>> =
-        steady.lines.iter().map(|line| (line[NAME].as_str(), *line)).collect();
+    let steady = Steady::of([&lines, &lines_again], [&zones, &zones_again]);
     look_at_escaping(findings, escaping, &steady, &output.stdout);
     look_at_order(findings, order, &steady);
     look_at_index(findings, index, &steady);
-    let mut by_name = ByName::default();
-    for (name, answer) in names.iter().zip(asked) {
-        match (answer, of_list.get(name)) {
-            (_, None) => {}
-            (Some(Ok((xml, output))), Some(listed)) => {
-                by_name.look(check, name, listed, &xml, &output);
-            }
-            (Some(Err(why)), _) => {
-                by_name.untried.get_or_insert(why.into());
-            }
-            (None, _) => {
-                let time = BY_NAME_TIME;
-                let why = format!("not all were asked for within {time:?}");
-                by_name.untried.get_or_insert(why.into());
-            }
-        }
-    }
+    let by_name = ByName::of(check, &names, asked, &steady);
     by_name.report(findings, rest, names.len());
     Ok(())
+}
+
+impl ByName {
+    /// Compares the answers by name with the listing of all.
+    fn of(
+        check: &Check,
+        names: &[&str],
+        asked: Vec<Asked>,
+        steady: &Steady<'_>,
+    ) -> Self {
+        let lines = steady.lines.iter();
+        let listed: HashMap<&str, &Vec<String>> =
+            lines.map(|line| (line[NAME].as_str(), *line)).collect();
+        let mut by_name = Self::default();
+        for (name, answer) in names.iter().zip(asked) {
+            match (answer, listed.get(name)) {
+                (_, None) => {}
+                (Some(Ok((xml, output))), Some(listed)) => {
+                    by_name.look(check, name, listed, &xml, &output);
+                }
+                (Some(Err(why)), _) => {
+                    by_name.untried.get_or_insert(why.into());
+                }
+                (None, _) => {
+                    let time = BY_NAME_TIME;
+                    let why = format!("not all were asked for within {time:?}");
+                    by_name.untried.get_or_insert(why.into());
+                }
+            }
+        }
+        by_name
+    }
 }
 
 /// What was the same before and after.
@@ -209,6 +210,29 @@ struct Steady<'a> {
     index: Vec<&'a (&'a str, IndexLine)>,
     /// The names of the index as it is now.
     index_again: HashSet<&'a str>,
+}
+
+impl<'a> Steady<'a> {
+    /// Of the listing and the index before and after. Zones come, go and
+    /// change meanwhile: what is not the same says nothing.
+    fn of(
+        [lines, lines_again]: [&'a [Vec<String>]; 2],
+        [zones, zones_again]: [&'a [(&'a str, IndexLine)]; 2],
+    ) -> Self {
+        let of_again: HashSet<&Vec<String>> = lines_again.iter().collect();
+        let index_again: HashMap<&str, &IndexLine> =
+            zones_again.iter().map(|(name, line)| (*name, line)).collect();
+        let is_as_before = |zone: &&(&str, IndexLine)| {
+            index_again.get(zone.0).is_some_and(|line| **line == zone.1)
+        };
+        let lines = lines.iter().filter(|line| of_again.contains(line));
+        Self {
+            lines: lines.collect(),
+            listed_again: lines_again.iter().map(|l| &*l[NAME]).collect(),
+            index: zones.iter().filter(is_as_before).collect(),
+            index_again: index_again.keys().copied().collect(),
+        }
+    }
 }
 
 /// The lines of a listing that have all fields.
@@ -462,17 +486,28 @@ impl ByName {
             self.answers.push(Difference::new(zone(name), answered(output)));
         }
         let own = lines.first().map(|line| split_fields(line));
-        let Some(own) = own.filter(|own| own.len() == COLUMNS.len()) else {
-            return;
-        };
-        let are_of_one_look = is_of_one_look(listed) && is_of_one_look(&own);
+        let own = own.filter(|own| own.len() == COLUMNS.len());
+        if let Some(own) = own {
+            self.compare_columns(name, listed, &own, xml.as_ref().ok());
+        }
+    }
+
+    /// Compares a zone's line of the listing with its line by name.
+    fn compare_columns(
+        &mut self,
+        name: &str,
+        listed: &[String],
+        own: &[String],
+        xml: Option<&Parsed>,
+    ) {
+        let are_of_one_look = is_of_one_look(listed) && is_of_one_look(own);
         for (at, column) in COLUMNS.iter().enumerate() {
             let is_meant = are_of_one_look || ![ID, STATE].contains(&at);
             // Of a zone that runs, the kernel says which it has.
             let is_of_kernel = at == IPTYPE && own[ID] != "-";
             if is_meant
                 && !is_of_kernel
-                && !may_be(at, &listed[at], &own[at], xml.as_ref().ok())
+                && !may_be(at, &listed[at], &own[at], xml)
             {
                 let what = format!("{}, {column}", zone(name));
                 let seen = format!(

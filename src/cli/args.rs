@@ -30,13 +30,19 @@ pub const fn flag(short: char, long: &'static [&'static str]) -> Opt {
     Opt { short: Some(short), long, has_value: false }
 }
 
+/// An option without a letter and without a value.
+pub const fn switch(long: &'static [&'static str]) -> Opt {
+    Opt { short: None, long, has_value: false }
+}
+
 /// An option without a letter that has a value.
 pub const fn value(long: &'static [&'static str]) -> Opt {
     Opt { short: None, long, has_value: true }
 }
 
-/// Where the daemon listens, and how long its answers may take.
-const OF_DAEMON: [Opt; 2] = [value(&["server"]), value(&["time-limit"])];
+/// Of each verb that asks a daemon: where that listens, and how long its
+/// answers may take.
+pub const CLIENT: [Opt; 2] = [value(&["server"]), value(&["time-limit"])];
 
 /// What stands on a command line after the verb.
 #[derive(Debug)]
@@ -46,27 +52,14 @@ pub struct Args {
     pub operands: Vec<String>,
 }
 
-/// What is wrong with a command line, and whether it is that an option has no
-/// value.
-pub struct Wrong {
-    /// For people.
-    pub said: String,
-}
-
-impl From<lexopt::Error> for Wrong {
-    fn from(e: lexopt::Error) -> Self {
-        Self { said: e.to_string() }
-    }
-}
-
 impl Args {
     /// Reads what these options allow. An option that lacks its value at the
     /// end of the line has `lacking`, if that is given.
     pub fn parse(
         args: Vec<OsString>,
-        options: &[Opt],
+        options: &[&[Opt]],
         lacking: Option<&str>,
-    ) -> Result<Self, Wrong> {
+    ) -> Result<Self, lexopt::Error> {
         let mut parser = lexopt::Parser::from_args(args);
         let mut parsed = Self { given: Vec::new(), operands: Vec::new() };
         while let Some(arg) = parser.next()? {
@@ -75,7 +68,7 @@ impl Args {
                 Long(name) => o.long.contains(&name),
                 Value(_) => false,
             };
-            let option = options.iter().chain(&OF_DAEMON).find(is_meant);
+            let option = options.iter().copied().flatten().find(is_meant);
             match (option.copied(), arg) {
                 (Some(option), _) => {
                     let value = match (option.has_value, lacking) {
@@ -93,10 +86,28 @@ impl Args {
                 (None, Value(operand)) => {
                     parsed.operands.push(operand.string()?);
                 }
-                (None, other) => return Err(other.unexpected().into()),
+                (None, other) => return Err(other.unexpected()),
             }
         }
         Ok(parsed)
+    }
+
+    /// As [`Args::parse`], with at most so many operands.
+    pub fn with_operands(
+        args: Vec<OsString>,
+        options: &[&[Opt]],
+        operands: usize,
+    ) -> Result<Self, Failure> {
+        let args = Self::parse(args, options, None)?;
+        match args.operands.get(operands) {
+            Some(extra) => Err(Failure::Usage(format!("what is {extra}?"))),
+            None => Ok(args),
+        }
+    }
+
+    /// The options in the order in which they are given, with their values.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.given.iter().map(|(name, value)| (*name, value.as_str()))
     }
 
     /// Whether an option is given.

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::args::{flag, socket_address, value};
+use super::args::{Args, flag, socket_address, value};
 use super::daemon::{directory, settings_of};
 use super::terminal::{json_for_reader, printable};
-use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
+use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::check::{Check, Report, anonymous, plain, remove_scratch};
 use crate::client::Client;
 use crate::config::SCRATCH;
@@ -26,7 +26,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         value(&["report"]),
         value(&["set"]),
     ];
-    let args = with_options(args, &options, 0)?;
+    let args = Args::with_operands(args, &[&options], 0)?;
     let root = args.last("root").map(directory).transpose();
     let root = root.map_err(Failure::in_trouble)?;
     let mut settings = settings_of(root.as_deref());
@@ -40,15 +40,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         let client = Client::new(server).name(&format!("vminfod/{version}"));
         client.time_limit(time)
     };
-    let mut scratch: Vec<PathBuf> =
-        args.all("scratch").map(PathBuf::from).collect();
-    if scratch.iter().any(|dir| dir.as_os_str().is_empty()) {
-        let what = "--scratch: a directory is wanted";
-        return Err(Failure::Usage(what.to_string()));
-    }
-    if scratch.is_empty() {
-        scratch = SCRATCH.map(PathBuf::from).to_vec();
-    }
+    let scratch = scratch_of(&args)?;
     let report_file = args.last("report").map(PathBuf::from);
     clean_up_at_signals()?;
     let _ = os::process::raise_descriptor_limit();
@@ -77,6 +69,19 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         Ok(()) => return Ok(()),
     };
     Err(Failure::Silent { status })
+}
+
+/// The directories on the file systems that event ports are tried on.
+fn scratch_of(args: &Args) -> Result<Vec<PathBuf>, Failure> {
+    let given: Vec<PathBuf> = args.all("scratch").map(PathBuf::from).collect();
+    if given.iter().any(|dir| dir.as_os_str().is_empty()) {
+        let what = "--scratch: a directory is wanted";
+        return Err(Failure::Usage(what.to_string()));
+    }
+    match given.is_empty() {
+        true => Ok(SCRATCH.map(PathBuf::from).to_vec()),
+        false => Ok(given),
+    }
 }
 
 fn write_report(report: &Report, file: &Path) -> Result<(), Failure> {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::args::{flag, seconds, socket_address, value};
+use super::args::{Args, flag, seconds, socket_address, value};
 use super::terminal::{printable, text_for_reader};
-use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print, with_options};
+use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::client::{self, Client, EventStream, EventsQuery, Item, TIME_LIMIT};
 use crate::client::{Vms, VmsQuery};
 use crate::compare::streams::{Comparison, Counts, News, Pair};
@@ -50,22 +50,12 @@ enum Message {
 /// Follows two daemons until a signal, or until the time is over.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), value(&["for"]), value(&["settle"])];
-    let args = with_options(args, &options, 2)?;
-    let [a, b] = &args.operands[..] else {
-        let what =
-            "compare: two daemons are wanted, ADDR:PORT or a socket each";
-        return Err(Failure::Usage(what.to_string()));
-    };
-    let servers = [socket_address(a)?, socket_address(b)?];
+    let args =
+        Args::with_operands(args, &[&options, &[value(&["time-limit"])]], 2)?;
     let settle = args.last("settle").map(seconds).transpose()?;
     let settle = settle.unwrap_or(SETTLE);
     let time = args.last("for").map(seconds).transpose()?;
-    let limit = args.last("time-limit").map(seconds).transpose()?;
-    let version = env!("CARGO_PKG_VERSION");
-    let clients = servers.map(|server| {
-        let client = Client::new(server).name(&format!("vminfod/{version}"));
-        client.time_limit(limit.unwrap_or(TIME_LIMIT))
-    });
+    let clients = clients_of(&args)?;
     let (sender, messages) = bounded(ITEMS_MAX);
     end_at_signals(sender.clone())?;
     let mut sides = Vec::new();
@@ -86,6 +76,21 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     let ended = watch.run(&messages, end)?;
     watch.finish(ended)
+}
+
+fn clients_of(args: &Args) -> Result<[Client; 2], Failure> {
+    let [a, b] = &args.operands[..] else {
+        let what =
+            "compare: two daemons are wanted, ADDR:PORT or a socket each";
+        return Err(Failure::Usage(what.to_string()));
+    };
+    let servers = [socket_address(a)?, socket_address(b)?];
+    let limit = args.last("time-limit").map(seconds).transpose()?;
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(servers.map(|server| {
+        let client = Client::new(server).name(&format!("vminfod/{version}"));
+        client.time_limit(limit.unwrap_or(TIME_LIMIT))
+    }))
 }
 
 fn trouble(side: usize, what: &str) -> Failure {

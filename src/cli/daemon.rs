@@ -1,12 +1,10 @@
 //! The verbs that load the system themselves: `daemon` and `dump`.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use lexopt::prelude::*;
-
-use super::args::socket_address;
+use super::args::{Args, Opt, socket_address, switch, value};
 use super::{Failure, complain, print, print_json};
 use crate::address::Address;
 use crate::config::DEFAULT_LISTEN;
@@ -34,84 +32,91 @@ struct Options {
     set: Vec<String>,
 }
 
+const OPTIONS: [Opt; 11] = [
+    switch(&["allow-remote"]),
+    switch(&["check"]),
+    value(&["root"]),
+    value(&["listen"]),
+    value(&["socket"]),
+    value(&["allow-host"]),
+    value(&["settings"]),
+    value(&["set"]),
+    value(&["refresh-interval"]),
+    value(&["log-level"]),
+    value(&["command-timeout"]),
+];
+
 impl Options {
-    fn parse(mut parser: lexopt::Parser) -> Result<Self, Failure> {
-        let mut options = Self::default();
-        while let Some(arg) = parser.next()? {
-            let Long(name) = arg else { return Err(arg.unexpected().into()) };
+    fn parse(args: Vec<OsString>) -> Result<Self, Failure> {
+        let args = Args::with_operands(args, &[&OPTIONS], 0)?;
+        let file = args.last("settings");
+        let mut options = Self {
+            remote: args.has("allow-remote"),
+            check: args.has("check"),
+            root: args.last("root").map(directory).transpose()?,
+            file: file.map(|f| absolute("--settings", f)).transpose()?,
+            ..Self::default()
+        };
+        for (name, value) in args.given() {
             match name {
-                "allow-remote" => options.remote = true,
-                "check" => options.check = true,
-                "root" => {
-                    let root = parser.value()?.string()?;
-                    options.root = Some(directory(&root)?);
-                }
-                "listen" => match parser.value()?.string()?.as_str() {
-                    "none" => options.no_tcp = true,
-                    text => options.listen.push(match socket_address(text)? {
-                        Address::Unix(path) => {
-                            absolute("--listen", path.as_os_str())?.into()
-                        }
-                        inet => inet,
-                    }),
-                },
+                "listen" if value == "none" => options.no_tcp = true,
+                "listen" => options.listen.push(match socket_address(value)? {
+                    Address::Unix(_) => absolute("--listen", value)?.into(),
+                    inet @ Address::Inet(_) => inet,
+                }),
                 "socket" => {
-                    let path = absolute("--socket", &parser.value()?)?;
-                    options.listen.push(path.into());
+                    options.listen.push(absolute("--socket", value)?.into());
                 }
                 "allow-host" => {
-                    let host = parser.value()?.string()?;
-                    let name = host_name(&host).ok_or_else(|| {
+                    let name = host_name(value).ok_or_else(|| {
                         let what = "no name or address of a host";
-                        Failure::Usage(format!("--allow-host {host:?}: {what}"))
+                        let what = format!("--allow-host {value:?}: {what}");
+                        Failure::Usage(what)
                     })?;
                     options.hosts.push(name);
                 }
-                "settings" => {
-                    let path = absolute("--settings", &parser.value()?)?;
-                    options.file = Some(path);
-                }
-                "set" => options.set.push(parser.value()?.string()?),
+                "set" => options.set.push(value.to_string()),
                 "refresh-interval" | "log-level" => {
-                    let name = name.to_string();
-                    let value = parser.value()?.string()?;
                     options.set.push(format!("{name}={value}"));
                 }
                 "command-timeout" => {
-                    let value = parser.value()?.string()?;
                     options.set.push(format!("command-time={value}"));
                 }
-                _ => return Err(arg.unexpected().into()),
+                _ => {}
             }
         }
-        for (n, address) in options.listen.iter().enumerate() {
-            if options.listen[..n].contains(address) {
+        options.check_addresses()?;
+        Ok(options)
+    }
+
+    /// Whether the addresses go together. Without any, it is the default one.
+    fn check_addresses(&mut self) -> Result<(), Failure> {
+        for (n, address) in self.listen.iter().enumerate() {
+            if self.listen[..n].contains(address) {
                 let what = format!("{address} is given twice");
                 return Err(Failure::Usage(what));
             }
         }
         let is_tcp = |a: &Address| matches!(a, Address::Inet(_));
-        let has_tcp = options.listen.iter().any(is_tcp);
-        if options.no_tcp && has_tcp {
+        let has_tcp = self.listen.iter().any(is_tcp);
+        if self.no_tcp && has_tcp {
             let what = "--listen none, and an address";
             return Err(Failure::Usage(what.to_string()));
         }
-        if options.no_tcp && options.listen.is_empty() {
-            let what = "--listen none without --socket: nobody could ask it";
+        if self.no_tcp && self.listen.is_empty() {
+            let what = "--listen none without --socket: no client could ask it";
             return Err(Failure::Usage(what.to_string()));
         }
-        if !options.no_tcp && !has_tcp {
-            options.listen.push(socket_address(DEFAULT_LISTEN)?);
+        if !self.no_tcp && !has_tcp {
+            self.listen.push(socket_address(DEFAULT_LISTEN)?);
         }
-        if let Some(address) = options.listen.iter().find(|a| !a.is_local())
-            && !options.remote
-        {
-            return Err(Failure::Usage(format!(
-                "--listen {address}: not a loopback address. Whoever reaches \
-                 it can read passwords of VMs; --allow-remote allows it"
-            )));
+        match self.listen.iter().find(|address| !address.is_local()) {
+            Some(address) if !self.remote => Err(Failure::Usage(format!(
+                "--listen {address}: not a loopback address. Clients that \
+                 reach it can read passwords of VMs; --allow-remote allows it"
+            ))),
+            _ => Ok(()),
         }
-        Ok(options)
     }
 
     /// All that is set, as the file says now.
@@ -130,8 +135,8 @@ impl Options {
 }
 
 /// Serves the VMs of this host.
-pub fn run(parser: lexopt::Parser) -> Result<(), Failure> {
-    let options = Options::parse(parser)?;
+pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
+    let options = Options::parse(args)?;
     os::signals::start_service();
     if options.file.is_some() {
         // Until it is caught: who asks for what is being done already.
@@ -202,18 +207,12 @@ pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), CantRun> {
 }
 
 /// Lists what can be set; with a file, says whether it can be as it says.
-pub fn settings(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut file = None;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Value(path) if file.is_none() => file = Some(path),
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    match file {
+pub fn settings(args: Vec<OsString>) -> Result<(), Failure> {
+    let args = Args::with_operands(args, &[], 1)?;
+    match args.operands.first() {
         Some(file) => {
             let mut settings = settings_of(None);
-            settings::set_by_file(&mut settings, Path::new(&file))?;
+            settings::set_by_file(&mut settings, Path::new(file))?;
             Ok(())
         }
         None => print(&settings::table()),
@@ -221,16 +220,9 @@ pub fn settings(mut parser: lexopt::Parser) -> Result<(), Failure> {
 }
 
 /// Prints what a daemon would serve.
-pub fn dump(mut parser: lexopt::Parser) -> Result<(), Failure> {
-    let mut root = None;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Long("root") => {
-                root = Some(directory(&parser.value()?.string()?)?);
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
+pub fn dump(args: Vec<OsString>) -> Result<(), Failure> {
+    let args = Args::with_operands(args, &[&[value(&["root"])]], 0)?;
+    let root = args.last("root").map(directory).transpose()?;
     may_run(root.as_deref(), os::standing())?;
     let settings = settings_of(root.as_deref());
     let dumped =
@@ -249,18 +241,16 @@ pub fn settings_of(root: Option<&Path>) -> Settings {
 /// The directory of a simulated host. Commands are run by absolute path,
 /// wherever we are called from.
 pub fn directory(root: &str) -> Result<PathBuf, Failure> {
-    let path = absolute("--root", OsStr::new(root))?;
+    let path = absolute("--root", root)?;
     if !path.is_dir() {
         return Err(Failure::Failed(format!("--root {root}: no directory")));
     }
     Ok(path)
 }
 
-fn absolute(option: &str, path: &OsStr) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|e| {
-        let path = Path::new(path).display();
-        Failure::Usage(format!("{option} {path}: {e}"))
-    })
+fn absolute(option: &str, path: &str) -> Result<PathBuf, Failure> {
+    let absolute = std::path::absolute(path);
+    absolute.map_err(|e| Failure::Usage(format!("{option} {path}: {e}")))
 }
 
 #[cfg(test)]

@@ -3,18 +3,20 @@
 
 use std::ffi::OsString;
 
-use super::args::{flag, value};
+use super::args::{Args, CLIENT, flag, value};
 use super::daemon::{directory, may_run, settings_of};
 use super::terminal::{json_for_reader, printable};
-use super::{EXIT_DIFFERENT, Failure, complain, print, with_options};
-use crate::compare::{Seen, set_value, shown, with_system};
+use super::{EXIT_DIFFERENT, Failure, complain, print};
+use crate::compare::{
+    Differences, Place, Seen, Values, set_value, shown, with_system,
+};
 use crate::os;
 use crate::vm::json::{Json, Object};
 
 /// Compares, and prints what differs.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), value(&["root"])];
-    let args = with_options(args, &options, 0)?;
+    let args = Args::with_operands(args, &[&options, &CLIENT], 0)?;
     let root = args.last("root").map(directory).transpose();
     let root = root.map_err(Failure::in_trouble)?;
     may_run(root.as_deref(), os::standing()).map_err(Failure::trouble)?;
@@ -29,36 +31,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         complain(&format!("vminfod: {fault}"));
     }
     let lines = match args.has("json") {
-        true => {
-            let all = differences.iter().map(|(place, (system, daemon))| {
-                let mut json = Object::new();
-                json.set("zonename", place.zonename.as_str());
-                let path = match place.path.is_empty() {
-                    true => String::new(),
-                    false => place.name(),
-                };
-                json.set("path", path);
-                set_value(&mut json, "system", system.as_ref());
-                set_value(&mut json, "daemon", daemon.as_ref());
-                Json::from(json)
-            });
-            let json = Json::from(all.collect::<Vec<_>>()).to_pretty();
-            json_for_reader(json + "\n")
-        }
-        false => {
-            let all = differences.iter().map(|(place, (system, daemon))| {
-                let (zonename, what) = (&place.zonename, place.name());
-                let (system, daemon) =
-                    (shown(system.as_ref()), shown(daemon.as_ref()));
-                // Names of tags are up to a tenant, and may have any
-                // character.
-                let line = printable(&format!(
-                    "{zonename} {what}: system {system}, daemon {daemon}"
-                ));
-                line + "\n"
-            });
-            all.collect()
-        }
+        true => json_of(&differences),
+        false => differences.iter().map(line_of).collect(),
     };
     let printed = print(&lines);
     let message = match (differences.len(), printed) {
@@ -79,4 +53,29 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         n => format!("{message}, and {n} things can't be compared"),
     };
     Err(Failure::Said { message, status: EXIT_DIFFERENT })
+}
+
+fn json_of(differences: &Differences) -> String {
+    let all = differences.iter().map(|(place, (system, daemon))| {
+        let mut json = Object::new();
+        json.set("zonename", place.zonename.as_str());
+        let path = match place.path.is_empty() {
+            true => String::new(),
+            false => place.name(),
+        };
+        json.set("path", path);
+        set_value(&mut json, "system", system.as_ref());
+        set_value(&mut json, "daemon", daemon.as_ref());
+        Json::from(json)
+    });
+    let json = Json::from(all.collect::<Vec<_>>()).to_pretty();
+    json_for_reader(json + "\n")
+}
+
+fn line_of((place, (system, daemon)): (&Place, &Values)) -> String {
+    let (zonename, what) = (&place.zonename, place.name());
+    let (system, daemon) = (shown(system.as_ref()), shown(daemon.as_ref()));
+    // Names of tags are up to a tenant, and may have any character.
+    let line = format!("{zonename} {what}: system {system}, daemon {daemon}");
+    printable(&line) + "\n"
 }

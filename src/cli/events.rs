@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::args::{Args, Opt, flag, value};
+use super::args::{Args, CLIENT, Opt, flag, value};
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::{Failure, complain, print as print_text, usage};
 use crate::client::{
@@ -58,41 +58,17 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
         Caller::Vmadm => usage::of_vmadm(said),
         _ => Failure::Usage(said.to_string()),
     };
-    let args = Args::parse(args, &OPTIONS, None).map_err(|e| wrong(&e.said))?;
+    let args = Args::parse(args, &[&OPTIONS, &CLIENT], None)
+        .map_err(|e| wrong(&e.to_string()))?;
     let format = Format {
         is_json: args.has("json"),
         is_full: args.has("full"),
         has_ready: args.has("ready"),
         has_colours: has_colours() && !args.has("json"),
     };
-    let (mut query, mut only) = (EventsQuery::new(), None);
     // The operand is a VM that has to be there; others may come to be.
-    match &args.operands[..] {
-        [] => {}
-        [name] if name.is_empty() => return Err(wrong("which VM?")),
-        [name] => {
-            query = query.vm(name);
-            only = Some(name.as_str());
-        }
-        [_, extra, ..] => return Err(wrong(&format!("what is {extra}?"))),
-    }
-    for name in args.all("uuid") {
-        if name.is_empty() {
-            return Err(wrong("--uuid: which VM?"));
-        }
-        query = query.vm(name);
-    }
-    for path in args.all("path").flat_map(split_list) {
-        Path::parse(path).map_err(|e| wrong(&format!("--path: {e}")))?;
-        query = query.path(path);
-    }
-    for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
-        let mut kinds = EventKind::ALL.into_iter();
-        let kind = kinds.find(|kind| kind.name() == word);
-        query = query.kind(kind.ok_or_else(|| {
-            wrong(&format!("--type {word}: create, modify or delete"))
-        })?);
-    }
+    let only = args.operands.first().map(String::as_str);
+    let mut query = query_of(&args).map_err(|what| wrong(&what))?;
     let retry = match (args.seconds("retry")?, caller) {
         (Some(time), _) => Some(time),
         (None, Caller::Vminfod) => None,
@@ -118,6 +94,37 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
         stream = stream.retry_for(time);
     }
     follow(stream, only, &format, goes_on)
+}
+
+/// What is asked for.
+///
+/// # Errors
+/// What is wrong with the command line.
+fn query_of(args: &Args) -> Result<EventsQuery, String> {
+    let mut query = EventsQuery::new();
+    match &args.operands[..] {
+        [] => {}
+        [name] if name.is_empty() => return Err("which VM?".to_string()),
+        [name] => query = query.vm(name),
+        [_, extra, ..] => return Err(format!("what is {extra}?")),
+    }
+    for name in args.all("uuid") {
+        if name.is_empty() {
+            return Err("--uuid: which VM?".to_string());
+        }
+        query = query.vm(name);
+    }
+    for path in args.all("path").flat_map(split_list) {
+        Path::parse(path).map_err(|e| format!("--path: {e}"))?;
+        query = query.path(path);
+    }
+    for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
+        let mut kinds = EventKind::ALL.into_iter();
+        let kind = kinds.find(|kind| kind.name() == word);
+        let wrong = || format!("--type {word}: create, modify or delete");
+        query = query.kind(kind.ok_or_else(wrong)?);
+    }
+    Ok(query)
 }
 
 /// Reads `SEQ`, of the daemon as it runs now, or `EPOCH-SEQ`.
@@ -160,24 +167,10 @@ fn follow(
         };
         match &item {
             Item::Ready(ready) => {
-                let is_of = |vm: &Json, name: &str| {
-                    let is = |member| {
-                        vm.get(member).and_then(Json::as_str) == Some(name)
-                    };
-                    is("zonename") || is("uuid")
-                };
-                if let (true, Some(name), Some(vms)) =
-                    (is_first, only, ready.vms.as_deref())
-                    && ready.unreadable.is_empty()
-                    && !vms.iter().any(|vm| is_of(vm, name))
-                {
-                    let message = format!("VM {name} not found");
-                    return Err(Failure::Said { message, status: 1 });
+                if let Some(name) = only.filter(|_| is_first) {
+                    expect_vm(ready, name)?;
                 }
-                tell_of(ready, is_first);
-                for vm in &ready.unreadable {
-                    complain(&format!("vminfod: {vm}"));
-                }
+                report_begin(ready, is_first);
                 if format.has_ready {
                     let line = format_ready(ready, format);
                     print_text(&safe(line, format))?;
@@ -205,6 +198,21 @@ fn follow(
     }
 }
 
+/// The VM that events are asked of has to be there.
+fn expect_vm(ready: &Ready, name: &str) -> Result<(), Failure> {
+    let is_it = |vm: &Json| {
+        let names = ["zonename", "uuid"].map(|member| vm.get(member));
+        names.iter().flatten().any(|own| own.as_str() == Some(name))
+    };
+    match &ready.vms {
+        Some(vms) if ready.unreadable.is_empty() && !vms.iter().any(is_it) => {
+            let message = format!("VM {name} not found");
+            Err(Failure::Said { message, status: 1 })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// JSON as a terminal may be given it; other lines are so already.
 fn safe(lines: String, format: &Format) -> String {
     if format.is_json { json_for_reader(lines) } else { lines }
@@ -224,7 +232,7 @@ fn end_with_the_reader() -> Result<(), Failure> {
 }
 
 /// Says what a stream that has begun could not do, or has done again.
-fn tell_of(ready: &Ready, is_first: bool) {
+fn report_begin(ready: &Ready, is_first: bool) {
     match (&ready.reset, is_first) {
         (Some(why), true) => complain(&format!(
             "vminfod: cannot begin there ({why}): beginning now"
@@ -234,6 +242,9 @@ fn tell_of(ready: &Ready, is_first: bool) {
         )),
         (None, true) => {}
         (None, false) => complain("vminfod: going on: nothing was missed"),
+    }
+    for vm in &ready.unreadable {
+        complain(&format!("vminfod: {vm}"));
     }
 }
 

@@ -25,7 +25,7 @@ use crate::load::error::CommandError;
 use crate::os;
 use crate::settings::SettingsError;
 use crate::vm::json::Json;
-use args::{Args, Opt};
+use args::{Args, CLIENT};
 use daemon::CantRun;
 use events::Caller;
 
@@ -84,12 +84,6 @@ impl Failure {
 impl From<lexopt::Error> for Failure {
     fn from(e: lexopt::Error) -> Self {
         Self::Usage(e.to_string())
-    }
-}
-
-impl From<args::Wrong> for Failure {
-    fn from(e: args::Wrong) -> Self {
-        Self::Usage(e.said)
     }
 }
 
@@ -160,13 +154,12 @@ fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
 }
 
 fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    let parser = lexopt::Parser::from_args(args.clone());
     match verb {
         "help" | "-h" | "--help" => print(usage::VMINFOD),
         "--version" => print(VERSION),
-        "settings" => daemon::settings(parser),
-        "daemon" => daemon::run(parser),
-        "dump" => daemon::dump(parser),
+        "settings" => daemon::settings(args),
+        "daemon" => daemon::run(args),
+        "dump" => daemon::dump(args),
         "list" | "lookup" | "get" | "json" => vmadm::main(verb, args),
         "events" => events::run(args, Caller::Vminfod),
         "wait" => wait::run(args),
@@ -212,22 +205,9 @@ fn no_command(verb: &str, usage: &str) -> Failure {
     Failure::Said { message, status: EXIT_USAGE }
 }
 
-/// The command line of a verb without options but `--server`.
+/// The command line of a verb without options but those of a client.
 fn asked(args: Vec<OsString>, operands: usize) -> Result<Args, Failure> {
-    with_options(args, &[], operands)
-}
-
-/// A command line with these options, and with so many operands.
-fn with_options(
-    args: Vec<OsString>,
-    options: &[Opt],
-    operands: usize,
-) -> Result<Args, Failure> {
-    let args = Args::parse(args, options, None)?;
-    match args.operands.get(operands) {
-        Some(extra) => Err(Failure::Usage(format!("what is {extra}?"))),
-        None => Ok(args),
-    }
+    Args::with_operands(args, &[&CLIENT], operands)
 }
 
 /// Prints all VMs.

@@ -6,9 +6,9 @@ use std::ffi::OsString;
 
 use time::{Date, Month, OffsetDateTime, Time};
 
-use super::args::flag;
+use super::args::{Args, CLIENT, flag};
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
-use super::{Failure, print, with_options};
+use super::{Failure, print};
 use crate::client::VmsQuery;
 use crate::vm::json::{Json, Object};
 
@@ -18,7 +18,7 @@ const FAULTS_SHOWN: usize = 4;
 /// Prints it.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), flag('f', &["full"])];
-    let args = with_options(args, &options, 0)?;
+    let args = Args::with_operands(args, &[&options, &CLIENT], 0)?;
     let client = args.client_with_deadline("vminfod")?;
     let is_full = args.has("full");
     let status = client.status(is_full)?;
@@ -46,72 +46,73 @@ pub struct Fault {
     pub retries: u64,
 }
 
-/// The faults that /status tells, and the workers that are stuck.
+/// The faults that /status lists, the workers that are stuck, and the commands
+/// that have not answered.
 pub fn faults(status: &Json) -> Vec<Fault> {
-    let text = |json: &Json, name: &str| {
-        json.get(name).and_then(Json::as_str).unwrap_or_default().to_string()
-    };
     let errors = status.get("errors").and_then(Json::as_array);
-    let mut faults: Vec<_> = errors
-        .unwrap_or_default()
-        .iter()
-        .map(|error| Fault {
-            zonename: error
-                .get("zonename")
-                .and_then(Json::as_str)
-                .map(str::to_string),
-            source: text(error, "source"),
-            error: text(error, "error"),
-            since: text(error, "since"),
-            retries: number(error, "retries"),
-        })
-        .collect();
-    let queue = status.get("queue");
-    let stuck = queue.map_or(0, |queue| number(queue, "stuck"));
-    if stuck > 0 {
-        let list = |name: &str, what: &str| {
-            let list = queue.and_then(|queue| queue.get(name)?.as_array());
-            let list = list.unwrap_or_default().iter();
-            let list: Vec<_> = list.filter_map(Json::as_str).collect();
-            match list.is_empty() {
-                true => String::new(),
-                false => format!("; {what}: {}", list.join(", ")),
-            }
-        };
-        let working = list("channels", "at work for");
-        faults.push(Fault {
-            zonename: None,
-            source: "queue".to_string(),
-            error: format!(
-                "workers that do not get on: {stuck}{working}; a command or \
-                 a file system of the host hangs"
-            ),
-            since: String::new(),
-            retries: 0,
-        });
-    }
+    let errors = errors.unwrap_or_default().iter().map(|error| Fault {
+        zonename: error
+            .get("zonename")
+            .and_then(Json::as_str)
+            .map(str::to_string),
+        source: text(error, "source"),
+        error: text(error, "error"),
+        since: text(error, "since"),
+        retries: number(error, "retries"),
+    });
     let breakers = status.get("breakers").and_then(Json::as_array);
-    for breaker in breakers.unwrap_or_default() {
-        let command = text(breaker, "command");
-        let time = breaker.get("seconds").and_then(Json::as_f64);
-        faults.push(Fault {
-            zonename: None,
-            error: format!(
-                "has not answered for {:.1} s; {} wait for it, and keep what \
-                 was known",
-                time.unwrap_or(0.0),
-                number(breaker, "nwaiting")
-            ),
-            source: command,
-            since: String::new(),
-            retries: 0,
-        });
-    }
+    let breakers = breakers.unwrap_or_default().iter();
+    let mut faults: Vec<_> =
+        errors.chain(stuck(status)).chain(breakers.map(overdue)).collect();
     // What is of the host may be why VMs are ill.
     faults.sort_by_key(|fault| {
         (fault.zonename.is_some(), !fault.since.is_empty())
     });
     faults
+}
+
+/// The fault that workers are stuck, if some are.
+fn stuck(status: &Json) -> Option<Fault> {
+    let queue = status.get("queue")?;
+    let stuck = number(queue, "stuck");
+    let channels = queue.get("channels").and_then(Json::as_array);
+    let channels = channels.unwrap_or_default().iter();
+    let at_work: Vec<_> = channels.filter_map(Json::as_str).collect();
+    let working = match at_work.is_empty() {
+        true => String::new(),
+        false => format!("; at work for: {}", at_work.join(", ")),
+    };
+    (stuck > 0).then(|| Fault {
+        zonename: None,
+        source: "queue".to_string(),
+        error: format!(
+            "workers that do not get on: {stuck}{working}; a command or a \
+             file system of the host hangs"
+        ),
+        since: String::new(),
+        retries: 0,
+    })
+}
+
+/// The fault that a command has not answered.
+fn overdue(breaker: &Json) -> Fault {
+    let time = breaker.get("seconds").and_then(Json::as_f64);
+    Fault {
+        zonename: None,
+        source: text(breaker, "command"),
+        error: format!(
+            "has not answered for {:.1} s; {} wait for it, and keep what was \
+             known",
+            time.unwrap_or(0.0),
+            number(breaker, "nwaiting")
+        ),
+        since: String::new(),
+        retries: 0,
+    }
+}
+
+fn text(json: &Json, name: &str) -> String {
+    json.get(name).and_then(Json::as_str).unwrap_or_default().to_string()
 }
 
 fn number(json: &Json, name: &str) -> u64 {

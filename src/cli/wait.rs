@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::args::{Args, Opt, value};
+use super::args::{Args, CLIENT, Opt, switch, value};
 use super::{Failure, complain, events, print_json, status, vmadm};
 use crate::backoff::Backoff;
 use crate::client::{
-    Client, Error, Event, EventKind, EventsQuery, TIME_LIMIT, Told, VmsQuery,
-    Watcher,
+    Client, Error, Event, EventKind, EventStream, EventsQuery, Ready,
+    TIME_LIMIT, Told, VmsQuery, Watcher,
 };
 use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
 use crate::vm::json::Json;
@@ -60,11 +60,8 @@ const EXIT_NO_COMMAND: u8 = 127;
 /// The exit status of a command that can't be run, as a shell's.
 const EXIT_NOT_RUN: u8 = 126;
 
-const OPTIONS: [Opt; 3] = [
-    Opt { short: None, long: &["gone"], has_value: false },
-    value(&["since"]),
-    value(&["timeout"]),
-];
+const OPTIONS: [Opt; 3] =
+    [switch(&["gone"]), value(&["since"]), value(&["timeout"])];
 
 /// What is waited for.
 enum Goal {
@@ -124,8 +121,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let mut words = args.into_iter();
     let own: Vec<_> = words.by_ref().take_while(|w| w != "--").collect();
     let command: Vec<_> = words.collect();
-    let args = Args::parse(own, &OPTIONS, None)
-        .map_err(|wrong| Failure::Usage(wrong.said))?;
+    let args = Args::parse(own, &[&OPTIONS, &CLIENT], None)?;
     let named = args.operands.split_first().filter(|(n, _)| !n.is_empty());
     let Some((name, conditions)) = named else {
         return Err(Failure::Usage("wait: which VM?".to_string()));
@@ -138,14 +134,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let client = args.client("vminfod-wait")?.time_limit(limit);
     let ready_by = begun + limit.min(LIMIT_MAX);
     let at_first = client.clone().until(ready_by);
-    let query = EventsQuery::new().vm(name);
-    let stream = match args.last("since") {
-        None => at_first.events(query)?,
-        Some(since) => {
-            let (seq, epoch) = events::since_of(since, &at_first)?;
-            at_first.events_since(query, seq, &epoch)?
-        }
-    };
+    let stream = stream_of(&args, name, &at_first)?;
     // With `--since`, what has happened by now is none of the command's doing.
     let before_command = match (args.has("since"), command.is_empty()) {
         (true, false) => seq_of(&at_first.status(false)?),
@@ -173,15 +162,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         let time = if command.is_empty() { time } else { LOOK_LAST };
         seen.look_once(&client, name, &goal, time);
     }
-    // By a thread of its own: events may be quicker than a look that a
-    // command of the system holds up.
-    let looker = {
-        let (seen, goal) = (Arc::clone(&seen), Arc::clone(&goal));
-        let name = name.clone();
-        let look = move || seen.look(&client, &name, &goal, until);
-        std::thread::Builder::new().name("look".to_string()).spawn(look)
-    };
-    looker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
+    seen.start_looking(client, name, &goal, until)?;
     let result = match seen.wait(until)? {
         Some(Presence::There(vm)) => print_json(&vm),
         Some(Presence::Gone) => Ok(()),
@@ -189,6 +170,22 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     drop(watcher);
     result
+}
+
+/// The events of the VM, from now on or from where `--since` says.
+fn stream_of(
+    args: &Args,
+    name: &str,
+    client: &Client,
+) -> Result<EventStream, Failure> {
+    let query = EventsQuery::new().vm(name);
+    Ok(match args.last("since") {
+        None => client.events(query)?,
+        Some(since) => {
+            let (seq, epoch) = events::since_of(since, client)?;
+            client.events_since(query, seq, &epoch)?
+        }
+    })
 }
 
 /// The number of the last event, as /status has it.
@@ -265,35 +262,38 @@ struct Listener {
 }
 
 impl Listener {
+    /// The stream has begun, for the first time or again.
+    fn begin(&mut self, ready: &Ready) {
+        let mut state = self.seen.state.lock();
+        state.broken = None;
+        if let Some(why) = &ready.reset {
+            let what = "what has happened meanwhile is not known";
+            complain(&format!(
+                "vminfod: the stream began again ({why}): {what}"
+            ));
+            state.is_missed = true;
+            self.seen.changed.notify_all();
+            // Numbers of before mean nothing from here on.
+            self.begin = self.begin.map(|_| ready.seq);
+        }
+        if self.begin.is_none() {
+            let vms = ready.vms.as_deref().unwrap_or_default();
+            state.vm = Some(vms.first().cloned().into());
+            // What it was after an event that was named is not known.
+            self.was_met = match ready.is_resumed {
+                true => None,
+                false => self.goal.is_met(vms.first()).ok(),
+            };
+            self.begin = Some(match ready.is_resumed {
+                true => self.before_command,
+                false => ready.seq,
+            });
+        }
+    }
+
     fn take_in(&mut self, told: &Told<'_>) {
         match told {
-            Told::Ready(ready) => {
-                let mut state = self.seen.state.lock();
-                state.broken = None;
-                if let Some(why) = &ready.reset {
-                    let what = "what has happened meanwhile is not known";
-                    complain(&format!(
-                        "vminfod: the stream began again ({why}): {what}"
-                    ));
-                    state.is_missed = true;
-                    self.seen.changed.notify_all();
-                    // Numbers of before mean nothing from here on.
-                    self.begin = self.begin.map(|_| ready.seq);
-                }
-                if self.begin.is_none() {
-                    let vms = ready.vms.as_deref().unwrap_or_default();
-                    state.vm = Some(vms.first().cloned().into());
-                    // What it was after an event that was named is not told.
-                    self.was_met = match ready.is_resumed {
-                        true => None,
-                        false => self.goal.is_met(vms.first()).ok(),
-                    };
-                    self.begin = Some(match ready.is_resumed {
-                        true => self.before_command,
-                        false => ready.seq,
-                    });
-                }
-            }
+            Told::Ready(ready) => self.begin(ready),
             Told::Event(event) => {
                 let is_met = match self.goal.is_met(event.vm()) {
                     Ok(is_met) => is_met,
@@ -332,6 +332,23 @@ impl Listener {
 }
 
 impl Seen {
+    /// Looks at the system in a thread of its own: events may be quicker than
+    /// a look that a command of the system holds up.
+    fn start_looking(
+        self: &Arc<Self>,
+        client: Client,
+        name: &str,
+        goal: &Arc<Goal>,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let (seen, goal) = (Arc::clone(self), Arc::clone(goal));
+        let name = name.to_string();
+        let look = move || seen.look(&client, &name, &goal, until);
+        let thread = std::thread::Builder::new().name("look".to_string());
+        let failed = |e| Failure::Failed(format!("a thread: {e}"));
+        thread.spawn(look).map(drop).map_err(failed)
+    }
+
     fn met(&self, vm: Presence) {
         self.state.lock().met.get_or_insert(vm);
         self.changed.notify_all();

@@ -219,66 +219,100 @@ impl Line {
     /// What a line is; `why` not all of it could be read.
     fn of(
         json: Json,
-        mut unreadable: Vec<Unreadable>,
+        unreadable: Vec<Unreadable>,
         why: Option<String>,
     ) -> Result<Self, LineError> {
-        let word = |name: &str| json.get(name).and_then(Json::as_str);
-        let kind = word("type").ok_or(LineError::NoType)?;
-        let lacks = |name| LineError::Lacks(kind.to_string(), name);
-        let seq = || match json.get("seq") {
-            None => Ok(0),
-            Some(seq) => {
-                let odd = || LineError::BadNumber(kind.to_string());
-                seq.as_u64().ok_or_else(odd)
-            }
-        };
-        let wanted = |name: &'static str| {
-            let text = word(name).map(str::to_string);
-            text.ok_or_else(|| lacks(name))
-        };
-        let kinds = EventKind::ALL.into_iter();
-        if let Some(kind) = kinds.into_iter().find(|k| k.name() == kind) {
-            let (zonename, seq) = (wanted("zonename")?.into(), seq()?);
-            if let Some(why) = why.or(word("error").map(str::to_string)) {
-                let zonename = Some(zonename);
-                return Ok(Self::Unreadable(seq, Unreadable { zonename, why }));
-            }
-            let has_vm = json.get("vm").and_then(Json::as_object).is_some();
-            if kind != EventKind::Delete && !has_vm {
-                return Err(lacks("vm"));
-            }
-            return Ok(Self::Event(Event { kind, zonename, seq, json }));
+        let kind = json.get("type").and_then(Json::as_str);
+        let kind = kind.ok_or(LineError::NoType)?.to_string();
+        let members = Members { kind: &kind, json: &json };
+        let mut kinds = EventKind::ALL.into_iter();
+        if let Some(kind) = kinds.find(|known| known.name() == kind) {
+            return Self::of_event(kind, &members, why);
         }
-        match kind {
-            "heartbeat" => Ok(Self::Heartbeat(seq()?)),
-            "ready" => {
-                let vms = match json.get("vms") {
-                    None => None,
-                    Some(Json::Array(vms)) => Some(vms.to_vec()),
-                    Some(Json::String(text)) => {
-                        let read = Vms::parse(text)?;
-                        unreadable.extend(read.unreadable);
-                        Some(read.vms)
-                    }
-                    Some(_) => return Err(LineError::NoArray),
-                };
-                let epoch = word("epoch").unwrap_or_default();
-                if json.get("seq").is_none() != epoch.is_empty() {
-                    return Err(LineError::HalfAPlace);
-                }
-                Ok(Self::Ready(Ready {
-                    date: wanted("date")?,
-                    uuid: wanted("uuid")?,
-                    seq: seq()?,
-                    epoch: epoch.to_string(),
-                    vms,
-                    unreadable,
-                    is_resumed: json.get("resumed") == Some(&Json::Bool(true)),
-                    reset: word("reset").map(str::to_string),
-                }))
-            }
+        match &*kind {
+            "heartbeat" => Ok(Self::Heartbeat(members.seq()?)),
+            "ready" => Ok(Self::Ready(members.ready(unreadable)?)),
             _ => Ok(Self::Other),
         }
+    }
+
+    fn of_event(
+        kind: EventKind,
+        members: &Members<'_>,
+        why: Option<String>,
+    ) -> Result<Self, LineError> {
+        let json = members.json;
+        let zonename = members.wanted("zonename")?.into();
+        let seq = members.seq()?;
+        let error = members.word("error").map(str::to_string);
+        if let Some(why) = why.or(error) {
+            let zonename = Some(zonename);
+            return Ok(Self::Unreadable(seq, Unreadable { zonename, why }));
+        }
+        let has_vm = json.get("vm").and_then(Json::as_object).is_some();
+        if kind != EventKind::Delete && !has_vm {
+            return Err(members.lacks("vm"));
+        }
+        let json = json.clone();
+        Ok(Self::Event(Event { kind, zonename, seq, json }))
+    }
+}
+
+/// The members of a line of this type.
+struct Members<'a> {
+    kind: &'a str,
+    json: &'a Json,
+}
+
+impl<'a> Members<'a> {
+    fn lacks(&self, name: &'static str) -> LineError {
+        LineError::Lacks(self.kind.to_string(), name)
+    }
+
+    fn word(&self, name: &str) -> Option<&'a str> {
+        self.json.get(name).and_then(Json::as_str)
+    }
+
+    fn wanted(&self, name: &'static str) -> Result<String, LineError> {
+        let word = self.word(name).map(str::to_string);
+        word.ok_or_else(|| self.lacks(name))
+    }
+
+    /// The number of an event; 0 of a daemon that does not number its events.
+    fn seq(&self) -> Result<u64, LineError> {
+        let Some(seq) = self.json.get("seq") else { return Ok(0) };
+        let odd = || LineError::BadNumber(self.kind.to_string());
+        seq.as_u64().ok_or_else(odd)
+    }
+
+    fn ready(
+        &self,
+        mut unreadable: Vec<Unreadable>,
+    ) -> Result<Ready, LineError> {
+        let vms = match self.json.get("vms") {
+            None => None,
+            Some(Json::Array(vms)) => Some(vms.to_vec()),
+            Some(Json::String(text)) => {
+                let read = Vms::parse(text)?;
+                unreadable.extend(read.unreadable);
+                Some(read.vms)
+            }
+            Some(_) => return Err(LineError::NoArray),
+        };
+        let epoch = self.word("epoch").unwrap_or_default();
+        if self.json.get("seq").is_none() != epoch.is_empty() {
+            return Err(LineError::HalfAPlace);
+        }
+        Ok(Ready {
+            date: self.wanted("date")?,
+            uuid: self.wanted("uuid")?,
+            seq: self.seq()?,
+            epoch: epoch.to_string(),
+            vms,
+            unreadable,
+            is_resumed: self.json.get("resumed") == Some(&Json::Bool(true)),
+            reset: self.word("reset").map(str::to_string),
+        })
     }
 }
 

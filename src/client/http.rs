@@ -81,24 +81,7 @@ pub fn ask(
     );
     stream.set_write_timeout(Some(left(until).max(INSTANT)))?;
     (&stream).write_all(request.as_bytes())?;
-    let mut raw = Vec::new();
-    let end = loop {
-        let end = raw.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        if let Some(end) = end {
-            break end + 4;
-        }
-        if raw.len() > HEAD_MAX {
-            return Err(invalid("no whole head of an answer"));
-        }
-        match read(&stream, &mut raw, until)? {
-            Some(_) if Instant::now() >= until => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Some(0) => return Err(invalid("no whole head of an answer")),
-            Some(_) => {}
-            None => return Err(io::ErrorKind::TimedOut.into()),
-        }
-    };
+    let (mut raw, end) = read_head(&stream, until)?;
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut headers);
     parsed.parse(&raw[..end]).map_err(|_| invalid("not an HTTP answer"))?;
@@ -130,6 +113,31 @@ pub fn ask(
     }
     answer.understand()?;
     Ok(answer)
+}
+
+/// Reads until the head is there; returns what was read, and its end.
+fn read_head(
+    stream: &TcpStream,
+    until: Instant,
+) -> io::Result<(Vec<u8>, usize)> {
+    let mut raw = Vec::new();
+    loop {
+        let end = raw.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        if let Some(end) = end {
+            return Ok((raw, end + 4));
+        }
+        if raw.len() > HEAD_MAX {
+            return Err(invalid("no whole head of an answer"));
+        }
+        match read(stream, &mut raw, until)? {
+            Some(_) if Instant::now() >= until => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Some(0) => return Err(invalid("no whole head of an answer")),
+            Some(_) => {}
+            None => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
 }
 
 impl Answer {

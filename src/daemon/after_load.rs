@@ -48,6 +48,13 @@ enum Reach<'a> {
     End,
 }
 
+/// The zone is not there.
+const GONE_NOW: Reach<'static> = Reach::Found(Position {
+    zone_state: GONE,
+    zoneid: None,
+    is_another: false,
+});
+
 impl Reports for Due<'_> {
     fn due(&self, stored: Option<&str>) -> Vec<Numbered> {
         let queue = &self.after.shared.queue;
@@ -99,27 +106,15 @@ impl AfterLoad {
             self.shared.faults.clear_unknown(&zonename);
         }
         let base = prior.as_ref();
+        let is_whole = base.is_none() || !failed.contains(Sources::XML);
         match found {
             Found::Gone => {
-                let found = Position {
-                    zone_state: GONE,
-                    zoneid: None,
-                    is_another: false,
-                };
-                let reach = Reach::Found(found);
-                return self.finish_gone(job, &zonename, base, reach, noted);
+                return self.finish_gone(job, &zonename, base, GONE_NOW, noted);
             }
-            // The VM that is served has ended. What is there now has not been
-            // read in whole, and nothing of the one before is to be taken for
-            // a part of it.
             Found::Parts(_) | Found::Unknown
-                if base.is_some()
-                    && failed.contains(Sources::XML)
-                    && self.is_end_reported(&zonename, noted) =>
+                if !is_whole && self.is_end_reported(&zonename, noted) =>
             {
-                self.finish_gone(job, &zonename, base, Reach::End, noted);
-                let again = Job { sources: Sources::ALL, ..job.clone() };
-                self.shared.queue.push(again);
+                self.finish_reported_end(job, &zonename, base, noted);
                 return Finished::default();
             }
             // What was read of a zone that is another than the one that is
@@ -141,6 +136,20 @@ impl AfterLoad {
             self.retry(job, failed);
         }
         finished
+    }
+
+    /// The VM that is served has ended. What is there now has not been read in
+    /// whole, and nothing of the one before is to be taken for a part of it.
+    fn finish_reported_end(
+        &self,
+        job: &Job,
+        zonename: &Arc<str>,
+        base: Option<&Arc<Parts>>,
+        noted: Noted,
+    ) {
+        self.finish_gone(job, zonename, base, Reach::End, noted);
+        let again = Job { sources: Sources::ALL, ..job.clone() };
+        self.shared.queue.push(again);
     }
 
     /// Notes which sources could not be read; returns what is to be read again

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use crate::drift::Healed;
 use crate::event::{Event, Lane, Seen};
+use crate::load::command::RunCount;
 use crate::load::runs::Overdue;
 use crate::metrics::{Counts, Page, Times};
 use crate::os;
@@ -193,6 +194,11 @@ fn write_cache(page: &mut Page, shared: &Shared) {
         &["type", "source"],
         &shared.numbers.published,
     );
+    write_streams(page, shared);
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn write_streams(page: &mut Page, shared: &Shared) {
     let (lines, bytes, held) = shared.hub.size();
     page.gauge(
         "vminfod_events_kept",
@@ -336,9 +342,26 @@ fn write_loads(page: &mut Page, shared: &Shared) {
         names,
         &shared.numbers.load_failures,
     );
+    write_commands(page, shared);
+    if let Some(last) = shared.reloads.last().back() {
+        page.gauge(
+            "vminfod_last_refresh_age_seconds",
+            "Time since the last full reload.",
+            last.ended.elapsed().as_secs_f64(),
+        );
+        page.gauge(
+            "vminfod_last_refresh_duration_seconds",
+            "How long the last full reload took.",
+            last.took.as_secs_f64(),
+        );
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn write_commands(page: &mut Page, shared: &Shared) {
     let commands = shared.runs.runner().counts().lock().clone();
     let names = &["command"];
-    let each = |value: fn(&crate::load::command::RunCount) -> f64| -> Values {
+    let each = |value: fn(&RunCount) -> f64| -> Values {
         let told =
             |(name, count): (&String, &_)| (vec![name.clone()], value(count));
         commands.iter().map(told).collect()
@@ -384,18 +407,6 @@ fn write_loads(page: &mut Page, shared: &Shared) {
         names,
         each(|open| open.waiting.len() as f64),
     );
-    if let Some(last) = shared.reloads.last().back() {
-        page.gauge(
-            "vminfod_last_refresh_age_seconds",
-            "Time since the last full reload.",
-            last.ended.elapsed().as_secs_f64(),
-        );
-        page.gauge(
-            "vminfod_last_refresh_duration_seconds",
-            "How long the last full reload took.",
-            last.took.as_secs_f64(),
-        );
-    }
 }
 
 #[allow(clippy::cast_precision_loss)]

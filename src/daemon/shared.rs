@@ -58,7 +58,7 @@ impl Shared {
             kept_events: settings.queues.kept_events,
             kept_bytes: settings.queues.kept_bytes,
             subscribers: settings.http.subscribers,
-            sights: settings.queues.sights,
+            versions: settings.queues.sights,
             lag_events: settings.http.lag_events,
             lag_bytes: settings.http.lag_bytes,
         }));

@@ -11,7 +11,7 @@ use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
 use super::vms::{Vms, body_of, busy, failure, versioned};
 use crate::config::is_zonename;
-use crate::hub::{VmVersion, Watch};
+use crate::hub::{TooMuch, VmVersion, Watch};
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
 use crate::sync_requests::Requested;
@@ -21,7 +21,7 @@ use crate::vm::filter::Search;
 /// value is served, since what there is now can't be understood.
 const STALE_FIELD: &str = "X-Vminfod-Stale";
 
-/// The most faults that are told when a load has not come in.
+/// The most faults that are listed when a load has not come in.
 const FAULTS_MAX: usize = 5;
 
 /// What is asked for.
@@ -50,7 +50,7 @@ impl Work {
         begun: Instant,
     ) -> Answer {
         let Vms { limits, numbers, .. } = &**vms;
-        // Who waits for changes does not keep others from loads.
+        // Requests that wait for changes do not keep others from loads.
         let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
         let (place, most) = match waits {
             true => (numbers.wait(limits.waiting), limits.waiting),
@@ -147,88 +147,117 @@ impl Waiting {
             Some(Sync(Some(_))) => (self.sync, self.is_synced) = (None, true),
             None => {}
         }
-        let vms = &self.vms;
-        let (name, of) = match &self.work {
+        match &self.work {
             Work::Vms(of) => {
-                let full = vms.all(of, &self.request);
-                return Some(self.with_faults(full, None));
+                let full = self.vms.all(of, &self.request);
+                Some(self.with_faults(full, None))
             }
-            Work::Vm(name, of) => (name, of),
-        };
-        let Some(wait) = &of.wait else {
-            let (sight, seq) = vms.cache.vm(name);
-            if sight.vm.is_none()
-                && let Some(error) = vms.unloadable(name)
-            {
-                return Some(failure(504, &error));
+            Work::Vm(name, of) if of.wait.is_none() => {
+                Some(self.loaded(name, of))
             }
-            let full = vms.one(name, of, sight, seq, &self.request);
-            return Some(self.with_faults(full, Some(name)));
-        };
-        let mut next = None;
-        let watching = self.watching.get_or_insert_with(|| {
-            // What it is now, and all that it becomes: nothing in between.
-            let wake = Arc::clone(&self.wake);
-            let (sight, seq, watch) = vms.cache.watch(name, wake);
-            next = Some((sight, seq));
-            let (vms, zonename) = (Arc::clone(vms), Arc::clone(name));
-            Watching { vms, zonename, watch }
-        });
-        // Who waits for long may search for long, a little at a time.
-        let may = vms.limits.search_time + self.begun.elapsed() / 20;
+            Work::Vm(name, of) => {
+                let (name, of) = (Arc::clone(name), of.clone());
+                self.once_it_holds(&name, &of)
+            }
+        }
+    }
+
+    /// The VM as it is served now.
+    fn loaded(&self, name: &Arc<str>, of: &OfVm) -> Full {
+        let (version, seq) = self.vms.cache.vm(name);
+        if version.vm.is_none()
+            && let Some(error) = self.vms.unloadable(name)
+        {
+            return failure(504, &error);
+        }
+        let full = self.vms.one(name, of, version, seq, &self.request);
+        self.with_faults(full, Some(name))
+    }
+
+    /// The first version of the VM that is as wanted; `None` if there is none
+    /// yet.
+    fn once_it_holds(&mut self, name: &Arc<str>, of: &OfVm) -> Option<Full> {
+        let mut next = self.begin_watch(name);
+        // A request that waits for long may search for long, a little at a
+        // time.
+        let may = self.vms.limits.search_time + self.begun.elapsed() / 20;
         let search = Search::new(may.saturating_sub(self.searched));
         let searched = self.searched;
         let begun = Instant::now();
         loop {
-            let (sight, seq) = match next.take() {
+            let (version, seq) = match next.take() {
                 Some(now) => now,
-                None => match watching.watch.next() {
-                    Ok(Some(sight)) => {
-                        let seq = sight.version;
-                        (sight, seq)
+                None => match self.watching.as_ref()?.watch.next() {
+                    Ok(version) => {
+                        let version = version?;
+                        let seq = version.seq;
+                        (version, seq)
                     }
-                    Ok(None) => return None,
-                    Err(_) => {
-                        let why = "events of this VM came too fast";
-                        return Some(busy(why));
+                    Err(TooMuch) => {
+                        return Some(busy("events of this VM came too fast"));
                     }
                 },
             };
-            let holds = match (wait, &sight.vm) {
-                // One that can't be loaded is there. When its end is sure, its
-                // faults are forgotten, and it is told again.
-                (Wait::Gone, vm) => {
-                    vm.is_none() && vms.unloadable(name).is_none()
-                }
-                (Wait::Holds(_), None) => false,
-                (Wait::Holds(conditions), Some(vm)) => {
-                    conditions.iter().all(|c| c.holds(vm.object(), &search))
-                }
-            };
+            let holds = self.holds(name, of.wait.as_ref()?, &version, &search);
             if let Some(why) = search.failure() {
                 return Some(failure(400, why));
             }
             self.searched = searched + begun.elapsed();
             if holds {
-                let full = self.told(200, of, &sight, seq);
+                let full = self.version(200, of, &version, seq);
                 return Some(self.with_faults(full, Some(name)));
             }
         }
     }
 
-    /// The VM as it was seen; `null` where there is none.
-    fn told(
+    /// Watches the VM, unless it is watched already: then returns what it is
+    /// now. All that it becomes follows, with nothing in between.
+    fn begin_watch(&mut self, name: &Arc<str>) -> Option<(VmVersion, u64)> {
+        if self.watching.is_some() {
+            return None;
+        }
+        let wake = Arc::clone(&self.wake);
+        let (version, seq, watch) = self.vms.cache.watch(name, wake);
+        let (vms, zonename) = (Arc::clone(&self.vms), Arc::clone(name));
+        self.watching = Some(Watching { vms, zonename, watch });
+        Some((version, seq))
+    }
+
+    /// Whether a VM is as wanted. Nothing is known if `search` has failed
+    /// afterwards.
+    fn holds(
+        &self,
+        name: &str,
+        wait: &Wait,
+        version: &VmVersion,
+        search: &Search,
+    ) -> bool {
+        match (wait, &version.vm) {
+            // One that can't be loaded is there. When its end is sure, its
+            // faults are forgotten, and another version comes.
+            (Wait::Gone, vm) => {
+                vm.is_none() && self.vms.unloadable(name).is_none()
+            }
+            (Wait::Holds(_), None) => false,
+            (Wait::Holds(conditions), Some(vm)) => {
+                conditions.iter().all(|c| c.holds(vm.object(), search))
+            }
+        }
+    }
+
+    /// The answer with a version of the VM; `null` where there is none.
+    fn version(
         &self,
         status: u16,
         of: &OfVm,
-        sight: &VmVersion,
+        version: &VmVersion,
         seq: u64,
     ) -> Full {
-        let body = match &sight.vm {
+        let body = match &version.vm {
             Some(vm) => body_of(vm, of),
             None => Body::Bytes(b"null".to_vec()),
         };
-        let etag = self.vms.etag(sight.version);
+        let etag = self.vms.etag(version.seq);
         let full = Full::new(status, JSON, body);
         versioned(full, &etag, seq)
     }
@@ -270,10 +299,10 @@ impl Later for Waiting {
         let vms = &self.vms;
         let full = match &self.work {
             Work::Vm(name, of) if self.sync.is_none() => {
-                let (sight, seq) = vms.cache.vm(name);
-                match (sight.vm.is_none(), vms.unloadable(name)) {
+                let (version, seq) = vms.cache.vm(name);
+                match (version.vm.is_none(), vms.unloadable(name)) {
                     (true, Some(error)) => failure(504, &error),
-                    _ => self.told(504, of, &sight, seq),
+                    _ => self.version(504, of, &version, seq),
                 }
             }
             work => {

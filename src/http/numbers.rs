@@ -82,14 +82,39 @@ impl Numbers {
         place_in(&self.searching, SEARCHING_MAX)
     }
 
-    /// Tells of all of them.
-    #[allow(clippy::cast_precision_loss)]
-    pub fn tell(
+    /// Writes all of them.
+    pub fn write(
         &self,
         page: &mut Page,
         engine: Option<EngineStatus>,
         (looks, queued): (u64, u64),
     ) {
+        self.write_requests(page, engine);
+        page.counter(
+            "vminfod_stream_resumes_total",
+            "Streams that were taken up where they had ended.",
+            self.resumed.load(Ordering::Relaxed),
+        );
+        page.counts(
+            "vminfod_stream_resets_total",
+            "Streams that could not be taken up and began again, by reason.",
+            &["reason"],
+            &self.resets,
+        );
+        page.counter(
+            "vminfod_stream_looks_total",
+            "Subscribers that were looked at because of an event.",
+            looks,
+        );
+        page.counter(
+            "vminfod_stream_lines_total",
+            "Event lines that were queued for subscribers.",
+            queued,
+        );
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn write_requests(&self, page: &mut Page, engine: Option<EngineStatus>) {
         page.counts(
             "vminfod_http_requests_total",
             "Requests by route and status.",
@@ -133,27 +158,6 @@ impl Numbers {
             "vminfod_http_requests_syncing",
             "Requests that wait for a load.",
             self.syncing.load(Ordering::SeqCst) as f64,
-        );
-        page.counter(
-            "vminfod_stream_resumes_total",
-            "Streams that were taken up where they had ended.",
-            self.resumed.load(Ordering::Relaxed),
-        );
-        page.counts(
-            "vminfod_stream_resets_total",
-            "Streams that could not be taken up and began again, by reason.",
-            &["reason"],
-            &self.resets,
-        );
-        page.counter(
-            "vminfod_stream_looks_total",
-            "Subscribers that were looked at because of an event.",
-            looks,
-        );
-        page.counter(
-            "vminfod_stream_lines_total",
-            "Event lines that were queued for subscribers.",
-            queued,
         );
     }
 }

@@ -122,75 +122,90 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
     if len > limits.head_bytes {
         return Parsed::Refused(431);
     }
-    let is_http11 = version == 1;
-    let mut keep_alive = is_http11;
-    let mut user_agent = None;
-    let mut host = None;
-    let mut is_of_page = false;
-    let mut if_none_match: Option<String> = None;
-    let mut body = None;
-    for header in parsed.headers.iter() {
-        let name = header.name.to_ascii_lowercase();
-        let value = String::from_utf8_lossy(header.value);
-        match name.as_str() {
-            "connection" => {
-                for token in value.split(',').map(str::trim) {
-                    if token.eq_ignore_ascii_case("close") {
-                        keep_alive = false;
-                    } else if token.eq_ignore_ascii_case("keep-alive") {
-                        keep_alive = true;
-                    }
-                }
-            }
-            "content-length" => match (body, length(&value)) {
-                (None, Some(length)) if length > limits.body_bytes => {
-                    return Parsed::Refused(413);
-                }
-                (None, Some(length)) => body = Some(length),
-                // Where the body ends would not be known: what follows could
-                // be taken for a request.
-                (before, length) if length.is_none() || before != length => {
-                    return Parsed::Refused(400);
-                }
-                _ => {}
-            },
-            "transfer-encoding" => return Parsed::Refused(400),
-            "user-agent" => user_agent = Some(value.into_owned()),
-            "host" if host.is_some() => return Parsed::Refused(400),
-            "host" => host = Some(value.trim().to_string()),
-            "origin" => is_of_page = true,
-            "sec-fetch-site" => {
-                is_of_page |= !matches!(value.trim(), "none" | "same-origin");
-            }
-            "if-none-match" => {
-                let all = if_none_match.take().map_or_else(
-                    || value.clone().into_owned(),
-                    |before| format!("{before},{value}"),
-                );
-                if_none_match = Some(all);
-            }
-            _ => {}
-        }
-    }
-    // The whole address, as to a proxy: its host counts.
-    let mut target = target;
-    if let Some(rest) = target.strip_prefix("http://") {
-        let end = rest.find('/').unwrap_or(rest.len());
-        host = Some(rest[..end].to_string());
-        target = if end == rest.len() { "/" } else { &rest[end..] };
-    }
-    let request = Request {
+    let mut request = Request {
         method: method.to_string(),
         target: target.to_string(),
-        is_http11,
-        keep_alive,
-        user_agent,
-        host,
-        is_of_page,
-        if_none_match,
-        body: body.unwrap_or(0),
+        is_http11: version == 1,
+        keep_alive: version == 1,
+        user_agent: None,
+        host: None,
+        is_of_page: false,
+        if_none_match: None,
+        body: 0,
     };
+    if let Err(status) = request.read_headers(parsed.headers, limits) {
+        return Parsed::Refused(status);
+    }
+    // The whole address, as to a proxy: its host counts.
+    if let Some(rest) = target.strip_prefix("http://") {
+        let end = rest.find('/').unwrap_or(rest.len());
+        let path = if end == rest.len() { "/" } else { &rest[end..] };
+        request.host = Some(rest[..end].to_string());
+        request.target = path.to_string();
+    }
     Parsed::Request(request, len)
+}
+
+impl Request {
+    /// Takes what the header fields say.
+    ///
+    /// # Errors
+    /// The status of the answer, if the request is refused because of them.
+    fn read_headers(
+        &mut self,
+        headers: &[httparse::Header<'_>],
+        limits: &HttpLimits,
+    ) -> Result<(), u16> {
+        let mut body = None;
+        for header in headers {
+            let name = header.name.to_ascii_lowercase();
+            let value = String::from_utf8_lossy(header.value);
+            match name.as_str() {
+                "connection" => {
+                    for token in value.split(',').map(str::trim) {
+                        if token.eq_ignore_ascii_case("close") {
+                            self.keep_alive = false;
+                        } else if token.eq_ignore_ascii_case("keep-alive") {
+                            self.keep_alive = true;
+                        }
+                    }
+                }
+                "content-length" => match (body, length(&value)) {
+                    (None, Some(length)) if length > limits.body_bytes => {
+                        return Err(413);
+                    }
+                    (None, Some(length)) => body = Some(length),
+                    // Where the body ends would not be known: what follows
+                    // could be taken for a request.
+                    (before, length)
+                        if length.is_none() || before != length =>
+                    {
+                        return Err(400);
+                    }
+                    _ => {}
+                },
+                "transfer-encoding" => return Err(400),
+                "user-agent" => self.user_agent = Some(value.into_owned()),
+                "host" if self.host.is_some() => return Err(400),
+                "host" => self.host = Some(value.trim().to_string()),
+                "origin" => self.is_of_page = true,
+                "sec-fetch-site" => {
+                    self.is_of_page |=
+                        !matches!(value.trim(), "none" | "same-origin");
+                }
+                "if-none-match" => {
+                    let before = self.if_none_match.take();
+                    self.if_none_match = Some(match before {
+                        None => value.into_owned(),
+                        Some(before) => format!("{before},{value}"),
+                    });
+                }
+                _ => {}
+            }
+        }
+        self.body = body.unwrap_or(0);
+        Ok(())
+    }
 }
 
 /// A Content-Length: digits alone.

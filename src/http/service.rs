@@ -16,7 +16,7 @@ use super::subscriber::{Item, Subscriber};
 use super::subscription_filter::SharedEvent;
 use super::vms::{Vms, busy, failure};
 use crate::cache::Start;
-use crate::hub::Hub;
+use crate::hub::{EventLine, Hub};
 use crate::metrics::Page;
 
 /// Answers requests.
@@ -99,8 +99,8 @@ impl Service {
             }
             Route::Vm(name, of) => {
                 let name = self.zonename_of(name, request);
-                let (sight, seq) = self.vms.cache.vm(&name);
-                self.vms.one(&name, &of, sight, seq, request)
+                let (version, seq) = self.vms.cache.vm(&name);
+                self.vms.one(&name, &of, version, seq, request)
             }
             Route::Events(of) => return self.events(of, request),
             Route::Unsupported => Full::text(404, "Unsupported URL Path"),
@@ -122,7 +122,7 @@ impl Service {
         self.vms.host.metrics(&mut page);
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.map(|engine| engine.status());
-        self.vms.numbers.tell(&mut page, engine, self.fanout.work());
+        self.vms.numbers.write(&mut page, engine, self.fanout.work());
         page.into_text()
     }
 
@@ -150,27 +150,9 @@ impl Service {
             form: of.snapshot,
         };
         let seq = subscription.seq;
-        let mut missed = Vec::new();
-        let first = match subscription.start {
-            Start::Snapshot(snapshot) => {
-                beginning.line(&snapshot, None, &self.vms.hub, &self.snapshots)
-            }
-            Start::Reset(snapshot, why) => {
-                self.vms.numbers.resets.add(&[why.reason()]);
-                beginning.line(
-                    &snapshot,
-                    Some(why),
-                    &self.vms.hub,
-                    &self.snapshots,
-                )
-            }
-            Start::Resumed(lines) => {
-                self.vms.numbers.resumed();
-                missed = lines;
-                let from = of.since.as_ref().map_or(0, |since| since.seq);
-                beginning.resumed(from, &self.vms.hub)
-            }
-        };
+        let from = of.since.as_ref().map_or(0, |since| since.seq);
+        let (first, missed) =
+            self.first_lines(subscription.start, &beginning, from);
         let fanout = Arc::clone(&self.fanout);
         let hub = Arc::clone(&self.vms.hub);
         let wanted = of.wanted;
@@ -192,6 +174,32 @@ impl Service {
             listening.hand_over();
             fanout.join(subscriber);
         }))
+    }
+
+    /// The first line of a stream, and what a client that comes back after
+    /// event `from` has missed.
+    fn first_lines(
+        &self,
+        start: Start,
+        beginning: &Beginning<'_>,
+        from: u64,
+    ) -> (snapshot_line::LinePieces, Vec<Arc<EventLine>>) {
+        let Vms { hub, numbers, .. } = &*self.vms;
+        let snapshots = &self.snapshots;
+        match start {
+            Start::Snapshot(snapshot) => {
+                (beginning.line(&snapshot, None, hub, snapshots), Vec::new())
+            }
+            Start::Reset(snapshot, why) => {
+                numbers.resets.add(&[why.reason()]);
+                let why = Some(why);
+                (beginning.line(&snapshot, why, hub, snapshots), Vec::new())
+            }
+            Start::Resumed(missed) => {
+                numbers.resumed();
+                (beginning.resumed(from, hub), missed)
+            }
+        }
     }
 }
 

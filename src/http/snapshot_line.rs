@@ -50,7 +50,7 @@ pub struct Beginning<'a> {
 
 /// The line: what comes before the snapshot, the snapshot, and what comes
 /// after it.
-pub type Parts = [Arc<Text>; 3];
+pub type LinePieces = [Arc<Text>; 3];
 
 impl Beginning<'_> {
     /// The line of a stream that begins with this snapshot.
@@ -60,7 +60,7 @@ impl Beginning<'_> {
         reset: Option<Reset>,
         hub: &Hub,
         snapshots: &Snapshots,
-    ) -> Parts {
+    ) -> LinePieces {
         let mut before = self.head();
         let mut after = Vec::new();
         let is_whole =
@@ -95,7 +95,7 @@ impl Beginning<'_> {
     }
 
     /// The line of a stream that goes on after event `seq`.
-    pub fn resumed(&self, seq: u64, hub: &Hub) -> Parts {
+    pub fn resumed(&self, seq: u64, hub: &Hub) -> LinePieces {
         let mut after = b",\"resumed\":true".to_vec();
         self.end(seq, &mut after);
         [hub.text(self.head()), hub.text(Vec::new()), hub.text(after)]
@@ -134,7 +134,7 @@ impl Beginning<'_> {
 }
 
 /// A first line as it is sent: in a chunk, or not.
-pub fn framed(parts: Parts, hub: &Hub, chunked: bool) -> Vec<Arc<Text>> {
+pub fn framed(parts: LinePieces, hub: &Hub, chunked: bool) -> Vec<Arc<Text>> {
     let [before, vms, after] = parts;
     if !chunked {
         return vec![before, vms, after];

@@ -159,7 +159,7 @@ mod tests {
             kept_events: 1,
             kept_bytes: 1 << 20,
             subscribers: 1,
-            sights: 1,
+            versions: 1,
             lag_events: 1,
             lag_bytes: 1 << 20,
         });

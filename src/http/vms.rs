@@ -73,15 +73,15 @@ impl Vms {
         &self,
         name: &str,
         of: &OfVm,
-        sight: VmVersion,
+        version: VmVersion,
         seq: u64,
         request: &Request,
     ) -> Full {
-        let Some(vm) = sight.vm else {
+        let Some(vm) = version.vm else {
             let full = Full::text(404, format!("VM Not Found: {name}"));
             return full.with(SEQ_FIELD, &seq.to_string());
         };
-        let etag = self.etag(sight.version);
+        let etag = self.etag(version.seq);
         if request.has_version(&etag) {
             return versioned(not_modified(), &etag, seq);
         }
@@ -97,8 +97,8 @@ impl Vms {
     }
 
     /// The name of a VM's version.
-    pub fn etag(&self, version: u64) -> String {
-        format!("\"{}-{version}\"", self.cache.epoch())
+    pub fn etag(&self, seq: u64) -> String {
+        format!("\"{}-{seq}\"", self.cache.epoch())
     }
 }
 

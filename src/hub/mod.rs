@@ -172,8 +172,8 @@ pub struct HubLimits {
     pub kept_bytes: usize,
     /// Subscribers at once.
     pub subscribers: usize,
-    /// What a watch keeps of its VM.
-    pub sights: usize,
+    /// The versions of its VM that a watch keeps.
+    pub versions: usize,
     /// Lines that are kept besides, while they wait to be handed out.
     pub lag_events: u64,
     /// Bytes of those.
@@ -291,7 +291,7 @@ impl Hub {
         inner.seq += 1;
         let seq = inner.seq;
         for watch in inner.watches.get(&about.zonename).into_iter().flatten() {
-            watch.see(VmVersion { vm: vm.clone(), version: seq });
+            watch.push(VmVersion { vm: vm.clone(), seq });
         }
         if inner.is_silent {
             return;
@@ -390,7 +390,7 @@ impl Hub {
         zonename: &Arc<str>,
         wake: crate::sync::Wake,
     ) -> Arc<Watch> {
-        let watch = Arc::new(Watch::new(self.limits.sights, wake));
+        let watch = Arc::new(Watch::new(self.limits.versions, wake));
         let mut inner = self.inner.lock();
         let watches = inner.watches.entry(Arc::clone(zonename)).or_default();
         watches.push(Arc::clone(&watch));
@@ -402,7 +402,7 @@ impl Hub {
     pub fn tell_gone(&self, zonename: &str) {
         let inner = self.inner.lock();
         for watch in inner.watches.get(zonename).into_iter().flatten() {
-            watch.see(VmVersion { vm: None, version: inner.seq });
+            watch.push(VmVersion { vm: None, seq: inner.seq });
         }
     }
 

@@ -7,7 +7,7 @@ fn hub(kept_events: usize) -> Hub {
         kept_events,
         kept_bytes: 1 << 20,
         subscribers: 2,
-        sights: 9,
+        versions: 9,
         lag_events: 5,
         lag_bytes: 1 << 20,
     })
@@ -145,7 +145,7 @@ fn a_watch_sees_its_vm_alone() {
     publish(&hub);
     let next = |n: usize| {
         let next = watches[n].next().unwrap();
-        next.map(|sight| sight.version)
+        next.map(|version| version.seq)
     };
     assert_eq!((next(0), next(1), next(2)), (Some(1), Some(1), None));
     hub.unwatch("z", &watches[0]);

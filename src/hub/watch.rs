@@ -1,5 +1,5 @@
-//! Watches: who waits for something to become true of one VM sees every state
-//! of it, however short.
+//! Watches: a request that waits for something to become true of one VM sees
+//! every version of it, however short-lived.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,7 +14,7 @@ pub struct VmVersion {
     /// What is served; `None` where there is no VM.
     pub vm: Option<Vm>,
     /// The number of the event that made it so.
-    pub version: u64,
+    pub seq: u64,
 }
 
 /// A VM as it is served. A clone is the same piece of memory.
@@ -52,57 +52,57 @@ impl Vm {
     }
 }
 
-/// What was seen of a VM and not looked at yet.
+/// The versions of a VM that were not looked at yet.
 pub struct Watch {
-    seen: Mutex<Seen>,
+    waiting: Mutex<Waiting>,
     most: usize,
     wake: Wake,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    sights: VecDeque<VmVersion>,
+struct Waiting {
+    versions: VecDeque<VmVersion>,
     is_over: bool,
 }
 
-/// More was seen of a VM than could be kept.
+/// A VM has had more versions than could be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMuch;
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Watch").field(&self.seen).finish()
+        f.debug_tuple("Watch").field(&self.waiting).finish()
     }
 }
 
 impl Watch {
-    /// A watch that keeps `most` sights, and tells `wake` of each.
+    /// A watch that keeps `most` versions, and calls `wake` for each.
     #[must_use]
     pub fn new(most: usize, wake: Wake) -> Self {
-        Self { seen: Mutex::default(), most, wake }
+        Self { waiting: Mutex::default(), most, wake }
     }
 
-    /// Keeps what is to be looked at.
-    pub fn see(&self, sight: VmVersion) {
-        let mut seen = self.seen.lock();
-        if seen.sights.len() >= self.most {
-            seen.is_over = true;
+    /// Adds a version.
+    pub fn push(&self, version: VmVersion) {
+        let mut waiting = self.waiting.lock();
+        if waiting.versions.len() >= self.most {
+            waiting.is_over = true;
         } else {
-            seen.sights.push_back(sight);
+            waiting.versions.push_back(version);
         }
-        drop(seen);
+        drop(waiting);
         (self.wake)();
     }
 
-    /// The next sight, if there is one.
+    /// The next version, if there is one.
     ///
     /// # Errors
     /// If there were more than could be kept, so that some are missing.
     pub fn next(&self) -> Result<Option<VmVersion>, TooMuch> {
-        let mut seen = self.seen.lock();
-        match (seen.sights.pop_front(), seen.is_over) {
+        let mut waiting = self.waiting.lock();
+        match (waiting.versions.pop_front(), waiting.is_over) {
             (None, true) => Err(TooMuch),
-            (sight, _) => Ok(sight),
+            (version, _) => Ok(version),
         }
     }
 }
@@ -112,12 +112,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sights_come_in_order_and_a_gap_is_told() {
+    fn versions_come_in_order_and_a_gap_is_an_error() {
         let watch = Watch::new(2, Arc::new(|| {}));
-        for version in 1..=3 {
-            watch.see(VmVersion { vm: None, version });
+        for seq in 1..=3 {
+            watch.push(VmVersion { vm: None, seq });
         }
-        let next = || watch.next().map(|sight| sight.map(|s| s.version));
+        let next = || watch.next().map(|version| version.map(|v| v.seq));
         assert_eq!(next(), Ok(Some(1)));
         assert_eq!(next(), Ok(Some(2)));
         assert_eq!(next(), Err(TooMuch));

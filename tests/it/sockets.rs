@@ -251,7 +251,7 @@ fn where_there_are_no_zones_it_does_not_start() {
         assert!(said.contains("it is not SmartOS"), "{said}");
     }
     for (args, why) in [
-        (&["--listen", "none"][..], "nobody could ask it"),
+        (&["--listen", "none"][..], "no client could ask it"),
         (&["--listen", "none", "--listen", "127.0.0.1:1"], "and an address"),
         (&["--listen", "192.0.2.1:9090"], "not a loopback address"),
         (&["--listen", "nowhere"], "not ADDR:PORT: nowhere"),

@@ -72,7 +72,41 @@ struct Found {
     is_continued: bool,
 }
 
+/// What a signal has asked for.
+enum Asked {
+    Nothing,
+    /// The end.
+    End,
+    /// The terminal, for the shell.
+    Suspend,
+    /// The terminal back, which another program may have had meanwhile.
+    Continue,
+}
+
 impl Inbox {
+    /// Takes what has come into the view; returns what a signal has asked for.
+    fn take(&self, view: &mut View, now: Instant) -> Asked {
+        let mut found = self.state.lock();
+        for event in std::mem::take(&mut found.events) {
+            view.take_in(&event, now);
+        }
+        match found.status.take() {
+            Some(Ok(status)) => {
+                (view.status, view.silence) = (Some(status), None);
+            }
+            Some(Err(why)) => view.silence = Some(why.to_string()),
+            None => {}
+        }
+        let is_suspended = std::mem::take(&mut found.is_suspended);
+        let is_continued = std::mem::take(&mut found.is_continued);
+        match (found.is_ending, is_suspended, is_continued) {
+            (true, ..) => Asked::End,
+            (_, true, _) => Asked::Suspend,
+            (_, _, true) => Asked::Continue,
+            _ => Asked::Nothing,
+        }
+    }
+
     fn put(&self, put: impl FnOnce(&mut Found)) {
         put(&mut self.state.lock());
         self.bell.ring();
@@ -258,31 +292,19 @@ fn live(
     let mut next_tick = Instant::now();
     loop {
         let now = Instant::now();
-        let (is_ending, is_suspended, is_continued) = {
-            let mut found = inbox.state.lock();
-            for event in std::mem::take(&mut found.events) {
-                view.take_in(&event, now);
-            }
-            match found.status.take() {
-                Some(Ok(status)) => {
-                    (view.status, view.silence) = (Some(status), None);
-                }
-                Some(Err(why)) => view.silence = Some(why.to_string()),
-                None => {}
-            }
-            let is_suspended = std::mem::take(&mut found.is_suspended);
-            let is_continued = std::mem::take(&mut found.is_continued);
-            (found.is_ending, is_suspended, is_continued)
-        };
-        if view.is_over || is_ending {
-            return Ok(());
-        }
-        if is_suspended || is_continued {
-            terminal.end();
-            if is_suspended {
+        match inbox.take(view, now) {
+            _ if view.is_over => return Ok(()),
+            Asked::End => return Ok(()),
+            Asked::Nothing => {}
+            Asked::Suspend => {
+                terminal.end();
                 os::signals::stop_here()?;
+                terminal.begin_again()?;
             }
-            terminal.begin_again()?;
+            Asked::Continue => {
+                terminal.end();
+                terminal.begin_again()?;
+            }
         }
         view.mirror(watcher);
         let size = size(&io::stdout()).unwrap_or(DEFAULT_SIZE);

@@ -37,17 +37,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let names: Vec<_> = order.split(',').collect();
     // What can't be is said only after the VMs were found, as filters that
     // can't be come first.
-    let keys = sort.split(',').map(|name| {
-        let bare = name.strip_prefix(['-', '+']).unwrap_or(name);
-        let field = Field::parse(bare);
-        let is_descending = name.starts_with('-');
-        // vmadm sorts what it has: of what is not listed, nothing.
-        let is_listed = names.contains(&bare);
-        field
-            .map(|field| is_listed.then_some(Key { field, is_descending }))
-            .ok_or_else(|| said(format!("invalid sort field: {name}")))
-    });
-    let keys: Result<Vec<_>, _> = keys.collect();
+    let keys = sort_keys(sort, &names);
     let columns = names.iter().map(|name| {
         let unknown = || said(format!("invalid order field: {name}"));
         Field::parse(name).ok_or_else(unknown)
@@ -62,7 +52,6 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let found = find(&args, "filter", Some(&paths))?;
     let (keys, columns) = (keys?, columns?);
-    let keys: Vec<_> = keys.into_iter().flatten().collect();
     let vms: Vec<_> = found.vms.iter().filter_map(Json::as_object).collect();
     let is_parsable = args.has("parsable");
     let has_header = match args.later("header", "no-header") {
@@ -84,6 +73,22 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     }
     print(&lines)?;
     all_read("vmadm", &found.unreadable)
+}
+
+/// What is sorted by. vmadm sorts what it has: of what is not among the listed
+/// names, nothing.
+fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<Key>, Failure> {
+    let mut keys = Vec::new();
+    for name in sort.split(',') {
+        let bare = name.strip_prefix(['-', '+']).unwrap_or(name);
+        let unknown = || said(format!("invalid sort field: {name}"));
+        let field = Field::parse(bare).ok_or_else(unknown)?;
+        if listed.contains(&bare) {
+            let is_descending = name.starts_with('-');
+            keys.push(Key { field, is_descending });
+        }
+    }
+    Ok(keys)
 }
 
 /// The text of a cell. `false` is as what is not there, in vmadm's way.

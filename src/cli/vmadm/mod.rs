@@ -9,7 +9,7 @@ mod order;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::args::{Args, Opt, flag, value};
+use super::args::{Args, CLIENT, Opt, flag, switch, value};
 use super::{Failure, complain, print};
 use super::{events, usage};
 use crate::client::{Client, Error, Vms, VmsQuery};
@@ -73,9 +73,8 @@ fn said(message: String) -> Failure {
 /// Reads a command line; an option that lacks its value has `true`, as vmadm
 /// has it.
 fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
-    let options: Vec<_> = options.iter().chain(&COMMON).copied().collect();
-    let parsed = Args::parse(args, &options, Some("true"));
-    parsed.map_err(|wrong| usage::of_vmadm(&wrong.said))
+    let parsed = Args::parse(args, &[options, &COMMON, &CLIENT], Some("true"));
+    parsed.map_err(|e| usage::of_vmadm(&e.to_string()))
 }
 
 fn client(args: &Args) -> Result<Client, Failure> {
@@ -83,8 +82,7 @@ fn client(args: &Args) -> Result<Client, Failure> {
 }
 
 fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    let sync = Opt { short: None, long: &["sync"], has_value: false };
-    let args = parse(args, &[sync, value(&["timeout"])])?;
+    let args = parse(args, &[switch(&["sync"]), value(&["timeout"])])?;
     let uuid = args.operands.first().filter(|uuid| is_uuid(uuid));
     let Some(uuid) = uuid else {
         return Err(usage::of_vmadm(&format!(

@@ -326,68 +326,91 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(OutputError::CutOff);
     }
-    let mut parsed: HashMap<Arc<str>, Listed> = HashMap::new();
-    let mut order: Vec<Arc<str>> = Vec::new();
-    let mut datasets = Datasets::default();
+    let mut listing = Listing::default();
     let mut good = 0;
     for line in text.lines().filter(|l| !l.is_empty()) {
         let fields: Vec<_> = line.splitn(COLUMNS.len(), '\t').collect();
         let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
             let line: String = line.chars().take(200).collect();
-            datasets.odd.get_or_insert(OutputError::NotADataset(line));
+            let odd = OutputError::NotADataset(line);
+            listing.datasets.odd.get_or_insert(odd);
             continue;
         };
         good += 1;
         match fields[3].split_once('@') {
-            None => {
-                let listed = Listed::parse(&fields);
-                match parsed.entry(Arc::clone(&listed.dataset.name)) {
-                    Entry::Occupied(twice) => {
-                        datasets.fail(twice.key(), DatasetError::ListedTwice);
-                    }
-                    Entry::Vacant(new) => {
-                        order.push(Arc::clone(new.key()));
-                        new.insert(listed);
-                    }
-                }
-            }
+            None => listing.add(Listed::parse(&fields)),
             Some((name, snapshot)) => {
-                let Some(snapshot) = DatasetSnapshot::parse(snapshot, &fields)
-                else {
-                    continue;
-                };
-                let is_next = order.last().is_some_and(|last| **last == *name);
-                match parsed.get_mut(name) {
-                    Some(listed) if is_next => listed.dataset.add(snapshot),
-                    _ if depth == Depth::Alone => {
-                        datasets.add_snapshot(name, snapshot);
-                    }
-                    _ => {
-                        let why = DatasetError::SnapshotElsewhere;
-                        datasets.fail(&name.into(), why);
-                    }
+                if let Some(snapshot) =
+                    DatasetSnapshot::parse(snapshot, &fields)
+                {
+                    listing.add_snapshot(name, snapshot, depth);
                 }
             }
         }
     }
-    match datasets.odd {
-        Some(odd) if good == 0 => return Err(odd),
-        _ => {}
+    match listing.datasets.odd {
+        Some(odd) if good == 0 => Err(odd),
+        _ => Ok(listing.finish()),
     }
-    for name in order {
-        let Some(mut listed) = parsed.remove(&name) else { continue };
-        if listed.is_mapped() {
-            // Of several at one place it is the one that is named like it.
-            let at = listed.mountpoint;
-            let is_named_so = at.strip_prefix('/') == Some(&*name);
-            if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {
-                datasets.by_mountpoint.insert(at, Arc::clone(&name));
+}
+
+/// A listing while it is read.
+#[derive(Default)]
+struct Listing {
+    listed: HashMap<Arc<str>, Listed>,
+    order: Vec<Arc<str>>,
+    datasets: Datasets,
+}
+
+impl Listing {
+    fn add(&mut self, listed: Listed) {
+        match self.listed.entry(Arc::clone(&listed.dataset.name)) {
+            Entry::Occupied(twice) => {
+                self.datasets.fail(twice.key(), DatasetError::ListedTwice);
+            }
+            Entry::Vacant(new) => {
+                self.order.push(Arc::clone(new.key()));
+                new.insert(listed);
             }
         }
-        listed.dataset.snapshots.shrink_to_fit();
-        datasets.by_name.insert(name, Arc::new(listed.dataset));
     }
-    Ok(datasets)
+
+    fn add_snapshot(
+        &mut self,
+        name: &str,
+        snapshot: DatasetSnapshot,
+        depth: Depth,
+    ) {
+        let is_next = self.order.last().is_some_and(|last| **last == *name);
+        match self.listed.get_mut(name) {
+            Some(listed) if is_next => listed.dataset.add(snapshot),
+            _ if depth == Depth::Alone => {
+                self.datasets.add_snapshot(name, snapshot);
+            }
+            _ => {
+                let why = DatasetError::SnapshotElsewhere;
+                self.datasets.fail(&name.into(), why);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Datasets {
+        let mut datasets = self.datasets;
+        for name in self.order {
+            let Some(mut listed) = self.listed.remove(&name) else { continue };
+            if listed.is_mapped() {
+                // Of several at one place it is the one that is named like it.
+                let at = listed.mountpoint;
+                let is_named_so = at.strip_prefix('/') == Some(&*name);
+                if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {
+                    datasets.by_mountpoint.insert(at, Arc::clone(&name));
+                }
+            }
+            listed.dataset.snapshots.shrink_to_fit();
+            datasets.by_name.insert(name, Arc::new(listed.dataset));
+        }
+        datasets
+    }
 }
 
 #[cfg(test)]
