@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use vminfod::address::Address;
-use vminfod::client::{Client, EventsQuery, Told, Watcher};
+use vminfod::client::{Client, EventsQuery, Notice, Watcher};
 use vminfod::vm::json::Json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,12 +16,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::new(server).name("watch/1.0");
 
     // Called by the watcher's own thread, in order.
-    let listener = |told: Told<'_>| match told {
-        Told::Ready(_) => println!("ready"),
-        Told::Event(event) => println!("{} {}", event.kind, event.zonename),
-        Told::Unreadable(vm) => println!("{vm}"),
-        Told::Broken(error) => println!("broken: {error}"),
-        Told::Ended(_) => println!("ended"),
+    let listener = |told: Notice<'_>| match told {
+        Notice::Ready(_) => println!("ready"),
+        Notice::Event(event) => println!("{} {}", event.kind, event.zonename),
+        Notice::Unreadable(vm) => println!("{vm}"),
+        Notice::Broken(error) => println!("broken: {error}"),
+        Notice::Ended(_) => println!("ended"),
     };
     let watcher = Watcher::start(&client, EventsQuery::new(), listener)?;
     println!("{} VMs", watcher.vms().len());

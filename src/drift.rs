@@ -123,7 +123,7 @@ struct Inner {
 
 /// A source of events that is silent, or well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum SourceHealth {
     /// What it should have reported was found by reloads, again and again.
     Silent(EventSource),
     /// It was silent, and reloads find nothing more.
@@ -181,7 +181,7 @@ impl Drift {
 
     /// What is new of sources of events, each once.
     #[must_use]
-    pub fn news(&self) -> Vec<Heard> {
+    pub fn news(&self) -> Vec<SourceHealth> {
         let mut inner = self.inner.lock();
         inner.settle(self.grace);
         let reload = inner.reload;
@@ -190,14 +190,14 @@ impl Drift {
             EventSource::ALL.into_iter().zip(&mut inner.silences)
         {
             if std::mem::take(&mut silence.is_new) {
-                news.push(Heard::Silent(source));
+                news.push(SourceHealth::Silent(source));
             }
             // Two whole reloads have found nothing.
             let last = silence.since.and(silence.last);
             let is_well = last.is_some_and(|last| reload > last + 2);
             if is_well {
                 silence.since = None;
-                news.push(Heard::Well(source));
+                news.push(SourceHealth::Well(source));
             }
         }
         news
@@ -300,11 +300,11 @@ mod tests {
         assert_eq!(reload(&grown), []);
         let both = [("state", Source::Zoneadm), ("quota", Source::Zfs)];
         assert_eq!(reload(&both), []);
-        assert_eq!(reload(&both[1..]), [Heard::Silent(zfs)]);
+        assert_eq!(reload(&both[1..]), [SourceHealth::Silent(zfs)]);
         assert_eq!(reload(&both[..1]), []);
-        assert_eq!(reload(&[]), [Heard::Well(zfs)]);
+        assert_eq!(reload(&[]), [SourceHealth::Well(zfs)]);
         assert_eq!(reload(&both[..1]), []);
-        assert_eq!(reload(&both[..1]), [Heard::Silent(zone)]);
+        assert_eq!(reload(&both[..1]), [SourceHealth::Silent(zone)]);
         let missed = drift.healed().missed.map(|missed| missed.vms);
         assert_eq!(missed, [5, 2, 0]);
     }

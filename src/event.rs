@@ -9,7 +9,7 @@ use crate::source::{EventSource, Source, Sources};
 
 /// What a source learnt: the closed list of all that can wake the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SourceEvent {
     /// A record of the zone status channel.
     Zone(ZoneChange),
     /// The kernel started a zone's init again.
@@ -61,7 +61,7 @@ pub struct FileChange {
     pub file: Source,
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for SourceEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Zone(z) => write!(
@@ -86,19 +86,19 @@ impl fmt::Display for Event {
 
 /// An event with the time at which its source saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct TimedEvent {
     /// What was seen.
-    pub event: Event,
+    pub event: SourceEvent,
     /// When, for people.
     pub date: SystemTime,
     /// When, for measuring.
     pub at: Instant,
 }
 
-impl Seen {
+impl TimedEvent {
     /// `event`, seen now.
     #[must_use]
-    pub fn now(event: Event) -> Self {
+    pub fn now(event: SourceEvent) -> Self {
         Self { event, date: SystemTime::now(), at: Instant::now() }
     }
 }

@@ -297,8 +297,8 @@ mod tests {
         assert_eq!(lines[..2], ["one", "tw"]);
         assert!(lines[2].starts_with("{\"name\":"), "{}", lines[2]);
         assert!(Json::parse(lines[2]).is_err());
-        let told = Json::parse(lines[3]).unwrap();
-        let what = told.get("msg").and_then(Json::as_str).unwrap();
+        let found = Json::parse(lines[3]).unwrap();
+        let what = found.get("msg").and_then(Json::as_str).unwrap();
         let wanted = "the log could not be written: 3 lines are missing";
         assert_eq!(what, wanted);
         assert_eq!(lines[4..], ["five", "six"]);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::config::is_zonename;
 use crate::event::{
-    Cause, DatasetChange, Event, GONE, Job, Lane, Plan, Seen, Transition,
-    Trigger, ZoneChange,
+    Cause, DatasetChange, GONE, Job, Lane, Plan, SourceEvent, TimedEvent,
+    Transition, Trigger, ZoneChange,
 };
 use crate::source::{EventSource, Source, Sources};
 
@@ -120,7 +120,7 @@ pub trait Known {
 
 /// What has to be done because of an event.
 #[must_use]
-pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
+pub fn plan(seen: &TimedEvent, known: &impl Known) -> Plan {
     let cause = |trigger: Trigger, detail: String| Cause {
         trigger,
         detail: detail.into(),
@@ -131,7 +131,7 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
         Job::new(lane, sources, cause.clone())
     };
     match &seen.event {
-        Event::Zone(change) => {
+        SourceEvent::Zone(change) => {
             let detail =
                 format!("{:?} -> {:?}", change.oldstate, change.newstate);
             let cause = cause(EventSource::Zone.into(), detail);
@@ -143,14 +143,14 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
                 transition: transition.map(|t| (Arc::clone(zonename), t)),
             }
         }
-        Event::InitRestart { zonename } => {
+        SourceEvent::InitRestart { zonename } => {
             let cause =
                 cause(EventSource::Zone.into(), "init restart".to_string());
             let lane = Lane::Vm(Arc::clone(zonename));
             let jobs = vec![job(lane, Sources::KSTAT, &cause)];
             Plan { jobs, transition: None }
         }
-        Event::Dataset(change) => {
+        SourceEvent::Dataset(change) => {
             let DatasetChange { dataset, operation, detail } = change;
             let detail = format!("{operation} {dataset} {detail}");
             let cause =
@@ -158,7 +158,7 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             let jobs = jobs_of_dataset(change, known, &cause);
             Plan { jobs, transition: None }
         }
-        Event::File(change) => {
+        SourceEvent::File(change) => {
             let cause =
                 cause(EventSource::File.into(), change.file.name().to_string());
             let lane = match (&change.zonename, change.file) {
@@ -170,7 +170,7 @@ pub fn plan(seen: &Seen, known: &impl Known) -> Plan {
             let jobs = vec![job(lane, sources, &cause)];
             Plan { jobs, transition: None }
         }
-        Event::Ready(source) => {
+        SourceEvent::Ready(source) => {
             let detail = format!("{} events begin", source.name());
             let cause = cause(Trigger::Refresh, detail);
             let jobs = vec![job(Lane::All, Sources::ALL, &cause)];
@@ -366,12 +366,12 @@ mod tests {
     }
 
     fn dataset(dataset: &str, operation: &str, detail: &str) -> Vec<String> {
-        let event = Event::Dataset(DatasetChange {
+        let event = SourceEvent::Dataset(DatasetChange {
             dataset: dataset.into(),
             operation: operation.into(),
             detail: detail.into(),
         });
-        let plan = plan(&Seen::now(event), &vms());
+        let plan = plan(&TimedEvent::now(event), &vms());
         plan.jobs.iter().map(|j| format!("{} {}", j.lane, j.sources)).collect()
     }
 
@@ -553,14 +553,15 @@ mod tests {
                 zoneid,
                 when: None,
             };
-            plan(&Seen::now(Event::Zone(change)), &vms())
+            plan(&TimedEvent::now(SourceEvent::Zone(change)), &vms())
         };
-        let told = planned("ready", "running", 12).transition.unwrap().1;
-        assert_eq!((told.zone_state, told.zoneid), ("running", Some(12)));
-        let told = planned("incomplete", "installed", -1).transition.unwrap().1;
-        assert_eq!((told.zone_state, told.zoneid), ("installed", None));
-        let told = planned("configured", "", -1).transition.unwrap().1;
-        assert_eq!(told.zone_state, GONE);
+        let found = planned("ready", "running", 12).transition.unwrap().1;
+        assert_eq!((found.zone_state, found.zoneid), ("running", Some(12)));
+        let found =
+            planned("incomplete", "installed", -1).transition.unwrap().1;
+        assert_eq!((found.zone_state, found.zoneid), ("installed", None));
+        let found = planned("configured", "", -1).transition.unwrap().1;
+        assert_eq!(found.zone_state, GONE);
         for (old, new) in [
             ("ready", "ready"),
             ("shutting_down", "shutting_down"),
@@ -578,7 +579,9 @@ mod tests {
         let file = |zonename: Option<&str>, file| {
             let zonename = zonename.map(Arc::from);
             let change = FileChange { zonename, file };
-            plan(&Seen::now(Event::File(change)), &vms()).jobs.remove(0)
+            plan(&TimedEvent::now(SourceEvent::File(change)), &vms())
+                .jobs
+                .remove(0)
         };
         let job = file(Some(A), Source::Tags);
         assert_eq!(
@@ -587,7 +590,7 @@ mod tests {
         );
         assert_eq!(file(None, Source::Sysinfo).lane, Lane::Sysinfo);
         assert_eq!(file(None, Source::Index).lane, Lane::Index);
-        let ready = Seen::now(Event::Ready(EventSource::Zfs));
+        let ready = TimedEvent::now(SourceEvent::Ready(EventSource::Zfs));
         assert_eq!(plan(&ready, &vms()).jobs[0].lane, Lane::All);
     }
 }

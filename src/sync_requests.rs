@@ -11,18 +11,18 @@ use parking_lot::Mutex;
 use crate::sync::Wake;
 
 /// A request for a load.
-pub struct Requested {
+pub struct SyncRequest {
     is_met: AtomicBool,
     wake: Wake,
 }
 
-impl fmt::Debug for Requested {
+impl fmt::Debug for SyncRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Requested").field(&self.is_met).finish()
     }
 }
 
-impl Requested {
+impl SyncRequest {
     /// Whether such a load is in.
     #[must_use]
     pub fn is_met(&self) -> bool {
@@ -37,13 +37,13 @@ impl Requested {
 
 /// All requests. One that is dropped is forgotten.
 #[derive(Debug, Default)]
-pub struct Requests {
+pub struct SyncRequests {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    of_vm: HashMap<Arc<str>, Vec<(u64, Weak<Requested>)>>,
+    of_vm: HashMap<Arc<str>, Vec<(u64, Weak<SyncRequest>)>>,
     of_all: Vec<OfAll>,
     /// With as many VMs it is time to forget those that nobody waits for.
     pruned_at: usize,
@@ -60,10 +60,10 @@ struct OfAll {
     missing: Option<HashSet<Arc<str>>>,
     /// Until then, who has been loaded.
     early: HashSet<String>,
-    request: Weak<Requested>,
+    request: Weak<SyncRequest>,
 }
 
-impl Requests {
+impl SyncRequests {
     /// Asks for a VM, or for all. `push` asks for the load, and returns the
     /// number that those of later ones are above; `wake` is told when the
     /// request is met. `None` if `push` can't.
@@ -73,9 +73,9 @@ impl Requests {
         zonename: Option<&Arc<str>>,
         wake: Wake,
         push: impl FnOnce() -> Option<u64>,
-    ) -> Option<Arc<Requested>> {
+    ) -> Option<Arc<SyncRequest>> {
         let request =
-            Arc::new(Requested { is_met: AtomicBool::new(false), wake });
+            Arc::new(SyncRequest { is_met: AtomicBool::new(false), wake });
         // Locked meanwhile, so that the load can't be in before it is known
         // who waits for it.
         let mut inner = self.inner.lock();
@@ -84,8 +84,9 @@ impl Requests {
         match zonename {
             Some(zonename) => {
                 if inner.of_vm.len() >= inner.pruned_at {
-                    let is_live =
-                        |(_, r): &(u64, Weak<Requested>)| r.strong_count() > 0;
+                    let is_live = |(_, r): &(u64, Weak<SyncRequest>)| {
+                        r.strong_count() > 0
+                    };
                     inner.of_vm.retain(|_, all| all.iter().any(is_live));
                     inner.pruned_at = inner.of_vm.len() * 2 + PRUNED_MIN;
                 }
@@ -109,7 +110,7 @@ impl Requests {
     #[must_use]
     pub fn are_there(&self, zonename: Option<&str>) -> bool {
         let inner = self.inner.lock();
-        let waits = |request: &Weak<Requested>| request.strong_count() > 0;
+        let waits = |request: &Weak<SyncRequest>| request.strong_count() > 0;
         match zonename {
             Some(zonename) => {
                 let waiting = inner.of_vm.get(zonename);
@@ -188,10 +189,10 @@ mod tests {
     use super::*;
 
     fn ask(
-        requests: &Requests,
+        requests: &SyncRequests,
         zonename: Option<&str>,
         asked: u64,
-    ) -> Arc<Requested> {
+    ) -> Arc<SyncRequest> {
         let zonename = zonename.map(Arc::from);
         requests
             .ask(zonename.as_ref(), Arc::new(|| {}), || Some(asked))
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_request_is_met_by_a_load_that_began_after_it() {
-        let requests = Requests::default();
+        let requests = SyncRequests::default();
         let a = ask(&requests, Some("a"), 5);
         let b = ask(&requests, Some("b"), 5);
         requests.loaded("a", 5);
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_request_for_all_is_met_when_none_is_missing() {
-        let requests = Requests::default();
+        let requests = SyncRequests::default();
         let all = ask(&requests, None, 5);
         requests.all_loaded(5, &HashSet::new());
         requests.loaded("a", 9);
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_forgotten_and_who_waits_is_woken() {
-        let requests = Requests::default();
+        let requests = SyncRequests::default();
         drop(ask(&requests, Some("a"), 1));
         assert!(!requests.are_there(Some("a")));
         let (sender, receiver) = std::sync::mpsc::channel();

@@ -25,7 +25,7 @@ use vminfod::queue::Queue;
 use vminfod::settings::{HttpLimits, QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
-use vminfod::sync_requests::Requested;
+use vminfod::sync_requests::SyncRequest;
 use vminfod::threads::Stop;
 use vminfod::vm::diff::EventKind;
 use vminfod::vm::json::{Json, Object};
@@ -188,7 +188,11 @@ impl Host for NoHost {
 
     fn metrics(&self, _: &mut Page) {}
 
-    fn request(&self, _: Option<&Arc<str>>, _: Wake) -> Option<Arc<Requested>> {
+    fn request(
+        &self,
+        _: Option<&Arc<str>>,
+        _: Wake,
+    ) -> Option<Arc<SyncRequest>> {
         None
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use vminfod::cache::Prepared;
 use vminfod::config::{Paths, is_zonename};
-use vminfod::event::Event;
-use vminfod::http::request::{Parsed, parse as parse_request};
+use vminfod::event::SourceEvent;
+use vminfod::http::request::{ParsedHead, parse as parse_request};
 use vminfod::http::route::{Route, Wait, route};
 use vminfod::hub::Vm;
 use vminfod::load::assemble::{Parts, assemble};
@@ -51,9 +51,11 @@ pub fn sysevent(data: &[u8]) {
         // It is logged, and kept while it waits.
         assert!(event.to_string().len() < 1 << 16);
         match event {
-            Event::Zone(change) => assert!(is_zonename(&change.zonename)),
-            Event::InitRestart { zonename } => assert!(is_zonename(&zonename)),
-            Event::Dataset(change) => assert!(!change.dataset.is_empty()),
+            SourceEvent::Zone(change) => assert!(is_zonename(&change.zonename)),
+            SourceEvent::InitRestart { zonename } => {
+                assert!(is_zonename(&zonename))
+            }
+            SourceEvent::Dataset(change) => assert!(!change.dataset.is_empty()),
             other => panic!("not of sysevent: {other}"),
         }
     }
@@ -113,12 +115,12 @@ pub fn kstat(data: &[u8]) {
 pub fn http(data: &[u8]) {
     let limits = HttpLimits::default();
     let parsed = parse_request(data, &limits);
-    if let Parsed::Request(request, len) = &parsed {
+    if let ParsedHead::Request(request, len) = &parsed {
         assert!(*len <= data.len());
         assert_eq!(parse_request(&data[..*len], &limits), parsed);
         // A head is whole at its last byte, and not before.
         let before = parse_request(&data[..*len - 1], &limits);
-        assert_eq!(before, Parsed::Partial);
+        assert_eq!(before, ParsedHead::Partial);
         let target = &request.target;
         let route = route(&request.method, target, &limits);
         if let Route::Vm(name, _) = &route {

@@ -5,8 +5,8 @@ use super::commands::quoted;
 use super::{Check, Difference, Fact, Findings, Obstacle, given, xml};
 use crate::config::{CONFIG_DIR, is_zonename};
 use crate::load::files::{self, FilePlace, Folder};
-use crate::load::index::{IndexLine, Line, lines_of};
-use crate::load::zonexml::Parsed;
+use crate::load::index::{IndexLine, IndexPiece, lines_of};
+use crate::load::zonexml::ParsedXml;
 use crate::source::{MAPS, Source};
 
 pub(super) static FACTS: [Fact; 11] = [
@@ -159,15 +159,15 @@ fn look_at_lines(findings: &mut Findings, text: &str) {
     for (at, line) in lines_of(text).enumerate() {
         count += 1;
         let seen = match line {
-            Line::Comment => continue,
-            Line::Zone(name, _) if !is_name(name) => {
+            IndexPiece::Comment => continue,
+            IndexPiece::Zone(name, _) if !is_name(name) => {
                 format!("no zone may be called {}", quoted(name))
             }
-            Line::Zone(name, _) if names.insert(name) => continue,
-            Line::Zone(name, _) => {
+            IndexPiece::Zone(name, _) if names.insert(name) => continue,
+            IndexPiece::Zone(name, _) => {
                 format!("zone {} has a line before", given(name))
             }
-            Line::PassedOver(line) => {
+            IndexPiece::PassedOver(line) => {
                 format!("zonecfg passes it over: {}", quoted(line))
             }
         };
@@ -249,7 +249,7 @@ impl Found<'_> {
         }
     }
 
-    fn look_at_xml(&mut self, name: &str, line: &IndexLine, xml: &Parsed) {
+    fn look_at_xml(&mut self, name: &str, line: &IndexLine, xml: &ParsedXml) {
         let refused: Vec<_> = xml.refused.iter().map(given).collect();
         let refused = (!refused.is_empty()).then(|| refused.join("; "));
         self.note(VALID, name, refused);

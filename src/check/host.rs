@@ -5,7 +5,7 @@ use super::{Check, Fact, Findings, Obstacle, given};
 use crate::daemon::OWN_DESCRIPTORS;
 use crate::load::command::Run;
 use crate::load::files::{self, FilePlace};
-use crate::load::index::{Line, lines_of};
+use crate::load::index::{IndexPiece, lines_of};
 
 /// Files that the daemon watches for each zone.
 const WATCHES_PER_ZONE: u64 = 5;
@@ -201,7 +201,7 @@ fn look_at_sysinfo(
 /// If it can't be read: that is not an index without zones.
 fn zone_count(check: &Check) -> Result<u64, Obstacle> {
     let text = super::xml::read_index(check)?;
-    let is_zone = |line: &Line<'_>| matches!(line, Line::Zone(..));
+    let is_zone = |line: &IndexPiece<'_>| matches!(line, IndexPiece::Zone(..));
     Ok(lines_of(&text).filter(is_zone).count() as u64)
 }
 

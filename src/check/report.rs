@@ -22,7 +22,7 @@ pub struct Report {
 
 /// How many facts there are of each verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct VerdictCounts {
     /// Those that hold.
     pub hold: usize,
     /// Those that differ.
@@ -33,7 +33,7 @@ pub struct Counts {
     pub untried: usize,
 }
 
-impl Counts {
+impl VerdictCounts {
     fn of<'a>(findings: impl Iterator<Item = &'a Finding>) -> Self {
         let mut counts = Self::default();
         for finding in findings {
@@ -67,8 +67,8 @@ impl Counts {
 impl Report {
     /// How many facts hold, and how many do not.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts::of(self.groups.iter().flat_map(|(_, findings)| findings))
+    pub fn counts(&self) -> VerdictCounts {
+        VerdictCounts::of(self.groups.iter().flat_map(|(_, findings)| findings))
     }
 
     /// One sentence that says it all.
@@ -76,10 +76,10 @@ impl Report {
     pub fn sentence(&self) -> String {
         let counts = self.counts();
         let verdict = match counts {
-            Counts { differ: 1.., .. } => {
+            VerdictCounts { differ: 1.., .. } => {
                 "this machine is not as vminfod expects"
             }
-            Counts { untried: 1.., .. } => {
+            VerdictCounts { untried: 1.., .. } => {
                 "whether this machine is as vminfod expects could not be \
                  found out"
             }
@@ -94,7 +94,7 @@ impl Report {
     pub fn lines(&self, is_verbose: bool) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, findings) in &self.groups {
-            let counts = Counts::of(findings.iter());
+            let counts = VerdictCounts::of(findings.iter());
             lines.push(format!("{name}: {}", counts.text()));
             for Finding { fact, seen, verdict } in findings {
                 let Fact { id, why, expected, harm } = fact;
@@ -164,7 +164,7 @@ impl Report {
             }
             facts.push(Json::from(json));
         }
-        let Counts { hold, differ, absent, untried } = self.counts();
+        let VerdictCounts { hold, differ, absent, untried } = self.counts();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let mut json = Object::new();
         json.set("version", env!("CARGO_PKG_VERSION"));

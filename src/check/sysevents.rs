@@ -8,7 +8,7 @@ use super::{Check, Fact, Findings, Obstacle, given};
 use crate::load::command::Run;
 use crate::os;
 use crate::os::process::{ReadSome, Running, read_some, spawn};
-use crate::watch::sysevent::{Record, Stream};
+use crate::watch::sysevent::{Record, SyseventStream};
 use crate::watch::{zfs, zone};
 
 /// How long a reader has to stay after it has said that it is ready.
@@ -83,7 +83,7 @@ pub(super) fn look(
 /// Starts a reader, and waits until it is ready and has stayed; returns when
 /// it was ready, or what is wrong.
 fn try_reader(
-    stream: &Stream,
+    stream: &SyseventStream,
     ready_time: Duration,
 ) -> Result<String, Obstacle> {
     let program = stream.program.display().to_string();

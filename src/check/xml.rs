@@ -3,8 +3,8 @@
 use super::Check;
 use crate::load::error::FileError;
 use crate::load::files::{self, FilePlace};
-use crate::load::index::{IndexLine, Line, lines_of};
-use crate::load::zonexml::Parsed;
+use crate::load::index::{IndexLine, IndexPiece, lines_of};
+use crate::load::zonexml::ParsedXml;
 use crate::vm::json::Json;
 
 /// The text of the zone index.
@@ -23,7 +23,7 @@ pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
     let mut zones: Vec<(&str, IndexLine)> = Vec::new();
     let mut names = std::collections::HashSet::new();
     for line in lines_of(index) {
-        if let Line::Zone(zonename, line) = line
+        if let IndexPiece::Zone(zonename, line) = line
             && names.insert(zonename)
         {
             zones.push((zonename, line));
@@ -36,7 +36,10 @@ pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
 ///
 /// # Errors
 /// If it can't be read or parsed.
-pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, FileError> {
+pub(super) fn read(
+    check: &Check,
+    zonename: &str,
+) -> Result<ParsedXml, FileError> {
     let path = check.settings.paths.zone_xml(zonename);
     let limit = check.settings.load.xml_bytes;
     Ok(files::read_zonexml(FilePlace::At(&path), limit)?.value)
@@ -44,7 +47,7 @@ pub(super) fn read(check: &Check, zonename: &str) -> Result<Parsed, FileError> {
 
 /// Whether vmadm is at work at a VM, by what it notes in the XML: datasets and
 /// files come and go then.
-pub(super) fn is_on_its_way(parsed: &Parsed) -> bool {
+pub(super) fn is_on_its_way(parsed: &ParsedXml) -> bool {
     let members = &parsed.xml.members;
     members.contains("transition_to")
         || members.get("provisioning") == Some(&Json::Bool(true))

@@ -10,7 +10,7 @@ use crate::load::command::{Output, Run};
 use crate::load::error::CommandError;
 use crate::load::question::{Question, pool_of};
 use crate::load::zfs::{self, COLUMNS, Datasets, Depth};
-use crate::load::zonexml::Parsed;
+use crate::load::zonexml::ParsedXml;
 
 /// The name of a dataset that does not exist, below its pool.
 const NO_DATASET: &str = "vminfod-check-no-such-dataset";
@@ -473,7 +473,7 @@ fn missing_of(
     check: &Check,
     zonename: &str,
     zonepath: &str,
-    parsed: &Parsed,
+    parsed: &ParsedXml,
     found: &Datasets,
 ) -> Result<Vec<Difference>, Obstacle> {
     // What is not in a listing may be deeper than that goes.

@@ -12,7 +12,7 @@ use crate::load::command::Output;
 use crate::load::error::{CommandError, FileError};
 use crate::load::index::IndexLine;
 use crate::load::zoneadm::{self, ZoneAnswer, split_fields};
-use crate::load::zonexml::Parsed;
+use crate::load::zonexml::ParsedXml;
 
 /// How many zones are asked for by name at the same time.
 const ASKERS: usize = 4;
@@ -395,7 +395,8 @@ fn zone(name: &str) -> String {
 }
 
 /// What was found out about one zone by its name; `None` if the time was over.
-type Asked = Option<Result<(Result<Parsed, FileError>, Output), CommandError>>;
+type Asked =
+    Option<Result<(Result<ParsedXml, FileError>, Output), CommandError>>;
 
 /// Asks for zones by name, several at a time.
 fn ask_by_name(check: &Check, names: &[&str]) -> Vec<Asked> {
@@ -439,7 +440,7 @@ impl ByName {
         check: &Check,
         name: &str,
         listed: &[String],
-        xml: &Result<Parsed, FileError>,
+        xml: &Result<ParsedXml, FileError>,
         output: &Output,
     ) {
         let run = zoneadm::list_one_run(&check.settings.paths, name);
@@ -498,7 +499,7 @@ impl ByName {
         name: &str,
         listed: &[String],
         own: &[String],
-        xml: Option<&Parsed>,
+        xml: Option<&ParsedXml>,
     ) {
         let are_of_one_look = is_of_one_look(listed) && is_of_one_look(own);
         for (at, column) in COLUMNS.iter().enumerate() {
@@ -542,9 +543,9 @@ impl ByName {
 
 /// Whether a column may be so in the line by name, where the listing has this:
 /// brand, iptype and debug id are the index's there, and the XML's here.
-fn may_be(at: usize, listed: &str, own: &str, xml: Option<&Parsed>) -> bool {
+fn may_be(at: usize, listed: &str, own: &str, xml: Option<&ParsedXml>) -> bool {
     let of_xml =
-        |text: fn(&Parsed) -> &str| xml.is_some_and(|x| text(x) == own);
+        |text: fn(&ParsedXml) -> &str| xml.is_some_and(|x| text(x) == own);
     listed == own
         || match at {
             UUID => listed == NO_UUID && own.is_empty(),

@@ -10,7 +10,7 @@ use super::terminal::{printable, text_for_reader};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::client::{self, Client, EventStream, EventsQuery, Item, TIME_LIMIT};
 use crate::client::{Vms, VmsQuery};
-use crate::compare::streams::{Comparison, Counts, News, Pair};
+use crate::compare::streams::{Comparison, News, Pair, StreamCounts};
 use crate::compare::{set_value, shown};
 use crate::os::signals::{Signal, Signals};
 use crate::threads;
@@ -345,7 +345,7 @@ impl Watch {
         for news in self.comparison.look(Instant::now()) {
             self.say(&news)?;
         }
-        let Counts { both, alone, lasting, over, unread } =
+        let StreamCounts { both, alone, lasting, over, unread } =
             self.comparison.counts();
         let time = self.begin.elapsed();
         let mut json = Object::new();

@@ -8,7 +8,8 @@ use super::daemon::{directory, may_run, settings_of};
 use super::terminal::{json_for_reader, printable};
 use super::{EXIT_DIFFERENT, Failure, complain, print};
 use crate::compare::{
-    Differences, Place, Seen, Values, set_value, shown, with_system,
+    Differences, Place, SystemDifferences, Values, set_value, shown,
+    with_system,
 };
 use crate::os;
 use crate::vm::json::{Json, Object};
@@ -24,7 +25,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let client = args.client("vminfod")?;
     // It may not be there at all: that is quicker to find out.
     client.ping().map_err(Failure::trouble)?;
-    let Seen { differences, faults, .. } =
+    let SystemDifferences { differences, faults, .. } =
         with_system(&settings, &client, Json::clone)
             .map_err(Failure::trouble)?;
     for fault in &faults {

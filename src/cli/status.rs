@@ -33,7 +33,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 
 /// What is wrong.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub struct ReportedFault {
     /// With which VM; `None` if with what is of no VM alone.
     pub zonename: Option<String>,
     /// Which source can't be read.
@@ -48,9 +48,9 @@ pub struct Fault {
 
 /// The faults that /status lists, the workers that are stuck, and the commands
 /// that have not answered.
-pub fn faults(status: &Json) -> Vec<Fault> {
+pub fn faults(status: &Json) -> Vec<ReportedFault> {
     let errors = status.get("errors").and_then(Json::as_array);
-    let errors = errors.unwrap_or_default().iter().map(|error| Fault {
+    let errors = errors.unwrap_or_default().iter().map(|error| ReportedFault {
         zonename: error
             .get("zonename")
             .and_then(Json::as_str)
@@ -72,7 +72,7 @@ pub fn faults(status: &Json) -> Vec<Fault> {
 }
 
 /// The fault that workers are stuck, if some are.
-fn stuck(status: &Json) -> Option<Fault> {
+fn stuck(status: &Json) -> Option<ReportedFault> {
     let queue = status.get("queue")?;
     let stuck = number(queue, "stuck");
     let channels = queue.get("channels").and_then(Json::as_array);
@@ -82,7 +82,7 @@ fn stuck(status: &Json) -> Option<Fault> {
         true => String::new(),
         false => format!("; at work for: {}", at_work.join(", ")),
     };
-    (stuck > 0).then(|| Fault {
+    (stuck > 0).then(|| ReportedFault {
         zonename: None,
         source: "queue".to_string(),
         error: format!(
@@ -95,9 +95,9 @@ fn stuck(status: &Json) -> Option<Fault> {
 }
 
 /// The fault that a command has not answered.
-fn overdue(breaker: &Json) -> Fault {
+fn overdue(breaker: &Json) -> ReportedFault {
     let time = breaker.get("seconds").and_then(Json::as_f64);
-    Fault {
+    ReportedFault {
         zonename: None,
         source: text(breaker, "command"),
         error: format!(
@@ -212,7 +212,7 @@ impl Report {
 
     fn sources_row(&self) -> String {
         let sources = self.status.get("sources").and_then(Json::as_object);
-        let told =
+        let texts =
             sources.into_iter().flat_map(|s| s.iter()).map(|(name, source)| {
                 let is_ready = source.get("ready") == Some(&Json::Bool(true));
                 let state = if is_ready { "ready" } else { "NOT ready" };
@@ -226,7 +226,7 @@ impl Report {
                 };
                 format!("{name} {state} ({age}{restarts})")
             });
-        told.collect::<Vec<_>>().join(", ")
+        texts.collect::<Vec<_>>().join(", ")
     }
 
     fn queue_row(&self) -> String {
@@ -296,12 +296,12 @@ impl Report {
                 format!("{vms} VMs {what} ({names}), last {ago}{missed}")
             })
         };
-        let drift = of("drift", "that no event told of");
+        let drift = of("drift", "that no event texts of");
         let gaps = of("gaps", "while a source was down");
-        let told: Vec<_> = drift.into_iter().chain(gaps).collect();
-        match told.is_empty() {
+        let texts: Vec<_> = drift.into_iter().chain(gaps).collect();
+        match texts.is_empty() {
             true => "nothing".to_string(),
-            false => told.join("; "),
+            false => texts.join("; "),
         }
     }
 
@@ -346,7 +346,7 @@ impl Report {
         text
     }
 
-    fn fault_text(&self, fault: &Fault) -> String {
+    fn fault_text(&self, fault: &ReportedFault) -> String {
         let aliases: HashMap<_, _> = self
             .vms
             .iter()
@@ -456,7 +456,7 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
             zfs ready (no event yet, started again 2 times)
   queue     nothing to do
   reload    12.3s ago, took 0.1s
-  healed    2 VMs that no event told of (quota), last 10 min ago: \
+  healed    2 VMs that no event texts of (quota), last 10 min ago: \
             zfs events were missing
   clients   1 streams of events
 ";

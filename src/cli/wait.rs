@@ -13,8 +13,8 @@ use super::args::{Args, CLIENT, Opt, switch, value};
 use super::{Failure, complain, events, print_json, status, vmadm};
 use crate::backoff::Backoff;
 use crate::client::{
-    Client, Error, Event, EventKind, EventStream, EventsQuery, Ready,
-    TIME_LIMIT, Told, VmsQuery, Watcher,
+    Client, Error, Event, EventKind, EventStream, EventsQuery, Notice, Ready,
+    TIME_LIMIT, VmsQuery, Watcher,
 };
 use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
 use crate::vm::json::Json;
@@ -148,9 +148,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         before_command,
         was_met: None,
     };
-    let told = move |told: Told<'_>| listener.take_in(&told);
+    let listen = move |notice: Notice<'_>| listener.take_in(&notice);
     let left = ready_by.saturating_duration_since(Instant::now());
-    let watcher = Watcher::follow(stream, left, told)?;
+    let watcher = Watcher::follow(stream, left, listen)?;
     if !command.is_empty() {
         run_command(&command)?;
     }
@@ -291,10 +291,10 @@ impl Listener {
         }
     }
 
-    fn take_in(&mut self, told: &Told<'_>) {
-        match told {
-            Told::Ready(ready) => self.begin(ready),
-            Told::Event(event) => {
+    fn take_in(&mut self, notice: &Notice<'_>) {
+        match notice {
+            Notice::Ready(ready) => self.begin(ready),
+            Notice::Event(event) => {
                 let is_met = match self.goal.is_met(event.vm()) {
                     Ok(is_met) => is_met,
                     Err(why) => return self.seen.refuse(why),
@@ -316,15 +316,15 @@ impl Listener {
                 }
                 self.seen.state.lock().vm = Some(vm);
             }
-            Told::Unreadable(vm) => {
+            Notice::Unreadable(vm) => {
                 let mut state = self.seen.state.lock();
                 state.broken = Some(vm.to_string());
                 state.is_missed = true;
                 self.seen.changed.notify_all();
             }
             // That is us.
-            Told::Ended(Error::Stopped) => {}
-            Told::Broken(error) | Told::Ended(error) => {
+            Notice::Ended(Error::Stopped) => {}
+            Notice::Broken(error) | Notice::Ended(error) => {
                 self.seen.state.lock().broken = Some(error.to_string());
             }
         }
@@ -528,7 +528,7 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
     let Some(vm) = vm.as_object() else { return String::new() };
     let search = Search::new(SEARCH_TIME);
     let unmet = wanted.iter().filter(|(_, c)| !c.holds(vm, &search));
-    let told = unmet.map(|(words, condition)| {
+    let texts = unmet.map(|(words, condition)| {
         let property = split_once(words, '=').map_or("", |(p, _)| p);
         match &condition.texts(vm)[..] {
             [] => format!("there is no {property}, wanted {words}"),
@@ -539,10 +539,10 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
             }
         }
     });
-    let told = told.collect::<Vec<_>>().join("; ");
-    match told.is_empty() {
+    let texts = texts.collect::<Vec<_>>().join("; ");
+    match texts.is_empty() {
         true => "it is so, and nothing tells that it became so".to_string(),
-        false => super::terminal::printable(&told),
+        false => super::terminal::printable(&texts),
     }
 }
 

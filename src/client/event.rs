@@ -175,7 +175,7 @@ impl fmt::Display for LineError {
 }
 
 /// A line of a stream.
-pub(super) enum Line {
+pub(super) enum StreamLine {
     Ready(Ready),
     Event(Event),
     /// An event that can't be read, by its number.
@@ -186,7 +186,7 @@ pub(super) enum Line {
     Other,
 }
 
-impl Line {
+impl StreamLine {
     pub fn parse(text: &str) -> Result<Self, LineError> {
         match Json::parse(text) {
             Ok(json) => Self::of(json, Vec::new(), None),

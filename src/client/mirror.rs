@@ -164,7 +164,7 @@ mod tests {
             {"zonename":"c","uuid":"4"},{"zonename":"d","uuid":"6"},
             {"zonename":"e","uuid":"5"}]"#;
         let missed = mirror.apply(&ready(Some(second)));
-        let told: Vec<_> = missed
+        let found: Vec<_> = missed
             .iter()
             .map(|e| format!("{} {} {}", e.kind, e.zonename, e.uuid()))
             .collect();
@@ -175,7 +175,7 @@ mod tests {
             "create c 4",
             "create d 6",
         ];
-        assert_eq!(told, wanted);
+        assert_eq!(found, wanted);
         let quota = &missed[2].changes()[0];
         assert_eq!(quota.get("newValue"), Some(&Json::from(2u32)));
         assert_eq!(missed[2].seq, 9);

@@ -28,7 +28,7 @@ pub use event::{Event, Ready, Unreadable, Vms};
 pub use mirror::Mirror;
 pub use query::{EventsQuery, HEARTBEAT, VmsQuery};
 pub use stream::{EventStream, Item, Stopper};
-pub use watcher::{Told, Watcher};
+pub use watcher::{Notice, Watcher};
 
 use crate::address::Address;
 use crate::os::net;

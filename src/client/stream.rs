@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::event::{Line, LineError};
+use super::event::{LineError, StreamLine};
 use super::http::{Answer, Piece};
 use super::{
     Client, Error, Event, EventsQuery, Ready, TIME_MAX, Unreadable, Vms, after,
@@ -210,7 +210,7 @@ impl EventStream {
                 continue;
             }
             match self.read(until) {
-                Ok(Some(Line::Ready(mut ready))) => {
+                Ok(Some(StreamLine::Ready(mut ready))) => {
                     let base = self.base.take();
                     if let (None, Some(base)) = (&ready.vms, base) {
                         ready.vms = Some(base.vms);
@@ -222,15 +222,15 @@ impl EventStream {
                     self.ready = Some(Instant::now());
                     return Ok(Some(Item::Ready(ready)));
                 }
-                Ok(Some(Line::Event(event))) => {
+                Ok(Some(StreamLine::Event(event))) => {
                     self.is_well();
                     return Ok(Some(Item::Event(event)));
                 }
-                Ok(Some(Line::Unreadable(_, vm))) => {
+                Ok(Some(StreamLine::Unreadable(_, vm))) => {
                     self.is_well();
                     return Ok(Some(Item::Unreadable(vm)));
                 }
-                Ok(Some(Line::Heartbeat(_) | Line::Other)) => {}
+                Ok(Some(StreamLine::Heartbeat(_) | StreamLine::Other)) => {}
                 Ok(None) if Instant::now() < until => {}
                 Ok(None) => return Ok(None),
                 Err(error) => {
@@ -244,7 +244,7 @@ impl EventStream {
     }
 
     /// The next line, if it comes by `until`.
-    fn read(&mut self, until: Instant) -> Result<Option<Line>, Error> {
+    fn read(&mut self, until: Instant) -> Result<Option<StreamLine>, Error> {
         // A daemon that has no numbers has no heartbeat either: it may be
         // silent for as long as it likes.
         let is_numbered = self.since.is_some() || self.ready.is_none();
@@ -282,28 +282,29 @@ impl EventStream {
             }
         };
         (self.heard, self.begun) = (Instant::now(), None);
-        let line = Line::parse(&text);
+        let line = StreamLine::parse(&text);
         let line = line.map_err(|e| self.client.nonsense("/events", e))?;
         self.check(&line)?;
         Ok(Some(line))
     }
 
     /// Counts a line, which has to be one that can come now.
-    fn check(&mut self, line: &Line) -> Result<(), Error> {
+    fn check(&mut self, line: &StreamLine) -> Result<(), Error> {
         let is_whole = self.query.is_whole();
         let Some((last, _)) = &mut self.since else {
             return match line {
-                Line::Ready(_) => Ok(()),
+                StreamLine::Ready(_) => Ok(()),
                 // Without numbers there is nothing to count.
                 _ if self.ready.is_some() => Ok(()),
                 _ => Err(self.client.nonsense("/events", LineError::NotReady)),
             };
         };
         let (seq, is_due) = match line {
-            Line::Ready(_) | Line::Other => return Ok(()),
+            StreamLine::Ready(_) | StreamLine::Other => return Ok(()),
             // It may be of before the snapshot.
-            Line::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
-            Line::Event(Event { seq, .. }) | Line::Unreadable(seq, _) => {
+            StreamLine::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
+            StreamLine::Event(Event { seq, .. })
+            | StreamLine::Unreadable(seq, _) => {
                 let is_next = *seq == *last + 1;
                 (*seq, is_next || (!is_whole && *seq > *last))
             }
@@ -443,13 +444,13 @@ impl EventStream {
         };
         let line = answer.read_line(after(self.client.time)).map_err(failed)?;
         let ready = match line {
-            Piece::Line(text) => Line::parse(&text),
+            Piece::Line(text) => StreamLine::parse(&text),
             _ => Err(LineError::NotReady),
         };
         match ready {
-            Ok(Line::Ready(Ready { vms: Some(vms), unreadable, .. })) => {
-                Ok(Vms { vms, unreadable })
-            }
+            Ok(StreamLine::Ready(Ready {
+                vms: Some(vms), unreadable, ..
+            })) => Ok(Vms { vms, unreadable }),
             Ok(_) => Err(LineError::NotReady),
             Err(e) => Err(e),
         }

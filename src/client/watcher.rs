@@ -14,7 +14,7 @@ use crate::vm::json::Json;
 
 /// What a watcher tells who listens to it.
 #[derive(Debug)]
-pub enum Told<'a> {
+pub enum Notice<'a> {
     /// The stream has begun, or goes on.
     Ready(&'a Ready),
     /// Something has happened; or must have, while the stream was broken.
@@ -82,7 +82,7 @@ impl Watcher {
     pub fn start(
         client: &Client,
         query: EventsQuery,
-        listener: impl FnMut(Told<'_>) + Send + 'static,
+        listener: impl FnMut(Notice<'_>) + Send + 'static,
     ) -> Result<Self, Error> {
         Self::follow(client.events(query)?, client.time, listener)
     }
@@ -95,7 +95,7 @@ impl Watcher {
     pub fn follow(
         stream: EventStream,
         time: Duration,
-        mut listener: impl FnMut(Told<'_>) + Send + 'static,
+        mut listener: impl FnMut(Notice<'_>) + Send + 'static,
     ) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         shared.state.lock().mirror = Mirror::new(stream.query().clone());
@@ -246,31 +246,31 @@ impl Shared {
     fn run(
         &self,
         mut stream: EventStream,
-        listener: &mut dyn FnMut(Told<'_>),
+        listener: &mut dyn FnMut(Notice<'_>),
     ) -> Error {
         loop {
             let item = match stream.next() {
                 Ok(item) => item,
                 Err(error) => {
-                    listener(Told::Ended(&error));
+                    listener(Notice::Ended(&error));
                     return error;
                 }
             };
             match &item {
                 Item::Ready(ready) => {
-                    listener(Told::Ready(ready));
+                    listener(Notice::Ready(ready));
                     for vm in &ready.unreadable {
-                        listener(Told::Unreadable(vm));
+                        listener(Notice::Unreadable(vm));
                     }
                 }
-                Item::Unreadable(vm) => listener(Told::Unreadable(vm)),
-                Item::Broken(error) => listener(Told::Broken(error)),
+                Item::Unreadable(vm) => listener(Notice::Unreadable(vm)),
+                Item::Broken(error) => listener(Notice::Broken(error)),
                 Item::Event(_) => {}
             }
             let events = self.state.lock().take_in(&item);
             self.changed.notify_all();
             for event in &events {
-                listener(Told::Event(event));
+                listener(Notice::Event(event));
             }
         }
     }

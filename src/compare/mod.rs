@@ -121,7 +121,7 @@ pub fn add_differences(
 
 /// What one look, or several, have found.
 #[derive(Debug)]
-pub struct Seen {
+pub struct SystemDifferences {
     /// What the system, on the left, and the daemon have otherwise.
     pub differences: Differences,
     /// What can't be compared, and why.
@@ -133,7 +133,7 @@ pub struct Seen {
     pub vms: usize,
 }
 
-impl Seen {
+impl SystemDifferences {
     /// What is still so since an earlier look. What the daemon has otherwise
     /// than then is on its way.
     fn since(mut self, before: &Self) -> Self {
@@ -179,9 +179,9 @@ pub fn with_system(
     settings: &Settings,
     client: &Client,
     adjust: fn(&Json) -> Json,
-) -> Result<Seen, CompareError> {
+) -> Result<SystemDifferences, CompareError> {
     let begin = Instant::now();
-    let mut lasting: Option<Seen> = None;
+    let mut lasting: Option<SystemDifferences> = None;
     let mut looks = 0;
     // The last look's, if it failed.
     let mut failure = None;
@@ -200,7 +200,7 @@ pub fn with_system(
         let is_late = begin.elapsed() > LOOKS_TIME;
         let is_known = match (&failure, &lasting) {
             // One look says nothing about what lasts, however long it took.
-            (None, Some(Seen { differences, faults, .. })) => {
+            (None, Some(SystemDifferences { differences, faults, .. })) => {
                 let is_equal = differences.is_empty();
                 (is_equal && faults.is_empty())
                     || (is_late && (is_equal || looks > 1))
@@ -232,7 +232,7 @@ fn look(
     settings: &Settings,
     client: &Client,
     adjust: fn(&Json) -> Json,
-) -> Result<Seen, CompareError> {
+) -> Result<SystemDifferences, CompareError> {
     let dumped = dump(settings, settings.load.command_time)
         .map_err(CompareError::System)?;
     let served = client.vms(&VmsQuery::new()).map_err(CompareError::Daemon)?;
@@ -255,7 +255,7 @@ fn look(
         let name = place.zonename.as_str();
         !dumped.unread.contains(name) && !names.contains(name)
     });
-    Ok(Seen { differences, faults, unanswered, vms: system.len() })
+    Ok(SystemDifferences { differences, faults, unanswered, vms: system.len() })
 }
 
 /// A VM without the amounts of data in it: they change without an event.
@@ -375,9 +375,9 @@ mod tests {
             let differences = differences(&list(quota), &list(daemon));
             let none = BTreeSet::new();
             let (faults, unanswered) = (none.clone(), none);
-            Seen { differences, faults, unanswered, vms: 1 }
+            SystemDifferences { differences, faults, unanswered, vms: 1 }
         };
-        let lasting = |before: Seen, now: Seen| {
+        let lasting = |before: SystemDifferences, now: SystemDifferences| {
             now.since(&before).differences.into_values().count()
         };
         assert_eq!(lasting(seen(2, 1), seen(2, 1)), 1);

@@ -51,7 +51,7 @@ pub enum News {
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct StreamCounts {
     /// Changes that both have reported.
     pub both: u64,
     /// Changes that only A, or only B, has reported.
@@ -126,7 +126,7 @@ pub struct Comparison {
     news: Vec<News>,
     /// Since when both streams stand: the changes of before may come late.
     ready_at: Option<Instant>,
-    counts: Counts,
+    counts: StreamCounts,
 }
 
 impl Comparison {
@@ -141,7 +141,7 @@ impl Comparison {
             unread: BTreeSet::new(),
             news: Vec::new(),
             ready_at: None,
-            counts: Counts::default(),
+            counts: StreamCounts::default(),
         }
     }
 
@@ -171,7 +171,7 @@ impl Comparison {
 
     /// What was counted so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> StreamCounts {
         self.counts
     }
 

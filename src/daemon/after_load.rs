@@ -7,7 +7,7 @@ use super::Shared;
 use crate::cache::{Applied, Published, Update};
 use crate::event::{Cause, GONE, Job, Lane, Trigger};
 use crate::load::assemble::Parts;
-use crate::load::{Found, Loaded, SourceFaults};
+use crate::load::{LoadOutcome, Loaded, SourceFaults};
 use crate::settings::SourceTimes;
 use crate::source::{EventSource, Source, Sources};
 use crate::transitions::{Numbered, Position, Reports, due};
@@ -18,7 +18,7 @@ use crate::watch::files::FileWatcher;
 const TWIN_TRIES: u32 = 4;
 
 /// The number of the last transition that was reported before a batch began.
-pub type Noted = u64;
+pub type TransitionNumber = u64;
 
 /// What has come of a load.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ struct Due<'a> {
     after: &'a AfterLoad,
     zonename: &'a Arc<str>,
     reach: Reach<'a>,
-    noted: Noted,
+    noted: TransitionNumber,
 }
 
 /// How far a load has seen.
@@ -86,7 +86,12 @@ pub struct AfterLoad {
 
 impl AfterLoad {
     /// Stores what was loaded of a VM, and sees to what is left to do.
-    pub fn finish(&self, job: &Job, loaded: Loaded, noted: Noted) -> Finished {
+    pub fn finish(
+        &self,
+        job: &Job,
+        loaded: Loaded,
+        noted: TransitionNumber,
+    ) -> Finished {
         self.owe_answers(job, &loaded);
         let mut failed = self.note_failures(&loaded);
         let mut finished = Finished {
@@ -108,10 +113,10 @@ impl AfterLoad {
         let base = prior.as_ref();
         let is_whole = base.is_none() || !failed.contains(Sources::XML);
         match found {
-            Found::Gone => {
+            LoadOutcome::Gone => {
                 return self.finish_gone(job, &zonename, base, GONE_NOW, noted);
             }
-            Found::Parts(_) | Found::Unknown
+            LoadOutcome::Parts(_) | LoadOutcome::Unknown
                 if !is_whole && self.is_end_reported(&zonename, noted) =>
             {
                 self.finish_reported_end(job, &zonename, base, noted);
@@ -119,13 +124,13 @@ impl AfterLoad {
             }
             // What was read of a zone that is another than the one that is
             // served is not kept: all of it is read again.
-            Found::Unknown
+            LoadOutcome::Unknown
                 if prior.is_some() && (!is_owed || failed != Sources::NONE) =>
             {
                 failed = Sources::ALL;
             }
-            Found::Unknown => {}
-            Found::Parts(parts) => {
+            LoadOutcome::Unknown => {}
+            LoadOutcome::Parts(parts) => {
                 let stored = self.store(job, base, *parts, is_answered, noted);
                 finished.published = stored.published;
                 finished.is_settled &= stored.is_settled;
@@ -145,7 +150,7 @@ impl AfterLoad {
         job: &Job,
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
-        noted: Noted,
+        noted: TransitionNumber,
     ) {
         self.finish_gone(job, zonename, base, Reach::End, noted);
         let again = Job { sources: Sources::ALL, ..job.clone() };
@@ -158,7 +163,7 @@ impl AfterLoad {
         let mut failed = Sources::NONE;
         let is_unknown = loaded.prior.is_none()
             && !loaded.is_configured
-            && !matches!(loaded.found, Found::Parts(_));
+            && !matches!(loaded.found, LoadOutcome::Parts(_));
         for (source, error) in &loaded.faults {
             self.shared.numbers.loads.add(&[source.name()]);
             let Some(error) = error else { continue };
@@ -190,7 +195,7 @@ impl AfterLoad {
         base: Option<&Arc<Parts>>,
         parts: Parts,
         is_answered: bool,
-        noted: Noted,
+        noted: TransitionNumber,
     ) -> Finished {
         if let Some(pending) = Pending::of(&parts) {
             self.look_again(job, pending);
@@ -222,8 +227,8 @@ impl AfterLoad {
     /// Has a VM loaded again when the missing answers are there.
     fn owe_answers(&self, job: &Job, loaded: &Loaded) {
         // If a VM is not known yet, all of it has to be read.
-        let is_part =
-            matches!(loaded.found, Found::Unknown) || loaded.prior.is_none();
+        let is_part = matches!(loaded.found, LoadOutcome::Unknown)
+            || loaded.prior.is_none();
         for unanswered in &loaded.unanswered {
             let sources = match unanswered.source {
                 _ if is_part => Sources::ALL,
@@ -242,7 +247,7 @@ impl AfterLoad {
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,
         reach: Reach<'_>,
-        noted: Noted,
+        noted: TransitionNumber,
     ) -> Finished {
         let due = Due { after: self, zonename, reach, noted };
         let finished = self.apply(job, zonename, base, Update::Gone, &due);
@@ -250,7 +255,7 @@ impl AfterLoad {
             self.shared.queue.is_heard(zonename);
             self.files.disarm(zonename);
             self.shared.faults.forget(zonename);
-            self.shared.hub.tell_gone(zonename);
+            self.shared.hub.report_gone(zonename);
             self.look_at_twins(job);
         }
         finished
@@ -258,7 +263,7 @@ impl AfterLoad {
 
     /// Whether a zone's end was reported before a batch began, and is not
     /// published yet.
-    fn is_end_reported(&self, zonename: &str, noted: Noted) -> bool {
+    fn is_end_reported(&self, zonename: &str, noted: TransitionNumber) -> bool {
         let queue = &self.shared.queue;
         let before =
             queue.due_transitions(zonename, noted, |_, earlier| earlier);
@@ -278,12 +283,16 @@ impl AfterLoad {
     /// A file's event may overtake the sysevents of what came before it,
     /// which would then come too late to be told: they get a moment. To be
     /// asked only if zoneadm has answered.
-    pub fn is_end_unheard(&self, zonename: &Arc<str>, found: &Found) -> bool {
+    pub fn is_end_unheard(
+        &self,
+        zonename: &Arc<str>,
+        found: &LoadOutcome,
+    ) -> bool {
         let Shared { cache, queue, .. } = &*self.shared;
         let has_ended = match found {
-            Found::Gone => cache.contains(zonename),
-            Found::Unknown => return false,
-            Found::Parts(parts) => cache.is_another(parts),
+            LoadOutcome::Gone => cache.contains(zonename),
+            LoadOutcome::Unknown => return false,
+            LoadOutcome::Parts(parts) => cache.is_another(parts),
         };
         if !has_ended {
             queue.is_heard(zonename);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::new_loader;
-use crate::load::Found;
+use crate::load::LoadOutcome;
 use crate::load::assemble::assemble;
 use crate::load::command::RunCount;
 use crate::load::error::{CommandError, FileError, LoadError};
@@ -106,7 +106,7 @@ pub fn dump(
         for (source, error) in loaded.faults {
             note(&loaded.zonename, source, error.map(DumpError::Load));
         }
-        let Found::Parts(parts) = loaded.found else { continue };
+        let LoadOutcome::Parts(parts) = loaded.found else { continue };
         let Some(vm) = assemble(&parts) else { continue };
         let uuid = parts.row.uuid.clone().unwrap_or_default();
         // As the daemon: of zones with one uuid, the first is kept.

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::Shared;
 use crate::drift::Healed;
-use crate::event::{Event, Lane, Seen};
+use crate::event::{Lane, SourceEvent, TimedEvent};
 use crate::load::command::RunCount;
 use crate::load::runs::Overdue;
 use crate::metrics::{Counts, Page, Times};
@@ -17,7 +17,7 @@ use crate::watch::files::FileWatcher;
 
 /// What is counted on the way from an event to the cache.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub struct Counters {
     /// Events, by source and type.
     pub events: Counts,
     /// Jobs, by kind.
@@ -69,22 +69,24 @@ impl Delays {
     }
 }
 
-impl Numbers {
+impl Counters {
     /// An event was received.
-    pub fn event(&self, seen: &Seen) {
+    pub fn event(&self, seen: &TimedEvent) {
         let (source, kind) = match &seen.event {
-            Event::Zone(change) => {
+            SourceEvent::Zone(change) => {
                 (EventSource::Zone, change.newstate.as_str())
             }
-            Event::InitRestart { .. } => (EventSource::Zone, "init restart"),
-            Event::Dataset(change) => {
+            SourceEvent::InitRestart { .. } => {
+                (EventSource::Zone, "init restart")
+            }
+            SourceEvent::Dataset(change) => {
                 (EventSource::Zfs, change.operation.as_str())
             }
-            Event::File(change) => {
+            SourceEvent::File(change) => {
                 self.file_delays.add(seen.at.elapsed());
                 (EventSource::File, change.file.name())
             }
-            Event::Ready(source) => (*source, "ready"),
+            SourceEvent::Ready(source) => (*source, "ready"),
         };
         let kind = if kind.is_empty() { "gone" } else { kind };
         self.events.add(&[source.name(), kind]);
@@ -118,8 +120,8 @@ type Values = Vec<(Vec<String>, f64)>;
 
 #[allow(clippy::cast_precision_loss)]
 fn values<K: ToString>(counts: impl IntoIterator<Item = (K, u64)>) -> Values {
-    let told = |(k, n): (K, u64)| (vec![k.to_string()], n as f64);
-    counts.into_iter().map(told).collect()
+    let labelled = |(k, n): (K, u64)| (vec![k.to_string()], n as f64);
+    counts.into_iter().map(labelled).collect()
 }
 
 /// Writes all of it, of a daemon that was started then.
@@ -362,9 +364,9 @@ fn write_commands(page: &mut Page, shared: &Shared) {
     let commands = shared.runs.runner().counts().lock().clone();
     let names = &["command"];
     let each = |value: fn(&RunCount) -> f64| -> Values {
-        let told =
+        let labelled =
             |(name, count): (&String, &_)| (vec![name.clone()], value(count));
-        commands.iter().map(told).collect()
+        commands.iter().map(labelled).collect()
     };
     page.counters(
         "vminfod_command_runs_total",
@@ -392,8 +394,9 @@ fn write_commands(page: &mut Page, shared: &Shared) {
     );
     let open = shared.runs.overdue();
     let each = |value: fn(&Overdue) -> f64| -> Values {
-        let told = |open: &Overdue| (vec![open.circuit.clone()], value(open));
-        open.iter().map(told).collect()
+        let labelled =
+            |open: &Overdue| (vec![open.circuit.clone()], value(open));
+        open.iter().map(labelled).collect()
     };
     page.gauges(
         "vminfod_breaker_seconds",
@@ -421,7 +424,7 @@ fn write_faults(page: &mut Page, shared: &Shared, files: &FileWatcher) {
     };
     page.counters(
         "vminfod_drift_healed_total",
-        "Changes that no event told of, found by a full reload.",
+        "Changes that no event labelled of, found by a full reload.",
         names,
         healed(shared.reloads.drift.healed()),
     );

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::daemon::Shared;
-use crate::drift::Heard;
-use crate::event::{Cause, Event, Job, Lane, Seen, Trigger};
+use crate::drift::SourceHealth;
+use crate::event::{Cause, Job, Lane, SourceEvent, TimedEvent, Trigger};
 use crate::os::process::kill_group_now;
 use crate::plan::{DatasetIndex, Known, plan};
 use crate::queue::Queue;
@@ -70,9 +70,10 @@ impl Planner {
     fn look_at_sources(&self) {
         let shared = &self.shared;
         for heard in shared.reloads.drift.news() {
-            let (Heard::Silent(source) | Heard::Well(source)) = heard;
+            let (SourceHealth::Silent(source) | SourceHealth::Well(source)) =
+                heard;
             let fault = source.missing();
-            let Heard::Silent(_) = heard else {
+            let SourceHealth::Silent(_) = heard else {
                 shared.faults.clear(None, fault);
                 continue;
             };
@@ -92,10 +93,10 @@ impl Planner {
         }
     }
 
-    fn handle(&self, seen: &Seen) {
+    fn handle(&self, seen: &TimedEvent) {
         let Shared { queue, cache, reloads, .. } = &*self.shared;
         log::debug!("event: {}", seen.event);
-        if matches!(seen.event, Event::Ready(EventSource::Zone)) {
+        if matches!(seen.event, SourceEvent::Ready(EventSource::Zone)) {
             queue.expect_no_ends();
         }
         let plan = cache.look(|datasets, is_vm| {
@@ -106,7 +107,7 @@ impl Planner {
             queue.push_transition(&zonename, transition, is_vm);
         }
         // Until all VMs are known, no one can tell whose dataset it is.
-        let is_dataset = matches!(seen.event, Event::Dataset(_));
+        let is_dataset = matches!(seen.event, SourceEvent::Dataset(_));
         if is_dataset && reloads.is_first() {
             let why = "a dataset changed meanwhile";
             queue.push(reload(Cause::now(Trigger::Refresh, why)));
@@ -116,7 +117,7 @@ impl Planner {
             if let Lane::Vm(zonename) = &job.lane {
                 reloads.heard(zonename);
             }
-            if matches!(seen.event, Event::InitRestart { .. }) {
+            if matches!(seen.event, SourceEvent::InitRestart { .. }) {
                 // The kernel may publish this before it has counted the
                 // restart.
                 queue.push_later(job.clone(), self.times.settle.first);
@@ -182,8 +183,8 @@ impl Beginning {
         Self { until, waiting_for, is_over: false }
     }
 
-    fn note(&mut self, event: &Event, shared: &Shared) {
-        if let Event::Ready(source) = event {
+    fn note(&mut self, event: &SourceEvent, shared: &Shared) {
+        if let SourceEvent::Ready(source) = event {
             self.waiting_for.retain(|waiting| waiting != source);
             if self.waiting_for.is_empty() {
                 self.end(shared);

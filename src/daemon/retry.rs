@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::event::{Job, Lane};
-use crate::load::runs::Again;
+use crate::load::runs::LateJob;
 use crate::settings::SourceTimes;
 use crate::source::{Source, Sources};
 
@@ -30,8 +30,8 @@ impl Shared {
     }
 
     /// Does a job again whose run has ended too late; if the run failed, later.
-    fn redo(&self, times: &SourceTimes, again: Again) {
-        let Again { job, source, error } = again;
+    fn redo(&self, times: &SourceTimes, again: LateJob) {
+        let LateJob { job, source, error } = again;
         let Some(error) = error else {
             self.queue.push(self.as_it_is_wanted(job));
             return;

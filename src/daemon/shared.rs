@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::metrics::Numbers;
+use super::metrics::Counters;
 use super::reloads::Reloads;
 use super::sysinfo::StoredSysinfo;
 use crate::cache::Cache;
@@ -16,7 +16,7 @@ use crate::os;
 use crate::queue::Queue;
 use crate::settings::Settings;
 use crate::source::EventSource;
-use crate::sync_requests::Requests;
+use crate::sync_requests::SyncRequests;
 use crate::watch::SharedStatus;
 
 /// What threads share.
@@ -29,9 +29,9 @@ pub struct Shared {
     /// The events of the cache.
     pub hub: Arc<Hub>,
     /// Loads that clients wait for.
-    pub requests: Requests,
+    pub requests: SyncRequests,
     /// What is counted.
-    pub numbers: Numbers,
+    pub numbers: Counters,
     /// What is wrong.
     pub faults: Faults,
     /// The runs of commands.
@@ -67,8 +67,8 @@ impl Shared {
             queue: Queue::new(settings.queues.clone(), &settings.sources),
             cache: Arc::new(Cache::new(epoch, Arc::clone(&hub))),
             hub,
-            requests: Requests::default(),
-            numbers: Numbers::default(),
+            requests: SyncRequests::default(),
+            numbers: Counters::default(),
             faults: Faults::default(),
             runs,
             reloads: Reloads::new(

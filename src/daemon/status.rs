@@ -10,7 +10,7 @@ use crate::drift::Healed;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::faults::Fault;
 use crate::http::Host;
-use crate::hub::Listener;
+use crate::hub::SubscriberInfo;
 use crate::source::{EventSource, Source, Sources};
 use crate::vm::values::date_text;
 
@@ -18,7 +18,7 @@ use crate::load::runs::Overdue;
 use crate::metrics::Page;
 use crate::os;
 use crate::sync::Wake;
-use crate::sync_requests::Requested;
+use crate::sync_requests::SyncRequest;
 use crate::vm::json::{Json, Object};
 use crate::watch::files::FileWatcher;
 
@@ -50,7 +50,7 @@ impl Host for Status {
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
-    ) -> Option<Arc<Requested>> {
+    ) -> Option<Arc<SyncRequest>> {
         let shared = &self.shared;
         let lane = zonename.map_or(Lane::All, |z| Lane::Vm(Arc::clone(z)));
         let cause = Cause::now(Trigger::Sync, "a client asked");
@@ -228,16 +228,16 @@ impl Status {
         for (source, status) in &self.shared.sources {
             let status = status.lock().clone();
             let age = |at: Instant| at.elapsed().as_secs_f64();
-            let mut told = Object::new();
-            told.set("ready", status.ready);
-            told.set("pid", status.pid);
-            told.set("restarts", status.restarts);
-            told.set("events", status.events);
-            told.set("ignored", status.ignored);
-            told.set("lost", status.lost);
-            told.set("lastEventAge", status.last_event.map(age));
-            told.set("lastError", status.last_error);
-            object.set(source.name(), told);
+            let mut entry = Object::new();
+            entry.set("ready", status.ready);
+            entry.set("pid", status.pid);
+            entry.set("restarts", status.restarts);
+            entry.set("events", status.events);
+            entry.set("ignored", status.ignored);
+            entry.set("lost", status.lost);
+            entry.set("lastEventAge", status.last_event.map(age));
+            entry.set("lastError", status.last_error);
+            object.set(source.name(), entry);
         }
         object
     }
@@ -247,12 +247,12 @@ impl Status {
         let open = self.shared.runs.overdue().into_iter().map(|open| {
             let waiting = open.waiting.iter().take(BACKLOG_MAX);
             let waiting = waiting.map(|lane| Json::from(lane.to_string()));
-            let mut told = Object::new();
-            told.set("command", open.circuit);
-            told.set("seconds", open.time.as_secs_f64());
-            told.set("nwaiting", open.waiting.len());
-            told.set("waiting", waiting.collect::<Vec<_>>());
-            Json::from(told)
+            let mut entry = Object::new();
+            entry.set("command", open.circuit);
+            entry.set("seconds", open.time.as_secs_f64());
+            entry.set("nwaiting", open.waiting.len());
+            entry.set("waiting", waiting.collect::<Vec<_>>());
+            Json::from(entry)
         });
         open.collect()
     }
@@ -260,12 +260,12 @@ impl Status {
     fn commands(&self) -> Object {
         let mut object = Object::new();
         for (name, count) in self.shared.runs.runner().counts().lock().iter() {
-            let mut told = Object::new();
-            told.set("runs", count.runs);
-            told.set("failures", count.failures);
-            told.set("hangs", count.hangs);
-            told.set("seconds", count.time.as_secs_f64());
-            object.set(name.clone(), told);
+            let mut entry = Object::new();
+            entry.set("runs", count.runs);
+            entry.set("failures", count.failures);
+            entry.set("hangs", count.hangs);
+            entry.set("seconds", count.time.as_secs_f64());
+            object.set(name.clone(), entry);
         }
         object
     }
@@ -321,26 +321,26 @@ fn healed_json(healed: Healed) -> Object {
     object.set("properties", properties);
     let mut missed = Object::new();
     for (source, of) in EventSource::ALL.into_iter().zip(healed.missed) {
-        let mut told = Object::new();
-        told.set("vms", of.vms);
-        told.set("last", of.last.map(date_text));
-        missed.set(source.name(), told);
+        let mut entry = Object::new();
+        entry.set("vms", of.vms);
+        entry.set("last", of.last.map(date_text));
+        missed.set(source.name(), entry);
     }
     object.set("missed", missed);
     object
 }
 
-fn listeners_json(listeners: Vec<Listener>) -> Object {
+fn listeners_json(listeners: Vec<SubscriberInfo>) -> Object {
     let mut object = Object::new();
     for listener in listeners {
-        let mut told = Object::new();
-        told.set("userAgent", listener.user_agent);
+        let mut entry = Object::new();
+        entry.set("userAgent", listener.user_agent);
         let since = listener.created.duration_since(SystemTime::UNIX_EPOCH);
         let ms = since.map_or(0, |d| d.as_millis());
-        told.set("createdTime", u64::try_from(ms).unwrap_or(0));
-        told.set("createdDate", date_text(listener.created));
-        told.set("createdAgo", ago(listener.created));
-        object.set(listener.uuid.to_string(), told);
+        entry.set("createdTime", u64::try_from(ms).unwrap_or(0));
+        entry.set("createdDate", date_text(listener.created));
+        entry.set("createdAgo", ago(listener.created));
+        object.set(listener.uuid.to_string(), entry);
     }
     object
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::event::{Cause, Job, Lane};
 use crate::load::assemble::Parts;
 use crate::load::error::LoadError;
-use crate::load::{Found, LoadRequest, Loaded, zoneadm, zonexml};
+use crate::load::{LoadOutcome, LoadRequest, Loaded, zoneadm, zonexml};
 use crate::source::{EventSource, Source, Sources};
 use crate::threads::EXIT_PANIC;
 use crate::vm::json::Json;
@@ -116,7 +116,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
             0,
         );
     };
-    let answer = |found: Found| Loaded {
+    let answer = |found: LoadOutcome| Loaded {
         zonename: name.clone(),
         prior: shared.cache.parts(&name),
         found,
@@ -124,11 +124,11 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
         unanswered: Vec::new(),
         is_configured: false,
     };
-    finish(Sources::ALL, answer(Found::Parts(Box::new(parts))));
+    finish(Sources::ALL, answer(LoadOutcome::Parts(Box::new(parts))));
     let deadline = Instant::now() + Duration::from_secs(60);
     while shared.cache.contains(&name) {
         assert!(Instant::now() < deadline, "it is served on and on");
-        finish(Sources::ALL, answer(Found::Gone));
+        finish(Sources::ALL, answer(LoadOutcome::Gone));
         let request = LoadRequest {
             zonename: name.clone(),
             sources: Sources::of(Source::Tags),
@@ -157,14 +157,14 @@ fn all_is_read_again_of_what_could_not_be_kept() {
     };
     let cause = Cause::now(EventSource::Zone, "a test");
     let job = Job::new(Lane::Vm(name.clone()), Sources::XML, cause);
-    let found = Found::Parts(Box::new(parts(&name, &shared)));
+    let found = LoadOutcome::Parts(Box::new(parts(&name, &shared)));
     worker.after.finish(&job, loaded(found, vec![(Source::Zoneadm, None)]), 0);
     assert!(shared.cache.contains(&name));
     // A zone that is another, with an XML that can't be read: what zoneadm
     // has said of it is lost with the load.
     let torn = LoadError::Lines(vec!["torn".to_string()]);
     let bad = vec![(Source::Zoneadm, None), (Source::ZoneXml, Some(torn))];
-    worker.after.finish(&job, loaded(Found::Unknown, bad), 0);
+    worker.after.finish(&job, loaded(LoadOutcome::Unknown, bad), 0);
     let again = shared.queue.take().unwrap();
     assert!(again.jobs[0].sources.contains(Sources::ALL));
 }
@@ -190,7 +190,9 @@ fn what_is_written_while_watches_are_armed_is_read() {
     let sysinfo = shared.sysinfo.get();
     let loaded = loader.load(vec![request], &sysinfo, &write_tags);
     std::fs::remove_dir_all(&root).unwrap();
-    let Found::Parts(parts) = &loaded[0].found else { panic!("{loaded:?}") };
+    let LoadOutcome::Parts(parts) = &loaded[0].found else {
+        panic!("{loaded:?}")
+    };
     assert_eq!(parts.maps[3].to_string(), r#"{"role":"db"}"#);
 }
 
@@ -216,7 +218,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
         let loaded = Loaded {
             zonename: name.clone(),
             prior: shared.cache.parts(&name),
-            found: Found::Parts(Box::new(parts)),
+            found: LoadOutcome::Parts(Box::new(parts)),
             faults: vec![(Source::Zoneadm, None)],
             unanswered: Vec::new(),
             is_configured: false,

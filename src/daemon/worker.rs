@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use super::after_load::{AfterLoad, Finished, Noted};
+use super::after_load::{AfterLoad, Finished, TransitionNumber};
 use super::reloads::EndedReload;
 use super::retry::zonename_of;
 use crate::cache::Published;
@@ -18,7 +18,9 @@ use crate::drift::Drift;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::load::files::Sysinfo;
 use crate::load::index::ZoneIndex;
-use crate::load::{Found, LoadRequest, Loaded, LoadedAll, Loader, NoAnswer};
+use crate::load::{
+    LoadOutcome, LoadRequest, Loaded, LoadedAll, Loader, NoAnswer,
+};
 use crate::os::memory;
 use crate::queue::Batch;
 use crate::settings::LoadLimits;
@@ -123,7 +125,7 @@ impl Worker {
             self.loader.load(requests.collect(), &sysinfo, &self.arm());
         for (job, loaded) in jobs.iter().zip(loaded) {
             let zonename = [Arc::clone(&loaded.zonename)];
-            let is_gone = matches!(loaded.found, Found::Gone);
+            let is_gone = matches!(loaded.found, LoadOutcome::Gone);
             let finished = self.after.finish(job, loaded, *noted);
             // Of a VM that is gone there is nothing more to read.
             let is_whole = is_gone || job.sources.contains(Sources::ALL);
@@ -302,7 +304,7 @@ impl Worker {
     }
 
     /// Forgets transitions and faults of zones that were not found.
-    fn forget_gone(&self, noted: Noted, finished: &FinishedAll) {
+    fn forget_gone(&self, noted: TransitionNumber, finished: &FinishedAll) {
         let listed: HashSet<&str> =
             finished.zonenames.iter().map(|name| &**name).collect();
         let runs = self.loader.runs();
@@ -470,7 +472,7 @@ impl Worker {
 /// The sources of which a load has found something else than was known.
 fn changed_sources(loaded: &Loaded) -> Vec<Source> {
     match (&loaded.found, &loaded.prior) {
-        (Found::Parts(new), Some(old)) => new.differing(old),
+        (LoadOutcome::Parts(new), Some(old)) => new.differing(old),
         _ => vec![Source::Zoneadm],
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::open::Stream;
+use super::open::StreamSocket;
 use super::request::Request;
 use crate::sync::Wake;
 use crate::vm::values::http_date;
@@ -88,26 +88,26 @@ impl Body {
 }
 
 /// What a request is answered with.
-pub enum Answer {
+pub enum Response {
     /// At once.
-    Full(Full),
+    Full(FullResponse),
     /// When there is something to answer.
-    Later(StartLater),
+    Deferred(StartLater),
     /// Lines that never end.
     Stream(StartStream),
 }
 
 /// Begins what is answered later; it tells [`Wake`] when there is something
 /// to look at.
-pub type StartLater = Box<dyn FnOnce(Wake) -> Box<dyn Later> + Send>;
+pub type StartLater = Box<dyn FnOnce(Wake) -> Box<dyn Deferred> + Send>;
 
 /// Takes the connection over, once the head is out, and sends the lines.
-pub type StartStream = Box<dyn FnOnce(Stream) + Send>;
+pub type StartStream = Box<dyn FnOnce(StreamSocket) + Send>;
 
 /// What answers.
 pub trait Handler: Send + Sync {
     /// The answer to a request that came in at this address of ours.
-    fn answer(&self, request: &Request, local: Option<IpAddr>) -> Answer;
+    fn answer(&self, request: &Request, local: Option<IpAddr>) -> Response;
 
     /// A request was refused with this status, unread.
     fn refused(&self, status: u16);
@@ -115,7 +115,7 @@ pub trait Handler: Send + Sync {
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Full {
+pub struct FullResponse {
     /// The status.
     pub status: u16,
     /// The content type.
@@ -128,7 +128,7 @@ pub struct Full {
     pub is_last: bool,
 }
 
-impl Full {
+impl FullResponse {
     /// An answer.
     #[must_use]
     pub fn new(status: u16, kind: &'static str, body: Body) -> Self {
@@ -192,15 +192,15 @@ impl Full {
 }
 
 /// An answer that is not there yet.
-pub trait Later: Send {
+pub trait Deferred: Send {
     /// The answer, if it is there now.
-    fn look(&mut self) -> Option<Full>;
+    fn look(&mut self) -> Option<FullResponse>;
 
     /// When the client is to be told that it is not.
     fn until(&self) -> Instant;
 
     /// What it is told then.
-    fn late(&mut self) -> Full;
+    fn late(&mut self) -> FullResponse;
 }
 
 /// The head of an answer, without its last fields and its end.

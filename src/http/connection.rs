@@ -10,12 +10,12 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::answer::{
-    Answer, Body, Full, Handler, JSON, Later, StartStream, head,
+    Body, Deferred, FullResponse, Handler, JSON, Response, StartStream, head,
 };
-use super::open::{LINGER_BYTES, LINGER_TIME, Slot, Stream};
-use super::poller::{Fired, Poller, Wants, wait_for};
+use super::open::{LINGER_BYTES, LINGER_TIME, Slot, StreamSocket};
+use super::poller::{Interest, Poller, WakeReason, wait_for};
 use super::pool::Pool;
-use crate::http::request::{Parsed, Request, parse};
+use crate::http::request::{ParsedHead, Request, parse};
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
 
@@ -25,8 +25,8 @@ const PIECES_MAX: usize = 512;
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 4096;
 
-const READ: Wants = Wants { read: true, write: false };
-const WRITE: Wants = Wants { read: false, write: true };
+const READ: Interest = Interest { read: true, write: false };
+const WRITE: Interest = Interest { read: false, write: true };
 
 /// What all connections are served with.
 pub struct Serving {
@@ -58,7 +58,7 @@ enum State {
     /// Dropping the body of this one; so many bytes are left.
     Skipping(Request, usize),
     /// Waiting for the answer to this one.
-    Waiting(Request, Box<dyn Later>, Arc<Summons>),
+    Waiting(Request, Box<dyn Deferred>, Arc<Summons>),
     /// Writing an answer.
     Writing(Outgoing, After),
     /// Letting a client that gets no more read what it got; it may send so
@@ -83,7 +83,7 @@ enum Step {
     /// There is more to do, but others may come first.
     Yield,
     /// Nothing more can be done until this.
-    Park(Wants),
+    Park(Interest),
     /// The connection is over, or another's.
     End,
 }
@@ -109,13 +109,13 @@ impl Connection {
     }
 
     /// Has one of the threads go on with it.
-    pub fn serve(self, why: Fired) {
+    pub fn serve(self, why: WakeReason) {
         let pool = Arc::clone(&self.serving.pool);
         pool.run(Box::new(move || self.go_on(why)));
     }
 
     /// Does what can be done, and parks the connection.
-    fn go_on(mut self, mut why: Fired) {
+    fn go_on(mut self, mut why: WakeReason) {
         loop {
             match self.step(why) {
                 Ok(Step::Next) => {}
@@ -132,7 +132,7 @@ impl Connection {
                 }
                 Ok(Step::Yield) if self.serving.pool.is_busy() => {
                     // Who asks on and on does so in turn with others.
-                    return self.serve(Fired::Ready);
+                    return self.serve(WakeReason::Ready);
                 }
                 Ok(Step::Yield) if self.buffer.is_empty() => {
                     // The next request is on its way: to wait for it costs
@@ -148,11 +148,11 @@ impl Connection {
             if self.serving.pool.is_ending() {
                 return;
             }
-            why = Fired::Ready;
+            why = WakeReason::Ready;
         }
     }
 
-    fn park(mut self, wants: Wants) {
+    fn park(mut self, wants: Interest) {
         let serving = Arc::clone(&self.serving);
         let poller = &serving.poller;
         let (socket, until) = (Arc::clone(&self.socket), self.until);
@@ -179,7 +179,7 @@ impl Connection {
         }
     }
 
-    fn step(&mut self, why: Fired) -> io::Result<Step> {
+    fn step(&mut self, why: WakeReason) -> io::Result<Step> {
         match std::mem::replace(&mut self.state, State::Reading) {
             State::Reading => self.read(why),
             State::Skipping(request, left) => self.skip(request, left, why),
@@ -192,21 +192,21 @@ impl Connection {
     }
 
     /// Reads until there is a request, and has it answered.
-    fn read(&mut self, why: Fired) -> io::Result<Step> {
+    fn read(&mut self, why: WakeReason) -> io::Result<Step> {
         let serving = Arc::clone(&self.serving);
         match parse(&self.buffer, &serving.limits) {
-            Parsed::Request(request, len) => {
+            ParsedHead::Request(request, len) => {
                 self.buffer.drain(..len);
                 let body = request.body;
                 self.state = State::Skipping(request, body);
                 return Ok(Step::Next);
             }
-            Parsed::Refused(status) => {
+            ParsedHead::Refused(status) => {
                 self.refuse(status);
                 return Ok(Step::Next);
             }
-            Parsed::Partial
-                if why == Fired::Late || Instant::now() >= self.until =>
+            ParsedHead::Partial
+                if why == WakeReason::Late || Instant::now() >= self.until =>
             {
                 // Who has sent nothing is not told anything.
                 if self.buffer.is_empty() {
@@ -215,7 +215,7 @@ impl Connection {
                 self.refuse(408);
                 return Ok(Step::Next);
             }
-            Parsed::Partial => {}
+            ParsedHead::Partial => {}
         }
         loop {
             let was_empty = self.buffer.is_empty();
@@ -249,7 +249,7 @@ impl Connection {
         &mut self,
         request: Request,
         left: usize,
-        why: Fired,
+        why: WakeReason,
     ) -> io::Result<Step> {
         let here = left.min(self.buffer.len());
         self.buffer.drain(..here);
@@ -260,7 +260,7 @@ impl Connection {
             self.answer(request, answer);
             return Ok(Step::Next);
         }
-        if why == Fired::Late || Instant::now() >= self.until {
+        if why == WakeReason::Late || Instant::now() >= self.until {
             self.refuse(408);
             return Ok(Step::Next);
         }
@@ -282,15 +282,15 @@ impl Connection {
     /// Refuses what is no request: there is no telling what follows it.
     fn refuse(&mut self, status: u16) {
         self.serving.handler.refused(status);
-        let full = Full::text(status, "");
+        let full = FullResponse::text(status, "");
         let outgoing = Outgoing::new(full.head(true, None), None);
         self.begin_writing(outgoing, After::Close);
     }
 
-    fn answer(&mut self, request: Request, answer: Answer) {
+    fn answer(&mut self, request: Request, answer: Response) {
         match answer {
-            Answer::Full(full) => self.answer_fully(&request, full),
-            Answer::Later(start) => {
+            Response::Full(full) => self.answer_fully(&request, full),
+            Response::Deferred(start) => {
                 let poller = Arc::clone(&self.serving.poller);
                 let summons = Arc::new(Summons::new(poller));
                 let later = start({
@@ -300,7 +300,7 @@ impl Connection {
                 self.until = later.until();
                 self.state = State::Waiting(request, later, summons);
             }
-            Answer::Stream(start) => {
+            Response::Stream(start) => {
                 if request.method == "HEAD" {
                     let head = head(200, JSON) + "Connection: close\r\n\r\n";
                     let outgoing = Outgoing::new(head, None);
@@ -319,7 +319,7 @@ impl Connection {
         }
     }
 
-    fn answer_fully(&mut self, request: &Request, full: Full) {
+    fn answer_fully(&mut self, request: &Request, full: FullResponse) {
         let stays = request.keep_alive && !full.is_last;
         let idle_time = stays.then_some(self.serving.limits.idle_time);
         let head = full.head(request.is_http11, idle_time);
@@ -338,11 +338,11 @@ impl Connection {
     fn wait(
         &mut self,
         request: Request,
-        mut later: Box<dyn Later>,
+        mut later: Box<dyn Deferred>,
         summons: Arc<Summons>,
-        why: Fired,
+        why: WakeReason,
     ) -> io::Result<Step> {
-        if why == Fired::Broken {
+        if why == WakeReason::Broken {
             return Ok(Step::End);
         }
         // What the client sends meanwhile is kept, but within bounds. Its end
@@ -362,7 +362,7 @@ impl Connection {
         summons.forget();
         let mut answer = later.look();
         if answer.is_none()
-            && (why == Fired::Late || Instant::now() >= later.until())
+            && (why == WakeReason::Late || Instant::now() >= later.until())
         {
             answer = Some(later.late());
         }
@@ -389,9 +389,9 @@ impl Connection {
         &mut self,
         mut outgoing: Outgoing,
         after: After,
-        why: Fired,
+        why: WakeReason,
     ) -> io::Result<Step> {
-        if why == Fired::GivenUp {
+        if why == WakeReason::GivenUp {
             return Ok(Step::End);
         }
         let before = outgoing.left();
@@ -400,7 +400,7 @@ impl Connection {
             let now = Instant::now();
             if outgoing.left() < before {
                 self.until = now + self.serving.limits.write_stall_time;
-            } else if why == Fired::Late {
+            } else if why == WakeReason::Late {
                 return Ok(Step::End);
             }
             let latest = outgoing.begun + self.serving.limits.answer_time;
@@ -434,7 +434,7 @@ impl Connection {
             After::Stream(start, chunked) => {
                 if let Some(slot) = self.slot.take() {
                     let socket = Arc::clone(&self.socket);
-                    start(Stream { socket, chunked, _slot: slot });
+                    start(StreamSocket { socket, chunked, _slot: slot });
                 }
                 Ok(Step::End)
             }
@@ -442,9 +442,10 @@ impl Connection {
     }
 
     /// Reads what the client sends, until it has seen the end.
-    fn linger(&mut self, mut left: usize, why: Fired) -> io::Result<Step> {
+    fn linger(&mut self, mut left: usize, why: WakeReason) -> io::Result<Step> {
         let mut piece = [0; READ_BYTES];
-        while why != Fired::Late && left > 0 && Instant::now() < self.until {
+        while why != WakeReason::Late && left > 0 && Instant::now() < self.until
+        {
             match (&*self.socket).read(&mut piece) {
                 Ok(0) => return Ok(Step::End),
                 Ok(n) => left = left.saturating_sub(n),

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, Body, Full, JSON, Later};
-use super::numbers::Place;
+use super::answer::{Body, Deferred, FullResponse, JSON, Response};
+use super::numbers::Permit;
 use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
-use super::vms::{Vms, body_of, busy, failure, versioned};
+use super::vms::{VmResponses, body_of, busy, failure, versioned};
 use crate::config::is_zonename;
 use crate::hub::{TooMuch, VmVersion, Watch};
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
-use crate::sync_requests::Requested;
+use crate::sync_requests::SyncRequest;
 use crate::vm::filter::Search;
 
 /// The field that names the sources of a loaded VM of which the last good
@@ -25,14 +25,14 @@ const STALE_FIELD: &str = "X-Vminfod-Stale";
 const FAULTS_MAX: usize = 5;
 
 /// What is asked for.
-pub enum Work {
+pub enum DeferredRequest {
     /// All VMs, loaded.
     Vms(OfVms),
     /// This VM, loaded or as it has become, or both.
     Vm(Arc<str>, OfVm),
 }
 
-impl Work {
+impl DeferredRequest {
     /// The name in metrics.
     pub fn route(&self) -> &'static str {
         match self {
@@ -45,11 +45,11 @@ impl Work {
     /// The answer, when there is something to answer.
     pub fn answer(
         self,
-        vms: &Arc<Vms>,
+        vms: &Arc<VmResponses>,
         request: &Request,
         begun: Instant,
-    ) -> Answer {
-        let Vms { limits, numbers, .. } = &**vms;
+    ) -> Response {
+        let VmResponses { limits, numbers, .. } = &**vms;
         // Requests that wait for changes do not keep others from loads.
         let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
         let (place, most) = match waits {
@@ -58,11 +58,11 @@ impl Work {
         };
         let Some(place) = place else {
             let why = format!("{most} requests wait, which are the most");
-            return Answer::Full(busy(&why));
+            return Response::Full(busy(&why));
         };
         let vms = Arc::clone(vms);
         let request = request.clone();
-        Answer::Later(Box::new(move |wake| {
+        Response::Deferred(Box::new(move |wake| {
             let sync = match &self {
                 Self::Vms(_) => Some(None),
                 // What is no name of a zone is not there.
@@ -103,13 +103,13 @@ impl Work {
 }
 
 /// A load that has to be in first; `None` if there can't be one more.
-struct Sync(Option<Arc<Requested>>);
+struct Sync(Option<Arc<SyncRequest>>);
 
 /// A request that waits for its load, if that is asked for, and then for what
 /// its VM is to become.
 struct Waiting {
-    vms: Arc<Vms>,
-    work: Work,
+    vms: Arc<VmResponses>,
+    work: DeferredRequest,
     request: Request,
     begun: Instant,
     until: Instant,
@@ -121,12 +121,12 @@ struct Waiting {
     wake: Wake,
     /// From when on it looks.
     watching: Option<Watching>,
-    _place: Place,
+    _place: Permit,
 }
 
 /// A watch of a VM, ended when dropped.
 struct Watching {
-    vms: Arc<Vms>,
+    vms: Arc<VmResponses>,
     zonename: Arc<str>,
     watch: Arc<Watch>,
 }
@@ -138,7 +138,7 @@ impl Drop for Watching {
 }
 
 impl Waiting {
-    fn answer(&mut self) -> Option<Full> {
+    fn answer(&mut self) -> Option<FullResponse> {
         match &self.sync {
             Some(Sync(None)) => {
                 return Some(busy("too many VMs wait to be loaded"));
@@ -148,14 +148,14 @@ impl Waiting {
             None => {}
         }
         match &self.work {
-            Work::Vms(of) => {
+            DeferredRequest::Vms(of) => {
                 let full = self.vms.all(of, &self.request);
                 Some(self.with_faults(full, None))
             }
-            Work::Vm(name, of) if of.wait.is_none() => {
+            DeferredRequest::Vm(name, of) if of.wait.is_none() => {
                 Some(self.loaded(name, of))
             }
-            Work::Vm(name, of) => {
+            DeferredRequest::Vm(name, of) => {
                 let (name, of) = (Arc::clone(name), of.clone());
                 self.once_it_holds(&name, &of)
             }
@@ -163,7 +163,7 @@ impl Waiting {
     }
 
     /// The VM as it is served now.
-    fn loaded(&self, name: &Arc<str>, of: &OfVm) -> Full {
+    fn loaded(&self, name: &Arc<str>, of: &OfVm) -> FullResponse {
         let (version, seq) = self.vms.cache.vm(name);
         if version.vm.is_none()
             && let Some(error) = self.vms.unloadable(name)
@@ -176,7 +176,11 @@ impl Waiting {
 
     /// The first version of the VM that is as wanted; `None` if there is none
     /// yet.
-    fn once_it_holds(&mut self, name: &Arc<str>, of: &OfVm) -> Option<Full> {
+    fn once_it_holds(
+        &mut self,
+        name: &Arc<str>,
+        of: &OfVm,
+    ) -> Option<FullResponse> {
         let mut next = self.begin_watch(name);
         // A request that waits for long may search for long, a little at a
         // time.
@@ -252,19 +256,23 @@ impl Waiting {
         of: &OfVm,
         version: &VmVersion,
         seq: u64,
-    ) -> Full {
+    ) -> FullResponse {
         let body = match &version.vm {
             Some(vm) => body_of(vm, of),
             None => Body::Bytes(b"null".to_vec()),
         };
         let etag = self.vms.etag(version.seq);
-        let full = Full::new(status, JSON, body);
+        let full = FullResponse::new(status, JSON, body);
         versioned(full, &etag, seq)
     }
 
     /// What was loaded, but could not be understood, is as it was before: the
     /// answer says so.
-    fn with_faults(&self, full: Full, name: Option<&str>) -> Full {
+    fn with_faults(
+        &self,
+        full: FullResponse,
+        name: Option<&str>,
+    ) -> FullResponse {
         if !self.is_synced {
             return full;
         }
@@ -278,14 +286,14 @@ impl Waiting {
         }
     }
 
-    fn count(&self, full: &Full) {
+    fn count(&self, full: &FullResponse) {
         let numbers = &self.vms.numbers;
         numbers.answered(self.work.route(), full.status, self.begun);
     }
 }
 
-impl Later for Waiting {
-    fn look(&mut self) -> Option<Full> {
+impl Deferred for Waiting {
+    fn look(&mut self) -> Option<FullResponse> {
         let full = self.answer()?;
         self.count(&full);
         Some(full)
@@ -295,10 +303,10 @@ impl Later for Waiting {
         self.until
     }
 
-    fn late(&mut self) -> Full {
+    fn late(&mut self) -> FullResponse {
         let vms = &self.vms;
         let full = match &self.work {
-            Work::Vm(name, of) if self.sync.is_none() => {
+            DeferredRequest::Vm(name, of) if self.sync.is_none() => {
                 let (version, seq) = vms.cache.vm(name);
                 match (version.vm.is_none(), vms.unloadable(name)) {
                     (true, Some(error)) => failure(504, &error),
@@ -307,8 +315,8 @@ impl Later for Waiting {
             }
             work => {
                 let name = match work {
-                    Work::Vms(_) => None,
-                    Work::Vm(name, _) => Some(&**name),
+                    DeferredRequest::Vms(_) => None,
+                    DeferredRequest::Vm(name, _) => Some(&**name),
                 };
                 let time = (self.until - self.begun).as_secs_f64();
                 let mut error = format!("not loaded within {time} s");

@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 
 use super::answer::{Handler, add_date};
 use super::connection::{Connection, Serving};
-use super::open::{LINGER_TIME, Open};
-use super::poller::{Fired, Poller};
+use super::open::{LINGER_TIME, OpenConnections};
+use super::poller::{Poller, WakeReason};
 use super::pool::Pool;
 use crate::os;
 use crate::os::net::Listener;
@@ -59,7 +59,7 @@ pub struct EngineStatus {
 /// Accepts connections, and ends them.
 pub struct Engine {
     serving: Arc<Serving>,
-    open: Arc<Open>,
+    open: Arc<OpenConnections>,
     refused: Refused,
     /// Rung once, and for every thread that accepts: the daemon is ending.
     bell: Arc<Bell>,
@@ -144,7 +144,7 @@ impl Engine {
         match self.open.slot(&socket, most) {
             Some(slot) => {
                 let serving = Arc::clone(&self.serving);
-                Connection::new(serving, socket, slot).serve(Fired::Ready);
+                Connection::new(serving, socket, slot).serve(WakeReason::Ready);
             }
             None => self.refused.refuse(socket, most),
         }

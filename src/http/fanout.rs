@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::poller::{Fired, Poller, Wants};
-use super::subscriber::{Item, Over, Subscriber};
+use super::poller::{Interest, Poller, WakeReason};
+use super::subscriber::{EndReason, OutgoingLine, Subscriber};
 use super::subscription_filter::SharedEvent;
 use crate::hub::{EventLine, Hub};
 use crate::settings::HttpLimits;
@@ -33,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What the thread is told.
 enum Message {
     Join(Box<Subscriber>),
-    Ready(u64, Fired),
+    Ready(u64, WakeReason),
 }
 
 /// The fan-out.
@@ -97,14 +97,14 @@ impl Fanout {
         (load(&self.looks), load(&self.queued))
     }
 
-    fn tell(&self, message: Message) {
+    fn send(&self, message: Message) {
         self.inbox.lock().push(message);
         self.hub.wake();
     }
 
     /// Takes a subscriber, whose first lines wait.
     pub fn join(&self, subscriber: Subscriber) {
-        self.tell(Message::Join(Box::new(subscriber)));
+        self.send(Message::Join(Box::new(subscriber)));
     }
 
     /// Writes events until it is stopped; gives each stream its last chunk
@@ -148,13 +148,13 @@ impl Fanout {
             let ids: Vec<_> = subscribers.by_id.keys().copied().collect();
             for id in ids {
                 let why = "events came too fast".to_string();
-                self.leave(subscribers, id, &Over::Behind(why));
+                self.leave(subscribers, id, &EndReason::Behind(why));
             }
             return true;
         };
         let mut touched = BTreeSet::new();
         for line in &lines {
-            let mut told = SharedEvent::new(line);
+            let mut event = SharedEvent::new(line);
             let ids = subscribers.of(line);
             self.looks.fetch_add(ids.len() as u64, Ordering::Relaxed);
             for id in ids {
@@ -165,11 +165,12 @@ impl Fanout {
                 if line.seq <= subscriber.seq {
                     continue;
                 }
-                let Some(wanted) = told.to(&subscriber.wanted) else {
+                let Some(wanted) = event.to(&subscriber.wanted) else {
                     continue;
                 };
                 self.queued.fetch_add(1, Ordering::Relaxed);
-                match subscriber.push(Item::Event(wanted), &self.limits) {
+                match subscriber.push(OutgoingLine::Event(wanted), &self.limits)
+                {
                     Ok(()) => {
                         touched.insert(id);
                     }
@@ -194,7 +195,7 @@ impl Fanout {
                 .map(|(id, subscriber)| (subscriber.waiting_bytes(), *id));
             let Some((bytes @ 1.., id)) = waiting.max() else { return };
             let why = format!("{bytes} bytes wait for it, too many in all");
-            self.leave(subscribers, id, &Over::Behind(why));
+            self.leave(subscribers, id, &EndReason::Behind(why));
         }
     }
 
@@ -210,7 +211,7 @@ impl Fanout {
             if let Some(wanted) = SharedEvent::new(&line).to(&subscriber.wanted)
             {
                 self.queued.fetch_add(1, Ordering::Relaxed);
-                subscriber.push_free(Item::Event(wanted));
+                subscriber.push_free(OutgoingLine::Event(wanted));
             }
         }
         subscriber.seq = subscriber.seq.max(seq);
@@ -236,7 +237,7 @@ impl Fanout {
             self.write(subscribers, id);
         } else {
             let why = "events came too fast".to_string();
-            self.leave(subscribers, id, &Over::Behind(why));
+            self.leave(subscribers, id, &EndReason::Behind(why));
         }
     }
 
@@ -245,13 +246,13 @@ impl Fanout {
         self: &Arc<Self>,
         subscribers: &mut Subscribers,
         id: u64,
-        why: Fired,
+        why: WakeReason,
     ) {
         let Some(subscriber) = subscribers.by_id.get_mut(&id) else { return };
         let stall = self.limits.write_stall_time;
         let over = match (why, subscriber.blocked) {
-            (Fired::Late, Some(since)) if since.elapsed() >= stall => {
-                Err(Over::Behind(format!("reads nothing for {stall:?}")))
+            (WakeReason::Late, Some(since)) if since.elapsed() >= stall => {
+                Err(EndReason::Behind(format!("reads nothing for {stall:?}")))
             }
             _ => subscriber.read(),
         };
@@ -287,15 +288,18 @@ impl Fanout {
         let socket = Arc::clone(&subscriber.stream.socket);
         subscriber.key = Some(key);
         let fanout = Arc::clone(self);
-        let then = Box::new(move |why| fanout.tell(Message::Ready(id, why)));
+        let then = Box::new(move |why| fanout.send(Message::Ready(id, why)));
         self.poller.park(key, socket, wants, until, then);
     }
 
-    fn waits_for(&self, subscriber: &Subscriber) -> (Wants, Option<Instant>) {
+    fn waits_for(
+        &self,
+        subscriber: &Subscriber,
+    ) -> (Interest, Option<Instant>) {
         let stall = self.limits.write_stall_time;
         let write = subscriber.blocked.is_some();
         let until = subscriber.blocked.map(|since| since + stall);
-        (Wants { read: true, write }, until)
+        (Interest { read: true, write }, until)
     }
 
     fn send_heartbeats(self: &Arc<Self>, to: &mut Subscribers) {
@@ -309,7 +313,7 @@ impl Fanout {
             if subscriber.is_idle() && subscriber.last_sent + every <= now {
                 let line = heartbeat(self.hub.handed_out());
                 let bytes = subscriber.framed(&line);
-                let item = Item::Text(self.hub.text(bytes));
+                let item = OutgoingLine::Text(self.hub.text(bytes));
                 subscriber.push_free(item);
                 subscriber.last_sent = now;
                 subscriber.heartbeat_at = Some(now + every);
@@ -324,13 +328,13 @@ impl Fanout {
         }
     }
 
-    fn leave(&self, subscribers: &mut Subscribers, id: u64, over: &Over) {
+    fn leave(&self, subscribers: &mut Subscribers, id: u64, over: &EndReason) {
         let Some(subscriber) = subscribers.remove(id) else { return };
         self.hub.unsubscribe(id);
         let agent = subscriber.agent.as_deref().unwrap_or("-");
         match over {
-            Over::Gone => log::debug!("subscriber has gone: {agent}"),
-            Over::Behind(why) => {
+            EndReason::Gone => log::debug!("subscriber has gone: {agent}"),
+            EndReason::Behind(why) => {
                 self.hub.count_cut_off();
                 log::warn!("subscriber is cut off: {agent}: {why}");
             }

@@ -39,16 +39,16 @@ use crate::os::net::Bound;
 use crate::settings::HttpLimits;
 use crate::source::Source;
 use crate::sync::Wake;
-use crate::sync_requests::Requested;
+use crate::sync_requests::SyncRequest;
 use crate::threads::{Stop, Threads};
 use crate::vm::json::Json;
 use engine::Engine;
 use fanout::Fanout;
-use numbers::Numbers;
+use numbers::HttpCounters;
 use poller::Poller;
 use route::Route;
 use service::Service;
-use vms::Vms;
+use vms::VmResponses;
 
 /// Why the server can't listen.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ pub trait Host: Send + Sync {
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
-    ) -> Option<Arc<Requested>>;
+    ) -> Option<Arc<SyncRequest>>;
 
     /// What is wrong with what is served of a VM, or of all: source and error
     /// of each.
@@ -127,12 +127,12 @@ impl Server {
             limits.clone(),
             stop.clone(),
         ));
-        let vms = Vms {
+        let vms = VmResponses {
             limits: limits.clone(),
             cache,
             hub,
             host,
-            numbers: Numbers::of(&Route::NAMES),
+            numbers: HttpCounters::of(&Route::NAMES),
         };
         let service = Arc::new(Service::new(vms, Arc::clone(&fanout)));
         let handler = Box::new(Arc::clone(&service));

@@ -14,7 +14,7 @@ const STATUSES: [&str; 6] = ["200", "304", "400", "404", "503", "504"];
 
 /// The counts.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub struct HttpCounters {
     requests: Counts,
     times: Times,
     resumed: AtomicU64,
@@ -31,15 +31,15 @@ const SEARCHING_MAX: usize = 4;
 
 /// The place of a request that waits, until dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct Permit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Numbers {
+impl HttpCounters {
     /// Of requests for these routes.
     #[must_use]
     pub fn of(routes: &[&str]) -> Self {
@@ -68,17 +68,17 @@ impl Numbers {
 
     /// A place for one more request that waits for a change, if there may be
     /// one.
-    pub fn wait(&self, most: usize) -> Option<Place> {
+    pub fn wait(&self, most: usize) -> Option<Permit> {
         place_in(&self.waiting, most)
     }
 
     /// A place for one more request that waits for a load.
-    pub fn sync(&self, most: usize) -> Option<Place> {
+    pub fn sync(&self, most: usize) -> Option<Permit> {
         place_in(&self.syncing, most)
     }
 
     /// A place for one more request that searches.
-    pub fn search(&self) -> Option<Place> {
+    pub fn search(&self) -> Option<Permit> {
         place_in(&self.searching, SEARCHING_MAX)
     }
 
@@ -162,8 +162,8 @@ impl Numbers {
     }
 }
 
-fn place_in(all: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
-    let place = Place(Arc::clone(all));
+fn place_in(all: &Arc<AtomicUsize>, most: usize) -> Option<Permit> {
+    let place = Permit(Arc::clone(all));
     // The place gives itself back if it is one too many.
     let before = all.fetch_add(1, Ordering::SeqCst);
     (before < most).then_some(place)
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let numbers = Numbers::default();
+        let numbers = HttpCounters::default();
         let one = numbers.wait(2);
         let two = numbers.wait(2);
         assert!(one.is_some() && two.is_some() && numbers.wait(2).is_none());

@@ -16,7 +16,7 @@ pub const LINGER_BYTES: usize = 1 << 20;
 
 /// A connection on which lines are sent.
 #[derive(Debug)]
-pub struct Stream {
+pub struct StreamSocket {
     /// The connection.
     pub socket: Arc<TcpStream>,
     /// Whether lines are sent in chunks: not to HTTP/1.0.
@@ -27,7 +27,7 @@ pub struct Stream {
 
 /// The connections that are open.
 #[derive(Debug, Default)]
-pub struct Open {
+pub struct OpenConnections {
     sockets: Mutex<(u64, HashMap<u64, Arc<TcpStream>>)>,
 }
 
@@ -35,7 +35,7 @@ pub struct Open {
 #[derive(Debug)]
 pub struct Slot {
     id: u64,
-    open: Arc<Open>,
+    open: Arc<OpenConnections>,
 }
 
 impl Drop for Slot {
@@ -44,7 +44,7 @@ impl Drop for Slot {
     }
 }
 
-impl Open {
+impl OpenConnections {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.sockets.lock().1.len()

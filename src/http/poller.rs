@@ -26,7 +26,7 @@ const FAILED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why something fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fired {
+pub enum WakeReason {
     /// Its socket can be read or written.
     Ready,
     /// Its socket has failed, or is closed.
@@ -41,7 +41,7 @@ pub enum Fired {
 
 /// What a socket is to be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wants {
+pub struct Interest {
     /// To be read.
     pub read: bool,
     /// To be written.
@@ -49,12 +49,12 @@ pub struct Wants {
 }
 
 /// What is done when it fires. It must not block.
-pub type Then = Box<dyn FnOnce(Fired) + Send>;
+pub type Then = Box<dyn FnOnce(WakeReason) + Send>;
 
 /// What waits.
 struct Parked {
     socket: Arc<TcpStream>,
-    wants: Wants,
+    wants: Interest,
     until: Option<Instant>,
     /// Bytes of an answer that is not taken, and that nobody shares.
     bytes: usize,
@@ -64,7 +64,7 @@ struct Parked {
 /// What the thread is told.
 enum Message {
     Park(u64, Parked),
-    Change(u64, Wants, Option<Instant>),
+    Change(u64, Interest, Option<Instant>),
     Fire(u64),
 }
 
@@ -96,7 +96,7 @@ impl Poller {
         Ok(Self { bell, stop, inbox, last_key, bytes_max })
     }
 
-    fn tell(&self, message: Message) {
+    fn send(&self, message: Message) {
         self.inbox.lock().push(message);
         self.bell.ring();
     }
@@ -111,12 +111,12 @@ impl Poller {
         &self,
         key: u64,
         socket: Arc<TcpStream>,
-        wants: Wants,
+        wants: Interest,
         until: Option<Instant>,
         then: Then,
     ) {
         let parked = Parked { socket, wants, until, bytes: 0, then };
-        self.tell(Message::Park(key, parked));
+        self.send(Message::Park(key, parked));
     }
 
     /// Parks a connection whose client does not take its answer, of which so
@@ -130,20 +130,20 @@ impl Poller {
         bytes: usize,
         then: Then,
     ) {
-        let wants = Wants { read: false, write: true };
+        let wants = Interest { read: false, write: true };
         let until = Some(until);
         let parked = Parked { socket, wants, until, bytes, then };
-        self.tell(Message::Park(key, parked));
+        self.send(Message::Park(key, parked));
     }
 
     /// Changes what something waits for, unless it has fired already.
-    pub fn change(&self, key: u64, wants: Wants, until: Option<Instant>) {
-        self.tell(Message::Change(key, wants, until));
+    pub fn change(&self, key: u64, wants: Interest, until: Option<Instant>) {
+        self.send(Message::Change(key, wants, until));
     }
 
     /// Lets something fire, unless it has already.
     pub fn fire(&self, key: u64) {
-        self.tell(Message::Fire(key));
+        self.send(Message::Fire(key));
     }
 
     /// Waits until it is stopped; drops what waits then.
@@ -167,7 +167,7 @@ impl Poller {
                     }
                     Message::Fire(key) => {
                         if let Some(waiting) = parked.remove(&key) {
-                            (waiting.then)(Fired::Woken);
+                            (waiting.then)(WakeReason::Woken);
                         }
                     }
                 }
@@ -195,14 +195,15 @@ impl Poller {
                 return;
             };
             held -= largest.bytes;
-            (largest.then)(Fired::GivenUp);
+            (largest.then)(WakeReason::GivenUp);
         }
     }
 
     /// Waits for the first that fires, or for a message.
-    fn wait(&self, parked: &BTreeMap<u64, Parked>) -> Vec<(u64, Fired)> {
+    fn wait(&self, parked: &BTreeMap<u64, Parked>) -> Vec<(u64, WakeReason)> {
         let fd = self.bell.fd().as_raw_fd();
-        let mut polled = vec![polled(fd, Wants { read: true, write: false })];
+        let mut polled =
+            vec![polled(fd, Interest { read: true, write: false })];
         polled.extend(
             parked
                 .values()
@@ -223,11 +224,11 @@ impl Poller {
         states
             .filter_map(|((key, p), state)| {
                 if state.failed {
-                    Some((*key, Fired::Broken))
+                    Some((*key, WakeReason::Broken))
                 } else if state.readable || state.writable {
-                    Some((*key, Fired::Ready))
+                    Some((*key, WakeReason::Ready))
                 } else if p.until.is_some_and(|until| until <= now) {
-                    Some((*key, Fired::Late))
+                    Some((*key, WakeReason::Late))
                 } else {
                     None
                 }
@@ -237,13 +238,13 @@ impl Poller {
 }
 
 /// Waits for one socket, at most that long; whether it is ready.
-pub fn wait_for(socket: &TcpStream, wants: Wants, time: Duration) -> bool {
+pub fn wait_for(socket: &TcpStream, wants: Interest, time: Duration) -> bool {
     let mut socket = [polled(socket.as_raw_fd(), wants)];
     let waited = poll_sockets(&mut socket, time);
     waited.is_ok() && (socket[0].readable || socket[0].writable)
 }
 
-fn polled(fd: RawFd, wants: Wants) -> Polled {
+fn polled(fd: RawFd, wants: Interest) -> Polled {
     Polled {
         fd,
         want_read: wants.read,
@@ -262,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    const READ: Wants = Wants { read: true, write: false };
+    const READ: Interest = Interest { read: true, write: false };
     const DEADLINE: Duration = Duration::from_secs(60);
 
     fn pair() -> (TcpStream, Arc<TcpStream>) {
@@ -280,9 +281,9 @@ mod tests {
     fn park(
         poller: &Poller,
         socket: &Arc<TcpStream>,
-        wants: Wants,
+        wants: Interest,
         until: Option<Instant>,
-    ) -> (u64, Receiver<Fired>) {
+    ) -> (u64, Receiver<WakeReason>) {
         let (sender, receiver) = channel();
         let key = poller.key();
         let then = Box::new(move |fired| sender.send(fired).unwrap());
@@ -301,17 +302,17 @@ mod tests {
         let (mut client, socket) = pair();
         let (_, ready) = park(&poller, &socket, READ, None);
         client.write_all(b"x").unwrap();
-        assert_eq!(ready.recv_timeout(DEADLINE), Ok(Fired::Ready));
+        assert_eq!(ready.recv_timeout(DEADLINE), Ok(WakeReason::Ready));
         let (_quiet, socket) = pair();
         let (_, late) = park(&poller, &socket, READ, Some(Instant::now()));
-        assert_eq!(late.recv_timeout(DEADLINE), Ok(Fired::Late));
+        assert_eq!(late.recv_timeout(DEADLINE), Ok(WakeReason::Late));
         let (key, woken) = park(&poller, &socket, READ, None);
         poller.fire(key);
-        assert_eq!(woken.recv_timeout(DEADLINE), Ok(Fired::Woken));
+        assert_eq!(woken.recv_timeout(DEADLINE), Ok(WakeReason::Woken));
         poller.fire(key);
         let (key, ready) = park(&poller, &socket, READ, None);
-        poller.change(key, Wants { read: false, write: true }, None);
-        assert_eq!(ready.recv_timeout(DEADLINE), Ok(Fired::Ready));
+        poller.change(key, Interest { read: false, write: true }, None);
+        assert_eq!(ready.recv_timeout(DEADLINE), Ok(WakeReason::Ready));
         // Of answers, the largest is too much.
         let answers = [400, 700, 300].map(|bytes| {
             let (sender, receiver) = channel();
@@ -324,7 +325,7 @@ mod tests {
             (receiver, quiet)
         });
         let given_up = answers[1].0.recv_timeout(DEADLINE);
-        assert_eq!(given_up, Ok(Fired::GivenUp));
+        assert_eq!(given_up, Ok(WakeReason::GivenUp));
         assert!(answers[0].0.try_recv().is_err());
         // What is dropped unfired lets go of its socket.
         let (_, dropped) = park(&poller, &socket, READ, None);

@@ -35,7 +35,7 @@ pub enum QueryError {
         /// What it was set to.
         value: String,
         /// What it can be.
-        wanted: Wanted,
+        wanted: WantedValue,
     },
     /// The first makes no sense without the second.
     Without(&'static str, &'static str),
@@ -43,7 +43,7 @@ pub enum QueryError {
 
 /// What a parameter can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum WantedValue {
     /// `1` or `0`.
     Flag,
     /// A time.
@@ -69,7 +69,7 @@ pub enum Wanted {
     Condition(ConditionError),
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for WantedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag => f.write_str("1 or 0 is wanted"),
@@ -166,7 +166,7 @@ impl Parameter {
 
     /// The error that its value is not what is `wanted`.
     #[must_use]
-    pub fn wrong(&self, wanted: Wanted) -> QueryError {
+    pub fn wrong(&self, wanted: WantedValue) -> QueryError {
         let (name, value) = (self.name.clone(), self.value.clone());
         QueryError::Value { name, value, wanted }
     }
@@ -179,7 +179,7 @@ impl Parameter {
         match self.value.as_str() {
             "1" | "true" => Ok(true),
             "0" | "false" => Ok(false),
-            _ => Err(self.wrong(Wanted::Flag)),
+            _ => Err(self.wrong(WantedValue::Flag)),
         }
     }
 
@@ -195,7 +195,7 @@ impl Parameter {
         let number = self.value.parse::<f64>().ok();
         let time = number.and_then(|n| Duration::try_from_secs_f64(n).ok());
         time.filter(|time| (least..=most).contains(time))
-            .ok_or_else(|| self.wrong(Wanted::Seconds { least, most }))
+            .ok_or_else(|| self.wrong(WantedValue::Seconds { least, most }))
     }
 
     /// A number.
@@ -204,7 +204,7 @@ impl Parameter {
     /// For anything else.
     pub fn number(&self) -> Result<u64, QueryError> {
         let number = self.value.parse().ok();
-        number.ok_or_else(|| self.wrong(Wanted::Number))
+        number.ok_or_else(|| self.wrong(WantedValue::Number))
     }
 
     /// One of these.
@@ -215,7 +215,7 @@ impl Parameter {
         let found = all.iter().find(|(name, _)| *name == self.value);
         found.map(|(_, value)| *value).ok_or_else(|| {
             let names = all.iter().map(|(name, _)| (*name).to_string());
-            self.wrong(Wanted::OneOf(names.collect()))
+            self.wrong(WantedValue::OneOf(names.collect()))
         })
     }
 
@@ -225,7 +225,7 @@ impl Parameter {
     /// For one that is.
     pub fn text(self) -> Result<String, QueryError> {
         match self.value.is_empty() {
-            true => Err(self.wrong(Wanted::Value)),
+            true => Err(self.wrong(WantedValue::Value)),
             false => Ok(self.value),
         }
     }

@@ -91,7 +91,7 @@ fn without_port(host: &str) -> &str {
 
 /// What a buffer holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub enum ParsedHead {
     /// A whole head, and its length.
     Request(Request, usize),
     /// The beginning of one.
@@ -102,25 +102,27 @@ pub enum Parsed {
 
 /// Parses what a client has sent so far.
 #[must_use]
-pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
+pub fn parse(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let len = match parsed.parse(buffer) {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) => return partial(buffer, limits),
-        Err(httparse::Error::TooManyHeaders) => return Parsed::Refused(431),
-        Err(_) => return Parsed::Refused(400),
+        Err(httparse::Error::TooManyHeaders) => {
+            return ParsedHead::Refused(431);
+        }
+        Err(_) => return ParsedHead::Refused(400),
     };
     let (Some(method), Some(target), Some(version)) =
         (parsed.method, parsed.path, parsed.version)
     else {
-        return Parsed::Refused(400);
+        return ParsedHead::Refused(400);
     };
     if target.len() > limits.target_bytes {
-        return Parsed::Refused(414);
+        return ParsedHead::Refused(414);
     }
     if len > limits.head_bytes {
-        return Parsed::Refused(431);
+        return ParsedHead::Refused(431);
     }
     let mut request = Request {
         method: method.to_string(),
@@ -134,7 +136,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
         body: 0,
     };
     if let Err(status) = request.read_headers(parsed.headers, limits) {
-        return Parsed::Refused(status);
+        return ParsedHead::Refused(status);
     }
     // The whole address, as to a proxy: its host counts.
     if let Some(rest) = target.strip_prefix("http://") {
@@ -143,7 +145,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> Parsed {
         request.host = Some(rest[..end].to_string());
         request.target = path.to_string();
     }
-    Parsed::Request(request, len)
+    ParsedHead::Request(request, len)
 }
 
 impl Request {
@@ -218,15 +220,15 @@ fn length(value: &str) -> Option<usize> {
 }
 
 /// A head that is not whole yet may already be too long.
-fn partial(buffer: &[u8], limits: &HttpLimits) -> Parsed {
+fn partial(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
     // Method and version take a few bytes besides the target.
     let line_max = limits.target_bytes + 32;
     if buffer.len() > line_max && !buffer[..line_max].contains(&b'\n') {
-        Parsed::Refused(414)
+        ParsedHead::Refused(414)
     } else if buffer.len() > limits.head_bytes {
-        Parsed::Refused(431)
+        ParsedHead::Refused(431)
     } else {
-        Parsed::Partial
+        ParsedHead::Partial
     }
 }
 
@@ -234,13 +236,13 @@ fn partial(buffer: &[u8], limits: &HttpLimits) -> Parsed {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Parsed {
+    fn parsed(text: &str) -> ParsedHead {
         parse(text.as_bytes(), &HttpLimits::default())
     }
 
     fn request(text: &str) -> Request {
         match parsed(text) {
-            Parsed::Request(request, len) => {
+            ParsedHead::Request(request, len) => {
                 assert_eq!(len, text.len());
                 request
             }
@@ -371,7 +373,7 @@ mod tests {
     fn what_is_not_whole_is_waited_for() {
         for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"]
         {
-            assert_eq!(parsed(text), Parsed::Partial, "{text:?}");
+            assert_eq!(parsed(text), ParsedHead::Partial, "{text:?}");
         }
     }
 
@@ -400,7 +402,7 @@ mod tests {
         ] {
             let got = parsed(&text);
             let shown = &text[..text.len().min(60)];
-            assert_eq!(got, Parsed::Refused(status), "{shown:?}");
+            assert_eq!(got, ParsedHead::Refused(status), "{shown:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::query::{self, Parameter, QueryError, Wanted, percent_decode};
+use super::query::{self, Parameter, QueryError, WantedValue, percent_decode};
 use super::subscription_filter::SubscriptionFilter;
 use crate::cache::Since;
 use crate::settings::HttpLimits;
@@ -223,7 +223,7 @@ fn add_wait(
     wait: &mut Option<Wait>,
     wanted: &Parameter,
 ) -> Result<(), QueryError> {
-    let contrary = || wanted.wrong(Wanted::OneKindOfWait);
+    let contrary = || wanted.wrong(WantedValue::OneKindOfWait);
     if wanted.value == "gone" {
         if matches!(wait, Some(Wait::Holds(_))) {
             return Err(contrary());
@@ -232,10 +232,10 @@ fn add_wait(
         return Ok(());
     }
     let Some((property, value)) = split_once(&wanted.value, '=') else {
-        return Err(wanted.wrong(Wanted::WaitWords));
+        return Err(wanted.wrong(WantedValue::WaitWords));
     };
     let condition = Condition::new(property, value)
-        .map_err(|e| wanted.wrong(Wanted::Condition(e)))?;
+        .map_err(|e| wanted.wrong(WantedValue::Condition(e)))?;
     match wait {
         None => *wait = Some(Wait::Holds(vec![condition])),
         Some(Wait::Holds(conditions)) if conditions.len() < CONDITIONS_MAX => {
@@ -243,7 +243,7 @@ fn add_wait(
         }
         Some(Wait::Holds(_)) => {
             let error = ConditionError::TooMany;
-            return Err(wanted.wrong(Wanted::Condition(error)));
+            return Err(wanted.wrong(WantedValue::Condition(error)));
         }
         Some(Wait::Gone) => return Err(contrary()),
     }
@@ -276,7 +276,7 @@ fn of_events(
                     if path.has_place() {
                         let value = text.to_string();
                         let one = Parameter { value, ..parameter };
-                        return Err(one.wrong(Wanted::PathOfChanges));
+                        return Err(one.wrong(WantedValue::PathOfChanges));
                     }
                     wanted.paths.push(path);
                 }

@@ -4,31 +4,31 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
-use super::answer::{Answer, Body, Full, Handler, METRICS};
-use super::deferred::Work;
+use super::answer::{Body, FullResponse, Handler, METRICS, Response};
+use super::deferred::DeferredRequest;
 use super::engine::Engine;
 use super::fanout::Fanout;
 use super::request::Request;
 use super::route::{OfEvents, Route, route};
 use super::snapshot_line;
-use super::snapshot_line::{Beginning, Snapshots};
-use super::subscriber::{Item, Subscriber};
+use super::snapshot_line::{ReadyLine, Snapshots};
+use super::subscriber::{OutgoingLine, Subscriber};
 use super::subscription_filter::SharedEvent;
-use super::vms::{Vms, busy, failure};
+use super::vms::{VmResponses, busy, failure};
 use crate::cache::Start;
 use crate::hub::{EventLine, Hub};
 use crate::metrics::Page;
 
 /// Answers requests.
 pub struct Service {
-    vms: Arc<Vms>,
+    vms: Arc<VmResponses>,
     fanout: Arc<Fanout>,
     snapshots: Snapshots,
     engine: OnceLock<Weak<Engine>>,
 }
 
 impl Handler for Arc<Service> {
-    fn answer(&self, request: &Request, local: Option<IpAddr>) -> Answer {
+    fn answer(&self, request: &Request, local: Option<IpAddr>) -> Response {
         let begun = Instant::now();
         if request.is_of_page
             || !request.is_for_us(local, &self.vms.limits.hosts)
@@ -36,18 +36,18 @@ impl Handler for Arc<Service> {
             let why = "not for pages in a browser, nor by a name that is \
                        none of this machine";
             self.vms.numbers.answered("other", 403, begun);
-            return Answer::Full(Full::text(403, why).last());
+            return Response::Full(FullResponse::text(403, why).last());
         }
         let route = route(&request.method, &request.target, &self.vms.limits);
         let name = route.name();
         let answer = self.answer_to(route, request, begun);
         match &answer {
-            Answer::Full(full) => {
+            Response::Full(full) => {
                 self.vms.numbers.answered(name, full.status, begun);
             }
-            Answer::Stream(_) => self.vms.numbers.answered(name, 200, begun),
+            Response::Stream(_) => self.vms.numbers.answered(name, 200, begun),
             // It is counted when it is there.
-            Answer::Later(_) => {}
+            Response::Deferred(_) => {}
         }
         answer
     }
@@ -59,7 +59,7 @@ impl Handler for Arc<Service> {
 
 impl Service {
     /// A service that answers from these VMs.
-    pub fn new(vms: Vms, fanout: Arc<Fanout>) -> Self {
+    pub fn new(vms: VmResponses, fanout: Arc<Fanout>) -> Self {
         Self {
             vms: Arc::new(vms),
             fanout,
@@ -78,23 +78,26 @@ impl Service {
         route: Route,
         request: &Request,
         begun: Instant,
-    ) -> Answer {
-        Answer::Full(match route {
-            Route::Ping => Full::json(200, b"{\"ping\":\"pong\"}".to_vec()),
+    ) -> Response {
+        Response::Full(match route {
+            Route::Ping => {
+                FullResponse::json(200, b"{\"ping\":\"pong\"}".to_vec())
+            }
             Route::Status { full } => {
-                Full::json(200, self.vms.host.status(full).to_bytes())
+                FullResponse::json(200, self.vms.host.status(full).to_bytes())
             }
             Route::Metrics => {
                 let page = self.metrics();
-                Full::new(200, METRICS, Body::Bytes(page.into_bytes()))
+                FullResponse::new(200, METRICS, Body::Bytes(page.into_bytes()))
             }
             Route::Vms(of) if of.sync => {
-                return Work::Vms(of).answer(&self.vms, request, begun);
+                return DeferredRequest::Vms(of)
+                    .answer(&self.vms, request, begun);
             }
             Route::Vms(of) => self.vms.all(&of, request),
             Route::Vm(name, of) if of.sync || of.wait.is_some() => {
                 let name = self.zonename_of(name, request);
-                return Work::Vm(name.into(), of)
+                return DeferredRequest::Vm(name.into(), of)
                     .answer(&self.vms, request, begun);
             }
             Route::Vm(name, of) => {
@@ -103,8 +106,10 @@ impl Service {
                 self.vms.one(&name, &of, version, seq, request)
             }
             Route::Events(of) => return self.events(of, request),
-            Route::Unsupported => Full::text(404, "Unsupported URL Path"),
-            Route::BadMethod => Full::text(400, ""),
+            Route::Unsupported => {
+                FullResponse::text(404, "Unsupported URL Path")
+            }
+            Route::BadMethod => FullResponse::text(400, ""),
             Route::BadQuery(error) => failure(400, &error.to_string()),
         })
     }
@@ -126,7 +131,7 @@ impl Service {
         page.into_text()
     }
 
-    fn events(self: &Arc<Self>, of: OfEvents, request: &Request) -> Answer {
+    fn events(self: &Arc<Self>, of: OfEvents, request: &Request) -> Response {
         let uuid: Arc<str> = crate::os::random_uuid().into();
         let agent = request.user_agent.clone();
         let since = of.since.as_ref();
@@ -136,14 +141,14 @@ impl Service {
         let Some(subscription) = subscribed else {
             let most = self.vms.limits.subscribers;
             let why = format!("{most} subscribers are the most");
-            return Answer::Full(busy(&why));
+            return Response::Full(busy(&why));
         };
         let listening = Listening {
             hub: Arc::clone(&self.vms.hub),
             id: subscription.id,
             is_taken: false,
         };
-        let beginning = Beginning {
+        let beginning = ReadyLine {
             uuid,
             epoch: Arc::clone(self.vms.cache.epoch()),
             wanted: &of.wanted,
@@ -156,19 +161,19 @@ impl Service {
         let fanout = Arc::clone(&self.fanout);
         let hub = Arc::clone(&self.vms.hub);
         let wanted = of.wanted;
-        Answer::Stream(Box::new(move |stream| {
+        Response::Stream(Box::new(move |stream| {
             let mut subscriber =
                 Subscriber::new(listening.id, seq, agent, wanted, stream);
             for text in
                 snapshot_line::framed(first, &hub, subscriber.stream.chunked)
             {
-                subscriber.push_free(Item::Text(text));
+                subscriber.push_free(OutgoingLine::Text(text));
             }
             for line in missed {
                 if let Some(line) =
                     SharedEvent::new(&line).to(&subscriber.wanted)
                 {
-                    subscriber.push_free(Item::Event(line));
+                    subscriber.push_free(OutgoingLine::Event(line));
                 }
             }
             listening.hand_over();
@@ -181,10 +186,10 @@ impl Service {
     fn first_lines(
         &self,
         start: Start,
-        beginning: &Beginning<'_>,
+        beginning: &ReadyLine<'_>,
         from: u64,
     ) -> (snapshot_line::LinePieces, Vec<Arc<EventLine>>) {
-        let Vms { hub, numbers, .. } = &*self.vms;
+        let VmResponses { hub, numbers, .. } = &*self.vms;
         let snapshots = &self.snapshots;
         match start {
             Start::Snapshot(snapshot) => {

@@ -37,7 +37,7 @@ impl Snapshots {
 }
 
 /// What the first line is made of.
-pub struct Beginning<'a> {
+pub struct ReadyLine<'a> {
     /// The subscription.
     pub uuid: Arc<str>,
     /// The daemon's life.
@@ -52,7 +52,7 @@ pub struct Beginning<'a> {
 /// after it.
 pub type LinePieces = [Arc<Text>; 3];
 
-impl Beginning<'_> {
+impl ReadyLine<'_> {
     /// The line of a stream that begins with this snapshot.
     pub fn line(
         &self,

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::open::Stream;
+use super::open::StreamSocket;
 use super::subscription_filter::SubscriptionFilter;
 use crate::hub::{EventLine, LineDraft, Text};
 use crate::settings::HttpLimits;
@@ -22,7 +22,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Something to write.
 #[derive(Debug)]
-pub enum Item {
+pub enum OutgoingLine {
     /// An event.
     Event(Arc<EventLine>),
     /// Bytes as they are to be sent, a part of a line or all of it.
@@ -31,7 +31,7 @@ pub enum Item {
 
 /// Why a subscriber gets no more.
 #[derive(Debug)]
-pub enum Over {
+pub enum EndReason {
     /// It has gone.
     Gone,
     /// It does not read.
@@ -50,7 +50,7 @@ pub struct Subscriber {
     /// What it wants.
     pub wanted: SubscriptionFilter,
     /// Its connection.
-    pub stream: Stream,
+    pub stream: StreamSocket,
     /// At what key the poller watches its socket.
     pub key: Option<u64>,
     /// Since when it has taken nothing, though there is something.
@@ -71,7 +71,7 @@ pub struct Subscriber {
 
 #[derive(Debug)]
 struct Queued {
-    item: Item,
+    item: OutgoingLine,
     is_lag: bool,
 }
 
@@ -83,7 +83,7 @@ impl Subscriber {
         seq: u64,
         agent: Option<String>,
         wanted: SubscriptionFilter,
-        stream: Stream,
+        stream: StreamSocket,
     ) -> Self {
         Self {
             id,
@@ -116,7 +116,7 @@ impl Subscriber {
     }
 
     /// Queues what does not count as lag: it has asked for it.
-    pub fn push_free(&mut self, item: Item) {
+    pub fn push_free(&mut self, item: OutgoingLine) {
         self.waiting_bytes += self.bytes_of(&item).len();
         self.queue.push_back(Queued { item, is_lag: false });
     }
@@ -127,9 +127,9 @@ impl Subscriber {
     /// If more would wait for it than may, and it does not take any.
     pub fn push(
         &mut self,
-        item: Item,
+        item: OutgoingLine,
         limits: &HttpLimits,
-    ) -> Result<(), Over> {
+    ) -> Result<(), EndReason> {
         let bytes = self.bytes_of(&item).len();
         self.waiting_bytes += bytes;
         self.lag.0 += 1;
@@ -145,7 +145,7 @@ impl Subscriber {
             true => {
                 let (events, bytes) = self.lag;
                 let why = format!("{events} events, {bytes} bytes behind");
-                Err(Over::Behind(why))
+                Err(EndReason::Behind(why))
             }
         }
     }
@@ -168,11 +168,11 @@ impl Subscriber {
         self.waiting_bytes
     }
 
-    fn bytes_of<'a>(&self, item: &'a Item) -> &'a [u8] {
+    fn bytes_of<'a>(&self, item: &'a OutgoingLine) -> &'a [u8] {
         match item {
-            Item::Event(line) if self.stream.chunked => line.chunk(),
-            Item::Event(line) => line.text(),
-            Item::Text(text) => text.bytes(),
+            OutgoingLine::Event(line) if self.stream.chunked => line.chunk(),
+            OutgoingLine::Event(line) => line.text(),
+            OutgoingLine::Text(text) => text.bytes(),
         }
     }
 
@@ -180,21 +180,21 @@ impl Subscriber {
     ///
     /// # Errors
     /// If it has gone, or sends on and on.
-    pub fn read(&mut self) -> Result<(), Over> {
+    pub fn read(&mut self) -> Result<(), EndReason> {
         let mut bytes = [0; 4096];
         loop {
             match (&*self.stream.socket).read(&mut bytes) {
-                Ok(0) => return Err(Over::Gone),
+                Ok(0) => return Err(EndReason::Gone),
                 Ok(n) if self.received + n > RECEIVED_MAX => {
                     let why = "it sends without end".to_string();
-                    return Err(Over::Behind(why));
+                    return Err(EndReason::Behind(why));
                 }
                 Ok(n) => self.received += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(());
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Over::Gone),
+                Err(_) => return Err(EndReason::Gone),
             }
         }
     }
@@ -203,7 +203,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// If it has gone.
-    pub fn write(&mut self) -> Result<(), Over> {
+    pub fn write(&mut self) -> Result<(), EndReason> {
         while !self.queue.is_empty() {
             let items = self.queue.iter().take(PIECES_MAX).enumerate();
             let slices = items.map(|(i, queued)| {
@@ -212,7 +212,7 @@ impl Subscriber {
             });
             let slices: Vec<_> = slices.collect();
             match (&*self.stream.socket).write_vectored(&slices) {
-                Ok(0) => return Err(Over::Gone),
+                Ok(0) => return Err(EndReason::Gone),
                 Ok(n) => {
                     self.blocked = None;
                     self.advance(n);
@@ -222,7 +222,7 @@ impl Subscriber {
                     return Ok(());
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Over::Gone),
+                Err(_) => return Err(EndReason::Gone),
             }
         }
         Ok(())

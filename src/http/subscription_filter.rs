@@ -196,8 +196,8 @@ mod tests {
                 ..SubscriptionFilter::default()
             },
         ] {
-            let told = SharedEvent::new(&line).to(&wanted).unwrap();
-            let event = std::str::from_utf8(told.text()).unwrap();
+            let found = SharedEvent::new(&line).to(&wanted).unwrap();
+            let event = std::str::from_utf8(found.text()).unwrap();
             assert!(!event.contains("secret"), "{event}");
             let event = Json::parse(event).unwrap();
             let error = event.get("error").and_then(Json::as_str).unwrap();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Host;
-use super::answer::{Body, Full, JSON, Pieces};
-use super::numbers::Numbers;
+use super::answer::{Body, FullResponse, JSON, Pieces};
+use super::numbers::HttpCounters;
 use super::request::Request;
 use super::route::{OfVm, OfVms};
 use crate::cache::Cache;
@@ -18,17 +18,17 @@ use crate::vm::json::{Json, Object};
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
 
 /// What answers with VMs need.
-pub struct Vms {
+pub struct VmResponses {
     pub limits: HttpLimits,
     pub cache: Arc<Cache>,
     pub hub: Arc<Hub>,
     pub host: Box<dyn Host>,
-    pub numbers: Numbers,
+    pub numbers: HttpCounters,
 }
 
-impl Vms {
+impl VmResponses {
     /// The answer with all VMs.
-    pub fn all(&self, of: &OfVms, request: &Request) -> Full {
+    pub fn all(&self, of: &OfVms, request: &Request) -> FullResponse {
         let mut snapshot = self.cache.snapshot();
         let seq = snapshot.seq;
         let etag = format!("\"{}-{seq}\"", self.cache.epoch());
@@ -65,7 +65,7 @@ impl Vms {
                 Body::Bytes(vms)
             }
         };
-        versioned(Full::new(200, JSON, body), &etag, seq)
+        versioned(FullResponse::new(200, JSON, body), &etag, seq)
     }
 
     /// The answer with one VM.
@@ -76,16 +76,16 @@ impl Vms {
         version: VmVersion,
         seq: u64,
         request: &Request,
-    ) -> Full {
+    ) -> FullResponse {
         let Some(vm) = version.vm else {
-            let full = Full::text(404, format!("VM Not Found: {name}"));
+            let full = FullResponse::text(404, format!("VM Not Found: {name}"));
             return full.with(SEQ_FIELD, &seq.to_string());
         };
         let etag = self.etag(version.seq);
         if request.has_version(&etag) {
             return versioned(not_modified(), &etag, seq);
         }
-        versioned(Full::new(200, JSON, body_of(&vm, of)), &etag, seq)
+        versioned(FullResponse::new(200, JSON, body_of(&vm, of)), &etag, seq)
     }
 
     /// Why a VM that is not served could not be loaded, though it is there.
@@ -111,24 +111,24 @@ pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
 }
 
 /// An answer with its version, and the last event that it knows of.
-pub fn versioned(full: Full, etag: &str, seq: u64) -> Full {
+pub fn versioned(full: FullResponse, etag: &str, seq: u64) -> FullResponse {
     full.with("ETag", etag).with(SEQ_FIELD, &seq.to_string())
 }
 
-fn not_modified() -> Full {
-    Full::new(304, JSON, Body::Bytes(Vec::new()))
+fn not_modified() -> FullResponse {
+    FullResponse::new(304, JSON, Body::Bytes(Vec::new()))
 }
 
 /// What did not work, as JSON.
-pub fn failure(status: u16, error: &str) -> Full {
+pub fn failure(status: u16, error: &str) -> FullResponse {
     let mut object = Object::new();
     object.set("error", error);
-    Full::json(status, Json::from(object).to_bytes())
+    FullResponse::json(status, Json::from(object).to_bytes())
 }
 
 /// That there are too many; it is worth trying again.
-pub fn busy(why: &str) -> Full {
-    Full::text(503, why).with("Retry-After", "1")
+pub fn busy(why: &str) -> FullResponse {
+    FullResponse::text(503, why).with("Retry-After", "1")
 }
 
 /// The array of VMs: their JSON is shared, not copied.

@@ -154,7 +154,7 @@ impl EventLine {
 
 /// Who listens to /events.
 #[derive(Clone, Debug)]
-pub struct Listener {
+pub struct SubscriberInfo {
     /// The subscription's name, a UUID.
     pub uuid: Arc<str>,
     /// What the client calls itself.
@@ -182,7 +182,7 @@ pub struct HubLimits {
 
 /// A listener's beginning.
 #[derive(Debug)]
-pub struct NewListener {
+pub struct NewSubscription {
     /// The hub's number of the listener.
     pub id: u64,
     /// The number of the last event by then.
@@ -206,7 +206,7 @@ struct Inner {
     bytes: usize,
     seq: u64,
     is_woken: bool,
-    listeners: BTreeMap<u64, Listener>,
+    listeners: BTreeMap<u64, SubscriberInfo>,
     last_id: u64,
     cut_off: u64,
     watches: HashMap<Arc<str>, Vec<Arc<Watch>>>,
@@ -313,7 +313,7 @@ impl Hub {
         uuid: Arc<str>,
         user_agent: Option<String>,
         since: Option<u64>,
-    ) -> Option<NewListener> {
+    ) -> Option<NewSubscription> {
         let mut inner = self.inner.lock();
         if inner.listeners.len() >= self.limits.subscribers {
             return None;
@@ -321,10 +321,12 @@ impl Hub {
         inner.last_id += 1;
         let (id, seq) = (inner.last_id, inner.seq);
         let created = SystemTime::now();
-        inner.listeners.insert(id, Listener { uuid, user_agent, created });
+        inner
+            .listeners
+            .insert(id, SubscriberInfo { uuid, user_agent, created });
         inner.joining.insert(id, seq);
         let missed = since.and_then(|since| inner.after(since, usize::MAX));
-        Some(NewListener { id, seq, missed })
+        Some(NewSubscription { id, seq, missed })
     }
 
     /// Forgets a listener.
@@ -378,7 +380,7 @@ impl Hub {
 
     /// Who listens, and how many have been cut off.
     #[must_use]
-    pub fn listeners(&self) -> (Vec<Listener>, u64) {
+    pub fn listeners(&self) -> (Vec<SubscriberInfo>, u64) {
         let inner = self.inner.lock();
         (inner.listeners.values().cloned().collect(), inner.cut_off)
     }
@@ -399,7 +401,7 @@ impl Hub {
 
     /// Tells who watches a VM that it is not there, though no event says so:
     /// it was never served.
-    pub fn tell_gone(&self, zonename: &str) {
+    pub fn report_gone(&self, zonename: &str) {
         let inner = self.inner.lock();
         for watch in inner.watches.get(zonename).into_iter().flatten() {
             watch.push(VmVersion { vm: None, seq: inner.seq });

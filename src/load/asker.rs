@@ -8,7 +8,7 @@ use super::Loader;
 use super::command::{Output, Run};
 use super::error::CommandError;
 use super::question::Question;
-use super::runs::{Ask, Asked, Unanswered};
+use super::runs::{PendingRun, RunRequest, Unanswered};
 
 /// Asks for one load.
 pub(super) struct Asker<'a> {
@@ -57,12 +57,12 @@ impl<'a> Asker<'a> {
         &self,
         question: &Question,
         limit: Duration,
-    ) -> Result<Asked, NoAnswer> {
+    ) -> Result<PendingRun, NoAnswer> {
         let circuit = question.circuit();
         if let Some(why) = self.hung.borrow().get(&circuit) {
             return Err(why.clone());
         }
-        Ok(self.loader.runs.ask(Ask {
+        Ok(self.loader.runs.ask(RunRequest {
             circuit,
             sort: question.sort(),
             source: question.source(),
@@ -78,7 +78,7 @@ impl<'a> Asker<'a> {
     /// If there is none in time, or the command failed.
     pub(super) fn answer<T>(
         &self,
-        asked: Result<Asked, NoAnswer>,
+        asked: Result<PendingRun, NoAnswer>,
         parse: impl Fn(&Run, &Output) -> Result<T, CommandError>,
     ) -> Result<T, NoAnswer> {
         let asked = asked?;

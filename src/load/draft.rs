@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::assemble::{Parts, VmDatasets, volume_of_path};
 use super::dtd::Refusal;
 use super::error::{DatasetError, FileError, LoadError};
-use super::files::{self, Dated, FilePlace, Stamps, Sysinfo};
+use super::files::{self, FilePlace, Stamped, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
 use super::pools::DatasetsWanted;
 use super::question::pool_of;
@@ -16,7 +16,7 @@ use super::runs::Unanswered;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
 use super::zoneadm::ZoneRow;
 use super::zonexml::ZoneXml;
-use super::{Found, LoadRequest, Loaded, NoAnswer, SourceFaults};
+use super::{LoadOutcome, LoadRequest, Loaded, NoAnswer, SourceFaults};
 use crate::config::Paths;
 use crate::source::{MAPS, Source, Sources};
 use crate::vm::json::Json;
@@ -208,7 +208,7 @@ impl Draft {
         &mut self,
         source: Source,
         place: FilePlace<'_>,
-        read: impl FnOnce(FilePlace<'_>) -> Result<Dated<T>, FileError>,
+        read: impl FnOnce(FilePlace<'_>) -> Result<Stamped<T>, FileError>,
         set: impl FnOnce(&mut Self, T),
     ) {
         let known = self.stamps.get(source);
@@ -453,21 +453,23 @@ impl Draft {
         let has_row = self.faults.contains(&(Source::Zoneadm, None));
         let (faults, unanswered) = (self.faults, self.unanswered);
         let found = match (self.gone, self.row, self.xml) {
-            (true, ..) => Found::Gone,
+            (true, ..) => LoadOutcome::Gone,
             // zoneadm's line is of the zone that was there before.
-            _ if self.is_another && !has_row => Found::Unknown,
-            (false, Some(row), Some(xml)) => Found::Parts(Box::new(Parts {
-                row,
-                xml,
-                zoneinfo: self.zoneinfo,
-                lastexited: self.lastexited,
-                stamps: self.stamps,
-                maps: self.maps.map(|map| map.unwrap_or_else(Json::empty)),
-                receiving: self.receiving,
-                datasets: self.datasets,
-                sysinfo: Arc::clone(sysinfo),
-            })),
-            (false, ..) => Found::Unknown,
+            _ if self.is_another && !has_row => LoadOutcome::Unknown,
+            (false, Some(row), Some(xml)) => {
+                LoadOutcome::Parts(Box::new(Parts {
+                    row,
+                    xml,
+                    zoneinfo: self.zoneinfo,
+                    lastexited: self.lastexited,
+                    stamps: self.stamps,
+                    maps: self.maps.map(|map| map.unwrap_or_else(Json::empty)),
+                    receiving: self.receiving,
+                    datasets: self.datasets,
+                    sysinfo: Arc::clone(sysinfo),
+                }))
+            }
+            (false, ..) => LoadOutcome::Unknown,
         };
         Loaded { zonename, prior, found, faults, unanswered, is_configured }
     }

@@ -117,7 +117,7 @@ impl FilePlace<'_> {
 /// What a file says, and the stamp of that state of it; `None` if there is no
 /// such file.
 #[derive(Clone, Debug)]
-pub struct Dated<T> {
+pub struct Stamped<T> {
     /// What it says.
     pub value: T,
     /// Its stamp.
@@ -211,16 +211,16 @@ pub fn is_missing(e: &io::Error) -> bool {
 pub fn read_json(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<Json>, FileError> {
+) -> Result<Stamped<Json>, FileError> {
     let Some(file) = read_optional(place, limit)? else {
-        return Ok(Dated { value: Json::empty(), stamp: None });
+        return Ok(Stamped { value: Json::empty(), stamp: None });
     };
     let value = Json::parse(&file.text)
         .map_err(|e| place.error(FileProblem::NotJson(e.to_string())))?;
     if value.depth() > JSON_DEPTH {
         return Err(place.error(FileProblem::TooDeep));
     }
-    Ok(Dated { value, stamp: Some(file.stamp) })
+    Ok(Stamped { value, stamp: Some(file.stamp) })
 }
 
 /// Reads a JSON file of a VM: the members of VM objects that it holds, by
@@ -232,8 +232,8 @@ pub fn read_maps(
     place: FilePlace<'_>,
     limit: u64,
     file: Source,
-) -> Result<Dated<Vec<(usize, Json)>>, FileError> {
-    let Dated { value, stamp } = read_json(place, limit)?;
+) -> Result<Stamped<Vec<(usize, Json)>>, FileError> {
+    let Stamped { value, stamp } = read_json(place, limit)?;
     let maps = MAPS.iter().enumerate().filter(|(_, map)| map.file == file);
     let maps = maps.map(|(at, map)| {
         let Some(key) = map.key else { return Ok((at, value.clone())) };
@@ -243,7 +243,7 @@ pub fn read_maps(
         Ok((at, object.get(key).cloned().unwrap_or_else(Json::empty)))
     });
     let value = maps.collect::<Result<_, FileError>>()?;
-    Ok(Dated { value, stamp })
+    Ok(Stamped { value, stamp })
 }
 
 /// Reads a zone's XML.
@@ -253,11 +253,11 @@ pub fn read_maps(
 pub fn read_zonexml(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<zonexml::Parsed>, FileError> {
+) -> Result<Stamped<zonexml::ParsedXml>, FileError> {
     let file = read_required(place, limit)?;
     let value = zonexml::parse(&file.text)
         .map_err(|e| place.error(FileProblem::Xml(e)))?;
-    Ok(Dated { value, stamp: Some(file.stamp) })
+    Ok(Stamped { value, stamp: Some(file.stamp) })
 }
 
 /// Reads `lastexited`, `None` if there is none.
@@ -268,14 +268,14 @@ pub fn read_zonexml(
 pub fn read_lastexited(
     place: FilePlace<'_>,
     limit: u64,
-) -> Result<Dated<Option<LastExit>>, FileError> {
+) -> Result<Stamped<Option<LastExit>>, FileError> {
     let mut tries = 0;
     loop {
         let Some(file) = read_optional(place, limit)? else {
-            return Ok(Dated { value: None, stamp: None });
+            return Ok(Stamped { value: None, stamp: None });
         };
         if let Some(exit) = parse_lastexited(&file.text) {
-            return Ok(Dated { value: Some(exit), stamp: Some(file.stamp) });
+            return Ok(Stamped { value: Some(exit), stamp: Some(file.stamp) });
         }
         tries += 1;
         if tries == TORN_TRIES {

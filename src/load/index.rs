@@ -59,7 +59,7 @@ impl ZoneIndex {
         let mut has_global = false;
         let mut lines = HashMap::new();
         for piece in lines_of(&text) {
-            let Line::Zone(zonename, line) = piece else { continue };
+            let IndexPiece::Zone(zonename, line) = piece else { continue };
             has_global |= zonename == "global";
             if is_zonename(zonename) {
                 // Of lines of one name, the first is found.
@@ -118,7 +118,7 @@ impl ZoneIndex {
 
 /// What libzonecfg makes of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Line<'a> {
+pub enum IndexPiece<'a> {
     /// A zone's, by its name; the global zone has one, too.
     Zone(&'a str, IndexLine),
     /// A comment, or an empty line.
@@ -130,15 +130,15 @@ pub enum Line<'a> {
 
 /// The lines of a text of the index, in its order. Of one that is too long,
 /// the rest is a line of its own.
-pub fn lines_of(text: &str) -> impl Iterator<Item = Line<'_>> {
+pub fn lines_of(text: &str) -> impl Iterator<Item = IndexPiece<'_>> {
     text.split_inclusive('\n').flat_map(pieces).map(|piece| {
         let line = piece.strip_suffix('\n');
         match line.and_then(parse_line) {
-            Some((zonename, line)) => Line::Zone(zonename, line),
+            Some((zonename, line)) => IndexPiece::Zone(zonename, line),
             None if piece.starts_with('#') || piece.trim().is_empty() => {
-                Line::Comment
+                IndexPiece::Comment
             }
-            None => Line::PassedOver(piece),
+            None => IndexPiece::PassedOver(piece),
         }
     })
 }

@@ -70,7 +70,7 @@ pub struct Loaded {
     /// What was known of it.
     pub prior: Option<Arc<Parts>>,
     /// What it is now.
-    pub found: Found,
+    pub found: LoadOutcome,
     /// What is wrong with each source that was read, if anything.
     pub faults: SourceFaults,
     /// The answers that did not come in time.
@@ -84,7 +84,7 @@ impl Loaded {
     /// Whether zoneadm has said whether there is such a zone, and how it is.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        matches!(self.found, Found::Gone)
+        matches!(self.found, LoadOutcome::Gone)
             || self.faults.contains(&(Source::Zoneadm, None))
     }
 
@@ -104,7 +104,7 @@ impl Loaded {
 
 /// What there is of a VM.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub enum LoadOutcome {
     /// zoneadm says that there is no such zone.
     Gone,
     /// It exists, but without a good XML, or without zoneadm's line of it, it

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::asker::{Asker, NoAnswer};
 use super::error::DatasetError;
 use super::question::{Question, pool_of};
-use super::runs::{Asked, Unanswered};
+use super::runs::{PendingRun, Unanswered};
 use super::zfs::{self, Datasets, Depth};
 
 /// A run that has left something out does not say what. It is run again for
@@ -53,7 +53,7 @@ pub(super) struct Pools<'a> {
     walked: BTreeSet<Arc<str>>,
     asked: DatasetsWanted,
     /// Questions whose answers were not taken yet.
-    asked_now: Vec<(Question, Result<Asked, NoAnswer>)>,
+    asked_now: Vec<(Question, Result<PendingRun, NoAnswer>)>,
     halvings: u32,
     /// Pools that have not answered yet.
     pub unanswered: BTreeMap<Arc<str>, Unanswered>,
@@ -145,7 +145,7 @@ impl<'a> Pools<'a> {
     fn take_answer(
         &mut self,
         question: &Question,
-        asked: Result<Asked, NoAnswer>,
+        asked: Result<PendingRun, NoAnswer>,
     ) {
         let depth = match question {
             Question::Datasets(_, depth) => *depth,

@@ -30,11 +30,11 @@ const RUNS_MAX: usize = 2;
 const END_TIME: Duration = Duration::from_millis(500);
 
 /// Takes jobs that are to be done again.
-pub type Redo = Box<dyn Fn(Vec<Again>) + Send + Sync>;
+pub type Redo = Box<dyn Fn(Vec<LateJob>) + Send + Sync>;
 
 /// A job that is to be done again.
 #[derive(Clone, Debug)]
-pub struct Again {
+pub struct LateJob {
     /// The job.
     pub job: Job,
     /// The source of which it had no answer.
@@ -100,7 +100,7 @@ pub type RunAnswer = Arc<Result<Output, CommandError>>;
 
 /// A run to be started.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct RunRequest {
     /// The command, and for zfs the pool.
     pub circuit: String,
     /// Runs of one sort take about the same time.
@@ -115,7 +115,7 @@ pub struct Ask {
     pub is_patient: bool,
 }
 
-impl Asked {
+impl PendingRun {
     /// The run that asks.
     #[must_use]
     pub fn run(&self) -> &Run {
@@ -131,15 +131,15 @@ impl Asked {
 
 /// A run that was started, or that waits for room in its circuit.
 #[derive(Debug)]
-pub struct Asked {
-    ask: Ask,
+pub struct PendingRun {
+    ask: RunRequest,
     since: Instant,
     /// The run, if it has begun.
-    begun: Option<Begun>,
+    begun: Option<StartedRun>,
 }
 
 #[derive(Clone, Debug)]
-struct Begun {
+struct StartedRun {
     id: u64,
     /// Until when a load waits for it.
     until: Instant,
@@ -150,7 +150,7 @@ struct Begun {
 #[derive(Clone, Debug)]
 pub struct Unanswered {
     circuit: String,
-    begun: Option<Begun>,
+    begun: Option<StartedRun>,
     /// The source that was asked.
     pub source: Source,
     /// A message that names the command.
@@ -198,15 +198,15 @@ impl Runs {
 
     /// Starts a run. If its circuit has no room now, [`Self::wait`] starts it.
     #[must_use]
-    pub fn ask(&self, ask: Ask) -> Asked {
+    pub fn ask(&self, ask: RunRequest) -> PendingRun {
         let begun = self.begin(&mut self.0.state.lock(), &ask);
         if let Some(begun) = &begun {
             self.start(&ask, begun.clone());
         }
-        Asked { ask, since: Instant::now(), begun }
+        PendingRun { ask, since: Instant::now(), begun }
     }
 
-    fn begin(&self, state: &mut State, ask: &Ask) -> Option<Begun> {
+    fn begin(&self, state: &mut State, ask: &RunRequest) -> Option<StartedRun> {
         let circuit = &ask.circuit;
         if state.of_circuit(circuit).count() >= RUNS_MAX {
             return None;
@@ -224,10 +224,10 @@ impl Runs {
         // A run that takes half of its limit probably hangs.
         let patience = (last.unwrap_or_default() * 2).min(ask.limit / 2);
         let until = begun + self.0.stuck_time.max(patience);
-        Some(Begun { id, until, end: Arc::default() })
+        Some(StartedRun { id, until, end: Arc::default() })
     }
 
-    fn start(&self, ask: &Ask, begun: Begun) {
+    fn start(&self, ask: &RunRequest, begun: StartedRun) {
         let (runs, own, id) = (self.clone(), ask.clone(), begun.clone());
         let thread = threads::spawn("run", move || {
             let output = runs.0.runner.run(&own.run, own.limit);
@@ -244,8 +244,8 @@ impl Runs {
     ///
     /// # Errors
     /// If there is no answer by then.
-    pub fn wait(&self, asked: Asked) -> Result<RunAnswer, Unanswered> {
-        let Asked { ask, since, mut begun } = asked;
+    pub fn wait(&self, asked: PendingRun) -> Result<RunAnswer, Unanswered> {
+        let PendingRun { ask, since, mut begun } = asked;
         let mut state = self.0.state.lock();
         loop {
             if let Some(finished) = begun.as_ref().and_then(|b| b.end.get()) {
@@ -278,14 +278,14 @@ impl Runs {
             Some(begun) => state.note_overdue(begun.id, &ask.run),
             None => CommandProblem::OthersHang,
         };
-        let Ask { circuit, source, run, .. } = ask;
+        let RunRequest { circuit, source, run, .. } = ask;
         Err(Unanswered { circuit, begun, source, error: run.error(problem) })
     }
 
     fn finish(
         &self,
-        ask: &Ask,
-        begun: &Begun,
+        ask: &RunRequest,
+        begun: &StartedRun,
         output: Result<Output, CommandError>,
     ) {
         let error = output.as_ref().err().cloned();
@@ -298,7 +298,7 @@ impl Runs {
         self.redo(again);
     }
 
-    fn redo(&self, again: Vec<Again>) {
+    fn redo(&self, again: Vec<LateJob>) {
         let is_ending = self.0.runner.is_ending();
         match self.0.redo.get() {
             Some(redo) if !again.is_empty() && !is_ending => redo(again),
@@ -318,7 +318,7 @@ impl Runs {
         if !is_to_come {
             // It has ended meanwhile.
             drop(state);
-            self.redo(vec![Again { job, source: *source, error: None }]);
+            self.redo(vec![LateJob { job, source: *source, error: None }]);
             return;
         }
         let key = (job.lane.clone(), *source);
@@ -413,10 +413,10 @@ impl State {
     fn end(
         &mut self,
         id: u64,
-        ask: &Ask,
+        ask: &RunRequest,
         error: Option<&CommandError>,
         stuck_time: Duration,
-    ) -> Vec<Again> {
+    ) -> Vec<LateJob> {
         let Some(Running { circuit, begun, is_overdue, .. }) =
             self.running.remove(&id)
         else {
@@ -440,7 +440,7 @@ impl State {
             if (is_own || had_room) && !waits {
                 let (job, source) = (owed.job.clone(), *source);
                 let error = error.filter(|_| is_own).cloned();
-                again.push(Again { job, source, error });
+                again.push(LateJob { job, source, error });
             }
             waits
         });

@@ -11,7 +11,7 @@ use super::asker::Asker;
 use super::draft::{Draft, likely};
 use super::dtd::{REFUSALS_MAX, Refusal};
 use super::error::FileProblem;
-use super::files::{self, Dated, FilePlace, Folder};
+use super::files::{self, FilePlace, Folder, Stamped};
 use super::pools::DatasetsWanted;
 use super::question::Question;
 use super::{ArmWatches, Loader};
@@ -105,8 +105,9 @@ impl Loader {
             FilePlace::At(&path),
             read,
             |draft, parsed| {
-                let zonexml::Parsed { xml, brand, zonepath, unknown, .. } =
-                    parsed;
+                let zonexml::ParsedXml {
+                    xml, brand, zonepath, unknown, ..
+                } = parsed;
                 if !unknown.is_empty() {
                     let zonename = &draft.zonename;
                     log::debug!("{zonename}: its XML has unknown {unknown:?}");
@@ -188,7 +189,7 @@ impl Loader {
                 FilePlace::At(&path),
                 self.limits.xml_bytes,
             );
-            if let Ok(Dated { value, .. }) = read {
+            if let Ok(Stamped { value, .. }) = read {
                 wanted.extend(likely(&value.zonepath, &value.xml));
             }
         }

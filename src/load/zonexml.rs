@@ -37,7 +37,7 @@ pub struct ZoneXml {
 
 /// A zone's XML as it was read, with what is of no use later.
 #[derive(Clone, Debug)]
-pub struct Parsed {
+pub struct ParsedXml {
     /// What is kept.
     pub xml: ZoneXml,
     /// The zone's brand.
@@ -98,7 +98,7 @@ pub fn brand_rules(brand: &str) -> BrandRules {
 ///
 /// # Errors
 /// If the document is malformed, or is not that of a zone with a brand.
-pub fn parse(text: &str) -> Result<Parsed, XmlError> {
+pub fn parse(text: &str) -> Result<ParsedXml, XmlError> {
     // Attributes of an element are compared each with each.
     let most = if text.contains("<!ENTITY") {
         ATTRIBUTES_MAX / 10
@@ -131,7 +131,7 @@ pub fn parse(text: &str) -> Result<Parsed, XmlError> {
     let text = |name| attribute(zone, name).to_string();
     let (name, iptype, debugid) =
         (text("name"), text("ip-type"), text("debugid"));
-    Ok(Parsed { refused, name, iptype, debugid, ..parsed })
+    Ok(ParsedXml { refused, name, iptype, debugid, ..parsed })
 }
 
 /// Collects members while walking the document.
@@ -259,7 +259,7 @@ impl Reader {
         object
     }
 
-    fn finish(mut self, brand: &str, zonepath: &str) -> Parsed {
+    fn finish(mut self, brand: &str, zonepath: &str) -> ParsedXml {
         let rules = brand_rules(brand);
         self.nics.sort_by_key(|nic| {
             numbered(nic.get_str("interface"), |name| name.strip_prefix("net"))
@@ -300,7 +300,7 @@ impl Reader {
             }
         }
         split_transition(&mut self.vm);
-        Parsed {
+        ParsedXml {
             xml: ZoneXml {
                 datasets: self.datasets,
                 disk_paths,
@@ -362,7 +362,7 @@ mod tests {
         parsed(attributes, children).xml
     }
 
-    fn parsed(attributes: &str, children: &str) -> Parsed {
+    fn parsed(attributes: &str, children: &str) -> ParsedXml {
         parse(&format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <!DOCTYPE zone PUBLIC \"-//Sun Microsystems Inc//DTD Zones//EN\" \
@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn members_stand_in_document_order() {
-        let Parsed { xml, unknown, .. } = parsed(
+        let ParsedXml { xml, unknown, .. } = parsed(
             "autoboot=\"true\" brand=\"joyent\" ip-type=\"exclusive\"",
             "<attr name=\"b\" value=\"skipped\"/>\
              <attr name=\"transition\" value=\"a:b:17 \"/>\

@@ -13,8 +13,8 @@ use log::LevelFilter;
 use crate::address::Address;
 use crate::config::Paths;
 use crate::os;
-use table::{Field, Setting, TABLE};
 pub use table::{HttpLimits, LoadLimits, QueueLimits, SourceTimes};
+use table::{Setting, SettingField, TABLE};
 
 /// The longest time that can be given, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
@@ -106,7 +106,7 @@ pub enum SettingsError {
         /// What it was to be.
         value: String,
         /// What it can be.
-        wanted: Wanted,
+        wanted: WantedSetting,
     },
     /// The file of settings can't be read.
     File(PathBuf, io::Error),
@@ -123,7 +123,7 @@ pub enum SettingsError {
 
 /// What the value of a setting can be.
 #[derive(Debug)]
-pub enum Wanted {
+pub enum WantedSetting {
     /// A number of bytes, up to this one.
     Size(u64),
     /// A number between these.
@@ -134,7 +134,7 @@ pub enum Wanted {
     Level,
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for WantedSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Size(most) => {
@@ -197,33 +197,33 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), SettingsError> {
     };
     let size = |most| {
         let size = size(value).filter(|size| *size <= most);
-        size.ok_or_else(|| error(Wanted::Size(most)))
+        size.ok_or_else(|| error(WantedSetting::Size(most)))
     };
     let count = |least: u64, most: u64| {
         let number = value.parse().ok();
         let number = number.filter(|n| (least..=most).contains(n));
-        number.ok_or_else(|| error(Wanted::Number(least, most)))
+        number.ok_or_else(|| error(WantedSetting::Number(least, most)))
     };
     // All that can be set fit into what they are kept in.
     let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     match (setting.field)(settings) {
-        Field::Time(time) => {
+        SettingField::Time(time) => {
             let set = seconds(value).filter(|time| *time <= TIME_MAX);
-            *time = set.ok_or_else(|| error(Wanted::Time))?;
+            *time = set.ok_or_else(|| error(WantedSetting::Time))?;
         }
-        Field::Bytes(bytes) => *bytes = size(BYTES_MAX)?,
-        Field::Size(bytes) => *bytes = whole(size(SIZE_MAX)?),
-        Field::Count(to) => *to = whole(count(1, COUNT_MAX)?),
-        Field::Events(to) => *to = count(1, COUNT_MAX)?,
-        Field::Threads(to, least) => {
+        SettingField::Bytes(bytes) => *bytes = size(BYTES_MAX)?,
+        SettingField::Size(bytes) => *bytes = whole(size(SIZE_MAX)?),
+        SettingField::Count(to) => *to = whole(count(1, COUNT_MAX)?),
+        SettingField::Events(to) => *to = count(1, COUNT_MAX)?,
+        SettingField::Threads(to, least) => {
             *to = whole(count(least as u64, THREADS_MAX)?);
         }
-        Field::Level(level) => {
+        SettingField::Level(level) => {
             *level = value
                 .parse()
                 .ok()
                 .filter(|level| *level != LevelFilter::Off)
-                .ok_or_else(|| error(Wanted::Level))?;
+                .ok_or_else(|| error(WantedSetting::Level))?;
         }
     }
     Ok(())
@@ -299,14 +299,16 @@ pub fn table() -> String {
     table
 }
 
-fn value_text(field: &Field<'_>) -> String {
+fn value_text(field: &SettingField<'_>) -> String {
     match field {
-        Field::Time(time) => format!("{} s", time.as_secs_f64()),
-        Field::Bytes(bytes) => size_text(**bytes),
-        Field::Size(bytes) => size_text(**bytes as u64),
-        Field::Count(count) | Field::Threads(count, _) => count.to_string(),
-        Field::Events(count) => count.to_string(),
-        Field::Level(level) => level.to_string().to_ascii_lowercase(),
+        SettingField::Time(time) => format!("{} s", time.as_secs_f64()),
+        SettingField::Bytes(bytes) => size_text(**bytes),
+        SettingField::Size(bytes) => size_text(**bytes as u64),
+        SettingField::Count(count) | SettingField::Threads(count, _) => {
+            count.to_string()
+        }
+        SettingField::Events(count) => count.to_string(),
+        SettingField::Level(level) => level.to_string().to_ascii_lowercase(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::Settings;
 use crate::backoff::Backoff;
 
 /// Where a setting is kept, by its kind.
-pub enum Field<'a> {
+pub enum SettingField<'a> {
     /// A time, in seconds.
     Time(&'a mut Duration),
     /// Bytes; `k`, `m` and `g` stand for powers of 1024.
@@ -30,7 +30,7 @@ pub enum Field<'a> {
 pub struct Setting {
     pub name: &'static str,
     pub help: &'static str,
-    pub field: fn(&mut Settings) -> Field<'_>,
+    pub field: fn(&mut Settings) -> SettingField<'_>,
 }
 
 /// The type of a kind of setting.
@@ -51,12 +51,12 @@ macro_rules! row {
             Setting {
                 name: concat!($name, "-first"),
                 help: concat!($help, "; doubles"),
-                field: |s| Field::Time(&mut s.$group.$field.first),
+                field: |s| SettingField::Time(&mut s.$group.$field.first),
             },
             Setting {
                 name: concat!($name, "-last"),
                 help: "the longest such pause",
-                field: |s| Field::Time(&mut s.$group.$field.last),
+                field: |s| SettingField::Time(&mut s.$group.$field.last),
             },
         ]
     };
@@ -65,7 +65,7 @@ macro_rules! row {
         &[Setting {
             name: $name,
             help: $help,
-            field: |s| Field::$kind(&mut s.$group.$field $(, $least)?),
+            field: |s| SettingField::$kind(&mut s.$group.$field $(, $least)?),
         }]
     };
 }
@@ -101,12 +101,12 @@ macro_rules! settings {
                     name: "refresh-interval",
                     help: "between two full reloads, a tenth more or less; as \
                         long again if there is always something to do",
-                    field: |s| Field::Time(&mut s.refresh_interval),
+                    field: |s| SettingField::Time(&mut s.refresh_interval),
                 },
                 Setting {
                     name: "log-level",
                     help: "error, warn, info, debug or trace",
-                    field: |s| Field::Level(&mut s.log_level),
+                    field: |s| SettingField::Level(&mut s.log_level),
                 },
             ],
             $($(

@@ -155,7 +155,7 @@ struct Differ {
 }
 
 impl Differ {
-    fn tell(&mut self, action: Action) {
+    fn push(&mut self, action: Action) {
         let (path, ident) = (self.path.clone(), self.ident.clone());
         self.changes.push(Change { path, action, ident });
     }
@@ -171,7 +171,7 @@ impl Differ {
         let before = self.changes.len();
         for (name, old) in from.iter() {
             self.within(Some(name.to_string()), |this| match to.get(name) {
-                None => this.tell(Action::Removed(old.clone())),
+                None => this.push(Action::Removed(old.clone())),
                 Some(new) => this.values(old, new),
             });
             if self.is_too_much(before) {
@@ -180,7 +180,7 @@ impl Differ {
         }
         for (name, new) in to.iter().filter(|(n, _)| !from.contains(n)) {
             self.within(Some(name.to_string()), |this| {
-                this.tell(Action::Added(new.clone()));
+                this.push(Action::Added(new.clone()));
             });
             if self.is_too_much(before) {
                 return;
@@ -201,7 +201,7 @@ impl Differ {
                 let before = self.changes.len();
                 if !self.arrays(from, to) {
                     self.changes.truncate(before);
-                    self.tell(Action::Changed(old.clone(), new.clone()));
+                    self.push(Action::Changed(old.clone(), new.clone()));
                 }
             }
             (Json::Object(from), Json::Object(to)) => {
@@ -212,12 +212,12 @@ impl Differ {
                     self.objects(from, to);
                     if self.is_too_much(before) {
                         self.changes.truncate(before);
-                        self.tell(Action::Changed(old.clone(), new.clone()));
+                        self.push(Action::Changed(old.clone(), new.clone()));
                     }
                 }
             }
             _ if old == new => {}
-            _ => self.tell(Action::Changed(old.clone(), new.clone())),
+            _ => self.push(Action::Changed(old.clone(), new.clone())),
         }
     }
 
@@ -249,11 +249,11 @@ impl Differ {
                     this.values(old, new);
                     this.ident = None;
                 }
-                _ => this.tell(Action::Removed(old.clone())),
+                _ => this.push(Action::Removed(old.clone())),
             });
         }
         for new in added {
-            self.within(None, |this| this.tell(Action::Added(new.clone())));
+            self.within(None, |this| this.push(Action::Added(new.clone())));
         }
         true
     }

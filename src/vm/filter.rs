@@ -510,8 +510,8 @@ mod tests {
             let condition = Condition::new("tags.t", pattern).unwrap();
             let search = long();
             let holds = condition.holds(far.as_object().unwrap(), &search);
-            let told = search.failure().is_none().then_some(holds);
-            assert_eq!(told, is_found, "{pattern}");
+            let found = search.failure().is_none().then_some(holds);
+            assert_eq!(found, is_found, "{pattern}");
         }
         let to_the_end = Condition::new("tags.t", "~é$").unwrap();
         let search = long();

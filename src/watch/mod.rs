@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::event::{Event, Seen};
+use crate::event::{SourceEvent, TimedEvent};
 use crate::faults::Fault;
 use crate::source::EventSource;
 use crate::threads::Stop;
@@ -81,8 +81,8 @@ struct Mailbox {
 /// known.
 #[derive(Debug, Default)]
 struct Waiting {
-    of_zones: VecDeque<Seen>,
-    others: VecDeque<Seen>,
+    of_zones: VecDeque<TimedEvent>,
+    others: VecDeque<TimedEvent>,
     /// An event found no room since this was last asked.
     lost: bool,
     /// The daemon is ending.
@@ -106,7 +106,7 @@ impl Events {
     ///
     /// # Errors
     /// If the time is over, or the daemon is ending.
-    pub fn next(&self, until: Option<Instant>) -> Result<Seen, NoEvent> {
+    pub fn next(&self, until: Option<Instant>) -> Result<TimedEvent, NoEvent> {
         let Mailbox { waiting, changed, .. } = &*self.mailbox;
         let mut waiting = waiting.lock();
         let mut is_over = false;
@@ -167,13 +167,13 @@ pub fn channel(bound: usize, stop: &Stop) -> ([Sink; 3], Events) {
 
 impl Sink {
     /// Hands an event on, or remembers that one was lost. Never blocks.
-    pub fn send(&self, event: Event) {
+    pub fn send(&self, event: SourceEvent) {
         {
             let mut status = self.status.lock();
             status.events += 1;
             status.last_event = Some(Instant::now());
         }
-        self.try_send(Seen::now(event));
+        self.try_send(TimedEvent::now(event));
     }
 
     /// Says that the source has begun to listen, so that what happened
@@ -189,10 +189,10 @@ impl Sink {
 
     /// Says that something has happened of which nothing is known.
     pub fn gap(&self, source: EventSource) {
-        self.try_send(Seen::now(Event::Ready(source)));
+        self.try_send(TimedEvent::now(SourceEvent::Ready(source)));
     }
 
-    fn try_send(&self, seen: Seen) {
+    fn try_send(&self, seen: TimedEvent) {
         let Mailbox { waiting, changed, bound } = &*self.mailbox;
         let mut waiting = waiting.lock();
         let queue = match self.source {
@@ -227,7 +227,8 @@ mod tests {
     fn a_full_channel_sets_the_bit_and_never_blocks() {
         let stop = Stop::default();
         let ([sink, ..], events) = channel(2, &stop);
-        let event = |name: &str| Event::InitRestart { zonename: name.into() };
+        let event =
+            |name: &str| SourceEvent::InitRestart { zonename: name.into() };
         for name in ["a", "b"] {
             sink.send(event(name));
             assert!(!events.were_lost());
@@ -243,7 +244,8 @@ mod tests {
     fn zones_come_first_and_have_room_of_their_own() {
         let stop = Stop::default();
         let ([zones, zfs, _], events) = channel(2, &stop);
-        let event = |name: &str| Event::InitRestart { zonename: name.into() };
+        let event =
+            |name: &str| SourceEvent::InitRestart { zonename: name.into() };
         for _ in 0..3 {
             zfs.send(event("flood"));
         }

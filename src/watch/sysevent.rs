@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::event::Event;
+use crate::event::SourceEvent;
 use crate::faults::Fault;
 use crate::os;
 use crate::os::process::{
@@ -40,7 +40,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One of the two streams.
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct SyseventStream {
     /// Which source it is.
     pub source: EventSource,
     /// The program.
@@ -48,13 +48,13 @@ pub struct Stream {
     /// Its arguments.
     pub args: &'static [&'static str],
     /// What a record of type `event` means; `None` for one of no interest.
-    pub parse: fn(&Json) -> Option<Event>,
+    pub parse: fn(&Json) -> Option<SourceEvent>,
 }
 
 /// Reads a stream for as long as the daemon lives.
 #[derive(Debug)]
 pub struct Reader {
-    stream: Stream,
+    stream: SyseventStream,
     sink: Sink,
     times: SourceTimes,
     stop: Stop,
@@ -64,7 +64,7 @@ impl Reader {
     /// A reader that hands events to `sink`.
     #[must_use]
     pub fn new(
-        stream: Stream,
+        stream: SyseventStream,
         sink: Sink,
         times: SourceTimes,
         stop: Stop,
@@ -200,10 +200,10 @@ impl Reader {
     /// Reports that lines have come that say nothing, once in a while.
     fn report_unprinted(&self, unprinted: &mut Unprinted) {
         let is_soon =
-            unprinted.told.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
+            unprinted.reported.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
         if unprinted.count > 0 && !is_soon {
             self.sink.gap(self.stream.source);
-            *unprinted = Unprinted { told: Some(Instant::now()), count: 0 };
+            *unprinted = Unprinted { reported: Some(Instant::now()), count: 0 };
         }
     }
 
@@ -244,7 +244,7 @@ impl Reader {
 #[derive(Debug, Default)]
 struct Unprinted {
     /// When a reload was last asked for.
-    told: Option<Instant>,
+    reported: Option<Instant>,
     /// How many have come since.
     count: u32,
 }
@@ -425,7 +425,7 @@ mod tests {
         };
         let args: &'static [&'static str] =
             Box::leak(vec!["-c", script].into_boxed_slice());
-        let stream = Stream {
+        let stream = SyseventStream {
             source: EventSource::Zone,
             program: "/bin/sh".into(),
             args,

@@ -1,15 +1,15 @@
 //! ZFS history: what was done to datasets.
 
 use crate::config::Paths;
-use crate::event::{DatasetChange, Event};
+use crate::event::{DatasetChange, SourceEvent};
 use crate::source::EventSource;
 use crate::vm::json::Json;
-use crate::watch::sysevent::{Stream, recover_text};
+use crate::watch::sysevent::{SyseventStream, recover_text};
 
 /// The stream of history records.
 #[must_use]
-pub fn stream(paths: &Paths) -> Stream {
-    Stream {
+pub fn stream(paths: &Paths) -> SyseventStream {
+    SyseventStream {
         source: EventSource::Zfs,
         program: paths.sysevent(),
         args: &["-r", "-j", "EC_zfs", "ESC_ZFS_history_event"],
@@ -31,7 +31,7 @@ const OF_ALL_DATASETS: [&str; 3] = ["import", "open", "checkpoint rewind"];
 /// Records of a pool name no dataset. Most (scrubs, its own properties) are of
 /// no interest; by others its datasets come, or are exchanged.
 #[must_use]
-pub fn parse(record: &Json) -> Option<Event> {
+pub fn parse(record: &Json) -> Option<SourceEvent> {
     let data = record.get("data")?;
     let text = |name| data.get(name).and_then(Json::as_str).map(recover_text);
     // Without a name it is one that is not known: something has changed.
@@ -40,7 +40,7 @@ pub fn parse(record: &Json) -> Option<Event> {
         .filter(|_| OF_ALL_DATASETS.contains(&operation.as_str()));
     let is_name = |name: &String| (1..=NAME_MAX).contains(&name.len());
     let dataset = text("history_dsname").filter(is_name);
-    Some(Event::Dataset(DatasetChange {
+    Some(SourceEvent::Dataset(DatasetChange {
         dataset: dataset.or(pool)?,
         operation: shortened(&operation),
         detail: shortened(&text("history_internal_str").unwrap_or_default()),
@@ -69,8 +69,8 @@ mod tests {
             parse(&Json::parse(text).unwrap()).map(|event| event.to_string())
         };
         let set = r#"{"type":"event","class":"EC_zfs","subclass":"ESC_ZFS_history_event","pid":0,"data":{"pool_name":"zones","pool_guid":13640178914720412019,"history_dsname":"zones/a","history_internal_str":"quota=10737418240","history_internal_name":"set","history_dsid":1422}}"#;
-        let told = "zfs set zones/a quota=10737418240";
-        assert_eq!(event(set).as_deref(), Some(told));
+        let found = "zfs set zones/a quota=10737418240";
+        assert_eq!(event(set).as_deref(), Some(found));
         let scrub = r#"{"class":"EC_zfs","data":{"pool_name":"zones","history_internal_str":"func=1","history_internal_name":"scan setup"}}"#;
         assert_eq!(event(scrub), None);
         let import = r#"{"class":"EC_zfs","data":{"pool_name":"tank","history_internal_str":"","history_internal_name":"import"}}"#;

@@ -3,15 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Paths, is_zonename};
-use crate::event::{Event, ZoneChange};
+use crate::event::{SourceEvent, ZoneChange};
 use crate::source::EventSource;
 use crate::vm::json::Json;
-use crate::watch::sysevent::Stream;
+use crate::watch::sysevent::SyseventStream;
 
 /// The stream of zone records.
 #[must_use]
-pub fn stream(paths: &Paths) -> Stream {
-    Stream {
+pub fn stream(paths: &Paths) -> SyseventStream {
+    SyseventStream {
         source: EventSource::Zone,
         program: paths.sysevent(),
         args: &["-r", "-j", "-c", "com.sun:zones:status"],
@@ -32,7 +32,7 @@ const STATE_MAX: usize = 64;
 /// Records of other classes, and those without a zone's name (`ping`), are
 /// of no interest; nor is the global zone.
 #[must_use]
-pub fn parse(record: &Json) -> Option<Event> {
+pub fn parse(record: &Json) -> Option<SourceEvent> {
     let text = |json: &Json, name| {
         json.get(name).and_then(Json::as_str).map(String::from)
     };
@@ -49,7 +49,7 @@ pub fn parse(record: &Json) -> Option<Event> {
             let zoneid = data.get("zoneid").and_then(Json::as_f64);
             #[allow(clippy::cast_possible_truncation)]
             let zoneid = zoneid.map_or(-1, |id| id as i32);
-            Some(Event::Zone(ZoneChange {
+            Some(SourceEvent::Zone(ZoneChange {
                 zonename: zonename.into(),
                 oldstate: state("oldstate"),
                 newstate: state("newstate"),
@@ -58,7 +58,7 @@ pub fn parse(record: &Json) -> Option<Event> {
             }))
         }
         ("init", "restart") => {
-            Some(Event::InitRestart { zonename: zonename.into() })
+            Some(SourceEvent::InitRestart { zonename: zonename.into() })
         }
         _ => None,
     }
@@ -81,9 +81,10 @@ mod tests {
     #[test]
     fn records_of_zones() {
         let change = r#"{"date":"2026-01-15T10:22:44.163Z","type":"event","vendor":"sun.com","publisher":"kernel","class":"status","subclass":"change","pid":0,"data":{"zonename":"z1","newstate":"running","oldstate":"ready","zoneid":12,"when":1768472564162999001},"channel":"com.sun:zones:status"}"#;
-        let told = "zone z1 \"ready\" -> \"running\"";
-        assert_eq!(event(change).as_deref(), Some(told));
-        let Some(Event::Zone(change)) = parse(&Json::parse(change).unwrap())
+        let found = "zone z1 \"ready\" -> \"running\"";
+        assert_eq!(event(change).as_deref(), Some(found));
+        let Some(SourceEvent::Zone(change)) =
+            parse(&Json::parse(change).unwrap())
         else {
             panic!();
         };

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use vminfod::address::Address;
-use vminfod::client::{Client, Error, EventsQuery, Told, VmsQuery, Watcher};
+use vminfod::client::{Client, Error, EventsQuery, Notice, VmsQuery, Watcher};
 use vminfod::config::{JSON_DEPTH, JSON_WRAPPED};
 use vminfod::vm::json::Json;
 
@@ -234,11 +234,11 @@ fn an_event_that_cannot_be_read_hides_no_other() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
     let (sender, told) = std::sync::mpsc::channel();
-    let listener = move |what: Told<'_>| {
+    let listener = move |what: Notice<'_>| {
         let _ = sender.send(match what {
-            Told::Ready(_) => "ready".to_string(),
-            Told::Event(event) => format!("event {}", event.seq),
-            Told::Unreadable(vm) => {
+            Notice::Ready(_) => "ready".to_string(),
+            Notice::Event(event) => format!("event {}", event.seq),
+            Notice::Unreadable(vm) => {
                 let name = vm.zonename.as_deref().unwrap_or("-");
                 format!("unreadable {name}")
             }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use simhost::emit::{Channel, records};
 use vminfod::address::Address;
-use vminfod::client::{Client, Error, EventsQuery, Item, Told, Watcher};
+use vminfod::client::{Client, Error, EventsQuery, Item, Notice, Watcher};
 use vminfod::vm::json::Json;
 
 use crate::harness::{
@@ -472,8 +472,8 @@ fn a_listener_that_panics_ends_the_watcher_and_says_so() {
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
     let client = Client::new(daemon.addr);
-    let listener = |told: Told<'_>| {
-        if let Told::Event(event) = told {
+    let listener = |told: Notice<'_>| {
+        if let Notice::Event(event) = told {
             panic!("on purpose: {}", event.seq);
         }
     };

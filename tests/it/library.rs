@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use vminfod::address::Address;
 use vminfod::client::{
-    Client, Error, EventKind, EventsQuery, Item, Mirror, Told, VmsQuery,
+    Client, Error, EventKind, EventsQuery, Item, Mirror, Notice, VmsQuery,
     Watcher,
 };
 use vminfod::vm::json::Json;
@@ -22,7 +22,7 @@ use crate::harness::{
 };
 
 /// Who listens to nothing.
-fn nobody(_: Told<'_>) {}
+fn nobody(_: Notice<'_>) {}
 
 fn array(mirror: &Mirror) -> Json {
     Json::from(mirror.vms().values().cloned().collect::<Vec<_>>())
@@ -154,13 +154,13 @@ fn a_new_daemon_is_told_of_and_what_was_missed() {
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let listener = {
         let told = Arc::clone(&told);
-        move |what: Told<'_>| {
+        move |what: Notice<'_>| {
             let line = match what {
-                Told::Ready(ready) => format!("ready {:?}", ready.reset),
-                Told::Event(e) => format!("{} {}", e.kind, e.zonename),
-                Told::Unreadable(vm) => vm.to_string(),
-                Told::Broken(_) => "broken".to_string(),
-                Told::Ended(e) => format!("ended {e}"),
+                Notice::Ready(ready) => format!("ready {:?}", ready.reset),
+                Notice::Event(e) => format!("{} {}", e.kind, e.zonename),
+                Notice::Unreadable(vm) => vm.to_string(),
+                Notice::Broken(_) => "broken".to_string(),
+                Notice::Ended(e) => format!("ended {e}"),
             };
             told.lock().unwrap().push(line);
         }

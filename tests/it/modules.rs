@@ -295,3 +295,27 @@ fn comments_texts_and_characters_are_no_code() {
         code(text).split_whitespace().map(String::from).collect();
     assert_eq!(kept, ["a", "\"\"", "f"]);
 }
+
+/// The name of a type that other files can use, if this line declares one.
+fn public_type(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    words.next().filter(|word| word.starts_with("pub"))?;
+    let kinds = ["struct", "enum", "trait", "type", "union"];
+    let kind = words.next()?;
+    let name = words.next().filter(|_| kinds.contains(&kind))?;
+    let end = |c: char| !(c.is_alphanumeric() || c == '_');
+    name.split(end).next().map(str::to_string)
+}
+
+#[test]
+fn no_two_types_have_one_name() {
+    let mut of_name: BTreeMap<String, BTreeSet<Module>> = BTreeMap::new();
+    for (module, text) in modules() {
+        for name in code(&text).lines().filter_map(public_type) {
+            of_name.entry(name).or_default().insert(module.clone());
+        }
+    }
+    assert!(of_name.len() > 200, "{}", of_name.len());
+    of_name.retain(|_, modules| modules.len() > 1);
+    assert!(of_name.is_empty(), "{of_name:?}");
+}

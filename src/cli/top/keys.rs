@@ -2,7 +2,7 @@
 
 /// A key that was pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum KeyPress {
     /// A letter, a digit, a sign.
     Char(char),
     /// One line up.
@@ -32,25 +32,25 @@ pub enum Key {
 }
 
 /// Sequences of terminals, without the escape before them.
-const SEQUENCES: &[(&[u8], Key)] = &[
-    (b"[A", Key::Up),
-    (b"[B", Key::Down),
-    (b"OA", Key::Up),
-    (b"OB", Key::Down),
-    (b"[5~", Key::PageUp),
-    (b"[6~", Key::PageDown),
-    (b"[H", Key::Home),
-    (b"[F", Key::End),
-    (b"OH", Key::Home),
-    (b"OF", Key::End),
-    (b"[1~", Key::Home),
-    (b"[4~", Key::End),
+const SEQUENCES: &[(&[u8], KeyPress)] = &[
+    (b"[A", KeyPress::Up),
+    (b"[B", KeyPress::Down),
+    (b"OA", KeyPress::Up),
+    (b"OB", KeyPress::Down),
+    (b"[5~", KeyPress::PageUp),
+    (b"[6~", KeyPress::PageDown),
+    (b"[H", KeyPress::Home),
+    (b"[F", KeyPress::End),
+    (b"OH", KeyPress::Home),
+    (b"OF", KeyPress::End),
+    (b"[1~", KeyPress::Home),
+    (b"[4~", KeyPress::End),
 ];
 
 /// Reads keys; sequences that are not known are passed over. Returns also how
 /// many bytes those keys were: what is left may be the beginning of a
 /// sequence, unless `is_all`.
-pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<Key>, usize) {
+pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<KeyPress>, usize) {
     let mut keys = Vec::new();
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {
@@ -70,15 +70,15 @@ pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<Key>, usize) {
                         unknown.iter().position(|b| (0x40..0x7f).contains(b));
                     rest = end.map_or(&[], |end| &unknown[end + 1..]);
                 } else {
-                    keys.push(Key::Escape);
+                    keys.push(KeyPress::Escape);
                 }
             }
-            b'\r' | b'\n' => keys.push(Key::Enter),
-            0x7f | 0x08 => keys.push(Key::Backspace),
-            0x03 => keys.push(Key::Interrupt),
-            0x0c => keys.push(Key::Redraw),
-            0x1a => keys.push(Key::Suspend),
-            0x20..0x7f => keys.push(Key::Char(char::from(*first))),
+            b'\r' | b'\n' => keys.push(KeyPress::Enter),
+            0x7f | 0x08 => keys.push(KeyPress::Backspace),
+            0x03 => keys.push(KeyPress::Interrupt),
+            0x0c => keys.push(KeyPress::Redraw),
+            0x1a => keys.push(KeyPress::Suspend),
+            0x20..0x7f => keys.push(KeyPress::Char(char::from(*first))),
             0xc2..0xf5 => {
                 let length = match first {
                     0xc2..0xe0 => 2,
@@ -89,7 +89,7 @@ pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<Key>, usize) {
                 let text = bytes.get(begin..begin + length);
                 let text = text.and_then(|t| std::str::from_utf8(t).ok());
                 if let Some(c) = text.and_then(|text| text.chars().next()) {
-                    keys.push(Key::Char(c));
+                    keys.push(KeyPress::Char(c));
                     rest = &bytes[begin + length..];
                 }
             }
@@ -121,48 +121,53 @@ mod tests {
     #[test]
     fn keys_are_read_from_what_terminals_send() {
         for (bytes, keys) in [
-            (&b"q/"[..], &[Key::Char('q'), Key::Char('/')][..]),
+            (&b"q/"[..], &[KeyPress::Char('q'), KeyPress::Char('/')][..]),
             (
                 b"\x1b[A\x1bOB\x1b[5~x",
-                &[Key::Up, Key::Down, Key::PageUp, Key::Char('x')],
+                &[
+                    KeyPress::Up,
+                    KeyPress::Down,
+                    KeyPress::PageUp,
+                    KeyPress::Char('x'),
+                ],
             ),
-            (b"\x1b", &[Key::Escape]),
-            (b"\x1b[200~\x1b[1;5Cj", &[Key::Char('j')]),
+            (b"\x1b", &[KeyPress::Escape]),
+            (b"\x1b[200~\x1b[1;5Cj", &[KeyPress::Char('j')]),
             (b"\x1b[9", &[]),
             (
                 "\u{e9}\u{6f22}".as_bytes(),
-                &[Key::Char('\u{e9}'), Key::Char('\u{6f22}')],
+                &[KeyPress::Char('\u{e9}'), KeyPress::Char('\u{6f22}')],
             ),
             (b"\xc3", &[]),
             (b"\xff\xfe\x00\x01", &[]),
             (
                 b"\r\x7f\x08\x03\x0c",
                 &[
-                    Key::Enter,
-                    Key::Backspace,
-                    Key::Backspace,
-                    Key::Interrupt,
-                    Key::Redraw,
+                    KeyPress::Enter,
+                    KeyPress::Backspace,
+                    KeyPress::Backspace,
+                    KeyPress::Interrupt,
+                    KeyPress::Redraw,
                 ],
             ),
         ] {
-            let told = parse(bytes, true);
-            assert_eq!(told, (keys.to_vec(), bytes.len()), "{bytes:?}");
+            let found = parse(bytes, true);
+            assert_eq!(found, (keys.to_vec(), bytes.len()), "{bytes:?}");
         }
     }
 
     #[test]
     fn what_has_only_begun_is_left_for_later() {
         for (bytes, keys, used) in [
-            (&b"a\x1b"[..], &[Key::Char('a')][..], 1),
+            (&b"a\x1b"[..], &[KeyPress::Char('a')][..], 1),
             (b"\x1b[", &[], 0),
             (b"\x1b[1;5", &[], 0),
-            (b"\x1b[A\x1bO", &[Key::Up], 3),
+            (b"\x1b[A\x1bO", &[KeyPress::Up], 3),
             (b"\xe6\xbc", &[], 0),
-            (b"\x1bx", &[Key::Escape, Key::Char('x')], 2),
+            (b"\x1bx", &[KeyPress::Escape, KeyPress::Char('x')], 2),
         ] {
-            let told = parse(bytes, false);
-            assert_eq!(told, (keys.to_vec(), used), "{bytes:?}");
+            let found = parse(bytes, false);
+            assert_eq!(found, (keys.to_vec(), used), "{bytes:?}");
         }
     }
 }

@@ -15,13 +15,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::terminal::has_colours;
 use super::{Failure, asked, print};
-use crate::client::{self, Client, Event, EventsQuery, Told, Watcher};
+use crate::client::{self, Client, Event, EventsQuery, Notice, Watcher};
 use crate::os;
 use crate::os::signals::{Signal, Signals};
 use crate::os::terminal::{RawMode, size};
 use crate::sync::Bell;
 use crate::vm::json::Json;
-use keys::Key;
+use keys::KeyPress;
 use screen::Screen;
 use view::View;
 
@@ -124,9 +124,9 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     });
     let listener = {
         let inbox = Arc::clone(&inbox);
-        move |told: Told<'_>| {
+        move |notice: Notice<'_>| {
             inbox.put(|found| {
-                if let Told::Event(event) = told {
+                if let Notice::Event(event) = notice {
                     if found.events.len() >= INBOX_MAX {
                         found.events.pop_front();
                     }
@@ -209,7 +209,7 @@ impl Terminal {
     }
 
     /// The keys that were pressed; `None` if nobody is there any more.
-    fn read(&mut self) -> io::Result<Option<Vec<Key>>> {
+    fn read(&mut self) -> io::Result<Option<Vec<KeyPress>>> {
         let bytes = self.keys.read()?;
         if bytes.is_empty() {
             return Ok(None);
@@ -225,7 +225,7 @@ impl Terminal {
         (!self.pressed.is_empty()).then_some(until)
     }
 
-    fn take(&mut self, is_all: bool) -> Vec<Key> {
+    fn take(&mut self, is_all: bool) -> Vec<KeyPress> {
         let (keys, used) = keys::parse(&self.pressed, is_all);
         self.pressed.drain(..used);
         keys
@@ -360,8 +360,8 @@ fn wait(
         }
         for key in &pressed {
             match key {
-                Key::Redraw => terminal.screen = Screen::default(),
-                Key::Suspend => inbox.state.lock().is_suspended = true,
+                KeyPress::Redraw => terminal.screen = Screen::default(),
+                KeyPress::Suspend => inbox.state.lock().is_suspended = true,
                 key => view.press(*key),
             }
         }

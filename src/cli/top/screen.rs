@@ -51,11 +51,11 @@ pub struct Span {
 
 /// A line of a frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct ScreenLine {
     spans: Vec<Span>,
 }
 
-impl Line {
+impl ScreenLine {
     /// A line of one piece.
     pub fn of(text: String, style: Style) -> Self {
         let mut line = Self::default();
@@ -89,7 +89,7 @@ impl Line {
 /// What is on the terminal.
 #[derive(Debug, Default)]
 pub struct Screen {
-    shown: Vec<Line>,
+    shown: Vec<ScreenLine>,
     size: (usize, usize),
 }
 
@@ -104,7 +104,7 @@ impl Screen {
     /// What has to be written so that `lines` are shown.
     pub fn show(
         &mut self,
-        lines: Vec<Line>,
+        lines: Vec<ScreenLine>,
         size: (usize, usize),
         has_colours: bool,
     ) -> String {
@@ -114,7 +114,7 @@ impl Screen {
             *self = Self { shown: Vec::new(), size };
         }
         let count = lines.len().max(self.shown.len());
-        let none = Line::default();
+        let none = ScreenLine::default();
         for row in 0..count {
             let new = lines.get(row).unwrap_or(&none);
             if self.shown.get(row) == Some(new) {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn only_what_is_different_is_written() {
         let mut screen = Screen::default();
-        let line = |text: &str| Line::of(text.to_string(), Style::Plain);
+        let line = |text: &str| ScreenLine::of(text.to_string(), Style::Plain);
         let size = (10, 3);
         let out = screen.show(vec![line("a"), line("b")], size, true);
         let wanted = "\x1b[2J\x1b[1;1H\x1b[2K\x1b[1Ga\x1b[2;1H\x1b[2K\x1b[1Gb";
@@ -184,7 +184,7 @@ mod tests {
         let out = screen.show(vec![line("a")], size, true);
         assert_eq!(out, "\x1b[2;1H\x1b[2K");
         // Another size: all of it, and no more than fits.
-        let mut wide = Line::of("0123456789".to_string(), Style::Plain);
+        let mut wide = ScreenLine::of("0123456789".to_string(), Style::Plain);
         wide.add(3, "xyz".to_string(), Style::Red);
         wide.add(9, "never".to_string(), Style::Red);
         let out = screen.show(vec![wide], (5, 3), false);
@@ -195,11 +195,11 @@ mod tests {
 
     #[test]
     fn a_line_can_be_text_alone() {
-        let mut line = Line::of("ab".to_string(), Style::Bold);
+        let mut line = ScreenLine::of("ab".to_string(), Style::Bold);
         line.add(4, "cd ".to_string(), Style::Plain);
         assert_eq!(line.text(), "ab  cd");
         // What is written over something takes its place.
-        let mut line = Line::of(" ".repeat(10), Style::Reverse);
+        let mut line = ScreenLine::of(" ".repeat(10), Style::Reverse);
         line.add(2, "RAM".to_string(), Style::Reverse);
         line.add(6, "STATE".to_string(), Style::Reverse);
         line.add(0, "x".to_string(), Style::Reverse);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::keys::Key;
-use super::screen::{Line, Style, begin_of};
+use super::keys::KeyPress;
+use super::screen::{ScreenLine, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
 use crate::client::{Event, EventKind, Unreadable, Watcher};
@@ -32,7 +32,7 @@ const WIDE: usize = 110;
 
 /// What VMs are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Column {
+pub enum ViewColumn {
     /// The uuid.
     Uuid,
     /// The type.
@@ -47,7 +47,7 @@ pub enum Column {
     Changed,
 }
 
-impl Column {
+impl ViewColumn {
     const ALL: [(Self, &'static str, char); 6] = [
         (Self::Uuid, "UUID", 'u'),
         (Self::Type, "TYPE", 't'),
@@ -83,7 +83,7 @@ pub struct View {
     changes: HashMap<Arc<str>, Change>,
     events: VecDeque<(String, Style)>,
     latencies: VecDeque<(Instant, u64)>,
-    sort: Column,
+    sort: ViewColumn,
     is_reversed: bool,
     filter: String,
     is_filtering: bool,
@@ -120,7 +120,7 @@ impl View {
             changes: HashMap::new(),
             events: VecDeque::new(),
             latencies: VecDeque::new(),
-            sort: Column::Ram,
+            sort: ViewColumn::Ram,
             is_reversed: false,
             filter: String::new(),
             is_filtering: false,
@@ -178,18 +178,20 @@ impl View {
     }
 
     /// Does what a key is for.
-    pub fn press(&mut self, key: Key) {
-        if self.is_filtering && key != Key::Interrupt {
+    pub fn press(&mut self, key: KeyPress) {
+        if self.is_filtering && key != KeyPress::Interrupt {
             match key {
-                Key::Enter => self.is_filtering = false,
-                Key::Escape => {
+                KeyPress::Enter => self.is_filtering = false,
+                KeyPress::Escape => {
                     self.is_filtering = false;
                     self.filter.clear();
                 }
-                Key::Backspace => {
+                KeyPress::Backspace => {
                     self.filter.pop();
                 }
-                Key::Char(c) if self.filter.chars().count() < FILTER_MAX => {
+                KeyPress::Char(c)
+                    if self.filter.chars().count() < FILTER_MAX =>
+                {
                     self.filter.push(c);
                 }
                 _ => {}
@@ -200,25 +202,29 @@ impl View {
         let (page, count) = self.page;
         let last = count.saturating_sub(page);
         match key {
-            Key::Char('q') | Key::Interrupt => self.is_over = true,
-            Key::Char('/') => self.is_filtering = true,
-            Key::Char('e') => self.has_events = !self.has_events,
-            Key::Char('?' | 'h') => self.has_help = !self.has_help,
-            Key::Char('r') => self.is_reversed = !self.is_reversed,
-            Key::Escape => {
+            KeyPress::Char('q') | KeyPress::Interrupt => self.is_over = true,
+            KeyPress::Char('/') => self.is_filtering = true,
+            KeyPress::Char('e') => self.has_events = !self.has_events,
+            KeyPress::Char('?' | 'h') => self.has_help = !self.has_help,
+            KeyPress::Char('r') => self.is_reversed = !self.is_reversed,
+            KeyPress::Escape => {
                 self.filter.clear();
                 self.has_help = false;
             }
-            Key::Up | Key::Char('k') => self.top = self.top.saturating_sub(1),
-            Key::Down | Key::Char('j') => self.top = (self.top + 1).min(last),
-            Key::PageUp => self.top = self.top.saturating_sub(page),
-            Key::PageDown | Key::Char(' ') => {
+            KeyPress::Up | KeyPress::Char('k') => {
+                self.top = self.top.saturating_sub(1)
+            }
+            KeyPress::Down | KeyPress::Char('j') => {
+                self.top = (self.top + 1).min(last)
+            }
+            KeyPress::PageUp => self.top = self.top.saturating_sub(page),
+            KeyPress::PageDown | KeyPress::Char(' ') => {
                 self.top = (self.top + page).min(last);
             }
-            Key::Home | Key::Char('g') => self.top = 0,
-            Key::End | Key::Char('G') => self.top = last,
-            Key::Char(c) => {
-                let mut columns = Column::ALL.into_iter();
+            KeyPress::Home | KeyPress::Char('g') => self.top = 0,
+            KeyPress::End | KeyPress::Char('G') => self.top = last,
+            KeyPress::Char(c) => {
+                let mut columns = ViewColumn::ALL.into_iter();
                 if let Some((column, ..)) = columns.find(|row| row.2 == c) {
                     let is_same = self.sort == column;
                     self.is_reversed = is_same && !self.is_reversed;
@@ -226,7 +232,10 @@ impl View {
                     self.top = 0;
                 }
             }
-            Key::Enter | Key::Backspace | Key::Redraw | Key::Suspend => {}
+            KeyPress::Enter
+            | KeyPress::Backspace
+            | KeyPress::Redraw
+            | KeyPress::Suspend => {}
         }
     }
 
@@ -235,7 +244,7 @@ impl View {
         &mut self,
         (width, height): (usize, usize),
         now: Instant,
-    ) -> Vec<Line> {
+    ) -> Vec<ScreenLine> {
         let long_ago = |at: Instant, time| now.duration_since(at) > time;
         let is_old = |(at, _): &(Instant, u64)| long_ago(*at, LATENCY_TIME);
         while self.latencies.front().is_some_and(is_old) {
@@ -257,14 +266,14 @@ impl View {
         for row in rows.iter().skip(top).take(places) {
             lines.push(row.line(width, now));
         }
-        lines.resize_with(3 + places, Line::default);
+        lines.resize_with(3 + places, ScreenLine::default);
         if events > 0 {
-            lines.push(Line::of("events".to_string(), Style::Reverse));
+            lines.push(ScreenLine::of("events".to_string(), Style::Reverse));
             let skipped = self.events.len().saturating_sub(events);
             for (text, style) in self.events.iter().skip(skipped) {
-                lines.push(Line::of(text.clone(), *style));
+                lines.push(ScreenLine::of(text.clone(), *style));
             }
-            lines.resize_with(3 + places + 1 + events, Line::default);
+            lines.resize_with(3 + places + 1 + events, ScreenLine::default);
         }
         lines.extend(foot);
         lines.truncate(height);
@@ -279,7 +288,7 @@ impl View {
         lines.iter().map(|line| line.text() + "\n").collect()
     }
 
-    fn title(&self) -> Line {
+    fn title(&self) -> ScreenLine {
         let mut states: BTreeMap<&str, usize> = BTreeMap::new();
         for vm in self.vms.values() {
             let state = vm.get("state").and_then(Json::as_str);
@@ -293,20 +302,20 @@ impl View {
         };
         let colon = if states.is_empty() { "" } else { ": " };
         let text = format!("vminfod {}  {count}{colon}{states}", self.server);
-        Line::of(printable(&text), Style::Bold)
+        ScreenLine::of(printable(&text), Style::Bold)
     }
 
-    fn health(&self) -> Line {
+    fn health(&self) -> ScreenLine {
         let trouble = self.trouble.as_ref().or(self.silence.as_ref());
         if let Some(trouble) = trouble {
             let text = format!("{trouble}; trying again");
-            return Line::of(printable(&text), Style::Red);
+            return ScreenLine::of(printable(&text), Style::Red);
         }
         if let Some(vm) = self.unreadable.first() {
-            return Line::of(printable(&vm.to_string()), Style::Red);
+            return ScreenLine::of(printable(&vm.to_string()), Style::Red);
         }
         let Some(status) = &self.status else {
-            return Line::of("how is it?".to_string(), Style::Dim);
+            return ScreenLine::of("how is it?".to_string(), Style::Dim);
         };
         let number = |path: [&str; 2]| {
             let found = status.get(path[0]).and_then(|v| v.get(path[1]));
@@ -331,7 +340,7 @@ impl View {
         match &faults[..] {
             [] => {
                 let text = format!("healthy; {queue}; {latency}");
-                Line::of(text, Style::Green)
+                ScreenLine::of(text, Style::Green)
             }
             [first, ..] => {
                 let count = match faults.len() {
@@ -344,15 +353,15 @@ impl View {
                 let text = format!(
                     "{count}; {queue}; {latency}; {who}: {source}: {error}"
                 );
-                Line::of(printable(&text), Style::Red)
+                ScreenLine::of(printable(&text), Style::Red)
             }
         }
     }
 
-    fn header(&self, width: usize) -> Line {
-        let mut line = Line::default();
+    fn header(&self, width: usize) -> ScreenLine {
+        let mut line = ScreenLine::default();
         line.add(0, " ".repeat(width), Style::Reverse);
-        for (column, name, _) in Column::ALL {
+        for (column, name, _) in ViewColumn::ALL {
             let (at, room) = place(column, width);
             let mark = match (self.sort == column, self.is_reversed) {
                 (false, _) => "",
@@ -361,7 +370,7 @@ impl View {
             };
             let text = format!("{name}{mark}");
             let text = match column {
-                Column::Ram => format!("{text:>room$}"),
+                ViewColumn::Ram => format!("{text:>room$}"),
                 _ => text,
             };
             line.add(at, text, Style::Reverse);
@@ -369,7 +378,7 @@ impl View {
         line
     }
 
-    fn foot(&self) -> Line {
+    fn foot(&self) -> ScreenLine {
         let text = match (self.is_filtering, self.filter.as_str()) {
             (true, filter) => format!("filter: {filter}_"),
             (false, "") => {
@@ -381,7 +390,7 @@ impl View {
                 format!("filter: {filter} (Esc ends it)  q quit  ? help")
             }
         };
-        Line::of(printable(&text), Style::Dim)
+        ScreenLine::of(printable(&text), Style::Dim)
     }
 
     /// The VMs that pass the filter, in order.
@@ -402,15 +411,15 @@ impl View {
         // By name already: what is equal stays so.
         rows.sort_by(|a, b| {
             let order = match self.sort {
-                Column::Uuid => a.uuid.cmp(b.uuid),
-                Column::Type => a.kind.cmp(b.kind),
-                Column::Ram => {
+                ViewColumn::Uuid => a.uuid.cmp(b.uuid),
+                ViewColumn::Type => a.kind.cmp(b.kind),
+                ViewColumn::Ram => {
                     let (a, b) = (a.ram.unwrap_or(0.0), b.ram.unwrap_or(0.0));
                     a.total_cmp(&b)
                 }
-                Column::State => a.state.cmp(&b.state),
-                Column::Alias => a.alias.cmp(&b.alias),
-                Column::Changed => {
+                ViewColumn::State => a.state.cmp(&b.state),
+                ViewColumn::Alias => a.alias.cmp(&b.alias),
+                ViewColumn::Changed => {
                     let at = |row: &Row<'_>| row.change.map(|c| c.at);
                     at(b).cmp(&at(a))
                 }
@@ -439,18 +448,18 @@ impl View {
 }
 
 impl Row<'_> {
-    fn line(&self, width: usize, now: Instant) -> Line {
+    fn line(&self, width: usize, now: Instant) -> ScreenLine {
         let is_new = |change: &&Change| {
             now.saturating_duration_since(change.at) < HIGHLIGHT
         };
         let is_new = self.change.as_ref().is_some_and(is_new);
         let style = if is_new { Style::Yellow } else { Style::Plain };
-        let mut line = Line::default();
+        let mut line = ScreenLine::default();
         let mut add = |column, text: String, style| {
             let (at, room) = place(column, width);
             let text = begin_of(&text, room);
             let text = match column {
-                Column::Ram => format!("{text:>room$}"),
+                ViewColumn::Ram => format!("{text:>room$}"),
                 _ => text,
             };
             line.add(at, text, style);
@@ -459,42 +468,42 @@ impl Row<'_> {
             true => self.uuid,
             false => self.uuid.split('-').next().unwrap_or(self.uuid),
         };
-        add(Column::Uuid, printable(uuid), style);
-        add(Column::Type, self.kind.to_string(), style);
+        add(ViewColumn::Uuid, printable(uuid), style);
+        add(ViewColumn::Type, self.kind.to_string(), style);
         let ram =
             self.ram.and_then(|n| text_of(&Json::from(n)).map(String::from));
-        add(Column::Ram, ram.unwrap_or("-".to_string()), style);
+        add(ViewColumn::Ram, ram.unwrap_or("-".to_string()), style);
         let of_state = match (is_new, self.state.as_str()) {
             (true, _) => style,
             (false, "running") => Style::Green,
             (false, "failed") => Style::Red,
             (false, _) => Style::Plain,
         };
-        add(Column::State, self.state.clone(), of_state);
-        add(Column::Alias, self.alias.clone(), style);
+        add(ViewColumn::State, self.state.clone(), of_state);
+        add(ViewColumn::Alias, self.alias.clone(), style);
         if let Some(change) = self.change {
             let ago = now.saturating_duration_since(change.at);
             let ago = long_time(ago.as_secs_f64().floor());
             // Whole seconds: a frame a second is enough.
             let ago = ago.replace(".0", "");
-            add(Column::Changed, format!("{ago}: {}", change.what), style);
+            add(ViewColumn::Changed, format!("{ago}: {}", change.what), style);
         }
         line
     }
 }
 
 /// Where a column begins, and how many cells it has.
-fn place(column: Column, width: usize) -> (usize, usize) {
+fn place(column: ViewColumn, width: usize) -> (usize, usize) {
     let is_wide = width >= WIDE;
     let uuid = if is_wide { 36 } else { 8 };
     let alias = if is_wide { 24 } else { 16 };
     match column {
-        Column::Uuid => (0, uuid),
-        Column::Type => (uuid + 2, 4),
-        Column::Ram => (uuid + 7, 7),
-        Column::State => (uuid + 16, 13),
-        Column::Alias => (uuid + 31, alias),
-        Column::Changed => {
+        ViewColumn::Uuid => (0, uuid),
+        ViewColumn::Type => (uuid + 2, 4),
+        ViewColumn::Ram => (uuid + 7, 7),
+        ViewColumn::State => (uuid + 16, 13),
+        ViewColumn::Alias => (uuid + 31, alias),
+        ViewColumn::Changed => {
             let at = uuid + 31 + alias + 2;
             (at, width.saturating_sub(at))
         }
@@ -536,7 +545,7 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     }))
 }
 
-fn help() -> Vec<Line> {
+fn help() -> Vec<ScreenLine> {
     let lines = [
         "u t m s a c  sort by uuid, type, memory, state, alias, last change",
         "             (again, or r: the other way round)",
@@ -546,5 +555,5 @@ fn help() -> Vec<Line> {
         "arrows, j k, page keys, space, g G   move",
         "? h          less help;  q quit",
     ];
-    lines.map(|line| Line::of(line.to_string(), Style::Dim)).to_vec()
+    lines.map(|line| ScreenLine::of(line.to_string(), Style::Dim)).to_vec()
 }

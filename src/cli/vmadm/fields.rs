@@ -89,7 +89,7 @@ const OF_NIC: [&str; 9] = [
 
 /// Something of a VM that can be listed.
 #[derive(Clone, Debug)]
-pub struct Field {
+pub struct ListField {
     what: What,
     /// What stands above its column.
     pub header: String,
@@ -111,7 +111,7 @@ enum What {
     OfMap(String, String),
 }
 
-impl Field {
+impl ListField {
     /// Reads a name, if such can be listed.
     pub fn parse(name: &str) -> Option<Self> {
         let listed = LISTED.iter().find(|row| row.0 == name);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_daemon_knows_all_that_can_be_listed() {
         for (name, _, _) in LISTED {
-            let field = Field::parse(name).unwrap();
+            let field = ListField::parse(name).unwrap();
             let mut paths = Vec::new();
             field.ask(&mut paths);
             assert!(!paths.is_empty(), "{name}");
@@ -277,7 +277,7 @@ mod tests {
         for name in
             ["nics.0.ip", "pci_devices.1.x", "tags.role", "routes.a", "tags.*"]
         {
-            let field = Field::parse(name).unwrap();
+            let field = ListField::parse(name).unwrap();
             assert_eq!((field.header, field.width), (name.to_uppercase(), 20));
         }
         for name in [
@@ -293,7 +293,7 @@ mod tests {
             "nics.0.ip.x",
             "snapshots.0.name",
         ] {
-            assert!(Field::parse(name).is_none(), "{name}");
+            assert!(ListField::parse(name).is_none(), "{name}");
         }
     }
 }

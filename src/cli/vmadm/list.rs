@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::fields::Field;
-use super::order::{Key, is_truthy, sorted};
+use super::fields::ListField;
+use super::order::{SortKey, is_truthy, sorted};
 use super::{find, parse, said};
 use crate::cli::args::{Opt, flag};
 use crate::cli::terminal::text_for_reader;
@@ -40,7 +40,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let keys = sort_keys(sort, &names);
     let columns = names.iter().map(|name| {
         let unknown = || said(format!("invalid order field: {name}"));
-        Field::parse(name).ok_or_else(unknown)
+        ListField::parse(name).ok_or_else(unknown)
     });
     let columns: Result<Vec<_>, _> = columns.collect();
     let mut paths = Vec::new();
@@ -77,15 +77,15 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 
 /// What is sorted by. vmadm sorts what it has: of what is not among the listed
 /// names, nothing.
-fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<Key>, Failure> {
+fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<SortKey>, Failure> {
     let mut keys = Vec::new();
     for name in sort.split(',') {
         let bare = name.strip_prefix(['-', '+']).unwrap_or(name);
         let unknown = || said(format!("invalid sort field: {name}"));
-        let field = Field::parse(bare).ok_or_else(unknown)?;
+        let field = ListField::parse(bare).ok_or_else(unknown)?;
         if listed.contains(&bare) {
             let is_descending = name.starts_with('-');
-            keys.push(Key { field, is_descending });
+            keys.push(SortKey { field, is_descending });
         }
     }
     Ok(keys)
@@ -93,7 +93,7 @@ fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<Key>, Failure> {
 
 /// The text of a cell. `false` is as what is not there, in vmadm's way.
 fn cell(
-    column: &Field,
+    column: &ListField,
     vm: &Object,
     is_parsable: bool,
     columns: usize,
@@ -116,7 +116,7 @@ fn cell(
 fn add_line(
     lines: &mut String,
     cells: &[String],
-    columns: &[Field],
+    columns: &[ListField],
     is_parsable: bool,
 ) {
     let line = match is_parsable {

@@ -40,7 +40,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     }
     let vms = vms.iter().filter_map(Json::as_object);
     if is_json {
-        let vms = vms.map(|vm| told(vm, fields.as_deref()));
+        let vms = vms.map(|vm| shown(vm, fields.as_deref()));
         let vms = vms.filter(|vm| fields.is_none() || !vm.is_empty());
         print_json(&Json::from(vms.map(Json::from).collect::<Vec<_>>()))?;
         return all_read("vmadm", &unreadable);
@@ -77,17 +77,17 @@ fn members_of(fields: &[&str]) -> Vec<String> {
 
 /// A VM as vmadm tells it, with the type and, where it is another member, the
 /// memory; of that, these fields.
-fn told(vm: &Object, fields: Option<&[&str]>) -> Object {
-    let mut told = vm.clone();
-    told.set("type", type_of(vm));
+fn shown(vm: &Object, fields: Option<&[&str]>) -> Object {
+    let mut shown = vm.clone();
+    shown.set("type", type_of(vm));
     let ram = ram_member(vm);
     if ram != "ram"
         && let Some(ram) = vm.get(ram)
     {
-        told.set("ram", ram.clone());
+        shown.set("ram", ram.clone());
     }
-    let Some(fields) = fields else { return told };
-    let wanted = told.iter().filter(|(name, _)| fields.contains(name));
+    let Some(fields) = fields else { return shown };
+    let wanted = shown.iter().filter(|(name, _)| fields.contains(name));
     let wanted =
         wanted.map(|(name, value)| (Key::Owned(name.into()), value.clone()));
     wanted.collect()

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::fields::Field;
+use super::fields::ListField;
 use crate::vm::filter::text_of;
 use crate::vm::json::{Json, Object};
 
 /// A key to sort by.
 #[derive(Debug)]
-pub struct Key {
+pub struct SortKey {
     /// What is compared.
-    pub field: Field,
+    pub field: ListField,
     /// Whether the last comes first.
     pub is_descending: bool,
 }
@@ -21,7 +21,7 @@ pub struct Key {
 /// A merge sort of its own: values of different types have no order that is
 /// one in the strict sense, which the standard library's does not bear.
 #[must_use]
-pub fn sorted<'a>(vms: &[&'a Object], keys: &[Key]) -> Vec<&'a Object> {
+pub fn sorted<'a>(vms: &[&'a Object], keys: &[SortKey]) -> Vec<&'a Object> {
     if vms.len() < 2 {
         return vms.to_vec();
     }
@@ -41,7 +41,7 @@ pub fn sorted<'a>(vms: &[&'a Object], keys: &[Key]) -> Vec<&'a Object> {
     merged
 }
 
-fn compare(a: &Object, b: &Object, keys: &[Key]) -> Ordering {
+fn compare(a: &Object, b: &Object, keys: &[SortKey]) -> Ordering {
     let by_key = keys.iter().map(|key| {
         let (a, b) = (key.field.of(a), key.field.of(b));
         let ascending = compare_values(a.as_deref(), b.as_deref());
@@ -167,10 +167,10 @@ mod tests {
             (r#"["a","b"]"#, r#""a,c""#, Less),
         ] {
             let (x, y) = (value(a), value(b));
-            let told = compare_values(x.as_ref(), y.as_ref());
-            assert_eq!(told, order, "{a} {b}");
-            let told = compare_values(y.as_ref(), x.as_ref());
-            assert_eq!(told, order.reverse(), "{b} {a}");
+            let found = compare_values(x.as_ref(), y.as_ref());
+            assert_eq!(found, order, "{a} {b}");
+            let found = compare_values(y.as_ref(), x.as_ref());
+            assert_eq!(found, order.reverse(), "{b} {a}");
         }
     }
 
@@ -184,8 +184,8 @@ mod tests {
         });
         let vms: Vec<_> = values.map(|v| Json::parse(&v).unwrap()).collect();
         let vms: Vec<_> = vms.iter().map(|v| v.as_object().unwrap()).collect();
-        let field = Field::parse("quota").unwrap();
-        let keys = [Key { field, is_descending: false }];
+        let field = ListField::parse("quota").unwrap();
+        let keys = [SortKey { field, is_descending: false }];
         let sorted = sorted(&vms, &keys);
         assert_eq!(sorted.len(), 1000);
         assert!(

@@ -68,7 +68,7 @@ fn what_differs_on_its_way_does_not_count() {
     assert_eq!(news(&mut c, now, 1), [""; 0]);
     c.take(1, &modify(2), now + Duration::from_secs(2));
     assert_eq!(news(&mut c, now, 60), [""; 0]);
-    let counts = Counts { both: 1, ..Counts::default() };
+    let counts = StreamCounts { both: 1, ..StreamCounts::default() };
     assert_eq!(c.counts(), counts);
     assert!(c.is_reference(0) && !c.is_reference(1));
 }
@@ -83,8 +83,12 @@ fn what_lasts_is_reported_once_and_when_it_is_over() {
     assert_eq!(news(&mut c, now, 8), [""; 0]);
     c.take(1, &modify(2), now + Duration::from_secs(9));
     assert_eq!(news(&mut c, now, 9), ["Daemons quota agrees"]);
-    let counts =
-        Counts { alone: [1, 0], lasting: 1, over: 1, ..Counts::default() };
+    let counts = StreamCounts {
+        alone: [1, 0],
+        lasting: 1,
+        over: 1,
+        ..StreamCounts::default()
+    };
     assert_eq!(c.counts(), counts);
     // The other's came too late to be the same.
     let _ = news(&mut c, now, 60);
@@ -171,5 +175,5 @@ fn what_a_stream_has_missed_may_come_late() {
     c.take(1, &ready(ONE, "e"), now + Duration::from_secs(61));
     c.take(1, &modify(2), now + Duration::from_secs(62));
     assert_eq!(news(&mut c, now, 80), [""; 0]);
-    assert_eq!(c.counts(), Counts { both: 1, ..Counts::default() });
+    assert_eq!(c.counts(), StreamCounts { both: 1, ..StreamCounts::default() });
 }

@@ -34,7 +34,7 @@ impl Drop for Own {
     }
 }
 
-fn runs() -> (Own, Receiver<Again>) {
+fn runs() -> (Own, Receiver<LateJob>) {
     let stop = Stop::default();
     let runner = Runner::new(1000, stop.clone());
     let runs = Runs::new(runner, STUCK, OWED_MAX);
@@ -48,8 +48,8 @@ fn runs() -> (Own, Receiver<Again>) {
     (Own { runs, stop }, redone)
 }
 
-fn ask(circuit: &str, script: &str) -> Ask {
-    Ask {
+fn ask(circuit: &str, script: &str) -> RunRequest {
+    RunRequest {
         circuit: circuit.to_string(),
         sort: "pool",
         source: Source::Zfs,
@@ -101,7 +101,7 @@ fn said(finished: &Result<Output, CommandError>) -> &str {
 }
 
 /// Asks, and is told that there is no answer.
-fn unanswered(runs: &Runs, asked: Ask) -> Unanswered {
+fn unanswered(runs: &Runs, asked: RunRequest) -> Unanswered {
     runs.wait(runs.ask(asked)).unwrap_err()
 }
 
@@ -113,7 +113,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     }
 }
 
-fn redone(jobs: &Receiver<Again>, count: usize) -> Vec<String> {
+fn redone(jobs: &Receiver<LateJob>, count: usize) -> Vec<String> {
     let lane = |_| jobs.recv_timeout(LONG).unwrap().job.lane.to_string();
     let mut lanes: Vec<_> = (0..count).map(lane).collect();
     lanes.sort();
@@ -150,7 +150,7 @@ fn a_circuit_has_two_runs_at_a_time_and_others_wait_for_room() {
     let (runs, _jobs) = runs();
     let gate = Gate::new("room");
     let script = gate.script("first");
-    let patient = || Ask { is_patient: true, ..ask("zoneadm", &script) };
+    let patient = || RunRequest { is_patient: true, ..ask("zoneadm", &script) };
     let asked: Vec<_> = (0..4).map(|_| runs.ask(patient())).collect();
     let begun = asked.iter().filter(|asked| asked.begun.is_some());
     assert_eq!(begun.count(), 2);
@@ -216,7 +216,7 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
     };
     assert!(patience("zfs a") >= Duration::from_millis(400));
     // Of another circuit, or sort, it says nothing.
-    let other = Ask { sort: "trees", ..ask("zfs a", "true") };
+    let other = RunRequest { sort: "trees", ..ask("zfs a", "true") };
     let begin = Instant::now();
     let until = runs.ask(other).begun.unwrap().until;
     assert!(until <= Instant::now() + STUCK && until >= begin + STUCK);
@@ -226,7 +226,7 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
     // Nor may it take so long that it is hardly ever killed.
     let limit = Duration::from_millis(100);
     let begin = Instant::now();
-    let asked = runs.ask(Ask { limit, ..ask("zfs a", "true") });
+    let asked = runs.ask(RunRequest { limit, ..ask("zfs a", "true") });
     if let Some(begun) = asked.begun {
         assert!(begun.until <= Instant::now() + STUCK.max(limit / 2));
         assert!(begun.until >= begin);
@@ -254,7 +254,7 @@ fn the_end_of_another_run_brings_back_only_who_was_refused() {
 fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
     let (runs, jobs) = runs();
     let limit = Duration::from_millis(200);
-    let late = unanswered(&runs, Ask { limit, ..ask("kstat", HANG) });
+    let late = unanswered(&runs, RunRequest { limit, ..ask("kstat", HANG) });
     assert_eq!(runs.overdue().len(), 1);
     runs.owe(&late, job("a", Sources::STATE));
     let again = jobs.recv_timeout(LONG).unwrap();

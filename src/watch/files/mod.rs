@@ -24,7 +24,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::{CONFIG_DIR, Paths};
-use crate::event::{Event, FileChange};
+use crate::event::{FileChange, SourceEvent};
 use crate::faults::Fault;
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::source::{Source, ZoneDir};
@@ -152,7 +152,7 @@ impl FileWatcher {
                         false => self.check(id),
                     };
                     if changed == Some(true) {
-                        self.tell(id);
+                        self.report(id);
                     }
                 }
                 _ => {
@@ -272,7 +272,7 @@ impl FileWatcher {
             self.try_arm(id);
         }
         if !is_dir {
-            self.tell(id);
+            self.report(id);
             return;
         }
         // A directory that was exchanged has other files in it; otherwise
@@ -311,7 +311,7 @@ impl FileWatcher {
             let Some(node) = tables.nodes.get(&id) else { return };
             if !node.subjects.is_empty() {
                 drop(tables);
-                self.tell(id);
+                self.report(id);
                 return;
             }
             node.children().to_vec()
@@ -451,13 +451,13 @@ impl FileWatcher {
     }
 
     /// Tells that a file has changed.
-    fn tell(&self, id: u64) {
+    fn report(&self, id: u64) {
         let subjects = {
             let tables = self.tables.lock();
             tables.nodes.get(&id).map(|node| node.subjects.clone())
         };
         for (zonename, file) in subjects.into_iter().flatten() {
-            self.sink.send(Event::File(FileChange { zonename, file }));
+            self.sink.send(SourceEvent::File(FileChange { zonename, file }));
         }
     }
 }

@@ -76,7 +76,7 @@ impl FileWatcher {
                     unwatched.files.insert(file, now);
                 }
                 drop(tables);
-                self.tell(file);
+                self.report(file);
             }
         }
     }
@@ -121,7 +121,7 @@ impl FileWatcher {
             unwatched
         };
         log::info!("is watched again: {}", unwatched.fault.error);
-        unwatched.files.into_keys().for_each(|file| self.tell(file));
+        unwatched.files.into_keys().for_each(|file| self.report(file));
     }
 }
 

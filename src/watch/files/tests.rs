@@ -37,7 +37,7 @@ fn a_directory_that_two_zones_have_tells_both() {
         let mut missing: BTreeSet<_> = wanted.iter().copied().collect();
         while !missing.is_empty() {
             let event = events.next(Some(until)).unwrap().event;
-            if let Event::File(change) = event
+            if let SourceEvent::File(change) = event
                 && change.file == Source::Tags
             {
                 let zonename = change.zonename.unwrap_or_default();
@@ -86,7 +86,8 @@ fn files_that_have_moved_with_their_directory_are_watched_again() {
     });
     let next_of_tags = || loop {
         let until = Instant::now() + Duration::from_secs(60);
-        if let Event::File(change) = events.next(Some(until)).unwrap().event
+        if let SourceEvent::File(change) =
+            events.next(Some(until)).unwrap().event
             && change.file == Source::Tags
         {
             return;
