@@ -74,9 +74,9 @@ fn what_the_index_says_while_all_is_loaded_is_not_lost() {
     let daemon = host.start_with(&NO_REFRESH);
     for state in ["incomplete", "installed"] {
         host.hurt("zoneadm", "block").unwrap();
+        let begun = runs_of(&host, "zoneadm list -p -c");
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| daemon.get("/vms?sync=1"));
-            let begun = runs_of(&host, "zoneadm list -p -c");
             wait_for("all is being listed", || {
                 let now = runs_of(&host, "zoneadm list -p -c");
                 if now > begun { Ok(()) } else { Err(now.to_string()) }

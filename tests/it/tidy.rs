@@ -96,9 +96,36 @@ fn files_have_a_size_that_one_reads() {
 
 /// A patch that fits in two places, or in none, plants another bug than it
 /// says, or no bug at all.
+/// Every test as cargo names it: its module, and its function.
+fn test_paths() -> Vec<String> {
+    let mut paths = Vec::new();
+    let costs = fs::read_to_string("tests/costs.rs").unwrap();
+    let costs = vec![(PathBuf::from("tests/costs.rs"), costs)];
+    for (directory, sources) in [
+        ("src", sources("src")),
+        ("tests/it", sources("tests/it")),
+        ("tests", costs),
+    ] {
+        for (path, text) in sources {
+            let below = path.strip_prefix(directory).unwrap();
+            let below = below.with_extension("");
+            let module = below.to_str().unwrap().replace('/', "::");
+            let module = module.trim_end_matches("::mod");
+            for test in text.split("#[test]").skip(1) {
+                let name = test.split("fn ").nth(1).unwrap();
+                let name = name.split('(').next().unwrap();
+                paths.push(format!("{module}::tests::{name}"));
+                paths.push(format!("{module}::{name}"));
+            }
+        }
+    }
+    paths
+}
+
 #[test]
 fn each_planted_bug_has_its_place() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = test_paths();
     let mut count = 0;
     for entry in fs::read_dir(root.join("tests/mutants")).unwrap() {
         let path = entry.unwrap().path();
@@ -107,6 +134,13 @@ fn each_planted_bug_has_its_place() {
         }
         count += 1;
         let patch = fs::read_to_string(&path).unwrap();
+        let mut lines = patch.lines();
+        let killers = lines.find_map(|line| line.strip_prefix("killed by: "));
+        for killer in killers.unwrap().split(' ') {
+            let is_found = killer == "interleavings"
+                || tests.iter().any(|test| test.contains(killer));
+            assert!(is_found, "{}: no test {killer}", path.display());
+        }
         let mut source = String::new();
         for part in patch.split("\n--- a/").skip(1) {
             let (file, _) = part.split_once('\n').unwrap();
