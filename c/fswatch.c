@@ -5,27 +5,28 @@
  */
 
 /*
- * See fswatch.h for what this is. It is written to the event-port API alone;
- * on systems without event ports, ports_inotify.c supplies that API.
+ * See fswatch.h for what this is. It uses only the API of event ports; on
+ * systems without event ports, ports_inotify.c supplies that API.
  *
- * STRUCTURES. A watcher has one port and a table of watches by the caller's
- * number. The port event's cookie is that number, never a pointer: an event
- * may be collected just before its watch is removed. A file_obj_t is known to
- * the kernel by its address, so it lives inside its watch, which never moves.
+ * STRUCTURES. A watcher has one port and a table of watches, indexed by the
+ * caller's number. The port event's cookie is that number, never a pointer,
+ * because an event may be collected just before its watch is removed. The
+ * kernel knows a file_obj_t by its address, so it lives inside its watch, which
+ * never moves.
  *
- * LOCKING. fw_lock guards the table, and of each watch who has it, and is
- * never held across a system call. One thread has a watch at a time, while it
- * arms it: a file system that hangs holds up whoever asks for that one file.
- * The table holds one reference to a watch, and whoever has it, or waits to
- * have it, another.
+ * LOCKING. fw_lock guards the table, and which watches are held. It is never
+ * held across a system call. A thread holds a watch while it arms it, and no
+ * other thread can hold it then: a file system that hangs delays only the
+ * threads that need that one file. The table has one reference to a watch; each
+ * thread that holds the watch, or waits to hold it, has another.
  *
  * PROTOCOL. An association is one-shot. After an event was collected, nothing
  * watches the file until it is associated again, so the order is: collect,
- * stat, associate with the stamps of that stat, report. What happens between
- * stat and associate is found by the kernel's comparison of the stamps; what
- * that comparison does not see (another file of the same mtime), and an
- * associate that succeeds without watching (the file was replaced while it
- * was hooked), is found by a second stat. The loop ends when both agree.
+ * stat, associate with the stamps of that stat, report. The kernel compares the
+ * stamps, and so finds a change between stat and associate. A second stat finds
+ * what that comparison does not see (another file with the same mtime), and an
+ * associate that succeeds without watching (the file was replaced while it was
+ * hooked). The loop ends when both agree.
  */
 
 #include <sys/types.h>
@@ -46,7 +47,7 @@
 
 #include "fswatch.h"
 
-/* What the values and layouts are that all of this was written to. */
+/* The values and layouts that all of this relies on. */
 #define	PIN(what, value) \
 	_Static_assert((what) == (value), #what " is not " #value)
 
@@ -70,12 +71,12 @@ PIN(offsetof(file_obj_t, fo_mtime), 16);
 PIN(offsetof(file_obj_t, fo_ctime), 32);
 PIN(offsetof(file_obj_t, fo_name), 72);
 
-/* A file that changes all the time is still watched after so many tries. */
+/* After this many tries, a file that changes all the time counts as watched. */
 #define	ARM_TRIES	16
 #define	EVENTS_MAX	256
 #define	BUCKETS_FIRST	64
 
-/* What tells one state of a file from another. */
+/* Identifies one state of a file. */
 typedef struct stamp {
 	dev_t		s_dev;
 	ino_t		s_ino;
@@ -85,16 +86,17 @@ typedef struct stamp {
 } stamp_t;
 
 /*
- * There are as many as watched files. Of the file as it was last armed, the
- * times are those of w_object, which the kernel has no more use for.
+ * There is one for each watched file, so it is kept small. The stamp with which
+ * it was last armed is in w_dev, w_ino, w_size and the times in w_object, which
+ * the kernel no longer needs.
  */
 typedef struct watch {
 	struct watch	*w_next;	/* in its bucket */
 	uint64_t	w_id;
 	uint32_t	w_refs;		/* guarded by fw_lock */
-	char		w_held;		/* guarded by fw_lock: some thread has it */
+	char		w_held;		/* by fw_lock: a thread holds it */
 	char		w_ended;	/* no longer in the table */
-	char		w_armed;	/* what was armed is meaningful */
+	char		w_armed;	/* it was armed, so it has a stamp */
 	dev_t		w_dev;
 	ino_t		w_ino;
 	off_t		w_size;
@@ -105,7 +107,7 @@ typedef struct watch {
 struct fswatch {
 	int		fw_port;
 	pthread_mutex_t	fw_lock;
-	pthread_cond_t	fw_released;	/* some watch that is waited for */
+	pthread_cond_t	fw_released;	/* a watch is no longer held */
 	watch_t		**fw_buckets;
 	size_t		fw_nbuckets;	/* a power of two */
 	size_t		fw_count;
@@ -141,7 +143,7 @@ same_stamp(const stamp_t *a, const stamp_t *b)
 	    same_time(&a->s_ctime, &b->s_ctime));
 }
 
-/* What a watch was armed for. */
+/* The stamp with which a watch was last armed. */
 static stamp_t
 armed_stamp(const watch_t *w)
 {
@@ -179,7 +181,7 @@ find(fswatch_t *fw, uint64_t id)
 	return (at);
 }
 
-/* Doubles the table. A failure leaves longer chains. Needs fw_lock. */
+/* Doubles the table. If that fails, the chains get longer. Needs fw_lock. */
 static void
 grow(fswatch_t *fw)
 {
@@ -207,8 +209,8 @@ grow(fswatch_t *fw)
 }
 
 /*
- * Gives a watch to the caller once nobody else has it. It may have ended by
- * then. Needs fw_lock.
+ * Holds a watch for the caller, once no other thread holds it. The watch may
+ * have ended by then. Needs fw_lock.
  */
 static void
 take(fswatch_t *fw, watch_t *w)
@@ -227,7 +229,7 @@ watch_release(fswatch_t *fw, watch_t *w)
 	(void) pthread_mutex_lock(&fw->fw_lock);
 	w->w_held = 0;
 	refs = --w->w_refs;
-	/* Those that are neither ours nor the table's are of who waits. */
+	/* References besides the table's belong to threads that wait. */
 	if (refs > (w->w_ended ? 0 : 1))
 		(void) pthread_cond_broadcast(&fw->fw_released);
 	(void) pthread_mutex_unlock(&fw->fw_lock);
@@ -235,7 +237,10 @@ watch_release(fswatch_t *fw, watch_t *w)
 		free(w);
 }
 
-/* The watch `id`, for the caller alone until it is released, or NULL. */
+/*
+ * Holds the watch `id` for the caller alone, until it is released. Returns NULL
+ * if there is no such watch.
+ */
 static watch_t *
 watch_hold(fswatch_t *fw, uint64_t id)
 {
@@ -249,7 +254,7 @@ watch_hold(fswatch_t *fw, uint64_t id)
 	return (w);
 }
 
-/* Takes out of table and port a watch that the caller has. */
+/* Removes a watch that the caller holds from the table and the port. */
 static void
 watch_end(fswatch_t *fw, watch_t *w)
 {
@@ -258,7 +263,7 @@ watch_end(fswatch_t *fw, watch_t *w)
 	if (w->w_ended)
 		return;
 	w->w_ended = 1;
-	/* ENOENT only says that the kernel has ended it before. */
+	/* ENOENT: the kernel has already ended the association. */
 	(void) port_dissociate(fw->fw_port, PORT_SOURCE_FILE,
 	    (uintptr_t)&w->w_object);
 	(void) pthread_mutex_lock(&fw->fw_lock);
@@ -271,7 +276,10 @@ watch_end(fswatch_t *fw, watch_t *w)
 	(void) pthread_mutex_unlock(&fw->fw_lock);
 }
 
-/* Associates a watch that the caller has with what its path leads to now. */
+/*
+ * Associates a watch that the caller holds with the file that its path leads to
+ * now.
+ */
 static int
 watch_arm(fswatch_t *fw, watch_t *w)
 {
@@ -298,7 +306,10 @@ watch_arm(fswatch_t *fw, watch_t *w)
 		if (same_stamp(&before, &after))
 			break;
 	}
-	/* It is written faster than we look: watched, if it is the one. */
+	/*
+	 * The file is written faster than we can look. If it is still the same
+	 * file, it is watched.
+	 */
 	if (tries == ARM_TRIES && !same_file(&before, &after))
 		return (EAGAIN);
 	set_armed_stamp(w, &after);
@@ -351,7 +362,10 @@ fswatch_close(fswatch_t *fw)
 	free(fw);
 }
 
-/* Holds a watch that there was not: a new one, or one made meanwhile. */
+/*
+ * Makes a watch, and holds it. If another thread has made it meanwhile, holds
+ * that one.
+ */
 static int
 watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 {
@@ -381,7 +395,7 @@ watch_create(fswatch_t *fw, uint64_t id, const char *path, watch_t **out)
 	return (0);
 }
 
-/* Whether its path leads to what was armed, as that was then. */
+/* Whether the path leads to the file that was armed, unchanged since then. */
 static int
 is_unchanged(const watch_t *w)
 {
@@ -470,9 +484,9 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 		unsigned int nget = 1;
 
 		/*
-		 * EINTR leaves nget as it was, and no event. ETIME is not to
-		 * be had without a time. All else, as EBADFD of a port that
-		 * was closed meanwhile, is the end.
+		 * EINTR leaves nget as it was, and there is no event. ETIME
+		 * does not occur without a timeout. All other errors are final,
+		 * such as EBADFD of a port that was closed meanwhile.
 		 */
 		if (port_getn(fw->fw_port, collected, max, &nget, NULL) != 0) {
 			if (errno != EINTR)

@@ -10,18 +10,18 @@
  * HOW IT MAPS. A port is an inotify instance, whose descriptor is the port's,
  * and an eventfd that wakes its readers. An association has two inotify
  * watches: one on the file's inode (writes, attributes) and one on its parent
- * directory, since only the directory tells that a *name* was removed,
- * renamed or taken over: an inode with a second link, or one held open, stays
- * silent about that. The directory's comes first: if the name leads elsewhere
- * a moment later, it says so. inotify has one watch an inode, so a watch is
- * shared by all associations that need it, and every watch asks for the same
- * events. News for an association that has fired is dropped, as an event port
- * does; associating it again compares the caller's stamps.
+ * directory, because only the directory reports that a *name* was removed,
+ * renamed or taken over: an inode with a second link, or one held open, reports
+ * none of that. The directory is watched first, so that it reports if the name
+ * leads elsewhere a moment later. inotify has one watch for each inode, so a
+ * watch is shared by all associations that need it, and every watch asks for
+ * the same events. Events for an association that has fired are dropped, as an
+ * event port does; associating it again compares the caller's stamps.
  *
- * WHAT IT DOES NOT DO. FILE_ACCESS and MOUNTEDOVER never come; a second link
- * to a file is told to its directory as a new file is.
+ * WHAT IT DOES NOT DO. FILE_ACCESS and MOUNTEDOVER never come; a second link to
+ * a file is reported to its directory as a new file is.
  *
- * LOCKING. p_lock guards everything of a port; it is not held while waiting.
+ * LOCKING. p_lock guards all data of a port; it is not held while waiting.
  */
 
 #define	_GNU_SOURCE
@@ -41,19 +41,19 @@
 #include "ports_inotify.h"
 
 #define	REQUESTABLE	(FILE_ACCESS | FILE_MODIFIED | FILE_ATTRIB | FILE_TRUNC)
-/* Of a file only some come, of a directory the others. */
+/* Some of these come only for a file, the others only for a directory. */
 #define	WATCH_MASK	(IN_MODIFY | IN_ATTRIB | IN_DELETE_SELF | IN_CREATE | \
 			IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO)
 #define	BUCKETS_FIRST	64
 #define	READ_SIZE	65536
-/* As the resource control process.max-port-events; the default is illumos'. */
+/* Like the resource control process.max-port-events, with illumos' default. */
 #define	EVENTS_MAX	65536
 #define	EVENTS_MAX_ENV	"PROCESS_MAX_PORT_EVENTS"
 
 #define	CONTAINER_OF(p, type, member) \
 	((type *)((char *)(p) - offsetof(type, member)))
 
-/* A hash table whose nodes live in what it holds. */
+/* A hash table. Its nodes are members of the items that it holds. */
 typedef struct node {
 	struct node	*n_next;
 	uint64_t	n_hash;
@@ -65,7 +65,7 @@ typedef struct table {
 	size_t		t_count;
 } table_t;
 
-/* A doubly linked list that lives in its items. */
+/* A doubly linked list. Its links are members of its items. */
 typedef struct link {
 	struct link	*l_prev;
 	struct link	*l_next;
@@ -79,7 +79,7 @@ typedef struct inode_watch {
 	link_t		iw_self;	/* associations of this very inode */
 } inode_watch_t;
 
-/* What of a file is compared with what it was. */
+/* The state of a file, to be compared with a later one. */
 typedef struct state {
 	dev_t		s_dev;
 	ino_t		s_ino;
@@ -124,7 +124,7 @@ typedef struct port {
 	table_t		p_assocs;
 	table_t		p_names;
 	link_t		p_ready;
-	link_t		p_lost;		/* exceptions without an event */
+	link_t		p_lost;		/* exceptions that got no event */
 	user_event_t	*p_user;
 	char		p_buffer[READ_SIZE]
 	    __attribute__((aligned(__alignof__(struct inotify_event))));
@@ -201,7 +201,7 @@ table_insert(table_t *table, node_t *node, uint64_t hash)
 		size_t size = table->t_size * 2;
 		node_t **buckets = calloc(size, sizeof (node_t *));
 
-		/* Without memory for it the chains just grow longer. */
+		/* If there is no memory for it, the chains just grow longer. */
 		for (size_t i = 0; buckets != NULL && i < table->t_size; i++) {
 			node_t *n = table->t_buckets[i];
 
@@ -254,14 +254,15 @@ watch_find(port_t *p, int wd)
 	return (NULL);
 }
 
-/* A reference to the watch of a path's inode. */
+/* Returns a reference to the watch of a path's inode. */
 static int
 watch_get(port_t *p, const char *path, uint32_t flags, inode_watch_t **out)
 {
 	/*
-	 * To replace the mask of a watch that there is, be it by the same one,
-	 * the kernel empties it first: what happens to the file at that very
-	 * moment is not told. To add to it leaves no such gap.
+	 * When the mask of an existing watch is replaced, even by the same
+	 * mask, the kernel empties it first, and does not report what happens
+	 * to the file at that very moment. Adding to the mask leaves no such
+	 * gap.
 	 */
 	int wd = inotify_add_watch(p->p_inotify, path,
 	    WATCH_MASK | IN_MASK_ADD | flags);
@@ -378,9 +379,9 @@ same_inode(const struct stat *a, const state_t *b)
 
 /*
  * Gives an association its event, if it waits for one of these. An exception
- * comes whatever was requested, and ends the association. It needs an event
- * more than the association has: where the port has no more, the association
- * ends, and nobody is told.
+ * comes whatever was requested, and ends the association. It needs one event
+ * more than the association's own: if the port has none left, the association
+ * ends, and nothing reports that.
  */
 static void
 deliver(port_t *p, assoc_t *a, int events)
@@ -402,7 +403,7 @@ deliver(port_t *p, assoc_t *a, int events)
 	list_append(&p->p_ready, &a->a_ready_link);
 }
 
-/* Hooks an association to its inode and directory; *st is what it is now. */
+/* Hooks an association to its inode and directory; sets *st as it is now. */
 static int
 assoc_hook(port_t *p, assoc_t *a, int events, struct stat *st)
 {
@@ -472,8 +473,9 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	int err;
 
 	/*
-	 * News from before this call is not for this association. (Comparing
-	 * inodes would not tell: their numbers are used again at once.)
+	 * Events from before this call are not for this association. (Comparing
+	 * inodes would not show that, because their numbers are used again at
+	 * once.)
 	 */
 	read_inotify(p);
 	if (fo == NULL || fo->fo_name == NULL)
@@ -488,7 +490,7 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	if (a != NULL && a->a_self != NULL &&
 	    stat_path(fo->fo_name, events, &st) == 0 &&
 	    same_inode(&st, &a->a_state)) {
-		/* The same file: cookie and name stay those of the first time. */
+		/* The same file: the cookie and name of the first time stay. */
 		user = a->a_user;
 		is_same = 1;
 	} else if (a != NULL && strcmp(a->a_path, fo->fo_name) != 0) {
@@ -522,9 +524,9 @@ associate(port_t *p, uintptr_t object, int events, void *user)
 	return (0);
 }
 
-/* --- translation of inotify's news --- */
+/* --- translation of inotify's events --- */
 
-/* What happened to the inode of an association. */
+/* Handles an event of the inode of an association. */
 static void
 self_event(port_t *p, assoc_t *a, uint32_t mask)
 {
@@ -533,7 +535,7 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	if ((mask & IN_UNMOUNT) != 0) {
 		deliver(p, a, UNMOUNTED);
 	} else if ((mask & IN_DELETE_SELF) != 0) {
-		/* The directory says how, if there is one to say it. */
+		/* The directory's event says how, if there is a directory. */
 		if (a->a_parent == NULL)
 			deliver(p, a, FILE_DELETE);
 	} else if ((mask & IN_MODIFY) != 0) {
@@ -545,7 +547,7 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	} else if ((mask & IN_ATTRIB) != 0) {
 		int events = FILE_ATTRIB;
 
-		/* It lost this name: the directory's news says how. */
+		/* The file lost this name: the directory's event says how. */
 		if (stat_path(a->a_path, FILE_NOFOLLOW, &now) != 0 ||
 		    !same_inode(&now, &a->a_state))
 			return;
@@ -555,7 +557,7 @@ self_event(port_t *p, assoc_t *a, uint32_t mask)
 	}
 }
 
-/* What happened to the name of an association in its directory. */
+/* Handles an event of the name of an association in its directory. */
 static void
 name_event(port_t *p, assoc_t *a, uint32_t mask)
 {
@@ -568,15 +570,16 @@ name_event(port_t *p, assoc_t *a, uint32_t mask)
 }
 
 /*
- * Calls what happened for each association of a list or chain. Delivering
- * may unhook an association, but only the one it is for.
+ * self_events() and directory_event() pass an event to each association of a
+ * list or chain. Delivering may unhook an association, but only the one that it
+ * is for.
  */
 static void
 self_events(port_t *p, inode_watch_t *iw, uint32_t mask)
 {
 	link_t *l = iw->iw_self.l_next;
 
-	/* The last association to go must not take the list with it. */
+	/* Keep the watch, and so the list, until the loop has ended. */
 	iw->iw_refs++;
 	while (l != &iw->iw_self) {
 		link_t *next = l->l_next;
@@ -617,7 +620,7 @@ directory_event(port_t *p, inode_watch_t *iw, uint32_t mask, const char *name)
 	watch_put(p, iw);
 }
 
-/* The kernel has dropped a watch: nothing more will come of it. */
+/* The kernel has dropped a watch: it will report nothing more of it. */
 static void
 watch_ignored(port_t *p, inode_watch_t *iw)
 {
@@ -638,7 +641,7 @@ watch_ignored(port_t *p, inode_watch_t *iw)
 			assoc_t *a = CONTAINER_OF(n, assoc_t, a_name_node);
 
 			if (a->a_parent == iw) {
-				/* The directory is gone, so the file is. */
+				/* The directory is gone, and so is the file. */
 				table_remove(&p->p_names, &a->a_name_node);
 				a->a_parent = NULL;
 				iw->iw_refs--;
@@ -650,7 +653,7 @@ watch_ignored(port_t *p, inode_watch_t *iw)
 	watch_put(p, iw);
 }
 
-/* inotify has lost news: whatever differs has changed. */
+/* inotify has lost events: every file that differs has changed. */
 static void
 overflow(port_t *p)
 {
@@ -699,9 +702,9 @@ translate(port_t *p, const struct inotify_event *ie)
 }
 
 /*
- * Translates what there is of news. Attributes come last: an unlink changes
- * the inode's count of links before the directory tells of the name, and its
- * association is to have one event, FILE_DELETE.
+ * Translates all events that are there. Attributes come last: an unlink changes
+ * the inode's count of links before the directory reports the name, and the
+ * association must get one event, FILE_DELETE.
  */
 static void
 read_inotify(port_t *p)
@@ -755,7 +758,7 @@ port_unlock(port_t *p, int err)
 	return (err == 0 ? 0 : -1);
 }
 
-/* The most associations of a port, which an operator may have set. */
+/* How many associations a port may have, which an operator may have set. */
 static size_t
 events_max(void)
 {
@@ -866,8 +869,8 @@ port_associate(int fd, int source, uintptr_t object, int events, void *user)
 		uint64_t one = 1;
 
 		/*
-		 * The stamps differed, or news of others was read: a reader
-		 * may be waiting. EAGAIN: it is awake already.
+		 * The stamps differed, or events of other associations were
+		 * read: a reader may be waiting. EAGAIN: it is awake already.
 		 */
 		(void) !write(p->p_wake, &one, sizeof (one));
 	}

@@ -5,9 +5,9 @@
  */
 
 /*
- * The event-port API over inotify(7), for development and tests on Linux. What
- * it declares is that of illumos, errors included, save that a port is closed
- * by port_close() in place of close(2).
+ * The event-port API over inotify(7), for development and tests on Linux. It
+ * declares the same as illumos, and returns the same errors, except that a port
+ * is closed by port_close() in place of close(2).
  */
 
 #ifndef PORTS_INOTIFY_H

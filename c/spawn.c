@@ -1,17 +1,19 @@
 /*
  * Starts a command of the platform.
  *
- * posix_spawn(3C) does all of this but one thing: it can't give the command
- * another limit of descriptors than the caller has.  Hence vfork(2).  fork(2)
- * is no choice: it copies the tables of all memory, and on illumos reserves
- * as much swap again.
+ * posix_spawn(3C) could do all of this but one thing: it can't give the command
+ * a limit of descriptors other than the caller's.  So this uses vfork(2).
+ * fork(2) is no choice: it copies the page tables of all memory, and on illumos
+ * reserves as much swap again.
  *
- * Until exec, the child works in the memory of the caller.  So it makes system
- * calls alone, leaves alone what libc caches (the caller would find it
- * changed), and has all signals blocked, that no handler runs in it.
+ * Until exec, the child runs in the memory of the caller.  So it makes only
+ * system calls, does not touch what libc caches (the caller would find it
+ * changed), and keeps all signals blocked until just before exec.  A signal
+ * that is pending then may still run the caller's handler in it: that only
+ * writes to a socket, which both have.
  *
- * It does not set what signals do.  The caller ignores none (see signals.rs in
- * src/os), and handlers end with exec, so that the command starts with the
+ * It does not set the actions of signals.  The caller ignores none (see
+ * signals.rs in src/os), and exec ends handlers, so the command starts with the
  * defaults.
  */
 
@@ -23,10 +25,11 @@
 #include <unistd.h>
 
 /*
- * Runs `path` with these arguments and variables, the descriptors as standard
- * input, output and error, all above 2, in a process group of its own, with no
- * signal blocked.  `files` is its limit of descriptors; 0 leaves that alone.
- * Returns 0 and sets *pid, or returns the errno of what failed.
+ * Runs `path` with these arguments and this environment.  The descriptors,
+ * which must all be above 2, become its standard input, output and error.  It
+ * has a process group of its own, and no signal is blocked.  `files` is its
+ * limit of descriptors; 0 leaves the limit alone.  Returns 0 and sets *pid, or
+ * returns the errno of what failed.
  */
 int
 spawn_command(const char *path, char *const argv[], char *const envp[],

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let alias = args.next().ok_or("which VM?")?;
     let client = Client::new(server).name("ask/1.0");
 
-    // The daemon picks out VMs and members: only they are sent.
+    // The daemon selects VMs and members: only these are sent.
     let running = VmsQuery::new().equals("state", "running").fields("alias");
     println!("{} VMs run", client.vms(&running)?.vms.len());
 
@@ -24,12 +24,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .and_then(|vm| vm.get("zonename")?.as_str())
         .ok_or("there is no such VM")?;
 
-    // As it is on the system right now, not as it was when last told of.
+    // The VM as it is on the system right now, not as it was last published.
     let look = client.sync(zonename, Duration::from_secs(30))?;
     let vm = look.vm.ok_or("it has gone")?;
     println!("its quota is {}", vm.get("quota").cloned().unwrap_or_default());
 
-    // At once if it is so, else as soon as it is.
+    // Returns at once if the VM runs already, otherwise as soon as it does.
     let wanted = [("state", "running")];
     match client.wait(zonename, &wanted, Duration::from_secs(1)) {
         Ok(_) => println!("it runs"),

@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = args.next().ok_or("how many events?")?.parse()?;
     let client = Client::new(server).name("follow/1.0");
 
-    // Without VMs to begin with, and only what changes a state.
+    // No snapshot of the VMs, and only events that change a state.
     let query = EventsQuery::new().path("state").without_snapshot();
     let mut stream = client.events(query)?;
     let mut seen = 0;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match stream.next()? {
             Item::Ready(ready) => match ready.reset {
                 None => println!("ready"),
-                // Something may have been missed.
+                // Some events may have been missed.
                 Some(why) => println!("begun anew: {why}"),
             },
             Item::Event(event) => {
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 seen += 1;
             }
             Item::Unreadable(vm) => println!("{vm}"),
-            // It tries again by itself.
+            // The stream connects again by itself.
             Item::Broken(error) => println!("broken: {error}"),
         }
     }

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let watcher = Watcher::start(&client, EventsQuery::new(), listener)?;
     println!("{} VMs", watcher.vms().len());
 
-    // Sees each state, however short it lasts.
+    // Sees each state, however briefly it lasts.
     let is_wanted = move |vm: Option<&Json>| {
         let state = vm.and_then(|vm| vm.get("state")?.as_str());
         state == Some(wanted.as_str())

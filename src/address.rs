@@ -1,5 +1,5 @@
-//! Where the daemon listens and is asked: an address of TCP, or the path of a
-//! Unix socket.
+//! Where the daemon listens and where clients connect: a TCP address, or the
+//! path of a Unix socket.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,13 +9,14 @@ use std::str::FromStr;
 /// An address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// Of TCP.
+    /// A TCP address.
     Inet(SocketAddr),
-    /// A socket in the file system: who may open it may ask.
+    /// A socket in the file system. Any process that may open it may send
+    /// requests.
     Unix(PathBuf),
 }
 
-/// A text that is no address.
+/// A text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotAnAddress(String);
 
@@ -51,7 +52,7 @@ impl From<PathBuf> for Address {
 impl FromStr for Address {
     type Err = NotAnAddress;
 
-    /// What has a `/` in it is a path.
+    /// A text with a `/` in it is a path.
     fn from_str(text: &str) -> Result<Self, NotAnAddress> {
         if text.contains('/') {
             return Ok(Self::Unix(text.into()));
@@ -71,11 +72,12 @@ impl Address {
         }
     }
 
-    /// What a request to it names as its host.
+    /// The host that a request to this address names.
     #[must_use]
     pub fn host(&self) -> String {
         match self {
-            // Who listens everywhere is asked nearby.
+            // A daemon that listens on all addresses can be reached as
+            // localhost.
             Self::Inet(address) if !address.ip().is_unspecified() => {
                 address.to_string()
             }

@@ -19,14 +19,14 @@ impl Backoff {
         Self { first, last }
     }
 
-    /// The pause after the first try and so many more.
+    /// The pause after the first try and this many more.
     #[must_use]
     pub fn after(self, more: u32) -> Duration {
         let times = 1_u32.checked_shl(more).unwrap_or(u32::MAX);
         self.first.saturating_mul(times).min(self.last)
     }
 
-    /// The pause that follows this one; after none, the first.
+    /// The pause that follows `pause`; the first, if that is zero.
     #[must_use]
     pub fn next(self, pause: Duration) -> Duration {
         pause.saturating_mul(2).max(self.first).min(self.last)
@@ -49,7 +49,7 @@ mod tests {
             pause = backoff.next(pause);
             assert_eq!(pause, wanted);
         }
-        // An operator may set a first that is longer than the last.
+        // An operator may set a first pause that is longer than the longest.
         let odd = Backoff::new(millis(5), millis(1));
         assert_eq!((odd.after(0), odd.next(millis(9))), (millis(1), millis(1)));
     }

@@ -1,21 +1,22 @@
-//! Where things are.
+//! Paths, and the rules for names that become part of them.
 //!
-//! No other module holds a path. Every path stands below `root`, so that a
-//! directory with the files and commands of a host, a *simulated host*, is
-//! all the daemon needs to run.
+//! No other module holds a path. Every path is below `root`. So a directory
+//! with the files and commands of a host, a *simulated host*, is all that the
+//! daemon needs to run.
 
 use std::path::{Component, Path, PathBuf};
 
-/// The address of today's daemon, which its clients have built in.
+/// The address of today's daemon, which is built into its clients.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:9090";
 
-/// How deep arrays and objects may nest in a JSON file. What is made of it
-/// nests up to [`JSON_WRAPPED`] deeper, and readers of JSON, ours and many
-/// others, take no more than 128.
+/// How deep arrays and objects may nest in a JSON file. What the daemon makes
+/// of the file nests up to [`JSON_WRAPPED`] deeper, and parsers of JSON, ours
+/// and many others, accept no more than 128.
 pub const JSON_DEPTH: usize = 100;
 
-/// How much deeper what is in a JSON file stands in an event, or in the VMs at
-/// the beginning of a stream: `vms`, VM, `tags`; `changes`, change, `newValue`.
+/// How much deeper the content of a JSON file nests in an event, or in the VMs
+/// at the beginning of a stream: `vms`, VM, `tags`; `changes`, change,
+/// `newValue`.
 pub const JSON_WRAPPED: usize = 4;
 
 /// The paths of a host.
@@ -61,7 +62,8 @@ impl Paths {
         self.root.join("usr/sbin/sysevent")
     }
 
-    /// A command of section 1 that says who and where this process is.
+    /// A command of section 1 that describes this process or the system, such
+    /// as zonename(1).
     #[must_use]
     pub fn user_command(&self, name: &str) -> PathBuf {
         self.root.join("usr/bin").join(name)
@@ -85,7 +87,7 @@ impl Paths {
         self.root.join("etc/zones").join(format!("{zonename}.xml"))
     }
 
-    /// What a VM that is being received says of itself.
+    /// The file that describes a VM while it is being received.
     #[must_use]
     pub fn receiving(&self, uuid: &str) -> PathBuf {
         self.root.join("etc/zones").join(format!("{uuid}-receiving.json"))
@@ -102,16 +104,16 @@ impl Paths {
     }
 }
 
-/// Where event ports are tried, unless it is said where else: on the platform
-/// one is on ZFS, the other on tmpfs.
+/// The directories in which event ports are tried out, unless others are given.
+/// On the platform, one is on ZFS and the other on tmpfs.
 pub const SCRATCH: [&str; 2] = ["/var/tmp", "/tmp"];
 
 /// The directory of a VM's metadata, tags and routes, below its zonepath.
 pub const CONFIG_DIR: &str = "config";
 
-/// The raw device of a ZFS volume is this and the volume's name.
+/// The path of a ZFS volume's raw device is this and the volume's name.
 pub const ZVOL_RDSK: &str = "/dev/zvol/rdsk/";
-/// The block device of a ZFS volume is this and the volume's name.
+/// The path of a ZFS volume's block device is this and the volume's name.
 pub const ZVOL_DSK: &str = "/dev/zvol/dsk/";
 
 /// Whether zonecfg(8) allows `name` as a zone's name: a letter or digit, then

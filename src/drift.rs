@@ -1,5 +1,5 @@
-//! What full reloads had to heal: changes of VMs of which no event told, by
-//! property and source.
+//! Counts what full reloads had to heal: changes of VMs that no event reported,
+//! by property and source.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 
 use crate::source::{EventSource, Source};
 
-/// Changes that wait to be told from those whose event is on its way. If
-/// there are more, the oldest count as drift.
+/// How many changes may wait for an event that may still be on its way. If
+/// there are more, all that wait count as drift.
 const SUSPECTS_MAX: usize = 10_000;
 
 /// Members of VM objects that change without an event on a healthy host, and
-/// the source that says so: data grows, and init ends.
+/// the source that they come from: data grows, and init ends.
 const UNTOLD: [(&str, Source); 4] = [
     ("snapshots", Source::Zfs),
     ("free_space", Source::Zfs),
@@ -22,8 +22,8 @@ const UNTOLD: [(&str, Source); 4] = [
     ("pid", Source::Kstat),
 ];
 
-/// A source of events is silent if so many full reloads, one after the other,
-/// had to heal what it should have reported.
+/// A source of events is silent if this many full reloads in a row had to heal
+/// what it should have reported.
 const SILENT_RELOADS: u32 = 2;
 
 /// A change that a full reload has found.
@@ -34,15 +34,17 @@ struct Suspect {
     reload: u64,
     /// Members of the VM object, or `(create)` and `(delete)`.
     properties: Vec<String>,
-    /// What of the VM was otherwise: see [`Parts::differing`].
+    /// The sources that differ: see [`Parts::differing`].
     ///
     /// [`Parts::differing`]: crate::load::assemble::Parts::differing
     sources: Vec<Source>,
 }
 
 impl Suspect {
-    /// The sources of events that should have reported it. If it may change
-    /// without an event, it is not known which of its sources has changed.
+    /// Returns the sources of events that should have reported the change; none
+    /// if all of its properties may change without an event. It is not known
+    /// which property comes from which source. So sources that may have changed
+    /// without an event are left out, unless no others remain.
     fn unheard(&self) -> Vec<EventSource> {
         let is_untold = |property: &str, source: &&Source| {
             UNTOLD.contains(&(property, **source))
@@ -71,11 +73,12 @@ impl Suspect {
 /// What was healed.
 #[derive(Clone, Debug, Default)]
 pub struct Healed {
-    /// How often a VM had to be.
+    /// How often a VM had to be healed.
     pub vms: u64,
-    /// How often by property and source: of several sources, the first.
+    /// How often each property had to be healed, by property and source. If
+    /// several sources differ, the first one counts.
     pub properties: BTreeMap<(String, Source), u64>,
-    /// The last time.
+    /// When a VM was last healed.
     pub last: Option<SystemTime>,
     /// By the source of events that should have reported it.
     pub missed: [Missed; 3],
@@ -86,20 +89,20 @@ pub struct Healed {
 pub struct Missed {
     /// How often a VM had to be healed.
     pub vms: u64,
-    /// The last time.
+    /// When a VM was last healed.
     pub last: Option<SystemTime>,
 }
 
-/// How one source of events does.
+/// The health of one source of events.
 #[derive(Clone, Copy, Debug, Default)]
 struct Silence {
     /// The last reload that had to heal what it should have reported.
     last: Option<u64>,
-    /// How many had to, one after the other.
+    /// How many reloads in a row had to heal such changes.
     reloads: u32,
     /// The reload after which it was found silent, until it is well again.
     since: Option<u64>,
-    /// Whether that is news.
+    /// Whether [`Drift::news`] has still to report that.
     is_new: bool,
 }
 
@@ -124,15 +127,16 @@ struct Inner {
 /// A source of events that is silent, or well again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceHealth {
-    /// What it should have reported was found by reloads, again and again.
+    /// Reloads in a row found what it should have reported.
     Silent(EventSource),
-    /// It was silent, and reloads find nothing more.
+    /// It was silent, and reloads no longer find anything that it should have
+    /// reported.
     Well(EventSource),
 }
 
 impl Drift {
-    /// Nothing yet; an event that comes within `grace` after a reload has
-    /// told of what the reload found.
+    /// Nothing yet. An event that comes within `grace` after a reload counts as
+    /// the report of what the reload found.
     #[must_use]
     pub fn new(grace: Duration) -> Self {
         Self { grace, inner: Mutex::default() }
@@ -157,12 +161,13 @@ impl Drift {
         }
     }
 
-    /// A full reload has ended: what is suspected next is of another.
+    /// A full reload has ended: later suspects are those of the next one.
     pub fn end_reload(&self) {
         self.inner.lock().reload += 1;
     }
 
-    /// An event has come that tells of this VM.
+    /// An event of this VM has come: what a reload found changed of it is no
+    /// drift.
     pub fn heard(&self, zonename: &str) {
         let mut inner = self.inner.lock();
         if !inner.suspects.is_empty() {
@@ -171,7 +176,7 @@ impl Drift {
         }
     }
 
-    /// What was healed by now.
+    /// What has been healed so far.
     #[must_use]
     pub fn healed(&self) -> Healed {
         let mut inner = self.inner.lock();
@@ -179,7 +184,8 @@ impl Drift {
         inner.healed.clone()
     }
 
-    /// What is new of sources of events, each once.
+    /// The sources of events that have become silent or well. Each is returned
+    /// once.
     #[must_use]
     pub fn news(&self) -> Vec<SourceHealth> {
         let mut inner = self.inner.lock();
@@ -192,7 +198,7 @@ impl Drift {
             if std::mem::take(&mut silence.is_new) {
                 news.push(SourceHealth::Silent(source));
             }
-            // Two whole reloads have found nothing.
+            // Two whole reloads have found nothing since.
             let last = silence.since.and(silence.last);
             let is_well = last.is_some_and(|last| reload > last + 2);
             if is_well {
@@ -205,7 +211,7 @@ impl Drift {
 }
 
 impl Inner {
-    /// What no event has told of in time is drift.
+    /// Counts as drift what no event has reported within `grace`.
     fn settle(&mut self, grace: Duration) {
         let is_old = |_: &Arc<str>, s: &mut Suspect| s.at.elapsed() >= grace;
         let mut old: Vec<_> = self.suspects.extract_if(is_old).collect();
@@ -240,13 +246,14 @@ impl Inner {
 }
 
 impl Silence {
-    /// A reload had to heal something.
+    /// Notes that a reload had to heal something that this source should have
+    /// reported.
     fn miss(&mut self, reload: u64) {
         if self.last.is_some_and(|last| reload <= last) {
             return;
         }
         let is_next = self.last.is_some_and(|last| reload == last + 1);
-        // After it was found silent, it is counted from the beginning.
+        // Once the source was found silent, the count begins again.
         self.reloads = if is_next { self.reloads + 1 } else { 1 };
         self.last = Some(reload);
         if self.reloads >= SILENT_RELOADS {
@@ -274,7 +281,7 @@ mod tests {
         assert_eq!(healed.vms, 1);
         let key = ("quota".to_string(), Source::Zfs);
         assert_eq!(healed.properties, BTreeMap::from([(key, 1)]));
-        // Found twice: the first was no event's.
+        // Found changed twice: no event reported the first change.
         drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
         drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
         assert_eq!(drift.healed().vms, 2);
@@ -337,7 +344,7 @@ mod tests {
         for reload in [7, 8, 8, 7, 8, 9] {
             silence.miss(reload);
         }
-        // From 9 on it is counted again.
+        // At 9 the count begins again.
         assert_eq!((silence.since, silence.reloads), (Some(8), 1));
     }
 }

@@ -1,5 +1,5 @@
-//! The data that the stages of the daemon hand down: what a source saw, what
-//! is to be loaded because of it, and why.
+//! The data that the stages of the daemon pass on: what a source of events saw,
+//! what must be loaded because of it, and why.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::source::{EventSource, Source, Sources};
 
-/// What a source learnt: the closed list of all that can wake the daemon.
+/// What a source of events saw: the complete list of what can wake the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceEvent {
     /// A record of the zone status channel.
@@ -36,7 +36,7 @@ pub struct ZoneChange {
     pub newstate: String,
     /// Its id in the kernel; -1 from libzonecfg.
     pub zoneid: i32,
-    /// When it was, as the reporter says.
+    /// When it happened, according to the reporter.
     pub when: Option<SystemTime>,
 }
 
@@ -57,7 +57,7 @@ pub struct DatasetChange {
 pub struct FileChange {
     /// The zone that the file belongs to; `None` for those of the host.
     pub zonename: Option<Arc<str>>,
-    /// Which of the files.
+    /// The file.
     pub file: Source,
 }
 
@@ -103,7 +103,7 @@ impl TimedEvent {
     }
 }
 
-/// What has something loaded.
+/// What caused a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Trigger {
     /// An event of this source.
@@ -132,10 +132,10 @@ impl From<EventSource> for Trigger {
     }
 }
 
-/// Why something is loaded, and so why an event was published.
+/// Why something is loaded, and so why an event is published.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// What has it loaded.
+    /// What caused the load.
     pub trigger: Trigger,
     /// What happened, for people.
     pub detail: Arc<str>,
@@ -146,7 +146,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// A cause of now.
+    /// A cause that was seen now.
     #[must_use]
     pub fn now(trigger: impl Into<Trigger>, detail: &str) -> Self {
         Self {
@@ -158,13 +158,13 @@ impl Cause {
     }
 }
 
-/// What a job is about: jobs of one key are merged while they wait, and never
+/// What a job is about. Jobs of one lane are merged while they wait, and never
 /// run at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Every VM.
     All,
-    /// The system's own description.
+    /// The host's sysinfo.
     Sysinfo,
     /// The zone index.
     Index,
@@ -183,16 +183,16 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Why everything is loaded. Of the reasons of jobs that are merged the last
-/// one here counts.
+/// Why everything is loaded. When jobs are merged, the reason that comes last
+/// here counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reload {
-    /// The interval between two reloads is over: what has a stamp of before is
-    /// as it was.
+    /// The interval between two reloads is over. A file with the same stamp as
+    /// before is not read again.
     Periodic,
-    /// A client asked: all of it is read.
+    /// A client asked: everything is read.
     Sync,
-    /// Events were lost, or none were heard yet: all of it is read.
+    /// Events were lost, or none could be received yet: everything is read.
     Gap,
 }
 
@@ -201,11 +201,11 @@ pub enum Reload {
 pub struct Job {
     /// What it is about.
     pub lane: Lane,
-    /// What of it is to be read.
+    /// What to read of it.
     pub sources: Sources,
-    /// Why; of merged jobs that of the first.
+    /// Why. Merged jobs have the cause of the first.
     pub cause: Cause,
-    /// Which try this is, if an earlier one failed: 0 for a first one.
+    /// Which try this is: 0 for the first.
     pub tries: u32,
     /// Whether a client waits for it: it comes before all others.
     pub is_urgent: bool,
@@ -214,20 +214,20 @@ pub struct Job {
 }
 
 impl Job {
-    /// A first try of this.
+    /// A job that was not tried before.
     #[must_use]
     pub fn new(lane: Lane, sources: Sources, cause: Cause) -> Self {
         let (tries, is_urgent, reload) = (0, false, Reload::Gap);
         Self { lane, sources, cause, tries, is_urgent, reload }
     }
 
-    /// A first try of loading everything.
+    /// A job that loads everything, and was not tried before.
     #[must_use]
     pub fn of_all(reload: Reload, cause: Cause) -> Self {
         Self { reload, ..Self::new(Lane::All, Sources::ALL, cause) }
     }
 
-    /// Takes in another job of its lane: both are one from now on.
+    /// Merges another job of the same lane into this one.
     pub fn merge(&mut self, other: &Self) {
         self.sources |= other.sources;
         self.is_urgent |= other.is_urgent;
@@ -247,26 +247,26 @@ pub struct Transition {
     pub zoneid: Option<i32>,
     /// Whether there was no such zone before.
     pub is_first: bool,
-    /// When it was, as the reporter says.
+    /// When it happened, according to the reporter.
     pub when: Option<SystemTime>,
-    /// How many transitions before it were lost, as too many waited.
+    /// How many transitions before it were lost, because too many waited.
     pub lost: u64,
 }
 
 impl Transition {
-    /// To this state, of a zone that was there before.
+    /// A transition to this state, of a zone that existed before.
     #[must_use]
     pub fn new(zone_state: &'static str, zoneid: Option<i32>) -> Self {
         Self { zone_state, zoneid, is_first: false, when: None, lost: 0 }
     }
 }
 
-/// What the planner makes of an event.
+/// What must be done because of an event.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// What to load.
     pub jobs: Vec<Job>,
-    /// The transition that has to be published even if it is over by the
-    /// time that the VM is loaded.
+    /// A transition that must be published even if the zone has left that state
+    /// by the time the VM is loaded.
     pub transition: Option<(Arc<str>, Transition)>,
 }

@@ -1,5 +1,5 @@
-//! What is wrong now: by VM and source, since when, how often retried. What is
-//! mended disappears from here.
+//! Faults: what is wrong now, by VM and source, since when, and how often it
+//! was tried again. A fault that is over is removed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -10,16 +10,16 @@ use parking_lot::Mutex;
 
 use crate::source::Source;
 
-/// Full reloads that failed: the last few are kept.
+/// How many full reloads that failed are kept.
 const REFRESH_ERRORS: usize = 10;
 
-/// Zones that may not exist: so many are remembered.
+/// How many zones that may not exist are remembered.
 const UNKNOWN_ZONES: usize = 1024;
 
 /// Something that is wrong.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// What.
+    /// The error.
     pub error: String,
     /// Since when.
     pub since: SystemTime,
@@ -28,7 +28,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of now.
+    /// A fault that begins now.
     #[must_use]
     pub fn new(error: String) -> Self {
         Self { error, since: SystemTime::now(), retries: 0 }
@@ -51,7 +51,7 @@ impl Fault {
 /// The VM, or `None` for the host, and the source.
 pub type FaultPlace = (Option<Arc<str>>, Source);
 
-/// All that is wrong.
+/// All faults.
 #[derive(Debug, Default)]
 pub struct Faults {
     present: Mutex<BTreeMap<FaultPlace, Fault>>,
@@ -60,8 +60,8 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Notes that a source is bad, or still is. A fault is logged when it comes
-    /// and when it changes.
+    /// Notes that a source has failed, or still fails. A fault is logged when
+    /// it begins and when its error changes.
     pub fn add(
         &self,
         zonename: Option<&Arc<str>>,
@@ -84,7 +84,7 @@ impl Faults {
         }
     }
 
-    /// Notes that a source is well; that a fault is over is logged.
+    /// Notes that a source is well. The end of a fault is logged.
     pub fn clear(&self, zonename: Option<&Arc<str>>, source: Source) {
         let place = (zonename.cloned(), source);
         if self.present.lock().remove(&place).is_some() {
@@ -93,8 +93,8 @@ impl Faults {
         }
     }
 
-    /// Notes that zoneadm has failed for a zone that may not exist. One fault
-    /// says as much as thousands.
+    /// Notes that zoneadm has failed for a zone that may not exist. All such
+    /// zones share one fault, which says as much as thousands would.
     pub fn add_unknown(&self, zonename: &Arc<str>, error: &dyn fmt::Display) {
         let mut unknown = self.unknown_zones.lock();
         if unknown.len() < UNKNOWN_ZONES {
@@ -103,7 +103,7 @@ impl Faults {
         self.add(None, Source::UnknownZones, error);
     }
 
-    /// Notes that zoneadm has said what a zone is.
+    /// Notes that zoneadm has answered for a zone.
     pub fn clear_unknown(&self, zonename: &Arc<str>) {
         let mut unknown = self.unknown_zones.lock();
         if unknown.remove(zonename) && unknown.is_empty() {
@@ -130,7 +130,7 @@ impl Faults {
         self.present.lock().contains_key(&(None, source))
     }
 
-    /// The VMs with which something is wrong.
+    /// The VMs that have faults.
     #[must_use]
     pub fn zonenames(&self) -> Vec<Arc<str>> {
         let present = self.present.lock();
@@ -140,7 +140,7 @@ impl Faults {
         names
     }
 
-    /// The VMs of which this source is bad.
+    /// The VMs that have a fault of this source.
     #[must_use]
     pub fn zonenames_of(&self, source: Source) -> Vec<Arc<str>> {
         let present = self.present.lock();
@@ -148,7 +148,7 @@ impl Faults {
         bad.filter_map(|(name, _)| name.clone()).collect()
     }
 
-    /// All that is wrong, by VM and the name of the source.
+    /// All faults, by VM and the name of the source.
     #[must_use]
     pub fn list(&self) -> Vec<(FaultPlace, Fault)> {
         let present = self.present.lock().clone();

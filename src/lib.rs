@@ -1,9 +1,10 @@
 //! vminfod: the VM information daemon of SmartOS.
 //!
-//! The modules stand here in the order in which data flows through the daemon,
-//! with those first that all of it stands on: each uses only those above it.
+//! The modules are listed in the order in which data flows through the daemon.
+//! The modules that all others are built on come first. Each module uses only
+//! modules above it.
 
-// What all stages share.
+// Used by all stages.
 pub mod address;
 pub mod backoff;
 pub mod config;
@@ -13,11 +14,11 @@ pub mod sync;
 pub mod threads;
 pub mod metrics;
 
-// What a VM object is, and where what is known of it comes from.
+// VM objects, and the sources that the daemon reads them from.
 pub mod source;
 pub mod vm;
 
-// The stages, from the kernel to the client, each with what it hands on.
+// The stages, from the kernel to the client, and the data that they pass on.
 pub mod event;
 pub mod faults;
 pub mod watch;
@@ -31,7 +32,7 @@ pub mod hub;
 pub mod cache;
 pub mod http;
 
-// What joins them, and what people and programs see.
+// The daemon, which connects the stages, and what users and other programs use.
 pub mod log_format;
 pub mod daemon;
 pub mod client;

@@ -1,10 +1,11 @@
 //! The log: bunyan records on standard output, for SMF's log file and
-//! bunyan(1); besides, lines for people on standard error, if that is a
-//! terminal.
+//! bunyan(1). If standard error is a terminal and standard output is not, lines
+//! for people go there as well.
 //!
-//! Whoever logs never waits for who reads the log: lines go through a bounded
-//! queue to a thread of their own. Those that find no room, and those that
-//! can't be written in whole, are counted, and the next line says so.
+//! A thread that logs never waits for a reader of the log: lines go through a
+//! bounded queue to a thread that writes them. Lines that find no room in the
+//! queue, and lines that can't be written completely, are counted, and the next
+//! line says how many are missing.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -22,16 +23,16 @@ use crate::os;
 use crate::vm::json::write_string;
 use crate::vm::values::date_text;
 
-/// Lines that wait to be written.
+/// How many lines may wait to be written.
 const LINES_MAX: usize = 8192;
 
-/// How long the end of the program waits for them.
+/// How long the program waits at its end for lines to be written.
 const FLUSH_TIME: Duration = Duration::from_millis(300);
 
-/// Starts logging; what is logged is for [`log::set_max_level`] to say.
+/// Starts logging. [`log::set_max_level`] sets what is logged.
 pub fn start() {
     let (lines, receiver) = bounded(LINES_MAX);
-    // Without the buffer of std, which keeps what could not be written.
+    // Write without std's buffer, which keeps what could not be written.
     let Ok(out) = io::stdout().as_fd().try_clone_to_owned() else { return };
     let writer = Writer::new(File::from(out), os::hostname());
     let thread = std::thread::Builder::new().name("log".to_string());
@@ -41,7 +42,7 @@ pub fn start() {
     let bunyan =
         Bunyan { hostname: os::hostname(), lines, missed: AtomicU64::new(0) };
     let mut loggers: Vec<Box<dyn SharedLogger>> = vec![Box::new(bunyan)];
-    // Where both outputs are the same terminal, once is enough.
+    // If both outputs are the same terminal, each line is shown only once.
     if io::stderr().is_terminal() && !io::stdout().is_terminal() {
         loggers.push(TermLogger::new(
             LevelFilter::Trace,
@@ -54,30 +55,30 @@ pub fn start() {
     let _ = CombinedLogger::init(loggers);
 }
 
-/// Writes a JSON line a record, as node-bunyan does.
+/// Makes a line of JSON of each record, as node-bunyan does.
 struct Bunyan {
     hostname: String,
     lines: Sender<Message>,
-    /// Lines that found no room.
+    /// How many lines found no room in the queue.
     missed: AtomicU64,
 }
 
-/// What goes to the thread that writes.
+/// A message to the thread that writes.
 enum Message {
     /// A line.
     Line(Vec<u8>),
-    /// To be answered when all before it has been written.
+    /// To be answered when everything before it has been written.
     Flush(Sender<()>),
 }
 
-/// Writes lines, and keeps them apart whatever becomes of one.
+/// Writes lines. After a line that was written only in part, the next one still
+/// begins on a line of its own.
 struct Writer<W> {
     out: W,
     hostname: String,
-    /// The last line was not written to its end.
+    /// Whether the last line was written only in part.
     is_torn: bool,
-    /// Lines that were not written, or not to their end, since the last that
-    /// was.
+    /// How many lines were not written completely since the last one that was.
     lost: u64,
 }
 
@@ -122,7 +123,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what can be written; returns how much that was.
+    /// Writes as much as possible. Returns how many bytes that was.
     fn write_most(&mut self, text: &[u8]) -> usize {
         let mut written = 0;
         while written < text.len() {
@@ -130,7 +131,8 @@ impl<W: Write> Writer<W> {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Without a log, only the next line can tell of it.
+                // The log itself has failed, so only the next line can report
+                // that.
                 Err(_) => break,
             }
         }
@@ -138,7 +140,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// A record about the log itself.
+/// A log record about the log itself.
 fn warning(hostname: &str, what: &str) -> Vec<u8> {
     let mut record = Record::builder();
     record.level(log::Level::Warn).target(module_path!());
@@ -256,7 +258,7 @@ mod tests {
         assert!(receiver.is_empty());
     }
 
-    /// A disk that takes so many bytes more.
+    /// A disk with room for this many more bytes.
     struct Disk {
         text: Vec<u8>,
         room: usize,
@@ -286,7 +288,7 @@ mod tests {
             writer.write(text.as_bytes());
         }
         assert_eq!(writer.out.text, b"one\ntw");
-        // There is room again, for a part of what is to be said.
+        // There is room again, but only for a part of the warning.
         writer.out.room = 20;
         writer.write(b"four\n");
         writer.out.room = 1000;

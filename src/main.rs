@@ -1,4 +1,4 @@
-//! vminfod, and by the name `vminfo` today's client tool. See `vminfod help`.
+//! vminfod; under the name `vminfo`, today's client tool. See `vminfod help`.
 
 fn main() -> std::process::ExitCode {
     vminfod::cli::main()

@@ -1,31 +1,31 @@
-//! Counting for Prometheus: counters and histograms by label, and the text in
-//! which they are read.
+//! Metrics for Prometheus: counters and histograms by label, and the text in
+//! which they are served.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Upper ends of the buckets of every histogram, in seconds.
+/// The upper bounds of the buckets of every histogram, in seconds.
 const BUCKETS: [f64; 16] = [
     0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 5.0, 10.0,
     20.0, 30.0, 60.0, 120.0,
 ];
 
-/// The most labels that one thing is counted by; whatever comes then is
-/// counted under the label [`OTHER`].
+/// The most combinations of labels by which one thing is counted. Further ones
+/// are counted under the label [`OTHER`].
 const LABELS_MAX: usize = 200;
 
 /// See [`LABELS_MAX`].
 const OTHER: &str = "other";
 
-/// Labels, in the order in which their names are told.
+/// Label values, in the order of the labels' names.
 pub type Labels = [String];
 
-/// How often something took how long.
+/// A histogram of times.
 #[derive(Debug, Default)]
 struct Histogram {
-    /// By bucket, and past the last.
+    /// A count for each bucket, and one for times past the last bucket.
     counts: [u64; BUCKETS.len() + 1],
     sum: Duration,
 }
@@ -37,17 +37,17 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts one more.
+    /// Adds one to the count of these labels.
     pub fn add(&self, labels: &[&str]) {
         *self.by_labels.lock().entry(labels) += 1;
     }
 
-    /// Shows it from now on, with 0 until something is counted.
+    /// Shows the count of these labels from now on, even while it is 0.
     pub fn begin(&self, labels: &[&str]) {
         self.by_labels.lock().entry(labels);
     }
 
-    /// All of them.
+    /// All counts with their labels.
     #[must_use]
     pub fn all(&self) -> Vec<(Vec<String>, u64)> {
         self.by_labels.lock().0.clone()
@@ -61,7 +61,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Counts one that took so long.
+    /// Counts something that took `time`.
     pub fn add(&self, labels: &[&str], time: Duration) {
         let seconds = time.as_secs_f64();
         let at = BUCKETS.iter().position(|end| seconds <= *end);
@@ -72,8 +72,8 @@ impl Times {
     }
 }
 
-/// Values by labels, in the order of these. Every request looks for its own,
-/// with a lock held: it allocates nothing.
+/// Values by labels, sorted by the labels. Every request looks for its own with
+/// a lock held, so the search allocates nothing.
 #[derive(Debug, Default)]
 struct ByLabels<T>(Vec<(Vec<String>, T)>);
 
@@ -102,7 +102,7 @@ impl<T: Default> ByLabels<T> {
     }
 }
 
-/// What Prometheus reads, in its text format.
+/// The page that Prometheus reads, in its text format.
 #[derive(Debug, Default)]
 pub struct Page {
     text: String,
@@ -133,7 +133,7 @@ impl Page {
         self.sample(name, &[], &[], value as f64);
     }
 
-    /// Values that go up and down, by labels of these names.
+    /// Values that go up and down, by labels with these names.
     pub fn gauges(
         &mut self,
         name: &str,
@@ -147,7 +147,7 @@ impl Page {
         }
     }
 
-    /// Counts that only go up, by labels of these names.
+    /// Counts that only go up, by labels with these names.
     pub fn counters(
         &mut self,
         name: &str,
@@ -161,7 +161,7 @@ impl Page {
         }
     }
 
-    /// Counts by labels of these names.
+    /// Counts by labels with these names.
     #[allow(clippy::cast_precision_loss)]
     pub fn counts(
         &mut self,
@@ -174,7 +174,7 @@ impl Page {
         self.counters(name, help, names, all);
     }
 
-    /// Times by labels of these names.
+    /// Times by labels with these names.
     #[allow(clippy::cast_precision_loss)]
     pub fn times(
         &mut self,

@@ -1,8 +1,8 @@
-//! From an event to what has to be loaded because of it: pure.
+//! Plans what must be loaded because of an event. Pure.
 //!
-//! What an event says is never taken for what is true: it names a VM, and the
-//! VM is looked at. The one exception is a zone's transition, which may be
-//! over by then and must be told all the same.
+//! What an event says is never taken as true: it names a VM, and the VM is
+//! looked at. The one exception is a zone's transition, which must be published
+//! even if the zone has left that state by then.
 
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::source::{EventSource, Source, Sources};
 /// Which VM each dataset belongs to; by mistake it may be several.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetIndex {
-    /// By dataset and zonename, whether the zone's XML delegates it to the
-    /// zone. Few datasets are of several.
+    /// By dataset and zonename, whether the zone's XML delegates the dataset to
+    /// the zone. Few datasets belong to several zones.
     owners: BTreeMap<(Arc<str>, Arc<str>), bool>,
 }
 
@@ -53,7 +53,7 @@ impl DatasetIndex {
         self.entries(dataset).map(|(zonename, _)| zonename)
     }
 
-    /// The owners of what is below a dataset.
+    /// The owners of the datasets below a dataset.
     fn owners_below(&self, dataset: &str) -> impl Iterator<Item = &Arc<str>> {
         let prefix = format!("{dataset}/");
         let below = self.range_from(&prefix);
@@ -72,8 +72,8 @@ impl DatasetIndex {
         self.owners(dataset).next().is_some()
     }
 
-    /// The zones to which a dataset, or one above it, is delegated: what is
-    /// done there may be what a tenant does.
+    /// The zones to which a dataset, or one above it, is delegated. What is
+    /// done there may be done by a tenant.
     fn tenants(&self, dataset: &str) -> Vec<Arc<str>> {
         let above = dataset.match_indices('/').map(|(at, _)| &dataset[..at]);
         let all = above.chain([dataset]).flat_map(|name| self.entries(name));
@@ -81,15 +81,15 @@ impl DatasetIndex {
         tenants.map(|(zonename, _)| Arc::clone(zonename)).collect()
     }
 
-    /// The VMs that a change of `dataset` concerns: its own, or that of its
-    /// parent if it is new there (`ZONE/data`, `ZONE/disk1`), and all below
-    /// it.
+    /// The VMs that a change of `dataset` concerns: its owners, or those of its
+    /// parent if it is new there (`ZONE/data`, `ZONE/disk1`), and the owners of
+    /// all below it.
     fn concerned(&self, dataset: &str) -> Vec<Arc<str>> {
         let mut found: Vec<_> = self.owners(dataset).cloned().collect();
         if let Some((parent, _)) = dataset.rsplit_once('/')
             && found.is_empty()
         {
-            // What is below a delegated dataset is the zone's own business.
+            // Datasets below a delegated one are the zone's own business.
             let own = self.entries(parent).filter(|(_, delegated)| !delegated);
             found.extend(own.map(|(zonename, _)| Arc::clone(zonename)));
         }
@@ -110,7 +110,7 @@ pub trait Known {
     /// Whether there is, or may be about to be, a VM of this name.
     fn is_vm(&self, zonename: &str) -> bool;
 
-    /// Zones that are being loaded and are no VMs yet: their datasets are not
+    /// Zones that are being loaded and are no VMs yet. Their datasets are not
     /// known, and may have been listed already.
     fn begun(&self) -> Vec<Arc<str>>;
 
@@ -118,7 +118,7 @@ pub trait Known {
     fn is_reloading(&self) -> bool;
 }
 
-/// What has to be done because of an event.
+/// What must be done because of an event.
 #[must_use]
 pub fn plan(seen: &TimedEvent, known: &impl Known) -> Plan {
     let cause = |trigger: Trigger, detail: String| Cause {
@@ -179,7 +179,7 @@ pub fn plan(seen: &TimedEvent, known: &impl Known) -> Plan {
     }
 }
 
-/// What a change of a dataset concerns is loaded.
+/// The jobs that a change of a dataset needs.
 fn jobs_of_dataset(
     change: &DatasetChange,
     known: &impl Known,
@@ -198,8 +198,9 @@ fn jobs_of_dataset(
     jobs
 }
 
-/// Zones that are configured or installed get and lose files; the kernel's
-/// zones change what the kernel says of them alone.
+/// What to read of a zone that enters a state. Zones that are configured or
+/// installed get and lose files. Of zones in the kernel, only what the kernel
+/// says changes.
 fn sources_of_state(change: &ZoneChange) -> Sources {
     match change.newstate.as_str() {
         "configured" | "incomplete" | "installed" => Sources::ALL,
@@ -207,8 +208,9 @@ fn sources_of_state(change: &ZoneChange) -> Sources {
     }
 }
 
-/// The state that zoneadm shows, where the event tells it. Repeated names
-/// stand for finer states of the kernel, which zoneadm may show by another.
+/// The transition to a state that zoneadm shows, if the event names one.
+/// Repeated names stand for finer states of the kernel, which zoneadm may show
+/// under another name.
 fn transition(change: &ZoneChange) -> Option<Transition> {
     let zone_state = match change.newstate.as_str() {
         state if state == change.oldstate => return None,
@@ -227,22 +229,22 @@ fn transition(change: &ZoneChange) -> Option<Transition> {
     Some(Transition { zone_state, zoneid, is_first, when, lost: 0 })
 }
 
-/// Operations that may exchange the files of a mounted dataset, without any
-/// event for the files.
+/// What to read after an operation. All but those listed here may replace the
+/// files of a mounted dataset without a file event.
 fn sources_of_operation(change: &DatasetChange) -> Sources {
     match change.operation.as_str() {
         "set" | "inherit" | "snapshot" | "hold" | "release" | "create"
         | "promote" | "defer_destroy" | "bookmark" | "remove bookmark" => {
             Sources::ZFS
         }
-        // The destruction of a snapshot leaves its dataset alone.
+        // Destroying a snapshot leaves its dataset alone.
         "destroy" if change.dataset.contains('@') => Sources::ZFS,
         _ => Sources::ZFS | Sources::FILES,
     }
 }
 
 /// Whether the contents of the dataset that holds /etc/zones (`POOL/config`)
-/// are exchanged: the index and all XMLs are others then, and no file event
+/// are replaced: then the index and all XMLs are different, and no file event
 /// says so.
 fn replaces_configuration(change: &DatasetChange) -> bool {
     let dataset = visible_dataset(&change.dataset);
@@ -251,15 +253,15 @@ fn replaces_configuration(change: &DatasetChange) -> bool {
         && sources_of_operation(change).contains(Sources::FILES)
 }
 
-/// The VMs that a dataset's change concerns. What a tenant does in a dataset
-/// that is delegated to the zone concerns no other; a snapshot only those
-/// whose dataset it is of.
+/// The VMs that a change of a dataset concerns. What a tenant does in a
+/// delegated dataset concerns only the tenant's zone. A snapshot concerns only
+/// the owners of its dataset.
 fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
     let index = known.datasets();
     let tenants = index.tenants(visible_dataset(&change.dataset));
     let other = match change.operation.as_str() {
         "rename" => change.detail.strip_prefix("-> "),
-        // Snapshots move from one dataset to another, which is not named.
+        // Snapshots move between this dataset and another that is not named.
         "promote" if tenants.is_empty() => change.dataset.split('/').next(),
         _ => None,
     };
@@ -288,8 +290,8 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
     found
 }
 
-/// Whether a dataset, and no snapshot, is a pool, or has the datasets of VMs
-/// below it.
+/// Whether this is a dataset, not a snapshot, that is a pool, or that is no
+/// VM's and has datasets of VMs below it.
 fn is_above_vms(change: &DatasetChange, known: &impl Known) -> bool {
     if change.dataset.contains('@') {
         return false;
@@ -311,8 +313,8 @@ fn visible_dataset(name: &str) -> &str {
         .unwrap_or(dataset)
 }
 
-/// By their names, `POOL/ZONE`, `POOL/ZONE/CHILD` and `POOL/ZONE-disk0` belong
-/// to a VM, even to one that is only being created.
+/// The VM, even if it is only just being created, to which a dataset belongs by
+/// its name: `POOL/ZONE`, `POOL/ZONE/CHILD` or `POOL/ZONE-disk0`.
 fn vm_of_name(dataset: &str, known: &impl Known) -> Option<Arc<str>> {
     let mut parts = dataset.split('/');
     let (_pool, own, depth) = (parts.next()?, parts.next()?, parts.count());
@@ -399,7 +401,7 @@ mod tests {
             jobs.sort();
             jobs
         };
-        // Who is being loaded may have been listed before.
+        // A zone that is being loaded may have been listed before.
         let begun = || "begun zfs".to_string();
         let all = [format!("{A} zfs"), begun(), "lx-zone zfs".into()];
         assert_eq!(sorted("zones"), all);

@@ -1,4 +1,4 @@
-//! The sources of what is known of VMs: a row for each.
+//! The sources that the daemon reads about VMs and the host: one row for each.
 //!
 //! To add a JSON file of a VM, add its [`Source`], its row, and the members
 //! that it holds to [`MAPS`].
@@ -6,8 +6,8 @@
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
-/// What the daemon reads, and what can be wrong besides: faults, jobs and
-/// counters name it.
+/// What the daemon reads, and what else can fail. Faults, jobs and counters
+/// name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     /// A zone's line of zoneadm(8).
@@ -26,13 +26,13 @@ pub enum Source {
     Routes,
     /// Datasets, by zfs(8).
     Zfs,
-    /// What vmadm(8) notes of a VM that is being received.
+    /// What vmadm(8) records of a VM that is being received.
     Receiving,
     /// When a VM's files were modified.
     Mtime,
     /// A VM's uuid.
     Uuid,
-    /// What the system says of itself: `/tmp/.sysinfo.json`
+    /// The host's sysinfo: `/tmp/.sysinfo.json`
     Sysinfo,
     /// `/etc/zones/index`
     Index,
@@ -59,15 +59,15 @@ pub enum ZoneDir {
     Config,
 }
 
-/// What there is to know about a source.
+/// What is known about a source.
 struct Row {
     source: Source,
-    /// Its name in /status, /metrics, causes and the log; of a file in a
+    /// Its name in /status, /metrics, causes and the log; for a file in a
     /// zone's directory, also the name of the file.
     name: &'static str,
-    /// The zone's directory that its file is in, if it is one.
+    /// The zone's directory that the file is in, if the source is such a file.
     dir: Option<ZoneDir>,
-    /// What is read again after it could not be read; `None` is everything.
+    /// What is read again if it could not be read; `None` means everything.
     again: Option<Sources>,
     /// The events that should report a change of it.
     events: EventSource,
@@ -118,14 +118,14 @@ impl Source {
         &ROWS[self as usize]
     }
 
-    /// The name in /status, /metrics, causes and the log; of a file in a
+    /// The name in /status, /metrics, causes and the log; for a file in a
     /// zone's directory, also the name of the file.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// What has to be read again after it could not be read.
+    /// What must be read again if it could not be read.
     #[must_use]
     pub fn again(self) -> Sources {
         self.row().again.unwrap_or(Sources::ALL)
@@ -144,15 +144,16 @@ impl fmt::Display for Source {
     }
 }
 
-/// A member of VM objects that is itself an object, whose names the owner of
-/// the VM chooses.
+/// A member of VM objects that is itself an object, whose keys the owner of the
+/// VM chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct MapMember {
     /// The member.
     pub name: &'static str,
     /// The JSON file that it comes from.
     pub file: Source,
-    /// The member of that file that it is; `None` if it is all of the file.
+    /// The member of that file that it is taken from; `None` if it is the whole
+    /// file.
     pub key: Option<&'static str>,
 }
 
@@ -203,7 +204,7 @@ impl EventSource {
         }
     }
 
-    /// What is wrong if its events do not come.
+    /// The source that a fault names if these events do not come.
     #[must_use]
     pub fn missing(self) -> Source {
         match self {
@@ -214,7 +215,7 @@ impl EventSource {
     }
 }
 
-/// The commands that a load has to ask.
+/// The commands that a load must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandsNeeded {
     /// None: it reads files, or nothing.
@@ -225,12 +226,12 @@ pub enum CommandsNeeded {
     Zfs,
 }
 
-/// What of a VM is to be read again: a set.
+/// A set of sources: what must be read again of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Sources(u32);
 
 impl Sources {
-    /// Nothing: the object is made again of what is known.
+    /// Nothing: the object is made again from what is known.
     pub const NONE: Self = Self(0);
     /// The line of zoneadm(8).
     pub const ZONEADM: Self = Self::of(Source::Zoneadm);
@@ -246,7 +247,7 @@ impl Sources {
     /// What the kernel says of the zone.
     pub const STATE: Self =
         Self::ZONEADM.and(Self::KSTAT).and(Self::of(Source::LastExited));
-    /// The files, watches armed again.
+    /// The files, after their watches were armed again.
     pub const FILES: Self =
         Self::XML.and(Self::of_zone_files()).and(Self::REARM);
     /// Everything.
@@ -279,7 +280,7 @@ impl Sources {
         self.0 & other.0 == other.0
     }
 
-    /// The commands that have to be asked.
+    /// The commands that must be run.
     #[must_use]
     pub fn commands_needed(self) -> CommandsNeeded {
         if self.has(Source::Zfs) {

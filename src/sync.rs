@@ -1,6 +1,6 @@
-//! Locks, and the bell that wakes a thread in poll(2): parking_lot's locks;
-//! under `--cfg loom` those of loom, which tries every interleaving of the
-//! threads of a test.
+//! Locks, and a bell that wakes a thread in poll(2). The locks are those of
+//! parking_lot, or under `--cfg loom` those of loom, which tries every
+//! interleaving of the threads of a test.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,7 +22,7 @@ use model::Pipe;
 #[cfg(not(loom))]
 use pipe::Pipe;
 
-/// Tells somebody that there is something to look at. It must not block.
+/// Notifies a thread that there is something to look at. It must not block.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Wakes one thread that waits for a descriptor. However often it is rung
@@ -49,17 +49,18 @@ impl Bell {
         }
     }
 
-    /// To be called by the thread before it looks why it was woken. The pipe
-    /// first: a bell that is rung in between writes nothing, and what it was
-    /// rung for is seen by the look. The other way round its byte would be
-    /// taken, and the next ring not heard.
+    /// To be called by the thread before it looks for the reason why it was
+    /// woken. The pipe is emptied before the flag is cleared: a ring in between
+    /// writes nothing, but the thread is about to look, and sees the reason for
+    /// that ring. In the other order, the byte of such a ring would be taken
+    /// while the flag stays set, and no later ring would wake the thread.
     pub fn silence(&self) {
         self.pipe.drain();
-        // A swap, as ring's: loom orders swaps among each other.
+        // A swap, as in `ring`, because loom orders swaps among each other.
         self.is_rung.swap(false, Ordering::SeqCst);
     }
 
-    /// A descriptor that can be read when the bell was rung.
+    /// A descriptor that can be read when the bell has been rung.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.fd()
@@ -94,7 +95,7 @@ mod pipe {
         }
 
         pub fn write(&self) {
-            // A full pipe wakes as well as one more byte would.
+            // If the pipe is full, what is in it wakes the thread.
             let _ = (&self.to).write(&[1]);
         }
 
@@ -125,12 +126,12 @@ mod model {
     /// As `parking_lot::MutexGuard`.
     pub struct MutexGuard<'a, T>(Option<theirs::MutexGuard<'a, T>>);
 
-    /// As `parking_lot::Condvar`. A wait with a time limit has none: what is
-    /// only saved by the clock is a deadlock here.
+    /// As `parking_lot::Condvar`. But a wait with a time limit never times out:
+    /// code that continues only because of a timeout is a deadlock here.
     #[derive(Debug, Default)]
     pub struct Condvar(theirs::Condvar);
 
-    /// Bytes that nobody has read.
+    /// The number of bytes that have not been read.
     #[derive(Debug)]
     pub struct Pipe {
         bytes: Mutex<usize>,
@@ -214,12 +215,12 @@ mod model {
             self.wait(guard);
         }
 
-        /// Wakes one that waits.
+        /// Wakes one thread that waits.
         pub fn notify_one(&self) {
             self.0.notify_one();
         }
 
-        /// Wakes all that wait.
+        /// Wakes all threads that wait.
         pub fn notify_all(&self) {
             self.0.notify_all();
         }

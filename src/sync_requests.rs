@@ -1,5 +1,5 @@
-//! Loads that somebody has asked for, and waits for: a request is met by a
-//! load that began after it, whoever asked for that load.
+//! Loads that a client has asked for and waits for. A request is met by any
+//! load that began after it, even if that load was not asked for by the client.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -23,7 +23,7 @@ impl fmt::Debug for SyncRequest {
 }
 
 impl SyncRequest {
-    /// Whether such a load is in.
+    /// Whether such a load is done.
     #[must_use]
     pub fn is_met(&self) -> bool {
         self.is_met.load(Ordering::SeqCst)
@@ -35,7 +35,7 @@ impl SyncRequest {
     }
 }
 
-/// All requests. One that is dropped is forgotten.
+/// All requests. A request that its client drops is forgotten.
 #[derive(Debug, Default)]
 pub struct SyncRequests {
     inner: Mutex<Inner>,
@@ -45,7 +45,8 @@ pub struct SyncRequests {
 struct Inner {
     of_vm: HashMap<Arc<str>, Vec<(u64, Weak<SyncRequest>)>>,
     of_all: Vec<OfAll>,
-    /// With as many VMs it is time to forget those that nobody waits for.
+    /// When there are requests for this many VMs, those that no client waits
+    /// for any more are forgotten.
     pruned_at: usize,
 }
 
@@ -56,17 +57,17 @@ const PRUNED_MIN: usize = 1000;
 #[derive(Debug)]
 struct OfAll {
     asked: u64,
-    /// VMs whose load is still to come; `None` until all have been listed.
+    /// VMs that must still be loaded; `None` until all have been listed.
     missing: Option<HashSet<Arc<str>>>,
-    /// Until then, who has been loaded.
+    /// The VMs that were loaded before all were listed.
     early: HashSet<String>,
     request: Weak<SyncRequest>,
 }
 
 impl SyncRequests {
-    /// Asks for a VM, or for all. `push` asks for the load, and returns the
-    /// number that those of later ones are above; `wake` is told when the
-    /// request is met. `None` if `push` can't.
+    /// Asks for a VM, or for all. `push` adds the job, and returns a number:
+    /// batches with a higher number begin after this. `wake` is called when the
+    /// request is met. `None` if `push` returns `None`.
     #[must_use]
     pub fn ask(
         &self,
@@ -76,8 +77,8 @@ impl SyncRequests {
     ) -> Option<Arc<SyncRequest>> {
         let request =
             Arc::new(SyncRequest { is_met: AtomicBool::new(false), wake });
-        // Locked meanwhile, so that the load can't be in before it is known
-        // who waits for it.
+        // The lock is held meanwhile, so that the load can't be done before the
+        // request is known.
         let mut inner = self.inner.lock();
         let asked = push()?;
         let weak = Arc::downgrade(&request);
@@ -105,8 +106,8 @@ impl SyncRequests {
         Some(request)
     }
 
-    /// Whether anybody waits for this VM, by itself or as one of all; or, with
-    /// `None`, for all.
+    /// Whether a client waits for this VM, by itself or as one of all VMs. With
+    /// `None`: whether a client waits for all VMs.
     #[must_use]
     pub fn are_there(&self, zonename: Option<&str>) -> bool {
         let inner = self.inner.lock();
@@ -126,7 +127,7 @@ impl SyncRequests {
         }
     }
 
-    /// A VM has been loaded whole by a batch of this number.
+    /// A VM has been loaded completely by the batch with this number.
     pub fn loaded(&self, zonename: &str, batch: u64) {
         let mut inner = self.inner.lock();
         let Inner { of_vm, of_all, .. } = &mut *inner;
@@ -159,8 +160,8 @@ impl SyncRequests {
         met.iter().for_each(|request| request.meet());
     }
 
-    /// All VMs have been listed by a batch of this number, and loaded but for
-    /// those that are `missing`.
+    /// All VMs have been listed by the batch with this number, and loaded
+    /// except those that are `missing`.
     pub fn all_loaded(&self, batch: u64, missing: &HashSet<Arc<str>>) {
         let mut inner = self.inner.lock();
         let mut met = Vec::new();
@@ -227,11 +228,12 @@ mod tests {
         );
         requests.loaded("a", 5);
         requests.loaded("b", 7);
-        // Another list does not make the first one's gaps good.
+        // `a` was last loaded by a batch that began too early.
         requests.loaded("a", 7);
         assert!(all.is_met());
         let all = ask(&requests, None, 8);
-        // Loaded again before all the others were.
+        // `a` is loaded before all are listed, `b` by a batch that began too
+        // early.
         requests.loaded("b", 8);
         requests.loaded("a", 10);
         requests.all_loaded(9, &["a".into(), "b".into()].into());

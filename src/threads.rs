@@ -1,5 +1,5 @@
-//! Threads that the daemon can't do without: if one panics, so does the whole.
-//! One [`Stop`] ends them all.
+//! Threads that the daemon can't do without: if one panics, the whole process
+//! ends. One [`Stop`] ends them all.
 
 use std::fmt;
 use std::io;
@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::os;
 
-/// Ends threads: a flag that they look at, and what wakes each of them from
-/// whatever it waits for. Clones are the same stop.
+/// Ends threads. It has a flag that they check, and functions that wake each of
+/// them from whatever it waits for. Clones share them.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<State>);
 
@@ -33,13 +33,13 @@ impl fmt::Debug for Stop {
 }
 
 impl Stop {
-    /// Whether threads are to end.
+    /// Whether the threads must end.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.0.is_set.load(Ordering::SeqCst)
     }
 
-    /// Has `wake` called once threads are to end: at once if they already are.
+    /// Calls `wake` when the threads must end: at once, if they must already.
     pub fn on_set(&self, wake: impl FnOnce() + Send + 'static) {
         let mut wakers = self.0.wakers.lock();
         if !self.is_set() {
@@ -61,7 +61,7 @@ impl Stop {
         wakers.into_iter().for_each(|wake| wake());
     }
 
-    /// Waits this long, but no longer than until threads are to end.
+    /// Waits for `time`, or until the threads must end, if that is earlier.
     pub fn sleep(&self, time: Duration) {
         let until = Instant::now() + time;
         let mut wakers = self.0.wakers.lock();
@@ -81,13 +81,13 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// None yet.
+    /// No threads yet.
     #[must_use]
     pub fn new(stop: Stop) -> Self {
         Self { stop, handles: Mutex::default() }
     }
 
-    /// Starts one more, as [`spawn`] does, unless they are to end already.
+    /// Starts a thread as [`spawn`] does, unless the threads must already end.
     ///
     /// # Errors
     /// Those of starting a thread.
@@ -103,7 +103,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until all have ended, once they are to end.
+    /// Waits until all threads have ended. To be called after the stop was set.
     pub fn join(&self) {
         let handles = std::mem::take(&mut *self.handles.lock());
         for handle in handles {
@@ -112,8 +112,8 @@ impl Threads {
     }
 }
 
-/// Starts a thread whose panic ends the process: SMF starts a new one, which
-/// knows what is true.
+/// Starts a thread whose panic ends the process. SMF then starts a new process,
+/// which loads the true state.
 ///
 /// # Errors
 /// Those of starting a thread.
@@ -142,7 +142,7 @@ pub fn exit(status: i32) -> ! {
 /// The exit status after a panic: EX_SOFTWARE of sysexits(3HEAD).
 pub const EXIT_PANIC: i32 = 70;
 
-/// What a panic said.
+/// The message of a panic.
 #[must_use]
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

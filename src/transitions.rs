@@ -1,12 +1,11 @@
-//! The zone transitions that were reported: which of them may be published with
-//! a load, and those that are not published yet.
+//! The zone transitions that were reported: keeps those that are not published
+//! yet, and says which of them may be published with a load.
 //!
-//! The kernel reports every transition, and zoneadm shows where the zone is
-//! now. A load that was asked for by one report may find the zone further on,
-//! and reports that arrive while it is loaded may be of before or after the
-//! moment at which zoneadm looked. What is published must be all of them, in
-//! order: those before the state that was found now, the others with the next
-//! load.
+//! The kernel reports every transition, and zoneadm shows the state that the
+//! zone is in now. A load that one report has caused may find the zone in a
+//! later state. Reports that arrive during the load may be from before or after
+//! the moment at which zoneadm looked. All of them must be published, in order:
+//! those up to the state that was found now, the others with the next load.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,13 +16,14 @@ use crate::event::{GONE, Transition};
 /// A transition that was reported, with its running number.
 pub type Numbered = (u64, Transition);
 
-/// What was reported of a zone, and is not published yet.
+/// The reports of a zone that are not published yet.
 pub trait Reports {
-    /// What is due with a load, if this is the state that was published last.
+    /// The transitions that are due with a load, if `stored` is the state that
+    /// was published last.
     fn due(&self, stored: Option<&str>) -> Vec<Numbered>;
 
-    /// Takes what was due; `false`, and takes nothing, if it is no longer what
-    /// comes next.
+    /// Removes what was due. Returns `false`, and removes nothing, if it is no
+    /// longer what comes next.
     fn take(&self, due: &[Numbered]) -> bool;
 }
 
@@ -42,20 +42,20 @@ impl Reports for Vec<Transition> {
 const CYCLE: [&str; 5] =
     ["installed", "ready", "running", "shutting_down", "down"];
 
-/// Where a zone was found.
+/// The state in which a load found a zone.
 #[derive(Clone, Copy, Debug)]
 pub struct Position<'a> {
     /// The state.
     pub zone_state: &'a str,
     /// Its id in the kernel, if it has one.
     pub zoneid: Option<i32>,
-    /// Whether it is another zone than the one of its name that is stored.
+    /// Whether it is another zone than the stored one of the same name.
     pub is_another: bool,
 }
 
-/// How many of `reported` were before, or are, the state `found`. The first
-/// `earlier` of them were reported before the load began, and so are; `stored`
-/// is the state that was published last.
+/// How many of the transitions in `reported` come before the state `found`, or
+/// are it. The first `earlier` of them were reported before the load began, and
+/// always count. `stored` is the state that was published last.
 #[must_use]
 pub fn due(
     reported: &[Transition],
@@ -65,14 +65,15 @@ pub fn due(
 ) -> usize {
     let end = reported.iter().position(|t| t.zone_state == GONE);
     let earlier = match end {
-        // The end of the one was before the other.
+        // The old zone ended before the new one began.
         Some(at) if found.is_another => earlier.max(at + 1),
         _ => earlier,
     };
     let earlier = earlier.min(reported.len());
     let (before, during) = reported.split_at(earlier);
-    // A zone that was found had not ended, or was the next one of its name:
-    // nothing tells which, and what is left is published with the next load.
+    // If a zone was found, either it had not ended yet, or it is the next zone
+    // of that name. Nothing says which, so the rest is published with the next
+    // load.
     let end = during.iter().position(|t| t.zone_state == GONE);
     let during = match end {
         Some(at) if found.zone_state == GONE => return earlier + at + 1,
@@ -80,8 +81,8 @@ pub fn due(
         None => during,
     };
     if found.zone_state == GONE {
-        // What was reported after its end is the next one's.
-        // ... and what began meanwhile was not there yet.
+        // What was reported after its end is about the next zone, and a zone
+        // that began during the load was not there yet.
         let was_gone = before.last().is_some_and(|t| t.zone_state == GONE);
         let begun = during.iter().position(|t| t.is_first);
         let of_it = begun.unwrap_or(during.len());
@@ -96,7 +97,8 @@ pub fn due(
     if let Some(at) = during.iter().rposition(is_found) {
         return earlier + at + 1;
     }
-    // Not there itself: those count that lie on the way to it.
+    // The state that was found was not reported: count the transitions that lie
+    // on the way to it.
     let mut now = before.last().map(|t| t.zone_state).or(stored);
     let mut due = earlier;
     for transition in during {
@@ -111,7 +113,8 @@ pub fn due(
     due
 }
 
-/// Whether a zone that goes from `from` to `to` passes `state`.
+/// Whether a zone that goes from `from` to `to` passes through `state`, or ends
+/// in it.
 fn is_between(from: &str, state: &str, to: &str) -> bool {
     let place = |s: &str| CYCLE.iter().position(|c| *c == s);
     let (Some(from), Some(state), Some(to)) =
@@ -129,27 +132,28 @@ fn is_between(from: &str, state: &str, to: &str) -> bool {
 pub struct PendingTransitions {
     of_zone: HashMap<Arc<str>, VecDeque<(u64, Transition)>>,
     last: u64,
-    /// The most of one zone.
+    /// At most this many are kept of one zone.
     most: usize,
-    /// The most zones that are no VMs.
+    /// At most this many zones that are no VMs are remembered.
     most_zones: usize,
-    /// Zones whose end has been published before it was reported, and when.
+    /// Zones whose end was published before it was reported, and when.
     ended: HashMap<Arc<str>, Instant>,
-    /// Zones that were found to have ended, which has not been reported, nor
-    /// published, and when that was.
+    /// Zones that were found to have ended, and when that was first found.
+    /// Their end is neither reported nor published yet.
     unheard: HashMap<Arc<str>, Instant>,
     /// When reports were last lost: ends may be among them.
     gap: Option<Instant>,
-    /// How many transitions found no room.
+    /// How many transitions were dropped because too many waited.
     lost: u64,
 }
 
-/// News that is later than this is none of what is over.
+/// A report that comes later than this after a zone's end is not about that
+/// zone.
 const LATE_TIME: Duration = Duration::from_secs(5);
 
 impl PendingTransitions {
-    /// None, and never more than `most` of a zone; `most_zones` bounds the
-    /// zones that are not known as VMs.
+    /// No transitions, and never more than `most` of one zone; `most_zones`
+    /// bounds the zones that are not known as VMs.
     pub fn new(most: usize, most_zones: usize) -> Self {
         Self {
             of_zone: HashMap::new(),
@@ -163,17 +167,17 @@ impl PendingTransitions {
         }
     }
 
-    /// How many transitions found no room.
+    /// How many transitions were dropped because too many waited.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// The number of the last one.
+    /// The number of the last transition.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// Adds one.
+    /// Adds a transition. `is_vm` says whether there is such a VM.
     pub fn add(
         &mut self,
         zonename: &Arc<str>,
@@ -203,7 +207,7 @@ impl PendingTransitions {
         if waiting.len() >= self.most
             && let Some((_, oldest)) = waiting.pop_front()
         {
-            // The next one that is published says so.
+            // The next transition that is published reports the loss.
             let next = waiting.front_mut().map(|(_, next)| next);
             next.unwrap_or(&mut transition).lost += 1 + oldest.lost;
             self.lost += 1;
@@ -244,14 +248,14 @@ impl PendingTransitions {
         }
     }
 
-    /// Reports were lost: nothing more is to come of before.
+    /// Reports were lost: nothing from before will be reported any more.
     pub fn expect_no_ends(&mut self) {
         self.ended.clear();
         self.gap = Some(Instant::now());
     }
 
-    /// The first of a zone, as many as `choose` says, which is given all, and
-    /// how many have a number up to `earlier`.
+    /// Returns the first transitions of a zone. `choose` decides how many: it
+    /// is given all of them, and how many have a number up to `earlier`.
     pub fn due(
         &self,
         zonename: &str,
@@ -267,7 +271,7 @@ impl PendingTransitions {
         waiting.iter().take(count).cloned().collect()
     }
 
-    /// Takes these, if they are the first of a zone.
+    /// Removes these, if they are the first of the zone; else returns `false`.
     pub fn take(&mut self, zonename: &str, due: &[Numbered]) -> bool {
         let Some(waiting) = self.of_zone.get_mut(zonename) else {
             return due.is_empty();
@@ -283,15 +287,17 @@ impl PendingTransitions {
         true
     }
 
-    /// Keeps of those up to number `earlier` only zones that `keep` wants.
+    /// Drops the zones that have nothing later than number `earlier` and that
+    /// `keep` does not want.
     pub fn retain(&mut self, earlier: u64, keep: impl Fn(&str) -> bool) {
         self.of_zone.retain(|zonename, waiting| {
             waiting.back().is_some_and(|(n, _)| *n > earlier) || keep(zonename)
         });
     }
 
-    /// A zone has been found to have ended: whether that has still to be
-    /// reported, for which there is `time` since this was found first.
+    /// A load has found that a zone has ended. Returns whether its end may
+    /// still be reported: it has `time` for that, from when the end was first
+    /// found.
     pub fn is_unheard(&mut self, zonename: &Arc<str>, time: Duration) -> bool {
         let waiting = self.of_zone.get(zonename);
         let is_reported = waiting.is_some_and(|waiting| {
@@ -307,7 +313,7 @@ impl PendingTransitions {
         first.elapsed() < time
     }
 
-    /// The cache has a zone as it is.
+    /// The cache has the zone as it is now.
     pub fn is_heard(&mut self, zonename: &str) {
         self.unheard.remove(zonename);
     }
@@ -367,7 +373,7 @@ mod tests {
         assert_eq!(due(&again, 1, Some("installed"), at("configured", 0)), 2);
         assert_eq!(due(&again, 3, Some("installed"), at("configured", 0)), 4);
         assert_eq!(due(&again, 3, Some("configured"), at(GONE, 0)), 3);
-        // Looked for before it was there.
+        // zoneadm looked before the zone was there.
         let mut new = reported(&[("configured", 0), ("installed", 0)]);
         assert_eq!(due(&new, 0, Some("installed"), at(GONE, 0)), 2);
         new[0].is_first = true;

@@ -1,6 +1,6 @@
-//! What the daemon's HTTP is compared with: the least that a server can do,
-//! and the engine that was asked for. Each runs as a process of its own, as
-//! the daemon does.
+//! The servers with which the daemon's HTTP server is compared: one that does
+//! the least that a server can do, and tiny_http. Each runs as a process of its
+//! own, as the daemon does.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::Result;
 
-/// The names by which this program is told to be one of them.
+/// The arguments that make this program run as one of the servers.
 pub const FLOOR: &str = "serve-floor";
 /// See [`FLOOR`].
 pub const TINY: &str = "serve-tiny-http";
@@ -30,7 +30,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts the server of this name, which answers with the bytes of a
+    /// Starts the server of this name, which answers with the content of a
     /// file.
     pub fn start(name: &str, answer: &Path) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
@@ -46,7 +46,7 @@ impl Server {
     }
 }
 
-/// A thread for each connection, which reads a head and writes the bytes.
+/// Serves each connection by a thread that reads a head and writes the bytes.
 pub fn serve_floor(answer: &Path) -> Result<()> {
     let bytes: Arc<[u8]> = std::fs::read(answer)?.into();
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -75,7 +75,7 @@ fn answer_all(mut stream: TcpStream, bytes: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// tiny_http as its documentation has it, with as many threads as it shows.
+/// Serves by tiny_http as its documentation shows it, with as many threads.
 pub fn serve_tiny(answer: &Path) -> Result<()> {
     let bytes = std::fs::read(answer)?;
     let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");

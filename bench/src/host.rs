@@ -13,7 +13,7 @@ use vminfod::vm::json::Json;
 
 use crate::Result;
 
-/// How long anything may take that is only waited for.
+/// How long to wait at most for anything that is not measured.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The programs that are measured and used.
@@ -25,7 +25,7 @@ pub struct Programs {
     pub simhost: PathBuf,
 }
 
-/// A simulated host; its directory goes when it is dropped.
+/// A simulated host. Its directory is removed when this is dropped.
 pub struct BenchHost {
     host: Host,
     dir: PathBuf,
@@ -50,8 +50,7 @@ impl BenchHost {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vmb-{}-{n}", std::process::id());
-        // In memory where there is such a place: disks are not what is
-        // measured.
+        // In memory if possible, because the speed of disks is not measured.
         let memory = Path::new("/dev/shm");
         let temp = match memory.is_dir() {
             true => memory.to_path_buf(),
@@ -70,7 +69,7 @@ impl BenchHost {
     }
 }
 
-/// A running daemon; killed when dropped.
+/// A running daemon; ended when this is dropped.
 pub struct Daemon {
     child: Child,
     /// Where it listens.
@@ -81,7 +80,7 @@ pub struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It takes its sysevents with it, unless it is killed.
+        // On SIGTERM it ends its sysevents; if it is killed, they stay.
         let pid = self.child.id().to_string();
         let asked = Command::new("kill").arg(pid).status();
         if !asked.is_ok_and(|status| status.success()) {
@@ -93,7 +92,7 @@ impl Drop for Daemon {
 
 impl Daemon {
     fn start(programs: &Programs, root: &Path, args: &[&str]) -> Result<Self> {
-        // Free a moment ago: there is nobody else here who takes it.
+        // The port was free a moment ago, and no other process takes it here.
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let begin = Instant::now();
         let child = Command::new(&programs.vminfod)
@@ -115,8 +114,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// CPU time that it has had, itself and no child, in seconds; told in
-    /// hundredths.
+    /// CPU time of the daemon without its children, in seconds; Linux reports
+    /// it in hundredths.
     pub fn cpu(&self) -> Result<f64> {
         let path = format!("/proc/{}/stat", self.child.id());
         let text = fs::read_to_string(path)?;
@@ -137,13 +136,13 @@ impl Daemon {
         Ok(kib.ok_or("no VmRSS")?.parse::<f64>()? * 1024.0)
     }
 
-    /// What it says of itself.
+    /// The answer to /status.
     pub fn status(&self) -> Result<Json> {
         let (_, body) = get(self.addr, "/status")?;
         Ok(Json::parse(&String::from_utf8(body)?)?)
     }
 
-    /// How often it has run commands.
+    /// How many times it has run zoneadm, kstat and zfs, in all.
     pub fn command_runs(&self) -> Result<f64> {
         let status = self.status()?;
         let runs = ["zoneadm", "kstat", "zfs"];
@@ -211,8 +210,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next line of JSON. The framing is passed over: a line of the
-    /// daemon is a chunk.
+    /// The next line of JSON. Lines of the chunked encoding are skipped: each
+    /// line of the daemon is a chunk.
     pub fn next(&mut self) -> Result<String> {
         loop {
             let mut line = String::new();
@@ -244,7 +243,7 @@ pub fn get(addr: SocketAddr, path: &str) -> Result<(String, Vec<u8>)> {
     request(addr, "GET", path)
 }
 
-/// As [`get`], by another method.
+/// As [`get`], with another method.
 pub fn request(
     addr: SocketAddr,
     method: &str,
@@ -269,7 +268,7 @@ pub fn request(
     }
 }
 
-/// Looks until there is something, every `pause`.
+/// Calls `look` every `pause` until it returns something.
 pub fn until<T>(
     what: &str,
     pause: Duration,

@@ -1,4 +1,4 @@
-//! Clients that ask as fast as they are answered.
+//! Clients that send the next request as soon as they have the answer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// What clients had.
+/// What the clients received.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Had {
     /// Answers a second.
@@ -17,7 +17,7 @@ pub struct Had {
     pub bytes: f64,
 }
 
-/// So many connections ask for `path` for `time`, each again and again.
+/// Requests `path` for `time`, again and again, on this many connections.
 pub fn ask(
     addr: SocketAddr,
     path: &str,
@@ -66,7 +66,7 @@ fn client(
     Ok((answers, bytes))
 }
 
-/// Reads one answer, whose head is in its first bytes; returns its length.
+/// Reads one answer, whose head must fit into `buffer`. Returns its length.
 #[allow(clippy::cast_precision_loss)]
 fn read_answer(
     stream: &mut TcpStream,
@@ -108,7 +108,8 @@ fn read_answer(
     Ok(length as f64)
 }
 
-/// Who asks once each time that it is called, on one connection.
+/// Returns a client that sends one request each time it is called, all on one
+/// connection.
 pub fn one(
     addr: SocketAddr,
     path: &str,

@@ -16,7 +16,7 @@ use host::Programs;
 use report::{Figure, table};
 use vminfod::vm::json::{Json, Object};
 
-/// Whatever went wrong, in words.
+/// Any error, as text.
 pub type Result<T> =
     std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -31,7 +31,7 @@ usage: bench [--only ROW,...] [--runs N] [--programs DIR] [--out FILE]
   --plots DIR      plot costs against the number of VMs, too
 ";
 
-/// What to do.
+/// What the command line asks for.
 struct Options {
     only: Vec<u8>,
     runs: usize,
@@ -104,7 +104,7 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-/// What this ran on.
+/// The machine on which this runs.
 fn machine() -> Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
     let model = cpus.lines().find_map(|line| {

@@ -6,8 +6,9 @@ const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 260.0;
 const MARGIN: f64 = 50.0;
 
-/// A plot of points, which are (VMs, cost), with what has to be below. One
-/// that cost nothing that could be measured has no place on it.
+/// Plots points, which are (VMs, cost), and the goal that they must be below.
+/// Points whose cost was too small to be measured are left out, because they
+/// have no place on a logarithmic scale.
 pub fn plot(
     title: &str,
     points: &[(f64, f64)],

@@ -1,33 +1,34 @@
-//! Figures: what was measured, what it is compared with, whether it is good.
+//! Figures: what was measured, what it is compared with, and whether it meets
+//! its goal.
 
 use std::fmt::Write as _;
 
 use vminfod::vm::json::{Json, Object};
 
-/// What a figure has to be.
+/// The goal of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Goal {
     /// No more than this.
     AtMost(f64),
     /// No less than this part of the floor.
     OfFloor(f64),
-    /// No more than so many times the floor.
+    /// No more than this many times the floor.
     TimesFloor(f64),
-    /// Only told.
+    /// No goal: it is only reported.
     None,
 }
 
-/// Values of one thing, a run each.
+/// Measured values of one thing, one for each run.
 #[derive(Clone, Debug)]
 pub struct Samples(pub Vec<f64>);
 
 impl Samples {
-    /// The middle one.
+    /// The median.
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// The value that this part of all is below.
+    /// The value below which this part of all values lies.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -41,7 +42,7 @@ impl Samples {
         sorted.get(at).copied().unwrap_or(f64::NAN)
     }
 
-    /// The least and the greatest.
+    /// The least and the greatest value.
     pub fn range(&self) -> (f64, f64) {
         (self.quantile(0.0), self.quantile(1.0))
     }
@@ -50,7 +51,7 @@ impl Samples {
 /// One line of the table.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// The row of the goals that it belongs to.
+    /// The row of the table of goals to which it belongs.
     pub row: u8,
     /// What it is.
     pub name: String,
@@ -58,9 +59,10 @@ pub struct Figure {
     pub unit: &'static str,
     /// What was measured.
     pub samples: Samples,
-    /// What it is compared with, and what that had in the same run.
+    /// The name and the values of what it is compared with, measured in the
+    /// same runs.
     pub floor: Option<(String, Samples)>,
-    /// What it has to be.
+    /// Its goal.
     pub goal: Goal,
 }
 
@@ -76,13 +78,13 @@ impl Figure {
         Self { row, name, unit, samples, floor: None, goal: Goal::None }
     }
 
-    /// With what it has to be.
+    /// Sets the goal.
     pub fn goal(mut self, goal: Goal) -> Self {
         self.goal = goal;
         self
     }
 
-    /// With what it is compared with.
+    /// Sets what it is compared with.
     pub fn floor(mut self, name: &str, samples: Vec<f64>) -> Self {
         self.floor = Some((name.to_string(), Samples(samples)));
         self
@@ -93,7 +95,7 @@ impl Figure {
         Some(self.samples.median() / floor.median())
     }
 
-    /// Whether it is as it has to be, if that is said.
+    /// Whether it meets its goal, if it has one.
     pub fn is_good(&self) -> Option<bool> {
         let value = self.samples.median();
         match self.goal {
@@ -163,7 +165,7 @@ impl Figure {
     }
 }
 
-/// With three digits that count.
+/// The value with three significant digits.
 fn number(value: f64) -> String {
     match value.abs() {
         n if n >= 1e6 => format!("{:.2}M", value / 1e6),

@@ -1,4 +1,4 @@
-//! Costs against the number of VMs, for the plots.
+//! Measures costs by the number of VMs, for the plots.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const VMS: [u64; 4] = [10, 100, 1000, 10_000];
 #[allow(clippy::cast_precision_loss)]
 pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
     let mut costs: [Vec<(f64, f64)>; 4] = Default::default();
-    // By VMs, what memory may be.
+    // For each number of VMs, the limit of memory in MiB.
     let mut limits: Vec<(f64, f64)> = Vec::new();
     for vms in VMS {
         eprintln!("plots: {vms} VMs ...");
@@ -32,7 +32,7 @@ pub fn write(programs: &Programs, runs: usize, dir: &Path) -> Result<()> {
             let json = get(daemon.addr, "/vms")?.1.len() as f64;
             limits.push((vms as f64, 4.0 + 6.0 * json / MIB));
             let event = cpu_of_file_events(&host, &daemon)? * 1e3;
-            // CPU time is told in hundredths of a second.
+            // CPU time is reported in hundredths of a second.
             let reloads = (10_000 / vms).clamp(1, 100);
             let before = daemon.cpu()?;
             for _ in 0..reloads {

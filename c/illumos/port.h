@@ -6,9 +6,10 @@
 
 /*
  * The part of illumos' <port.h> that fswatch.c uses: names, values and layouts
- * by port_create(3C), port_associate(3C), port_get(3C) and port_send(3C). It
- * is what ports_inotify.c supplies on Linux, and what the C is checked against
- * where there is no illumos; there the system's own is used.
+ * as in port_create(3C), port_associate(3C), port_get(3C) and port_send(3C). On
+ * Linux, ports_inotify.c supplies what is declared here. Where there is no
+ * illumos, the C code is checked against this file; on illumos, the system's
+ * own header is used.
  */
 
 #ifndef _PORT_H

@@ -4,7 +4,7 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/.
  */
 
-/* What the tests of the C side have in common: each is a program. */
+/* What the tests of the C code share. Each test is a program. */
 
 #ifndef CHECK_H
 #define	CHECK_H
@@ -38,7 +38,7 @@ put(const char *path, const char *text)
 	CHECK(path, fclose(f) == 0);
 }
 
-/* What happens to files. */
+/* Operations on files. */
 
 static void write_it(void) {
 	int fd = open("f", O_WRONLY | O_APPEND);
@@ -51,7 +51,7 @@ static void rename_over(void) {
 	CHECK("rename", rename("n", "f") == 0);
 }
 static void zonecfg_it(void) {
-	/* As libzonecfg: the old file has a second link while it is replaced. */
+	/* As libzonecfg does: the old file has a second link meanwhile. */
 	CHECK("link", link("f", ".backup") == 0);
 	put("temp", "new");
 	CHECK("rename", rename("temp", "f") == 0);

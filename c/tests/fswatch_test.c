@@ -5,8 +5,8 @@
  */
 
 /*
- * What fswatch tells of. Runs in an empty directory, its only argument;
- * prints a line a case, and exits with 1 at the first that fails.
+ * Tests what fswatch reports. Runs in an empty directory, its only argument;
+ * prints a line for each case, and exits with 1 at the first that fails.
  */
 
 #define	_GNU_SOURCE
@@ -19,7 +19,7 @@
 #include "../fswatch.h"
 #include "check.h"
 
-/* On a busy machine, too. */
+/* Enough on a busy machine, too. */
 #define	TEST_SECONDS	120
 
 static void *
@@ -46,7 +46,7 @@ check_fswatch(void)
 	CHECK("fswatch", changed == 0);
 	CHECK("fswatch", fswatch_add(fw, 1, "g", &changed) == EINVAL);
 
-	/* Each way of writing is told, again and again. */
+	/* Each way of writing is reported, again and again. */
 	for (int i = 0; i < 10; i++) {
 		void (*ways[])(void) =
 		    { write_it, rename_over, zonecfg_it, recreate };
@@ -59,14 +59,14 @@ check_fswatch(void)
 			CHECK("fswatch", events[0].fe_exchanged == (w != 0));
 		}
 	}
-	/* Armed anew, what was not told is found. */
+	/* Arming again finds a change that was not reported. */
 	write_it();
 	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
 	CHECK("fswatch", changed == 1);
 	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
 	CHECK("fswatch", changed == 0);
 
-	/* What is as it was is left alone, and watched as before. */
+	/* An unchanged file is left alone, and watched as before. */
 	CHECK("check", fswatch_check(fw, 1, "f", &changed) == 0);
 	CHECK("check", changed == 0);
 	write_it();
@@ -79,21 +79,21 @@ check_fswatch(void)
 	CHECK("check", n == 1 && events[0].fe_exchanged == 0);
 	CHECK("check", fswatch_check(fw, 3, "nothing", &changed) == ENOENT);
 
-	/* Gone, and there again. */
+	/* The file is removed, and then made again. */
 	unlink_it();
 	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
 	CHECK("fswatch", n == 1 && events[0].fe_gone == ENOENT);
 	put("f", "text");
 	CHECK("fswatch", fswatch_add(fw, 1, "f", &changed) == 0);
 
-	/* A link is watched itself, not what it leads to. */
+	/* A symbolic link is watched itself, not the file it leads to. */
 	CHECK("fswatch", symlink("f", "l") == 0);
 	CHECK("fswatch", fswatch_add(fw, 2, "l", &changed) == 0);
 	CHECK("fswatch", unlink("l") == 0);
 	CHECK("fswatch", fswatch_wait(fw, events, 8, &n) == 0);
 	CHECK("fswatch", n == 1 && events[0].fe_id == 2);
 
-	/* Many, so that tables grow; removed ones are silent. */
+	/* Many watches, so that tables grow. Removed watches report nothing. */
 	for (uint64_t id = 100; id < 1100; id++) {
 		char name[32];
 
@@ -115,7 +115,7 @@ check_fswatch(void)
 	(void) printf("fswatch tells of every change\n");
 }
 
-/* --- many at once --- */
+/* --- many threads at once --- */
 
 #define	CROWD_FILES	3
 #define	CROWD_THREADS	4
@@ -139,7 +139,7 @@ crowd_path(char *path, size_t size, unsigned int file)
 	(void) snprintf(path, size, "crowd%u", file);
 }
 
-/* One of those who work on the same few watches, and on their files. */
+/* One of the threads that work on the same few watches and their files. */
 static void *
 crowd_work(void *arg)
 {
@@ -169,13 +169,15 @@ crowd_work(void *arg)
 			err = fswatch_check(fw, file + 1, path, &changed);
 			break;
 		}
-		/* ENOENT: replaced as it was associated. EAGAIN: too often. */
+		/*
+		 * ENOENT: replaced while it was associated. EAGAIN: too often.
+		 */
 		CHECK("crowd", err == 0 || err == ENOENT || err == EAGAIN);
 	}
 	return (NULL);
 }
 
-/* The one who is told, until the watcher is stopped. */
+/* The thread that collects events, until the watcher is stopped. */
 static void *
 crowd_listen(void *arg)
 {
@@ -198,7 +200,7 @@ crowd_listen(void *arg)
 	return (NULL);
 }
 
-/* Writes a file, and waits until that is told. */
+/* Writes a file, and waits until that is reported. */
 static void
 crowd_write(crowd_t *crowd, unsigned int file)
 {
@@ -218,7 +220,7 @@ crowd_write(crowd_t *crowd, unsigned int file)
 	(void) pthread_mutex_unlock(&crowd->c_lock);
 }
 
-/* Watches that many work on at once are whole when they are done. */
+/* Watches that many threads have worked on at once still work after that. */
 static void
 check_crowd(void)
 {
@@ -250,7 +252,10 @@ check_crowd(void)
 		crowd_path(path, sizeof (path), file);
 		CHECK("crowd", fswatch_add(crowd.c_fw, file + 1, path,
 		    &changed) == 0);
-		/* What may still come of before is not taken for all of it. */
+		/*
+		 * An event from before may still come, so one write is not
+		 * enough.
+		 */
 		for (int i = 0; i < 3; i++)
 			crowd_write(&crowd, file);
 	}
@@ -267,7 +272,7 @@ main(int argc, char **argv)
 		(void) fprintf(stderr, "usage: fswatch_test EMPTY-DIRECTORY\n");
 		return (2);
 	}
-	/* Who waits for a watch for ever ends the test. */
+	/* If a thread waits for a watch for ever, the test fails. */
 	(void) alarm(TEST_SECONDS);
 	check_fswatch();
 	check_crowd();

@@ -5,9 +5,9 @@
  */
 
 /*
- * What each operation on a file delivers through the port calls. Runs in an
- * empty directory, its only argument; prints a line a case, and exits with 1
- * at the first that fails.
+ * Tests what each operation on a file delivers through the port calls. Runs in
+ * an empty directory, its only argument; prints a line for each case, and exits
+ * with 1 at the first that fails.
  */
 
 #define	_GNU_SOURCE
@@ -46,7 +46,7 @@ object_of(const char *path)
 	return (fo);
 }
 
-/* The events of the next port event; 0 if there is none at once. */
+/* The events of the next port event; 0 if none is there. */
 static int
 next(int port, port_event_t *pe)
 {
@@ -96,8 +96,8 @@ static void mkdir_it(void) { CHECK("mkdir", mkdir("sub", 0755) == 0); }
 typedef struct row {
 	const char *name;
 	void (*operate)(void);
-	int file;	/* what a watcher of the file gets, having asked all */
-	int directory;	/* what a watcher of its directory gets */
+	int file;	/* what a watch of the file gets, if it asks for all */
+	int directory;	/* what a watch of its directory gets */
 } row_t;
 
 static const row_t rows[] = {
@@ -131,8 +131,9 @@ lay_out(const row_t *row)
 }
 
 /*
- * The bits that must come, and no others; but FILE_TRUNC of a directory, which
- * does not tell a new file from a second link here.
+ * Checks that the bits that must come do, and no others. FILE_TRUNC of a
+ * directory is left out: here it does not distinguish a new file from a second
+ * link.
  */
 static void
 check_row(const row_t *row, int requested)
@@ -198,7 +199,7 @@ check_rules(void)
 	write_it();
 	CHECK("one-shot", next(port, &pe) == 0);
 
-	/* It was written since: the stamps of before differ. */
+	/* It was written since, so the stamps from before differ. */
 	CHECK("stamps", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&fo, M, COOKIE) == 0);
 	touch_it();
@@ -218,7 +219,7 @@ check_rules(void)
 	    (uintptr_t)&fo, M, COOKIE) == 0);
 	CHECK("stamps", next(port, &pe) == 0);
 
-	/* Associating again takes back what was not collected. */
+	/* Associating again takes back an event that was not collected. */
 	write_it();
 	fo = object_of("f");
 	CHECK("again", port_associate(port, PORT_SOURCE_FILE,
@@ -234,7 +235,7 @@ check_rules(void)
 	CHECK("twin", port_getn(port, list, 4, &nget, &none) == 0);
 	CHECK("twin", nget == 2);
 
-	/* Dissociated: an event that was not collected is gone. */
+	/* Dissociating drops an event that was not collected. */
 	fo = object_of("f");
 	CHECK("dissociate", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&fo, M, COOKIE) == 0);
@@ -245,7 +246,9 @@ check_rules(void)
 	CHECK("dissociate", port_dissociate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&fo) == -1 && errno == ENOENT);
 
-	/* An exception comes unasked and ends the association. */
+	/*
+	 * An exception comes even if not requested, and ends the association.
+	 */
 	fo = object_of("f");
 	CHECK("exception", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&fo, A, COOKIE) == 0);
@@ -269,13 +272,13 @@ check_rules(void)
 	CHECK("errors", port_associate(-5, PORT_SOURCE_FILE, (uintptr_t)&fo, M,
 	    NULL) == -1 && errno == EBADFD);
 
-	/* A message of ours. */
+	/* An event that we send ourselves. */
 	CHECK("send", port_send(port, 9, COOKIE) == 0);
 	CHECK("send", next(port, &pe) == 9);
 	CHECK("send", pe.portev_source == PORT_SOURCE_USER);
 	CHECK("send", pe.portev_user == COOKIE);
 
-	/* A directory that goes; a directory that is moved. */
+	/* A directory that is removed with the file in it. */
 	mkdir_it();
 	put("sub/x", "x");
 	twin = object_of("sub");
@@ -296,7 +299,7 @@ check_rules(void)
 	(void) printf("the rules of an association hold\n");
 }
 
-/* More news than inotify's queue holds. */
+/* More events than inotify's queue holds. */
 static void
 check_overflow(void)
 {
@@ -313,7 +316,7 @@ check_overflow(void)
 	put("quiet", "text");
 	fo = object_of("f");
 	quiet = object_of("quiet");
-	/* Asked for nothing that comes: the queue just fills. */
+	/* The renames below do not concern `f`: they only fill the queue. */
 	CHECK("overflow", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&quiet, M, &quiet) == 0);
 	CHECK("overflow", port_associate(port, PORT_SOURCE_FILE,
@@ -323,7 +326,9 @@ check_overflow(void)
 		CHECK("overflow", rename("aside", "quiet") == 0);
 	}
 	touch_it();
-	/* Whatever else is told, the write that was lost is found. */
+	/*
+	 * Whatever else is reported, the write whose event was lost is found.
+	 */
 	for (;;) {
 		CHECK("overflow", next(port, &pe) != 0);
 		if (pe.portev_user == &fo)
@@ -353,15 +358,17 @@ check_row_74_first_cookie_stays(void)
 	touch_it();
 	CHECK("row 74", next(port, &pe) == M);
 	CHECK("row 74", pe.portev_user == COOKIE);
-	/* By another name of the same file, too: what happens to that name */
-	/* comes as a change of attributes alone, so here as nothing. */
+	/*
+	 * The same holds by another name of the same file. A change of that
+	 * name only comes as a change of attributes, and so not at all here.
+	 */
 	CHECK("row 74", rename("f", "g") == 0);
 	fo = object_of("g");
 	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
 	    M, &port) == 0);
 	CHECK("row 74", unlink("g") == 0);
 	CHECK("row 74", next(port, &pe) == 0);
-	/* Another file in its place is associated anew. */
+	/* Another file in its place gets a new association. */
 	put("g", "other");
 	fo = object_of("g");
 	CHECK("row 74", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&fo,
@@ -404,14 +411,14 @@ check_row_75_exceptions_are_lost_at_the_limit(void)
 	    M, COOKIE) == 0);
 	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&third, M, COOKIE) == -1 && errno == EAGAIN);
-	/* A write has the association's own event. */
+	/* A write uses the association's own event. */
 	touch_it();
 	CHECK("row 75", next(port, &pe) == M);
 	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE, (uintptr_t)&twin,
 	    M, COOKIE) == 0);
 	CHECK("row 75", rename("g", "f") == 0);
 	CHECK("row 75", next(port, &pe) == 0);
-	/* What was lost takes no room any more. */
+	/* The association that was lost takes no room any more. */
 	CHECK("row 75", port_associate(port, PORT_SOURCE_FILE,
 	    (uintptr_t)&third, M, COOKIE) == 0);
 	CHECK("row 75", port_close(port) == 0);
@@ -444,13 +451,13 @@ check_row_76_a_signal_leaves_the_list(void)
 	CHECK("row 76", errno == EINTR && nget == 2);
 	(void) ualarm(0, 0);
 	CHECK("row 76", list[0].portev_events == (int)0xabababab);
-	/* It is still there. */
+	/* The event is still there. */
 	CHECK("row 76", next(port, &list[0]) == 9);
 	CHECK("row 76", port_close(port) == 0);
 	(void) printf("row 76: a signal leaves the list\n");
 }
 
-/* A directory that is associated all the time, by a thread of its own. */
+/* A directory that a thread associates again and again. */
 typedef struct busy {
 	int		b_port;
 	atomic_int	b_over;
@@ -466,14 +473,14 @@ associate_on_and_on(void *arg)
 
 		CHECK("no gap", port_associate(busy->b_port, PORT_SOURCE_FILE,
 		    (uintptr_t)&fo, M, NULL) == 0);
-		/* Its place is another's soon. */
+		/* Its address will soon be that of another object. */
 		(void) port_dissociate(busy->b_port, PORT_SOURCE_FILE,
 		    (uintptr_t)&fo);
 	}
 	return (NULL);
 }
 
-/* What happens while its directory is associated anew is told all the same. */
+/* A change is reported even while the directory is associated again. */
 static void
 check_no_gap(void)
 {

@@ -1,10 +1,10 @@
-//! What a client does that follows changes instead of taking the new object:
-//! the counterpart of `vminfod::vm::diff`.
+//! Applies changes to an object, as a client does that follows the changes
+//! instead of taking the new object: the counterpart of `vminfod::vm::diff`.
 
 use vminfod::vm::diff::{Action, Change, PathPart};
 use vminfod::vm::json::{Json, Object};
 
-/// Where the elements of an array are identified, and by what.
+/// The arrays whose elements have an identity, and the member that is it.
 const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];
 
 /// The object that these changes lead to; arrays may have another order.
@@ -74,8 +74,8 @@ fn change_at(
     }
 }
 
-/// A text that is the same for values that differ in the order of elements
-/// and members, and in repeats, alone.
+/// A text that is the same for two values that differ only in the order of
+/// elements and members, or in repeated elements.
 pub fn as_set(value: &Json) -> String {
     match value {
         Json::Array(elements) => {

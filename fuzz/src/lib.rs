@@ -1,6 +1,5 @@
-//! What must hold of whatever comes from outside: a function for each parser,
-//! called by the fuzzer with what it thinks up, and by the tests with the
-//! seeds.
+//! What must hold for any input from outside: a function for each parser,
+//! called by the fuzzer with generated inputs, and by the tests with the seeds.
 
 mod apply;
 
@@ -27,7 +26,7 @@ use vminfod::watch::{zfs as zfs_events, zone as zone_events};
 
 const UUID: &str = "0aa46416-2c8d-658d-cb21-eba504d46270";
 
-/// Zone XML, to the VM object that is served, and its JSON.
+/// Parses zone XML, and checks the VM object that is served and its JSON.
 pub fn zonexml(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(parsed) = zonexml::parse(text) else { return };
@@ -43,12 +42,12 @@ pub fn zonexml(data: &[u8]) {
     assert!(Prepared::new(parts).is_some());
 }
 
-/// A line of sysevent, to the event of either source.
+/// Parses a line of sysevent, and checks the event of either source.
 pub fn sysevent(data: &[u8]) {
     let Ok(Record::Event(record)) = Record::parse(data) else { return };
     let events = [zone_events::parse(&record), zfs_events::parse(&record)];
     for event in events.into_iter().flatten() {
-        // It is logged, and kept while it waits.
+        // It must be short: it is logged, and kept while it waits.
         assert!(event.to_string().len() < 1 << 16);
         match event {
             SourceEvent::Zone(change) => assert!(is_zonename(&change.zonename)),
@@ -61,7 +60,8 @@ pub fn sysevent(data: &[u8]) {
     }
 }
 
-/// Lines of zoneadm, to rows whose names and paths stay where they belong.
+/// Parses lines of zoneadm, and checks that names and paths never lead out of
+/// the directories where they belong.
 pub fn zoneadm(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let paths = Paths::new(Path::new("/root"));
@@ -77,7 +77,8 @@ pub fn zoneadm(data: &[u8]) {
     }
 }
 
-/// Lines of zfs, to datasets that are found by where they are mounted.
+/// Parses lines of zfs, and checks the datasets that are found by their
+/// mountpoints.
 pub fn zfs(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for depth in [Depth::Alone, Depth::Children] {
@@ -86,8 +87,8 @@ pub fn zfs(data: &[u8]) {
             let Some(at) = line.split('\t').nth(16) else { continue };
             if let Some(found) = datasets.mounted_at(at) {
                 assert!(datasets.get(&found.name).is_some());
-                // One that a zone manages is not found: `zoned` is 15, the
-                // name 3.
+                // A dataset that a zone manages is not found. Of the columns,
+                // `zoned` is 15, and the name is 3.
                 let says_so = |line: &str| {
                     let fields: Vec<_> = line.splitn(17, '\t').collect();
                     fields.len() == 17
@@ -100,7 +101,7 @@ pub fn zfs(data: &[u8]) {
     }
 }
 
-/// Lines of kstat, to what the kernel says of zones.
+/// Parses lines of kstat, and checks what the kernel says of zones.
 pub fn kstat(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(zones) = kstat::parse(&text) {
@@ -111,14 +112,15 @@ pub fn kstat(data: &[u8]) {
     }
 }
 
-/// A request, byte by byte the same as at once, to what it asks for.
+/// Parses a request, which must be complete at the last byte of its head, and
+/// checks its route.
 pub fn http(data: &[u8]) {
     let limits = HttpLimits::default();
     let parsed = parse_request(data, &limits);
     if let ParsedHead::Request(request, len) = &parsed {
         assert!(*len <= data.len());
         assert_eq!(parse_request(&data[..*len], &limits), parsed);
-        // A head is whole at its last byte, and not before.
+        // A head is complete at its last byte, and not before.
         let before = parse_request(&data[..*len - 1], &limits);
         assert_eq!(before, ParsedHead::Partial);
         let target = &request.target;
@@ -134,7 +136,8 @@ pub fn http(data: &[u8]) {
     }
 }
 
-/// What was understood of a query can be asked of any VM.
+/// Applies the query of a route to a VM: that must work for every query that
+/// was accepted.
 fn try_route(route: &Route) {
     let vm = r#"{"uuid":"u","alias":"a","quota":1,"zoneid":null,"tags":{"a":1},
         "nics":[{"mac":"m","ips":["1"]}],"resolvers":["a"]}"#;
@@ -167,7 +170,8 @@ fn try_route(route: &Route) {
     }
 }
 
-/// Two objects of bytes: the changes from one to the other lead there.
+/// Makes two objects from the bytes: the changes from one to the other must
+/// lead to the other.
 pub fn diff(data: &[u8]) {
     let mut bytes = Bytes { data, at: 0 };
     let (from, to) = (bytes.vm(), bytes.vm());
@@ -186,7 +190,8 @@ pub fn diff(data: &[u8]) {
     );
 }
 
-/// Makes objects of bytes: few names and values, so that they meet.
+/// Makes objects from bytes, with few names and values, so that two objects
+/// have some in common.
 struct Bytes<'a> {
     data: &'a [u8],
     at: usize,

@@ -1,4 +1,4 @@
-//! The one place where a VM changes.
+//! The one place where VMs change.
 
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use crate::hub::Vm;
 use crate::load::assemble::Parts;
 use crate::transitions::Reports;
 
-/// What is stored of a VM, as it is compared with.
+/// What is stored of a VM, and is compared with what was loaded.
 struct Stored {
     vm: Prepared,
     /// Transitions that were lost since its last event.
     lost: u64,
 }
 
-/// A load that is to be stored.
+/// The result of a load that must be stored, and what is stored now.
 struct Change<'a> {
     cache: &'a Cache,
     zonename: &'a Arc<str>,
-    /// What the load knew of the VM.
+    /// What the load knew of the VM when it began.
     base: Option<&'a Arc<Parts>>,
     update: Update,
     stored: Option<Stored>,
 }
 
 impl Cache {
-    /// Stores what a load has found of a VM that it knew as `base`, and
-    /// publishes what that changes. What was reported of the zone by then is
-    /// published state by state, even if it is over; it is not taken if the
-    /// load was overtaken.
+    /// Stores what a load has found of a VM, and publishes what that changes.
+    /// `base` is what the load knew of the VM when it began. The transitions in
+    /// `reports` that are due are published one by one, even if the zone has
+    /// left those states since. They are not taken if the load was overtaken.
     pub fn apply(
         &self,
         zonename: &Arc<str>,
@@ -50,8 +50,9 @@ impl Cache {
         }
     }
 
-    /// What is stored of a zone, and the other zone that is served with the
-    /// uuid of this one; `None` if it is no longer what a load knew.
+    /// What is stored of a zone, and the other zone, if any, that is served
+    /// with the same uuid. `None` if what is stored is no longer what the load
+    /// knew.
     fn stored(
         &self,
         zonename: &str,
@@ -71,8 +72,9 @@ impl Cache {
 }
 
 impl<'a> Change<'a> {
-    /// Another zone is served with the uuid that this one has now: as the VM
-    /// that it was, this one is no longer there.
+    /// Removes this zone from the cache, because another zone is served with
+    /// the uuid that it has now. The VM that this zone was before no longer
+    /// exists.
     fn give_way(self, twin: Arc<str>, cause: &'a Cause) -> Applied {
         let mut events = self.publisher(cause, 0);
         if let Some(stored) = &self.stored {
@@ -91,7 +93,8 @@ impl<'a> Change<'a> {
 
     /// Makes the events, then stores the VM and publishes them together.
     fn store(self, reports: &dyn Reports, cause: &'a Cause) -> Applied {
-        // What takes long: objects are made, compared, and written.
+        // The slow part, without a lock: objects are made, compared and
+        // written.
         let stored = self.stored.as_ref();
         let due = reports.due(stored.map(|s| &*s.vm.parts.row.zone_state));
         let reported = due.iter().map(|(_, t)| t.clone()).collect();
@@ -110,13 +113,13 @@ impl<'a> Change<'a> {
         let (published, dropped) =
             self.commit(&mut table, !lives.ended.is_empty(), events);
         drop(table);
-        // Large ones take their time to go.
+        // Large VMs take time to free: no lock is held here.
         drop(dropped);
         Applied::Stored { published, is_end_unheard }
     }
 
-    /// Changes the table, and publishes the events of it. Returns them, and
-    /// what is to be dropped when nothing is locked.
+    /// Changes the table, and publishes the events. Returns the events, and
+    /// what the caller must drop after it has released the lock.
     fn commit(
         self,
         table: &mut Table,
@@ -132,7 +135,8 @@ impl<'a> Change<'a> {
         }
         let lost = events.lost;
         let published = events.publish();
-        // If nothing is published, what was made for it is not stored.
+        // If nothing is published, the table does not store the new object.
+        // `made` holds it, so that it is not freed under the lock.
         let made = self.update.vm().cloned();
         let mut replaced = None;
         if let Update::Vm(vm) = self.update {
@@ -142,8 +146,8 @@ impl<'a> Change<'a> {
         (published, (removed, replaced, self.stored, made))
     }
 
-    /// What makes the events of this change, after so many transitions that
-    /// are passed over.
+    /// The publisher for the events of this change. `passed_over` transitions
+    /// are left out before them.
     fn publisher(&self, cause: &'a Cause, passed_over: u64) -> Publisher<'a> {
         let stored = self.stored.as_ref();
         let lost = stored.map_or(0, |stored| stored.lost) + passed_over;
@@ -151,7 +155,7 @@ impl<'a> Change<'a> {
         Publisher::new(self.cache, self.zonename, cause, before, lost)
     }
 
-    /// Whether what the change was made from is no longer so.
+    /// Whether anything that the change was made from has changed since.
     fn is_overtaken(
         &self,
         table: &mut Table,
@@ -164,19 +168,20 @@ impl<'a> Change<'a> {
     }
 }
 
-/// What the events of one change may take, in bytes: they are all written
-/// before one is published.
+/// How many bytes the events of one change may take. All of them are written
+/// before the first one is published.
 const EVENTS_BYTES: usize = 256 << 20;
 
-/// As many of the transitions of a VM of this size as may be published
-/// together, and how many are passed over: the oldest, but no end. That takes
-/// a large VM, and a zone that was restarted over and over while zoneadm hung.
+/// Drops transitions of a VM with `size` bytes of JSON, if they are too many to
+/// be published together. Returns the others, and how many are lost. The oldest
+/// are dropped, but never an end. This takes a large VM and a zone that was
+/// restarted over and over while zoneadm hung.
 fn within(
     mut reported: Vec<Transition>,
     size: usize,
 ) -> (Vec<Transition>, u64) {
-    // Each has the VM twice, as JSON and in its line; what did not change of
-    // its object is shared.
+    // Each event has the VM twice, as JSON and in its line. The parts of its
+    // object that did not change are shared.
     let most = (EVENTS_BYTES / (2 * size).max(1)).max(1);
     let (mut excess, mut lost) = (reported.len().saturating_sub(most), 0);
     reported.retain(|transition| {
@@ -191,7 +196,7 @@ fn within(
 }
 
 impl Update {
-    /// What is to be served, if there is a VM.
+    /// The VM that will be served, if there is one.
     fn vm(&self) -> Option<&Vm> {
         match self {
             Self::Gone => None,
@@ -205,16 +210,18 @@ impl Update {
     }
 }
 
-/// What was reported of a zone's name: of zones that have ended, and of the
-/// one that is there now.
+/// The transitions that were reported for one zonename: those of zones that
+/// have ended, and those of the zone that is there now.
 struct Lives<'a> {
-    /// Each with its end, if that was reported.
+    /// The transitions of each zone that has ended, with its end if that was
+    /// reported.
     ended: Vec<&'a [Transition]>,
+    /// The transitions of the zone that is there now.
     now: &'a [Transition],
     /// How many ends were reported.
     heard: usize,
-    /// Whether the zone that is stored has ended. One that got another uuid
-    /// is another VM, but has not.
+    /// Whether the stored zone has ended. A zone that got another uuid is
+    /// another VM, but the zone has not ended.
     has_ended: bool,
 }
 
@@ -261,8 +268,8 @@ impl<'a> Lives<'a> {
         };
         let mut known = stored.map(|stored| &stored.vm);
         for life in &self.ended {
-            // If a zone was over before it could be loaded, no more is known
-            // about it than about the next one.
+            // If a zone ended before it could be loaded, nothing more is known
+            // of it than of the next one.
             if let Some(vm) = known.take().or(found) {
                 events.delete(life, vm);
             }

@@ -1,10 +1,11 @@
-//! The cache: every VM as it is served, and the one place where it changes.
+//! The cache: every VM as it is served, and the only place where VMs change.
 //!
-//! To change a VM is to compare, and then, if it is still what it was compared
-//! with, to store, number and publish, in one critical section. A subscriber
-//! takes the same lock for its snapshot, so that snapshot and events add up
-//! without gap or repeat. What takes long, how large a VM ever is, is done
-//! before that section or after it. Nothing in here blocks.
+//! A change first compares what was loaded with what is stored. Then, in one
+//! critical section, if what is stored is still what was compared, the change
+//! is stored, numbered and published. A subscriber takes the same lock for its
+//! snapshot, so that snapshot and events add up without gap or repeat. Work
+//! that takes long for a large VM is done before or after the critical section.
+//! Nothing in here blocks.
 
 mod change;
 mod table;
@@ -24,8 +25,8 @@ use crate::sync::Wake;
 pub use publisher::Published;
 use table::Table;
 
-/// VMs that may go while everything is loaded. If it is more, everything is
-/// loaded once more.
+/// How many VMs that go during a full load are remembered. If more go,
+/// everything is loaded once more.
 const GONE_MAX: usize = 16_384;
 
 /// A VM as it was loaded, ready to be stored.
@@ -48,26 +49,27 @@ impl Prepared {
 /// What a load has found of a VM.
 #[derive(Debug)]
 pub enum Update {
-    /// It is gone.
+    /// The VM is gone.
     Gone,
-    /// It is this.
+    /// The VM is as it was loaded.
     Vm(Prepared),
 }
 
-/// What a change did.
+/// The result of a change.
 #[derive(Debug)]
 pub enum Applied {
-    /// It was stored, and these events published.
+    /// The VM was stored, and these events were published.
     Stored {
         /// The events.
         published: Vec<Published>,
-        /// Whether an end is among them that was not reported.
+        /// Whether the events include an end that was not reported.
         is_end_unheard: bool,
     },
-    /// What is stored is no longer what the load began with: it was dropped.
+    /// What is stored is no longer what the load began with: the load was
+    /// dropped.
     Overtaken,
-    /// Its uuid is that of this other zone, which is served: it was dropped,
-    /// and if it was served with another uuid, it is no longer.
+    /// This other zone is served with the same uuid: the load was dropped. If
+    /// the VM was served with another uuid before, it is removed.
     Twin(Arc<str>, Vec<Published>),
 }
 
@@ -82,18 +84,19 @@ pub struct Cache {
 /// All VMs at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Each, in order.
+    /// The VMs, in order.
     pub vms: Arc<[Vm]>,
-    /// The number of the last event that is in it.
+    /// The number of the last event that the snapshot includes.
     pub seq: u64,
 }
 
-/// A place in the events, by which a client comes back.
+/// The position in the events from which a client resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Since {
-    /// The last event that it has had.
+    /// The number of the last event that the client has received.
     pub seq: u64,
-    /// The life of the daemon in which that was.
+    /// The epoch of that event: the life of the daemon in which it was
+    /// published.
     pub epoch: String,
 }
 
@@ -102,7 +105,7 @@ pub struct Since {
 pub struct Subscription {
     /// The hub's number of the listener.
     pub id: u64,
-    /// The number of the last event by then.
+    /// The number of the last event when the subscription began.
     pub seq: u64,
     /// How it begins.
     pub start: Start,
@@ -111,22 +114,23 @@ pub struct Subscription {
 /// How a subscription begins.
 #[derive(Debug)]
 pub enum Start {
-    /// With the cache before the first event.
+    /// With a snapshot of the cache before the first event.
     Snapshot(Snapshot),
-    /// With what it has missed.
+    /// With the events that the client has missed.
     Resumed(Vec<Arc<EventLine>>),
-    /// With the cache, since it can't be told what it has missed.
+    /// With a snapshot, because the events that the client has missed can't be
+    /// sent.
     Reset(Snapshot, Reset),
 }
 
 /// Why a client that comes back has to begin again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    /// The daemon has been started since.
+    /// The daemon has been restarted since.
     OtherEpoch,
-    /// What it has missed is no longer kept.
+    /// The events that it has missed are no longer kept.
     TooOld,
-    /// It has had events that there were not.
+    /// It claims to have received an event that does not exist yet.
     NotYet,
 }
 
@@ -134,7 +138,7 @@ impl Reset {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::OtherEpoch, Self::TooOld, Self::NotYet];
 
-    /// The reason, as it is told.
+    /// The reason, as it is sent to the client.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -146,14 +150,14 @@ impl Reset {
 }
 
 impl Cache {
-    /// A cache without VMs, whose changes go to `hub`. The epoch tells one
-    /// life of the daemon from another.
+    /// A cache without VMs, whose changes go to `hub`. The epoch distinguishes
+    /// one life of the daemon from another.
     #[must_use]
     pub fn new(epoch: Arc<str>, hub: Arc<Hub>) -> Self {
         Self { epoch, hub, inner: RwLock::default() }
     }
 
-    /// The daemon's life.
+    /// The epoch: which life of the daemon this is.
     #[must_use]
     pub fn epoch(&self) -> &Arc<str> {
         &self.epoch
@@ -189,8 +193,8 @@ impl Cache {
         self.inner.read().vms.contains_key(zonename)
     }
 
-    /// The zonename that is meant by a name: of a VM of that zonename its own,
-    /// else that of the VM whose uuid it is.
+    /// The zonename of the VM that `name` means: the VM with that zonename, or
+    /// else the VM with that uuid.
     #[must_use]
     pub fn zonename_of(&self, name: &str) -> Option<Arc<str>> {
         let inner = self.inner.read();
@@ -206,8 +210,8 @@ impl Cache {
         (inner.version(zonename, seq), seq)
     }
 
-    /// One VM, the number of the last event, and whatever the VM becomes from
-    /// then on.
+    /// One VM, the number of the last event, and a watch that gets every later
+    /// version of the VM.
     #[must_use]
     pub fn watch(
         &self,
@@ -227,8 +231,9 @@ impl Cache {
         Snapshot { vms: inner.listed(), seq: self.hub.seq() }
     }
 
-    /// All VMs, and the events from there on; or, for one who comes back,
-    /// those that it has missed. `None` if there are too many subscribers.
+    /// Subscribes to events. The subscription begins with all VMs or, if the
+    /// client comes back, with the events that it has missed. `None` if there
+    /// are too many subscribers.
     #[must_use]
     pub fn subscribe(
         &self,
@@ -254,7 +259,8 @@ impl Cache {
         Some(Subscription { id, seq, start })
     }
 
-    /// Whether these are parts of another VM than the one of its name.
+    /// Whether these are the parts of another VM than the stored one with the
+    /// same zonename.
     #[must_use]
     pub fn is_another(&self, parts: &Parts) -> bool {
         let inner = self.inner.read();
@@ -282,24 +288,25 @@ impl Cache {
             .collect()
     }
 
-    /// Begins to load everything: what is known of every VM. Until
-    /// [`Cache::end_reload`], who goes is remembered, so that a listing of
-    /// before does not bring him back.
+    /// Begins a full load; returns what is known of every VM. Until
+    /// [`Cache::end_reload`], VMs that go are remembered, so that an older
+    /// listing does not bring them back.
     #[must_use]
     pub fn begin_reload(&self) -> Vec<(Arc<str>, Arc<Parts>)> {
         self.inner.write().gone = Some(HashSet::new());
         self.all_parts()
     }
 
-    /// Ends what [`Cache::begin_reload`] began; `false` if more have gone than
-    /// could be remembered.
+    /// Ends what [`Cache::begin_reload`] began; `false` if more VMs have gone
+    /// than could be remembered.
     #[must_use]
     pub fn end_reload(&self) -> bool {
         let gone = self.inner.write().gone.take();
         gone.is_none_or(|gone| gone.len() < GONE_MAX)
     }
 
-    /// Looks at the datasets of VMs, and at which VMs there are.
+    /// Calls `look` with the datasets of VMs, and with a function that says
+    /// whether there is a VM of a zonename.
     pub fn look<T>(
         &self,
         look: impl FnOnce(&DatasetIndex, &dyn Fn(&str) -> bool) -> T,
@@ -309,9 +316,10 @@ impl Cache {
         look(&inner.datasets, &is_vm)
     }
 
-    /// Makes what is to be served of a VM that a load knew as `base`; `None`
-    /// if the VM has no uuid yet. The same is made of the same: then what is
-    /// served already is shared, and nothing is written again.
+    /// Makes the VM that is served from what a load has found. `base` is what
+    /// the load knew of the VM. If nothing differs from it, the VM that is
+    /// served already is shared, and no JSON is written again. `None` if the VM
+    /// has no uuid yet.
     #[must_use]
     pub fn prepare(
         &self,

@@ -1,4 +1,4 @@
-//! The events of one change: which steps they are, and how each is written.
+//! The events of one change: decides which there are, and writes them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use crate::vm::diff::{Change, diff, pretty_path};
 use crate::vm::json::{Json, write_string};
 use crate::vm::values::date_text;
 
-/// The most paths of a change that are told to the daemon itself.
+/// At most this many changed paths of an event are kept for the daemon itself:
+/// for its log, and for drift.
 const LOGGED_PATHS: usize = 20;
 
 /// An event that was published.
@@ -21,14 +22,14 @@ const LOGGED_PATHS: usize = 20;
 pub struct Published {
     /// What happened.
     pub kind: EventKind,
-    /// Of a `modify`, the first paths that have changed.
+    /// For a `modify`: the first paths that have changed.
     pub paths: Vec<String>,
-    /// How many more have.
+    /// How many more paths have changed.
     pub more: usize,
 }
 
 impl Published {
-    /// A VM's end.
+    /// The end of a VM.
     #[must_use]
     pub fn deleted() -> Self {
         Self { kind: EventKind::Delete, paths: Vec::new(), more: 0 }
@@ -48,23 +49,24 @@ impl fmt::Display for Published {
     }
 }
 
-/// Writes the events of one change, which are published all together.
+/// Writes the events of one change, and publishes them together.
 pub struct Publisher<'a> {
     cache: &'a Cache,
     zonename: &'a Arc<str>,
     cause: &'a Cause,
-    /// What subscribers know the VM as.
+    /// The VM as subscribers know it by then.
     now: Option<Vm>,
     steps: Vec<Step>,
-    /// When the transition was that is being published, if one is.
+    /// The time of the transition that is being published, if there is one.
     when: Option<SystemTime>,
     /// Transitions that were lost before the next event.
     pub lost: u64,
-    /// Whether no lines are wanted.
+    /// Whether the hub is silent, so that no lines are wanted.
     is_silent: bool,
 }
 
-/// An event that is written but for its number.
+/// An event whose line is written, except for the end of the line, which holds
+/// the event's number.
 struct Step {
     about: About,
     vm: Option<Vm>,
@@ -87,18 +89,18 @@ impl<'a> Publisher<'a> {
         Self { cache, zonename, cause, now, steps, when, lost, is_silent }
     }
 
-    /// How many of the events are ends.
+    /// How many of the events are the end of a VM.
     pub fn ends(&self) -> usize {
         let kinds = self.steps.iter().map(|step| step.published.kind);
         kinds.filter(|kind| *kind == EventKind::Delete).count()
     }
 
-    /// Whether lines are still wanted, or not, as when this began.
+    /// Whether the hub is silent, or not, as it was when this began.
     pub fn is_heard_as_before(&self) -> bool {
         self.is_silent == self.cache.hub.is_silent()
     }
 
-    /// Publishes them, while the cache is locked.
+    /// Publishes the events. The caller holds the lock of the cache.
     pub fn publish(self) -> Vec<Published> {
         let Self { cache, cause, steps, .. } = self;
         let publish = |step: Step| {
@@ -117,10 +119,10 @@ impl<'a> Publisher<'a> {
         steps.into_iter().map(publish).collect()
     }
 
-    /// By way of every state that was reported, to what was loaded.
+    /// Adds an event for each reported state, and one for what was loaded.
     pub fn load(&mut self, reported: &[Transition], vm: &Prepared) {
         let (mut steps, mut last_when) = (reported, None);
-        // The last is what was loaded.
+        // The last reported state is the one that was loaded.
         if let [rest @ .., end] = steps
             && *end.zone_state == *vm.parts.row.zone_state
         {
@@ -136,8 +138,8 @@ impl<'a> Publisher<'a> {
         self.when = None;
     }
 
-    /// By way of every state that was reported, to the VM's end. One that
-    /// nobody has heard of before, and of which nothing was reported, is none.
+    /// Adds an event for each reported state, and the VM's end. There is no end
+    /// if subscribers never knew the VM and nothing was reported of it.
     pub fn delete(&mut self, reported: &[Transition], vm: &Prepared) {
         let (end, passed) = match reported {
             [passed @ .., end] if end.zone_state == GONE => {
@@ -151,9 +153,10 @@ impl<'a> Publisher<'a> {
             return;
         }
         self.when = end.and_then(|end| end.when);
-        // A zone can be deleted only from this state. Who deletes a VM waits
-        // for it, and for the datasets to go, which may be faster than a load.
-        // One that was renamed has never been in it.
+        // A zone can be deleted only once it is uninstalled. Clients that
+        // delete a VM wait for that state, and for the datasets to go. Both may
+        // be faster than a load, so the state is published here. A zone that
+        // was renamed was never in it.
         let last = end.and_then(|_| uninstalled(&vm.parts));
         if let Some(last) = last {
             self.step(Vm::new(last));
@@ -173,7 +176,8 @@ impl<'a> Publisher<'a> {
         self.when = None;
     }
 
-    /// Publishes a state that is over, unless subscribers know it.
+    /// Adds an event for a state that the zone has left, unless subscribers
+    /// know the VM in that state.
     fn pass(&mut self, step: &Transition, loaded: &Vm) {
         let now = self.now.as_ref().map(Vm::object);
         let state = now.and_then(|vm| vm.get_str("zone_state"));
@@ -223,7 +227,7 @@ impl<'a> Publisher<'a> {
         self.steps.push(Step { about, vm, line, when, lost, published });
     }
 
-    /// An event's line, but for its number and what comes after that.
+    /// An event's line, except for its number and what comes after that.
     fn line(
         &self,
         about: &About,
@@ -250,13 +254,14 @@ impl<'a> Publisher<'a> {
             out.extend_from_slice(b",\"changes\":");
             Json::from(list).write(out);
         }
-        // What comes while others wait shall not have to move all this.
+        // The rest is added while other threads wait. It must not have to move
+        // the whole line.
         out.reserve(TAIL_SIZE);
         line
     }
 }
 
-/// Room for all of a line but its VM and its changes, in bytes.
+/// Room for all of a line except its VM and its changes, in bytes.
 const TAIL_SIZE: usize = 512;
 
 fn write_cause(

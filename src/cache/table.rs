@@ -1,4 +1,4 @@
-//! The VMs, and by what they are found and counted.
+//! The table of VMs, and the indexes by which they are found and counted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -14,13 +14,13 @@ pub struct Table {
     pub vms: HashMap<Arc<str>, Entry>,
     /// The order in which VMs are listed.
     pub order: BTreeMap<u64, Arc<str>>,
-    /// All of them in that order, since somebody has asked.
+    /// All VMs in that order, once a client has asked and until a VM changes.
     pub listing: OnceLock<Arc<[Vm]>>,
     pub last_place: u64,
     pub datasets: DatasetIndex,
-    /// By uuid, the zone that is served.
+    /// By uuid, the zonename of the VM that is served.
     pub zone_of: HashMap<Arc<str>, Arc<str>>,
-    /// While everything is loaded: who was found gone meanwhile.
+    /// During a full load: the zones that were found gone since it began.
     pub gone: Option<HashSet<Arc<str>>>,
 }
 
@@ -28,15 +28,16 @@ pub struct Table {
 pub struct Entry {
     pub place: u64,
     pub vm: Prepared,
-    /// The number of the event that made it what it is.
+    /// The number of the event that made the VM what it is.
     pub seq: u64,
     /// Zone transitions that were lost since its last event.
     pub lost: u64,
 }
 
 impl Table {
-    /// Whether another load was quicker than one that knew a VM as `base`: it
-    /// may have begun before that, and what it did not read is of before it.
+    /// Whether another load of this VM was stored while this one, which knew
+    /// the VM as `base`, was under way. This one may have begun first, and what
+    /// it did not read itself may be older than what is stored.
     pub fn is_overtaken(
         &mut self,
         zonename: &Arc<str>,
@@ -54,14 +55,14 @@ impl Table {
         }
     }
 
-    /// The other zone that is served with the uuid of this one.
+    /// The other zone, if any, that is served with the uuid of this one.
     pub fn twin(&self, zonename: &str, update: &Update) -> Option<Arc<str>> {
         let Update::Vm(vm) = update else { return None };
         let served = self.zone_of.get(vm.parts.row.uuid.as_ref()?)?;
         (**served != *zonename).then(|| Arc::clone(served))
     }
 
-    /// All VMs, in order. Who asks before one has changed gets the same.
+    /// All VMs, in order. The list is shared until a VM changes.
     pub fn listed(&self) -> Arc<[Vm]> {
         let list = || {
             let mut vms = Vec::with_capacity(self.order.len());
@@ -73,7 +74,7 @@ impl Table {
         Arc::clone(self.listing.get_or_init(list))
     }
 
-    /// A VM as it is, while the last event has this number.
+    /// The current version of a VM. `seq` is the number of the last event.
     pub fn version(&self, zonename: &str, seq: u64) -> VmVersion {
         match self.vms.get(zonename) {
             Some(Entry { vm, seq, .. }) => {
@@ -83,8 +84,9 @@ impl Table {
         }
     }
 
-    /// Stores a VM that has become what it is by event `seq`, or by none:
-    /// then it is still the same to all who read it. Returns the one before.
+    /// Stores a VM that event `seq` has changed. Without `seq`, clients see no
+    /// change, and the object that is served stays. Returns the entry that was
+    /// there before.
     pub fn store(
         &mut self,
         zonename: &Arc<str>,
@@ -144,7 +146,7 @@ impl Table {
 fn dataset_names(parts: &Parts) -> Vec<Arc<str>> {
     let own: Arc<str> = parts.row.zonepath.trim_start_matches('/').into();
     let volumes = parts.xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
-    // Of names that are the same, the one that is kept anyway is kept.
+    // Of equal names, the first is kept: the one that `datasets` holds anyway.
     let listed = parts.datasets.root.iter().chain(&parts.datasets.delegated);
     let mut names: Vec<Arc<str>> = listed
         .map(|dataset| Arc::clone(&dataset.name))

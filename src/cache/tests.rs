@@ -1,4 +1,4 @@
-//! The cache by itself: what is counted and what is shared.
+//! The cache alone: what is published, counted and shared.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ fn every_state_that_was_reported_is_published() {
         (Some("installed"), &[], ""),
         (Some("installed"), &["installed"], ""),
         (Some("installed"), &["running", "installed"], "modify modify"),
-        // The end of the zone before is told late: nothing else is new.
+        // The end of the old zone is reported late: nothing else has changed.
         (Some("installed"), &[GONE], "modify delete create"),
         (Some("installed"), &[], ""),
         (Some("running"), &["ready", "running"], "modify modify"),
@@ -123,7 +123,7 @@ fn lost_transitions_are_told_by_the_next_event() {
         let reported = vec![transition];
         cache.apply(&name, base.as_ref(), update, &reported, &cause);
     };
-    // Nothing is new: it is said when something is.
+    // Nothing else has changed: the next event reports the loss.
     lost("running", 2);
     lost("running", 3);
     lost("shutting_down", 4);

@@ -1,4 +1,4 @@
-//! The VMs of a daemon that runs, compared with what a load of the system
+//! Compares the VMs of a running daemon with those that a load of the system
 //! gives.
 
 use super::{Check, Difference, Fact, Findings, Obstacle, given};
@@ -8,7 +8,7 @@ use crate::compare::{
     without_growth,
 };
 
-/// Reasons why VMs can't be compared that are shown.
+/// How many reasons why VMs can't be compared are shown.
 const FAULTS_SHOWN: usize = 10;
 
 pub(super) static FACTS: [Fact; 2] = [
@@ -33,7 +33,7 @@ pub(super) fn look(
 ) -> Result<(), Obstacle> {
     let [vms, properties] = &FACTS;
     let Some(client) = &check.against else { return Ok(()) };
-    // Ours says so; today's has no epoch.
+    // The status of our daemon has an epoch; that of today's daemon has none.
     let is_ours = match client.status(false) {
         Ok(status) => status.get("epoch").is_some(),
         Err(Error::Refused { .. }) => false,
@@ -68,8 +68,8 @@ pub(super) fn look(
     }
     let groups = by_property(&others);
     let differences: Vec<_> = groups.iter().map(difference).collect();
-    // A VM that can't be read in whole is not compared. Facts of files name
-    // the broken ones.
+    // A VM that can't be read completely is not compared. The facts of the
+    // group `files` name the broken files.
     let first = seen.unanswered.iter().take(FAULTS_SHOWN).map(given);
     let first: Vec<_> = first.collect();
     if differences.is_empty() && !first.is_empty() {

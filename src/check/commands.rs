@@ -1,5 +1,5 @@
-//! The platform's commands, as a check runs them: a command that has hung once
-//! is not run again.
+//! Runs the platform's commands for a check. A command that has hung once is
+//! not run again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::threads::Stop;
 #[derive(Debug)]
 pub(super) struct Commands {
     runner: Runner,
-    /// By what hangs together, and why.
+    /// The circuits in which a command has hung, and why.
     hung: Mutex<HashMap<String, CommandError>>,
 }
 
@@ -25,11 +25,12 @@ impl Commands {
         Self { runner, hung: Mutex::default() }
     }
 
-    /// Runs a command to its end. Runs of one circuit hang together.
+    /// Runs a command to its end. Commands of one circuit hang together: after
+    /// one has hung, none of them is run again.
     ///
     /// # Errors
-    /// Why there is no answer: it can't be started, was killed after `limit`,
-    /// or hung before.
+    /// If there is no answer: the command can't be started, was killed after
+    /// `limit`, or hung before.
     pub(super) fn run(
         &self,
         circuit: &str,
@@ -47,7 +48,7 @@ impl Commands {
     }
 }
 
-/// What a run has answered, as a line shows it.
+/// What a command has answered, as one line.
 pub(super) fn answered(output: &Output) -> String {
     let exit = match output.exit {
         Some(exit) => format!("exit status {exit}"),
@@ -62,11 +63,11 @@ pub(super) fn answered(output: &Output) -> String {
     format!("{exit}, {said}")
 }
 
-/// The most characters of an answer that are shown.
+/// The most characters of printed text that are shown.
 const SHOWN_MAX: usize = 300;
 
-/// What something on this machine has printed, as a line shows it: line ends
-/// and tabs are ours then.
+/// Text that something on this machine has printed, quoted for one line. Line
+/// ends and tabs become escapes, which count as our own text.
 pub(super) fn quoted(text: &str) -> String {
     let shown: String = text.chars().take(SHOWN_MAX).collect();
     let mut out = String::from('"');

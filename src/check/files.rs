@@ -1,4 +1,4 @@
-//! The files of zones: the index, each zone's XML, and what is in its
+//! The files of zones: the index, each zone's XML, and the files in its
 //! directory.
 
 use super::commands::quoted;
@@ -83,16 +83,16 @@ pub(super) static FACTS: [Fact; 11] = [
     },
 ];
 
-/// What differs, by the place of its fact.
+/// What differs, by the index of the fact in [`FACTS`].
 struct Found<'a> {
     check: &'a Check,
-    /// Each with the zone that it is of.
+    /// Each with the name of its zone.
     differences: [Vec<(String, Difference)>; 11],
-    /// How many files there were, by the place of the fact.
+    /// How many files there were, by the index of the fact.
     counts: [usize; 11],
 }
 
-/// Places of facts.
+/// Indices into [`FACTS`].
 const XML: usize = 2;
 const VALID: usize = 3;
 const KNOWN: usize = 4;
@@ -127,7 +127,7 @@ pub(super) fn look(
     for (name, line) in zones.iter().filter(|(name, _)| is_zonename(name)) {
         found.look_at_zone(name, line);
     }
-    // What was deleted or changed meanwhile says nothing.
+    // A zone that was deleted or changed meanwhile says nothing.
     let again = xml::read_index(check)?;
     let steady = xml::zones(&again);
     let is_steady = |name: &str| {
@@ -171,7 +171,7 @@ fn look_at_lines(findings: &mut Findings, text: &str) {
                 format!("zonecfg passes it over: {}", quoted(line))
             }
         };
-        // A line is known by what it says: others come and go.
+        // A line is identified by its text, because other lines come and go.
         let what = seen.clone();
         let seen = format!("it is line {}", at + 1);
         differences.push(Difference::new(what, seen));
@@ -179,8 +179,9 @@ fn look_at_lines(findings: &mut Findings, text: &str) {
     findings.judge(&FACTS[1], format!("{count} lines"), differences);
 }
 
-/// A key that is not known: others want to know which it is. But what is put
-/// together of values, or has an odd form, may be anything.
+/// An unknown key, as a report shows it. A report for other people must say
+/// which key it is. But a key that is put together from values, or has an odd
+/// form, may contain anything, so it is marked as text of the machine.
 fn shown_key(key: &str) -> String {
     let is_plain = |c: char| {
         c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c)
@@ -201,7 +202,7 @@ impl Found<'_> {
         self.differences[at].extend(difference);
     }
 
-    /// Keeps what is of these zones.
+    /// Keeps the differences of the zones that are meant.
     fn retain(&mut self, is_meant: impl Fn(&str) -> bool) {
         for differences in &mut self.differences {
             differences.retain(|(zonename, _)| is_meant(zonename));
@@ -258,7 +259,7 @@ impl Found<'_> {
         let unknown = (!unknown.is_empty()).then(|| unknown.join(", "));
         self.note(KNOWN, name, unknown);
         let debugid = line.debugid.to_string();
-        // A line of before brands were in the index has no debug id either.
+        // A line from before the index had brands has no debug id either.
         let has_brand = !line.brand.is_empty();
         let differing = [
             ("name", xml.name.as_str(), name),

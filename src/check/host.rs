@@ -1,4 +1,4 @@
-//! Who the daemon would be, and on what.
+//! Which user the daemon would run as, and on what machine.
 
 use super::commands::answered;
 use super::{Check, Fact, Findings, Obstacle, given};
@@ -7,7 +7,7 @@ use crate::load::command::Run;
 use crate::load::files::{self, FilePlace};
 use crate::load::index::{IndexPiece, lines_of};
 
-/// Files that the daemon watches for each zone.
+/// How many files the daemon watches for each zone.
 const WATCHES_PER_ZONE: u64 = 5;
 
 pub(super) static FACTS: [Fact; 8] = [
@@ -121,8 +121,8 @@ pub(super) fn look(
     Ok(())
 }
 
-/// Returns what uname says. It names the platform, which readers of a report
-/// have to know.
+/// Returns what uname says. It names the platform, which readers of any report
+/// must know.
 fn look_at_platform(
     check: &Check,
     findings: &mut Findings,
@@ -170,7 +170,7 @@ fn look_at_sysinfo(
     let text = |key: &str| json.get(key).and_then(|value| value.as_str());
     let is_right = |key: &str| match key {
         "UUID" | "Live Image" => text(key).is_some(),
-        // A server of no datacenter has neither.
+        // A server that is in no datacenter has neither of them.
         _ => json.get(key).is_none_or(|value| {
             value.as_object().is_none() && value.as_array().is_none()
         }),
@@ -195,18 +195,18 @@ fn look_at_sysinfo(
     }
 }
 
-/// The zones that have a line in the index.
+/// How many zones have a line in the index.
 ///
 /// # Errors
-/// If it can't be read: that is not an index without zones.
+/// If the index can't be read: that is not an index without zones.
 fn zone_count(check: &Check) -> Result<u64, Obstacle> {
     let text = super::xml::read_index(check)?;
     let is_zone = |line: &IndexPiece<'_>| matches!(line, IndexPiece::Zone(..));
     Ok(lines_of(&text).filter(is_zone).count() as u64)
 }
 
-/// The least that a resource control allows, however privileged, as
-/// `prctl -P` has it:
+/// The lowest privileged or system limit of a resource control, from the output
+/// of `prctl -P`:
 ///
 /// ```text
 /// process: 3053: vminfod check
@@ -214,7 +214,7 @@ fn zone_count(check: &Check) -> Result<u64, Obstacle> {
 /// process.max-port-events system 2147483647 max deny -
 /// ```
 ///
-/// A basic limit may be raised by the process itself.
+/// A basic limit does not count: the process itself may raise it.
 fn limit_of(name: &str, text: &str) -> Option<u64> {
     let values = text.lines().filter_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();

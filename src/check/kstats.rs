@@ -1,4 +1,4 @@
-//! What kstat(8) says of zones, by the daemon's own filters.
+//! What kstat(8) reports about zones, with the daemon's own filters.
 
 use super::commands::answered;
 use super::{Check, Difference, Fact, Findings, Obstacle, given};
@@ -67,7 +67,8 @@ pub(super) fn look(
     findings.expect(global, is_there, "the global zone", seen);
 
     look_at_one(check, findings, one)?;
-    // Those that ran before and after: others have come or gone meanwhile.
+    // Only zones that ran before and after: others have started or stopped
+    // meanwhile.
     let (before, after) = (before?, running_zones(check)?);
     let rows: Vec<_> = after
         .iter()
@@ -108,7 +109,7 @@ fn wrong_with(row: &ZoneRow, kstats: &Kstats) -> Option<String> {
     }
 }
 
-/// The lines of zones that run.
+/// The rows of the zones that are running.
 fn running_zones(check: &Check) -> Result<Vec<ZoneRow>, Obstacle> {
     let run = zoneadm::list_all_run(&check.settings.paths);
     let listing = zoneadm::listing(&run, &check.ask("zoneadm", &run)?);

@@ -1,11 +1,12 @@
-//! What the daemon relies on, tried on this machine one fact at a time.
+//! Checks on this machine what the daemon relies on, one fact at a time.
 //!
-//! Each group of facts looks by itself, all at the same time, with the
-//! daemon's own commands and parsers. A fact that differs is looked at again:
-//! only what differs every time counts, as zones come and go meanwhile.
+//! Each group of facts looks by itself, at the same time as the others, with
+//! the daemon's own commands and parsers. A fact that differs is looked at
+//! again: only a difference that is seen every time counts, because zones come
+//! and go meanwhile.
 //!
-//! Nothing is changed: files are written only in directories of our own below
-//! the scratch directories, which are removed at the end.
+//! Nothing on the machine is changed: files are written only in directories of
+//! our own, below the scratch directories. These are removed at the end.
 
 mod against;
 mod commands;
@@ -50,18 +51,18 @@ pub struct Fact {
     pub id: &'static str,
     /// Why the daemon relies on it.
     pub why: &'static str,
-    /// What is so on a machine that is as the daemon expects.
+    /// What is true on a machine that is as the daemon expects.
     pub expected: &'static str,
-    /// What the daemon gets wrong where it is not so.
+    /// What the daemon gets wrong if it is not true.
     pub harm: &'static str,
 }
 
 /// One thing that is not as expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What: a zone, a line, a dataset. The same in every look.
+    /// What differs: a zone, a line, a dataset. The same in every look.
     pub what: String,
-    /// What was seen of it.
+    /// What was seen there.
     pub seen: String,
 }
 
@@ -71,16 +72,16 @@ impl Difference {
     }
 }
 
-/// Whether a fact is so.
+/// Whether a fact holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// It holds.
     Holds,
-    /// It is not, in these things.
+    /// It does not hold for these things.
     Differs(Vec<Difference>),
-    /// There is nothing on this machine that it could be tried with.
+    /// There is nothing on this machine to try it with, and why.
     Absent(String),
-    /// It could not be found out, and why.
+    /// It could not be tried, and why.
     Untried(Obstacle),
 }
 
@@ -91,23 +92,23 @@ pub struct Finding {
     pub fact: &'static Fact,
     /// What was seen, in a few words.
     pub seen: String,
-    /// Whether it is so.
+    /// Whether the fact holds.
     pub verdict: Verdict,
 }
 
-/// Facts of one kind, and what looks at them.
+/// Facts of one kind, and the function that looks at them.
 struct Group {
     name: &'static str,
     facts: &'static [Fact],
     look: fn(&Check, &mut Findings) -> Result<(), Obstacle>,
 }
 
-/// Groups that are looked at before the others, one after the other: of the
-/// load the time is of interest, and prctl(1) stops the process for a moment,
-/// which is not to be while readers of sysevents are there.
+/// Groups that are looked at before the others, one after the other. The time
+/// that a load takes is of interest; and prctl(1) stops the process for a
+/// moment, which must not happen while there are readers of sysevents.
 const FIRST: [&str; 2] = ["host", "load"];
 
-/// In the order in which they are reported.
+/// The groups, in the order in which they are reported.
 static GROUPS: [Group; 8] = [
     Group { name: "host", facts: &host::FACTS, look: host::look },
     Group { name: "zoneadm", facts: &zones::FACTS, look: zones::look },
@@ -119,11 +120,11 @@ static GROUPS: [Group; 8] = [
     Group { name: "load", facts: &whole::FACTS, look: whole::look },
 ];
 
-/// Only with a daemon to compare with.
+/// Looked at only if there is a daemon to compare with.
 static AGAINST: Group =
     Group { name: "against", facts: &against::FACTS, look: against::look };
 
-/// What is looked at.
+/// What is checked, and with which settings.
 #[derive(Debug)]
 pub struct Check {
     /// The host, and the limits of commands.
@@ -141,7 +142,7 @@ pub struct Check {
 type Found = HashMap<&'static str, Vec<Finding>>;
 
 impl Check {
-    /// Of the host that the settings say.
+    /// A check of the host that the settings name.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -153,8 +154,8 @@ impl Check {
         Arc::new(Self { settings, against, scratch, commands, unread })
     }
 
-    /// Tries every fact. A thread that hangs is left behind: one that looks at
-    /// a file system of a suspended pool never comes back.
+    /// Tries every fact. A thread that hangs is left behind: a thread that
+    /// looks at a file system of a suspended pool never returns.
     #[must_use]
     pub fn run(self: &Arc<Self>) -> Report {
         let begin = Instant::now();
@@ -176,13 +177,13 @@ impl Check {
         Report { groups, took: begin.elapsed() }
     }
 
-    /// How long a group may take: its commands have limits of their own.
+    /// How long a group may take. Its commands have limits of their own.
     fn group_time(&self) -> Duration {
         let LoadLimits { command_time, list_time, .. } = self.settings.load;
         list_time + command_time * 4 + self.settings.sources.ready_time
     }
 
-    /// Tries groups at the same time.
+    /// Tries several groups at the same time.
     fn try_groups(
         self: &Arc<Self>,
         groups: impl Iterator<Item = &'static Group>,
@@ -227,8 +228,9 @@ impl Check {
         found
     }
 
-    /// Looks at a group's facts until each holds, or has differed in every
-    /// look: in two at least, however long they take.
+    /// Looks at the facts of a group until each of them holds, or has differed
+    /// in every look. There are at least two looks at a fact that differs,
+    /// however long they take.
     fn try_group(&self, group: &'static Group) -> Vec<Finding> {
         let begin = Instant::now();
         let look = || {
@@ -249,12 +251,13 @@ impl Check {
         found
     }
 
-    /// Runs a command of the platform; those of one circuit hang together.
+    /// Runs a command of the platform. Commands with the same `circuit` hang
+    /// together: after one has hung, none of them is run again.
     fn ask(&self, circuit: &str, run: &Run) -> Result<Output, CommandError> {
         self.ask_for(self.settings.load.command_time, circuit, run)
     }
 
-    /// As [`Check::ask`], with a limit of its own.
+    /// Like [`Check::ask`], with a time limit of its own.
     fn ask_for(
         &self,
         limit: Duration,
@@ -310,7 +313,7 @@ impl Findings {
         self.0.push(Finding { fact, seen: seen.into(), verdict });
     }
 
-    /// A fact holds if nothing differs.
+    /// Adds a fact, which holds if there are no differences.
     fn judge(
         &mut self,
         fact: &'static Fact,
@@ -324,7 +327,7 @@ impl Findings {
         self.add(fact, seen, verdict);
     }
 
-    /// A fact is so, or one thing is not as it says.
+    /// Adds a fact, which holds if `is_so`. Otherwise it has one difference.
     fn expect(
         &mut self,
         fact: &'static Fact,
@@ -346,8 +349,8 @@ impl Findings {
         self.add(fact, "", Verdict::Absent(why.into()));
     }
 
-    /// Every fact of the group, in its order: those that were not reached
-    /// could not be tried.
+    /// All facts of the group, in its order. A fact that was not reached could
+    /// not be tried.
     fn complete(
         mut self,
         group: &'static Group,

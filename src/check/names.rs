@@ -1,15 +1,15 @@
-//! Text that comes from the machine, marked within our own sentences, so that
-//! a report for others can be made without it.
+//! Marks text that comes from the machine within our own sentences, so that a
+//! report for other people can be made without it.
 
 use std::{fmt, io};
 
 use crate::load::error::{CommandError, FileError};
 
-/// Stands before what comes from the machine: a private character of Unicode,
-/// which is taken out of what comes from there.
+/// Stands before text that comes from the machine. It is a private character of
+/// Unicode, and is removed from the machine's text itself.
 const BEGIN: char = '\u{e000}';
 
-/// Stands behind it.
+/// Stands after text that comes from the machine.
 const END: char = '\u{e001}';
 
 /// Marks text that comes from the machine.
@@ -19,7 +19,7 @@ pub fn given(text: impl fmt::Display) -> String {
     format!("{BEGIN}{text}{END}")
 }
 
-/// A text without marks.
+/// A text without the marks.
 #[must_use]
 pub fn plain(text: &str) -> String {
     text.chars().filter(|c| ![BEGIN, END].contains(c)).collect()
@@ -30,7 +30,7 @@ pub fn plain(text: &str) -> String {
 pub struct Obstacle(String);
 
 impl Obstacle {
-    /// What the machine itself says.
+    /// An obstacle in the machine's own words.
     pub fn given(why: impl fmt::Display) -> Self {
         Self(given(why))
     }

@@ -1,4 +1,4 @@
-//! Which events come of changes to files, by the daemon's own watcher.
+//! Which events the daemon's own watcher gets when files change.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -15,13 +15,13 @@ use super::{Check, Difference, Fact, Findings, Obstacle, Verdict, given};
 use crate::os::fswatch::{FsWatch, WatchEvent};
 use crate::threads;
 
-/// An event that is not there by then does not come.
+/// An event that has not arrived after this time will not arrive.
 const EVENT_TIME: Duration = Duration::from_secs(2);
 
-/// After so long without an event, no further one is on its way.
+/// After this time without an event, no further event is on its way.
 const QUIET_TIME: Duration = Duration::from_millis(50);
 
-/// Events that may wait: of one file there is one at a time.
+/// How many events may wait. Each file has at most one at a time.
 const EVENTS_MAX: usize = 1024;
 
 pub(super) static FACTS: [Fact; 9] = [
@@ -82,7 +82,7 @@ pub(super) static FACTS: [Fact; 9] = [
     },
 ];
 
-/// Places of facts.
+/// Indices into [`FACTS`].
 const CREATE: usize = 0;
 const WRITE: usize = 1;
 const TRUNCATE: usize = 2;
@@ -93,7 +93,7 @@ const UNLINK: usize = 6;
 const DIRECTORY: usize = 7;
 const MOUNT: usize = 8;
 
-/// What one scratch directory has shown of one fact: what was seen, what is
+/// The result for one fact in one scratch directory: what was seen, what is
 /// wrong, or why there was nothing to see.
 type Tried = Result<String, Wrong>;
 
@@ -157,7 +157,7 @@ pub(super) fn look(
     Ok(())
 }
 
-/// Tries every fact on the file system of a directory, by the facts' order.
+/// Tries every fact on the file system of `dir`, in the order of the facts.
 fn try_all(dir: &Path) -> Vec<Tried> {
     let begin = || -> io::Result<_> {
         let scratch = Scratch::new(dir)?;
@@ -216,7 +216,7 @@ impl Watcher {
         self.watch.add(id, path).map(drop).map_err(failed)
     }
 
-    /// Takes what has come, until nothing comes any more.
+    /// Discards the events that have arrived, until no more arrive.
     fn drain(&self) {
         let until = Instant::now() + EVENT_TIME;
         while Instant::now() < until
@@ -224,8 +224,8 @@ impl Watcher {
         {}
     }
 
-    /// Watches a path, does something to it, and waits for its event; returns
-    /// that and how long it took.
+    /// Watches a path, does something to it, and waits for the event. Returns
+    /// the event and how long it took.
     fn event_of(
         &self,
         id: usize,
@@ -251,7 +251,7 @@ impl Watcher {
         }
     }
 
-    /// As [`Watcher::event_of`], of an event that has to be like this.
+    /// Like [`Watcher::event_of`]; the event must be as `is_right` says.
     fn expect(
         &self,
         id: usize,
@@ -277,7 +277,7 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let _ = self.watch.stop();
-        // It may wait for room.
+        // The thread may be waiting for room in the channel.
         while self.events.try_recv().is_ok() {}
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -310,7 +310,8 @@ fn write(watcher: &Watcher, scratch: &Scratch) -> Tried {
     watcher.expect(WRITE, &path, act, is_change)
 }
 
-/// Both ways: opened so, as zoneadmd does, and by ftruncate(2).
+/// Truncates in both ways: by opening the file, as zoneadmd does, and by
+/// ftruncate(2).
 fn truncate(watcher: &Watcher, scratch: &Scratch) -> Tried {
     let path = new_file(scratch, "emptied")?;
     let act = || File::create(&path).map(drop);
@@ -320,7 +321,7 @@ fn truncate(watcher: &Watcher, scratch: &Scratch) -> Tried {
     watcher.expect(TRUNCATE, &path, act, is_change)
 }
 
-/// Events come in order: what comes of the new mode comes before that of a
+/// Events come in order: an event of the new mode would come before that of a
 /// write to another file.
 fn chmod(watcher: &Watcher, scratch: &Scratch) -> Tried {
     let path = new_file(scratch, "mode")?;
@@ -352,7 +353,8 @@ fn chmod(watcher: &Watcher, scratch: &Scratch) -> Tried {
     result
 }
 
-/// As zonecfg does it: the old file has another name meanwhile.
+/// Replaces a file as zonecfg does it: the old file has a second name
+/// meanwhile.
 fn rename_over(watcher: &Watcher, scratch: &Scratch) -> Tried {
     let path = new_file(scratch, "replaced")?;
     let new = new_file(scratch, "replaced.new")?;
@@ -363,7 +365,7 @@ fn rename_over(watcher: &Watcher, scratch: &Scratch) -> Tried {
         fs::remove_file(&backup)
     };
     let (mut event, time) = watcher.event_of(OVER, &path, act)?;
-    // The other name may have made an event of its own before.
+    // The second name may have caused an event of its own before.
     while !event.exchanged && !event.gone {
         match watcher.events.recv_timeout(QUIET_TIME) {
             Ok(next) if next.id == OVER as u64 => event = next,
@@ -419,7 +421,7 @@ fn directory(watcher: &Watcher, scratch: &Scratch) -> Tried {
     watcher.expect(DIRECTORY, &path, act, |e| e.gone || e.exchanged)
 }
 
-/// Nothing is mounted for it: the scratch directory itself may be a mount
+/// Nothing is mounted for this: the scratch directory itself may be a mount
 /// point, as /tmp is on the platform.
 fn mount_point(watcher: &Watcher, dir: &Path) -> Tried {
     let own = fs::metadata(dir)?;
@@ -427,7 +429,7 @@ fn mount_point(watcher: &Watcher, dir: &Path) -> Tried {
     if own.dev() == parent.dev() {
         return Err(Wrong::Absent("it is no mount point".to_string()));
     }
-    // Others may be at work there: what comes of them is not to count.
+    // Other programs may be at work there: their events must not count.
     watcher.add(MOUNT as u64, dir)?;
     watcher.drain();
     let mut made = None;

@@ -1,5 +1,5 @@
-//! What a check has found, for people, for programs, and for others than the
-//! machine's owner.
+//! Shows what a check has found: to people, to programs, and to outsiders, who
+//! must not see what belongs to the machine.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -14,22 +14,22 @@ use crate::vm::path::is_member_name;
 /// All findings.
 #[derive(Debug)]
 pub struct Report {
-    /// By group, in the order of the facts.
+    /// The findings by group, in the order of the facts.
     pub groups: Vec<(&'static str, Vec<Finding>)>,
-    /// How long it took.
+    /// How long the check took.
     pub took: Duration,
 }
 
 /// How many facts there are of each verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerdictCounts {
-    /// Those that hold.
+    /// Facts that hold.
     pub hold: usize,
-    /// Those that differ.
+    /// Facts that differ.
     pub differ: usize,
-    /// Those that there was nothing to try with.
+    /// Facts that there was nothing to try with.
     pub absent: usize,
-    /// Those that could not be found out.
+    /// Facts that could not be tried for another reason.
     pub untried: usize,
 }
 
@@ -71,7 +71,7 @@ impl Report {
         VerdictCounts::of(self.groups.iter().flat_map(|(_, findings)| findings))
     }
 
-    /// One sentence that says it all.
+    /// One sentence that sums up the report.
     #[must_use]
     pub fn sentence(&self) -> String {
         let counts = self.counts();
@@ -88,8 +88,9 @@ impl Report {
         format!("{verdict}: {}", counts.text())
     }
 
-    /// For people: a line for each group, and everything that is not well; of
-    /// what is well, a line for each fact if that is wanted.
+    /// The report for people: a line for each group, and every fact that
+    /// differs or could not be tried. If `is_verbose`, also a line for each
+    /// fact that holds.
     #[must_use]
     pub fn lines(&self, is_verbose: bool) -> Vec<String> {
         let mut lines = Vec::new();
@@ -126,7 +127,7 @@ impl Report {
         lines.iter().map(|line| plain(line)).collect()
     }
 
-    /// For programs; texts as `show` has them.
+    /// The report for programs. `show` rewrites each text that was seen.
     #[must_use]
     pub fn json(&self, show: &mut dyn FnMut(&str) -> String) -> Json {
         let mut facts = Vec::new();
@@ -179,17 +180,18 @@ impl Report {
     }
 }
 
-/// A report without anything that belongs to the machine: uuids, names,
-/// addresses, metadata and paths have the same placeholder wherever they
-/// stand. Words of the platform and of VM objects stay.
+/// A report without anything that belongs to the machine. Uuids, names,
+/// addresses, metadata and paths are replaced by placeholders, the same text by
+/// the same placeholder everywhere. Words of the platform and of VM objects
+/// stay.
 #[must_use]
 pub fn anonymous(report: &Report) -> Json {
     let mut placeholders = Placeholders::default();
     report.json(&mut |text| placeholders.replace(text))
 }
 
-/// Words that the platform's commands, files and VM objects have in common
-/// on every machine.
+/// Words that the platform's commands and files, and VM objects, contain on
+/// every machine.
 const WORDS: &str = "\
 zone zones zonename zonepath zoneadm zoneadmd zonecfg zfs zpool kstat \
 sysevent prctl ppriv uname id list global config cores data etc usr sbin bin \
@@ -214,7 +216,7 @@ at end host uuid another same served";
 
 #[derive(Default)]
 struct Placeholders {
-    /// By what was there.
+    /// The placeholders, by the text that they replace.
     known: HashMap<String, String>,
     counts: HashMap<&'static str, usize>,
 }
@@ -231,8 +233,8 @@ impl Placeholders {
         out
     }
 
-    /// Replaces what is no word of the platform's. Spaces and punctuation
-    /// stay, so that the form of a line can still be seen.
+    /// Replaces every word that is not one of the platform's. Spaces and
+    /// punctuation stay, so that the form of a line can still be seen.
     fn add(&mut self, text: &str, out: &mut String) {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
@@ -286,7 +288,7 @@ fn is_known(word: &str) -> bool {
     KNOWN.contains(word) || is_member_name(word)
 }
 
-/// A UUID that a text begins with.
+/// The UUID that a text begins with.
 fn uuid_of(text: &str) -> Option<(&'static str, &str)> {
     let word = text.get(..36)?;
     let is_uuid = word.bytes().enumerate().all(|(at, b)| match at {
@@ -296,7 +298,7 @@ fn uuid_of(text: &str) -> Option<(&'static str, &str)> {
     is_uuid.then_some(("UUID", word))
 }
 
-/// An address that a text begins with: digits, dots and colons of IPv4, IPv6
+/// The address that a text begins with: digits, dots and colons of IPv4, IPv6
 /// or a network card.
 fn address_of(text: &str) -> Option<(&'static str, &str)> {
     let is_part = |c: char| c.is_ascii_hexdigit() || ".:".contains(c);

@@ -1,6 +1,6 @@
-//! Directories of our own, in which files are changed to see which events
-//! come. They are removed when they are dropped; if a signal ends the program,
-//! by [`remove_all`].
+//! Directories of our own, in which files are changed to see which events that
+//! causes. A directory is removed when its `Scratch` is dropped. If a signal
+//! ends the program, [`remove_all`] removes them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
-/// Those that there are.
+/// The directories that exist.
 static ALL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// A directory that files are still made in is removed again, at most so often.
+/// How often the removal of a directory is tried, in case files are still being
+/// made in it.
 const REMOVALS: u32 = 100;
 
-/// Names that are tried: one may be left of a process that was killed.
+/// How many names are tried: a process that was killed may have left some.
 const TRIES: u32 = 100;
 
 #[derive(Debug)]
@@ -26,7 +27,7 @@ impl Scratch {
     /// A new directory below `dir`.
     ///
     /// # Errors
-    /// If none can be made there.
+    /// If no directory can be made there.
     pub(super) fn new(dir: &Path) -> io::Result<Self> {
         let pid = std::process::id();
         let mut all = ALL.lock();
@@ -55,7 +56,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A signal's end waits for it.
+        // The lock is kept, so that `remove_all` waits for this removal.
         let mut all = ALL.lock();
         if all.remove(&self.0) {
             remove(&self.0);
@@ -63,8 +64,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes a directory in which others may make files meanwhile. By another
-/// name they don't find it any more.
+/// Removes a directory in which other threads may still be making files. It is
+/// renamed first, so that they don't find it any more.
 fn remove(path: &Path) {
     let mut away = path.as_os_str().to_os_string();
     away.push(".old");
@@ -79,13 +80,13 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes all of them; none is made any more. To be called before the process
-/// ends by a signal.
+/// Removes all directories, and keeps new ones from being made. Must be called
+/// before a signal ends the process.
 pub fn remove_all() {
     let mut all = ALL.lock();
     for path in std::mem::take(&mut *all) {
         remove(&path);
     }
-    // The lock is never given back.
+    // The lock is never released, so that no new directory is made.
     std::mem::forget(all);
 }

@@ -1,4 +1,5 @@
-//! Whether sysevent(8) can be subscribed to, as the daemon does it.
+//! Whether sysevents can be subscribed to by sysevent(8), as the daemon does
+//! it.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -11,13 +12,13 @@ use crate::os::process::{ReadSome, Running, read_some, spawn};
 use crate::watch::sysevent::{Record, SyseventStream};
 use crate::watch::{zfs, zone};
 
-/// How long a reader has to stay after it has said that it is ready.
+/// How long a reader must keep running after it has said that it is ready.
 const STAY_TIME: Duration = Duration::from_secs(1);
 
 /// A channel that does not exist.
 const NO_CHANNEL: &str = "com.sun:vminfod:none";
 
-/// The longest line of a reader, in bytes.
+/// The longest line that a reader may print, in bytes.
 const LINE_MAX: usize = 1 << 20;
 
 pub(super) static FACTS: [Fact; 3] = [
@@ -50,7 +51,7 @@ pub(super) fn look(
     let paths = &check.settings.paths;
     let readers =
         [(zones, zone::stream(paths)), (datasets, zfs::stream(paths))];
-    // It is a command like others, too.
+    // The time limit of commands applies to a reader, too.
     let ready_time = check.settings.sources.ready_time;
     let ready_time = ready_time.min(check.settings.load.command_time);
     let results = std::thread::scope(|scope| {
@@ -80,8 +81,8 @@ pub(super) fn look(
     Ok(())
 }
 
-/// Starts a reader, and waits until it is ready and has stayed; returns when
-/// it was ready, or what is wrong.
+/// Starts a reader, and waits until it is ready and has kept running. Returns
+/// when it was ready, or what is wrong.
 fn try_reader(
     stream: &SyseventStream,
     ready_time: Duration,
@@ -95,8 +96,8 @@ fn try_reader(
     result
 }
 
-/// Reads what comes, as long as it has to stay: a reader that is not read
-/// holds up what others are to get.
+/// Reads the output of a reader for as long as the reader must keep running: a
+/// reader whose output is not read holds up the events of other subscribers.
 fn follow(
     running: &mut Running,
     begin: Instant,
@@ -143,7 +144,7 @@ fn follow(
     }
 }
 
-/// Takes the whole lines of what was printed; counts the records.
+/// Takes the complete lines of the output, and counts the records.
 fn take_records(
     text: &mut Vec<u8>,
     ready: &mut Option<Instant>,

@@ -1,4 +1,4 @@
-//! A load of everything, as the daemon does at its start.
+//! Loads everything once, as the daemon does at its start.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,11 @@ use super::{
 use crate::daemon::dump::{DumpFault, Dumped, dump};
 use crate::source::Source;
 
-/// What could not be read is read again after this: it may have passed.
+/// If something could not be read, it is read again after this time: the fault
+/// may have passed.
 const AGAIN_TIME: Duration = Duration::from_secs(1);
 
-/// The most unread things that are shown, of those that are explained.
+/// How many unread things are shown, of those that other facts explain.
 const SHOWN_MAX: usize = 20;
 
 pub(super) static FACTS: [Fact; 3] = [
@@ -57,7 +58,7 @@ pub(super) fn look(
     let list_time = check.settings.load.list_time;
     let load = || dump(&check.settings, list_time).map_err(given);
     let begin = Instant::now();
-    // If nothing can be loaded, other facts say why.
+    // If nothing can be loaded, other facts show why.
     let Dumped { vms, mut faults, runs, .. } = load()?;
     let took = begin.elapsed();
     if !faults.is_empty() {
@@ -97,8 +98,8 @@ pub(super) fn look(
     Ok(())
 }
 
-/// What could not be read is a difference, unless a fact of another group
-/// explains it.
+/// Something that could not be read is a difference, unless a fact of another
+/// group explains it.
 pub(super) fn judge(check: &Check, found: &mut Found) {
     let faults = std::mem::take(&mut *check.unread.lock());
     let is_explained = |fault: &DumpFault| {

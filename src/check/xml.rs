@@ -1,4 +1,4 @@
-//! What the configuration of zones says, for groups that compare with it.
+//! Reads the configuration of zones, for groups that compare with it.
 
 use super::Check;
 use crate::load::error::FileError;
@@ -10,14 +10,14 @@ use crate::vm::json::Json;
 /// The text of the zone index.
 ///
 /// # Errors
-/// If it can't be read.
+/// If the index can't be read.
 pub(super) fn read_index(check: &Check) -> Result<String, FileError> {
     let path = check.settings.paths.zone_index();
     let place = FilePlace::At(&path);
     Ok(files::read_required(place, check.settings.load.index_bytes)?.text)
 }
 
-/// The zones of the index by its order, each with its first line; the global
+/// The zones of the index in its order, each with its first line. The global
 /// zone is among them.
 pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
     let mut zones: Vec<(&str, IndexLine)> = Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn zones(index: &str) -> Vec<(&str, IndexLine)> {
 /// The XML of a zone.
 ///
 /// # Errors
-/// If it can't be read or parsed.
+/// If the XML can't be read or parsed.
 pub(super) fn read(
     check: &Check,
     zonename: &str,
@@ -45,7 +45,7 @@ pub(super) fn read(
     Ok(files::read_zonexml(FilePlace::At(&path), limit)?.value)
 }
 
-/// Whether vmadm is at work at a VM, by what it notes in the XML: datasets and
+/// Whether vmadm is working on a VM, by what it notes in the XML: datasets and
 /// files come and go then.
 pub(super) fn is_on_its_way(parsed: &ParsedXml) -> bool {
     let members = &parsed.xml.members;

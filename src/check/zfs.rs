@@ -1,4 +1,4 @@
-//! What zfs(8) says of datasets, by the daemon's own commands.
+//! What zfs(8) reports about datasets, by the daemon's own commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,13 +80,13 @@ pub(super) static FACTS: [Fact; 9] = [
     },
 ];
 
-/// A row as it was printed.
+/// A row, as zfs printed it.
 struct Row<'a> {
     name: &'a str,
     fields: Vec<&'a str>,
 }
 
-/// The listings of pools: those that have answered, and why others have not.
+/// The listings of pools: the answers, and why other pools have not answered.
 struct Listed {
     answers: BTreeMap<String, Output>,
     failed: Vec<CommandError>,
@@ -103,7 +103,7 @@ impl Listed {
         failed.join("; ").into()
     }
 
-    /// A pool that was listed well, to be asked for more.
+    /// A pool whose listing succeeded, for further questions.
     fn good_pool(&self) -> Option<&str> {
         let is_good = |output: &Output| output.exit == Some(0);
         let mut good = self.answers.iter().filter(|(_, o)| is_good(o));
@@ -163,7 +163,7 @@ pub(super) fn look(
     look_at_datasets(check, findings, datasets, &index, &listed)
 }
 
-/// The pools that VMs are on, by their zonepaths and XMLs.
+/// The pools that VMs are on, according to their zonepaths and XMLs.
 fn pools(check: &Check, index: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (zonename, line) in xml::zones(index) {
@@ -185,8 +185,8 @@ fn pools(check: &Check, index: &str) -> BTreeSet<String> {
     names.map(|name| pool_of(name).to_string()).collect()
 }
 
-/// The listing of each pool, at the same time: one may hang. Each may take as
-/// long as the daemon gives it at its start.
+/// Lists all pools at the same time, because one may hang. Each may take as
+/// long as the daemon allows at its start.
 fn list_pools(check: &Check, pools: &BTreeSet<String>) -> Listed {
     let answers: Vec<_> = std::thread::scope(|scope| {
         let begin = |pool: &String| {
@@ -224,7 +224,7 @@ fn rows_of(text: &str) -> impl Iterator<Item = Row<'_>> {
     })
 }
 
-/// The place of a column.
+/// The index of a column.
 fn place(column: &str) -> usize {
     COLUMNS.iter().position(|c| *c == column).unwrap_or(0)
 }
@@ -233,8 +233,8 @@ fn dataset(name: &str) -> String {
     format!("dataset {}", given(name))
 }
 
-/// A tenant may put line ends into the mountpoint of what is delegated to it:
-/// what follows such a row is no difference.
+/// A tenant may put line ends into the mountpoint of a dataset that is
+/// delegated to it. So what follows such a row does not count as a difference.
 fn look_at_fields(
     findings: &mut Findings,
     fact: &'static Fact,
@@ -279,7 +279,7 @@ fn look_at_order(
         let is_snapshot = row.name.contains('@');
         let is_sorted = match is_snapshot {
             true => of(before) == of(row),
-            // The rows of one pool follow those of another.
+            // Each pool has a listing of its own, with an order of its own.
             false => {
                 of(before) < of(row)
                     || pool_of(before.name) != pool_of(row.name)
@@ -293,8 +293,8 @@ fn look_at_order(
     findings.judge(fact, format!("{} rows", rows.len()), differences);
 }
 
-/// Columns that have a number, by the type of the row, or a dash where the
-/// pool is too old for it.
+/// The columns that must have a number in a row of this type. Any other column
+/// may have a number or a dash.
 fn numbers_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "filesystem" => &[
@@ -322,7 +322,7 @@ fn look_at_numbers(
     fact: &'static Fact,
     rows: &[Row<'_>],
 ) {
-    // These are texts, of every type.
+    // These columns have text, in rows of every type.
     const TEXTS: [&str; 5] =
         ["compression", "name", "type", "zoned", "mountpoint"];
     let mut differences = Vec::new();
@@ -343,7 +343,8 @@ fn look_at_numbers(
     findings.judge(fact, format!("{} rows", rows.len()), differences);
 }
 
-/// Components below the pool; a snapshot is one below its dataset.
+/// How many components a name has below its pool. A snapshot is one component
+/// below its dataset.
 fn depth_of(name: &str) -> usize {
     name.split(['/', '@']).count() - 1
 }
@@ -355,7 +356,8 @@ fn look_at_all(
     listed: &Listed,
 ) {
     let types = "filesystem,snapshot,volume";
-    // No deeper than pools are listed: a tenant decides how much there is.
+    // No deeper than the daemon lists pools: a tenant decides how much there
+    // is.
     let args = ["list", "-H", "-p", "-t", types, "-o", "name", "-d", "2"];
     let run = Run::new(check.settings.paths.zfs(), &args);
     let limit = check.settings.load.list_time;
@@ -423,7 +425,7 @@ fn look_at_depth(
         let (parent, _) = name.rsplit_once(['/', '@'])?;
         Some(parent.to_string())
     };
-    // A dataset right below its pool, with something below it.
+    // A dataset directly below its pool, with something below it.
     let tried = rows.iter().find_map(|row| {
         let parent = parent(row.name)?;
         (depth_of(&parent) == 1).then_some(parent)
@@ -468,7 +470,7 @@ fn look_at_depth(
     findings.judge(fact, format!("{} listings", cases.len()), differences);
 }
 
-/// The datasets of a zone that there are not.
+/// The datasets that a zone should have but that do not exist.
 fn missing_of(
     check: &Check,
     zonename: &str,
@@ -476,7 +478,7 @@ fn missing_of(
     parsed: &ParsedXml,
     found: &Datasets,
 ) -> Result<Vec<Difference>, Obstacle> {
-    // What is not in a listing may be deeper than that goes.
+    // A dataset that is not in a listing may be deeper than the listing goes.
     let ask = |name: &str| -> Result<(Datasets, Output), Obstacle> {
         let names = BTreeSet::from([Arc::from(name)]);
         let run = zfs::list_some(&check.settings.paths, &names, Depth::Alone);
@@ -536,7 +538,7 @@ fn look_at_datasets(
         let missing = missing_of(check, zonename, path, &parsed, &found);
         differences.extend(missing?);
     }
-    // What was deleted or changed meanwhile says nothing.
+    // A zone that was deleted or changed meanwhile says nothing.
     let again = xml::read_index(check)?;
     let (zones, steady) = (xml::zones(index), xml::zones(&again));
     let is_steady = |difference: &Difference| {

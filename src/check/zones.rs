@@ -1,4 +1,4 @@
-//! What zoneadm(8) says of zones, all together and one by one.
+//! What zoneadm(8) reports about zones, in a listing of all and one by one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,8 @@ use crate::load::zonexml::ParsedXml;
 /// How many zones are asked for by name at the same time.
 const ASKERS: usize = 4;
 
-/// Zones are asked for by name for so long; those that are left are not tried.
+/// For how long zones are asked for by name. Zones that are left then are not
+/// tried.
 const BY_NAME_TIME: Duration = Duration::from_secs(60);
 
 /// A zone that does not exist.
@@ -27,7 +28,7 @@ const NO_ZONE: &str = "vminfod-check-no-such-zone";
 const COLUMNS: [&str; 8] =
     ["ID", "NAME", "STATE", "PATH", "UUID", "BRAND", "IPTYPE", "DID"];
 
-/// The places of some of them.
+/// Indices into [`COLUMNS`].
 const NAME: usize = 1;
 const ID: usize = 0;
 const STATE: usize = 2;
@@ -49,7 +50,7 @@ const STATES: [&str; 8] = [
     "down",
 ];
 
-/// What zoneadm prints for a uuid that is not set, in a listing of all.
+/// What zoneadm prints in a listing of all zones for a uuid that is not set.
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
 pub(super) static FACTS: [Fact; 10] = [
@@ -200,21 +201,22 @@ impl ByName {
     }
 }
 
-/// What was the same before and after.
+/// What was the same before and after the zones were asked for by name.
 struct Steady<'a> {
     /// Lines of the listing.
     lines: Vec<&'a Vec<String>>,
-    /// The names of the second listing.
+    /// The names in the second listing.
     listed_again: HashSet<&'a str>,
-    /// Zones of the index, in its order.
+    /// Zones with an unchanged line in the index, in its order.
     index: Vec<&'a (&'a str, IndexLine)>,
-    /// The names of the index as it is now.
+    /// The names in the second reading of the index.
     index_again: HashSet<&'a str>,
 }
 
 impl<'a> Steady<'a> {
-    /// Of the listing and the index before and after. Zones come, go and
-    /// change meanwhile: what is not the same says nothing.
+    /// Compares the listings and the indexes of before and after. Zones come,
+    /// go and change meanwhile: a line that is not the same both times says
+    /// nothing.
     fn of(
         [lines, lines_again]: [&'a [Vec<String>]; 2],
         [zones, zones_again]: [&'a [(&'a str, IndexLine)]; 2],
@@ -241,8 +243,8 @@ fn lines_of_listing(text: &str) -> Vec<Vec<String>> {
     lines.filter(|line| line.len() == COLUMNS.len()).collect()
 }
 
-/// Whether a line is of one look: zoneadm looks for the id first, and for the
-/// state then.
+/// Whether the id and the state of a line belong together. zoneadm looks up the
+/// id first and the state afterwards, and the zone may change in between.
 fn is_of_one_look(line: &[String]) -> bool {
     let is_stored = ["configured", "incomplete", "installed"]
         .contains(&line[STATE].as_str());
@@ -315,7 +317,7 @@ fn look_at_escaping(
     }
 }
 
-/// Whether the global zone is there is a fact of its own.
+/// The global zone is left out: that it is listed is a fact of its own.
 fn look_at_order(
     findings: &mut Findings,
     fact: &'static Fact,
@@ -363,7 +365,8 @@ fn look_at_index(
     for line in steady.lines.iter().filter(|line| line[NAME] != "global") {
         let Some(own) = of_index.get(line[NAME].as_str()) else { continue };
         let has_brand = !own.brand.is_empty();
-        // Of a line without brand, of old, the XML says the rest.
+        // An old line of the index has no brand; the XML has the missing
+        // values.
         let unset = if has_brand { NO_UUID } else { "" };
         let debugid = own.debugid.to_string();
         let columns = [
@@ -371,7 +374,7 @@ fn look_at_index(
             (PATH, &*own.zonepath, true),
             (UUID, own.uuid.as_deref().unwrap_or(unset), true),
             (BRAND, &*own.brand, has_brand),
-            // Where the index has none, anything may be printed.
+            // If the index has no debug id, anything may be printed.
             (DID, debugid.as_str(), has_brand && own.debugid != -1),
         ];
         for (at, wanted, _) in columns.into_iter().filter(|column| column.2) {
@@ -394,7 +397,8 @@ fn zone(name: &str) -> String {
     format!("zone {}", given(name))
 }
 
-/// What was found out about one zone by its name; `None` if the time was over.
+/// The XML of one zone, and zoneadm's answer by its name; `None` if the time
+/// was over before it was asked for.
 type Asked =
     Option<Result<(Result<ParsedXml, FileError>, Output), CommandError>>;
 
@@ -425,7 +429,8 @@ fn ask_by_name(check: &Check, names: &[&str]) -> Vec<Asked> {
     answers.into_iter().map(Mutex::into_inner).collect()
 }
 
-/// What the answers by name are compared with.
+/// The differences that the answers by name have shown, and why some answers
+/// are missing.
 #[derive(Default)]
 struct ByName {
     answers: Vec<Difference>,
@@ -454,7 +459,7 @@ impl ByName {
         let is_of_xml = matches!(answer, Ok(ZoneAnswer::NotInKernel))
             || said.ends_with(": missing or invalid brand");
         match (&refused, has_line) {
-            // Whatever its XML is, that is no answer.
+            // An answer that the XML does not explain, whatever the XML is.
             (_, false) if !is_of_xml => {
                 self.answers
                     .push(Difference::new(zone(name), answered(output)));
@@ -475,7 +480,8 @@ impl ByName {
                 self.dtd.push(Difference::new(zone(name), seen));
                 return;
             }
-            // It has none since its XML is bad: the facts of files say so.
+            // zoneadm has no line because the XML is bad: the facts of `files`
+            // say so.
             (Some(_), false) => return,
             (None, true) => {}
         }
@@ -504,7 +510,7 @@ impl ByName {
         let are_of_one_look = is_of_one_look(listed) && is_of_one_look(own);
         for (at, column) in COLUMNS.iter().enumerate() {
             let is_meant = are_of_one_look || ![ID, STATE].contains(&at);
-            // Of a zone that runs, the kernel says which it has.
+            // If a zone runs, the kernel says which IP type it has.
             let is_of_kernel = at == IPTYPE && own[ID] != "-";
             if is_meant
                 && !is_of_kernel
@@ -541,15 +547,17 @@ impl ByName {
     }
 }
 
-/// Whether a column may be so in the line by name, where the listing has this:
-/// brand, iptype and debug id are the index's there, and the XML's here.
+/// Whether the line by name may have `own` in a column where the listing has
+/// `listed`. The listing takes brand, iptype and debug id from the index, and
+/// the line by name takes them from the XML.
 fn may_be(at: usize, listed: &str, own: &str, xml: Option<&ParsedXml>) -> bool {
     let of_xml =
         |text: fn(&ParsedXml) -> &str| xml.is_some_and(|x| text(x) == own);
     listed == own
         || match at {
             UUID => listed == NO_UUID && own.is_empty(),
-            // That of a snapshot of its XML, or of the XML.
+            // The line by name has the path of the XML, or of a snapshot of the
+            // XML.
             PATH => listed.is_empty(),
             BRAND => of_xml(|xml| &xml.brand),
             DID => of_xml(|xml| &xml.debugid),

@@ -11,7 +11,8 @@ use crate::client::{Client, TIME_LIMIT};
 use crate::config::DEFAULT_LISTEN;
 use crate::settings;
 
-/// The variable that says where the daemon listens, if no option does.
+/// The environment variable that says where the daemon listens, if `--server`
+/// does not.
 pub const SERVER_VARIABLE: &str = "VMINFOD_SERVER";
 
 /// An option.
@@ -19,7 +20,7 @@ pub const SERVER_VARIABLE: &str = "VMINFOD_SERVER";
 pub struct Opt {
     /// Its letter, if it has one.
     pub short: Option<char>,
-    /// Its long name, without the dashes; it is known by the first.
+    /// Its long names, without the dashes. [`Args`] knows it by the first.
     pub long: &'static [&'static str],
     /// Whether it has a value.
     pub has_value: bool,
@@ -40,21 +41,21 @@ pub const fn value(long: &'static [&'static str]) -> Opt {
     Opt { short: None, long, has_value: true }
 }
 
-/// Of each verb that asks a daemon: where that listens, and how long its
-/// answers may take.
+/// The options of every verb that asks a daemon: where the daemon listens, and
+/// how long its answers may take.
 pub const CLIENT: [Opt; 2] = [value(&["server"]), value(&["time-limit"])];
 
-/// What stands on a command line after the verb.
+/// The command line after the verb.
 #[derive(Debug)]
 pub struct Args {
     given: Vec<(&'static str, String)>,
-    /// What is no option.
+    /// The arguments that are not options.
     pub operands: Vec<String>,
 }
 
 impl Args {
-    /// Reads what these options allow. An option that lacks its value at the
-    /// end of the line has `lacking`, if that is given.
+    /// Parses a command line that may have these options. If the last option
+    /// lacks its value, it gets `lacking`; without `lacking` that is an error.
     pub fn parse(
         args: Vec<OsString>,
         options: &[&[Opt]],
@@ -92,7 +93,7 @@ impl Args {
         Ok(parsed)
     }
 
-    /// As [`Args::parse`], with at most so many operands.
+    /// Like [`Args::parse`], but with at most so many operands.
     pub fn with_operands(
         args: Vec<OsString>,
         options: &[&[Opt]],
@@ -115,7 +116,8 @@ impl Args {
         self.last(option).is_some()
     }
 
-    /// The value of an option: the last counts.
+    /// The value of an option. If it is given more than once, the last one
+    /// counts.
     pub fn last(&self, option: &str) -> Option<&str> {
         let mut given = self.given.iter().rev();
         given.find(|(name, _)| *name == option).map(|(_, v)| v.as_str())
@@ -134,7 +136,8 @@ impl Args {
         Some(if later.0 == a { a } else { b })
     }
 
-    /// A time in seconds, or none at all.
+    /// The value of an option in seconds, which may be 0; `None` if the option
+    /// is not given.
     pub fn seconds(&self, option: &str) -> Result<Option<Duration>, Failure> {
         let read = |text: &str| match text {
             "0" => Ok(Duration::ZERO),
@@ -143,12 +146,12 @@ impl Args {
         self.last(option).map(read).transpose()
     }
 
-    /// A client that has all its answers within the time limit, which begins
-    /// now.
+    /// A client that must have all its answers within `--time-limit`, counted
+    /// from now. Without that option, each answer may take [`TIME_LIMIT`].
     pub fn client_with_deadline(&self, agent: &str) -> Result<Client, Failure> {
         let client = self.client(agent)?;
         Ok(match self.seconds("time-limit")? {
-            // One that would never end does not end.
+            // A deadline too far away to compute is no deadline.
             Some(time) => match Instant::now().checked_add(time) {
                 Some(until) => client.until(until),
                 None => client,
@@ -157,7 +160,8 @@ impl Args {
         })
     }
 
-    /// A client of the daemon that is meant.
+    /// A client of the daemon at `--server`, else at [`SERVER_VARIABLE`], else
+    /// at [`DEFAULT_LISTEN`]. The daemon sees `agent` as the client's name.
     pub fn client(&self, agent: &str) -> Result<Client, Failure> {
         let variable = match std::env::var(SERVER_VARIABLE) {
             Err(std::env::VarError::NotUnicode(text)) => {
@@ -180,13 +184,13 @@ impl Args {
     }
 }
 
-/// A time in seconds, more than none.
+/// Parses a time in seconds, which must be more than 0.
 pub fn seconds(text: &str) -> Result<Duration, Failure> {
     settings::seconds(text)
         .ok_or_else(|| Failure::Usage(format!("not a time in seconds: {text}")))
 }
 
-/// An address to listen on or to ask.
+/// Parses an address: one to listen on, or that of a daemon to ask.
 pub fn socket_address(text: &str) -> Result<Address, Failure> {
     text.parse::<Address>().map_err(Failure::usage)
 }

@@ -1,4 +1,4 @@
-//! `check`: whether this machine is as the program believes.
+//! `check`: tries whether this machine is as vminfod expects.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
             print(&json_for_reader(json))
         }
         false => {
-            // Names are up to tenants, and may have line ends.
+            // Tenants choose names, which may contain line feeds.
             let lines = report.lines(args.has("verbose"));
             let lines: Vec<_> = lines.iter().map(|l| printable(l)).collect();
             print(&(lines.join("\n") + "\n"))
@@ -71,7 +71,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     Err(Failure::Silent { status })
 }
 
-/// The directories on the file systems that event ports are tried on.
+/// The directories of `--scratch`, or the default ones. Event ports are tried
+/// on the file systems that they are on.
 fn scratch_of(args: &Args) -> Result<Vec<PathBuf>, Failure> {
     let given: Vec<PathBuf> = args.all("scratch").map(PathBuf::from).collect();
     if given.iter().any(|dir| dir.as_os_str().is_empty()) {
@@ -90,10 +91,10 @@ fn write_report(report: &Report, file: &Path) -> Result<(), Failure> {
         .map_err(|e| Failure::trouble(format!("{}: {e}", file.display())))
 }
 
-/// A signal ends it with nothing left behind: neither commands that it runs,
-/// nor its files.
+/// Starts a thread that waits for a signal, and then kills the commands that we
+/// run, removes our files, and exits.
 fn clean_up_at_signals() -> Result<(), Failure> {
-    // What is to be ignored (nohup(1)) stays so.
+    // A signal that the caller has set to be ignored (nohup(1)) stays ignored.
     let all = [Signal::Terminate, Signal::Interrupt, Signal::Hangup];
     let caught: Vec<_> = all.into_iter().filter(|s| !is_ignored(*s)).collect();
     let failed = |e: std::io::Error| Failure::trouble(format!("signals: {e}"));

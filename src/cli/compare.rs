@@ -1,4 +1,8 @@
 //! `compare`: follows two daemons, and reports where their VMs differ.
+//!
+//! Other threads read the streams, ask for /vms and wait for signals. They send
+//! what they have to the main thread, which hands it to [`Comparison`] and
+//! prints what that finds.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,37 +21,39 @@ use crate::threads;
 use crate::vm::json::{Json, Object};
 use crate::vm::values::iso_date;
 
-/// How long a difference has to last, unless one says.
+/// How long a difference must last to be reported, unless `--settle` says.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// How often what has changed is compared.
+/// How often the VMs that have changed are compared.
 const LOOK_TIME: Duration = Duration::from_millis(200);
 
-/// How often all that a daemon serves is compared with its stream; what
-/// differs is looked at again as soon as it has lasted.
+/// How often the VMs that a daemon serves as /vms are compared with those of
+/// its stream. If they differ, they are compared again after the settle time.
 const SERVED_TIME: Duration = Duration::from_secs(60);
 
-/// Items of streams that may wait to be taken in; a daemon waits then.
+/// The most messages that may wait for the main thread. When so many wait, the
+/// streams are not read, and the daemons wait.
 const ITEMS_MAX: usize = 1024;
 
-/// How long the end may take; then it ends without a word.
+/// How long the end may take after a signal. After that the process exits
+/// without a summary.
 const END_TIME: Duration = Duration::from_secs(1);
 
-/// The names of both.
+/// What the two daemons are called in the output.
 const NAMES: [&str; 2] = ["A", "B"];
 
-/// What threads have for the one that compares.
+/// What the other threads send to the main thread.
 enum Message {
     Item(usize, Item),
-    /// A stream that can't go on, and why.
+    /// The stream of this daemon can't go on, and why.
     Ended(usize, String),
-    /// What a daemon serves, or why it does not.
+    /// The VMs that this daemon serves as /vms, or why it did not answer.
     Served(usize, Result<Vms, client::Error>),
-    /// It is to end.
+    /// A signal has asked for the end.
     End,
 }
 
-/// Follows two daemons until a signal, or until the time is over.
+/// Follows two daemons until a signal arrives, or the time of `--for` is over.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), value(&["for"]), value(&["settle"])];
     let args =
@@ -107,8 +113,8 @@ fn end_at_signals(sender: Sender<Message>) -> Result<(), Failure> {
     let wait = move || {
         let _ = signals.wait();
         let _ = sender.send_timeout(Message::End, END_TIME);
-        // Who waits for a daemon, or for a reader of its output, does not
-        // take that.
+        // A main thread that waits for a daemon, or for the reader of its
+        // output, does not take that message: exit all the same.
         std::thread::sleep(END_TIME);
         threads::exit(i32::from(EXIT_TROUBLE));
     };
@@ -116,7 +122,7 @@ fn end_at_signals(sender: Sender<Message>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Hands the items of a stream on.
+/// Starts a thread that sends the items of a stream to the main thread.
 fn follow(
     side: usize,
     mut stream: EventStream,
@@ -138,11 +144,11 @@ fn follow(
     Ok(())
 }
 
-/// Asks a daemon for all that it serves, when that is wanted.
+/// A thread that asks a daemon for its /vms, each time that `wanted` says so.
 struct Served {
     wanted: Sender<()>,
     due: Instant,
-    /// Whether the last question has not been answered yet.
+    /// Whether the last request has not been answered yet.
     is_asked: bool,
 }
 
@@ -175,8 +181,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Compares until the end; returns which stream could not go on, if one
-    /// could not.
+    /// Compares until the end. If a stream could not go on, returns the number
+    /// of its daemon, and why.
     fn run(
         &mut self,
         messages: &Receiver<Message>,
@@ -249,13 +255,14 @@ impl Watch {
                 let line = Json::from(json).to_string();
                 print(&(text_for_reader(line) + "\n"))
             }
-            // Names of tags are up to a tenant.
+            // Tenants choose the names of tags.
             false => print(&format!("[{date}] {}\n", printable(text))),
         };
         printed.map_err(Failure::in_trouble)
     }
 
-    /// What has become of a stream, or of a question.
+    /// Prints that a stream is ready or broken, or that a daemon did not answer
+    /// /vms.
     fn say_of_stream(
         &self,
         side: usize,
@@ -340,7 +347,8 @@ impl Watch {
         self.print(json, &text)
     }
 
-    /// The sum of it all.
+    /// Prints the summary. Fails if there was a lasting difference, or a daemon
+    /// could not be followed.
     fn finish(mut self, ended: Option<(usize, String)>) -> Result<(), Failure> {
         for news in self.comparison.look(Instant::now()) {
             self.say(&news)?;

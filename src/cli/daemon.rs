@@ -1,4 +1,5 @@
-//! The verbs that load the system themselves: `daemon` and `dump`.
+//! The verbs `daemon` and `dump`, which load the system themselves, and
+//! `settings`, which lists the daemon's settings.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,19 +17,19 @@ use crate::settings;
 use crate::settings::{Settings, SettingsError};
 use crate::vm::json::Json;
 
-/// What the command line of the daemon says.
+/// The daemon's command line, parsed.
 #[derive(Default)]
 struct Options {
     root: Option<PathBuf>,
     listen: Vec<Address>,
     no_tcp: bool,
     remote: bool,
-    /// Only to say whether it could be started so.
+    /// Whether only to check that a daemon could be started with these options.
     check: bool,
     hosts: Vec<String>,
-    /// Where it is said what is set, and read again at SIGHUP.
+    /// The settings file, which is read again at SIGHUP.
     file: Option<PathBuf>,
-    /// What is set here, whatever is said there: `NAME=VALUE` each.
+    /// Settings of the command line, `NAME=VALUE` each. They override the file.
     set: Vec<String>,
 }
 
@@ -89,7 +90,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether the addresses go together. Without any, it is the default one.
+    /// Checks that the addresses go together. Without a TCP address, and
+    /// without `--listen none`, adds the default one.
     fn check_addresses(&mut self) -> Result<(), Failure> {
         for (n, address) in self.listen.iter().enumerate() {
             if self.listen[..n].contains(address) {
@@ -119,7 +121,8 @@ impl Options {
         }
     }
 
-    /// All that is set, as the file says now.
+    /// All settings. The settings file, as it is now, overrides the defaults,
+    /// and the command line overrides the file.
     fn settings(&self) -> Result<Settings, SettingsError> {
         let mut settings = settings_of(self.root.as_deref());
         settings.listen.clone_from(&self.listen);
@@ -134,12 +137,13 @@ impl Options {
     }
 }
 
-/// Serves the VMs of this host.
+/// Serves the VMs of this host, or of the one below `--root`.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = Options::parse(args)?;
     os::signals::start_service();
     if options.file.is_some() {
-        // Until it is caught: who asks for what is being done already.
+        // Ignore SIGHUP until the daemon catches it: it asks to read the file,
+        // which is about to be read anyway.
         os::signals::ignore(Signal::Hangup);
     }
     let settings = options.settings().map_err(Failure::usage)?;
@@ -165,14 +169,14 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why a host can't be loaded from here.
+/// Why this process can't load a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CantRun {
     /// This system has no zones.
     NoZones,
-    /// This is a zone of its own: it does not see the others.
+    /// This is not the global zone, and does not see other zones.
     NotGlobal,
-    /// Only root can read every VM's files.
+    /// This process is not root, and only root can read every VM's files.
     NotRoot,
 }
 
@@ -194,7 +198,8 @@ impl fmt::Display for CantRun {
 
 impl std::error::Error for CantRun {}
 
-/// Whether the host below `root`, or this one, can be loaded from here.
+/// Checks that this process can load the host below `root`, or this host. Any
+/// process may load a simulated host, one whose `root` is not `/`.
 pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), CantRun> {
     let is_simulated = root.is_some_and(|root| root.parent().is_some());
     match standing {
@@ -206,7 +211,8 @@ pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), CantRun> {
     }
 }
 
-/// Lists what can be set; with a file, says whether it can be as it says.
+/// Lists every setting. With a file as its operand, checks instead that the
+/// file can be used with `--settings`.
 pub fn settings(args: Vec<OsString>) -> Result<(), Failure> {
     let args = Args::with_operands(args, &[], 1)?;
     match args.operands.first() {
@@ -233,13 +239,13 @@ pub fn dump(args: Vec<OsString>) -> Result<(), Failure> {
     print_json(&Json::from(dumped.vms))
 }
 
-/// The defaults, for the host below `root`, or this one.
+/// The default settings, for the host below `root` or for this host.
 pub fn settings_of(root: Option<&Path>) -> Settings {
     Settings::new(root.unwrap_or(Path::new("/")))
 }
 
-/// The directory of a simulated host. Commands are run by absolute path,
-/// wherever we are called from.
+/// The directory of `--root`, made absolute: commands below it are run by
+/// absolute path, whatever the working directory is.
 pub fn directory(root: &str) -> Result<PathBuf, Failure> {
     let path = absolute("--root", root)?;
     if !path.is_dir() {

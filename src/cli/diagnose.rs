@@ -1,5 +1,5 @@
-//! `diagnose`: what the daemon has otherwise than the system, property by
-//! property.
+//! `diagnose`: compares the VMs that the daemon serves with the system,
+//! property by property.
 
 use std::ffi::OsString;
 
@@ -23,7 +23,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     may_run(root.as_deref(), os::standing()).map_err(Failure::trouble)?;
     let settings = settings_of(root.as_deref());
     let client = args.client("vminfod")?;
-    // It may not be there at all: that is quicker to find out.
+    // First find out whether the daemon answers at all: that is quicker than a
+    // load of the system.
     client.ping().map_err(Failure::trouble)?;
     let SystemDifferences { differences, faults, .. } =
         with_system(&settings, &client, Json::clone)
@@ -38,7 +39,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let printed = print(&lines);
     let message = match (differences.len(), printed) {
         (_, Err(Failure::Failed(e))) => return Err(Failure::trouble(e)),
-        // What could not be loaded could not be compared.
+        // No difference was found, but what could not be loaded was not
+        // compared.
         (0, _) if !faults.is_empty() => {
             let n = faults.len();
             return Err(Failure::trouble(format!(
@@ -76,7 +78,7 @@ fn json_of(differences: &Differences) -> String {
 fn line_of((place, (system, daemon)): (&Place, &Values)) -> String {
     let (zonename, what) = (&place.zonename, place.name());
     let (system, daemon) = (shown(system.as_ref()), shown(daemon.as_ref()));
-    // Names of tags are up to a tenant, and may have any character.
+    // Tenants choose the names of tags, which may contain any character.
     let line = format!("{zonename} {what}: system {system}, daemon {daemon}");
     printable(&line) + "\n"
 }

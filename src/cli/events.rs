@@ -1,4 +1,4 @@
-//! `events`: a line a change, as it comes.
+//! `events`: prints a line for each change, as it happens.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -14,17 +14,17 @@ use crate::os;
 use crate::vm::json::{Json, Object};
 use crate::vm::path::{Path, split_list};
 
-/// An alias longer than this is cut.
+/// An alias longer than this is cut, in UTF-16 code units.
 const ALIAS_MAX: usize = 30;
 
-/// By which name the program was called.
+/// The name by which the program was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// vminfod: events go on when the daemon comes back.
+    /// vminfod, which goes on when the daemon comes back.
     Vminfod,
-    /// vminfo, which ends with its stream.
+    /// vminfo, which ends when the stream ends.
     Vminfo,
-    /// vmadm, which ends with its stream.
+    /// vmadm, which ends when the stream ends.
     Vmadm,
 }
 
@@ -45,9 +45,9 @@ const OPTIONS: [Opt; 10] = [
 #[derive(Clone, Copy, Debug)]
 struct Format {
     is_json: bool,
-    /// Whole dates and zonenames.
+    /// Whether dates and zonenames are printed whole.
     is_full: bool,
-    /// Also say that the stream has begun.
+    /// Whether to print a line when the stream begins, too.
     has_ready: bool,
     has_colours: bool,
 }
@@ -66,7 +66,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
         has_ready: args.has("ready"),
         has_colours: has_colours() && !args.has("json"),
     };
-    // The operand is a VM that has to be there; others may come to be.
+    // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
     let mut query = query_of(&args).map_err(|what| wrong(&what))?;
     let retry = match (args.seconds("retry")?, caller) {
@@ -77,7 +77,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
         }
     };
     let goes_on = retry.is_none_or(|time| !time.is_zero());
-    // Without VMs to begin with there is nothing that costs.
+    // Here the VMs are not needed at the start, so do not pay for them.
     let shows_vms = format.has_ready && format.is_json;
     if !goes_on && !shows_vms && only.is_none() {
         query = query.without_snapshot();
@@ -96,10 +96,10 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     follow(stream, only, &format, goes_on)
 }
 
-/// What is asked for.
+/// The events that the command line asks for.
 ///
 /// # Errors
-/// What is wrong with the command line.
+/// If a name, a path or a type is wrong; the text says which.
 fn query_of(args: &Args) -> Result<EventsQuery, String> {
     let mut query = EventsQuery::new();
     match &args.operands[..] {
@@ -127,7 +127,8 @@ fn query_of(args: &Args) -> Result<EventsQuery, String> {
     Ok(query)
 }
 
-/// Reads `SEQ`, of the daemon as it runs now, or `EPOCH-SEQ`.
+/// Parses `SEQ` or `EPOCH-SEQ` into number and epoch. `SEQ` alone belongs to
+/// the epoch of the daemon that runs now, which is asked for it.
 pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
     let wrong = || Failure::Usage(format!("--since {text}: no event's number"));
     let (epoch, seq) = match text.rsplit_once('-') {
@@ -157,7 +158,8 @@ fn follow(
     let mut is_first = true;
     end_with_the_reader()?;
     loop {
-        // The daemon is there: it has to begin.
+        // The daemon has accepted the request, so the stream must begin in
+        // time.
         let item = match is_first {
             false => stream.next()?,
             true => stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
@@ -198,7 +200,8 @@ fn follow(
     }
 }
 
-/// The VM that events are asked of has to be there.
+/// Fails if the VM of the operand does not exist. If some VM can't be read,
+/// that is not known.
 fn expect_vm(ready: &Ready, name: &str) -> Result<(), Failure> {
     let is_it = |vm: &Json| {
         let names = ["zonename", "uuid"].map(|member| vm.get(member));
@@ -213,13 +216,14 @@ fn expect_vm(ready: &Ready, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// JSON as a terminal may be given it; other lines are so already.
+/// Makes JSON safe for a terminal; other lines already are.
 fn safe(lines: String, format: &Format) -> String {
     if format.is_json { json_for_reader(lines) } else { lines }
 }
 
-/// Ends the program when nobody reads what it prints, though there may be
-/// nothing to print for long.
+/// Starts a thread that ends the program when the reader of its output has
+/// gone. Printing would show that, too, but there may be nothing to print for a
+/// long time.
 fn end_with_the_reader() -> Result<(), Failure> {
     let thread = std::thread::Builder::new().name("reader".to_string());
     let spawned = thread.spawn(|| {
@@ -231,7 +235,8 @@ fn end_with_the_reader() -> Result<(), Failure> {
     spawned.map(|_| ()).map_err(failed)
 }
 
-/// Says what a stream that has begun could not do, or has done again.
+/// Reports on standard error that a stream began elsewhere than at `--since`,
+/// that it goes on after a break, and which VMs can't be read.
 fn report_begin(ready: &Ready, is_first: bool) {
     match (&ready.reset, is_first) {
         (Some(why), true) => complain(&format!(
@@ -288,7 +293,8 @@ fn format_time(date: &str, format: &Format) -> String {
     Colour::Dim.of(&time, format.has_colours)
 }
 
-/// The lines of an event, each with its end; none if nothing has changed.
+/// The lines of an event, each with its line feed; none for a modification
+/// without changes.
 fn format_event(event: &Json, format: &Format) -> String {
     if format.is_json {
         return format!("{event}\n");
@@ -322,7 +328,7 @@ fn format_event(event: &Json, format: &Format) -> String {
         };
         let value = |name: &str| {
             let value = change.get(name).map(ToString::to_string);
-            // vmadm's word for what is not there.
+            // vmadm's word for an absent value.
             printable(&value.unwrap_or_else(|| "undefined".to_string()))
         };
         let path = colour.of(&text("prettyPath"), format.has_colours);
@@ -341,7 +347,7 @@ fn short_alias(alias: &str) -> String {
     if length <= ALIAS_MAX {
         return printable(alias);
     }
-    // Never half of a character.
+    // Cut between characters, never within a surrogate pair.
     let mut units = 0;
     let begin = alias.chars().take_while(|c| {
         units += c.len_utf16();

@@ -1,5 +1,5 @@
-//! The command line: `vminfod VERB …`, and by their names today's `vminfo`
-//! and the verbs of `vmadm` that only read.
+//! The command line. The program has three names: `vminfod VERB …`; `vminfo`,
+//! today's client tool; and `vmadm`, of which it has only the verbs that read.
 
 mod args;
 mod check;
@@ -29,34 +29,36 @@ use args::{Args, CLIENT};
 use daemon::CantRun;
 use events::Caller;
 
-/// Exit status of a wrong command line.
+/// The exit status if the command line is wrong.
 const EXIT_USAGE: u8 = 2;
 
-/// Exit status of verbs that compare, if something differs, as diff(1) has it.
+/// The exit status of a verb that compares, if something differs, as in
+/// diff(1).
 const EXIT_DIFFERENT: u8 = 1;
 
-/// Exit status of such verbs if it could not be found out.
+/// The exit status of a verb that compares, if it could not find out whether
+/// anything differs.
 const EXIT_TROUBLE: u8 = 2;
 
-/// Why a command ends without success.
+/// Why a command ends early or without success.
 enum Failure {
-    /// It can't be understood.
+    /// The command line can't be understood, and why.
     Usage(String),
-    /// It did not work.
+    /// The command did not work, and why.
     Failed(String),
-    /// It says so in words of its own.
+    /// A message that is printed as it is, with an exit status of its own.
     Said {
-        /// The words.
+        /// The message.
         message: String,
         /// The exit status.
         status: u8,
     },
-    /// It has said all there is to say.
+    /// Everything has been printed already; only the exit status is left.
     Silent {
         /// The exit status.
         status: u8,
     },
-    /// Whoever read our output has gone: nothing more to say.
+    /// The reader of our output has gone. This counts as success.
     OutputClosed,
 }
 
@@ -66,13 +68,14 @@ impl Failure {
         Self::Usage(why.to_string())
     }
 
-    /// What keeps a verb that compares from finding out.
+    /// `what` keeps a verb that compares from finding out whether anything
+    /// differs.
     fn trouble(what: impl std::fmt::Display) -> Self {
         let message = format!("vminfod: {what}");
         Self::Said { message, status: EXIT_TROUBLE }
     }
 
-    /// The same failure of a verb that compares.
+    /// The same failure, with the exit status of a verb that compares.
     fn in_trouble(self) -> Self {
         match self {
             Self::Failed(e) => Self::trouble(e),
@@ -87,7 +90,7 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
-/// A verb that runs into one of these has failed with its words.
+/// Makes each of these errors a [`Failure::Failed`] with the error's text.
 macro_rules! failures {
     ($($error:ty),*) => {
         $(impl From<$error> for Failure {
@@ -107,7 +110,7 @@ failures!(
     StartError
 );
 
-/// Runs the program by its command line.
+/// Runs the verb that the program's name and command line ask for.
 pub fn main() -> ExitCode {
     if let Err(e) = os::signals::start() {
         complain(&format!("vminfod: signals: {e}"));
@@ -180,7 +183,7 @@ fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     }
 }
 
-/// Today's client tool.
+/// `vminfo`, today's client tool.
 fn vminfo(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     match verb {
         "help" | "-h" | "--help" => print(usage::VMINFO),
@@ -205,7 +208,8 @@ fn no_command(verb: &str, usage: &str) -> Failure {
     Failure::Said { message, status: EXIT_USAGE }
 }
 
-/// The command line of a verb without options but those of a client.
+/// Parses the command line of a verb that has no options except those of a
+/// client, and at most so many operands.
 fn asked(args: Vec<OsString>, operands: usize) -> Result<Args, Failure> {
     Args::with_operands(args, &[&CLIENT], operands)
 }
@@ -218,7 +222,7 @@ fn vms(args: Vec<OsString>) -> Result<(), Failure> {
     all_read("vminfod", &read.unreadable)
 }
 
-/// Names the VMs that can't be read: what was printed is without them.
+/// Fails if VMs can't be read, and names them: what was printed lacks them.
 fn all_read(
     name: &str,
     unreadable: &[client::Unreadable],
@@ -230,9 +234,9 @@ fn all_read(
     }
 }
 
-/// Prints what the shells' completion offers of VMs: a line each, of its uuid
-/// and, if a shell reads it as it is, its alias. Tenants choose aliases: no
-/// other text of theirs gets here.
+/// Prints what shells offer for completion: a line for each VM, with its uuid
+/// and, if a shell takes it as it is, its alias. Tenants choose aliases, so
+/// only plain ones are printed, and no other text of tenants.
 fn complete(args: Vec<OsString>) -> Result<(), Failure> {
     let client = asked(args, 0)?.client_with_deadline("vminfod-complete")?;
     let query = client::VmsQuery::new().fields("uuid,alias");
@@ -267,7 +271,7 @@ fn vm(args: Vec<OsString>) -> Result<(), Failure> {
     }
 }
 
-/// Writes lines to standard error, if anybody listens there.
+/// Writes lines to standard error. If that fails, the lines are lost.
 fn complain(lines: &str) {
     let lines = lines.trim_end_matches('\n').split('\n');
     let lines: Vec<_> = lines.map(terminal::printable).collect();

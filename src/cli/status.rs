@@ -1,5 +1,5 @@
-//! `status`: is the daemon healthy, and if not, what is wrong with which VM
-//! since when.
+//! `status`: prints whether the daemon is healthy and, if not, what is wrong,
+//! with which VM, and since when.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -12,10 +12,11 @@ use super::{Failure, print};
 use crate::client::VmsQuery;
 use crate::vm::json::{Json, Object};
 
-/// The most faults that are shown: with them it is one screen.
+/// The most faults that are printed without `-f`, so that the report fits on
+/// one screen.
 const FAULTS_SHOWN: usize = 4;
 
-/// Prints it.
+/// Prints the report or, with `-j`, /status itself.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let options = [flag('j', &["json"]), flag('f', &["full"])];
     let args = Args::with_operands(args, &[&options, &CLIENT], 0)?;
@@ -31,16 +32,17 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     print(&Report { status, vms, at, has_colours: has_colours() }.text(is_full))
 }
 
-/// What is wrong.
+/// Something that is wrong, according to /status.
 #[derive(Clone, Debug)]
 pub struct ReportedFault {
-    /// With which VM; `None` if with what is of no VM alone.
+    /// The zonename of the VM that has the fault; `None` if the host has it.
     pub zonename: Option<String>,
-    /// Which source can't be read.
+    /// The source that can't be read, the command that does not answer, or
+    /// `queue` for stuck workers.
     pub source: String,
-    /// Why.
+    /// What is wrong, in words.
     pub error: String,
-    /// Since when, ISO 8601.
+    /// Since when, in ISO 8601; empty if /status does not say.
     pub since: String,
     /// How often it was tried again.
     pub retries: u64,
@@ -64,14 +66,14 @@ pub fn faults(status: &Json) -> Vec<ReportedFault> {
     let breakers = breakers.unwrap_or_default().iter();
     let mut faults: Vec<_> =
         errors.chain(stuck(status)).chain(breakers.map(overdue)).collect();
-    // What is of the host may be why VMs are ill.
+    // Faults of the host come first: they may be the cause of those of VMs.
     faults.sort_by_key(|fault| {
         (fault.zonename.is_some(), !fault.since.is_empty())
     });
     faults
 }
 
-/// The fault that workers are stuck, if some are.
+/// The fault of stuck workers, if there are any.
 fn stuck(status: &Json) -> Option<ReportedFault> {
     let queue = status.get("queue")?;
     let stuck = number(queue, "stuck");
@@ -94,7 +96,7 @@ fn stuck(status: &Json) -> Option<ReportedFault> {
     })
 }
 
-/// The fault that a command has not answered.
+/// The fault of a command that has not answered.
 fn overdue(breaker: &Json) -> ReportedFault {
     let time = breaker.get("seconds").and_then(Json::as_f64);
     ReportedFault {
@@ -121,7 +123,7 @@ fn number(json: &Json, name: &str) -> u64 {
 
 struct Report {
     status: Json,
-    /// Of each VM name, alias and state.
+    /// The zonename, alias and state of each VM.
     vms: Vec<Json>,
     at: String,
     has_colours: bool,
@@ -296,7 +298,7 @@ impl Report {
                 format!("{vms} VMs {what} ({names}), last {ago}{missed}")
             })
         };
-        let drift = of("drift", "that no event texts of");
+        let drift = of("drift", "that changed without an event");
         let gaps = of("gaps", "while a source was down");
         let texts: Vec<_> = drift.into_iter().chain(gaps).collect();
         match texts.is_empty() {
@@ -316,7 +318,7 @@ impl Report {
         }
     }
 
-    /// The last reloads, and who listens.
+    /// The last reloads, and the clients that follow events.
     fn more(&self) -> String {
         let mut text = String::new();
         let log = self.status.get("refreshLog").and_then(Json::as_array);
@@ -406,7 +408,7 @@ fn moment(date: &str) -> Option<OffsetDateTime> {
     Some(day.ok()?.with_time(time.ok()?).assume_utc())
 }
 
-/// A time for people, in one unit or two.
+/// A time as people read it, in one unit or two.
 pub fn long_time(seconds: f64) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let whole = seconds.max(0.0) as u64;
@@ -456,7 +458,7 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
             zfs ready (no event yet, started again 2 times)
   queue     nothing to do
   reload    12.3s ago, took 0.1s
-  healed    2 VMs that no event texts of (quota), last 10 min ago: \
+  healed    2 VMs that changed without an event (quota), last 10 min ago: \
             zfs events were missing
   clients   1 streams of events
 ";

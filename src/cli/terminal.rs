@@ -1,10 +1,12 @@
-//! What a terminal may be given: text of VMs comes from their tenants.
+//! Makes text safe for a terminal, and colours it. Tenants choose much of the
+//! text in VMs, and a terminal would obey control characters in it.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-/// Text without what a terminal would obey: control characters, and those
-/// that change the direction of writing, become what JSON writes for them.
+/// Text in which nothing is left that a terminal would obey: control
+/// characters, and those that change the direction of writing, are replaced by
+/// JSON's escapes.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -30,9 +32,9 @@ fn is_obeyed(c: char) -> bool {
         )
 }
 
-/// A text that a VM has, as a part of a line: as it is for programs, and
-/// [`printable`] if a person would see it, so that it ends no line and moves no
-/// column.
+/// A text of a VM as a part of a line. It is [`printable`] if standard output
+/// is a terminal, so that it can neither end the line nor shift a column, and
+/// unchanged if a program reads it.
 #[must_use]
 pub fn text_for_reader(text: String) -> String {
     match text.chars().any(is_obeyed) && std::io::stdout().is_terminal() {
@@ -41,8 +43,8 @@ pub fn text_for_reader(text: String) -> String {
     }
 }
 
-/// JSON as it is for programs, and [`printable`] if a person would see it. Its
-/// own line feeds stay: JSON has none in texts.
+/// JSON that is [`printable`] if standard output is a terminal, and unchanged
+/// if a program reads it. Line feeds stay: they are never in JSON's strings.
 #[must_use]
 pub fn json_for_reader(json: String) -> String {
     let is_safe = |c: char| c == '\n' || !is_obeyed(c);
@@ -53,15 +55,15 @@ pub fn json_for_reader(json: String) -> String {
     lines.join("\n")
 }
 
-/// Whether standard output shall have colours: it is a terminal, and NO_COLOR
-/// (no-color.org) is not set.
+/// Whether to print colours: standard output is a terminal, and NO_COLOR
+/// (no-color.org) is not set, or is empty.
 #[must_use]
 pub fn has_colours() -> bool {
     let no_colour = std::env::var_os("NO_COLOR");
     std::io::stdout().is_terminal() && no_colour.is_none_or(|v| v.is_empty())
 }
 
-/// A colour, or none.
+/// A colour of text, or dim text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
     /// Less important.

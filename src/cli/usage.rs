@@ -1,8 +1,8 @@
-//! How the program says how it is used.
+//! The usage texts, one for each name of the program.
 
 use super::Failure;
 
-/// Called as vminfod.
+/// The usage text of vminfod.
 pub const VMINFOD: &str = "\
 usage: vminfod VERB [OPTION]...
 
@@ -56,7 +56,7 @@ a socket's path, else at that of the variable VMINFOD_SERVER, else at
 See vminfod(8), vminfo(8) and vminfod-http(7).
 ";
 
-/// Called as vminfo.
+/// The usage text of vminfo.
 pub const VMINFO: &str = "\
 usage: vminfo VERB [OPTION]...
 
@@ -71,7 +71,7 @@ The daemon is asked at --server ADDR:PORT, else at that of the variable
 VMINFOD_SERVER, else at 127.0.0.1:9090. See vminfo(8) and vminfod(8).
 ";
 
-/// Called as vmadm.
+/// The usage text of vmadm.
 pub const VMADM: &str = "\
 usage: vmadm COMMAND [OPTION]... [ARGUMENT]...
 
@@ -85,7 +85,7 @@ VALUE is a text, or ~ and a regular expression. These commands are vminfod's,
 and read only: see vminfod(8).
 ";
 
-/// What is wrong with a command line of vmadm, and how it is used.
+/// The failure of a wrong vmadm command line: `message`, then the usage text.
 pub fn of_vmadm(message: &str) -> Failure {
     let end = if message.is_empty() { "" } else { "\n" };
     Failure::Said { message: format!("{message}{end}{VMADM}"), status: 2 }

@@ -1,4 +1,9 @@
-//! `wait`: until a VM is as wanted, perhaps after a command that makes it so.
+//! `wait`: waits until a VM meets a goal, after running a command if there is
+//! one.
+//!
+//! Events of the VM can show that the goal is met, and so can a *look*: the
+//! daemon is asked to load the VM from the system. Looks are needed because the
+//! goal may be met before the first event, and because an event may be lost.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,44 +25,43 @@ use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
 use crate::vm::json::Json;
 use crate::vm::path::split_once;
 
-/// How long it waits, unless one says.
+/// How long to wait, unless `--timeout` says.
 const TIME: Duration = Duration::from_secs(60);
 
-/// How long one may look at the system for the VM, at most.
+/// The longest time that one look may take.
 const SYNC_TIME: Duration = Duration::from_secs(30);
 
-/// The pauses between looks at the system while no event tells of what is
-/// waited for.
+/// The pauses between looks while no event has met the goal.
 const LOOKS: Backoff =
     Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
 
-/// The time after which a look that has failed is taken again, when an event
-/// has told of what is waited for.
+/// The pause before a failed look is repeated, once an event has met the goal.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long before the end one looks a last time.
+/// How long before the end the last look begins.
 const LOOK_LAST: Duration = Duration::from_secs(1);
 
-/// How long the daemon may take to answer, at the least, however short the
-/// time is.
+/// The shortest time that the daemon gets for an answer, however short
+/// `--timeout` is.
 const ANSWER_MIN: Duration = Duration::from_secs(5);
 
-/// The longest time limit that counts: a day.
+/// The longest time that the stream may take to begin, whatever the time limit
+/// is: a day.
 const LIMIT_MAX: Duration = Duration::from_secs(86_400);
 
-/// How long regular expressions may be searched for in one VM.
+/// How long the regular expressions of the goal may search one VM.
 const SEARCH_TIME: Duration = Duration::from_millis(250);
 
-/// What is shown of a value, in characters.
+/// The most characters that are printed of a property's value.
 const SHOWN_MAX: usize = 200;
 
 /// The exit status when the time is over.
 const EXIT_TIME: u8 = 3;
 
-/// The exit status of a command that is not there, as a shell's.
+/// The exit status if the command is not found, as in a shell.
 const EXIT_NO_COMMAND: u8 = 127;
 
-/// The exit status of a command that can't be run, as a shell's.
+/// The exit status if the command can't be run, as in a shell.
 const EXIT_NOT_RUN: u8 = 126;
 
 const OPTIONS: [Opt; 3] =
@@ -65,16 +69,16 @@ const OPTIONS: [Opt; 3] =
 
 /// What is waited for.
 enum Goal {
-    /// That there is no such VM.
+    /// There is no such VM.
     Gone,
-    /// That all of this holds, by property and value.
+    /// All these conditions hold. Each has its operand, `PROP=VALUE`, with it.
     Holds(Vec<(String, Condition)>),
 }
 
 /// The VM as it was at some moment.
 #[derive(Clone)]
 enum Presence {
-    /// It was there, as this.
+    /// It existed, and this was its object.
     There(Json),
     /// There was no such VM.
     Gone,
@@ -86,7 +90,7 @@ impl From<Option<Json>> for Presence {
     }
 }
 
-/// What events and looks at the system have told so far.
+/// What events and looks have shown so far.
 #[derive(Default)]
 struct Seen {
     state: Mutex<State>,
@@ -95,23 +99,25 @@ struct Seen {
 
 #[derive(Default)]
 struct State {
-    /// The VM as it was when it was first as wanted, if it was; or as a look
-    /// has found it since.
+    /// The VM as it was when it first met the goal, or as a later look found it
+    /// to meet the goal. `None` if it never has.
     met: Option<Presence>,
-    /// Whether a look has been taken since: what the daemon says from then on
-    /// is not older.
+    /// Whether a look has succeeded since then. What the daemon serves from
+    /// then on is not older than that look.
     has_looked: bool,
-    /// The VM as it was last seen, if it was looked for.
+    /// The VM as the stream or a look last showed it; `None` if neither has.
     vm: Option<Presence>,
     /// Whether a look has ever succeeded.
     has_answer: bool,
-    /// Why the last look has failed, if it has.
+    /// Why the last look failed, if it did.
     unseen: Option<String>,
-    /// Why no events come, if none do.
+    /// Why events are missing, if they are: the stream is broken, or the VM
+    /// can't be read.
     broken: Option<String>,
-    /// Why it can't be known whether the VM is as wanted.
+    /// Why it can't be known whether the VM meets the goal. This ends the wait.
     refused: Option<String>,
-    /// Whether something may have happened that no event tells.
+    /// Whether a change may have happened without an event, so that a look is
+    /// due at once.
     is_missed: bool,
     is_over: bool,
 }
@@ -135,7 +141,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let ready_by = begun + limit.min(LIMIT_MAX);
     let at_first = client.clone().until(ready_by);
     let stream = stream_of(&args, name, &at_first)?;
-    // With `--since`, what has happened by now is none of the command's doing.
+    // With `--since` the stream begins with earlier events. Those up to now do
+    // not count, because the command has not caused them.
     let before_command = match (args.has("since"), command.is_empty()) {
         (true, false) => seq_of(&at_first.status(false)?),
         _ => 0,
@@ -154,11 +161,12 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     if !command.is_empty() {
         run_command(&command)?;
     }
-    // The command takes its own time.
+    // The time limit does not include the command.
     let begun = if command.is_empty() { begun } else { Instant::now() };
     let until = begun + time;
     if time.is_zero() {
-        // Once, all the same: after a command at the system.
+        // Look once all the same: after a command at the system, else at what
+        // the daemon serves.
         let time = if command.is_empty() { time } else { LOOK_LAST };
         seen.look_once(&client, name, &goal, time);
     }
@@ -216,10 +224,11 @@ fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
 }
 
 impl Goal {
-    /// Whether it is met.
+    /// Whether the VM meets the goal; `vm` is `None` if there is no VM.
     ///
     /// # Errors
-    /// Why that can't be known.
+    /// If that can't be known, because a regular expression takes too long or a
+    /// text is too long to be searched whole.
     fn is_met(&self, vm: Option<&Json>) -> Result<bool, &'static str> {
         match (self, vm.and_then(Json::as_object)) {
             (Self::Gone, vm) => Ok(vm.is_none()),
@@ -233,7 +242,7 @@ impl Goal {
         }
     }
 
-    /// Whether a change may be of what is waited for.
+    /// Whether an event may have changed what the goal depends on.
     fn may_concern(&self, event: &Event) -> bool {
         let Self::Holds(conditions) = self else { return true };
         if event.kind != EventKind::Modify {
@@ -247,17 +256,20 @@ impl Goal {
     }
 }
 
-/// Looks at what the stream tells.
+/// Takes in the items of the stream. The watcher's thread calls it.
 struct Listener {
     seen: Arc<Seen>,
     goal: Arc<Goal>,
-    /// The number of the last event that does not count, as it was before the
-    /// wait, or before the command. No clock decides that: one may be set.
+    /// The number of the last event that does not count, because it happened
+    /// before the wait or before the command. Times do not decide that, because
+    /// a clock may be set. `None` before the stream has begun.
     begin: Option<u64>,
-    /// The same, of a stream that begins with what was before the command.
+    /// What `begin` becomes if `--since` makes the stream begin with earlier
+    /// events: the number of the last event before the command, or 0 without a
+    /// command.
     before_command: u64,
-    /// Whether the VM was as wanted by then, and after each event; `None`
-    /// while that is not known.
+    /// Whether the VM met the goal at `begin`, and then after each event;
+    /// `None` while that is not known.
     was_met: Option<bool>,
 }
 
@@ -273,13 +285,13 @@ impl Listener {
             ));
             state.is_missed = true;
             self.seen.changed.notify_all();
-            // Numbers of before mean nothing from here on.
+            // Numbers from before the reset mean nothing now.
             self.begin = self.begin.map(|_| ready.seq);
         }
         if self.begin.is_none() {
             let vms = ready.vms.as_deref().unwrap_or_default();
             state.vm = Some(vms.first().cloned().into());
-            // What it was after an event that was named is not known.
+            // How the VM was after the event of `--since` is not known.
             self.was_met = match ready.is_resumed {
                 true => None,
                 false => self.goal.is_met(vms.first()).ok(),
@@ -300,14 +312,15 @@ impl Listener {
                     Err(why) => return self.seen.refuse(why),
                 };
                 let was_met = self.was_met.replace(is_met);
-                // What is not known has not been otherwise, unless this
-                // changes it.
+                // If it is not known whether the goal was met before, it was if
+                // it is met now and this event can't have changed that.
                 let was_met =
                     was_met.unwrap_or(is_met && !self.goal.may_concern(event));
                 let cause = event.json.get("cause");
                 let of_cause = |name| cause.and_then(|c| c.get(name)?.as_str());
-                // Neither what was so already, nor what is only concluded, is
-                // what the command has done.
+                // An event up to `begin` does not count. Nor does one that the
+                // client has made from what differed after a break: it does not
+                // show what the command has done.
                 let is_old = self.begin.is_some_and(|seq| event.seq <= seq);
                 let is_concluded = of_cause("source") == Some("client");
                 let vm = Presence::from(event.vm().cloned());
@@ -322,7 +335,7 @@ impl Listener {
                 state.is_missed = true;
                 self.seen.changed.notify_all();
             }
-            // That is us.
+            // We have stopped the stream ourselves.
             Notice::Ended(Error::Stopped) => {}
             Notice::Broken(error) | Notice::Ended(error) => {
                 self.seen.state.lock().broken = Some(error.to_string());
@@ -332,8 +345,9 @@ impl Listener {
 }
 
 impl Seen {
-    /// Looks at the system in a thread of its own: events may be quicker than
-    /// a look that a command of the system holds up.
+    /// Starts the thread that looks at the system. Looks have a thread of their
+    /// own because a command of the system may hold one up, and an event may be
+    /// quicker.
     fn start_looking(
         self: &Arc<Self>,
         client: Client,
@@ -359,15 +373,17 @@ impl Seen {
         self.changed.notify_all();
     }
 
-    /// Waits for the goal; `None` when the time is over.
+    /// Waits until the goal is met; `None` if the time is over first.
     fn wait(&self, until: Instant) -> Result<Option<Presence>, Failure> {
         let mut state = self.state.lock();
-        // An event may be quicker than the daemon with all else that the
-        // command has done: whoever asks it next is to find that, too.
+        // The event may come before the daemon has loaded everything else that
+        // the command has changed. The caller's next request must find that,
+        // too, so wait for a look.
         while (state.met.is_none() || !state.has_looked)
             && state.refused.is_none()
         {
-            // What was found at the last moment counts.
+            // When the time is over, a goal that an event has met counts
+            // without a look.
             if self.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
@@ -380,8 +396,8 @@ impl Seen {
         }
     }
 
-    /// Looks at the system, now and again: what an event would tell may be so
-    /// already, or the event may be lost.
+    /// Looks at the system, with pauses, until the goal is met or the time is
+    /// over.
     fn look(&self, client: &Client, name: &str, goal: &Goal, until: Instant) {
         let mut pause = LOOKS.first;
         loop {
@@ -393,14 +409,15 @@ impl Seen {
             let now = Instant::now();
             let mut next = now + pause;
             if next >= until {
-                // Once more, and then no more.
+                // That would be too late: look a last time just before the end.
                 next = until.checked_sub(LOOK_LAST).unwrap_or(until);
                 if next <= now {
                     return;
                 }
             }
             let mut state = self.state.lock();
-            // As soon as an event tells of it.
+            // Look early if an event has met the goal, or a change may have
+            // been missed.
             while !state.is_over
                 && !state.is_missed
                 && (state.met.is_none() || state.has_looked)
@@ -414,7 +431,8 @@ impl Seen {
                 return;
             }
             if state.met.is_some() {
-                // The system does not answer: not at once again.
+                // Not at once: the last look may have failed because the system
+                // does not answer.
                 let soon = Instant::now() + LOOK_AGAIN;
                 self.changed.wait_until(&mut state, soon);
             }
@@ -449,7 +467,8 @@ impl Seen {
         }
     }
 
-    /// Tells that the time is over, and what the VM is instead.
+    /// The failure when the time is over: how the VM differs from the goal, and
+    /// what may have gone wrong. Prints the VM, if it exists.
     fn late(&self, goal: &Goal, time: Duration) -> Failure {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
@@ -466,7 +485,7 @@ impl Seen {
             }
         };
         if let Some(Presence::There(vm)) = &state.vm {
-            // Whoever has gone does not want to know.
+            // It does not matter here if the reader of our output has gone.
             let _ = print_json(vm);
         }
         let mut message =
@@ -478,8 +497,11 @@ impl Seen {
     }
 }
 
-/// The VM of a zonename or uuid as it is on the system. Without time, as the
-/// daemon has it.
+/// The VM of a zonename or uuid as it is on the system or, if `time` is zero,
+/// as the daemon serves it.
+///
+/// # Errors
+/// Also if the VM may exist and can't be loaded: see [`unloadable`].
 fn find(
     client: &Client,
     name: &str,
@@ -498,8 +520,9 @@ fn find(
     }
 }
 
-/// Why it is not known that a VM is gone, though it is not served: it may be
-/// one that can't be loaded, of which nothing tells the uuid.
+/// Why a VM that is not served may exist all the same: a zone that can't be
+/// loaded may be that VM. If `name` is a uuid, it may be any such zone whose
+/// zonename is not a uuid, because the uuid of such a zone is not known.
 fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
     let may_be = |zonename: &str| {
         zonename == name || (vmadm::is_uuid(name) && !vmadm::is_uuid(zonename))
@@ -523,7 +546,7 @@ fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-/// What does not hold of a VM, and what is so instead.
+/// The conditions that a VM does not meet, each with the value it has instead.
 fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
     let Some(vm) = vm.as_object() else { return String::new() };
     let search = Search::new(SEARCH_TIME);

@@ -7,48 +7,49 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::vm::json::Json;
 
-/// Why there is no answer, or not the one that was wanted.
+/// Why a request got no answer, or not the expected one.
 #[derive(Debug)]
 pub enum Error {
-    /// Nobody listens there.
+    /// No daemon listens there: the connection was refused.
     Away {
-        /// Where.
+        /// The address of the daemon.
         server: Address,
     },
-    /// It took longer than it may.
+    /// The answer took longer than its time limit.
     Slow {
-        /// What was asked: address and path.
+        /// The request: address and path.
         asked: String,
-        /// How long it may take.
+        /// The time limit.
         time: Duration,
     },
     /// The connection could not be made, or broke.
     Broken {
-        /// What was asked: address and path.
+        /// The request: address and path.
         asked: String,
         /// What the system says.
         error: io::Error,
     },
-    /// The answer can't be understood: that is no vminfod.
+    /// The answer cannot be understood: the server is not vminfod.
     Nonsense {
-        /// What was asked: address and path.
+        /// The request: address and path.
         asked: String,
-        /// What is wrong.
+        /// What is wrong with the answer.
         what: String,
     },
-    /// The daemon said no.
+    /// The daemon refused the request.
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The daemon's own words.
+        /// The daemon's own error text.
         said: String,
     },
-    /// What was waited for did not come in time. The VM as it is instead;
-    /// `None` if there is none.
+    /// The condition was not met in time. Holds the VM as it is instead, or
+    /// `None` if there is no such VM.
     TimeIsOver(Option<Json>),
-    /// Somebody has stopped it.
+    /// The caller has stopped the stream.
     Stopped,
-    /// It has ended before, or was not tried again any more; this is why.
+    /// The stream or watcher ended earlier, or has given up trying again. The
+    /// text says why.
     Ended(String),
 }
 
@@ -92,7 +93,8 @@ impl std::error::Error for Error {
 }
 
 impl Error {
-    /// What an error of the system means, after this was asked.
+    /// Turns an error of the system into one of these, for a request of `path`
+    /// that had `time` to be answered.
     pub(super) fn of_io(
         error: io::Error,
         server: &Address,
@@ -115,7 +117,7 @@ impl Error {
         }
     }
 
-    /// Whether asking again may help.
+    /// Whether trying again may help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Away { .. }

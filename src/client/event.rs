@@ -1,4 +1,4 @@
-//! What the lines of /events say, and lists of VMs.
+//! The lines of /events and lists of VMs: their types and parsers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::EventKind;
 use crate::vm::json::{Json, Key, Object, elements_of, members_of};
 
-/// A VM or an event of the daemon that this side can't read, since it nests too
-/// deep, say. The others of the same answer can be read.
+/// A VM or an event of the daemon that the client can't parse, for example
+/// because it is nested too deeply. The rest of the same answer can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// The zone, if at least that can be read.
@@ -29,18 +29,18 @@ impl fmt::Display for Unreadable {
 /// A list of VMs.
 #[derive(Clone, Debug, Default)]
 pub struct Vms {
-    /// Those that can be read, in the daemon's order.
+    /// The VMs that can be read, in the daemon's order.
     pub vms: Vec<Json>,
-    /// The others.
+    /// The VMs that can't be read.
     pub unreadable: Vec<Unreadable>,
 }
 
 impl Vms {
-    /// Reads a JSON array of VMs, or a string that holds one: all at once, or
-    /// one by one if that fails.
+    /// Parses a JSON array of VMs, or a JSON string that holds one. The array
+    /// is parsed as a whole; if that fails, each VM is parsed by itself.
     ///
     /// # Errors
-    /// If it is neither.
+    /// If the text is neither.
     pub(super) fn parse(text: &str) -> Result<Self, LineError> {
         match Json::parse(text) {
             Ok(Json::Array(vms)) => {
@@ -69,34 +69,35 @@ impl Vms {
     }
 }
 
-/// A string among the members of an object that can't be read as a whole.
+/// Finds a string member of an object that can't be parsed as a whole.
 fn string_of(object: &str, name: &str) -> Option<String> {
     let member = Json::parse(members_of(object).ok()?.get(name)?).ok()?;
     member.as_str().map(str::to_string)
 }
 
-/// Something that has happened to a VM.
+/// An event of a VM.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// What.
+    /// What has happened.
     pub kind: EventKind,
     /// The zone.
     pub zonename: Arc<str>,
-    /// Its number, which only grows within a daemon's life; 0 of a daemon that
-    /// does not number its events, as that of before this one.
+    /// The event's number, which only grows within one life of the daemon. It
+    /// is 0 if the daemon does not number its events; the vminfod before this
+    /// one does not.
     pub seq: u64,
-    /// The whole event, as the daemon has told it.
+    /// The whole event, as the daemon sent it.
     pub json: Json,
 }
 
 impl Event {
-    /// The VM as it is now; of `delete` there is none.
+    /// The VM after the event; `None` for a `delete`.
     #[must_use]
     pub fn vm(&self) -> Option<&Json> {
         self.json.get("vm")
     }
 
-    /// When, by the daemon's clock: ISO 8601, UTC.
+    /// When it happened, by the daemon's clock: ISO 8601, UTC.
     #[must_use]
     pub fn date(&self) -> &str {
         self.json.get("date").and_then(Json::as_str).unwrap_or_default()
@@ -108,7 +109,8 @@ impl Event {
         self.json.get("uuid").and_then(Json::as_str).unwrap_or_default()
     }
 
-    /// What has changed, each as vminfod-http(7) has it; of `modify` alone.
+    /// The changes, each in the form of vminfod-http(7). Only a `modify` has
+    /// any.
     #[must_use]
     pub fn changes(&self) -> &[Json] {
         let changes = self.json.get("changes").and_then(Json::as_array);
@@ -116,45 +118,48 @@ impl Event {
     }
 }
 
-/// How a stream has begun.
+/// The first line of a stream: how the stream has begun.
 #[derive(Clone, Debug)]
 pub struct Ready {
     /// When, by the daemon's clock: ISO 8601, UTC.
     pub date: String,
-    /// The subscription, as /status has it.
+    /// The uuid of the subscription, as in /status.
     pub uuid: String,
-    /// The last event that is in the snapshot; 0 if events have no numbers.
+    /// The number of the last event in the snapshot; 0 if events have no
+    /// numbers.
     pub seq: u64,
-    /// The daemon's life; empty if events have no numbers. Such a stream can't
-    /// be resumed: each connection begins with a snapshot.
+    /// The epoch, which names the daemon's life; empty if events have no
+    /// numbers. A stream without numbers can't be resumed: each connection
+    /// begins with a snapshot.
     pub epoch: String,
-    /// All VMs that are asked for, unless none are wanted, or they are known
-    /// since the stream goes on.
+    /// All VMs of the query. `None` if the query wants no snapshot, or if the
+    /// stream was resumed and the caller knows the VMs already.
     pub vms: Option<Vec<Json>>,
-    /// VMs that are asked for, but can't be read.
+    /// The VMs of the query that can't be read.
     pub unreadable: Vec<Unreadable>,
-    /// Whether it goes on where an earlier one broke, with nothing missed.
+    /// Whether the stream goes on where an earlier one broke, with nothing
+    /// missed.
     pub is_resumed: bool,
-    /// Why it could not go on, and began again.
+    /// Why the stream could not go on, and began again.
     pub reset: Option<String>,
 }
 
-/// Why a line, or a list of VMs, is none of vminfod's.
+/// Why a line, or a list of VMs, is not what vminfod writes.
 #[derive(Debug)]
 pub(super) enum LineError {
     /// It is not JSON.
     NotJson(serde_json::Error),
-    /// The VMs are no array.
+    /// The VMs are not an array.
     NoArray,
-    /// It does not say what it is.
+    /// The line has no `type`.
     NoType,
-    /// A line of this type has to have this member.
+    /// A line of this type lacks this required member.
     Lacks(String, &'static str),
-    /// The `seq` of a line of this type is no number.
+    /// The `seq` of a line of this type is not a number.
     BadNumber(String),
     /// It has only one of `seq` and `epoch`.
     HalfAPlace,
-    /// It is not the first line of a stream.
+    /// The first line of a stream is not `ready`.
     NotReady,
 }
 
@@ -178,11 +183,11 @@ impl fmt::Display for LineError {
 pub(super) enum StreamLine {
     Ready(Ready),
     Event(Event),
-    /// An event that can't be read, by its number.
+    /// An event that can't be read, with its number.
     Unreadable(u64, Unreadable),
-    /// The number of the last event.
+    /// A heartbeat, with the number of the last event.
     Heartbeat(u64),
-    /// Something that a later daemon may say.
+    /// A line that this client does not know; a later daemon may send it.
     Other,
 }
 
@@ -194,8 +199,8 @@ impl StreamLine {
         }
     }
 
-    /// Reads what can be read of a line that can't be read as a whole, which
-    /// is why.
+    /// Reads what can be read of a line that can't be parsed as a whole. `why`
+    /// is the parser's error.
     fn of_parts(text: &str, why: String) -> Result<Self, LineError> {
         let mut unreadable = Vec::new();
         let mut line = Object::new();
@@ -216,7 +221,8 @@ impl StreamLine {
         Self::of(Json::from(line), unreadable, Some(why))
     }
 
-    /// What a line is; `why` not all of it could be read.
+    /// Finds out what a line is. `why` is set if some of it could not be
+    /// parsed.
     fn of(
         json: Json,
         unreadable: Vec<Unreadable>,
@@ -258,7 +264,7 @@ impl StreamLine {
     }
 }
 
-/// The members of a line of this type.
+/// The members of a line of type `kind`.
 struct Members<'a> {
     kind: &'a str,
     json: &'a Json,
@@ -278,7 +284,7 @@ impl<'a> Members<'a> {
         word.ok_or_else(|| self.lacks(name))
     }
 
-    /// The number of an event; 0 of a daemon that does not number its events.
+    /// The number of an event; 0 if the daemon does not number its events.
     fn seq(&self) -> Result<u64, LineError> {
         let Some(seq) = self.json.get("seq") else { return Ok(0) };
         let odd = || LineError::BadNumber(self.kind.to_string());
@@ -316,8 +322,8 @@ impl<'a> Members<'a> {
     }
 }
 
-/// An event that nobody has sent: what must have happened while a stream was
-/// broken.
+/// Makes an event that the daemon has not sent: what must have happened while a
+/// stream was broken.
 pub(super) fn missed(
     kind: EventKind,
     zonename: &str,

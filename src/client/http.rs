@@ -1,73 +1,73 @@
-//! One request, and its answer as it comes: HTTP/1.1 over a socket, with a
-//! time limit on everything.
+//! One HTTP/1.1 request over a socket, and its answer, which is read as it
+//! arrives. Everything has a time limit.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// The most bytes of an answer's head, or of a chunk's size.
+/// The most bytes of an answer's head, or of the line with a chunk's size.
 const HEAD_MAX: usize = 64 << 10;
 
 /// The most bytes of a body, or of a line of events.
 const BODY_MAX: usize = 1 << 30;
 
-/// What is read from the socket at a time, in bytes.
+/// The most bytes that are read from the socket at a time.
 const READ_MAX: usize = 64 << 10;
 
-/// The shortest time-out that a socket knows.
+/// The shortest timeout that is set on a socket.
 pub(super) const INSTANT: Duration = Duration::from_millis(1);
 
-/// An answer whose body is read as it comes.
+/// An answer whose body is read as it arrives.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
     fields: Vec<(String, String)>,
     stream: TcpStream,
-    /// Bytes that were read, and not understood yet.
+    /// Bytes that were read from the socket, but not decoded yet.
     raw: Vec<u8>,
-    /// Bytes of the body that nobody has taken yet.
+    /// Decoded bytes of the body that the caller has not taken yet.
     body: Vec<u8>,
-    /// How many of them are known to have no end of a line.
+    /// How many bytes of `body` are known to contain no end of a line.
     searched: usize,
     state: State,
 }
 
-/// Where in the body the raw bytes begin.
+/// Where in the body the bytes of `raw` begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before the size of a chunk.
     Size,
-    /// In a chunk, of which so many bytes are left.
+    /// In a chunk, with this many bytes left.
     Chunk(usize),
-    /// Before the end of a chunk.
+    /// Before the line end that follows a chunk.
     ChunkEnd,
-    /// In a body of which so many bytes are left.
+    /// In a body of known length, with this many bytes left.
     Bytes(usize),
-    /// In a body that ends with the connection.
+    /// In a body that ends when the connection is closed.
     UntilClosed,
-    /// Behind it.
+    /// After the end of the body.
     End,
 }
 
-/// What has come of a line.
+/// The result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     /// The line, without its end.
     Line(String),
-    /// Not all of it yet; whether there is a part of it.
+    /// The line is not complete yet.
     Later {
-        /// How many bytes there are of it.
+        /// How many bytes of it have arrived; 0 if none.
         bytes: usize,
     },
-    /// There is none: the body has ended.
+    /// There is no further line: the body has ended.
     End,
 }
 
-/// Asks for a path, by GET; the answer's head has to be there by `until`.
+/// Sends a GET request for `path`. The answer's head must arrive by `until`.
 ///
 /// # Errors
-/// If it is not, or it is not HTTP.
+/// If the head does not arrive in time, or is not HTTP.
 pub fn ask(
     stream: TcpStream,
     host: &str,
@@ -115,7 +115,8 @@ pub fn ask(
     Ok(answer)
 }
 
-/// Reads until the head is there; returns what was read, and its end.
+/// Reads until the head is complete. Returns the bytes that were read, and
+/// where the head ends.
 fn read_head(
     stream: &TcpStream,
     until: Instant,
@@ -141,7 +142,7 @@ fn read_head(
 }
 
 impl Answer {
-    /// A field of the head, by its name in lower case.
+    /// A field of the head; `name` is in lower case.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.fields.iter();
         fields.find(|(n, _)| n == name).map(|(_, value)| value.as_str())
@@ -150,7 +151,7 @@ impl Answer {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// If it is not there by `until`, breaks off, or is too large.
+    /// If the body is not complete by `until`, breaks off, or is too large.
     pub fn read_all(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         while self.state != State::End {
             if Instant::now() >= until || !self.pull(until)? {
@@ -160,7 +161,7 @@ impl Answer {
         Ok(std::mem::take(&mut self.body))
     }
 
-    /// Reads the next line, if it comes by `until`.
+    /// Reads the next line, if it is complete by `until`.
     ///
     /// # Errors
     /// If the body breaks off, or the line is too long.
@@ -183,7 +184,7 @@ impl Answer {
                     false => Err(invalid("a line without its end")),
                 };
             }
-            // What is there already is read, however late it is.
+            // Bytes that have arrived already are read even after `until`.
             let is_late = has_pulled && Instant::now() >= until;
             has_pulled = true;
             if is_late || !self.pull(until)? {
@@ -193,7 +194,7 @@ impl Answer {
         }
     }
 
-    /// Reads what there is, once; `false` if there is nothing by `until`.
+    /// Reads once from the socket; `false` if nothing arrives by `until`.
     fn pull(&mut self, until: Instant) -> io::Result<bool> {
         match read(&self.stream, &mut self.raw, until)? {
             None => return Ok(false),
@@ -206,7 +207,7 @@ impl Answer {
         Ok(true)
     }
 
-    /// Makes body of the raw bytes, as far as they go.
+    /// Decodes the raw bytes into the body, as far as they go.
     fn understand(&mut self) -> io::Result<()> {
         let mut at = 0;
         loop {
@@ -266,7 +267,8 @@ impl Answer {
     }
 }
 
-/// A whole line of the coding itself, without its end, if it is there.
+/// A whole line of the chunked coding itself, without its line end; `None` if
+/// it is not complete yet.
 fn line_of(raw: &[u8]) -> io::Result<Option<String>> {
     match raw.iter().position(|b| *b == b'\n') {
         Some(end) if end > 0 && raw[end - 1] == b'\r' => {
@@ -279,8 +281,8 @@ fn line_of(raw: &[u8]) -> io::Result<Option<String>> {
     }
 }
 
-/// Reads what there is, by `until`: how many bytes, none at the end; `None`
-/// if there is nothing by then.
+/// Reads once from the socket. Returns how many bytes there were, 0 at the end
+/// of the stream, or `None` if nothing arrives by `until`.
 fn read(
     mut stream: &TcpStream,
     to: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! The VMs that a stream of events adds up to: pure.
+//! The VMs that a stream of events adds up to. Pure: it does no I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,13 @@ use super::{Event, EventKind, EventsQuery, Item, Ready, Unreadable};
 use crate::vm::diff::{Change, diff};
 use crate::vm::json::Json;
 
-/// VMs by zonename, kept current by the items of a stream with a snapshot.
+/// VMs by zonename, kept current by the items of a stream that begins with a
+/// snapshot.
 ///
-/// If the stream had to begin again, what must have happened meanwhile is made
-/// of the difference: whoever follows what [`Mirror::apply`] returns misses
-/// no change, though changes and back again are not seen.
+/// If the stream had to begin again, the mirror compares the new snapshot with
+/// the VMs that it has, and makes events of the differences. So a caller that
+/// follows what [`Mirror::apply`] returns misses no change, except one that was
+/// undone before the stream began again.
 #[derive(Clone, Debug, Default)]
 pub struct Mirror {
     query: EventsQuery,
@@ -22,7 +24,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror without VMs yet, of a stream of these events.
+    /// A mirror of a stream of these events. It has no VMs yet.
     #[must_use]
     pub fn new(query: EventsQuery) -> Self {
         Self { query, ..Self::default() }
@@ -34,13 +36,13 @@ impl Mirror {
         &self.vms
     }
 
-    /// VMs that are there, but can't be read: what is known of one is as it
-    /// was before, if anything is.
+    /// VMs that exist but can't be read. If one could be read before, the
+    /// mirror still has it as it was then.
     pub fn unreadable(&self) -> impl Iterator<Item = &Unreadable> {
         self.unreadable.values()
     }
 
-    /// What can't be read, and is or may be the VM of this zonename.
+    /// An unreadable VM that is, or may be, the one with this zonename.
     #[must_use]
     pub fn unreadable_as(&self, zonename: &str) -> Option<&Unreadable> {
         let may_be = |vm: &&Unreadable| {
@@ -49,8 +51,8 @@ impl Mirror {
         self.unreadable.values().find(may_be)
     }
 
-    /// Takes an item in. Returns what has happened by it: an event itself, or
-    /// what must have happened while the stream was broken.
+    /// Takes in an item. Returns the events that it brings: the event itself,
+    /// or what must have happened while the stream was broken.
     pub fn apply(&mut self, item: &Item) -> Vec<Event> {
         match item {
             Item::Broken(_) => Vec::new(),
@@ -83,7 +85,8 @@ impl Mirror {
         let unreadable = ready.unreadable.iter();
         let unreadable = unreadable.map(|vm| (vm.zonename.clone(), vm.clone()));
         self.unreadable = unreadable.collect();
-        // What can't be read has neither gone, nor is known to have changed.
+        // A VM that can't be read has not gone, and is not known to have
+        // changed.
         let is_nameless = self.unreadable.contains_key(&None);
         for (zonename, vm) in &before {
             let name = Some(Arc::clone(zonename));
@@ -124,7 +127,7 @@ impl Mirror {
     }
 }
 
-/// Whether a VM is another one than was there by its name.
+/// Whether `new` is another VM than `old`, under the same zonename.
 fn is_another(old: &Json, new: &Json) -> bool {
     old.get("uuid") != new.get("uuid")
 }
@@ -181,7 +184,7 @@ mod tests {
         assert_eq!(missed[2].seq, 9);
         assert_eq!(mirror.vms().len(), 4);
 
-        // Of what is not wanted nothing is made.
+        // A change that the query does not ask for makes no event.
         let query = EventsQuery::new().path("state").kind(EventKind::Modify);
         let mut mirror = Mirror::new(query);
         mirror.apply(&ready(Some(first)));
@@ -209,12 +212,12 @@ mod tests {
         assert_eq!(events.len(), 1, "{events:?}");
         assert_eq!(&*events[0].zonename, "c");
         assert_eq!(mirror.vms().len(), 2);
-        // Any may be the one that has no name.
+        // An unreadable VM without a zonename may be any of them.
         second.unreadable = vec![unreadable(None)];
         second.vms = Some(Vec::new());
         assert!(mirror.apply(&Item::Ready(second)).is_empty());
         assert_eq!((mirror.vms().len(), mirror.unreadable().count()), (2, 1));
-        // An event tells of it, and the next can be read.
+        // `a` becomes unreadable by an event; its next event can be read.
         mirror.apply(&Item::Unreadable(unreadable(Some("a"))));
         assert_eq!((mirror.vms().len(), mirror.unreadable().count()), (2, 2));
         let event = missed(

@@ -1,8 +1,8 @@
-//! The client library: ask the daemon, follow its events, keep a mirror of
-//! its VMs. The program's own tools stand on it.
+//! The client library: it asks the daemon for VMs, follows its events, and
+//! keeps a mirror of its VMs. The program's own tools are built on it.
 //!
-//! Everything blocks, and everything has a time limit. The interface behind
-//! it is vminfod-http(7).
+//! Every call blocks, and everything has a time limit. The HTTP interface that
+//! it uses is described in vminfod-http(7).
 //!
 //! ```no_run
 #![doc = include_str!("../../examples/ask.rs")]
@@ -36,41 +36,42 @@ use crate::vm::json::Json;
 use http::{Answer, INSTANT};
 use query::{Target, seconds};
 
-/// How long an answer may take, unless one says.
+/// How long an answer may take, unless [`Client::time_limit`] was called.
 pub const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// The longest time that anything may take: longer ones are cut to this, a
-/// hundred years.
+/// The longest time that anything may take, a hundred years. A longer time
+/// limit is cut to this.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86400);
 
-/// What is kept of an error's words, in characters.
+/// How many characters of the daemon's error text are kept.
 const SAID_MAX: usize = 2000;
 
-/// The field that names what could not be read, and is as it was before.
+/// The header that names the sources that could not be understood; the VM has
+/// their last good values.
 const STALE: &str = "x-vminfod-stale";
 
-/// What [`Client::sync`] has found.
+/// The result of [`Client::sync`].
 #[derive(Clone, Debug)]
 pub struct Look {
     /// The VM, if there is one.
     pub vm: Option<Json>,
-    /// Sources of it that can't be understood, joined by commas: what they
-    /// say is as it was before.
+    /// The sources of the VM that can't be understood, joined by commas. The VM
+    /// has their last good values.
     pub stale: Option<String>,
 }
 
-/// Asks one daemon; each question has a connection of its own.
+/// A client of one daemon. Each request has its own connection.
 #[derive(Clone, Debug)]
 pub struct Client {
     server: Address,
     agent: String,
     time: Duration,
-    /// When all answers have to be there, if that is said.
+    /// The deadline for all answers, if [`Client::until`] has set one.
     until: Option<Instant>,
 }
 
 impl Client {
-    /// A client of the daemon that listens there.
+    /// A client of the daemon that listens at this address.
     #[must_use]
     pub fn new(server: impl Into<Address>) -> Self {
         let server = server.into();
@@ -78,38 +79,39 @@ impl Client {
         Self { server, agent, time: TIME_LIMIT, until: None }
     }
 
-    /// What the daemon knows it by, in its log and in /status.
+    /// Sets the client's name for the daemon's log and for /status.
     #[must_use]
     pub fn name(mut self, agent: &str) -> Self {
-        // What would end the line is none of a name.
+        // A control character could end the header line.
         self.agent = agent.chars().filter(|c| !c.is_control()).collect();
         self
     }
 
-    /// How long an answer may take, from the connection to its last byte. Of
-    /// [`Client::sync`] and [`Client::wait`], how much longer than their own
-    /// time.
+    /// Sets how long an answer may take, from connecting to its last byte.
+    /// [`Client::sync`] and [`Client::wait`] may take this much longer than the
+    /// time they are given.
     #[must_use]
     pub fn time_limit(mut self, time: Duration) -> Self {
         self.time = time.min(TIME_MAX);
         self
     }
 
-    /// When the last answer has to be there, however many questions are asked,
-    /// and whatever time each may take. Of a stream, when it has to be open.
+    /// Sets a deadline for the last answer, however many requests are made and
+    /// whatever time each may take. For a stream, it is the time by which the
+    /// stream must be open.
     #[must_use]
     pub fn until(mut self, until: Instant) -> Self {
         self.until = Some(until);
         self
     }
 
-    /// Where the daemon listens.
+    /// The address at which the daemon listens.
     #[must_use]
     pub fn server(&self) -> &Address {
         &self.server
     }
 
-    /// Whether the daemon is there, and has loaded every VM: `/ping`.
+    /// Checks that the daemon is running and has loaded every VM: `/ping`.
     ///
     /// # Errors
     /// If it is not.
@@ -121,10 +123,11 @@ impl Client {
         }
     }
 
-    /// How the daemon is: `/status`, in full with the log of reloads.
+    /// The daemon's report on itself: `/status`. With `full`, it includes the
+    /// log of reloads.
     ///
     /// # Errors
-    /// If it does not say.
+    /// If there is no answer, or not a valid one.
     pub fn status(&self, full: bool) -> Result<Json, Error> {
         let path = if full { "/status?full=true" } else { "/status" };
         let status = self.document(path, self.time)?;
@@ -137,7 +140,7 @@ impl Client {
     /// VMs, in the daemon's order: `/vms`.
     ///
     /// # Errors
-    /// If there is no answer, or the query is not understood.
+    /// If there is no answer, or the daemon does not understand the query.
     pub fn vms(&self, query: &VmsQuery) -> Result<Vms, Error> {
         let path = query.target().into_text();
         let time =
@@ -148,7 +151,8 @@ impl Client {
         Vms::parse(&text).map_err(|e| self.nonsense("/vms", e))
     }
 
-    /// The VM of a zonename, if there is one: `/vms/NAME`.
+    /// The VM with this zonename or uuid, if there is one: `/vms/NAME`, and
+    /// then `/vms?uuid=NAME`.
     ///
     /// # Errors
     /// If there is no answer.
@@ -165,8 +169,8 @@ impl Client {
         }
     }
 
-    /// The VM of a zonename as it is on the system: the daemon loads it first,
-    /// in at most `time`. The answer is not older than the question.
+    /// The VM with this zonename as it is on the system: the daemon loads it
+    /// first, in at most `time`. The answer is not older than the request.
     ///
     /// # Errors
     /// If there is no answer; [`Error::Refused`] with status 504 if it could
@@ -180,9 +184,9 @@ impl Client {
         Ok(Look { vm, stale })
     }
 
-    /// Waits until all of this holds of the VM of a zonename, at once or as
-    /// soon as it does, for however short; returns the VM as it was then.
-    /// Values are in the daemon's words, as [`VmsQuery::condition`] has them.
+    /// Waits until the VM with this zonename meets all conditions at the same
+    /// time, however briefly. Returns at once if it does already. Returns the
+    /// VM as it was then. Values are written as for [`VmsQuery::condition`].
     ///
     /// # Errors
     /// [`Error::TimeIsOver`] after `time`.
@@ -199,7 +203,7 @@ impl Client {
         Ok(self.waited(target, time)?.unwrap_or_default())
     }
 
-    /// Waits until there is no VM of this zonename.
+    /// Waits until there is no VM with this zonename.
     ///
     /// # Errors
     /// [`Error::TimeIsOver`] after `time`.
@@ -213,7 +217,7 @@ impl Client {
         self.waited(target, time).map(|_| ())
     }
 
-    /// The events of this query, from now on.
+    /// Opens a stream of the events of this query, from now on.
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -221,9 +225,9 @@ impl Client {
         EventStream::open(self.clone(), query, None)
     }
 
-    /// The events of this query that came after event `seq` of the daemon's
-    /// life `epoch`. If they are no longer there, the stream begins again, and
-    /// says why.
+    /// Opens a stream of the events of this query that came after event `seq`
+    /// of the daemon's life `epoch`. If the daemon no longer has them, the
+    /// stream begins again, and says why.
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -237,8 +241,8 @@ impl Client {
         EventStream::open(self.clone(), query, since)
     }
 
-    /// The answer to a GET of any path, whatever its status is but 200. The
-    /// socket is shown to `register` before anything is waited for.
+    /// Sends a GET for any path. A status other than 200 is an error.
+    /// `register` gets the socket before the request is sent.
     fn get(
         &self,
         path: &str,
@@ -271,7 +275,8 @@ impl Client {
         Err(Error::Refused { status: answer.status, said })
     }
 
-    /// The limit of a question that may take this long, from now on.
+    /// The time limit of a request that may take `time` from now on. It ends
+    /// earlier if [`Client::until`] says so.
     fn limit(&self, time: Duration) -> Limit {
         let until = after(time);
         match self.until {
@@ -311,7 +316,7 @@ impl Client {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// One VM, and the answer that it came with.
+    /// One VM, and the answer that contained it.
     fn one(
         &self,
         target: Target,
@@ -354,15 +359,15 @@ impl Client {
     }
 }
 
-/// How long a question may take, and when that is over: connection, head and
-/// body together.
+/// How long a request may take, and when that time is over. Connecting, head
+/// and body count together.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     time: Duration,
     until: Instant,
 }
 
-/// The moment after this time.
+/// The moment that is `time` from now.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(TIME_MAX)
 }

@@ -1,5 +1,5 @@
-//! What to ask of the daemon, in words of Rust; vminfod-http(7) has the words
-//! of HTTP.
+//! What to ask the daemon for, as Rust types. vminfod-http(7) describes the
+//! parameters of the requests.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use crate::vm::diff::EventKind;
 use crate::vm::json::Json;
 use crate::vm::path::Path;
 
-/// What a heartbeat is asked for, unless one says: a stream on which nothing
-/// comes for three of them is taken for broken.
+/// The time between heartbeats that a stream asks for by default. A stream on
+/// which nothing arrives for three times as long counts as broken.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The shortest time between heartbeats that the daemon takes.
+/// The shortest time between heartbeats that the daemon accepts.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
-/// The longest time that the daemon takes, unless it is set otherwise.
+/// The longest time that the daemon accepts, unless it is set otherwise.
 const SECONDS_MAX: Duration = Duration::from_secs(3600);
 
-/// A request's target while it is put together.
+/// The target of a request, while it is being built.
 #[derive(Clone, Debug)]
 pub(super) struct Target(String);
 
@@ -44,7 +44,7 @@ impl Target {
     }
 }
 
-/// Percent-encodes what is not plainly a part of a target.
+/// Percent-encodes all bytes that may mean something else in a target.
 fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -59,7 +59,8 @@ fn encoded(text: &str) -> String {
     out
 }
 
-/// Which VMs, and what of them. Without anything said: all of all.
+/// Which VMs, and which of their properties. By default: all properties of all
+/// VMs.
 ///
 /// ```
 /// use vminfod::client::VmsQuery;
@@ -76,27 +77,27 @@ pub struct VmsQuery {
 }
 
 impl VmsQuery {
-    /// All of all VMs.
+    /// All properties of all VMs.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only VMs of which a property, as text, is this. All that is asked for
-    /// has to hold; of a property that is asked for twice, the last.
+    /// Only VMs with a property whose text equals `value`. All conditions must
+    /// hold; if a property is given twice, the last condition counts.
     #[must_use]
     pub fn equals(self, property: &str, value: &str) -> Self {
         self.condition(property, &format!("\\{value}"))
     }
 
-    /// Only VMs of which a property, as text, matches this regular expression
-    /// somewhere; upper and lower case are one.
+    /// Only VMs with a property whose text matches this regular expression
+    /// anywhere. Upper and lower case are the same.
     #[must_use]
     pub fn matches(self, property: &str, pattern: &str) -> Self {
         self.condition(property, &format!("~{pattern}"))
     }
 
-    /// Only VMs of which this holds, in the daemon's own words: `VALUE`,
+    /// Only VMs that meet a condition in the daemon's own notation: `VALUE`,
     /// `~REGEX`, `!VALUE`, `!~REGEX`.
     #[must_use]
     pub fn condition(mut self, property: &str, words: &str) -> Self {
@@ -104,7 +105,7 @@ impl VmsQuery {
         self
     }
 
-    /// Of each VM only these properties, joined by commas.
+    /// Only these properties of each VM, joined by commas.
     #[must_use]
     pub fn fields(mut self, fields: &str) -> Self {
         self.fields = Some(fields.to_string());
@@ -138,8 +139,8 @@ impl VmsQuery {
     }
 }
 
-/// Which events. Without anything said: all of all VMs, with the VMs
-/// themselves at the beginning.
+/// Which events. By default: all events of all VMs, with a snapshot of the VMs
+/// at the beginning.
 #[derive(Clone, Debug)]
 pub struct EventsQuery {
     vms: Vec<String>,
@@ -168,59 +169,60 @@ impl EventsQuery {
         Self::default()
     }
 
-    /// Only events of this VM, by uuid or zonename, and of others that are
-    /// asked for so.
+    /// Only events of this VM, by uuid or zonename. More VMs can be added by
+    /// further calls.
     #[must_use]
     pub fn vm(mut self, name: &str) -> Self {
         self.vms.push(name.to_string());
         self
     }
 
-    /// Only events of this kind, and of others that are asked for so.
+    /// Only events of this kind. More kinds can be added by further calls.
     #[must_use]
     pub fn kind(mut self, kind: EventKind) -> Self {
         self.kinds.push(kind);
         self
     }
 
-    /// Of modifications only those at or below this path (`state`,
-    /// `nics.*.ip`), and others that are asked for so.
+    /// Only modifications at or below this path (`state`, `nics.*.ip`); other
+    /// kinds of events still come. More paths can be added by further calls.
     #[must_use]
     pub fn path(mut self, path: &str) -> Self {
         self.paths.push(path.to_string());
         self
     }
 
-    /// Without the VMs themselves at the beginning.
+    /// No snapshot of the VMs at the beginning.
     #[must_use]
     pub fn without_snapshot(mut self) -> Self {
         self.has_snapshot = false;
         self
     }
 
-    /// How often the daemon shall say that it is there while nothing happens.
+    /// How often the daemon should send a heartbeat while nothing happens.
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> Self {
         self.heartbeat = every.clamp(HEARTBEAT_MIN, SECONDS_MAX);
         self
     }
 
-    /// Whether VMs are wanted to begin with.
+    /// Whether the stream begins with a snapshot of the VMs.
     pub(super) fn has_snapshot(&self) -> bool {
         self.has_snapshot
     }
 
-    /// How long a stream may be silent.
+    /// How long a stream may be silent before it counts as broken.
     pub(super) fn silence_max(&self) -> Duration {
         self.heartbeat * 3
     }
 
-    /// Whether each event comes.
+    /// Whether the query asks for all events of all VMs.
     pub(super) fn is_whole(&self) -> bool {
         self.vms.is_empty() && self.kinds.is_empty() && self.paths.is_empty()
     }
 
-    /// What of an event that nobody has sent the daemon would have sent.
+    /// Filters an event that the client has made itself, as the daemon would
+    /// have done. `None` if the daemon would not have sent it.
     pub(super) fn narrow(&self, mut event: Event) -> Option<Event> {
         if !self.kinds.is_empty() && !self.kinds.contains(&event.kind) {
             return None;
@@ -228,7 +230,7 @@ impl EventsQuery {
         if event.kind != EventKind::Modify || self.paths.is_empty() {
             return Some(event);
         }
-        // The daemon knows each of them, or it would not have begun.
+        // All paths are valid: the daemon would have refused others.
         let paths = self.paths.iter().filter_map(|p| Path::parse(p).ok());
         let paths: Vec<_> = paths.collect();
         let is_wanted = |change: &&Json| {
@@ -268,7 +270,8 @@ impl EventsQuery {
     }
 }
 
-/// A time as the daemon reads it, and not longer than it takes.
+/// A time as the daemon reads it, in seconds, cut to the longest that it
+/// accepts.
 pub(super) fn seconds(time: Duration) -> String {
     format!("{:.3}", time.min(SECONDS_MAX).as_secs_f64())
 }

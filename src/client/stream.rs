@@ -1,4 +1,4 @@
-//! A stream of events that goes on by itself when its connection breaks.
+//! A stream of events that reconnects by itself when its connection breaks.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -15,31 +15,31 @@ use super::{
 };
 use crate::backoff::Backoff;
 
-/// How long to wait before a broken connection is made again. A stream that
-/// lasts for as long as the last of these pauses is well again.
+/// How long to wait before connecting again. A stream that lasts as long as the
+/// longest of these pauses counts as healthy again.
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// The longest wait for something to read, where the caller has no limit.
+/// The longest single wait for something to read, if the caller has no limit.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// What comes from a stream.
 #[derive(Debug)]
 pub enum Item {
-    /// It has begun, or goes on.
+    /// The stream has begun, or goes on after a break.
     Ready(Ready),
-    /// Something has happened.
+    /// An event of a VM.
     Event(Event),
-    /// Something has happened to a VM, and can't be read.
+    /// An event of a VM that can't be read.
     Unreadable(Unreadable),
-    /// The connection is broken. It is made again until that succeeds, or the
-    /// time for that is over.
+    /// The connection is broken. The stream connects again until that succeeds,
+    /// or until the time for retrying is over.
     Broken(Error),
 }
 
-/// The events of a daemon. If the connection breaks, or the daemon is started
-/// again, it goes on: with all that was missed, or with a new snapshot and
-/// the reason for that.
+/// The events of a daemon. If the connection breaks, or the daemon is
+/// restarted, the stream connects again and goes on: with all events that were
+/// missed, or with a new snapshot and the reason for it.
 ///
 /// ```no_run
 #[doc = include_str!("../../examples/follow.rs")]
@@ -48,33 +48,33 @@ pub enum Item {
 pub struct EventStream {
     client: Client,
     query: EventsQuery,
-    /// Number and daemon's life of the last event that is known.
+    /// The number of the last known event, and the epoch of the daemon's life.
     since: Option<(u64, String)>,
     answer: Option<Answer>,
-    /// When the last line was there.
+    /// When the last line arrived.
     heard: Instant,
-    /// When the last bytes of the next one came, and how many there are; if
-    /// there is a part of it.
+    /// When the last bytes of the next line arrived, and how many bytes of it
+    /// there are; `None` if no part of it has arrived.
     begun: Option<(Instant, usize)>,
-    /// When it last began, or went on.
+    /// When the stream last began or went on; `None` while it is broken.
     ready: Option<Instant>,
     trouble: Option<Trouble>,
     pause: Duration,
     retry_time: Option<Duration>,
     control: Arc<Control>,
-    /// VMs to begin with, if the daemon does not tell them since the stream
-    /// goes on.
+    /// The VMs to begin with, if the daemon does not send them because the
+    /// stream is resumed.
     base: Option<Vms>,
 }
 
-/// What keeps a stream from going on. It is over when the stream has brought
-/// something new, or has lasted: one that breaks as soon as it has begun is in
-/// trouble all the time.
+/// What keeps a stream from going on. This is over when the stream has brought
+/// something new, or has lasted long enough. A stream that always breaks right
+/// after its beginning is therefore in trouble all the time.
 #[derive(Debug)]
 struct Trouble {
     since: Instant,
     next: Instant,
-    /// Why, in words.
+    /// The last error, in words.
     why: String,
 }
 
@@ -91,8 +91,8 @@ struct ControlState {
     attempt: Attempt,
 }
 
-/// A connection that is made again, by a thread of its own: that takes as
-/// long as the server likes, and nobody has to wait for it.
+/// The state of a reconnection. A thread of its own connects: that may take as
+/// long as the server likes, and the caller must not have to wait for it.
 #[derive(Debug, Default)]
 enum Attempt {
     #[default]
@@ -106,7 +106,8 @@ enum Attempt {
 pub struct Stopper(Arc<Control>);
 
 impl Stopper {
-    /// Ends the stream: who waits for its next item gets [`Error::Stopped`].
+    /// Ends the stream: a caller that waits for its next item gets
+    /// [`Error::Stopped`].
     pub fn stop(&self) {
         let mut state = self.0.state.lock();
         state.is_stopped = true;
@@ -120,7 +121,7 @@ impl Stopper {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
-        // Nobody takes what an attempt that goes on would bring.
+        // If a thread is still connecting, its result is not needed.
         self.stopper().stop();
     }
 }
@@ -152,35 +153,37 @@ impl EventStream {
         let path = stream.query.target(since).into_text();
         stream.answer = Some(ask(&stream.client, &stream.control, &path)?);
         stream.heard = Instant::now();
-        // That was for the beginning: later tries have time of their own.
+        // The deadline was for opening the stream; reconnections have their own
+        // time.
         stream.client.until = None;
         Ok(stream)
     }
 
-    /// How long it tries to go on when it is broken; without this, for ever.
+    /// How long a broken stream tries to connect again. Without this call, it
+    /// tries forever.
     #[must_use]
     pub fn retry_for(mut self, time: Duration) -> Self {
         self.retry_time = Some(time);
         self
     }
 
-    /// What it was asked for.
+    /// The query of this stream.
     #[must_use]
     pub fn query(&self) -> &EventsQuery {
         &self.query
     }
 
-    /// What stops it from another thread.
+    /// A handle that stops the stream from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.control))
     }
 
-    /// The next item, however long that takes.
+    /// Waits for the next item, without a time limit.
     ///
     /// # Errors
-    /// If it can't go on, or was stopped.
-    // It is no iterator: what comes after an error is up to the caller.
+    /// If the stream can't go on, or was stopped.
+    // This is not an iterator: the caller decides what to do after an error.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Item, Error> {
         loop {
@@ -193,7 +196,7 @@ impl EventStream {
     /// The next item, if it comes in `time`.
     ///
     /// # Errors
-    /// If it can't go on, or was stopped.
+    /// If the stream can't go on, or was stopped.
     pub fn next_within(
         &mut self,
         time: Duration,
@@ -245,8 +248,8 @@ impl EventStream {
 
     /// The next line, if it comes by `until`.
     fn read(&mut self, until: Instant) -> Result<Option<StreamLine>, Error> {
-        // A daemon that has no numbers has no heartbeat either: it may be
-        // silent for as long as it likes.
+        // A daemon that does not number its events does not send heartbeats
+        // either: it may be silent for any length of time.
         let is_numbered = self.since.is_some() || self.ready.is_none();
         let silence_max = match is_numbered {
             true => self.query.silence_max(),
@@ -256,7 +259,7 @@ impl EventStream {
         let (server, time) = (self.client.server.clone(), self.client.time);
         let failed = |e: io::Error| Error::of_io(e, &server, "/events", time);
         let Some(answer) = &mut self.answer else { return Ok(None) };
-        // A line that has begun has to end, too.
+        // A line that has begun must end in time, too.
         let late_at = self.begun.map_or(deaf_at, |(last, _)| last + time);
         let piece = answer.read_line(until.min(late_at)).map_err(failed)?;
         let text = match piece {
@@ -268,7 +271,8 @@ impl EventStream {
             }
             Piece::Later { bytes } => {
                 let now = Instant::now();
-                // However long it is: as long as it comes, it comes.
+                // A line may be of any length and take any time, as long as its
+                // bytes keep arriving.
                 if bytes > self.begun.map_or(0, |(_, before)| before) {
                     self.begun = Some((now, bytes));
                     return Ok(None);
@@ -288,20 +292,20 @@ impl EventStream {
         Ok(Some(line))
     }
 
-    /// Counts a line, which has to be one that can come now.
+    /// Checks that a line may come now, and keeps its number.
     fn check(&mut self, line: &StreamLine) -> Result<(), Error> {
         let is_whole = self.query.is_whole();
         let Some((last, _)) = &mut self.since else {
             return match line {
                 StreamLine::Ready(_) => Ok(()),
-                // Without numbers there is nothing to count.
+                // Without numbers, there is nothing to check.
                 _ if self.ready.is_some() => Ok(()),
                 _ => Err(self.client.nonsense("/events", LineError::NotReady)),
             };
         };
         let (seq, is_due) = match line {
             StreamLine::Ready(_) | StreamLine::Other => return Ok(()),
-            // It may be of before the snapshot.
+            // A heartbeat may have a number from before the snapshot.
             StreamLine::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
             StreamLine::Event(Event { seq, .. })
             | StreamLine::Unreadable(seq, _) => {
@@ -317,7 +321,7 @@ impl EventStream {
         Err(self.client.nonsense("/events", &what))
     }
 
-    /// What was wrong with it is over.
+    /// Notes that the stream is healthy again.
     fn is_well(&mut self) {
         (self.trouble, self.pause) = (None, PAUSES.first);
     }
@@ -338,8 +342,8 @@ impl EventStream {
         }
     }
 
-    /// Goes on making the connection again, when it is time; `false` if
-    /// nothing has come of it by `until`.
+    /// Starts a reconnection when it is due, and takes its result. `false` if
+    /// there is no result by `until`.
     fn connect_again(&mut self, until: Instant) -> Result<bool, Error> {
         let control = Arc::clone(&self.control);
         let mut state = control.state.lock();
@@ -374,7 +378,7 @@ impl EventStream {
                 if give_up != Some(until) {
                     return Ok(false);
                 }
-                // An attempt that goes on is of no use any more.
+                // A thread that is still connecting is not needed any more.
                 if let Some(socket) = state.socket.take() {
                     let _ = socket.shutdown(Shutdown::Both);
                 }
@@ -384,7 +388,7 @@ impl EventStream {
         }
     }
 
-    /// Begins to make the connection again.
+    /// Starts a thread that connects again.
     fn try_again(&self) -> Result<(), Error> {
         let since = self.since.as_ref().map(|(seq, epoch)| (*seq, &**epoch));
         let path = self.query.target(since).into_text();
@@ -425,16 +429,17 @@ impl EventStream {
     }
 
     fn fail_again(&mut self, since: Instant, why: &Error) {
-        // All that have lost the same daemon do not come back at once.
+        // The pause is random, so that not all clients of a daemon that went
+        // away come back at once.
         let next = Instant::now() + self.pause.mul_f64(random_from_half());
         self.pause = PAUSES.next(self.pause);
         let why = why.to_string();
         self.trouble = Some(Trouble { since, next, why });
     }
 
-    /// The VMs that a stream which goes on does not begin with: those of
-    /// another one. They may be of later than where this one goes on; its
-    /// events lead there.
+    /// The VMs that a resumed stream needs to begin with, read from the
+    /// snapshot of a second stream. They may be newer than the event after
+    /// which this stream goes on; its events lead up to them.
     fn base(&self) -> Result<Vms, Error> {
         let path = self.query.target(None).into_text();
         let mut answer = ask(&self.client, &self.control, &path)?;
@@ -457,7 +462,7 @@ impl EventStream {
         .map_err(|e| self.client.nonsense("/events", e))
     }
 
-    /// Why it is broken, if it is.
+    /// Why the stream is broken, if it is.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
         let trouble = self.trouble.as_ref().filter(|_| self.ready.is_none());
@@ -465,7 +470,7 @@ impl EventStream {
     }
 }
 
-/// A number from a half to one.
+/// A random number between 0.5 and 1.
 fn random_from_half() -> f64 {
     let bits = RandomState::new().hash_one(Instant::now());
     #[allow(clippy::cast_precision_loss)]
@@ -473,7 +478,8 @@ fn random_from_half() -> f64 {
     0.5 + fraction / 2.0
 }
 
-/// Asks for a stream, as one that can be stopped meanwhile.
+/// Requests a stream. Its socket is given to `control`, so that the stream can
+/// be stopped meanwhile.
 fn ask(
     client: &Client,
     control: &Control,

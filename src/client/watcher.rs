@@ -12,22 +12,23 @@ use super::{Client, Error, Event, EventStream, EventsQuery, Item, Mirror};
 use super::{Ready, Stopper, Unreadable, after};
 use crate::vm::json::Json;
 
-/// What a watcher tells who listens to it.
+/// What a watcher reports to its listener.
 #[derive(Debug)]
 pub enum Notice<'a> {
-    /// The stream has begun, or goes on.
+    /// The stream has begun, or goes on after a break.
     Ready(&'a Ready),
-    /// Something has happened; or must have, while the stream was broken.
+    /// Something has happened, or must have happened while the stream was
+    /// broken.
     Event(&'a Event),
-    /// Something has happened to a VM, or it is there, and can't be read.
+    /// A VM can't be read, or an event of it can't.
     Unreadable(&'a Unreadable),
-    /// The stream is broken. It is tried again.
+    /// The stream is broken. The watcher connects again.
     Broken(&'a Error),
-    /// The stream can't go on: nothing more is told.
+    /// The stream can't go on. This is the last notice.
     Ended(&'a Error),
 }
 
-/// Keeps a mirror of VMs current, calls back, and waits for what is wanted.
+/// Keeps a mirror of VMs current, calls a listener, and waits for conditions.
 ///
 /// ```no_run
 #[doc = include_str!("../../examples/watch.rs")]
@@ -38,7 +39,7 @@ pub struct Watcher {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a waiter wants of a VM.
+/// The condition that a waiter waits for.
 type Wanted<'a> = dyn FnMut(Option<&Json>) -> bool + Send + 'a;
 
 #[derive(Default)]
@@ -61,7 +62,7 @@ struct Waiter {
     id: u64,
     zonename: Arc<str>,
     wanted: Box<Wanted<'static>>,
-    /// The event after which the VM was as wanted.
+    /// The event after which the condition held.
     found: Option<Event>,
 }
 
@@ -72,10 +73,12 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// Follows the events of `query`, and returns when the VMs are there.
-    /// `listener` is called by the watcher's own thread, in order; what it
-    /// holds up comes later, and a daemon whose events are not taken ends the
-    /// stream. It must not wait for what this watcher waits for.
+    /// Follows the events of `query`, and returns when the VMs are known. The
+    /// watcher's own thread calls `listener` for each notice, in order. A slow
+    /// listener delays the notices after it; if it is so slow that events are
+    /// not read, the daemon ends the stream. The listener must not wait for
+    /// anything that this watcher has to do first, such as
+    /// [`Watcher::wait_for`].
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -87,8 +90,8 @@ impl Watcher {
         Self::follow(client.events(query)?, client.time, listener)
     }
 
-    /// As [`Watcher::start`], of a stream that was opened already. `time` is
-    /// how long it may take to begin.
+    /// Like [`Watcher::start`], for a stream that is already open. `time` is
+    /// how long the stream may take to begin.
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -134,13 +137,13 @@ impl Watcher {
         self.shared.state.lock().mirror.vms().clone()
     }
 
-    /// The VM of a zonename.
+    /// The VM with this zonename.
     #[must_use]
     pub fn vm(&self, zonename: &str) -> Option<Json> {
         self.shared.state.lock().mirror.vms().get(zonename).cloned()
     }
 
-    /// Why the mirror may not be current: the stream is broken.
+    /// Why the mirror may be out of date: the stream is broken.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.shared.state.lock().trouble.clone()
@@ -152,14 +155,16 @@ impl Watcher {
         self.shared.state.lock().mirror.unreadable().cloned().collect()
     }
 
-    /// Waits until the VM of a zonename is as wanted, at once or as soon as it
-    /// is, for however short: `wanted` sees each state, and `None` while there
-    /// is none. Returns the VM as it was then. `wanted` is called while the
-    /// mirror is locked: it must not use this watcher, nor take its time.
+    /// Waits until the VM with this zonename is as wanted, however briefly;
+    /// returns at once if it is already. `wanted` is called for each version of
+    /// the VM, and with `None` while there is no VM. Returns the VM as it was
+    /// then. `wanted` is called while the mirror is locked: it must not use
+    /// this watcher, and must be fast.
     ///
     /// # Errors
-    /// [`Error::TimeIsOver`] after `time`, with the VM as it is, or
-    /// [`Error::Nonsense`] if it can't be read; or why the watcher has ended.
+    /// [`Error::TimeIsOver`] after `time`, with the VM as it is then.
+    /// [`Error::Nonsense`] instead if the VM can't be read. [`Error::Ended`]
+    /// with the reason if the watcher has ended.
     pub fn wait_for(
         &self,
         zonename: &str,
@@ -169,7 +174,7 @@ impl Watcher {
         let until = after(time);
         let mut state = self.shared.state.lock();
         let now = state.mirror.vms().get(zonename);
-        // One that can't be read is there.
+        // A VM that can't be read does exist.
         let is_known =
             now.is_some() || state.mirror.unreadable_as(zonename).is_none();
         if is_known && wanted(now) {
@@ -215,7 +220,8 @@ impl Drop for Watcher {
     fn drop(&mut self) {
         self.stopper.stop();
         if let Some(thread) = self.thread.take() {
-            // A listener may end its own watcher.
+            // A listener may drop its own watcher: its thread can't join
+            // itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }
@@ -223,7 +229,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Tells who waits that a watcher's thread has ended, even by a panic.
+/// Reports to all waiters that the watcher's thread has ended, even by a panic.
 struct End<'a> {
     shared: &'a Shared,
     why: Option<Error>,

@@ -1,8 +1,9 @@
-//! Comparing VMs with VMs, property by property: those that one daemon serves
-//! with those of another, or with those that the system has.
+//! Compares VMs with VMs, property by property: the VMs that one daemon serves
+//! with those of another daemon, or with those that the system has.
 //!
-//! Things move: what differs once is on its way. What differs lasts if it
-//! differs in every look, and the daemon's side has not changed meanwhile.
+//! VMs change while they are compared: a difference that is seen once may be a
+//! change that is still on its way. A difference is lasting if it is seen in
+//! every look, and the daemon's side has not changed meanwhile.
 
 pub mod streams;
 
@@ -19,15 +20,15 @@ use crate::source::Source;
 use crate::vm::diff::{Action, diff, pretty_path};
 use crate::vm::json::{Json, Object};
 
-/// The pauses between one look and the next, while anything is wrong: a
-/// command that fails once may not fail the next time.
+/// The pauses between one look and the next, as long as anything differs or
+/// fails: a command that fails once may not fail the next time.
 pub const PAUSES: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(400),
     Duration::from_millis(1600),
 ];
 
-/// After so long, no further look is begun.
+/// After this time, no further look is begun.
 pub const LOOKS_TIME: Duration = Duration::from_secs(5);
 
 /// Where two lists of VMs differ.
@@ -37,14 +38,14 @@ pub struct Place {
     pub zonename: String,
     /// The property; empty if one of the lists lacks the VM.
     pub path: String,
-    /// Which nic or disk, if it is of one.
+    /// Which nic or disk the property belongs to, if it belongs to one.
     pub ident: Option<String>,
-    /// Elements of an array have one path: which of them.
+    /// Tells elements of an array apart, because they all have the same path.
     nth: usize,
 }
 
 impl Place {
-    /// The property, and which nic or disk it is of.
+    /// The property, and which nic or disk it belongs to.
     #[must_use]
     pub fn name(&self) -> String {
         match (&*self.path, &self.ident) {
@@ -55,14 +56,15 @@ impl Place {
     }
 }
 
-/// What both lists have at a place, the left one first: nothing, if the list
-/// lacks it.
+/// The values that both lists have at a place, the left one first. `None` if a
+/// list has no value there.
 pub type Values = (Option<Json>, Option<Json>);
 
 /// All differences of two lists.
 pub type Differences = BTreeMap<Place, Values>;
 
-/// Where lists of VMs differ. VMs are the same if their zonename is.
+/// Finds where two lists of VMs differ. VMs are the same if they have the same
+/// zonename.
 #[must_use]
 pub fn differences(left: &[Json], right: &[Json]) -> Differences {
     let named = |vms| -> BTreeMap<String, Json> {
@@ -82,7 +84,7 @@ pub fn differences(left: &[Json], right: &[Json]) -> Differences {
     all
 }
 
-/// Adds where two objects of one VM differ.
+/// Adds the places where two objects of one VM differ.
 pub fn add_differences(
     to: &mut Differences,
     zonename: &str,
@@ -100,7 +102,7 @@ pub fn add_differences(
     let objects =
         (left.and_then(Json::as_object), right.and_then(Json::as_object));
     let (Some(a), Some(b)) = objects else {
-        // That it is there, not all that it is.
+        // Only says that the VM exists; the whole object is not shown.
         let is_there = |vm: Option<&Json>| vm.map(|_| Json::from(true));
         if left.is_some() || right.is_some() {
             add(String::new(), None, (is_there(left), is_there(right)));
@@ -119,14 +121,14 @@ pub fn add_differences(
     }
 }
 
-/// What one look, or several, have found.
+/// The result of one look, or of several.
 #[derive(Debug)]
 pub struct SystemDifferences {
-    /// What the system, on the left, and the daemon have otherwise.
+    /// Where the system, on the left, and the daemon differ.
     pub differences: Differences,
     /// What can't be compared, and why.
     pub faults: BTreeSet<String>,
-    /// Those of them that no file of a VM is the reason of: a command did not
+    /// Those faults that are not caused by a file of a VM: a command did not
     /// answer, or the daemon's VM can't be read.
     pub unanswered: BTreeSet<String>,
     /// How many VMs were compared.
@@ -134,8 +136,9 @@ pub struct SystemDifferences {
 }
 
 impl SystemDifferences {
-    /// What is still so since an earlier look. What the daemon has otherwise
-    /// than then is on its way.
+    /// Keeps the differences that an earlier look has found, too. A difference
+    /// is dropped if the daemon's value has changed since then: the change is
+    /// on its way.
     fn since(mut self, before: &Self) -> Self {
         self.differences.retain(|place, (_, daemon)| {
             let before = before.differences.get(place);
@@ -152,8 +155,8 @@ pub enum CompareError {
     System(CommandError),
     /// The daemon has not answered.
     Daemon(client::Error),
-    /// They differ, and could only be looked at once: that says nothing about
-    /// what lasts.
+    /// They differ, but could be looked at only once: that does not show what
+    /// lasts.
     OneLook,
 }
 
@@ -171,10 +174,11 @@ impl fmt::Display for CompareError {
 
 impl std::error::Error for CompareError {}
 
-/// What a daemon has otherwise than the system, lastingly.
+/// Finds the lasting differences between a daemon and the system.
 ///
 /// # Errors
-/// If the system or the daemon can't be read, or was only once.
+/// If the system or the daemon can't be read, or if they differ and could be
+/// read only once.
 pub fn with_system(
     settings: &Settings,
     client: &Client,
@@ -183,7 +187,7 @@ pub fn with_system(
     let begin = Instant::now();
     let mut lasting: Option<SystemDifferences> = None;
     let mut looks = 0;
-    // The last look's, if it failed.
+    // Why the last look failed, if it did.
     let mut failure = None;
     for pause in [None].into_iter().chain(PAUSES.map(Some)) {
         std::thread::sleep(pause.unwrap_or_default());
@@ -205,7 +209,7 @@ pub fn with_system(
                 (is_equal && faults.is_empty())
                     || (is_late && (is_equal || looks > 1))
             }
-            // What took as long as that to fail has not failed in passing.
+            // A failure that took this long is not a passing one.
             _ => is_late,
         };
         if is_known {
@@ -227,7 +231,7 @@ pub fn with_system(
     Ok(seen)
 }
 
-/// What differs now.
+/// Compares the system and the daemon once.
 fn look(
     settings: &Settings,
     client: &Client,
@@ -248,7 +252,8 @@ fn look(
     let adjusted = |vms: &[Json]| vms.iter().map(adjust).collect::<Vec<_>>();
     let (system, daemon) = (adjusted(&dumped.vms), adjusted(&served.vms));
     let mut differences = differences(&system, &daemon);
-    // Of what the system does not say the daemon has what was last good.
+    // VMs that could not be read are left out. If the system could not be read,
+    // the daemon has the last good values.
     let names = served.unreadable.iter().filter_map(|vm| vm.zonename.as_ref());
     let names: BTreeSet<_> = names.map(|name| &**name).collect();
     differences.retain(|place, _| {
@@ -258,7 +263,8 @@ fn look(
     Ok(SystemDifferences { differences, faults, unanswered, vms: system.len() })
 }
 
-/// A VM without the amounts of data in it: they change without an event.
+/// A copy of a VM without the amounts of data in it: they change without an
+/// event.
 #[must_use]
 pub fn without_growth(vm: &Json) -> Json {
     let Some(object) = vm.as_object() else { return vm.clone() };
@@ -280,10 +286,11 @@ pub fn without_growth(vm: &Json) -> Json {
     Json::from(object)
 }
 
-/// Members that today's daemon has of no zone whose name is not a UUID.
+/// Members that today's daemon lacks for every zone whose name is not a UUID.
 const OF_KSTAT: [&str; 3] = ["pid", "boot_timestamp", "init_restarts"];
 
-/// Why today's daemon is known to have this otherwise than we do, if it is.
+/// The known reason why today's daemon has another value than ours here; `None`
+/// if the difference is not a known one.
 #[must_use]
 pub fn known_of_reference(
     place: &Place,
@@ -314,20 +321,21 @@ pub fn known_of_reference(
     None
 }
 
-/// Differences of one property.
+/// The differences of one property.
 #[derive(Debug, PartialEq)]
 pub struct Group {
     /// The property; empty for the VM as a whole.
     pub path: String,
     /// The VMs, by zonename.
     pub vms: BTreeSet<String>,
-    /// The values of all of them, or of the first, as an example.
+    /// The values, if they are the same for all of these VMs; otherwise those
+    /// of the first VM, as an example.
     pub values: Values,
-    /// Whether they are the same in all of them.
+    /// Whether the values are the same for all of these VMs.
     pub are_alike: bool,
 }
 
-/// Differences by property, and by value where all have the same.
+/// Groups differences by property.
 #[must_use]
 pub fn by_property(differences: &Differences) -> Vec<Group> {
     let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
@@ -345,13 +353,13 @@ pub fn by_property(differences: &Differences) -> Vec<Group> {
     groups.into_values().collect()
 }
 
-/// A value as a line shows it.
+/// A value as text, for a line of output.
 #[must_use]
 pub fn shown(value: Option<&Json>) -> String {
     value.map_or_else(|| "nothing".to_string(), ToString::to_string)
 }
 
-/// A member `name` with a value, if there is one.
+/// Sets member `name`, if there is a value.
 pub fn set_value(to: &mut Object, name: &'static str, value: Option<&Json>) {
     if let Some(value) = value {
         to.set(name, value.clone());
@@ -381,7 +389,7 @@ mod tests {
             now.since(&before).differences.into_values().count()
         };
         assert_eq!(lasting(seen(2, 1), seen(2, 1)), 1);
-        // The system goes on, and the daemon does not.
+        // The system changes again, and the daemon does not follow.
         assert_eq!(lasting(seen(2, 1), seen(3, 1)), 1);
         // The daemon follows.
         assert_eq!(lasting(seen(2, 1), seen(3, 2)), 0);

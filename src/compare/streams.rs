@@ -1,10 +1,10 @@
-//! Two daemons beside each other: what their streams of events add up to,
-//! compared with each other, and each with what it serves as /vms. Pure: items
-//! and times are passed in.
+//! Compares two daemons that run side by side: what their streams of events add
+//! up to is compared with each other, and each of them with what its daemon
+//! serves as /vms. Pure: items and times are passed in.
 //!
-//! What matters is what lasts. One daemon is a moment ahead of the other, and
-//! groups changes otherwise: so changes are counted one by one, and objects
-//! are compared.
+//! Only lasting differences matter. One daemon may be a moment ahead of the
+//! other, and may group changes differently. So changes are counted one by one,
+//! and VM objects are compared.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -19,14 +19,15 @@ use super::{
 use crate::client::{Event, Item, Mirror, Unreadable, Vms};
 use crate::vm::json::Json;
 
-/// What differs without a rest is reported after so many times the time that
-/// a difference has to last.
+/// A difference whose values keep changing is reported after this many times
+/// the time that a difference must last.
 const RESTLESS: u32 = 10;
 
-/// The most changes of one daemon that wait for the other's.
+/// The most changes of one daemon that wait for the other daemon to report
+/// them.
 const UNMATCHED_MAX: usize = 65_536;
 
-/// The most VMs that are reported to be unreadable.
+/// The most VMs that are reported as unreadable.
 const UNREAD_MAX: usize = 1024;
 
 /// What is compared.
@@ -34,47 +35,47 @@ const UNREAD_MAX: usize = 1024;
 pub enum Pair {
     /// The VMs of A with those of B.
     Daemons,
-    /// What the stream of this daemon adds up to with its /vms.
+    /// What the stream of this daemon adds up to, with its /vms.
     Stream(usize),
 }
 
-/// News of a difference.
+/// A report about a difference.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
-    /// It lasts.
+    /// A difference lasts.
     Differs(Pair, Place, Values),
-    /// One that lasted is over.
+    /// A difference that lasted is over.
     Agrees(Pair, Place),
     /// A VM of this daemon can't be read, and is not compared.
     Unread(usize, Unreadable),
 }
 
-/// What was counted.
+/// The counters of a comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamCounts {
-    /// Changes that both have reported.
+    /// Changes that both daemons have reported.
     pub both: u64,
     /// Changes that only A, or only B, has reported.
     pub alone: [u64; 2],
     /// Lasting differences.
     pub lasting: u64,
-    /// Those of them that are over.
+    /// Lasting differences that are over.
     pub over: u64,
-    /// VMs that could not be compared at some time, since one daemon's could
-    /// not be read.
+    /// VMs that could not be compared at some time, because the VM of one
+    /// daemon could not be read.
     pub unread: u64,
 }
 
 #[derive(Debug)]
 struct Open {
     values: Values,
-    /// Since when there is a difference.
+    /// Since when there has been a difference here.
     first: Instant,
-    /// Since when it is this one.
+    /// Since when it has had these values.
     since: Instant,
     /// When it was last seen.
     seen: Instant,
-    /// Whether it is there still.
+    /// Whether it is still there.
     is_there: bool,
     is_reported: bool,
 }
@@ -82,23 +83,23 @@ struct Open {
 #[derive(Default)]
 struct Side {
     mirror: Mirror,
-    /// Whether its stream stands.
+    /// Whether its stream is connected.
     is_ready: bool,
-    /// Whether it has stood once.
+    /// Whether its stream has been connected once.
     has_begun: bool,
-    /// Whether it is today's daemon, which is known to have a few things
-    /// otherwise.
+    /// Whether it is today's daemon, a few of whose values are known to differ.
     is_reference: bool,
-    /// Changes that the other has not reported yet, by what they are: when
-    /// each was reported here, the oldest first.
+    /// Changes that the other daemon has not reported yet, by the hash of the
+    /// change: when each was reported here, the oldest first.
     unmatched: HashMap<u64, VecDeque<Instant>>,
-    /// The same, and such as were matched since, by time.
+    /// The same changes in order of time. Some of them may have been matched
+    /// since.
     order: VecDeque<(Instant, u64)>,
 }
 
 impl Side {
-    /// Takes the oldest change of this kind; with a time, only if it is of
-    /// then. Returns whether there was one.
+    /// Takes out the oldest report of this change. If a time is given, only a
+    /// report of that time is taken. Returns whether there was one.
     fn pop(&mut self, change: u64, at: Option<Instant>) -> bool {
         let Some(times) = self.unmatched.get_mut(&change) else { return false };
         if at.is_some() && times.front().copied() != at {
@@ -115,22 +116,24 @@ impl Side {
 /// The comparison of two daemons, A and B.
 pub struct Comparison {
     sides: [Side; 2],
-    /// How long a difference has to last.
+    /// How long a difference must last.
     settle: Duration,
-    /// VMs that may not be as they were when they were last compared.
+    /// VMs that may have changed since they were last compared.
     changed: BTreeSet<Arc<str>>,
     open: BTreeMap<(Pair, Place), Open>,
-    /// VMs that can't be read, by daemon and name, each reported once.
+    /// VMs that can't be read, by daemon and name. Each is reported once.
     unread: BTreeSet<(usize, Option<Arc<str>>)>,
-    /// What is to be reported of them.
+    /// Reports about these VMs that `look` has not returned yet.
     news: Vec<News>,
-    /// Since when both streams stand: the changes of before may come late.
+    /// Since when both streams have been connected: changes from before may
+    /// arrive late.
     ready_at: Option<Instant>,
     counts: StreamCounts,
 }
 
 impl Comparison {
-    /// Nothing is known yet; a difference that lasts for `settle` counts.
+    /// A comparison that knows no VM yet. A difference that lasts for `settle`
+    /// counts.
     #[must_use]
     pub fn new(settle: Duration) -> Self {
         Self {
@@ -145,19 +148,19 @@ impl Comparison {
         }
     }
 
-    /// Whether both streams stand.
+    /// Whether both streams are connected.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.sides.iter().all(|side| side.is_ready)
     }
 
-    /// Whether a daemon is today's; known once its stream stands.
+    /// Whether a daemon is today's; known once its stream is connected.
     #[must_use]
     pub fn is_reference(&self, side: usize) -> bool {
         self.sides[side].is_reference
     }
 
-    /// Whether the stream of a daemon stands.
+    /// Whether the stream of a daemon is connected.
     #[must_use]
     pub fn stands(&self, side: usize) -> bool {
         self.sides[side].is_ready
@@ -169,20 +172,20 @@ impl Comparison {
         self.sides[side].mirror.vms().len()
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     #[must_use]
     pub fn counts(&self) -> StreamCounts {
         self.counts
     }
 
-    /// Whether what a stream adds up to was not what its daemon served when
-    /// that was last looked at.
+    /// Whether what a stream adds up to differed from what its daemon served
+    /// when the two were last compared.
     #[must_use]
     pub fn is_doubtful(&self, side: usize) -> bool {
         self.open.keys().any(|(pair, _)| *pair == Pair::Stream(side))
     }
 
-    /// Takes an item of a stream in.
+    /// Takes in an item of a stream.
     pub fn take(&mut self, side: usize, item: &Item, now: Instant) {
         match item {
             Item::Ready(ready) => {
@@ -197,10 +200,11 @@ impl Comparison {
             Item::Broken(_) => {
                 self.sides[side].is_ready = false;
                 self.ready_at = None;
-                // What has differed until then need not last.
+                // A difference that was not reported yet may not last.
                 self.open.retain(|_, open| open.is_reported);
             }
-            // A broken stream may bring what it has missed later.
+            // Counted even while a stream is broken: it may bring later what it
+            // has missed.
             Item::Event(event) if self.have_begun() => {
                 for change in changes_of(event) {
                     self.count(side, change, now);
@@ -213,7 +217,7 @@ impl Comparison {
             Item::Event(event) => {
                 self.changed.insert(Arc::clone(&event.zonename));
             }
-            // Every VM may be another now, those that have gone included.
+            // Every VM may have changed, including those that are gone now.
             Item::Ready(_) => self.changed.extend(self.names()),
             Item::Broken(_) | Item::Unreadable(_) => {}
         }
@@ -223,7 +227,7 @@ impl Comparison {
         }
     }
 
-    /// Whether both streams have stood once.
+    /// Whether both streams have been connected once.
     fn have_begun(&self) -> bool {
         self.sides.iter().all(|side| side.has_begun)
     }
@@ -242,7 +246,8 @@ impl Comparison {
         names.cloned().collect()
     }
 
-    /// Counts a change: it is reported by both once the other reports it, too.
+    /// Counts a change. It counts as reported by both once the other daemon has
+    /// reported it, too.
     fn count(&mut self, side: usize, change: u64, now: Instant) {
         if self.sides[1 - side].pop(change, None) {
             self.counts.both += 1;
@@ -254,7 +259,8 @@ impl Comparison {
         self.expire(side, now);
     }
 
-    /// Changes that the other has not reported in time are one's alone.
+    /// A change that the other daemon has not reported in time counts as
+    /// reported by one daemon alone.
     fn expire(&mut self, side: usize, now: Instant) {
         let ready_at = self.ready_at;
         let own = &mut self.sides[side];
@@ -286,7 +292,7 @@ impl Comparison {
         let names: BTreeSet<&str> =
             served.keys().copied().chain(names_of(mirror)).collect();
         let mut found = Differences::new();
-        // Of what can't be read nothing is known.
+        // A VM that can't be read is not compared.
         let may_be = |vm: &Unreadable, name: &str| {
             vm.zonename.as_deref().is_none_or(|own| own == name)
         };
@@ -308,15 +314,15 @@ impl Comparison {
         self.note(Pair::Stream(side), found, is_meant, now);
     }
 
-    /// Compares what has changed, and returns what is new of differences that
-    /// last.
+    /// Compares the VMs that have changed, and returns what is new about
+    /// lasting differences.
     pub fn look(&mut self, now: Instant) -> Vec<News> {
         self.expire(0, now);
         self.expire(1, now);
         let mut news = std::mem::take(&mut self.news);
         if self.is_ready() {
             for name in std::mem::take(&mut self.changed) {
-                // Of one that can't be read it is not known whether it still
+                // For a VM that can't be read, it is not known whether it still
                 // differs.
                 if let Some(found) = self.differences_of(&name) {
                     let is_meant = |own: &str| *own == *name;
@@ -324,7 +330,7 @@ impl Comparison {
                 }
             }
             for ((pair, _), open) in &mut self.open {
-                // Nothing has changed since.
+                // VMs that have not changed still differ as before.
                 if *pair == Pair::Daemons {
                     open.seen = now;
                 }
@@ -371,7 +377,7 @@ impl Comparison {
         Some(found)
     }
 
-    /// Notes what differs now, of the VMs that are meant.
+    /// Records the differences that there are now in the VMs that are meant.
     fn note(
         &mut self,
         pair: Pair,
@@ -406,8 +412,8 @@ fn names_of(mirror: &Mirror) -> impl Iterator<Item = &str> {
     mirror.vms().keys().map(|name| &**name)
 }
 
-/// The changes of an event, each by what it is: the VM, the path and the new
-/// value, or that the VM has come or gone.
+/// The changes of an event, each as a hash of the VM, the kind of event, the
+/// path and the new value. The creation or deletion of a VM is one change.
 fn changes_of(event: &Event) -> Vec<u64> {
     let hash = |path: &str, value: Option<&Json>| {
         let mut hasher = DefaultHasher::new();

@@ -1,5 +1,5 @@
-//! What comes after a load: the cache is changed, faults are noted, and what is
-//! not settled is looked at again.
+//! What the daemon does after a load: it changes the cache, notes faults, and
+//! has VMs that are not settled loaded again.
 
 use std::sync::Arc;
 
@@ -13,19 +13,20 @@ use crate::source::{EventSource, Source, Sources};
 use crate::transitions::{Numbered, Position, Reports, due};
 use crate::watch::files::FileWatcher;
 
-/// A zone whose uuid another has that is served, and is in the index no more,
-/// is so often looked at again before that is a fault.
+/// If a zone has the uuid of another zone that is served but is no longer in
+/// the zone index, it is loaded again at most this often before that is a
+/// fault.
 const TWIN_TRIES: u32 = 4;
 
 /// The number of the last transition that was reported before a batch began.
 pub type TransitionNumber = u64;
 
-/// What has come of a load.
+/// The result of applying a load.
 #[derive(Debug, Default)]
 pub struct Finished {
-    /// What was published.
+    /// The events that were published.
     pub published: Vec<Published>,
-    /// Whether that is all: if not, another load is to come.
+    /// Whether the VM is settled. If not, another load follows.
     pub is_settled: bool,
 }
 
@@ -37,18 +38,18 @@ struct Due<'a> {
     noted: TransitionNumber,
 }
 
-/// How far a load has seen.
+/// How much of a zone's history a load has seen.
 enum Reach<'a> {
     /// Nothing: zoneadm has not answered.
     Nothing,
-    /// Up to where the zone was found.
+    /// Everything up to the state in which the zone was found.
     Found(Position<'a>),
-    /// Up to the end of the zone that is stored, and nothing of the next one
-    /// of its name.
+    /// Everything up to the end of the zone that is stored, but nothing of the
+    /// next zone of that name.
     End,
 }
 
-/// The zone is not there.
+/// A load has found that there is no such zone.
 const GONE_NOW: Reach<'static> = Reach::Found(Position {
     zone_state: GONE,
     zoneid: None,
@@ -76,7 +77,7 @@ impl Reports for Due<'_> {
     }
 }
 
-/// What there is to do with what was loaded.
+/// Applies what was loaded.
 #[derive(Clone)]
 pub struct AfterLoad {
     pub shared: Arc<Shared>,
@@ -85,7 +86,8 @@ pub struct AfterLoad {
 }
 
 impl AfterLoad {
-    /// Stores what was loaded of a VM, and sees to what is left to do.
+    /// Stores what was loaded of a VM. What is not settled yet is loaded again
+    /// later.
     pub fn finish(
         &self,
         job: &Job,
@@ -122,8 +124,8 @@ impl AfterLoad {
                 self.finish_reported_end(job, &zonename, base, noted);
                 return Finished::default();
             }
-            // What was read of a zone that is another than the one that is
-            // served is not kept: all of it is read again.
+            // This zone is not the one that is served. What was read of it is
+            // not kept, so all of it is read again.
             LoadOutcome::Unknown
                 if prior.is_some() && (!is_owed || failed != Sources::NONE) =>
             {
@@ -143,8 +145,9 @@ impl AfterLoad {
         finished
     }
 
-    /// The VM that is served has ended. What is there now has not been read in
-    /// whole, and nothing of the one before is to be taken for a part of it.
+    /// The VM that is served has ended: publishes its end, and has the zone
+    /// loaded again. The zone that has its name now has not been read
+    /// completely, and must not get any part of the old one.
     fn finish_reported_end(
         &self,
         job: &Job,
@@ -157,7 +160,7 @@ impl AfterLoad {
         self.shared.queue.push(again);
     }
 
-    /// Notes which sources could not be read; returns what is to be read again
+    /// Notes which sources could not be read; returns what must be read again
     /// because of that.
     fn note_failures(&self, loaded: &Loaded) -> Sources {
         let mut failed = Sources::NONE;
@@ -180,7 +183,8 @@ impl AfterLoad {
         failed
     }
 
-    /// A fault goes when what was read without it is served, not before.
+    /// Clears the faults of sources that were read. A fault is cleared only
+    /// once the data that was read without it is served.
     fn note_well(&self, zonename: &Arc<str>, faults: &SourceFaults) {
         let well = faults.iter().filter(|(_, error)| error.is_none());
         for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
@@ -188,7 +192,8 @@ impl AfterLoad {
         }
     }
 
-    /// Stores what a VM is made of, with the transitions that lead there.
+    /// Stores the parts of a VM, together with the transitions that lead to its
+    /// state.
     fn store(
         &self,
         job: &Job,
@@ -224,7 +229,7 @@ impl AfterLoad {
         finished
     }
 
-    /// Has a VM loaded again when the missing answers are there.
+    /// Has a VM loaded again when the missing answers arrive.
     fn owe_answers(&self, job: &Job, loaded: &Loaded) {
         // If a VM is not known yet, all of it has to be read.
         let is_part = matches!(loaded.found, LoadOutcome::Unknown)
@@ -240,7 +245,7 @@ impl AfterLoad {
         }
     }
 
-    /// Has the cache forget a VM, and with it all that is about it.
+    /// Removes a VM from the cache, with its watches and faults.
     fn finish_gone(
         &self,
         job: &Job,
@@ -270,7 +275,8 @@ impl AfterLoad {
         before.iter().any(|(_, t)| t.zone_state == GONE)
     }
 
-    /// A VM is gone: another zone may have had its uuid, and been refused.
+    /// A VM is gone: loads the zones again that were refused because another
+    /// zone had their uuid.
     fn look_at_twins(&self, job: &Job) {
         for zonename in self.shared.faults.zonenames_of(Source::Uuid) {
             let (lane, sources) = (Lane::Vm(zonename), Sources::ALL);
@@ -279,10 +285,10 @@ impl AfterLoad {
         }
     }
 
-    /// Whether a VM has ended without that its zone's end has been reported.
-    /// A file's event may overtake the sysevents of what came before it,
-    /// which would then come too late to be told: they get a moment. To be
-    /// asked only if zoneadm has answered.
+    /// Whether a VM has ended and the report of its zone's end has not arrived
+    /// yet. A file event may overtake earlier sysevents. These would come too
+    /// late to be published, so they get a moment to arrive. Must be called
+    /// only if zoneadm has answered.
     pub fn is_end_unheard(
         &self,
         zonename: &Arc<str>,
@@ -300,7 +306,8 @@ impl AfterLoad {
         has_ended && queue.is_unheard(zonename, self.times.end_time)
     }
 
-    /// Has the cache changed. A VM that could not be stored is loaded again.
+    /// Applies an update to the cache. A VM that could not be stored is loaded
+    /// again.
     fn apply(
         &self,
         job: &Job,
@@ -339,19 +346,19 @@ impl AfterLoad {
                     faults.add(Some(zonename), Source::Uuid, &error);
                     self.retry(job, Sources::ALL);
                 } else {
-                    // The other has perhaps just been renamed to this one.
+                    // Perhaps the other zone has just been renamed to this one.
                     let pause = self.times.settle.after(job.tries);
                     let (sources, tries) = (Sources::ALL, job.tries + 1);
                     let again = Job { sources, tries, ..job.clone() };
                     self.shared.queue.push_later(again, pause);
                 }
-                // It is as it is until the other zone goes.
+                // Nothing more will change until the other zone goes.
                 Finished { published: Vec::new(), is_settled: true }
             }
         }
     }
 
-    /// Whether the zone index has a line of a zone.
+    /// Whether the zone index has a line for a zone.
     fn is_configured(&self, zonename: &str) -> bool {
         self.shared.index.read().line(zonename).is_some()
     }
@@ -375,13 +382,13 @@ impl AfterLoad {
         }
     }
 
-    /// Tries a job again, later the more often it has failed.
+    /// Tries a job again. The pause before it grows with each failure.
     pub fn retry(&self, job: &Job, sources: Sources) {
         self.shared.retry(&self.times, job, sources);
     }
 
-    /// No event may mark the moment at which the zone has what it lacks, or
-    /// leaves the state that it does not stay in.
+    /// Has a zone looked at again later. There may be no event when the zone
+    /// gets what it lacks, or leaves a state that it should not stay in.
     fn look_again(&self, job: &Job, pending: Pending) {
         let times = &self.times;
         let (sources, pauses) = match pending {
@@ -398,15 +405,15 @@ impl AfterLoad {
     }
 }
 
-/// What a zone is to have, or be, before long.
+/// Why a zone must be looked at again soon.
 #[derive(Clone, Copy)]
 enum Pending {
-    /// It is in a state that it does not stay in, or should not: operators
+    /// It is in a state that it does not, or should not, stay in. Operators
     /// know zones that hang in one for days.
     Passing,
-    /// It is in such a state, and its kstat was read before it was there.
+    /// It is in such a state, and its kstat was read before the kstat existed.
     Appearing,
-    /// It lacks what it gets a moment later, without any event.
+    /// It lacks something that it will get a moment later, without any event.
     Settling,
 }
 

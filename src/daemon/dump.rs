@@ -1,4 +1,5 @@
-//! Loading the system once, without a daemon: what the daemon would serve.
+//! Loads the system once, without a daemon. The result is what the daemon would
+//! serve.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -32,20 +33,20 @@ impl std::fmt::Display for DumpFault {
     }
 }
 
-/// What a load without a daemon has found.
+/// The result of a load without a daemon.
 #[derive(Debug)]
 pub struct Dumped {
     /// The VMs, in zoneadm's order.
     pub vms: Vec<Json>,
     /// Everything that is wrong.
     pub faults: Vec<DumpFault>,
-    /// How the commands went.
+    /// The counts of runs, by command.
     pub runs: BTreeMap<String, RunCount>,
-    /// The zones that could not be read in whole.
+    /// The zones of which something could not be read.
     pub unread: HashSet<Arc<str>>,
 }
 
-/// Why something of a VM is not in a load without a daemon.
+/// Why a load without a daemon lacks something of a VM, or the whole VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DumpError {
     /// It could not be loaded.
@@ -71,8 +72,8 @@ impl From<FileError> for DumpError {
     }
 }
 
-/// Loads the system once, without a daemon. A pool may take `list_time` to
-/// list all that is on it.
+/// Loads the system once, without a daemon. Each pool may take up to
+/// `list_time` to list all that is on it.
 ///
 /// # Errors
 /// If zoneadm fails.
@@ -109,7 +110,8 @@ pub fn dump(
         let LoadOutcome::Parts(parts) = loaded.found else { continue };
         let Some(vm) = assemble(&parts) else { continue };
         let uuid = parts.row.uuid.clone().unwrap_or_default();
-        // As the daemon: of zones with one uuid, the first is kept.
+        // Like the daemon, keep only the first of several zones with the same
+        // uuid.
         if uuids.insert(uuid) {
             vms.push(Json::from(vm));
         } else {

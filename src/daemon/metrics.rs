@@ -20,13 +20,13 @@ use crate::watch::files::FileWatcher;
 pub struct Counters {
     /// Events, by source and type.
     pub events: Counts,
-    /// Jobs, by kind.
+    /// How long jobs took, by kind.
     pub jobs: Times,
-    /// From an event to the cache, by source.
+    /// The time from an event to the change of the cache, by source.
     pub latency: Times,
     /// Loads of a VM's sources, by source.
     pub loads: Counts,
-    /// Those that failed, by source.
+    /// Loads that failed, by source.
     pub load_failures: Counts,
     /// Events that were published, by type and the source of their cause.
     pub published: Counts,
@@ -34,7 +34,7 @@ pub struct Counters {
     pub file_delays: Delays,
 }
 
-/// The last delays of something, [`DELAYS_MAX`] of them.
+/// The last [`DELAYS_MAX`] delays.
 #[derive(Debug, Default)]
 pub struct Delays(Mutex<VecDeque<Duration>>);
 
@@ -50,8 +50,9 @@ impl Delays {
         delays.push_front(delay);
     }
 
-    /// The average of the last 1, 10, 100 and 1,000, as far as there are so
-    /// many, in milliseconds.
+    /// The averages of the last 1, 10, 100 and 1,000 delays, each with its
+    /// count, in milliseconds. Counts are left out for which there are not
+    /// enough delays yet.
     #[must_use]
     pub fn averages(&self) -> Vec<(u32, f64)> {
         let delays = self.0.lock();
@@ -70,7 +71,7 @@ impl Delays {
 }
 
 impl Counters {
-    /// An event was received.
+    /// Counts an event that was received.
     pub fn event(&self, seen: &TimedEvent) {
         let (source, kind) = match &seen.event {
             SourceEvent::Zone(change) => {
@@ -92,7 +93,8 @@ impl Counters {
         self.events.add(&[source.name(), kind]);
     }
 
-    /// Jobs were done, all in this time.
+    /// Counts the jobs of a batch. Each counts with the time of the whole
+    /// batch.
     pub fn jobs(
         &self,
         lane: &Lane,
@@ -124,7 +126,7 @@ fn values<K: ToString>(counts: impl IntoIterator<Item = (K, u64)>) -> Values {
     counts.into_iter().map(labelled).collect()
 }
 
-/// Writes all of it, of a daemon that was started then.
+/// Writes all metrics of a daemon that was started at `started_at`.
 pub fn write(
     page: &mut Page,
     shared: &Shared,
@@ -424,7 +426,7 @@ fn write_faults(page: &mut Page, shared: &Shared, files: &FileWatcher) {
     };
     page.counters(
         "vminfod_drift_healed_total",
-        "Changes that no event labelled of, found by a full reload.",
+        "Changes that a full reload found and no event had reported.",
         names,
         healed(shared.reloads.drift.healed()),
     );

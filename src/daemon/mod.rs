@@ -5,10 +5,11 @@
 //!     -> Cache.apply -> Hub -> http
 //! ```
 //!
-//! Threads: `zone-events`, `zfs-events` and `file-events` read, `file-poll`
-//! looks at what can't be watched; `planner` turns events into jobs; `worker-N`
-//! load, two at a time but for those that hang; `http-…` serve; `log` writes.
-//! The main thread waits for the signal that ends them all.
+//! Threads: `zone-events`, `zfs-events` and `file-events` read events;
+//! `file-poll` checks files that can't be watched; `planner` turns events into
+//! jobs; `worker-N` load, two at a time, not counting those that hang; `http-…`
+//! serve; `log` writes the log. The main thread waits for the signal that ends
+//! the daemon.
 
 pub mod dump;
 mod after_load;
@@ -49,7 +50,8 @@ pub use shared::Shared;
 use status::Status;
 use worker::Worker;
 
-/// What ends later than this after the signal is left behind.
+/// The daemon exits at most this long after the signal. Threads that have not
+/// ended by then are abandoned.
 const END_TIME: Duration = Duration::from_millis(900);
 
 /// Reads the settings again.
@@ -60,7 +62,7 @@ pub type Reread<'a> = &'a dyn Fn() -> Result<Settings, SettingsError>;
 pub enum StartError {
     /// Signals can't be caught.
     Signals(io::Error),
-    /// An address can't be had.
+    /// The daemon can't listen on an address.
     Listen(ListenError),
     /// Files can't be watched, or a thread can't be started.
     Threads(io::Error),
@@ -78,8 +80,9 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Runs the daemon until a signal ends it; at SIGHUP it reads its settings
-/// again, if it is told how: else its terminal has gone, and it ends.
+/// Runs the daemon until a signal ends it. On SIGHUP it reads its settings
+/// again with `reread`. Without `reread`, SIGHUP means that its terminal has
+/// gone, and ends it.
 ///
 /// # Errors
 /// If it can't start.
@@ -88,12 +91,13 @@ pub fn run(
     reread: Option<Reread<'_>>,
 ) -> Result<(), StartError> {
     let mut caught = vec![Signal::Terminate, Signal::Interrupt];
-    // Who started it by nohup(1) wants it to go on.
+    // An ignored SIGHUP comes from nohup(1): then the daemon must go on.
     if reread.is_some() || !is_ignored(Signal::Hangup) {
         caught.push(Signal::Hangup);
     }
     let signals = Signals::catch(&caught).map_err(StartError::Signals)?;
-    // Before anything else: a second daemon must disturb nothing.
+    // Bind before anything else: a second daemon must fail here, before it
+    // disturbs anything.
     let bound = bind(&settings).map_err(StartError::Listen)?;
     let daemon = Daemon::start(&within_descriptors(settings.clone()), bound)
         .map_err(StartError::Threads)?;
@@ -106,7 +110,7 @@ pub fn run(
             (signal, _) => break signal,
         }
     };
-    // Whatever hangs does not hold up the end, not even the log.
+    // Nothing that hangs may delay the end, not even the log.
     let watchdog = spawn("watchdog", || {
         std::thread::sleep(END_TIME);
         exit(0);
@@ -117,7 +121,8 @@ pub fn run(
     Ok(())
 }
 
-/// Clients must not take the descriptors that loading needs.
+/// Limits the connections, so that clients do not take the descriptors that
+/// loading needs.
 fn within_descriptors(mut settings: Settings) -> Settings {
     let limit = os::process::raise_descriptor_limit();
     let free = limit.saturating_sub(OWN_DESCRIPTORS).max(1);
@@ -129,15 +134,15 @@ fn within_descriptors(mut settings: Settings) -> Settings {
     settings
 }
 
-/// Descriptors that commands, files and sources take.
+/// Descriptors that are kept free for commands, files and event sources.
 pub const OWN_DESCRIPTORS: u64 = 128;
 
-/// How long an address that is taken is tried again: a daemon that was killed
-/// may have left a child that is not yet the command it is to be, and holds
-/// all that the daemon had open.
+/// How long to keep trying to bind an address that is in use. A daemon that was
+/// killed may have left a child that has not called exec(2) yet, and which
+/// still holds every descriptor that the daemon had open.
 const BIND_TIME: Duration = Duration::from_secs(1);
 
-/// How often.
+/// The pause between two tries.
 const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
@@ -157,7 +162,7 @@ fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
     settings.listen.iter().map(bind_one).collect()
 }
 
-/// All threads, and what ends them.
+/// All threads of the daemon, and the stop that ends them.
 struct Daemon {
     shared: Arc<Shared>,
     server: Arc<Server>,
@@ -206,8 +211,8 @@ impl Daemon {
             limits: settings.load.clone(),
             loaded,
         };
-        // The queue sees to it that only some are at work, and that others
-        // take their places while they hang.
+        // The queue lets only some of these workers work at a time. While those
+        // hang, others take their places.
         for n in 0..settings.queues.all_workers() {
             let worker = worker.clone();
             threads.spawn(&format!("worker-{n}"), move || worker.run())?;
@@ -226,7 +231,8 @@ impl Daemon {
         Ok(Self { shared, server, threads, stop })
     }
 
-    /// Exchanges the settings, as far as that can be done while it runs.
+    /// Applies the new settings that a running daemon can change: `log-level`
+    /// and `refresh-interval`. The others take effect at the next start.
     fn set(&self, settings: &mut Settings, new: Settings) {
         log::set_max_level(new.log_level);
         let differing = settings::differing(settings, &new);
@@ -247,7 +253,8 @@ impl Daemon {
             let pause = self.shared.reloads.pause();
             self.shared.queue.reschedule_periodic(pause);
         }
-        // What was not exchanged differs from the file until then.
+        // The settings that were not applied stay as they are, and differ from
+        // the file until the next start.
         settings.log_level = new.log_level;
         settings.refresh_interval = interval;
     }
@@ -263,7 +270,7 @@ impl Daemon {
     }
 }
 
-/// Starts what reports events of zones, of ZFS and of files.
+/// Starts the sources of events: zones, ZFS and files.
 fn start_sources(
     settings: &Settings,
     sinks: [Sink; 3],
@@ -286,7 +293,7 @@ fn start_sources(
         let files = Arc::clone(&files);
         move || {
             if let Err(e) = files.run() {
-                // Better started again than serving what is old.
+                // A restart is better than serving old data.
                 panic!("file events have ended: {e}");
             }
         }
@@ -300,7 +307,7 @@ fn start_sources(
     Ok(files)
 }
 
-/// A loader by these settings.
+/// A loader with these settings.
 #[must_use]
 pub fn new_loader(settings: &Settings, stop: Stop) -> Loader {
     let limits = settings.load.clone();
@@ -310,7 +317,7 @@ pub fn new_loader(settings: &Settings, stop: Stop) -> Loader {
     Loader::new(settings.paths.clone(), limits, runs)
 }
 
-/// HTTP answers only once the first full load is in.
+/// Starts to listen for HTTP requests once the first full load is done.
 fn start_http(
     server: &Arc<Server>,
     bound: Vec<Bound>,

@@ -1,4 +1,4 @@
-//! The planner's thread: events in, jobs out.
+//! The planner's thread: turns events into jobs.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,9 +23,9 @@ impl Planner {
     /// Turns events into jobs until the daemon ends.
     ///
     /// The first full load begins once both sysevent sources listen, so that
-    /// nothing happens unseen between load and subscription; after
-    /// `ready_time` it begins without the one that does not, whose own
-    /// beginning will make another.
+    /// nothing happens unseen between the load and the subscription. After
+    /// `ready_time` it begins even if a source does not listen yet. When that
+    /// source begins to listen, everything is loaded again.
     pub fn run(&self, events: &Events) {
         let SourceTimes { ready_time, drift_time, .. } = self.times;
         let mut beginning = Beginning::new(Instant::now() + ready_time);
@@ -51,7 +51,7 @@ impl Planner {
                     if beginning.is_over {
                         self.handle(&seen);
                     } else {
-                        // What happened before the first load is in it.
+                        // The first load sees what happened before it.
                         beginning.note(&seen.event, &self.shared);
                     }
                 }
@@ -65,8 +65,8 @@ impl Planner {
         }
     }
 
-    /// Starts readers again that stand still: their sysevent runs, and reports
-    /// nothing of what full reloads find.
+    /// Restarts readers that are silent: their sysevent runs, but does not
+    /// report what full reloads find.
     fn look_at_sources(&self) {
         let shared = &self.shared;
         for heard in shared.reloads.drift.news() {
@@ -106,7 +106,7 @@ impl Planner {
             let is_vm = cache.contains(&zonename);
             queue.push_transition(&zonename, transition, is_vm);
         }
-        // Until all VMs are known, no one can tell whose dataset it is.
+        // Until all VMs are known, it is not known whose dataset it is.
         let is_dataset = matches!(seen.event, SourceEvent::Dataset(_));
         if is_dataset && reloads.is_first() {
             let why = "a dataset changed meanwhile";
@@ -135,7 +135,8 @@ impl Planner {
 fn restart(status: &mut SourceStatus, why: &str) -> bool {
     let Some(pid) = status.pid else { return false };
     status.silent = Some(why.to_string());
-    // It is no one else's pid: it is waited for once it is not here any more.
+    // The pid can't belong to another process: the reader clears it here before
+    // it waits for the child.
     kill_group_now(pid);
     true
 }
@@ -144,7 +145,7 @@ fn reload(cause: Cause) -> Job {
     Job::new(Lane::All, Sources::ALL, cause)
 }
 
-/// What the planner may know: the cache, and what is about to be in it.
+/// What the planner knows: the cache, and what is about to be in it.
 struct PlannerView<'a> {
     datasets: &'a DatasetIndex,
     is_vm: &'a dyn Fn(&str) -> bool,

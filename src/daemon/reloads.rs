@@ -1,5 +1,5 @@
-//! Full reloads: how often they are done, when the last ones were, and what
-//! they have found changed though no event had said so.
+//! Full reloads: how often they are done, when the last ones were, and the
+//! changes they found that no event had reported.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::drift::Drift;
 use crate::event;
 
-/// Full reloads that are remembered.
+/// How many full reloads are remembered.
 const LAST_MAX: usize = 20;
 
-/// A full reload that is over.
+/// A full reload that has ended.
 #[derive(Clone, Debug)]
 pub struct EndedReload {
     /// When it ended, for measuring.
@@ -25,11 +25,11 @@ pub struct EndedReload {
     pub took: Duration,
     /// How many VMs were loaded.
     pub vms: usize,
-    /// Why.
+    /// Why everything was loaded.
     pub cause: Arc<str>,
 }
 
-/// All of them.
+/// The interval of full reloads, the last ones, and what they had to heal.
 #[derive(Debug)]
 pub struct Reloads {
     interval: RwLock<Duration>,
@@ -38,13 +38,13 @@ pub struct Reloads {
     pub drift: Drift,
     /// What they had to heal after a gap in a source.
     pub gaps: Drift,
-    /// How often events had been lost by the last one.
+    /// How often events had been lost when the last reload was counted.
     losses: AtomicU64,
 }
 
 impl Reloads {
-    /// None yet. `interval` is the time between two; an event may be on its
-    /// way for `grace`.
+    /// No reloads yet. `interval` is the time between two reloads. An event may
+    /// be on its way for `grace`.
     #[must_use]
     pub fn new(interval: Duration, grace: Duration) -> Self {
         Self {
@@ -56,9 +56,9 @@ impl Reloads {
         }
     }
 
-    /// The pause until the next one: a tenth more or less than the interval,
-    /// so that the hypervisors of a fleet, started together, do not all load
-    /// at the same moment.
+    /// The pause until the next reload: the interval, and up to a tenth more or
+    /// less, so that the hypervisors of a fleet that were started together do
+    /// not all load at the same moment.
     #[must_use]
     pub fn pause(&self) -> Duration {
         use std::hash::{BuildHasher, RandomState};
@@ -67,24 +67,24 @@ impl Reloads {
         self.interval.read().mul_f64((90.0 + random / 10.0) / 100.0)
     }
 
-    /// Sets the time between two.
+    /// Sets the time between two reloads.
     pub fn set_interval(&self, interval: Duration) {
         *self.interval.write() = interval;
     }
 
-    /// Whether none is over yet: the daemon is starting.
+    /// Whether no reload has ended yet: the daemon is starting.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.last.lock().is_empty()
     }
 
-    /// The last ones, the newest last.
+    /// The last reloads, the newest last.
     #[must_use]
     pub fn last(&self) -> VecDeque<EndedReload> {
         self.last.lock().clone()
     }
 
-    /// Notes one that is over.
+    /// Notes a reload that has ended.
     pub fn note(&self, reload: EndedReload) {
         let mut last = self.last.lock();
         if last.len() >= LAST_MAX {
@@ -93,15 +93,16 @@ impl Reloads {
         last.push_back(reload);
     }
 
-    /// An event has said that something may have changed of a VM.
+    /// An event has reported that a VM may have changed.
     pub fn heard(&self, zonename: &Arc<str>) {
         self.drift.heard(zonename);
         self.gaps.heard(zonename);
     }
 
-    /// Where to count what a reload finds changed: as drift, if nothing was
-    /// lost and no gap asked for it. `losses` is how often events were lost,
-    /// here or while a reader was down.
+    /// Where to count the changes that a reload finds: as drift, if no events
+    /// were lost and the reload was not caused by a gap; else as healed gaps.
+    /// The first load counts nowhere. `losses` is how often events were lost,
+    /// in the daemon or while a reader was down.
     #[must_use]
     pub fn heals(&self, kind: event::Reload, losses: u64) -> Option<&Drift> {
         let before = self.losses.swap(losses, Ordering::Relaxed);

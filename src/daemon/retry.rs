@@ -1,4 +1,4 @@
-//! What has failed, or came too late, is done again.
+//! Does jobs again that failed, or whose command answered too late.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::settings::SourceTimes;
 use crate::source::{Source, Sources};
 
 impl Shared {
-    /// Has jobs done again whose runs end too late for them.
+    /// Has jobs done again when a run ends that they did not wait for.
     pub fn redo_what_comes_late(self: &Arc<Self>, times: &SourceTimes) {
-        // The runs are shared, too.
+        // `Shared` holds the runs, so they must not hold `Shared`.
         let (shared, times) = (Arc::downgrade(self), times.clone());
         self.runs.set_redo(Box::new(move |again| {
             if let Some(shared) = shared.upgrade() {
@@ -21,7 +21,7 @@ impl Shared {
         }));
     }
 
-    /// Tries a job again, later the more often it has failed.
+    /// Tries a job again. The pause before it grows with each failure.
     pub fn retry(&self, times: &SourceTimes, job: &Job, sources: Sources) {
         let pause = times.retry.after(job.tries);
         let tries = job.tries.saturating_add(1);
@@ -29,7 +29,8 @@ impl Shared {
         self.queue.push_later(self.as_it_is_wanted(again), pause);
     }
 
-    /// Does a job again whose run has ended too late; if the run failed, later.
+    /// Does a job again whose run ended too late for it: at once, or after a
+    /// pause if the run failed.
     fn redo(&self, times: &SourceTimes, again: LateJob) {
         let LateJob { job, source, error } = again;
         let Some(error) = error else {
@@ -49,7 +50,7 @@ impl Shared {
         self.retry(times, &job, job.sources);
     }
 
-    /// A job is urgent only while a client waits for it; then it reads
+    /// A job stays urgent only while a client waits for it. Then it reads
     /// everything.
     fn as_it_is_wanted(&self, job: Job) -> Job {
         let is_urgent = job.is_urgent && self.is_requested(&job.lane);
@@ -71,14 +72,14 @@ impl Shared {
         self.faults.note_refresh_error(error);
     }
 
-    /// Whether a VM is about to be loaded.
+    /// Whether a VM is being loaded, or is about to be.
     pub fn is_at(&self, zonename: &Arc<str>) -> bool {
         let owed = || self.runs.owed(&Lane::Vm(Arc::clone(zonename)));
         self.queue.is_at(zonename) || owed() != Sources::NONE
     }
 }
 
-/// The VM that a lane is of.
+/// The zonename of a VM's lane.
 pub fn zonename_of(lane: &Lane) -> Option<&Arc<str>> {
     match lane {
         Lane::Vm(zonename) => Some(zonename),

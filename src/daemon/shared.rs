@@ -1,4 +1,4 @@
-//! What the threads of the daemon share besides the data that they hand on.
+//! What the threads of the daemon share, besides the data that they pass on.
 
 use std::sync::Arc;
 
@@ -26,28 +26,28 @@ pub struct Shared {
     pub queue: Queue,
     /// The cache.
     pub cache: Arc<Cache>,
-    /// The events of the cache.
+    /// Passes the cache's events on to subscribers.
     pub hub: Arc<Hub>,
     /// Loads that clients wait for.
     pub requests: SyncRequests,
-    /// What is counted.
+    /// The counters for /metrics.
     pub numbers: Counters,
-    /// What is wrong.
+    /// What is wrong now.
     pub faults: Faults,
     /// The runs of commands.
     pub runs: Runs,
     /// Full reloads.
     pub reloads: Reloads,
-    /// The zone index, as it was read last.
+    /// The zone index as it was last read.
     pub index: RwLock<Arc<ZoneIndex>>,
-    /// What the system says of itself.
+    /// The host's sysinfo as it was last read.
     pub sysinfo: StoredSysinfo,
-    /// Each source's status.
+    /// The status of each source of events.
     pub sources: [(EventSource, SharedStatus); 3],
 }
 
 impl Shared {
-    /// What they share before they start.
+    /// The shared state before any thread starts.
     #[must_use]
     pub fn new(
         settings: &Settings,
@@ -81,8 +81,8 @@ impl Shared {
         }
     }
 
-    /// How often events were lost: they found no room, or the reader of a
-    /// source was started again.
+    /// How often events were lost: because there was no room for them, or
+    /// because the reader of a source was restarted.
     pub fn losses(&self) -> u64 {
         let of = |status: &SharedStatus| {
             let status = status.lock();

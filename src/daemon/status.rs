@@ -1,5 +1,5 @@
-//! /status: what the daemon says of itself. Today's clients know most of its
-//! members; those from `seq` on are ours.
+//! /status: what the daemon reports about itself. Today's clients know most of
+//! its members; those from `seq` on are our own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,10 +22,11 @@ use crate::sync_requests::SyncRequest;
 use crate::vm::json::{Json, Object};
 use crate::watch::files::FileWatcher;
 
-/// The most waiting jobs that are listed.
+/// At most this many waiting jobs are listed.
 const BACKLOG_MAX: usize = 1000;
 
-/// Answers for /status.
+/// Answers what the HTTP server asks of the daemon: its status and metrics, its
+/// faults, and loads that clients wait for.
 #[derive(Clone, Debug)]
 pub struct Status {
     shared: Arc<Shared>,
@@ -33,7 +34,7 @@ pub struct Status {
     workers: usize,
     /// When the daemon started, for measuring.
     started: Instant,
-    /// The same, by the clock as it was then.
+    /// The same, as a date of the clock at that time.
     started_at: SystemTime,
 }
 
@@ -62,7 +63,7 @@ impl Host for Status {
 
     fn faults(&self, zonename: Option<&str>) -> Vec<(Source, String)> {
         let faults = self.shared.faults.list().into_iter();
-        // What the system says of itself is in every VM.
+        // Sysinfo is in every VM, so its faults concern every VM.
         let faults = faults.filter(|((of, source), _)| match zonename {
             Some(_) => of.as_deref() == zonename || *source == Source::Sysinfo,
             None => true,
@@ -86,7 +87,7 @@ impl Host for Status {
 }
 
 impl Status {
-    /// The status of a daemon that starts now, with so many workers.
+    /// The status of a daemon that starts now and has `workers` workers.
     #[must_use]
     pub fn new(
         shared: Arc<Shared>,
@@ -134,8 +135,9 @@ impl Status {
         Json::from(status)
     }
 
-    /// Beside our own, the members that today's `vminfo status -f` reads: there
-    /// is no process that watches for us, and no command to it that waits.
+    /// Has our own members, and those that today's `vminfo status -f` reads.
+    /// There is no separate process that watches files, and so no command to it
+    /// can wait: `watcher_pid` is our own pid, and `pending_actions` is empty.
     fn fswatcher(&self) -> Object {
         let pid = std::process::id();
         let (watched, others) = self.files.paths();
@@ -242,7 +244,7 @@ impl Status {
         object
     }
 
-    /// Commands that have not answered yet, and what waits for them.
+    /// Commands that have not answered yet, and the lanes that wait for them.
     fn breakers(&self) -> Vec<Json> {
         let open = self.shared.runs.overdue().into_iter().map(|open| {
             let waiting = open.waiting.iter().take(BACKLOG_MAX);
@@ -345,7 +347,7 @@ fn listeners_json(listeners: Vec<SubscriberInfo>) -> Object {
     object
 }
 
-/// Bytes, `null` for what the system does not tell.
+/// In bytes; `null` where the system does not report a value.
 fn memory() -> Object {
     let measured = os::memory::measure();
     let mut memory = Object::new();

@@ -1,4 +1,5 @@
-//! What the system says of itself, as it was read last: it is in every VM.
+//! The host's sysinfo, as it was last read. Every VM object contains some of
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,30 +8,31 @@ use parking_lot::RwLock;
 
 use crate::load::files::Sysinfo;
 
-/// The system's description.
+/// The host's sysinfo.
 #[derive(Debug, Default)]
 pub struct StoredSysinfo {
-    /// With the number of the reading that it is from.
+    /// The sysinfo, and the number of the reading that it is from.
     stored: RwLock<(u64, Arc<Sysinfo>)>,
     readings: AtomicU64,
 }
 
 impl StoredSysinfo {
-    /// As it was read last.
+    /// The sysinfo as it was last read.
     #[must_use]
     pub fn get(&self) -> Arc<Sysinfo> {
         Arc::clone(&self.stored.read().1)
     }
 
-    /// The number of a reading that is about to begin.
+    /// Returns the number of a reading that is about to begin.
     #[must_use]
     pub fn begin(&self) -> u64 {
         self.readings.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Stores what a reading has found, unless one that began later is stored
-    /// already. Returns it, the same piece of memory where it is the same, and
-    /// whether what is stored has changed.
+    /// Stores the result of a reading, unless the result of a reading that
+    /// began later is stored already. Returns the result, and whether the
+    /// stored sysinfo has changed. If the two are equal, the stored one is
+    /// returned, so that its memory is shared.
     pub fn store(
         &self,
         reading: u64,

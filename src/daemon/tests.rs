@@ -61,12 +61,12 @@ fn a_panic_in_a_worker_costs_its_jobs_alone() {
     let status = shared.queue.status(9);
     assert!(status.working.is_empty(), "the lanes are free");
     assert_eq!(status.later_count, 2);
-    // They come again.
+    // The jobs come again.
     let batch = shared.queue.take().unwrap();
     assert_eq!(batch.jobs[0].tries, 1);
 }
 
-/// Set for the process that is to panic.
+/// Set for the process that must panic.
 const PANICS: &str = "VMINFOD_TEST_PANICS";
 
 #[test]
@@ -134,7 +134,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
             sources: Sources::of(Source::Tags),
             prior: shared.cache.parts(&name),
         };
-        // Its files know nothing of its end.
+        // A load of its files does not show that it has ended.
         let arm = |_: &_, _: Option<&Path>, _| {};
         for loaded in worker.loader.load(vec![request], &sysinfo, &arm) {
             finish(Sources::of(Source::Tags), loaded);
@@ -160,8 +160,8 @@ fn all_is_read_again_of_what_could_not_be_kept() {
     let found = LoadOutcome::Parts(Box::new(parts(&name, &shared)));
     worker.after.finish(&job, loaded(found, vec![(Source::Zoneadm, None)]), 0);
     assert!(shared.cache.contains(&name));
-    // A zone that is another, with an XML that can't be read: what zoneadm
-    // has said of it is lost with the load.
+    // Another zone of the same name, whose XML can't be read: what zoneadm has
+    // said of it is lost with the load.
     let torn = LoadError::Lines(vec!["torn".to_string()]);
     let bad = vec![(Source::Zoneadm, None), (Source::ZoneXml, Some(torn))];
     worker.after.finish(&job, loaded(LoadOutcome::Unknown, bad), 0);
@@ -207,7 +207,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
     for (zoneid, state, is_passing) in [
         (Json::from(5u32), "ready", true),
         (Json::from(5u32), "shutting_down", true),
-        // Of two looks: the zone has ended in between.
+        // zoneadm looked twice, and the zone ended in between.
         (Json::from(5u32), "installed", true),
         (Json::Null, "installed", false),
     ] {
@@ -226,7 +226,7 @@ fn a_zone_on_its_way_is_looked_at_until_it_is_there() {
         worker.after.finish(&job, loaded, 0);
         assert_eq!(waits(), usize::from(is_passing), "{state}");
         if is_passing {
-            // Nobody tells of it: it comes by itself.
+            // No event reports it: the job comes by itself.
             let batch = shared.queue.take().unwrap();
             job = batch.jobs[0].clone();
             assert!(job.sources.contains(Sources::ZONEADM));

@@ -1,5 +1,5 @@
-//! A worker: takes a batch of jobs, arms watches, loads, and has the cache
-//! changed.
+//! A worker takes a batch of jobs, arms watches, loads, and applies the result
+//! to the cache.
 
 use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,15 +28,16 @@ use crate::source::{Source, Sources};
 use crate::threads::panic_text;
 use crate::vm::diff::EventKind;
 
-/// How often everything is loaded again because zoneadm's list was odd.
+/// At most this often, everything is loaded again because something was wrong
+/// with zoneadm's list.
 const LISTING_TRIES: u32 = 5;
 
-/// What has come of loading everything.
+/// The result of loading everything.
 #[derive(Default)]
 struct FinishedAll {
     /// Every zone that was loaded.
     zonenames: Vec<Arc<str>>,
-    /// Those that are not settled: another load of them is to come.
+    /// The zones that are not settled: another load of each follows.
     missing: HashSet<Arc<str>>,
     /// Zones that had faults, and were not loaded.
     absent: Vec<Arc<str>>,
@@ -49,7 +50,7 @@ pub struct Worker {
     pub loader: Loader,
     pub after: AfterLoad,
     pub limits: LoadLimits,
-    /// Is told when a full load is in.
+    /// Gets a message when a full load is done.
     pub loaded: Sender<()>,
 }
 
@@ -59,13 +60,15 @@ impl Worker {
         while let Some(batch) = self.shared.queue.take() {
             self.guarded(&batch, |batch| self.work(batch));
             if batch.jobs.iter().any(|job| job.lane == Lane::All) {
-                // What was known and what was read were there together.
+                // During a full load, the old and the new data of every VM are
+                // in memory together.
                 memory::give_back();
             }
         }
     }
 
-    /// Does `work`. A panic costs its jobs alone: they are tried again.
+    /// Does `work`. A panic costs only the jobs of this batch: they are tried
+    /// again.
     pub fn guarded(&self, batch: &Batch, work: impl FnOnce(&Batch)) {
         let work = AssertUnwindSafe(|| work(batch));
         if let Err(panic) = catch_unwind(work) {
@@ -111,7 +114,7 @@ impl Worker {
             }),
             _ => None,
         });
-        // Who waits wants what is true now, and that is a part of it.
+        // A client that waits wants what is true now. Sysinfo is part of that.
         let is_urgent = jobs.iter().any(|job| job.is_urgent);
         let sysinfo = match is_urgent.then(|| self.read_sysinfo()) {
             Some(Some((sysinfo, true))) => {
@@ -127,7 +130,7 @@ impl Worker {
             let zonename = [Arc::clone(&loaded.zonename)];
             let is_gone = matches!(loaded.found, LoadOutcome::Gone);
             let finished = self.after.finish(job, loaded, *noted);
-            // Of a VM that is gone there is nothing more to read.
+            // There is nothing more to read of a VM that is gone.
             let is_whole = is_gone || job.sources.contains(Sources::ALL);
             if finished.is_settled && is_whole {
                 self.shared.requests.loaded(&zonename[0], *number);
@@ -136,8 +139,9 @@ impl Worker {
         }
     }
 
-    /// The XML, if the zone may be another one and zoneadm has not said so yet:
-    /// its files must not be published with what was known of the old one.
+    /// Returns the XML if the zone may be a different one and zoneadm has not
+    /// said so yet. The new zone's files must not be published together with
+    /// what was known of the old zone.
     fn in_question(&self, lane: &Lane) -> Sources {
         match self.loader.runs().owed(lane).contains(Sources::XML) {
             true => Sources::XML,
@@ -174,14 +178,15 @@ impl Worker {
         let host_faults = all.faults.clone();
         let finished = self.finish_all(job, batch, all);
         if !self.shared.cache.end_reload() {
-            // More have gone than were remembered: some may be back.
+            // More VMs went during the load than could be remembered, so it may
+            // have brought some of them back. Load everything again.
             self.shared.queue.push(Job { tries: 0, ..job.clone() });
         }
         self.forget_gone(batch.noted, &finished);
         let count = finished.zonenames.len();
         self.note_refresh(job, begin, count);
         self.shared.cache.speak();
-        // The daemon may be starting, and wait for this.
+        // If the daemon is starting, HTTP waits for this.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
         self.compare_with_index(&job.cause);
@@ -189,8 +194,9 @@ impl Worker {
             *source != Source::Zoneadm || error.is_none()
         };
         if !host_faults.iter().all(is_listed) && job.tries < LISTING_TRIES {
-            // A VM may be missing. What lasts is no reason to load everything
-            // again and again; an odd line of zfs, that of a tenant, is none.
+            // A VM may be missing. The tries are limited, because a fault that
+            // lasts is no reason to load everything again and again. An odd
+            // line of zfs is no reason either: it may be a tenant's.
             self.after.retry(job, Sources::ALL);
         } else {
             let missing = &finished.missing;
@@ -209,18 +215,17 @@ impl Worker {
         sysinfo: &Arc<Sysinfo>,
     ) -> Result<LoadedAll, NoAnswer> {
         let known = self.shared.cache.begin_reload();
-        // A client that asks, and what follows a gap, is to have all of it
-        // read.
+        // For a client that asks, and after a gap, everything must be read.
         let trusts_stamps = job.reload == Reload::Periodic;
-        // No client is served before the first load: it waits for what is
-        // slow.
+        // No client is served before the first load, so that one waits for slow
+        // commands.
         let is_first = self.shared.reloads.is_first();
         let list_time = is_first.then_some(self.limits.list_time);
         let arm = self.arm();
         self.loader.load_all(&known, trusts_stamps, list_time, sysinfo, &arm)
     }
 
-    /// Has everything loaded later, as it could not be.
+    /// Has everything loaded again later, because it could not be loaded now.
     fn put_off_reload(&self, job: &Job, why: NoAnswer) {
         match why {
             NoAnswer::Failed(e) => {
@@ -264,7 +269,8 @@ impl Worker {
         if let Some(drift) = heals {
             drift.end_reload();
         }
-        // A fault goes when what was read without it is served, not before.
+        // A fault is cleared only once the data that was read without it is
+        // served.
         let well = all.faults.iter().filter(|(_, error)| error.is_none());
         let well = well.map(|(source, _)| *source);
         for source in well.chain([Source::Refresh, Source::Worker]) {
@@ -273,7 +279,7 @@ impl Worker {
         finished
     }
 
-    /// Stores one VM of all; returns whether it is settled.
+    /// Stores one VM of a full load; returns whether it is settled.
     fn finish_one(
         &self,
         job: &Job,
@@ -294,7 +300,8 @@ impl Worker {
             self.shared.requests.loaded(&zonename, batch.number);
         }
         if has_ended {
-            // It is put off for a moment, and published by then.
+            // Its end is put off for a moment and published then, so this
+            // reload has found it.
             published.push(Published::deleted());
         }
         if let Some(drift) = heals.filter(|_| !is_known) {
@@ -312,9 +319,10 @@ impl Worker {
             let owed = || runs.owed(&Lane::Vm(name.into()));
             listed.contains(name) || owed() != Sources::NONE
         });
-        // What was wrong with a VM that is gone is no longer wrong.
+        // Faults of a VM end with it.
         for zonename in &finished.absent {
-            // One that came after zoneadm was asked sees to itself.
+            // A zone that appeared after zoneadm was asked has a load of its
+            // own.
             let is_gone = !self.shared.cache.contains(zonename)
                 && !self.shared.is_at(zonename);
             if is_gone {
@@ -340,7 +348,8 @@ impl Worker {
         );
     }
 
-    /// The system's description has changed while VMs were loaded with it.
+    /// Has VMs built again if sysinfo has changed while they were loaded with
+    /// it.
     fn rebuild_if_stale(
         &self,
         zonenames: &[Arc<str>],
@@ -357,15 +366,16 @@ impl Worker {
         }
     }
 
-    /// The system's description is in every VM: each is built again.
+    /// Reads the sysinfo. If it has changed, every VM is built again, because
+    /// every VM contains some of it.
     fn load_sysinfo(&self, job: &Job) {
         if let Some((_, true)) = self.read_sysinfo() {
             self.rebuild_all(&job.cause);
         }
     }
 
-    /// The zone index has changed: what it says otherwise of a zone than what
-    /// is known is looked at.
+    /// The zone index has changed: loads the zones whose changed line does not
+    /// agree with what is known of them.
     fn load_index(&self, job: &Job) {
         let Some(index) = self.read_index(&job.cause, job.tries) else {
             return;
@@ -376,7 +386,8 @@ impl Worker {
             std::mem::replace(&mut *stored, Arc::clone(&index))
         };
         for zonename in index.changed_since(&old) {
-            // What is being loaded may have been looked at before.
+            // A load that is under way may have read the zone before the index
+            // changed.
             if self.shared.queue.is_at(&zonename)
                 || !self.agrees_with(&index, &zonename)
             {
@@ -384,7 +395,7 @@ impl Worker {
             }
         }
         if self.shared.faults.has_of_host(Source::Zoneadm) {
-            // What was odd in its listing may have been mended.
+            // The change may have mended what was wrong with zoneadm's list.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
             self.shared.queue.push_later(all, self.after.times.retry.last);
         }
@@ -406,14 +417,14 @@ impl Worker {
         }
     }
 
-    /// While everything was loaded, the zone index may have changed: that was
-    /// compared with what was known before.
+    /// Compares the zone index with the cache after a full load. A change of
+    /// the index during that load was compared only with what was known before.
     fn compare_with_index(&self, cause: &Cause) {
         let Some(index) = self.read_index(cause, 0) else { return };
         let known = self.shared.cache.all_parts().into_iter();
         let mut names: BTreeSet<_> = known.map(|(name, _)| name).collect();
         names.extend(index.zonenames().cloned());
-        // What is wrong with a zone is looked at again as it is.
+        // Zones with faults are tried again anyway.
         for zonename in self.shared.faults.zonenames() {
             names.remove(&zonename);
         }
@@ -425,7 +436,7 @@ impl Worker {
         *self.shared.index.write() = Arc::new(index);
     }
 
-    /// Whether the zone index says what is known of a zone.
+    /// Whether the zone index agrees with what is known of a zone.
     fn agrees_with(&self, index: &ZoneIndex, zonename: &str) -> bool {
         let known = self.shared.cache.parts(zonename);
         let row = known.as_ref().map(|parts| &parts.row);
@@ -446,8 +457,8 @@ impl Worker {
         }
     }
 
-    /// Returns what the system says of itself, and whether that has changed;
-    /// `None` if it can't be read.
+    /// Reads the sysinfo; returns it, and whether it has changed. Returns
+    /// `None` if it can't be read; then it is read again later.
     fn read_sysinfo(&self) -> Option<(Arc<Sysinfo>, bool)> {
         let stored = &self.shared.sysinfo;
         let reading = stored.begin();
@@ -469,7 +480,7 @@ impl Worker {
     }
 }
 
-/// The sources of which a load has found something else than was known.
+/// The sources that differ from what was known before the load.
 fn changed_sources(loaded: &Loaded) -> Vec<Source> {
     match (&loaded.found, &loaded.prior) {
         (LoadOutcome::Parts(new), Some(old)) => new.differing(old),
@@ -487,7 +498,8 @@ fn note_drift(
     for event in published {
         match event.kind {
             EventKind::Modify => {
-                // `nics.*.ip` is of `nics`, `routes[10.0.0.0/8]` of `routes`.
+                // `nics.*.ip` belongs to `nics`, `routes[10.0.0.0/8]` to
+                // `routes`.
                 let member = |path: &String| {
                     path.split(['.', '[']).next().unwrap_or(path).to_string()
                 };

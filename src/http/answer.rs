@@ -1,4 +1,4 @@
-//! Answers: what the service gives to the engine.
+//! Answers, which the service makes and the engine sends.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
@@ -11,41 +11,41 @@ use super::request::Request;
 use crate::sync::Wake;
 use crate::vm::values::http_date;
 
-/// The content types that are sent.
+/// The content type of JSON.
 pub const JSON: &str = "application/json";
-/// See [`JSON`].
+/// The content type of plain text.
 pub const TEXT: &str = "text/plain";
-/// What Prometheus reads.
+/// The content type of metrics, as Prometheus reads them.
 pub const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Room for a head, and for the fields that an answer adds: what grows takes
-/// the heap's lock, for which all threads that answer contend.
+/// The initial capacity of the string of an answer's head. A string that grows
+/// takes the heap's lock, and all threads that answer contend for that.
 const HEAD_BYTES: usize = 384;
-/// See [`HEAD_BYTES`].
+/// The same for the fields that an answer adds: see [`HEAD_BYTES`].
 const FIELDS_BYTES: usize = 192;
 
-/// A body, or what it is made of.
+/// A body, in one or more pieces.
 #[derive(Debug)]
 pub enum Body {
     /// Its own bytes.
     Bytes(Vec<u8>),
-    /// Bytes shared with whoever else sends them.
+    /// Bytes that may be shared with other answers.
     Shared(Arc<[u8]>),
-    /// Many such.
+    /// Many pieces of shared bytes.
     Pieces(Box<dyn Pieces>),
 }
 
-/// Bytes that lie in many places.
+/// Bytes in many separate pieces.
 pub trait Pieces: Debug + Send + Sync {
-    /// How many.
+    /// How many pieces there are.
     fn count(&self) -> usize;
 
-    /// One of them.
+    /// The piece with index `at`.
     fn piece(&self, at: usize) -> &[u8];
 }
 
 impl Body {
-    /// Bytes in all.
+    /// The length of the whole body in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -57,7 +57,7 @@ impl Body {
         }
     }
 
-    /// Of how many pieces it is.
+    /// The number of its pieces.
     #[must_use]
     pub fn count(&self) -> usize {
         match self {
@@ -66,7 +66,7 @@ impl Body {
         }
     }
 
-    /// One of its pieces.
+    /// The piece with index `at`.
     #[must_use]
     pub fn piece(&self, at: usize) -> &[u8] {
         match self {
@@ -76,7 +76,8 @@ impl Body {
         }
     }
 
-    /// Bytes that are there for it alone, or may be.
+    /// How many bytes of memory this body holds for itself, or may hold. Of
+    /// shared bytes only the pointers are counted.
     #[must_use]
     pub fn held(&self) -> usize {
         match self {
@@ -87,29 +88,31 @@ impl Body {
     }
 }
 
-/// What a request is answered with.
+/// How a request is answered.
 pub enum Response {
-    /// At once.
+    /// With a whole answer, at once.
     Full(FullResponse),
-    /// When there is something to answer.
+    /// With a whole answer, later.
     Deferred(StartLater),
-    /// Lines that never end.
+    /// With a stream of lines that never ends.
     Stream(StartStream),
 }
 
-/// Begins what is answered later; it tells [`Wake`] when there is something
-/// to look at.
+/// Starts the work for an answer that comes later. That work calls the [`Wake`]
+/// whenever the answer may be ready.
 pub type StartLater = Box<dyn FnOnce(Wake) -> Box<dyn Deferred> + Send>;
 
-/// Takes the connection over, once the head is out, and sends the lines.
+/// Takes the connection over, once the head is sent, and sends the lines.
 pub type StartStream = Box<dyn FnOnce(StreamSocket) + Send>;
 
-/// What answers.
+/// Answers requests.
 pub trait Handler: Send + Sync {
-    /// The answer to a request that came in at this address of ours.
+    /// The answer to a request. `local` is the address of this host at which it
+    /// came in.
     fn answer(&self, request: &Request, local: Option<IpAddr>) -> Response;
 
-    /// A request was refused with this status, unread.
+    /// Notes that a request was refused with this status, without a call of
+    /// [`Handler::answer`].
     fn refused(&self, status: u16);
 }
 
@@ -122,7 +125,7 @@ pub struct FullResponse {
     pub kind: &'static str,
     /// The body.
     pub body: Body,
-    /// Further fields of the head, each with its line's end.
+    /// More fields for the head, each with the end of its line.
     pub fields: String,
     /// Whether the connection is closed after it.
     pub is_last: bool,
@@ -159,22 +162,22 @@ impl FullResponse {
         self
     }
 
-    /// The same, after which the connection is closed.
+    /// The same answer, after which the connection is closed.
     #[must_use]
     pub fn last(mut self) -> Self {
         self.is_last = true;
         self
     }
 
-    /// The head. A connection that stays is the rule of HTTP/1.1, and one
-    /// that does not of HTTP/1.0. If it stays, it does for this long without
-    /// a request.
+    /// The head of the answer. `stays` is how long the connection stays open
+    /// without a request; `None` if it is closed after this answer. HTTP/1.1
+    /// keeps a connection open by default, and HTTP/1.0 closes it by default.
     #[must_use]
     pub fn head(&self, is_http11: bool, stays: Option<Duration>) -> String {
         let mut head = head(self.status, self.kind);
         head += &self.fields;
         if self.status != 304 {
-            // A String takes all that is written.
+            // Writing to a String can't fail.
             let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
         }
         let Some(idle_time) = stays else {
@@ -184,22 +187,23 @@ impl FullResponse {
         if !is_http11 {
             head += "Connection: keep-alive\r\n";
         }
-        // A client that asks at the last moment is not to be cut off.
+        // A client that sends a request at the last moment must not be cut off,
+        // so the field promises less than the real time.
         let seconds = idle_time.mul_f64(0.9).as_secs();
         let _ = write!(head, "Keep-Alive: timeout={seconds}\r\n\r\n");
         head
     }
 }
 
-/// An answer that is not there yet.
+/// An answer that is not ready yet.
 pub trait Deferred: Send {
-    /// The answer, if it is there now.
+    /// The answer, if it is ready now.
     fn look(&mut self) -> Option<FullResponse>;
 
-    /// When the client is to be told that it is not.
+    /// When to stop waiting and answer with [`Deferred::late`].
     fn until(&self) -> Instant;
 
-    /// What it is told then.
+    /// The answer if there is still none by [`Deferred::until`].
     fn late(&mut self) -> FullResponse;
 }
 
@@ -231,7 +235,7 @@ pub fn head(status: u16, kind: &str) -> String {
 /// Adds the field that says when an answer was made.
 pub fn add_date(head: &mut String) {
     thread_local! {
-        /// The second that was written last, and how.
+        /// The last second that was formatted, in UNIX time, and its text.
         static LAST: RefCell<(u64, String)> = RefCell::default();
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

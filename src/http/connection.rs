@@ -22,18 +22,18 @@ use crate::sync::Wake;
 /// Pieces that one writev(2) takes; illumos has an IOV_MAX of 1024.
 const PIECES_MAX: usize = 512;
 
-/// Bytes that are read at a time.
+/// The most bytes that are read at a time.
 const READ_BYTES: usize = 4096;
 
 const READ: Interest = Interest { read: true, write: false };
 const WRITE: Interest = Interest { read: false, write: true };
 
-/// What all connections are served with.
+/// What all connections share.
 pub struct Serving {
     pub limits: HttpLimits,
     pub handler: Box<dyn Handler>,
     pub poller: Arc<Poller>,
-    /// Bytes of answers that wait to be taken.
+    /// Bytes held for parked answers, which clients have not read yet.
     pub unsent: Arc<AtomicUsize>,
     pub pool: Arc<Pool>,
 }
@@ -44,47 +44,48 @@ pub struct Connection {
     socket: Arc<TcpStream>,
     slot: Option<Slot>,
     local: Option<IpAddr>,
-    /// What was read and not used.
+    /// Bytes that were read and not used yet.
     buffer: Vec<u8>,
     state: State,
-    /// The end of what may be waited for now.
+    /// When the wait of the present state times out.
     until: Instant,
 }
 
-/// What a connection is at.
+/// What a connection is doing.
 enum State {
     /// Reading a request.
     Reading,
-    /// Dropping the body of this one; so many bytes are left.
+    /// Reading and dropping the body of this request, of which so many bytes
+    /// are left.
     Skipping(Request, usize),
-    /// Waiting for the answer to this one.
+    /// Waiting for the answer to this request.
     Waiting(Request, Box<dyn Deferred>, Arc<Summons>),
     /// Writing an answer.
     Writing(Outgoing, After),
-    /// Letting a client that gets no more read what it got; it may send so
-    /// many more bytes.
+    /// Giving the client time to read the end of its last answer. It may send
+    /// so many more bytes.
     Lingering(usize),
 }
 
-/// What comes after an answer is out.
+/// What comes after an answer is sent.
 enum After {
     /// The next request.
     Request,
-    /// The end.
+    /// The connection is closed.
     Close,
-    /// Lines; the client takes them in chunks.
+    /// A stream of lines. The flag says whether the client gets them in chunks.
     Stream(StartStream, bool),
 }
 
-/// What a step has come to.
+/// What to do after a step.
 enum Step {
     /// There is more to do.
     Next,
-    /// There is more to do, but others may come first.
+    /// There is more to do, but other connections may go first.
     Yield,
-    /// Nothing more can be done until this.
+    /// Nothing more can be done until the socket is ready for this.
     Park(Interest),
-    /// The connection is over, or another's.
+    /// The connection is over, or a stream has taken it over.
     End,
 }
 
@@ -108,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// Has one of the threads go on with it.
+    /// Lets one of the pool's threads go on with it.
     pub fn serve(self, why: WakeReason) {
         let pool = Arc::clone(&self.serving.pool);
         pool.run(Box::new(move || self.go_on(why)));
@@ -120,7 +121,8 @@ impl Connection {
             match self.step(why) {
                 Ok(Step::Next) => {}
                 Ok(Step::Park(wants)) => {
-                    // A client that goes on at once is not parked for it.
+                    // If the client goes on at once, the connection is not
+                    // parked.
                     let patience = self.serving.limits.patience;
                     let is_waiting = matches!(self.state, State::Waiting(..));
                     let stays = !is_waiting
@@ -131,12 +133,13 @@ impl Connection {
                     }
                 }
                 Ok(Step::Yield) if self.serving.pool.is_busy() => {
-                    // Who asks on and on does so in turn with others.
+                    // A client that sends one request after the other takes
+                    // turns with other clients.
                     return self.serve(WakeReason::Ready);
                 }
                 Ok(Step::Yield) if self.buffer.is_empty() => {
-                    // The next request is on its way: to wait for it costs
-                    // less than to look for it first.
+                    // The next request may be on its way. To wait for it costs
+                    // less than to try a read first.
                     let patience = self.serving.limits.patience;
                     if !wait_for(&self.socket, READ, patience) {
                         return self.park(READ);
@@ -208,7 +211,7 @@ impl Connection {
             ParsedHead::Partial
                 if why == WakeReason::Late || Instant::now() >= self.until =>
             {
-                // Who has sent nothing is not told anything.
+                // A client that has sent nothing gets no answer.
                 if self.buffer.is_empty() {
                     return Ok(Step::End);
                 }
@@ -229,7 +232,7 @@ impl Connection {
                     self.buffer.extend_from_slice(&piece[..n]);
                     let is_long =
                         self.buffer.len() > serving.limits.target_bytes;
-                    // No head ends without a line's end.
+                    // Only a newline can complete a head.
                     if is_long || piece[..n].contains(&b'\n') {
                         return Ok(Step::Next);
                     }
@@ -243,7 +246,7 @@ impl Connection {
         }
     }
 
-    /// Reads the body of a request, of which so much is left, and drops it;
+    /// Reads and drops the body of a request, of which `left` bytes are left;
     /// then has the request answered.
     fn skip(
         &mut self,
@@ -279,7 +282,8 @@ impl Connection {
         Ok(step)
     }
 
-    /// Refuses what is no request: there is no telling what follows it.
+    /// Refuses something that is not a valid request, and closes the
+    /// connection: where the next request would begin is unknown.
     fn refuse(&mut self, status: u16) {
         self.serving.handler.refused(status);
         let full = FullResponse::text(status, "");
@@ -334,7 +338,7 @@ impl Connection {
         self.state = State::Writing(outgoing, after);
     }
 
-    /// Looks whether the answer is there.
+    /// Checks whether the deferred answer is ready, or its time is over.
     fn wait(
         &mut self,
         request: Request,
@@ -345,8 +349,9 @@ impl Connection {
         if why == WakeReason::Broken {
             return Ok(Step::End);
         }
-        // What the client sends meanwhile is kept, but within bounds. Its end
-        // is that of the request: nobody would read the answer.
+        // What the client sends meanwhile is kept, but within bounds. If it
+        // closes the connection, the request ends: no client would read the
+        // answer.
         let most = self.serving.limits.head_bytes;
         while self.buffer.len() < most {
             let mut piece = [0; READ_BYTES];
@@ -358,7 +363,8 @@ impl Connection {
                 Err(e) => return Err(e),
             }
         }
-        // Whoever summons from now on has seen something later than this.
+        // The check below sees what every wake-up so far was for. A later
+        // wake-up may be for a later change, and is kept.
         summons.forget();
         let mut answer = later.look();
         if answer.is_none()
@@ -374,7 +380,8 @@ impl Connection {
             }
             None => {
                 if self.buffer.len() >= most {
-                    // Its end could no longer be seen.
+                    // The buffer is full: nothing more is read, and the end of
+                    // the connection would not be noticed.
                     return Ok(Step::End);
                 }
                 self.until = later.until();
@@ -423,9 +430,9 @@ impl Connection {
                 Ok(Step::Yield)
             }
             After::Close => {
-                // What the client still sends has to be read: to close with
-                // unread bytes resets the connection, and the client may lose
-                // the end of its answer.
+                // What the client still sends must be read: closing a socket
+                // with unread bytes resets the connection, and the client may
+                // lose the end of its answer.
                 self.socket.shutdown(Shutdown::Write)?;
                 self.until = Instant::now() + LINGER_TIME;
                 self.state = State::Lingering(LINGER_BYTES);
@@ -441,7 +448,8 @@ impl Connection {
         }
     }
 
-    /// Reads what the client sends, until it has seen the end.
+    /// Reads and drops what the client sends, until it closes the connection or
+    /// reaches its limit of time or bytes.
     fn linger(&mut self, mut left: usize, why: WakeReason) -> io::Result<Step> {
         let mut piece = [0; READ_BYTES];
         while why != WakeReason::Late && left > 0 && Instant::now() < self.until
@@ -461,19 +469,20 @@ impl Connection {
     }
 }
 
-/// Calls a connection back that waits for its answer, wherever it is.
+/// Wakes a connection that waits for a deferred answer, whether it is parked or
+/// a thread is working on it.
 struct Summons {
     poller: Arc<Poller>,
     state: Mutex<Summoned>,
 }
 
-/// Whether a connection has been called.
+/// Whether a connection has been woken.
 enum Summoned {
-    /// Nobody has called it.
+    /// It has not been woken.
     No,
-    /// It has been called, before it was parked.
+    /// It has been woken before it was parked.
     Yes,
-    /// It is parked at this key.
+    /// It is parked under this key.
     Parked(u64),
 }
 
@@ -493,9 +502,12 @@ impl Summons {
         *self.state.lock() = Summoned::No;
     }
 
-    /// Parks the connection at this key; if it was called meanwhile, it is
-    /// called now. Locked meanwhile: a connection that is woken at once parks
-    /// again after this, or this would take the place of that.
+    /// Parks the connection under this key with `park`. If it was woken before,
+    /// it fires now.
+    ///
+    /// The lock is held while it parks. Otherwise its socket could wake it at
+    /// once, and it could park again under a new key before this call stores
+    /// the old key over the new one.
     fn wait_at(&self, key: u64, park: impl FnOnce()) {
         let mut state = self.state.lock();
         park();
@@ -506,17 +518,20 @@ impl Summons {
     }
 }
 
-/// What is left of an answer.
+/// An answer that is being written.
 pub struct Outgoing {
     head: Vec<u8>,
     body: Option<Body>,
-    /// The first piece that is not out, of which the head is one.
+    /// The index of the first piece that is not fully written. Piece 0 is the
+    /// head; the others are those of the body.
     at: usize,
-    /// Bytes of it that are out.
+    /// How many bytes of that piece are written.
     sent: usize,
+    /// How many bytes of the whole answer are not written yet.
     left: usize,
     begun: Instant,
-    /// Bytes that nobody shares, if they are counted.
+    /// The counter of unsent bytes, and how much this answer has added to it;
+    /// `None` before [`Outgoing::count`].
     counted: Option<(Arc<AtomicUsize>, usize)>,
 }
 
@@ -535,7 +550,8 @@ impl Outgoing {
         self.left == 0
     }
 
-    /// Counts what has to be kept, once, and returns it.
+    /// Adds the bytes that are held for this answer to `unsent`, only once, and
+    /// returns how many they are.
     fn count(&mut self, unsent: &Arc<AtomicUsize>) -> usize {
         if let Some((_, own)) = &self.counted {
             return *own;
@@ -554,7 +570,7 @@ impl Outgoing {
         }
     }
 
-    /// Writes until it is out, or the client takes no more.
+    /// Writes until everything is written, or the client takes no more.
     fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
         let count = 1 + self.body.as_ref().map_or(0, Body::count);
         while !self.is_empty() {
@@ -565,7 +581,7 @@ impl Outgoing {
             slices.extend(others.map(|at| IoSlice::new(self.piece(at))));
             match socket.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                // Often there is room again for what it did not take.
+                // After a partial write there is often room again: go on.
                 Ok(n) => self.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -1,5 +1,5 @@
-//! Answers that are not there yet: of a VM that is to be loaded first, or to
-//! become something.
+//! Answers that come later: `sync=1` waits until VMs are loaded, and `wait=`
+//! waits until a VM meets conditions or is gone.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,18 +17,19 @@ use crate::sync::Wake;
 use crate::sync_requests::SyncRequest;
 use crate::vm::filter::Search;
 
-/// The field that names the sources of a loaded VM of which the last good
-/// value is served, since what there is now can't be understood.
+/// The header field that names the sources whose last good value is served,
+/// because their present value can't be understood.
 const STALE_FIELD: &str = "X-Vminfod-Stale";
 
-/// The most faults that are listed when a load has not come in.
+/// The most faults that are listed in the answer when a load is not done in
+/// time.
 const FAULTS_MAX: usize = 5;
 
-/// What is asked for.
+/// What a request asks for.
 pub enum DeferredRequest {
-    /// All VMs, loaded.
+    /// All VMs, after a load.
     Vms(OfVms),
-    /// This VM, loaded or as it has become, or both.
+    /// This VM: after a load (`sync=1`), once it meets `wait=`, or both.
     Vm(Arc<str>, OfVm),
 }
 
@@ -42,7 +43,7 @@ impl DeferredRequest {
         }
     }
 
-    /// The answer, when there is something to answer.
+    /// The answer, which comes later; 503 at once if too many requests wait.
     pub fn answer(
         self,
         vms: &Arc<VmResponses>,
@@ -50,7 +51,8 @@ impl DeferredRequest {
         begun: Instant,
     ) -> Response {
         let VmResponses { limits, numbers, .. } = &**vms;
-        // Requests that wait for changes do not keep others from loads.
+        // Requests that wait for changes and requests that wait for loads have
+        // separate limits, so that the former do not keep out the latter.
         let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
         let (place, most) = match waits {
             true => (numbers.wait(limits.waiting), limits.waiting),
@@ -65,7 +67,8 @@ impl DeferredRequest {
         Response::Deferred(Box::new(move |wake| {
             let sync = match &self {
                 Self::Vms(_) => Some(None),
-                // What is no name of a zone is not there.
+                // A name that can't be a zonename has no VM, so nothing is
+                // loaded.
                 Self::Vm(name, of) => {
                     (of.sync && is_zonename(name)).then_some(Some(name))
                 }
@@ -102,11 +105,11 @@ impl DeferredRequest {
     }
 }
 
-/// A load that has to be in first; `None` if there can't be one more.
+/// A load that must be done first; `None` if too many were requested already.
 struct Sync(Option<Arc<SyncRequest>>);
 
-/// A request that waits for its load, if that is asked for, and then for what
-/// its VM is to become.
+/// A request that waits for its load, if it has `sync=1`, and then until its VM
+/// meets `wait=`, if it has that.
 struct Waiting {
     vms: Arc<VmResponses>,
     work: DeferredRequest,
@@ -114,17 +117,18 @@ struct Waiting {
     begun: Instant,
     until: Instant,
     sync: Option<Sync>,
-    /// Whether a load is in that was asked for.
+    /// Whether the load that the request asks for is done.
     is_synced: bool,
-    /// How long it has looked whether its conditions hold.
+    /// How much time was spent on checking its conditions.
     searched: Duration,
     wake: Wake,
-    /// From when on it looks.
+    /// The watch of its VM, once its conditions have been checked for the first
+    /// time.
     watching: Option<Watching>,
     _place: Permit,
 }
 
-/// A watch of a VM, ended when dropped.
+/// A watch of a VM, which ends when this is dropped.
 struct Watching {
     vms: Arc<VmResponses>,
     zonename: Arc<str>,
@@ -162,7 +166,7 @@ impl Waiting {
         }
     }
 
-    /// The VM as it is served now.
+    /// The answer with the VM as it is served now, after its load.
     fn loaded(&self, name: &Arc<str>, of: &OfVm) -> FullResponse {
         let (version, seq) = self.vms.cache.vm(name);
         if version.vm.is_none()
@@ -174,16 +178,16 @@ impl Waiting {
         self.with_faults(full, Some(name))
     }
 
-    /// The first version of the VM that is as wanted; `None` if there is none
-    /// yet.
+    /// The answer with the first version of the VM that meets `wait=`; `None`
+    /// if there is none yet.
     fn once_it_holds(
         &mut self,
         name: &Arc<str>,
         of: &OfVm,
     ) -> Option<FullResponse> {
         let mut next = self.begin_watch(name);
-        // A request that waits for long may search for long, a little at a
-        // time.
+        // The longer a request waits, the longer it may search in all: a
+        // twentieth of the time waited is added to its limit.
         let may = self.vms.limits.search_time + self.begun.elapsed() / 20;
         let search = Search::new(may.saturating_sub(self.searched));
         let searched = self.searched;
@@ -214,8 +218,8 @@ impl Waiting {
         }
     }
 
-    /// Watches the VM, unless it is watched already: then returns what it is
-    /// now. All that it becomes follows, with nothing in between.
+    /// Begins to watch the VM, and returns its present version; `None` if it is
+    /// watched already. The watch gets every later version, without a gap.
     fn begin_watch(&mut self, name: &Arc<str>) -> Option<(VmVersion, u64)> {
         if self.watching.is_some() {
             return None;
@@ -227,8 +231,8 @@ impl Waiting {
         Some((version, seq))
     }
 
-    /// Whether a VM is as wanted. Nothing is known if `search` has failed
-    /// afterwards.
+    /// Whether a version of the VM meets `wait`. If `search` has failed
+    /// afterwards, the result means nothing.
     fn holds(
         &self,
         name: &str,
@@ -237,8 +241,9 @@ impl Waiting {
         search: &Search,
     ) -> bool {
         match (wait, &version.vm) {
-            // One that can't be loaded is there. When its end is sure, its
-            // faults are forgotten, and another version comes.
+            // A VM that can't be loaded still exists. Once it is certain that
+            // it is gone, its faults are dropped, and the watch gets another
+            // version.
             (Wait::Gone, vm) => {
                 vm.is_none() && self.vms.unloadable(name).is_none()
             }
@@ -249,7 +254,7 @@ impl Waiting {
         }
     }
 
-    /// The answer with a version of the VM; `null` where there is none.
+    /// An answer with a version of the VM, or with `null` if there was no VM.
     fn version(
         &self,
         status: u16,
@@ -266,8 +271,8 @@ impl Waiting {
         versioned(full, &etag, seq)
     }
 
-    /// What was loaded, but could not be understood, is as it was before: the
-    /// answer says so.
+    /// Adds [`STALE_FIELD`] to an answer after a load, if sources have faults:
+    /// of those, the values from before are served.
     fn with_faults(
         &self,
         full: FullResponse,

@@ -1,13 +1,15 @@
-//! The HTTP engine: a few threads that answer, and one that waits for all
-//! other connections. It knows requests and answers, and nothing of what they
-//! say.
+//! The HTTP engine: a few threads that answer requests, and one thread, the
+//! poller, that waits for all other connections. The engine handles requests
+//! and answers without knowing their content.
 //!
-//! * Accepting never ends because of an error: it is logged and tried again.
-//! * A request's head has a limit and a deadline; a connection, an idle limit;
-//!   an answer that the client does not take, a limit as well.
-//! * A thread stays with a connection as long as there is something to do, or
-//!   for a moment longer; then the connection is parked, with what is left of
-//!   its answer, and costs no thread.
+//! * Accepting never ends because of an error: the error is logged, and
+//!   accepting is tried again.
+//! * The head of a request has a size limit and a deadline. A connection has a
+//!   limit on its idle time. An answer that the client does not read has a
+//!   limit, too.
+//! * A thread stays with a connection as long as there is something to do, and
+//!   for a moment longer. Then the connection is parked with the rest of its
+//!   answer, and needs no thread.
 //! * A panic costs one connection.
 
 use std::collections::VecDeque;
@@ -31,37 +33,40 @@ use crate::settings::HttpLimits;
 use crate::sync::Bell;
 use crate::threads::Stop;
 
-/// The pause after an accept that failed for want of something.
+/// The pause after an accept that failed, for example because no descriptors
+/// were left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// At most so many refused connections are kept for as long.
+/// The most refused connections that are kept open for [`LINGER_TIME`].
 const REFUSED_MAX: usize = 32;
 
-/// The pause between two records about connections too many.
+/// The shortest time between two log records about refused connections.
 const REFUSED_LOG_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long accepting waits at most before it looks around.
+/// The longest wait for a connection, if no refused connection has to be closed
+/// earlier. A [`Stop`] ends the wait at once.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What the engine says of itself.
+/// The numbers that /metrics shows about the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineStatus {
     /// Connections that are open.
     pub connections: usize,
-    /// Threads that answer.
+    /// Threads that answer requests.
     pub threads: usize,
-    /// Connections too many, since the start.
+    /// Connections refused since the start, because too many were open.
     pub refused: u64,
-    /// Bytes of answers that wait to be taken.
+    /// Bytes held for answers that clients have not read yet.
     pub unsent: usize,
 }
 
-/// Accepts connections, and ends them.
+/// Accepts connections, and closes all of them at the end.
 pub struct Engine {
     serving: Arc<Serving>,
     open: Arc<OpenConnections>,
     refused: Refused,
-    /// Rung once, and for every thread that accepts: the daemon is ending.
+    /// Rung once, when the daemon ends. It stays readable, so that it wakes
+    /// every accepting thread.
     bell: Arc<Bell>,
 }
 
@@ -90,7 +95,7 @@ impl Engine {
         })
     }
 
-    /// What it says of itself.
+    /// The engine's present numbers.
     pub fn status(&self) -> EngineStatus {
         EngineStatus {
             connections: self.open.count(),
@@ -123,7 +128,8 @@ impl Engine {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => {
-                    // A client that has reset, or no descriptors: never final.
+                    // For example, the client has reset the connection, or no
+                    // descriptors are left. No such error is final.
                     if last_error != Some(e.kind()) {
                         log::warn!("accept: {e}; trying again");
                     }
@@ -151,8 +157,9 @@ impl Engine {
     }
 }
 
-/// Connections too many that have been told so. Closing one with its request
-/// unread would reset it, and the client might never read why.
+/// Connections over the limit that have been answered with 503. Closing one at
+/// once, with its request unread, would reset it, and the client might never
+/// read the answer.
 #[derive(Debug, Default)]
 struct Refused {
     sockets: Mutex<VecDeque<(Instant, Arc<TcpStream>)>>,
@@ -182,7 +189,8 @@ impl Refused {
         }
     }
 
-    /// Closes those that have had their time; how long until the next has.
+    /// Closes the connections that were refused [`LINGER_TIME`] ago. Returns
+    /// how long until the next one must be closed, if there is one.
     fn close_old(&self) -> Option<Duration> {
         let mut sockets = self.sockets.lock();
         while let Some((since, socket)) = sockets.front() {
@@ -198,6 +206,6 @@ impl Refused {
     }
 }
 
-/// The answer to a connection over the limit.
+/// The answer to a connection over the limit, after its status line and date.
 const BUSY: &str =
     "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

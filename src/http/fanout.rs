@@ -1,10 +1,11 @@
 //! The fan-out: one thread writes /events to every subscriber, without ever
 //! waiting for one of them.
 //!
-//! An event costs by those who want it, not by those who listen: who wants
-//! some VMs alone is found by their names. A subscriber that can't take more
-//! is left alone until it can; when too much waits for it, it is cut off. That
-//! one has gone is seen by the poller, which watches every socket.
+//! The cost of an event depends on how many subscribers want it, not on how
+//! many are connected: a subscriber that wants only some VMs is looked up by
+//! their names. A subscriber that can't take more is left alone until it can.
+//! When too much waits for it, it is cut off. The poller watches every socket,
+//! and so notices when a client has gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Shutdown;
@@ -23,16 +24,19 @@ use crate::threads::Stop;
 use crate::vm::json::write_string;
 use crate::vm::values::date_text;
 
-/// Lines that are taken from the hub at a time. Between two such takes every
-/// subscriber is written to, while the hub keeps some thousands.
+/// The most lines that are taken from the hub at a time. They are written to
+/// their subscribers before more are taken; meanwhile the hub keeps some
+/// thousands of lines.
 const LINES_MAX: usize = 128;
 
-/// How long the thread waits at most before it looks around.
+/// The longest wait of the thread for an event, a message or a heartbeat.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What the thread is told.
+/// A message to the thread.
 enum Message {
+    /// A new subscriber.
     Join(Box<Subscriber>),
+    /// The poller has fired for the subscriber with this id.
     Ready(u64, WakeReason),
 }
 
@@ -43,7 +47,7 @@ pub struct Fanout {
     limits: HttpLimits,
     inbox: Mutex<Vec<Message>>,
     stop: Stop,
-    /// Subscribers that were looked at, one event after the other.
+    /// How many subscribers were checked for an event, summed over all events.
     looks: AtomicU64,
     /// Lines that were queued for subscribers.
     queued: AtomicU64,
@@ -55,15 +59,15 @@ impl std::fmt::Debug for Fanout {
     }
 }
 
-/// Who gets events.
+/// The subscribers, by id and by the VMs that they want.
 #[derive(Default)]
 struct Subscribers {
     by_id: BTreeMap<u64, Subscriber>,
-    /// Those who want events of every VM.
+    /// Those that want events of every VM.
     of_all: BTreeSet<u64>,
-    /// Those who want events of this VM, by its uuid or zonename.
+    /// Those that want events of a VM, by its uuid or zonename.
     of_vm: HashMap<String, BTreeSet<u64>>,
-    /// When to see whether a heartbeat is due.
+    /// When to check whether a heartbeat is due, and for which subscriber.
     heartbeats: BTreeSet<(Instant, u64)>,
 }
 
@@ -89,8 +93,8 @@ impl Fanout {
         }
     }
 
-    /// Subscribers that were looked at because of events, and lines that were
-    /// queued for them.
+    /// How many subscribers were checked for an event, and how many event lines
+    /// were queued for subscribers, both since the start.
     #[must_use]
     pub fn work(&self) -> (u64, u64) {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -102,13 +106,14 @@ impl Fanout {
         self.hub.wake();
     }
 
-    /// Takes a subscriber, whose first lines wait.
+    /// Hands a new subscriber to the thread. Its first lines are queued
+    /// already.
     pub fn join(&self, subscriber: Subscriber) {
         self.send(Message::Join(Box::new(subscriber)));
     }
 
-    /// Writes events until it is stopped; gives each stream its last chunk
-    /// then.
+    /// Writes events until it is stopped, then ends each stream with its last
+    /// chunk.
     pub fn run(self: &Arc<Self>) {
         let mut subscribers = Subscribers::default();
         let mut has_more = false;
@@ -118,7 +123,8 @@ impl Fanout {
                 let latest = Instant::now() + WAIT_MAX;
                 self.hub.wait(next.map_or(latest, |next| next.min(latest)));
             }
-            // In turn, or steady events would keep out who wants to join.
+            // Events and messages take turns. Otherwise a steady flow of events
+            // would keep new subscribers out.
             has_more = self.dispatch(&mut subscribers);
             let messages = std::mem::take(&mut *self.inbox.lock());
             for message in messages {
@@ -141,10 +147,11 @@ impl Fanout {
         subscribers.by_id.into_values().chain(late).for_each(Subscriber::end);
     }
 
-    /// Hands the next events out, and writes them; `false` if there are none.
+    /// Takes the next events from the hub and writes them to their subscribers;
+    /// `false` if there are none.
     fn dispatch(self: &Arc<Self>, subscribers: &mut Subscribers) -> bool {
         let Some(lines) = self.hub.hand_out(LINES_MAX) else {
-            // The hub has not kept what nobody has got yet.
+            // The hub has dropped lines that no subscriber has got yet.
             let ids: Vec<_> = subscribers.by_id.keys().copied().collect();
             for id in ids {
                 let why = "events came too fast".to_string();
@@ -161,7 +168,7 @@ impl Fanout {
                 let Some(subscriber) = subscribers.by_id.get_mut(&id) else {
                     continue;
                 };
-                // One that has just come may have it in its snapshot.
+                // A new subscriber may have this event in its snapshot.
                 if line.seq <= subscriber.seq {
                     continue;
                 }
@@ -185,8 +192,8 @@ impl Fanout {
         !lines.is_empty()
     }
 
-    /// All that waits for all of them has a bound, too: who has most waiting
-    /// gives way.
+    /// All lines that are held for subscribers have a common limit, too. While
+    /// they are over it, the subscriber with the most waiting bytes is cut off.
     fn keep_within_bounds(&self, subscribers: &mut Subscribers) {
         while self.hub.held() > self.limits.held_bytes {
             let waiting = subscribers
@@ -241,7 +248,8 @@ impl Fanout {
         }
     }
 
-    /// The socket of a subscriber is ready, or was not for too long.
+    /// Serves a subscriber whose socket is ready or has failed, and cuts it off
+    /// if it has taken nothing for too long.
     fn attend(
         self: &Arc<Self>,
         subscribers: &mut Subscribers,
@@ -320,7 +328,7 @@ impl Fanout {
                 to.heartbeats.insert((now + every, id));
                 self.write(to, id);
             } else {
-                // Something was sent since, or waits to be taken.
+                // Something has been queued for it since, or still waits.
                 let next = (subscriber.last_sent + every).max(now + every / 2);
                 subscriber.heartbeat_at = Some(next);
                 to.heartbeats.insert((next, id));
@@ -347,7 +355,7 @@ impl Fanout {
 }
 
 impl Subscribers {
-    /// Who may want an event.
+    /// The ids of the subscribers that may want an event.
     fn of(&self, line: &EventLine) -> Vec<u64> {
         let about = &line.about;
         let of_vm = |name: &str| self.of_vm.get(name).into_iter().flatten();

@@ -1,13 +1,14 @@
-//! HTTP/1.1 on loopback: what clients see of the cache.
+//! The HTTP/1.1 server on loopback, through which clients read the cache.
 //!
-//! [`request`] parses, [`query`] and [`route`] decide (all pure); the engine
-//! accepts connections, reads and writes, the poller waits for those on which
-//! nothing goes on, and the fan-out writes /events. None of these knows of
-//! VMs; the service joins them with the cache.
+//! [`request`] parses the head of a request; [`query`] and [`route`] decide
+//! what it asks for. All three are pure. The engine accepts connections, reads
+//! requests and writes answers. The poller waits for connections on which
+//! nothing happens, and the fan-out writes /events. None of these knows about
+//! VMs; the service connects them with the cache.
 //!
-//! The engine is our own: tiny_http, which was wanted, leaves some of a dozen
-//! simultaneous connections unanswered, and aborts on one request. See
-//! docs/DEPENDENCIES.md.
+//! The engine is our own. tiny_http was asked for, but it leaves some of a
+//! dozen simultaneous connections unanswered, and one request can make it
+//! abort. See docs/DEPENDENCIES.md.
 
 mod answer;
 mod connection;
@@ -53,7 +54,7 @@ use vms::VmResponses;
 /// Why the server can't listen.
 #[derive(Debug)]
 pub enum ListenError {
-    /// Not on this address.
+    /// It can't listen on this address.
     Address(Address, io::Error),
     /// A thread can't be started.
     Thread(io::Error),
@@ -72,28 +73,29 @@ impl fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
-/// The daemon behind the cache.
+/// What the server needs from the daemon besides the cache and the hub.
 pub trait Host: Send + Sync {
-    /// The answer to /status; `full` asks for the long one.
+    /// The answer to /status; `full` asks for the long form.
     fn status(&self, full: bool) -> Json;
 
-    /// What is counted outside of HTTP.
+    /// Writes all metrics except those of the HTTP server.
     fn metrics(&self, page: &mut Page);
 
-    /// Asks for a load of this VM, or of all; `None` if too many are asked
-    /// for already.
+    /// Requests a load of this VM, or of all VMs if `zonename` is `None`.
+    /// `wake` is called when the load is done. Returns `None` if too many loads
+    /// are requested already.
     fn request(
         &self,
         zonename: Option<&Arc<str>>,
         wake: Wake,
     ) -> Option<Arc<SyncRequest>>;
 
-    /// What is wrong with what is served of a VM, or of all: source and error
-    /// of each.
+    /// The faults that affect the served data of this VM, or of all VMs if
+    /// `zonename` is `None`: source and error of each fault.
     fn faults(&self, zonename: Option<&str>) -> Vec<(Source, String)>;
 }
 
-/// The server: it answers from when it listens until it is stopped.
+/// The server. It answers requests from [`Server::listen`] until it is stopped.
 pub struct Server {
     engine: Arc<Engine>,
     fanout: Arc<Fanout>,
@@ -146,7 +148,8 @@ impl Server {
     /// Listens and serves, in threads of its own.
     ///
     /// # Errors
-    /// If another process was quicker, or a thread can't be started.
+    /// If another process was quicker to listen on an address, or a thread
+    /// can't be started.
     pub fn listen(&self, bound: Vec<Bound>) -> Result<(), ListenError> {
         let threads = &self.threads;
         let fanout = Arc::clone(&self.fanout);
@@ -168,8 +171,8 @@ impl Server {
         Ok(())
     }
 
-    /// Once it is stopped: waits until every stream has got its last chunk,
-    /// then closes every connection.
+    /// To be called once the server is stopped: waits until every stream has
+    /// got its last chunk, then closes every connection.
     pub fn end(&self) {
         self.threads.join();
         self.engine.close_all();

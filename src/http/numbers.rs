@@ -1,4 +1,4 @@
-//! What the server counts of itself.
+//! The metrics of the HTTP server, and the limits on requests that wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,28 +8,28 @@ use super::engine::EngineStatus;
 use crate::cache::Reset;
 use crate::metrics::{Counts, Page, Times};
 
-/// Statuses of answers that are counted from the start: a count that appears
-/// with its first answer never shows an increase.
+/// Statuses whose counts are shown as 0 from the start: a count that first
+/// appears with its first answer never shows an increase.
 const STATUSES: [&str; 6] = ["200", "304", "400", "404", "503", "504"];
 
-/// The counts.
+/// The counts of requests and streams.
 #[derive(Debug, Default)]
 pub struct HttpCounters {
     requests: Counts,
     times: Times,
     resumed: AtomicU64,
-    /// Streams that had to begin again, by reason.
+    /// Streams that could not resume and had to begin again, by reason.
     pub resets: Counts,
     waiting: Arc<AtomicUsize>,
     syncing: Arc<AtomicUsize>,
     searching: Arc<AtomicUsize>,
 }
 
-/// Requests at once that search for regular expressions: a few threads of
-/// many.
+/// The most requests that search with regular expressions at the same time.
+/// They occupy a few of the many threads that answer.
 const SEARCHING_MAX: usize = 4;
 
-/// The place of a request that waits, until dropped.
+/// Permission for a request to wait or search; given back when dropped.
 #[derive(Debug)]
 pub struct Permit(Arc<AtomicUsize>);
 
@@ -40,7 +40,7 @@ impl Drop for Permit {
 }
 
 impl HttpCounters {
-    /// Of requests for these routes.
+    /// The counters of requests for these routes, all at 0.
     #[must_use]
     pub fn of(routes: &[&str]) -> Self {
         let numbers = Self::default();
@@ -55,34 +55,37 @@ impl HttpCounters {
         numbers
     }
 
-    /// A request was answered.
+    /// Counts a request that was answered, and the time since `begun`.
     pub fn answered(&self, route: &str, status: u16, begun: Instant) {
         self.requests.add(&[route, &status.to_string()]);
         self.times.add(&[route], begun.elapsed());
     }
 
-    /// A stream was taken up where it had ended.
+    /// Counts a stream that resumed after the last event that its client had.
     pub fn resumed(&self) {
         self.resumed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A place for one more request that waits for a change, if there may be
-    /// one.
+    /// A permit for one more request that waits for a change; `None` if `most`
+    /// wait already.
     pub fn wait(&self, most: usize) -> Option<Permit> {
         place_in(&self.waiting, most)
     }
 
-    /// A place for one more request that waits for a load.
+    /// A permit for one more request that waits for a load; `None` if `most`
+    /// wait already.
     pub fn sync(&self, most: usize) -> Option<Permit> {
         place_in(&self.syncing, most)
     }
 
-    /// A place for one more request that searches.
+    /// A permit for one more request that searches with regular expressions;
+    /// `None` if [`SEARCHING_MAX`] search already.
     pub fn search(&self) -> Option<Permit> {
         place_in(&self.searching, SEARCHING_MAX)
     }
 
-    /// Writes all of them.
+    /// Writes all counters to `page`. `looks` and `queued` are those of
+    /// [`super::fanout::Fanout::work`].
     pub fn write(
         &self,
         page: &mut Page,
@@ -164,7 +167,8 @@ impl HttpCounters {
 
 fn place_in(all: &Arc<AtomicUsize>, most: usize) -> Option<Permit> {
     let place = Permit(Arc::clone(all));
-    // The place gives itself back if it is one too many.
+    // If this is one too many, dropping the permit takes it off the count
+    // again.
     let before = all.fetch_add(1, Ordering::SeqCst);
     (before < most).then_some(place)
 }

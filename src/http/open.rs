@@ -1,4 +1,5 @@
-//! The connections that are open: so many may be, and all are closed at the end.
+//! The open connections: counts them, so that their number can be limited, and
+//! closes all of them when the daemon ends.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
@@ -8,30 +9,31 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// How long a client may go on sending after its last answer before it is cut
-/// off; without that time, it might never read the end of the answer.
+/// off. Without that time, it might never read the end of the answer.
 pub const LINGER_TIME: Duration = Duration::from_millis(500);
 
-/// How much it may send.
+/// The most bytes that the client may send in that time.
 pub const LINGER_BYTES: usize = 1 << 20;
 
-/// A connection on which lines are sent.
+/// A connection on which the lines of /events are sent.
 #[derive(Debug)]
 pub struct StreamSocket {
     /// The connection.
     pub socket: Arc<TcpStream>,
-    /// Whether lines are sent in chunks: not to HTTP/1.0.
+    /// Whether lines are sent in chunks: `false` for a client of HTTP/1.0.
     pub chunked: bool,
-    /// Keeps the connection counted.
+    /// Keeps the connection counted among the open ones.
     pub _slot: Slot,
 }
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Debug, Default)]
 pub struct OpenConnections {
+    /// The last id that was given out, and the open sockets by id.
     sockets: Mutex<(u64, HashMap<u64, Arc<TcpStream>>)>,
 }
 
-/// One of the connections that there may be, until dropped.
+/// One open connection; it is counted until this is dropped.
 #[derive(Debug)]
 pub struct Slot {
     id: u64,
@@ -45,12 +47,12 @@ impl Drop for Slot {
 }
 
 impl OpenConnections {
-    /// How many there are.
+    /// How many connections are open.
     pub fn count(&self) -> usize {
         self.sockets.lock().1.len()
     }
 
-    /// Counts one more, unless there are `most` already.
+    /// Counts one more connection; `None` if `most` are open already.
     pub fn slot(
         self: &Arc<Self>,
         socket: &Arc<TcpStream>,
@@ -66,7 +68,8 @@ impl OpenConnections {
         Some(Slot { id, open: Arc::clone(self) })
     }
 
-    /// Ends all of them. A thread that works on one sees its end.
+    /// Shuts all of them down. A thread that is serving one sees the end of its
+    /// socket.
     pub fn shut_down(&self) {
         for socket in self.sockets.lock().1.values() {
             let _ = socket.shutdown(Shutdown::Both);

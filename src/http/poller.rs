@@ -1,8 +1,9 @@
-//! Waits for many sockets in one thread: connections on which nothing goes on
-//! cost no thread of their own.
+//! Waits for many sockets in one thread, so that connections on which nothing
+//! happens need no thread of their own.
 //!
-//! What is parked here fires once: when its socket is ready, at its time
-//! limit, or when somebody wants it back.
+//! A socket is parked here with a callback, which is called once: when the
+//! socket is ready or has failed, when its time limit is over, when
+//! [`Poller::fire`] is called, or when its unsent answer is given up.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,57 +19,58 @@ use crate::os::socket::{Polled, poll_sockets};
 use crate::sync::Bell;
 use crate::threads::Stop;
 
-/// How long the thread waits at most before it looks around.
+/// The longest wait of one poll(2).
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// The pause after a poll(2) that failed for want of something.
+/// The pause after a poll(2) that failed, for example for lack of memory.
 const FAILED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why something fires.
+/// Why a parked socket fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WakeReason {
     /// Its socket can be read or written.
     Ready,
     /// Its socket has failed, or is closed.
     Broken,
-    /// Its time is over.
+    /// Its time limit is over.
     Late,
-    /// Somebody wants it.
+    /// [`Poller::fire`] was called for it.
     Woken,
-    /// Too much waits, and this is what is given up.
+    /// Too many bytes of answers are held, and this answer is given up.
     GivenUp,
 }
 
-/// What a socket is to be ready for.
+/// What a socket must be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// To be read.
+    /// Reading.
     pub read: bool,
-    /// To be written.
+    /// Writing.
     pub write: bool,
 }
 
-/// What is done when it fires. It must not block.
+/// What is called when a socket fires. It must not block.
 pub type Then = Box<dyn FnOnce(WakeReason) + Send>;
 
-/// What waits.
+/// A parked socket.
 struct Parked {
     socket: Arc<TcpStream>,
     wants: Interest,
     until: Option<Instant>,
-    /// Bytes of an answer that is not taken, and that nobody shares.
+    /// Bytes that are held for an answer that the client does not read. Shared
+    /// bytes are not counted.
     bytes: usize,
     then: Then,
 }
 
-/// What the thread is told.
+/// A message to the thread.
 enum Message {
     Park(u64, Parked),
     Change(u64, Interest, Option<Instant>),
     Fire(u64),
 }
 
-/// The thread's inbox.
+/// The poller: an inbox, and the thread in [`Poller::run`] that reads it.
 pub struct Poller {
     bell: Arc<Bell>,
     stop: Stop,
@@ -84,7 +86,8 @@ impl std::fmt::Debug for Poller {
 }
 
 impl Poller {
-    /// A poller in which nothing waits, and answers of so many bytes may.
+    /// A poller in which nothing is parked. Parked answers may hold at most
+    /// `bytes_max` bytes in all.
     ///
     /// # Errors
     /// If there are no descriptors left.
@@ -101,12 +104,13 @@ impl Poller {
         self.bell.ring();
     }
 
-    /// A key for something that is to be parked.
+    /// A new key, to park a socket under.
     pub fn key(&self) -> u64 {
         self.last_key.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Parks something until its socket is ready, or until that time.
+    /// Parks a socket until it is ready for what is in `wants`, or until that
+    /// time.
     pub fn park(
         &self,
         key: u64,
@@ -119,9 +123,10 @@ impl Poller {
         self.send(Message::Park(key, parked));
     }
 
-    /// Parks a connection whose client does not take its answer, of which so
-    /// many bytes are held, until it does, or until that time. If that makes
-    /// more than may be held, the largest answers are given up.
+    /// Parks a connection whose client does not read its answer, until it can
+    /// be written again, or until that time. `bytes` are held for the answer.
+    /// If more bytes are held for all answers than may be, the largest answers
+    /// are given up.
     pub fn park_answer(
         &self,
         key: u64,
@@ -136,17 +141,17 @@ impl Poller {
         self.send(Message::Park(key, parked));
     }
 
-    /// Changes what something waits for, unless it has fired already.
+    /// Changes what a parked socket waits for, unless it has fired already.
     pub fn change(&self, key: u64, wants: Interest, until: Option<Instant>) {
         self.send(Message::Change(key, wants, until));
     }
 
-    /// Lets something fire, unless it has already.
+    /// Makes a parked socket fire, unless it has fired already.
     pub fn fire(&self, key: u64) {
         self.send(Message::Fire(key));
     }
 
-    /// Waits until it is stopped; drops what waits then.
+    /// Runs until it is stopped; then drops everything that is parked.
     pub fn run(&self) {
         let mut parked: BTreeMap<u64, Parked> = BTreeMap::new();
         while !self.stop.is_set() {
@@ -199,7 +204,8 @@ impl Poller {
         }
     }
 
-    /// Waits for the first that fires, or for a message.
+    /// Waits until at least one socket fires, or for a message. Returns the
+    /// keys of those that fire, and why.
     fn wait(&self, parked: &BTreeMap<u64, Parked>) -> Vec<(u64, WakeReason)> {
         let fd = self.bell.fd().as_raw_fd();
         let mut polled =
@@ -237,7 +243,7 @@ impl Poller {
     }
 }
 
-/// Waits for one socket, at most that long; whether it is ready.
+/// Waits for one socket, at most that long. Returns whether it is ready.
 pub fn wait_for(socket: &TcpStream, wants: Interest, time: Duration) -> bool {
     let mut socket = [polled(socket.as_raw_fd(), wants)];
     let waited = poll_sockets(&mut socket, time);
@@ -313,12 +319,12 @@ mod tests {
         let (key, ready) = park(&poller, &socket, READ, None);
         poller.change(key, Interest { read: false, write: true }, None);
         assert_eq!(ready.recv_timeout(DEADLINE), Ok(WakeReason::Ready));
-        // Of answers, the largest is too much.
+        // The largest answer is given up.
         let answers = [400, 700, 300].map(|bytes| {
             let (sender, receiver) = channel();
             let then = Box::new(move |fired| sender.send(fired).unwrap());
             let (quiet, socket) = pair();
-            // Never to be written: its buffers are full.
+            // It can't be written: its buffers are full.
             fill(&socket);
             let until = Instant::now() + DEADLINE * 10;
             poller.park_answer(poller.key(), socket, until, bytes, then);
@@ -327,7 +333,7 @@ mod tests {
         let given_up = answers[1].0.recv_timeout(DEADLINE);
         assert_eq!(given_up, Ok(WakeReason::GivenUp));
         assert!(answers[0].0.try_recv().is_err());
-        // What is dropped unfired lets go of its socket.
+        // A callback that was not called is dropped when the poller stops.
         let (_, dropped) = park(&poller, &socket, READ, None);
         stop.set();
         thread.join().unwrap();

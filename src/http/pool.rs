@@ -1,4 +1,5 @@
-//! The threads that answer: as many as there is work for, up to a limit.
+//! The threads that answer requests: as many as there is work for, up to a
+//! limit.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,16 +10,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::threads::{Stop, panic_text};
 
-/// A thread without work ends after this long.
+/// A thread that has had no work for this long ends.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(10);
 
-/// Stack of a thread that answers.
+/// The stack size of a thread that answers.
 const STACK_BYTES: usize = 512 << 10;
 
 /// A piece of work, for one of the threads.
 pub type Task = Box<dyn FnOnce() + Send>;
 
-/// The threads, and the work that waits for one.
+/// The threads, and the tasks that wait for one.
 pub struct Pool {
     most: usize,
     ready: Mutex<Ready>,
@@ -34,9 +35,9 @@ struct Ready {
 }
 
 impl Pool {
-    /// At most so many threads; none are there yet. When they are stopped,
-    /// they end when they have done what they are at, and what waits is
-    /// dropped.
+    /// A pool of at most `most` threads, none of which is started yet. When
+    /// `stop` is set, each thread ends after its present task, and the tasks
+    /// that wait are dropped.
     pub fn new(most: usize, stop: &Stop) -> Arc<Self> {
         let pool = Arc::new(Self {
             most,
@@ -47,8 +48,8 @@ impl Pool {
         let stopped = Arc::downgrade(&pool);
         stop.on_set(move || {
             let Some(pool) = stopped.upgrade() else { return };
-            // Dropped when it is not locked: a task may give back what it
-            // holds.
+            // The tasks are dropped after the lock is released: dropping one
+            // may release what it holds, and take other locks.
             let waiting = std::mem::take(&mut pool.ready.lock().queue);
             drop(waiting);
             pool.work.notify_all();
@@ -66,7 +67,9 @@ impl Pool {
         self.stop.is_set()
     }
 
-    /// Has one of the threads do this.
+    /// Queues a task for one of the threads. Starts one more thread if more
+    /// tasks wait than threads are idle, and the limit allows it. Drops the
+    /// task if the daemon is ending.
     pub fn run(self: &Arc<Self>, task: Task) {
         let mut ready = self.ready.lock();
         if self.is_ending() {
@@ -91,7 +94,7 @@ impl Pool {
             let mut ready = self.ready.lock();
             ready.threads -= 1;
             let given_up = match ready.threads {
-                // Nobody would ever come for them.
+                // No thread is left that could take the queued tasks.
                 0 => std::mem::take(&mut ready.queue),
                 _ => VecDeque::new(),
             };
@@ -100,13 +103,13 @@ impl Pool {
         }
     }
 
-    /// Whether work waits for a thread.
+    /// Whether tasks wait and no more threads may be started.
     pub fn is_busy(&self) -> bool {
         let ready = self.ready.lock();
         !ready.queue.is_empty() && ready.threads >= self.most
     }
 
-    /// One of the threads.
+    /// The loop of each thread.
     fn work_off(&self) {
         while let Some(task) = self.next() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
@@ -116,7 +119,8 @@ impl Pool {
         }
     }
 
-    /// What to do next; `None` if the thread is to end, and no longer counts.
+    /// The next task; `None` if the thread must end, which is then no longer
+    /// counted.
     fn next(&self) -> Option<Task> {
         let mut ready = self.ready.lock();
         loop {

@@ -1,4 +1,4 @@
-//! Query strings: names and values, decoded, and what each of them may be.
+//! Query strings: decodes names and values, and checks the values.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,22 +11,23 @@ use crate::vm::path::UnknownProperty;
 pub struct Parameter {
     /// The name.
     pub name: String,
-    /// The value; empty without `=`.
+    /// The value; empty if there is no `=`.
     pub value: String,
 }
 
-/// Why a query asks for nothing: the words of an answer with status 400.
+/// Why a query is not valid. Its text is the error of an answer with status
+/// 400.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryError {
-    /// A name or value is no text.
+    /// A name or value can't be decoded: see [`percent_decode`].
     NotText(String),
-    /// The path names a VM by what is no text.
+    /// The name of a VM in the path can't be decoded: see [`percent_decode`].
     NotAName(String),
     /// There is no such parameter.
     Unknown(String),
-    /// It is no parameter, and no condition that VMs could meet.
+    /// It is neither a parameter nor a condition that a VM could meet, and why.
     Condition(String, ConditionError),
-    /// A field or path that no VM can have.
+    /// No VM can have this field or path.
     Property(UnknownProperty),
     /// A parameter can't have this value.
     Value {
@@ -41,7 +42,7 @@ pub enum QueryError {
     Without(&'static str, &'static str),
 }
 
-/// What a parameter can be.
+/// What a parameter's value can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WantedValue {
     /// `1` or `0`.
@@ -55,17 +56,18 @@ pub enum WantedValue {
     },
     /// A number.
     Number,
-    /// One of these.
+    /// One of these words.
     OneOf(Vec<String>),
-    /// Anything but nothing.
+    /// Any text that is not empty.
     Value,
-    /// A path without places in arrays: those are `*` in a change's path.
+    /// A path without array indices: in the path of a change, an element is
+    /// `*`.
     PathOfChanges,
     /// `PROPERTY=VALUE`, or `gone`.
     WaitWords,
-    /// Either conditions or `gone`.
+    /// Either conditions or `gone`, but not both.
     OneKindOfWait,
-    /// A condition, which this one is not.
+    /// A valid condition; the error says why this is none.
     Condition(ConditionError),
 }
 
@@ -123,10 +125,10 @@ impl From<UnknownProperty> for QueryError {
     }
 }
 
-/// Reads a query: `+` is a space, `%XX` a byte.
+/// Parses a query: `+` is a space, `%XX` a byte.
 ///
 /// # Errors
-/// If that is no text.
+/// If a name or value can't be decoded: see [`percent_decode`].
 pub fn parse(query: &str) -> Result<Vec<Parameter>, QueryError> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let read = pairs.map(|pair| {
@@ -140,7 +142,8 @@ pub fn parse(query: &str) -> Result<Vec<Parameter>, QueryError> {
     read.collect()
 }
 
-/// Decodes `%XX` once; `None` if that is no text.
+/// Decodes `%XX` once; `None` if a `%` has no two hexadecimal digits after it,
+/// or if the result is not UTF-8.
 #[must_use]
 pub fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -158,7 +161,7 @@ pub fn percent_decode(text: &str) -> Option<String> {
 }
 
 impl Parameter {
-    /// That there is no such parameter here.
+    /// The error that there is no such parameter here.
     #[must_use]
     pub fn unknown(&self) -> QueryError {
         QueryError::Unknown(self.name.clone())
@@ -171,10 +174,10 @@ impl Parameter {
         QueryError::Value { name, value, wanted }
     }
 
-    /// Yes or no.
+    /// Yes (`1` or `true`) or no (`0` or `false`).
     ///
     /// # Errors
-    /// For anything else.
+    /// For any other value.
     pub fn flag(&self) -> Result<bool, QueryError> {
         match self.value.as_str() {
             "1" | "true" => Ok(true),
@@ -186,7 +189,7 @@ impl Parameter {
     /// A time in seconds, from `least` to `most`.
     ///
     /// # Errors
-    /// For anything else.
+    /// For any other value.
     pub fn seconds(
         &self,
         least: Duration,
@@ -198,19 +201,19 @@ impl Parameter {
             .ok_or_else(|| self.wrong(WantedValue::Seconds { least, most }))
     }
 
-    /// A number.
+    /// A number from 0 to the largest `u64`.
     ///
     /// # Errors
-    /// For anything else.
+    /// For any other value.
     pub fn number(&self) -> Result<u64, QueryError> {
         let number = self.value.parse().ok();
         number.ok_or_else(|| self.wrong(WantedValue::Number))
     }
 
-    /// One of these.
+    /// The item of `all` whose name is the value.
     ///
     /// # Errors
-    /// For anything else.
+    /// For any other value.
     pub fn one_of<T: Copy>(&self, all: &[(&str, T)]) -> Result<T, QueryError> {
         let found = all.iter().find(|(name, _)| *name == self.value);
         found.map(|(_, value)| *value).ok_or_else(|| {
@@ -222,7 +225,7 @@ impl Parameter {
     /// A text that is not empty.
     ///
     /// # Errors
-    /// For one that is.
+    /// If it is empty.
     pub fn text(self) -> Result<String, QueryError> {
         match self.value.is_empty() {
             true => Err(self.wrong(WantedValue::Value)),

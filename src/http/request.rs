@@ -1,47 +1,52 @@
-//! The head of a request: parsed, bounded, pure.
+//! Parses the head of a request, within limits. This is pure.
 
 use std::net::IpAddr;
 
 use crate::settings::HttpLimits;
 
-/// The most header fields.
+/// The most header fields of a request.
 const HEADERS_MAX: usize = 100;
 
-/// A request. What body it has is read and dropped: some clients send `{}`
-/// with every GET.
+/// A request. Its body, if it has one, is read and dropped: some clients send
+/// `{}` with every GET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// `GET`, `HEAD`, …
     pub method: String,
     /// Path and query, as sent.
     pub target: String,
-    /// HTTP/1.1, and not 1.0.
+    /// Whether it is HTTP/1.1, and not HTTP/1.0.
     pub is_http11: bool,
-    /// Whether the connection is to stay.
+    /// Whether the connection stays open after the answer.
     pub keep_alive: bool,
-    /// What the client calls itself.
+    /// The User-Agent field.
     pub user_agent: Option<String>,
-    /// Whom it means to ask.
+    /// The host that the client asks: of the target if that is absolute, else
+    /// of the Host field.
     pub host: Option<String>,
-    /// Whether a browser sends it for a page of somebody else's.
+    /// Whether a browser has sent it for a web page from elsewhere, as the
+    /// fields Origin and Sec-Fetch-Site show.
     pub is_of_page: bool,
-    /// The versions that the client has.
+    /// The versions that the client has: the values of If-None-Match.
     pub if_none_match: Option<String>,
     /// How many bytes of a body follow the head.
     pub body: usize,
 }
 
 impl Request {
-    /// Whether it is meant for this machine itself, or for one of `names`, as
-    /// [`host_name`] gives them, and not for a stranger's name that resolves
-    /// to here: a page in a browser would reach us by that. `local` is the
-    /// address it came in at.
+    /// Whether its host is this machine or one of `names`, in the form that
+    /// [`host_name`] gives. `local` is the address at which it came in. A
+    /// request without a host is accepted.
+    ///
+    /// Any other name is refused, even if it resolves to this machine: with
+    /// such a name, a page in a browser could reach the daemon.
     #[must_use]
     pub fn is_for_us(&self, local: Option<IpAddr>, names: &[String]) -> bool {
         let Some(host) = &self.host else { return true };
         let Some(name) = host_name(host) else { return false };
         let is_local = match name.parse::<IpAddr>() {
-            // An IPv4 client of a socket of IPv6 came in at a mapped address.
+            // On an IPv6 socket, `local` is an IPv4-mapped address for an IPv4
+            // client.
             Ok(ip) => {
                 ip.is_loopback() || Some(ip) == local.map(|l| l.to_canonical())
             }
@@ -50,7 +55,7 @@ impl Request {
         is_local || names.contains(&name)
     }
 
-    /// Whether the client has this version already.
+    /// Whether the client has the version with this ETag already.
     #[must_use]
     pub fn has_version(&self, etag: &str) -> bool {
         let had = self.if_none_match.iter().flat_map(|had| had.split(','));
@@ -60,9 +65,9 @@ impl Request {
     }
 }
 
-/// The name or address in what a Host field can be, in one form for all that
-/// mean the same: without port, brackets and trailing dot, in lower case;
-/// `None` of what no host can be called.
+/// The name or address in a Host field, in one form for all spellings: without
+/// port, brackets and trailing dot, in lower case. `None` if no host can have
+/// such a name.
 #[must_use]
 pub fn host_name(host: &str) -> Option<String> {
     let name = without_port(host.trim());
@@ -76,7 +81,7 @@ pub fn host_name(host: &str) -> Option<String> {
     is_name.then(|| name.to_ascii_lowercase())
 }
 
-/// A Host without its port.
+/// A Host field without its port.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port))
@@ -89,14 +94,14 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// What a buffer holds.
+/// What was parsed from a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParsedHead {
-    /// A whole head, and its length.
+    /// A whole head, and its length in bytes.
     Request(Request, usize),
-    /// The beginning of one.
+    /// The beginning of a head.
     Partial,
-    /// What gets this status and ends the connection.
+    /// Something that is answered with this status, and ends the connection.
     Refused(u16),
 }
 
@@ -138,7 +143,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
     if let Err(status) = request.read_headers(parsed.headers, limits) {
         return ParsedHead::Refused(status);
     }
-    // The whole address, as to a proxy: its host counts.
+    // An absolute target, as sent to a proxy: its host replaces the Host field.
     if let Some(rest) = target.strip_prefix("http://") {
         let end = rest.find('/').unwrap_or(rest.len());
         let path = if end == rest.len() { "/" } else { &rest[end..] };
@@ -149,7 +154,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
 }
 
 impl Request {
-    /// Takes what the header fields say.
+    /// Sets what the header fields say.
     ///
     /// # Errors
     /// The status of the answer, if the request is refused because of them.
@@ -177,8 +182,8 @@ impl Request {
                         return Err(413);
                     }
                     (None, Some(length)) => body = Some(length),
-                    // Where the body ends would not be known: what follows
-                    // could be taken for a request.
+                    // The end of the body would be unknown, and a part of the
+                    // body could be taken for the next request.
                     (before, length)
                         if length.is_none() || before != length =>
                     {
@@ -210,16 +215,16 @@ impl Request {
     }
 }
 
-/// A Content-Length: digits alone.
+/// The value of a Content-Length field; `None` if it has anything but digits.
 fn length(value: &str) -> Option<usize> {
     let value = value.trim();
     let is_number =
         !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    // What is past all numbers is past the limit, too.
+    // A number that does not fit is over the limit, too.
     is_number.then(|| value.parse().unwrap_or(usize::MAX))
 }
 
-/// A head that is not whole yet may already be too long.
+/// Refuses a head that is too long already, though it is not whole yet.
 fn partial(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
     // Method and version take a few bytes besides the target.
     let line_max = limits.target_bytes + 32;
@@ -313,7 +318,7 @@ mod tests {
         for none in ["", " ", ":9090", ".", "a b", "http://hv1", "a/b", "*"] {
             assert_eq!(host_name(none), None, "{none}");
         }
-        // An IPv4 client of a listener at [::].
+        // An IPv4 client of a listener on [::].
         let text = "GET / HTTP/1.1\r\nHost: 192.0.2.1:9090\r\n\r\n";
         let local = "::ffff:192.0.2.1".parse().ok();
         assert!(request(text).is_for_us(local, &[]));

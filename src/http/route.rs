@@ -1,4 +1,5 @@
-//! From method and target to what is asked for: pure.
+//! Turns the method and target of a request into what it asks for. This is
+//! pure.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::vm::fields::Fields;
 use crate::vm::filter::{CONDITIONS_MAX, Condition, ConditionError, Filter};
 use crate::vm::path::{Path, split_list, split_once};
 
-/// The shortest time between two heartbeats.
+/// The shortest time between two heartbeats that a client can ask for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
 /// What a request asks for.
@@ -21,7 +22,7 @@ pub enum Route {
     Ping,
     /// `/status`
     Status {
-        /// Whether the long one is asked for.
+        /// Whether the long form is asked for.
         full: bool,
     },
     /// `/metrics`
@@ -36,7 +37,7 @@ pub enum Route {
     Unsupported,
     /// Any method but GET and HEAD.
     BadMethod,
-    /// A query that asks for nothing, and why.
+    /// A query that is not valid, and why.
     BadQuery(QueryError),
 }
 
@@ -68,56 +69,57 @@ impl Route {
 /// What is asked of all VMs.
 #[derive(Clone, Debug, Default)]
 pub struct OfVms {
-    /// What of each is wanted.
+    /// Which fields of each VM are wanted; `None` for all.
     pub fields: Option<Fields>,
-    /// Which are wanted.
+    /// Which VMs are wanted.
     pub filter: Filter,
     /// Whether to load them from the system first.
     pub sync: bool,
-    /// How long that may take.
+    /// How long the load may take; `None` for the default.
     pub timeout: Option<Duration>,
 }
 
 /// What is asked of one VM.
 #[derive(Clone, Debug, Default)]
 pub struct OfVm {
-    /// What of it is wanted.
+    /// Which fields are wanted; `None` for all.
     pub fields: Option<Fields>,
     /// Whether to load it from the system first.
     pub sync: bool,
-    /// What to wait for.
+    /// What to wait for, if for anything.
     pub wait: Option<Wait>,
-    /// How long all of that may take.
+    /// How long the load and the wait together may take; `None` for the
+    /// default.
     pub timeout: Option<Duration>,
 }
 
-/// What to wait for.
+/// What a request waits for.
 #[derive(Clone, Debug)]
 pub enum Wait {
-    /// That there is no such VM.
+    /// Until there is no such VM.
     Gone,
-    /// That all of this holds of it.
+    /// Until all of these conditions hold for the VM.
     Holds(Vec<Condition>),
 }
 
-/// What is asked of events.
+/// What is asked of /events.
 #[derive(Clone, Debug, Default)]
 pub struct OfEvents {
     /// Where the client left off.
     pub since: Option<Since>,
-    /// What it wants.
+    /// Which events it wants, and in what form.
     pub wanted: SubscriptionFilter,
-    /// How it wants the first line.
+    /// How its first line contains the VMs.
     pub snapshot: SnapshotForm,
 }
 
-/// How the first line of events tells of all VMs.
+/// How the first line of /events contains all VMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotForm {
-    /// As a string of JSON, as today's clients know it.
+    /// As a JSON array inside a string, which is what today's clients expect.
     #[default]
     Text,
-    /// As an array.
+    /// As a JSON array.
     Array,
     /// Not at all.
     None,

@@ -1,4 +1,4 @@
-//! What requests are answered with: the cache, in the words of HTTP.
+//! Answers requests from the cache, and begins the streams of /events.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
@@ -46,7 +46,7 @@ impl Handler for Arc<Service> {
                 self.vms.numbers.answered(name, full.status, begun);
             }
             Response::Stream(_) => self.vms.numbers.answered(name, 200, begun),
-            // It is counted when it is there.
+            // It is counted when the answer is ready.
             Response::Deferred(_) => {}
         }
         answer
@@ -68,7 +68,7 @@ impl Service {
         }
     }
 
-    /// Tells it of the engine, which it counts.
+    /// Sets the engine whose numbers /metrics shows.
     pub fn set_engine(&self, engine: &Arc<Engine>) {
         let _ = self.engine.set(Arc::downgrade(engine));
     }
@@ -114,8 +114,8 @@ impl Service {
         })
     }
 
-    /// The zonename that a path means. With a query, which today's clients do
-    /// not know, it may be a VM's uuid, too.
+    /// The zonename that the name in a path means. With a query, which today's
+    /// clients do not send, the name may be the uuid of a VM, too.
     fn zonename_of(&self, name: String, request: &Request) -> String {
         let meant = request.target.contains('?');
         let meant = meant.then(|| self.vms.cache.zonename_of(&name)).flatten();
@@ -181,8 +181,8 @@ impl Service {
         }))
     }
 
-    /// The first line of a stream, and what a client that comes back after
-    /// event `from` has missed.
+    /// The first line of a stream, and the events that a client has missed if
+    /// it resumes after event `from`.
     fn first_lines(
         &self,
         start: Start,
@@ -208,7 +208,8 @@ impl Service {
     }
 }
 
-/// A listener of the hub, forgotten if nobody takes it over.
+/// A subscription in the hub. Dropping it ends the subscription, unless the
+/// fan-out has taken it over.
 struct Listening {
     hub: Arc<Hub>,
     id: u64,

@@ -1,5 +1,5 @@
 //! The first line of a stream of events: `ready`, with a snapshot of all VMs,
-//! or what else the client has asked for.
+//! or with the part of it that the client has asked for.
 
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -13,16 +13,17 @@ use crate::hub::{Hub, Text, Vm};
 use crate::vm::json::write_string;
 use crate::vm::values::date_text;
 
-/// The snapshot that was last made: streams that begin together share it.
+/// The text of the last snapshot. Streams that begin together share it.
 #[derive(Debug, Default)]
 pub struct Snapshots {
     last: Mutex<Option<(u64, Weak<Text>)>>,
 }
 
 impl Snapshots {
-    /// All VMs as the content of a JSON string.
+    /// All VMs as a JSON array, escaped as the content of a JSON string.
     fn of(&self, snapshot: &Snapshot, hub: &Hub) -> Arc<Text> {
-        // Locked meanwhile: whoever comes together waits for one to be made.
+        // The lock is held while the text is made, so that streams that begin
+        // together wait for one text.
         let mut last = self.last.lock();
         if let Some((seq, text)) = &*last
             && *seq == snapshot.seq
@@ -38,13 +39,13 @@ impl Snapshots {
 
 /// What the first line is made of.
 pub struct ReadyLine<'a> {
-    /// The subscription.
+    /// The UUID of the subscription.
     pub uuid: Arc<str>,
-    /// The daemon's life.
+    /// The epoch of this run of the daemon.
     pub epoch: Arc<str>,
-    /// What the client wants.
+    /// Which events and VMs the client wants.
     pub wanted: &'a SubscriptionFilter,
-    /// How it wants the snapshot.
+    /// In what form it wants the snapshot.
     pub form: SnapshotForm,
 }
 
@@ -53,7 +54,8 @@ pub struct ReadyLine<'a> {
 pub type LinePieces = [Arc<Text>; 3];
 
 impl ReadyLine<'_> {
-    /// The line of a stream that begins with this snapshot.
+    /// The line of a stream that begins with this snapshot. `reset` says why a
+    /// client that wanted to resume can't.
     pub fn line(
         &self,
         snapshot: &Snapshot,
@@ -94,7 +96,7 @@ impl ReadyLine<'_> {
         [hub.text(before), vms, hub.text(after)]
     }
 
-    /// The line of a stream that goes on after event `seq`.
+    /// The line of a stream that resumes after event `seq`.
     pub fn resumed(&self, seq: u64, hub: &Hub) -> LinePieces {
         let mut after = b",\"resumed\":true".to_vec();
         self.end(seq, &mut after);
@@ -115,7 +117,7 @@ impl ReadyLine<'_> {
         out.extend_from_slice(b"}\n");
     }
 
-    /// The array of those VMs that are wanted, and of what is wanted of them.
+    /// The JSON array of the VMs that are wanted, each with its wanted fields.
     fn part_of(&self, snapshot: &Snapshot) -> Vec<u8> {
         let mut out = vec![b'['];
         let vms = snapshot.vms.iter();
@@ -133,7 +135,7 @@ impl ReadyLine<'_> {
     }
 }
 
-/// A first line as it is sent: in a chunk, or not.
+/// A first line as it is sent: as a chunk, or unchanged.
 pub fn framed(parts: LinePieces, hub: &Hub, chunked: bool) -> Vec<Arc<Text>> {
     let [before, vms, after] = parts;
     if !chunked {
@@ -163,7 +165,7 @@ fn escaped_array(vms: &[Vm]) -> Vec<u8> {
 }
 
 /// Appends JSON as the content of a JSON string. JSON that we wrote has no
-/// control characters, so that two bytes are all that is special.
+/// control characters, so that only `"` and `\` have to be escaped.
 fn escape_json(json: &[u8], out: &mut Vec<u8>) {
     let mut rest = json;
     while let Some(at) = rest.iter().position(|b| matches!(b, b'"' | b'\\')) {

@@ -1,4 +1,5 @@
-//! One subscriber of /events: what waits for it, and how it is written.
+//! One subscriber of /events: the queue of its lines, and how they are written
+//! to its socket.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -11,7 +12,7 @@ use super::subscription_filter::SubscriptionFilter;
 use crate::hub::{EventLine, LineDraft, Text};
 use crate::settings::HttpLimits;
 
-/// The most bytes that a subscriber may send after its request.
+/// The most bytes that a client may send after its request for /events.
 const RECEIVED_MAX: usize = 64 << 10;
 
 /// Lines that one writev(2) takes.
@@ -20,52 +21,55 @@ const PIECES_MAX: usize = 64;
 /// The end of a chunked body.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Something to write.
+/// Something to write to a subscriber.
 #[derive(Debug)]
 pub enum OutgoingLine {
     /// An event.
     Event(Arc<EventLine>),
-    /// Bytes as they are to be sent, a part of a line or all of it.
+    /// Bytes that are sent unchanged: a line or a part of one, with its chunk
+    /// framing if the client gets chunks.
     Text(Arc<Text>),
 }
 
-/// Why a subscriber gets no more.
+/// Why a subscriber gets no more lines.
 #[derive(Debug)]
 pub enum EndReason {
-    /// It has gone.
+    /// The client has closed the connection, or the connection has failed.
     Gone,
-    /// It does not read.
+    /// It is cut off, for this reason: mostly because it does not read.
     Behind(String),
 }
 
-/// Who gets events.
+/// A client that gets events.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// The hub's number of it.
+    /// Its id in the hub.
     pub id: u64,
-    /// The number of the last event that it has, or does not want any more.
+    /// Events up to this number are not sent to it: they are in its snapshot,
+    /// or were queued when it joined.
     pub seq: u64,
-    /// What it calls itself.
+    /// The User-Agent of its request.
     pub agent: Option<String>,
-    /// What it wants.
+    /// Which events it wants, and in what form.
     pub wanted: SubscriptionFilter,
     /// Its connection.
     pub stream: StreamSocket,
-    /// At what key the poller watches its socket.
+    /// The key under which its socket is parked in the poller.
     pub key: Option<u64>,
-    /// Since when it has taken nothing, though there is something.
+    /// Since when it has taken nothing, although something waits.
     pub blocked: Option<Instant>,
-    /// When something was last queued for it.
+    /// When an event or a heartbeat was last queued for it.
     pub last_sent: Instant,
-    /// When to see whether a heartbeat is due.
+    /// When to check whether a heartbeat is due.
     pub heartbeat_at: Option<Instant>,
     queue: VecDeque<Queued>,
-    /// Bytes of the first item that are out.
+    /// How many bytes of the first item are written already.
     sent: usize,
-    /// Events that wait and count as lag, and their bytes.
+    /// The number of queued events that count as lag, and their bytes.
     lag: (u64, u64),
+    /// Bytes that are queued and not written yet.
     waiting_bytes: usize,
-    /// Bytes that it has sent, which nobody asked for.
+    /// Bytes that the client has sent since its request. They are dropped.
     received: usize,
 }
 
@@ -76,7 +80,7 @@ struct Queued {
 }
 
 impl Subscriber {
-    /// A subscriber for whom nothing waits.
+    /// A subscriber with an empty queue.
     #[must_use]
     pub fn new(
         id: u64,
@@ -103,7 +107,7 @@ impl Subscriber {
         }
     }
 
-    /// A line as it goes to this one: in a chunk, or not.
+    /// A line as this client gets it: as a chunk, or unchanged.
     #[must_use]
     pub fn framed(&self, line: &[u8]) -> Vec<u8> {
         match self.stream.chunked {
@@ -115,7 +119,8 @@ impl Subscriber {
         }
     }
 
-    /// Queues what does not count as lag: it has asked for it.
+    /// Queues something that does not count as lag, because the client has
+    /// asked for it.
     pub fn push_free(&mut self, item: OutgoingLine) {
         self.waiting_bytes += self.bytes_of(&item).len();
         self.queue.push_back(Queued { item, is_lag: false });
@@ -124,7 +129,8 @@ impl Subscriber {
     /// Queues an event.
     ///
     /// # Errors
-    /// If more would wait for it than may, and it does not take any.
+    /// If more would wait for it than `limits` allow even after it was written
+    /// to, or if it has gone.
     pub fn push(
         &mut self,
         item: OutgoingLine,
@@ -137,7 +143,7 @@ impl Subscriber {
         self.queue.push_back(Queued { item, is_lag: true });
         self.last_sent = Instant::now();
         if self.is_behind(limits) {
-            // Perhaps nobody has written for a while.
+            // Perhaps nothing was written to it for a while: try that first.
             self.write()?;
         }
         match self.is_behind(limits) {
@@ -152,7 +158,7 @@ impl Subscriber {
 
     fn is_behind(&self, limits: &HttpLimits) -> bool {
         let (events, bytes) = self.lag;
-        // One line can always be had, however long.
+        // A single line may always wait, however long it is.
         events > limits.lag_events || (bytes > limits.lag_bytes && events > 1)
     }
 
@@ -162,7 +168,7 @@ impl Subscriber {
         self.queue.is_empty()
     }
 
-    /// Bytes that wait for it.
+    /// The bytes that wait for it.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
@@ -176,10 +182,11 @@ impl Subscriber {
         }
     }
 
-    /// Reads what a subscriber sends: nothing that matters, but its end.
+    /// Reads and drops what the client sends. Only the end of the connection
+    /// matters.
     ///
     /// # Errors
-    /// If it has gone, or sends on and on.
+    /// If the client has gone, or has sent more than [`RECEIVED_MAX`] bytes.
     pub fn read(&mut self) -> Result<(), EndReason> {
         let mut bytes = [0; 4096];
         loop {
@@ -199,10 +206,10 @@ impl Subscriber {
         }
     }
 
-    /// Writes as much of what waits as it takes.
+    /// Writes as much of the queue as the client takes now.
     ///
     /// # Errors
-    /// If it has gone.
+    /// If the client has gone.
     pub fn write(&mut self) -> Result<(), EndReason> {
         while !self.queue.is_empty() {
             let items = self.queue.iter().take(PIECES_MAX).enumerate();
@@ -245,7 +252,8 @@ impl Subscriber {
         }
     }
 
-    /// Ends the stream as HTTP wants it, unless in the middle of a line.
+    /// Ends the stream as HTTP requires, with a last chunk, unless it would
+    /// come in the middle of a line.
     pub fn end(mut self) {
         let is_between = self.write().is_ok() && self.queue.is_empty();
         if self.stream.chunked && is_between {

@@ -1,4 +1,4 @@
-//! What a subscriber wants of the events, and an event as it gets it.
+//! Which events a subscriber wants, and how an event is rendered for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,19 @@ use crate::vm::fields::Fields;
 use crate::vm::json::{Json, Key, Object};
 use crate::vm::path::Path;
 
-/// What a subscriber wants. Each part that is empty means all.
+/// What a subscriber wants. An empty list, or no `fields`, means everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionFilter {
     /// Events of these VMs, by uuid or zonename.
     pub vms: Vec<String>,
     /// Events of these types.
     pub kinds: Vec<EventKind>,
-    /// Of `modify`, those with a change at one of these paths, or below.
+    /// Of `modify` events, only those with a change at or below one of these
+    /// paths.
     pub paths: Vec<Path>,
-    /// What of `vm` is wanted.
+    /// Which fields of `vm` are wanted.
     pub fields: Option<Fields>,
-    /// A line when nothing else was sent for so long.
+    /// A heartbeat line is sent when nothing else was sent for this long.
     pub heartbeat: Option<Duration>,
 }
 
@@ -37,23 +38,25 @@ impl SubscriptionFilter {
     }
 }
 
-/// An event on its way to many: what has to be known of it is found out once.
+/// An event that goes to many subscribers. It is parsed at most once, and
+/// rendered once for each set of fields.
 pub struct SharedEvent<'a> {
     line: &'a Arc<EventLine>,
-    /// The event, once somebody has to know what is in it.
+    /// The parsed event, once a filter needs its content.
     event: Option<Result<Json, serde_json::Error>>,
-    /// In the words of those who want some fields alone.
+    /// The event as rendered for subscribers that want only these fields.
     reworded: Vec<(Fields, Arc<EventLine>)>,
 }
 
 impl<'a> SharedEvent<'a> {
-    /// An event that nobody has been told yet.
+    /// An event that no subscriber has got yet.
     #[must_use]
     pub fn new(line: &'a Arc<EventLine>) -> Self {
         Self { line, event: None, reworded: Vec::new() }
     }
 
-    /// The event as this one gets it; `None` if it does not want it.
+    /// The event as a subscriber with this filter gets it; `None` if it does
+    /// not want the event.
     pub fn to(
         &mut self,
         wanted: &SubscriptionFilter,
@@ -66,7 +69,7 @@ impl<'a> SharedEvent<'a> {
         {
             return None;
         }
-        // What is new or gone has changed everywhere.
+        // A VM that is created or deleted has changed at every path.
         if about.kind == EventKind::Modify
             && !wanted.paths.is_empty()
             && !self.may_have_change_at(&wanted.paths)
@@ -81,19 +84,19 @@ impl<'a> SharedEvent<'a> {
         }
     }
 
-    /// The event; why not, if it can't be read.
+    /// The parsed event, or why it can't be parsed.
     fn event(&mut self) -> Result<&Json, &serde_json::Error> {
         let line = self.line;
         let event = self.event.get_or_insert_with(|| {
-            // It is ours, so that it can be read.
+            // We wrote the line, so it should always parse.
             let event = serde_json::from_slice(line.text());
             event.inspect_err(|e| log::error!("event {}: {e}", line.seq))
         });
         event.as_ref()
     }
 
-    /// Whether there is a change at one of these paths; an event that can't be
-    /// read may have one.
+    /// Whether there is a change at one of these paths. An event that can't be
+    /// parsed may have one.
     fn may_have_change_at(&mut self, paths: &[Path]) -> bool {
         let Ok(event) = self.event() else { return true };
         let changes = event.get("changes").and_then(Json::as_array);
@@ -112,7 +115,8 @@ impl<'a> SharedEvent<'a> {
         let line = self.line;
         let event = match self.event() {
             Ok(event) => narrowed(event, fields),
-            // Never all of it.
+            // Never send the whole event instead: it has fields that the
+            // subscriber did not ask for.
             Err(why) => unreadable(line, why),
         };
         let mut draft = LineDraft::default();
@@ -124,7 +128,7 @@ impl<'a> SharedEvent<'a> {
     }
 }
 
-/// An event with these fields of the VM.
+/// The event with only these fields of the VM.
 fn narrowed(event: &Json, fields: &Fields) -> Json {
     let members = event.as_object().into_iter().flat_map(Object::iter);
     let members = members.map(|(name, value)| {
@@ -137,7 +141,8 @@ fn narrowed(event: &Json, fields: &Fields) -> Json {
     Json::from(members.collect::<Object>())
 }
 
-/// An event of which nothing but what it is about can be said, and why.
+/// What is sent in place of an event that can't be parsed: what it is about,
+/// and the error.
 fn unreadable(line: &EventLine, why: &serde_json::Error) -> Json {
     let mut event = Object::new();
     event.set("type", line.about.kind.name());
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
     use crate::hub::{About, Hub, HubLimits};
 
-    /// An event as the hub has it.
+    /// An event line as the hub makes it.
     fn line(text: &str) -> Arc<EventLine> {
         let hub = Hub::new(HubLimits {
             kept_events: 1,

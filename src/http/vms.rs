@@ -1,4 +1,4 @@
-//! The answers with one VM, and with all of them.
+//! The answers about one VM, and about all of them.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::source::Source;
 use crate::vm::filter::Search;
 use crate::vm::json::{Json, Object};
 
-/// The field that says up to which event an answer knows.
+/// The header field with the number of the last event that the answer includes.
 pub const SEQ_FIELD: &str = "X-Vminfod-Seq";
 
-/// What answers with VMs need.
+/// What is needed to answer requests about VMs.
 pub struct VmResponses {
     pub limits: HttpLimits,
     pub cache: Arc<Cache>,
@@ -27,7 +27,7 @@ pub struct VmResponses {
 }
 
 impl VmResponses {
-    /// The answer with all VMs.
+    /// The answer with all VMs that pass the filter of the request.
     pub fn all(&self, of: &OfVms, request: &Request) -> FullResponse {
         let mut snapshot = self.cache.snapshot();
         let seq = snapshot.seq;
@@ -88,21 +88,22 @@ impl VmResponses {
         versioned(FullResponse::new(200, JSON, body_of(&vm, of)), &etag, seq)
     }
 
-    /// Why a VM that is not served could not be loaded, though it is there.
+    /// For a VM that is not served: why it could not be loaded, if it exists
+    /// and has a fault.
     pub fn unloadable(&self, name: &str) -> Option<String> {
         let mut faults = self.host.faults(Some(name)).into_iter();
-        // The system's own are no VM's.
+        // Faults of `sysinfo` are the host's, and not this VM's.
         let fault = faults.find(|(source, _)| *source != Source::Sysinfo)?;
         Some(format!("{name} can't be loaded: {}: {}", fault.0, fault.1))
     }
 
-    /// The name of a VM's version.
+    /// The ETag of the version of a VM that event `seq` has made.
     pub fn etag(&self, seq: u64) -> String {
         format!("\"{}-{seq}\"", self.cache.epoch())
     }
 }
 
-/// The body of one VM's answer.
+/// The body of an answer about one VM, with the wanted fields.
 pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
     match &of.fields {
         None => Body::Shared(Arc::clone(vm.json())),
@@ -110,7 +111,7 @@ pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
     }
 }
 
-/// An answer with its version, and the last event that it knows of.
+/// Adds the ETag, and the number of the last event that the answer includes.
 pub fn versioned(full: FullResponse, etag: &str, seq: u64) -> FullResponse {
     full.with("ETag", etag).with(SEQ_FIELD, &seq.to_string())
 }
@@ -119,25 +120,26 @@ fn not_modified() -> FullResponse {
     FullResponse::new(304, JSON, Body::Bytes(Vec::new()))
 }
 
-/// What did not work, as JSON.
+/// An answer with an error message as JSON.
 pub fn failure(status: u16, error: &str) -> FullResponse {
     let mut object = Object::new();
     object.set("error", error);
     FullResponse::json(status, Json::from(object).to_bytes())
 }
 
-/// That there are too many; it is worth trying again.
+/// A 503 answer for too many requests of a kind, which asks the client to try
+/// again after a second.
 pub fn busy(why: &str) -> FullResponse {
     FullResponse::text(503, why).with("Retry-After", "1")
 }
 
-/// The array of VMs: their JSON is shared, not copied.
+/// The JSON array of VMs. The JSON of each VM is shared, not copied.
 #[derive(Debug)]
 struct Array(Arc<[Vm]>);
 
 impl Pieces for Array {
     fn count(&self) -> usize {
-        // The brackets, and a comma between two.
+        // Each VM, a comma between two VMs, and the two brackets.
         (2 * self.0.len() + 1).max(2)
     }
 

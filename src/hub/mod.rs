@@ -1,10 +1,10 @@
-//! The last events, kept for those who subscribe or come back.
+//! The hub keeps the last events, for clients that subscribe or come back.
 //!
-//! There is one list of event lines: a line is made once, whoever gets it. The
-//! list is bounded by number and bytes; what is taken from it is counted as
-//! long as somebody holds it.
+//! There is one list of event lines: each line is made once and shared by all
+//! subscribers. The list is bounded by number and bytes. The bytes of a line
+//! are counted as long as anything holds the line.
 //!
-//! The hub does no I/O: it wakes who sends.
+//! The hub does no I/O: it wakes the thread that sends.
 
 mod watch;
 
@@ -28,11 +28,12 @@ pub struct About {
     pub uuid: Arc<str>,
 }
 
-/// Bytes that go to subscribers, counted as long as somebody holds them.
+/// Bytes that go to subscribers. They are counted as long as anything holds
+/// them.
 #[derive(Debug)]
 pub struct Text {
     bytes: Box<[u8]>,
-    /// Where those begin that are sent.
+    /// Where the bytes that are sent begin.
     begin: usize,
     held: Arc<AtomicUsize>,
 }
@@ -62,8 +63,8 @@ impl Drop for Text {
 /// line.
 const CHUNK_HEAD: usize = 18;
 
-/// A line of /events in the making. However long it is, to finish it and to
-/// make a chunk of HTTP/1.1 of it moves no byte of it.
+/// A line of /events that is not finished yet. Neither finishing it nor making
+/// a chunk of HTTP/1.1 of it moves any of its bytes, however long it is.
 #[derive(Debug)]
 pub struct LineDraft(Vec<u8>);
 
@@ -74,7 +75,7 @@ impl Default for LineDraft {
 }
 
 impl LineDraft {
-    /// An empty one, with room for so many bytes.
+    /// An empty draft with room for `capacity` bytes.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(CHUNK_HEAD + capacity + 2);
@@ -82,7 +83,7 @@ impl LineDraft {
         Self(bytes)
     }
 
-    /// One of this line, newline included.
+    /// A draft of this line, newline included.
     #[must_use]
     pub fn of(line: &[u8]) -> Self {
         let mut draft = Self::new(line.len());
@@ -90,13 +91,13 @@ impl LineDraft {
         draft
     }
 
-    /// To append to.
+    /// The bytes, to append to.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
 
-    /// Makes a chunk of it. Returns it with the places at which it, and the
-    /// line in it, begin.
+    /// Makes a chunk of it. Returns the bytes, and the offsets at which the
+    /// chunk and the line in it begin.
     #[must_use]
     pub fn into_chunk(mut self) -> (Vec<u8>, usize, usize) {
         let line = self.0.len() - CHUNK_HEAD;
@@ -117,7 +118,7 @@ pub struct EventLine {
     pub about: About,
     /// A chunk of HTTP/1.1: size, JSON and newline, end.
     chunk: Text,
-    /// How long the size is, before the JSON.
+    /// How many bytes of the chunk come before the JSON.
     head: usize,
 }
 
@@ -133,7 +134,7 @@ impl EventLine {
         Self { seq, about, chunk, head: json - begin }
     }
 
-    /// The same event in other words.
+    /// The same event with another line.
     #[must_use]
     pub fn reworded(&self, line: LineDraft) -> Self {
         Self::new(self.seq, self.about.clone(), line, &self.chunk.held)
@@ -152,18 +153,18 @@ impl EventLine {
     }
 }
 
-/// Who listens to /events.
+/// A subscriber of /events.
 #[derive(Clone, Debug)]
 pub struct SubscriberInfo {
     /// The subscription's name, a UUID.
     pub uuid: Arc<str>,
     /// What the client calls itself.
     pub user_agent: Option<String>,
-    /// Since when.
+    /// When it subscribed.
     pub created: SystemTime,
 }
 
-/// How much is kept, and for how many.
+/// How much the hub keeps, and for how many subscribers.
 #[derive(Clone, Copy, Debug)]
 pub struct HubLimits {
     /// Lines kept.
@@ -172,22 +173,23 @@ pub struct HubLimits {
     pub kept_bytes: usize,
     /// Subscribers at once.
     pub subscribers: usize,
-    /// The versions of its VM that a watch keeps.
+    /// Versions of its VM that a watch keeps.
     pub versions: usize,
-    /// Lines that are kept besides, while they wait to be handed out.
+    /// Lines that are kept, even if they are more than `kept_events`, while the
+    /// oldest waits to be handed out.
     pub lag_events: u64,
-    /// Bytes of those.
+    /// The same in bytes.
     pub lag_bytes: u64,
 }
 
-/// A listener's beginning.
+/// The beginning of a subscription.
 #[derive(Debug)]
 pub struct NewSubscription {
     /// The hub's number of the listener.
     pub id: u64,
-    /// The number of the last event by then.
+    /// The number of the last event when the subscription began.
     pub seq: u64,
-    /// What it has missed, if it comes back and that is still there.
+    /// The events that it has missed, if it comes back and they are still kept.
     pub missed: Option<Vec<Arc<EventLine>>>,
 }
 
@@ -210,9 +212,10 @@ struct Inner {
     last_id: u64,
     cut_off: u64,
     watches: HashMap<Arc<str>, Vec<Arc<Watch>>>,
-    /// The last line that was handed out.
+    /// The number of the last line that was handed out.
     handed_out: u64,
-    /// Who has subscribed and is not handed lines yet: from where on.
+    /// Listeners that have subscribed and are not handed lines yet: by id, the
+    /// number of the last event when they subscribed.
     joining: BTreeMap<u64, u64>,
     /// Events are counted, but no lines are made of them.
     is_silent: bool,
@@ -226,9 +229,9 @@ impl Hub {
         Self { limits, inner, woken, held: Arc::default() }
     }
 
-    /// A hub as it is while VMs are loaded for the first time: there is
-    /// nobody yet who listens, nor anybody who could come back to an event of
-    /// that time, so that none is kept until [`Hub::speak`].
+    /// A hub for the first load of all VMs. No client listens yet, and none can
+    /// come back to an event of that time, so no events are kept until
+    /// [`Hub::speak`].
     #[must_use]
     pub fn silent(limits: HubLimits) -> Self {
         let hub = Self::new(limits);
@@ -251,21 +254,22 @@ impl Hub {
         self.inner.lock().seq
     }
 
-    /// Lines and bytes that are kept, and bytes of all lines that anybody
-    /// holds.
+    /// The lines and bytes that are kept, and the bytes that are held anywhere.
     #[must_use]
     pub fn size(&self) -> (usize, usize, usize) {
         let inner = self.inner.lock();
         (inner.lines.len(), inner.bytes, self.held())
     }
 
-    /// Bytes for subscribers that anybody holds.
+    /// Bytes for subscribers that are held anywhere: kept here, or waiting to
+    /// be sent.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Something else for subscribers.
+    /// Bytes for subscribers that are no event, but are counted in the same
+    /// way.
     #[must_use]
     pub fn text(&self, bytes: Vec<u8>) -> Arc<Text> {
         Arc::new(Text::new(bytes, 0, &self.held))
@@ -277,9 +281,9 @@ impl Hub {
         self.inner.lock().is_silent
     }
 
-    /// Adds the next event, after which the VM is `vm`. `finish` gets its
-    /// number, and appends what is left of the line, newline included: that
-    /// has to be short, as others wait meanwhile.
+    /// Adds the next event, after which the VM is `vm`. `finish` gets the
+    /// event's number, and appends the rest of the line, newline included. It
+    /// must be short, because other threads wait meanwhile.
     pub fn publish(
         &self,
         about: About,
@@ -305,8 +309,8 @@ impl Hub {
         self.woken.notify_one();
     }
 
-    /// Adds a listener; `None` if there are as many as there may be. `since`
-    /// is the last event that one who comes back has had.
+    /// Adds a listener; `None` if there are too many already. `since` is the
+    /// number of the last event that a client that comes back has received.
     #[must_use]
     pub fn subscribe(
         &self,
@@ -336,8 +340,9 @@ impl Hub {
         inner.joining.remove(&id);
     }
 
-    /// The next lines for all who listen, at most `most`; `None` if some of
-    /// them are no longer there: then it goes on with what comes from now on.
+    /// The next lines for all listeners, at most `most`. `None` if some of them
+    /// are no longer kept; then it goes on with the events that come from now
+    /// on.
     #[must_use]
     pub fn hand_out(&self, most: usize) -> Option<Vec<Arc<EventLine>>> {
         let mut inner = self.inner.lock();
@@ -357,9 +362,9 @@ impl Hub {
         self.inner.lock().handed_out
     }
 
-    /// A listener that was at `seq` gets what is handed out from now on, and
-    /// first the lines that have been meanwhile; `None` if those are no longer
-    /// all there. The number is that of the last line handed out.
+    /// From now on, a listener that was at `seq` gets what is handed out.
+    /// Returns the number of the last line that was handed out, and the lines
+    /// between `seq` and that; `None` if not all of those are kept any more.
     #[must_use]
     pub fn join(
         &self,
@@ -378,7 +383,7 @@ impl Hub {
         self.inner.lock().cut_off += 1;
     }
 
-    /// Who listens, and how many have been cut off.
+    /// The listeners, and how many have been cut off.
     #[must_use]
     pub fn listeners(&self) -> (Vec<SubscriberInfo>, u64) {
         let inner = self.inner.lock();
@@ -399,8 +404,8 @@ impl Hub {
         watch
     }
 
-    /// Tells who watches a VM that it is not there, though no event says so:
-    /// it was never served.
+    /// Reports to all watches of a VM that there is no such VM. If the VM was
+    /// never served, no event says so.
     pub fn report_gone(&self, zonename: &str) {
         let inner = self.inner.lock();
         for watch in inner.watches.get(zonename).into_iter().flatten() {
@@ -419,13 +424,14 @@ impl Hub {
         }
     }
 
-    /// Wakes who waits.
+    /// Wakes the thread that waits in [`Hub::wait`].
     pub fn wake(&self) {
         self.inner.lock().is_woken = true;
         self.woken.notify_one();
     }
 
-    /// Waits until there is an event, or somebody wakes, at most until then.
+    /// Waits until there is an event or [`Hub::wake`] is called, but no longer
+    /// than `until`.
     pub fn wait(&self, until: Instant) {
         let mut inner = self.inner.lock();
         while !inner.is_woken && Instant::now() < until {
@@ -436,8 +442,8 @@ impl Hub {
 }
 
 impl Inner {
-    /// Drops what is more than is to be kept: the oldest, but none that has
-    /// still to be handed out, unless those are too many.
+    /// Drops the oldest lines that exceed the limits, but none that must still
+    /// be handed out, unless those are too many.
     fn drop_old(&mut self, limits: &HubLimits) {
         let joining = self.joining.values().copied();
         let needed = joining.chain([self.handed_out]).min().unwrap_or(0);
@@ -456,8 +462,8 @@ impl Inner {
         }
     }
 
-    /// The events after number `seq`, at most `most`; `None` if some of them
-    /// are no longer there, or `seq` is not yet.
+    /// The events after number `seq`, at most `most`. `None` if some of them
+    /// are no longer kept, or event `seq` does not exist yet.
     fn after(&self, seq: u64, most: usize) -> Option<Vec<Arc<EventLine>>> {
         // The list has no gaps, so that a number is a place in it.
         let first = self.lines.front().map_or(self.seq + 1, |line| line.seq);

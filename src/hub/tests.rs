@@ -74,7 +74,8 @@ fn what_is_to_be_handed_out_is_kept_but_not_without_end() {
     assert_eq!(hub.size().0, 1, "what was handed out is kept no more");
     publish(&hub);
     publish_only(&hub);
-    // What was handed out since it subscribed, and not what comes yet.
+    // It gets what was handed out since it subscribed, and not what still
+    // waits.
     let (seq, missed) = hub.join(id, 4);
     assert_eq!((seq, numbers(missed)), (6, Some(vec![5, 6])));
     (0..9).for_each(|_| publish_only(&hub));

@@ -1,5 +1,5 @@
-//! Watches: a request that waits for something to become true of one VM sees
-//! every version of it, however short-lived.
+//! A watch shows every version of one VM, however short-lived, to a request
+//! that waits until something is true of that VM.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,13 +11,13 @@ use crate::vm::json::Object;
 /// A VM as it was at one moment.
 #[derive(Clone, Debug)]
 pub struct VmVersion {
-    /// What is served; `None` where there is no VM.
+    /// The VM that is served; `None` if there is none.
     pub vm: Option<Vm>,
     /// The number of the event that made it so.
     pub seq: u64,
 }
 
-/// A VM as it is served. A clone is the same piece of memory.
+/// A VM as it is served. A clone shares its memory.
 #[derive(Clone, Debug)]
 pub struct Vm {
     object: Arc<Object>,
@@ -25,7 +25,7 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Writes an object's JSON.
+    /// Makes a VM of an object, and writes its JSON.
     #[must_use]
     pub fn new(object: Object) -> Self {
         let object = Arc::new(object.fitted());
@@ -45,14 +45,14 @@ impl Vm {
         &self.json
     }
 
-    /// Whether both are one piece of memory, so that nothing differs.
+    /// Whether both share one object, so that nothing differs.
     #[must_use]
     pub fn is_shared_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.object, &other.object)
     }
 }
 
-/// The versions of a VM that were not looked at yet.
+/// The versions of a VM that the request has not looked at yet.
 pub struct Watch {
     waiting: Mutex<Waiting>,
     most: usize,

@@ -1,4 +1,4 @@
-//! The questions of one load to the platform's commands, and their answers.
+//! The questions that one load asks the platform's commands, and their answers.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,13 +10,13 @@ use super::error::CommandError;
 use super::question::Question;
 use super::runs::{PendingRun, RunRequest, Unanswered};
 
-/// Asks for one load.
+/// Asks the platform's commands on behalf of one load.
 pub(super) struct Asker<'a> {
     loader: &'a Loader,
     /// Whether to wait for every command until it answers or is killed.
     is_patient: bool,
-    /// The circuits in which a run of this load was overdue, or was killed for
-    /// it, and why: nothing more is asked there.
+    /// The circuits in which a run of this load was overdue, or was killed
+    /// because it took too long, and why. This load asks nothing more in them.
     hung: RefCell<HashMap<String, NoAnswer>>,
 }
 
@@ -30,7 +30,7 @@ pub enum NoAnswer {
 }
 
 impl NoAnswer {
-    /// What is wrong with the run of the command.
+    /// The error of the command's run.
     #[must_use]
     pub fn error(&self) -> &CommandError {
         match self {
@@ -49,10 +49,11 @@ impl<'a> Asker<'a> {
         self.loader
     }
 
-    /// Asks; the run is killed after `limit`.
+    /// Asks a question. Its run is killed after `limit`.
     ///
     /// # Errors
-    /// If an earlier run of this load was overdue there.
+    /// If an earlier run of this load in the same circuit was overdue, or was
+    /// killed because it took too long.
     pub(super) fn ask(
         &self,
         question: &Question,
@@ -72,10 +73,10 @@ impl<'a> Asker<'a> {
         }))
     }
 
-    /// Waits for the answer, as long as a load may.
+    /// Waits for the answer, for as long as a load may wait.
     ///
     /// # Errors
-    /// If there is none in time, or the command failed.
+    /// If there is no answer in time, or the command failed.
     pub(super) fn answer<T>(
         &self,
         asked: Result<PendingRun, NoAnswer>,

@@ -1,7 +1,8 @@
-//! From what the sources say of a VM to the object that is served: pure.
+//! Makes the object that is served of a VM from what the sources say of it. It
+//! reads nothing: it is pure.
 //!
-//! Each step below sets members in the reference's order, which is the order
-//! in which clients print them.
+//! Each step below sets members in the order of the reference implementation.
+//! Clients print them in this order.
 
 use std::sync::Arc;
 
@@ -24,23 +25,23 @@ pub struct Parts {
     pub xml: Arc<ZoneXml>,
     /// Its kstat, if the kernel has the zone.
     pub zoneinfo: Option<ZoneInfo>,
-    /// How it last ended.
+    /// How the zone last ended.
     pub lastexited: Option<LastExit>,
-    /// Which state of its files this is.
+    /// The stamps of its files as they were read.
     pub stamps: Stamps,
-    /// The members whose names the owner chooses, in the order of [`MAPS`].
+    /// The members that are maps: the owner of the VM chooses the names in
+    /// them. They are in the order of [`MAPS`].
     pub maps: [Json; MAPS.len()],
-    /// The dataset that a VM which is being received will have.
+    /// The dataset that the VM will have, if it is being received.
     pub receiving: Option<Arc<str>>,
     /// Its datasets.
     pub datasets: VmDatasets,
-    /// What the system says of itself.
+    /// The host's own description.
     pub sysinfo: Arc<Sysinfo>,
 }
 
 impl Parts {
-    /// A VM of which only this is known, as one without files, kstat and
-    /// datasets.
+    /// A VM of which only this is known: one without files, kstat and datasets.
     #[must_use]
     pub fn new(row: ZoneRow, xml: Arc<ZoneXml>, sysinfo: Arc<Sysinfo>) -> Self {
         Self {
@@ -63,16 +64,17 @@ impl Parts {
         Some(&mut self.maps[place])
     }
 
-    /// Whether this is another VM of the same zonename: one of another uuid,
-    /// or made at another time.
+    /// Whether `new` is another VM with the same zonename: one with another
+    /// uuid, or created at another time.
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
         self.row.is_another_than(&new.row) || self.xml.is_another_than(&new.xml)
     }
 
-    /// As it is, but what is the same as in `old` is that very piece of memory.
-    /// So the copies that were just made go with all else that was made for a
-    /// load, and what lives long stays where it is.
+    /// Returns the same parts, but those that are equal in `old` share the
+    /// memory of `old`. So the copies that the load has just made are freed
+    /// together with everything else that it allocated, and what lives long
+    /// stays where it is in memory.
     #[must_use]
     pub fn sharing(mut self, old: &Self) -> Self {
         fn share<T: PartialEq + Clone>(new: &mut T, old: &T) {
@@ -90,7 +92,7 @@ impl Parts {
         self
     }
 
-    /// The sources that say something else than they did.
+    /// The sources that do not say the same as in `old`.
     #[must_use]
     pub fn differing(&self, old: &Self) -> Vec<Source> {
         let differs = [
@@ -120,13 +122,14 @@ impl Parts {
 /// The datasets of one VM.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VmDatasets {
-    /// Mounted at its zonepath.
+    /// The dataset that is mounted at its zonepath.
     pub root: Option<Arc<Dataset>>,
-    /// `ROOT/data`
+    /// The delegated dataset: `ROOT/data`.
     pub delegated: Option<Arc<Dataset>>,
-    /// Its disks, by path.
+    /// The volumes of its disks, by the path of the disk.
     pub volumes: Vec<(Arc<str>, Arc<Dataset>)>,
-    /// Names of its XML that exist as datasets.
+    /// The names of datasets that exist, out of those in its XML and the zone's
+    /// own.
     pub known: Vec<Arc<str>>,
 }
 
@@ -172,7 +175,7 @@ impl VmDatasets {
     }
 }
 
-/// The dataset that a disk's path stands for.
+/// The name of the dataset whose device is at a disk's path.
 #[must_use]
 pub fn volume_of_path(path: &str) -> Option<&str> {
     path.strip_prefix(ZVOL_RDSK).or_else(|| path.strip_prefix(ZVOL_DSK))
@@ -236,8 +239,8 @@ fn state(vm: &mut Object, zone_state: &str) {
     }
 }
 
-/// The object of a VM as it was in a state that its zone has been reported to
-/// enter, and has left since.
+/// The object of a VM as it was in `zone_state`: the zone was reported to enter
+/// this state, and has left it since.
 #[must_use]
 pub fn with_zone_state(
     vm: &Object,
@@ -257,8 +260,8 @@ pub fn with_zone_state(
     vm
 }
 
-/// The object of a VM as it is between its uninstallation and its end: its
-/// datasets are gone, and with them its files.
+/// The object of a VM between its uninstallation and its deletion: its datasets
+/// are gone, and its files with them.
 #[must_use]
 pub fn uninstalled(parts: &Parts) -> Option<Object> {
     let mut parts = parts.clone();
@@ -311,7 +314,7 @@ fn datasets(vm: &mut Object, parts: &Parts) {
     }
 }
 
-/// The VM's disks with what their volumes say.
+/// The VM's disks, with the members that come from their volumes.
 fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
     let disks = vm.get("disks")?.as_array()?;
     let with_volume = |disk: &Json| {
@@ -328,7 +331,7 @@ fn disks(vm: &Object, datasets: &VmDatasets) -> Option<Vec<Json>> {
     Some(disks.iter().map(with_volume).collect())
 }
 
-/// What of `flexible_disk_size` no disk takes, in MiB.
+/// Sets the part of `flexible_disk_size` that no disk uses, in MiB.
 fn free_space(vm: &mut Object, datasets: &VmDatasets) {
     let Some(total) = vm.get("flexible_disk_size").and_then(Json::as_f64)
     else {
@@ -346,7 +349,7 @@ fn free_space(vm: &mut Object, datasets: &VmDatasets) {
     }
 }
 
-/// What a VM that is being received does not have yet.
+/// Sets what a VM that is being received does not have yet.
 fn missing(vm: &mut Object, parts: &Parts) {
     let root = parts.datasets.root.as_ref().map(|root| &root.name);
     let known = parts.datasets.known.iter().chain(root);

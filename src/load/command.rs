@@ -15,11 +15,12 @@ use crate::os;
 use crate::os::process::{ReadSome, Running, kill_group_now, read_some, spawn};
 use crate::threads::Stop;
 
-/// How often a running command looks whether the daemon is ending.
+/// How often, while a command runs, the runner checks whether the daemon is
+/// ending.
 const END_CHECK: Duration = Duration::from_millis(100);
 
-/// The longest that a command that has closed its output is waited for in one
-/// step; the first step is a hundredth of it.
+/// The longest pause between two checks whether a command that has closed its
+/// output has exited. The first pause is a hundredth of this.
 const EXIT_CHECK: Duration = Duration::from_millis(10);
 
 /// What a command printed, and its exit status.
@@ -53,8 +54,8 @@ impl Run {
         self.args.push(arg.to_string());
     }
 
-    /// The command and its first arguments: a line for an operator, not all
-    /// the operands of a large batch.
+    /// The command and its first arguments, as messages show it. Not all the
+    /// operands of a large batch are shown.
     #[must_use]
     pub fn command(&self) -> String {
         let name = self.program.file_name().unwrap_or_default();
@@ -71,14 +72,14 @@ impl Run {
         command
     }
 
-    /// The error that this run has.
+    /// An error of this run: its command, and `problem`.
     #[must_use]
     pub fn error(&self, problem: impl Into<CommandProblem>) -> CommandError {
         let command = self.command().into();
         CommandError { command, problem: problem.into() }
     }
 
-    /// The error of a run that ended badly.
+    /// The error of a run that ended with a bad status or by a signal.
     #[must_use]
     pub fn failed(&self, output: &Output) -> CommandError {
         let stderr = output.stderr.clone();
@@ -89,21 +90,20 @@ impl Run {
 /// How the runs of one command went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunCount {
-    /// Runs, all of them.
+    /// The number of all runs.
     pub runs: u64,
-    /// Those that could not be started, or had to be killed.
+    /// The runs that could not be started, or had to be killed.
     pub failures: u64,
-    /// Those that had to be killed since they took too long.
+    /// The runs that had to be killed because they took too long.
     pub hangs: u64,
-    /// The time of all of them.
+    /// The total time of all runs.
     pub time: Duration,
-    /// The one that took the largest part of its limit: its time, and its
-    /// limit.
+    /// The run that took the largest part of its limit: its time and its limit.
     pub longest: Option<(Duration, Duration)>,
 }
 
 impl RunCount {
-    /// Whether a run took half of its limit.
+    /// Whether any run took at least half of its limit.
     #[must_use]
     pub fn is_slow(&self) -> bool {
         self.longest.is_some_and(|(time, limit)| time * 2 >= limit)
@@ -136,8 +136,8 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner that kills commands that print more than `output_limit` bytes,
-    /// and all when the daemon ends.
+    /// Makes a runner that kills a command that prints more than `output_limit`
+    /// bytes, and kills all commands when the daemon ends.
     #[must_use]
     pub fn new(output_limit: usize, stop: Stop) -> Self {
         Self { output_limit, stop, counts: RunCounts::default() }
@@ -149,14 +149,14 @@ impl Runner {
         self.stop.is_set()
     }
 
-    /// How runs went, those of every clone of this runner.
+    /// How the runs of this runner and of all its clones went.
     #[must_use]
     pub fn counts(&self) -> &RunCounts {
         &self.counts
     }
 
-    /// Runs a command to its end, whatever its exit status; kills it after
-    /// `limit`.
+    /// Runs a command until it ends, and kills it after `limit`. A nonzero exit
+    /// status is not an error here.
     ///
     /// # Errors
     /// If it can't be started, or had to be killed.
@@ -221,8 +221,9 @@ impl Runner {
                 err_open = self.drain(err, &mut stderr, &mut buffer)?;
             }
             if running.child.has_ended()? {
-                // What it has started may hold its pipes for ever. What is in
-                // them by now is all that it has said.
+                // Processes that the command has started may hold its pipes
+                // open for ever. What the pipes contain now is all of its
+                // output.
                 let Running { stdout: out, stderr: err, child } = running;
                 self.drain(out, &mut stdout, &mut buffer)?;
                 self.drain(err, &mut stderr, &mut buffer)?;
@@ -239,7 +240,7 @@ impl Runner {
         Ok(Output { stdout: text(stdout), stderr: text(stderr), exit })
     }
 
-    /// Reads what a pipe has; `false` at its end.
+    /// Reads what a pipe contains now; returns `false` at its end.
     fn drain(
         &self,
         pipe: &mut impl Read,
@@ -258,8 +259,9 @@ impl Runner {
         }
     }
 
-    /// A command has closed its output: it ends at once, or is up to
-    /// something. std can't wait with a time limit, hence the steps.
+    /// Waits for the exit of a command that has closed its output. Most exit at
+    /// once, but a command may keep running. std can't wait with a time limit,
+    /// so this checks in steps.
     fn wait_for_exit(
         &self,
         running: &mut Running,
@@ -275,7 +277,8 @@ impl Runner {
         }
     }
 
-    /// How long the next step may wait, and nothing once the time is up.
+    /// How long the next step may wait; an error if the time is up or the
+    /// daemon is ending.
     fn time_left(&self, end: Instant) -> Result<Duration, CommandProblem> {
         if self.is_ending() {
             return Err(CommandProblem::DaemonEnds);
@@ -330,15 +333,15 @@ mod tests {
 
     #[test]
     fn a_command_past_its_time_is_killed_with_its_children() {
-        // Both the shell and its child hold the pipe: that the call returns
-        // is the proof that both are gone.
+        // Both the shell and its child hold the pipe. The call returns only if
+        // both are gone.
         let error =
             sh("sleep 1000 & echo $!; sleep 1000", Duration::from_millis(50))
                 .unwrap_err()
                 .to_string();
         assert!(error.starts_with("sh -c"), "{error}");
         assert!(error.contains("killed: ran for over 50ms"), "{error}");
-        // One that closes its output and stays is killed, too.
+        // A command that closes its output and keeps running is killed, too.
         let silent = sh("exec >&- 2>&-; sleep 1000", Duration::from_millis(50));
         assert!(silent.unwrap_err().to_string().contains("ran for over"));
     }
@@ -348,7 +351,7 @@ mod tests {
         let script = "sleep 1000 & echo $!; echo err >&2; exit 3";
         let output = sh(script, LONG).unwrap();
         assert_eq!((output.stderr.as_str(), output.exit), ("err\n", Some(3)));
-        // A process that has ended and is not waited for has ended, too.
+        // A zombie, for which no process has waited yet, has ended, too.
         let pid = output.stdout.trim();
         let state = format!("ps -o stat= -p {pid}");
         let end = Instant::now() + LONG;

@@ -1,5 +1,6 @@
-//! A VM while it is loaded: what was known of it stands until a source has
-//! been read, and stays where one can't be read.
+//! A VM while it is being loaded. It starts with what was known of the VM
+//! before. Each source that is read replaces its part of that; where a source
+//! can't be read, the known part stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,26 +22,27 @@ use crate::config::Paths;
 use crate::source::{MAPS, Source, Sources};
 use crate::vm::json::Json;
 
-/// A VM while it is loaded: what was known of it, then what was read.
+/// A VM while it is being loaded: what was known of it, and then what was read.
 pub(super) struct Draft {
     pub(super) zonename: Arc<str>,
     pub(super) sources: Sources,
     pub(super) prior: Option<Arc<Parts>>,
-    /// Whether a file that is as it was when it was read need not be read.
+    /// Whether a file is skipped if its stamp shows that it has not changed
+    /// since it was read.
     pub(super) trusts_stamps: bool,
     pub(super) gone: bool,
-    /// Whether the zone index has a line of it, though zoneadm by its name
-    /// has none.
+    /// Whether the zone index has a line of the zone although zoneadm, asked
+    /// for it by name, gave none.
     pub(super) is_configured: bool,
-    /// Whether zoneadm has no uuid of it, and the one that was known stays.
+    /// Whether zoneadm has no uuid of the zone, so that the known uuid stays.
     keeps_uuid: bool,
-    /// Whether it is another zone than the one that was known.
+    /// Whether this is another zone than the one that was known.
     pub(super) is_another: bool,
-    /// Whether zoneadm was asked for it.
+    /// Whether zoneadm was asked for the zone.
     pub(super) row_tried: bool,
-    /// Whether the XML was read, or could not be.
+    /// Whether the load has tried to read the XML, with or without success.
     pub(super) xml_tried: bool,
-    /// What libzonecfg refuses of the XML that was read.
+    /// What libzonecfg refuses in the XML that was read.
     pub(super) refused: Vec<Refusal>,
     /// The brand and zonepath of the XML that was read.
     pub(super) xml_names: Option<(String, String)>,
@@ -94,8 +96,8 @@ impl Draft {
         if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
             self.sources |= Sources::KSTAT;
         }
-        // zoneadm has no uuid of a zone without a line in the index. That is
-        // no other uuid.
+        // zoneadm has no uuid of a zone without a line in the index. That does
+        // not make it another zone.
         if let Some(prior) = prior.filter(|prior| prior.uuid_is_set)
             && !row.uuid_is_set
         {
@@ -103,17 +105,17 @@ impl Draft {
             row.uuid_is_set = true;
             self.keeps_uuid = true;
         }
-        // What was of the zone before is not this one's: a file of it that
-        // can't be read is as one that never could.
+        // What was known belongs to the zone that was there before. If a file
+        // of the new zone can't be read, it has no last good value.
         if prior.is_some_and(|prior| prior.is_another_than(&row)) {
             self.forget_what_was_known();
             self.sources = Sources::ALL;
         } else if prior.is_some_and(|prior| prior.may_be_another_than(&row)) {
-            // Only the XML tells.
+            // Only the XML shows whether it is.
             self.sources = Sources::ALL;
         }
         let prior = self.row.as_ref();
-        // Other files, other datasets.
+        // Another zonepath has other files and another dataset.
         if prior.is_some_and(|prior| prior.zonepath != row.zonepath) {
             self.sources |= Sources::FILES | Sources::ZFS;
         }
@@ -131,8 +133,8 @@ impl Draft {
         self.datasets = VmDatasets::default();
     }
 
-    /// Takes the XML that was read. If it is that of another VM, nothing else
-    /// that was known is this one's.
+    /// Takes the XML that was read. If it belongs to another VM, nothing else
+    /// that was known belongs to this one, and it is forgotten.
     pub(super) fn set_xml(&mut self, xml: Arc<ZoneXml>) {
         let known = self.xml.as_ref();
         if known.is_some_and(|known| known.is_another_than(&xml)) {
@@ -147,9 +149,9 @@ impl Draft {
         self.xml = Some(xml);
     }
 
-    /// Whether these kstats, which were perhaps read before zoneadm has looked,
-    /// are of the zone as zoneadm has found it: if it runs, it has this id,
-    /// has been booted, and has an init(8).
+    /// Whether these kstats are those of the zone as zoneadm has found it. They
+    /// may have been read before zoneadm looked. If the zone is running, its
+    /// kstat must have this zoneid, a boot time, and the pid of an init(8).
     pub(super) fn has_kstat(&self, kstats: &Kstats, zoneid: u64) -> bool {
         #[allow(clippy::cast_precision_loss)]
         let is_own = |info: &kstat::ZoneInfo| {
@@ -164,8 +166,8 @@ impl Draft {
         self.row.as_ref().is_some_and(|row| &*row.zone_state == "running")
     }
 
-    /// Takes the zone's kstat. A running zone has one: where it is missing,
-    /// the last good one of this life of the zone stays.
+    /// Takes the zone's kstat. A running zone must have one. If it is missing,
+    /// the last good one stays, if it is from the same boot of the zone.
     pub(super) fn set_zoneinfo(&mut self, kstats: &Kstats) {
         let found = kstats.get(&*self.zonename).copied();
         let is_running = self.is_running();
@@ -182,7 +184,7 @@ impl Draft {
         self.fault(Source::Kstat, Some(LoadError::NoKstat));
     }
 
-    /// Notes that a source was read, and what is wrong with it.
+    /// Notes that a source was read, and its error if it has one.
     pub(super) fn fault(&mut self, source: Source, error: Option<LoadError>) {
         match self.faults.iter_mut().find(|(s, _)| *s == source) {
             Some(fault) => fault.1 = error,
@@ -202,8 +204,8 @@ impl Draft {
         }
     }
 
-    /// Reads a file, unless it is known and as it was; of a bad one the last
-    /// good value stays.
+    /// Reads a file, unless stamps are trusted and its stamp shows that it has
+    /// not changed. If the file is bad, its last good value stays.
     pub(super) fn read_file<T>(
         &mut self,
         source: Source,
@@ -226,12 +228,13 @@ impl Draft {
         self.fault(source, error);
     }
 
-    /// Whether zoneadm was asked for it, and has not said what it is.
+    /// Whether zoneadm was asked for the zone but has not given its line.
     pub(super) fn lacks_row(&self) -> bool {
         self.row_tried && !self.faults.contains(&(Source::Zoneadm, None))
     }
 
-    /// Whether there is more to read of it.
+    /// Whether there is more to read: the zone is not gone, and a line of
+    /// zoneadm is known.
     pub(super) fn is_alive(&self) -> bool {
         !self.gone && self.row.is_some()
     }
@@ -263,8 +266,8 @@ impl Draft {
                 .is_none_or(|p| Some(&*p.row.zonepath) != self.zonepath())
     }
 
-    /// Whether the XML that was just read does not go with the line of
-    /// zoneadm that is known, or could not be read at all.
+    /// Whether the known line of zoneadm may be out of date: the XML that was
+    /// just read does not match it, or the XML could not be read at all.
     pub(super) fn row_is_old(&self) -> bool {
         let goes_with = |row: &ZoneRow| match &self.xml_names {
             Some((b, path)) => *b == *row.brand && *path == *row.zonepath,
@@ -273,8 +276,8 @@ impl Draft {
         self.xml_tried && !self.row.as_ref().is_some_and(goes_with)
     }
 
-    /// Whether zfs is to be asked: the job says so, or the XML names other
-    /// datasets than it did.
+    /// Whether zfs must be asked: the VM is new, the job says so, or the XML or
+    /// the zonepath leads to other datasets than before.
     pub(super) fn wants_datasets(&self) -> bool {
         let Some(xml) = self.xml.as_ref().filter(|_| self.is_alive()) else {
             return false;
@@ -294,7 +297,7 @@ impl Draft {
         own.into_iter().chain(known).collect()
     }
 
-    /// The names of the other datasets that this VM may be made of.
+    /// The names of the other datasets that this VM may have.
     fn other_datasets(&self) -> Vec<Arc<str>> {
         let mut names: Vec<_> = self.receiving.iter().cloned().collect();
         if let Some(xml) = &self.xml {
@@ -303,7 +306,7 @@ impl Draft {
         names
     }
 
-    /// The names of all datasets that it may be, or was, made of.
+    /// The names of all datasets that this VM may have, or had before.
     pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
         let mut names: BTreeSet<_> = self.roots().into_iter().collect();
         names.extend(self.other_datasets());
@@ -311,7 +314,8 @@ impl Draft {
         names
     }
 
-    /// The snapshots that make what is delegated indestructible.
+    /// The names of the snapshots that make the delegated dataset
+    /// indestructible.
     fn holds(&self, datasets: &Datasets) -> impl Iterator<Item = Arc<str>> {
         let found = self.zonepath().and_then(|at| datasets.mounted_at(at));
         let found = found.map(|root| Arc::clone(&root.name));
@@ -331,25 +335,27 @@ impl Draft {
         delegated.into_iter().map(hold)
     }
 
-    /// What zfs is to be asked for, as far as that is known by what it has
-    /// said.
+    /// What zfs must be asked for, as far as its answers so far (`datasets`)
+    /// show.
     pub(super) fn wanted(&self, datasets: &Datasets) -> DatasetsWanted {
         let mut wanted = DatasetsWanted::default();
         wanted.trees.extend(self.roots());
         wanted.alone.extend(self.other_datasets());
         wanted.alone.extend(self.holds(datasets));
-        // A dataset is gone when zfs says so, not when it is not listed.
+        // A dataset is gone only if zfs says so. It is not enough that a list
+        // does not have it.
         wanted.alone.extend(self.roots());
         wanted.alone.extend(self.datasets.names());
-        // A zone's directory may be another dataset's than its name says:
-        // only a list of the whole pool finds that.
+        // The dataset of a zone's directory may have another name than the
+        // directory. Only a list of the whole pool finds it then.
         let lost = self.lost_root(datasets);
         wanted.pools.extend(lost.map(|own| pool_of(&own).into()));
         wanted
     }
 
-    /// The name of the zone's own dataset, if the zone has been installed and
-    /// zfs has not listed it.
+    /// The name that the zone's own dataset should have, if the zone has been
+    /// installed and zfs has answered, but has listed no dataset that is
+    /// mounted at the zonepath.
     fn lost_root(&self, datasets: &Datasets) -> Option<Arc<str>> {
         let path = self.zonepath().filter(|_| self.is_installed())?;
         let own: Arc<str> = path.trim_start_matches('/').into();
@@ -357,7 +363,8 @@ impl Draft {
         (is_lost && datasets.mounted_at(path).is_none()).then_some(own)
     }
 
-    /// Why one of its datasets could not be listed, if so.
+    /// Why one of the VM's datasets could not be listed; `None` if all of them
+    /// could be.
     fn failure(
         &self,
         datasets: &Datasets,
@@ -408,8 +415,9 @@ impl Draft {
             })
     }
 
-    /// Takes its datasets, unless one could not be listed: of what was known
-    /// the last good value stays; else a part is better than nothing.
+    /// Takes the VM's datasets. If one of them could not be listed, a VM that
+    /// is known keeps its last good datasets. A new VM takes what was listed: a
+    /// part is better than nothing.
     pub(super) fn set_datasets(
         &mut self,
         datasets: &Datasets,
@@ -430,8 +438,8 @@ impl Draft {
         }
     }
 
-    /// A line that could not be understood may have been that of a dataset
-    /// which it had before and has no more.
+    /// The error of a line that could not be parsed, if the VM lacks a dataset
+    /// that it had before: the line may have been that dataset's.
     fn loss(&self, datasets: &Datasets) -> Option<LoadError> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
@@ -454,7 +462,7 @@ impl Draft {
         let (faults, unanswered) = (self.faults, self.unanswered);
         let found = match (self.gone, self.row, self.xml) {
             (true, ..) => LoadOutcome::Gone,
-            // zoneadm's line is of the zone that was there before.
+            // The line of zoneadm belongs to the zone that was there before.
             _ if self.is_another && !has_row => LoadOutcome::Unknown,
             (false, Some(row), Some(xml)) => {
                 LoadOutcome::Parts(Box::new(Parts {
@@ -481,7 +489,8 @@ fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
     xml.datasets.iter().cloned().chain(volumes.map(Arc::from))
 }
 
-/// What zfs will be asked about a VM that is known only from its XML.
+/// What zfs will probably be asked for, for a VM that is known only from its
+/// XML.
 pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> DatasetsWanted {
     let root: Arc<str> = zonepath.trim_start_matches('/').into();
     let data = format!("{root}/data");

@@ -1,14 +1,14 @@
-//! What zonecfg.dtd.1 refuses of a zone's XML.
+//! What zonecfg.dtd.1 refuses in a zone's XML.
 //!
-//! libzonecfg believes nothing of a document that is not valid: zoneadm knows
-//! no such zone then, and zonecfg, and so vmadm, can't change it. The rules
-//! are those of the DTD of 2019; only a few values are checked. A later DTD may
-//! accept more: only zoneadm knows.
+//! libzonecfg uses nothing of a document that is not valid: for zoneadm there
+//! is no such zone then, and zonecfg, and therefore vmadm, can't change it. The
+//! rules are those of the DTD of 2019; only a few values are checked. A later
+//! DTD may accept more: only zoneadm can say whether it does.
 
 use roxmltree::{Document, Node};
 
-/// An element: its name, the attributes that it has to have, those that it
-/// may have, and the elements that may be in it.
+/// An element: its name, the attributes that it must have, those that it may
+/// have, and the elements that may be in it.
 type Rule = (
     &'static str,
     &'static [&'static str],
@@ -85,7 +85,7 @@ const RULES: &[Rule] = &[
     ),
 ];
 
-/// The values that an attribute may have, where they are not free.
+/// The values that an attribute may have; `None` if any value is allowed.
 fn values_of(
     element: &str,
     attribute: &str,
@@ -98,13 +98,13 @@ fn values_of(
     }
 }
 
-/// The most refusals that are reported of one document.
+/// The most refusals that are reported for one document.
 pub const REFUSALS_MAX: usize = 32;
 
 /// Something in a document that the DTD does not allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its line.
+    /// The line on which its element begins.
     pub line: u32,
     /// What is wrong, in the same words for every document.
     pub what: String,
@@ -129,7 +129,7 @@ pub fn refusals(document: &Document<'_>) -> Vec<Refusal> {
     refused
 }
 
-/// Whether what comes before the root element, comments left out, names a
+/// Whether the text before the root element, without its comments, names a
 /// document type.
 fn has_doctype(before: &str) -> bool {
     let mut rest = before;
@@ -142,7 +142,8 @@ fn has_doctype(before: &str) -> bool {
     rest.contains("<!DOCTYPE")
 }
 
-/// Nesting is as deep as [`RULES`] allow it, and no deeper.
+/// Checks an element and what is in it. The recursion goes as deep as [`RULES`]
+/// allow elements to nest, and no deeper.
 fn check(
     document: &Document<'_>,
     element: Node<'_, '_>,

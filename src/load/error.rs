@@ -1,4 +1,5 @@
-//! Why a source has no good answer: the words of /status, for an operator.
+//! Why a source has no good answer, in the words that /status shows to an
+//! operator.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,18 +14,19 @@ use crate::config::JSON_DEPTH;
 pub enum LoadError {
     /// A command has failed, or has not answered.
     Command(CommandError),
-    /// A file can't be read, or is not what it should be.
+    /// A file can't be read, or its content is not what it should be.
     File(FileError),
-    /// kstat(8) has answered without a zone that is running.
+    /// The zone is running, but the answer of kstat(8) does not include it.
     NoKstat,
     /// The zone index has a line of a zone that `zoneadm list` does not list.
     NotListed,
-    /// The zone index can't be read: there may be no such zone.
+    /// The zone index can't be read, so it is not known whether the zone
+    /// exists.
     NoIndex(FileError),
     /// zfs(8) could not list a dataset or snapshot of this name.
     Dataset(Arc<str>, DatasetError),
-    /// Lines of a listing that could not be understood, or in which the
-    /// command says what it has left out.
+    /// Lines of a listing that could not be parsed, or lines in which the
+    /// command reports what it has left out.
     Lines(Vec<String>),
 }
 
@@ -78,7 +80,7 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    /// Whether the command had to be killed since it took too long.
+    /// Whether the command had to be killed because it took too long.
     #[must_use]
     pub fn is_hang(&self) -> bool {
         matches!(self.problem, CommandProblem::RanTooLong(_))
@@ -96,32 +98,34 @@ impl std::error::Error for CommandError {}
 /// What is wrong with a run of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandProblem {
-    /// It could not be started; the text is the system's.
+    /// It could not be started; the text is the system's error message.
     NotStarted(String),
-    /// There was no thread to wait for it; the text is the system's.
+    /// No thread could be started to wait for it; the text is the system's
+    /// error message.
     NoThread(String),
-    /// Its output could not be read; the text is the system's.
+    /// Its output could not be read; the text is the system's error message.
     Io(String),
-    /// It was killed, as it ran for longer than this limit.
+    /// It was killed because it ran for longer than this limit.
     RanTooLong(Duration),
-    /// It was killed, as it printed more bytes than this limit.
+    /// It was killed because it printed more bytes than this limit.
     PrintedTooMuch(usize),
-    /// It was killed, as the daemon is ending.
+    /// It was killed because the daemon is ending.
     DaemonEnds,
-    /// It has ended badly.
+    /// It ended with a bad exit status, or by a signal.
     Failed {
         /// Its exit status; `None` if a signal ended it.
         exit: Option<i32>,
         /// What it printed on standard error.
         stderr: String,
     },
-    /// It runs, and has not answered for this time.
+    /// It is still running, and has not answered for this long.
     NoAnswerFor(Duration),
-    /// It has ended, but not in time for the load.
+    /// It has ended, but too late for the load.
     LateAnswer,
-    /// It was not started, as earlier runs have not answered.
+    /// It was not started because earlier runs of its circuit have not
+    /// answered.
     OthersHang,
-    /// It has ended well, and its output can't be what it meant.
+    /// It succeeded, but its output can't be right.
     Output(OutputError),
 }
 
@@ -158,20 +162,20 @@ impl fmt::Display for CommandProblem {
     }
 }
 
-/// What is wrong with the output of a command that has ended well.
+/// What is wrong with the output of a command that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutputError {
-    /// Its last line has no end.
+    /// Its last line has no newline.
     CutOff,
-    /// A line of kstat(8) is no statistic.
+    /// A line of kstat(8) is not a statistic.
     NotAStatistic(String),
-    /// A line of zfs(8) is no dataset.
+    /// A line of zfs(8) is not a dataset.
     NotADataset(String),
-    /// `zoneadm list` does not list the global zone, which always is there.
+    /// `zoneadm list` does not list the global zone, which always exists.
     NoGlobalZone,
-    /// `zoneadm list` lacks so many zones of the zone index.
+    /// `zoneadm list` lacks this many zones that the zone index has.
     LacksZones(usize),
-    /// zoneadm(8) has ended well without a line of the zone that it was asked
+    /// zoneadm(8) succeeded, but printed no line for the zone that it was asked
     /// for. The text is what it printed.
     NotListed(String),
 }
@@ -202,24 +206,25 @@ impl From<OutputError> for CommandProblem {
     }
 }
 
-/// Why it is not known what a dataset or snapshot is.
+/// Why a dataset or snapshot could not be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatasetError {
-    /// In the words of zfs(8).
+    /// The reason that zfs(8) printed.
     Said(String),
-    /// zfs has said nothing of it.
+    /// zfs printed neither a line nor an error for it.
     NotListed,
-    /// It is listed, and what is below it is not.
+    /// It is listed, but what is below it is not.
     NotWalked,
-    /// It is listed twice: one of the lines is made up.
+    /// It is listed twice: one of the lines is forged.
     ListedTwice,
-    /// A snapshot of it does not stand behind it.
+    /// A snapshot of it is not listed directly after it.
     SnapshotElsewhere,
-    /// It is not listed, and its pool is neither.
+    /// zfs says that it does not exist, but has not listed its pool either, so
+    /// that this does not count.
     PoolNotListed,
-    /// It is not there, and its pool is neither.
+    /// It does not exist, and neither does its pool.
     NoPool,
-    /// The run that was to list it has failed.
+    /// The run that should list it has failed, or has not answered.
     Command(CommandError),
 }
 
@@ -238,7 +243,7 @@ impl fmt::Display for DatasetError {
     }
 }
 
-/// Why a file says nothing.
+/// Why a file has no usable content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
     /// The file.
@@ -258,11 +263,11 @@ impl std::error::Error for FileError {}
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileProblem {
-    /// It is missing, and has to be there.
+    /// It is missing, but must exist.
     Missing,
-    /// It can't be read; the text is the system's.
+    /// It can't be read; the text is the system's error message.
     Io(String),
-    /// It is not JSON; the text is the parser's.
+    /// It is not JSON; the text is the parser's error message.
     NotJson(String),
     /// Its JSON nests deeper than [`JSON_DEPTH`].
     TooDeep,
@@ -272,9 +277,10 @@ pub enum FileProblem {
     Xml(XmlError),
     /// libzonecfg refuses its XML.
     Refused(Refusal),
-    /// A `lastexited` that is not whole, after some tries.
+    /// It is a `lastexited` that was incomplete at every try. The text is its
+    /// content.
     NotLastExited(String),
-    /// A zone index without the global zone, which always is there.
+    /// It is a zone index without the global zone, which it always has.
     NoGlobalZone,
 }
 
@@ -303,9 +309,9 @@ impl fmt::Display for FileProblem {
 pub enum XmlError {
     /// It has more attributes than this.
     Attributes(usize),
-    /// It is not XML; the text is the parser's.
+    /// It is not XML; the text is the parser's error message.
     Malformed(String),
-    /// Its root is this element.
+    /// Its root is this element, not `zone`.
     Root(String),
     /// Its zone has no brand.
     NoBrand,

@@ -1,4 +1,4 @@
-//! The files of a VM besides its XML, and the system's own description.
+//! Reads and parses the files of a VM, and the host's own description.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,15 @@ use crate::vm::values::{epoch_seconds_to_iso, parse_number};
 /// How a zone last ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastExit {
-    /// As a shell would print it; negative for a signal.
+    /// The exit status, as a shell would print it; negative if a signal ended
+    /// the zone's init.
     pub status: f64,
     /// Seconds since the epoch.
     pub time: f64,
 }
 
-/// The members of VM objects that the system's description has, by the name
-/// they have there.
+/// The members of VM objects that come from the host's description, each with
+/// its name there.
 pub const SYSINFO_MEMBERS: [(&str, &str); 4] = [
     ("server_uuid", "UUID"),
     ("datacenter_name", "Datacenter Name"),
@@ -32,7 +33,7 @@ pub const SYSINFO_MEMBERS: [(&str, &str); 4] = [
     ("headnode_id", "Headnode ID"),
 ];
 
-/// What every VM object says of the system: its members, in order.
+/// The members that every VM object has about the host, in order.
 pub type Sysinfo = Object;
 
 /// A directory of a zone, opened once for all of its files that are read.
@@ -44,15 +45,15 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The zone's own directory, which is trusted; without one there are no
-    /// files: as if they were missing.
+    /// Opens the zone's own directory, which is trusted. If there is no such
+    /// directory, or `path` is `None`, all files in it count as missing.
     #[must_use]
     pub fn open(path: Option<&Path>) -> Self {
         let opened = path.map(Dir::open);
         Self::opened(path.unwrap_or(Path::new("")).to_path_buf(), opened)
     }
 
-    /// A directory in this one, if no symbolic link leads to it.
+    /// Opens a directory in this one. A symbolic link is not followed.
     #[must_use]
     pub fn open_below(&self, name: &str) -> Self {
         let path = self.path.join(name);
@@ -84,7 +85,7 @@ pub enum FilePlace<'a> {
 }
 
 impl FilePlace<'_> {
-    /// The error that this file has.
+    /// An error of this file.
     #[must_use]
     pub fn error(&self, problem: FileProblem) -> FileError {
         let path = match *self {
@@ -94,8 +95,8 @@ impl FilePlace<'_> {
         FileError { path, problem }
     }
 
-    /// Whether the file is as it was when it was read with this stamp, or
-    /// missing as it was then.
+    /// Whether the file has not changed since it was read with the stamp
+    /// `known`. If it was missing then, whether it is still missing.
     #[must_use]
     pub fn is_as_read(&self, known: Option<Stamp>) -> bool {
         let stamp = match *self {
@@ -114,21 +115,21 @@ impl FilePlace<'_> {
     }
 }
 
-/// What a file says, and the stamp of that state of it; `None` if there is no
-/// such file.
+/// The content of a file, and the stamp of the file with that content.
 #[derive(Clone, Debug)]
 pub struct Stamped<T> {
-    /// What it says.
+    /// The content.
     pub value: T,
-    /// Its stamp.
+    /// The stamp; `None` if there is no such file.
     pub stamp: Option<Stamp>,
 }
 
-/// The stamps of the files that were read; none of those that are missing.
+/// The stamps of the files that were read. A missing file has no stamp.
 #[derive(Clone, Debug, Default)]
 pub struct Stamps(Vec<(Source, Stamp)>);
 
-/// They are alike if what is served of them is.
+/// Two sets are equal if what is served of them is equal: the times of
+/// modification.
 impl PartialEq for Stamps {
     fn eq(&self, other: &Self) -> bool {
         let mtime = |stamp: Stamp| stamp.mtime;
@@ -153,9 +154,9 @@ impl Stamps {
         self.0.extend(stamp.map(|stamp| (file, stamp)));
     }
 
-    /// When the newest was modified, in whole seconds since the epoch. It is
-    /// that of what is known, not of what may have been written since: who
-    /// waits for it waits for the content.
+    /// When the newest of these files was modified, in whole seconds since the
+    /// epoch. It is the time of the content that is known, not of a later
+    /// write, because a client that waits for the time waits for the content.
     #[must_use]
     pub fn last_mtime(&self) -> Option<i64> {
         self.0.iter().map(|(_, stamp)| stamp.mtime).max()
@@ -197,8 +198,8 @@ pub fn read_required(
         .ok_or_else(|| place.error(FileProblem::Missing))
 }
 
-/// Whether an error says that there is no such file. Something else in the
-/// place of a directory is a fault.
+/// Whether an error says that there is no such file. If something else is in
+/// the place of a directory, that is a fault.
 #[must_use]
 pub fn is_missing(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::NotFound
@@ -223,11 +224,11 @@ pub fn read_json(
     Ok(Stamped { value, stamp: Some(file.stamp) })
 }
 
-/// Reads a JSON file of a VM: the members of VM objects that it holds, by
-/// their places in [`MAPS`].
+/// Reads a JSON file of a VM. Returns the members of VM objects that it holds,
+/// each with its index in [`MAPS`].
 ///
 /// # Errors
-/// As [`read_json`], and if it is JSON but no object, and has to be one.
+/// As [`read_json`], and if the file must be a JSON object but is not.
 pub fn read_maps(
     place: FilePlace<'_>,
     limit: u64,
@@ -263,8 +264,8 @@ pub fn read_zonexml(
 /// Reads `lastexited`, `None` if there is none.
 ///
 /// # Errors
-/// If it can't be read or is not whole: zoneadmd(8) truncates it before it
-/// writes.
+/// If it can't be read, or is incomplete at every try: zoneadmd(8) truncates
+/// the file before it writes it.
 pub fn read_lastexited(
     place: FilePlace<'_>,
     limit: u64,
@@ -286,14 +287,14 @@ pub fn read_lastexited(
     }
 }
 
-/// A `lastexited` that is not whole is read so often before it counts as bad.
+/// An incomplete `lastexited` is read this many times before it counts as bad.
 const TORN_TRIES: u32 = 4;
 
-/// Its writer has it whole again long before this.
+/// The pause between two tries. The file is complete again long before this.
 const TORN_PAUSE: Duration = Duration::from_millis(2);
 
-/// Parses `SECONDS.MICROSECONDS STATUS`; the microseconds are not padded, and
-/// are read as a fraction all the same, as they always were.
+/// Parses `SECONDS.MICROSECONDS STATUS`. The microseconds are not padded with
+/// zeros. They are read as a fraction all the same, as they always were.
 ///
 /// ```text
 /// 1430183276.578940 65280
@@ -312,16 +313,16 @@ pub fn parse_lastexited(text: &str) -> Option<LastExit> {
     };
     Some(LastExit {
         status: f64::from(status),
-        // One that is no date is no time.
+        // A number that is not a date is not a time either.
         time: parse_number(time)
             .filter(|time| epoch_seconds_to_iso(*time).is_some())?,
     })
 }
 
-/// Reads the system's description; early in boot there is none.
+/// Reads the host's description. Early in boot there is none yet.
 ///
 /// # Errors
-/// If it can't be read or is no JSON object.
+/// If it can't be read or is not a JSON object.
 pub fn read_sysinfo(
     paths: &Paths,
     limits: &LoadLimits,
@@ -373,7 +374,7 @@ mod tests {
         let read = || read_lastexited(FilePlace::At(&path), 100);
         let torn = read().unwrap_err().problem;
         assert_eq!(torn, FileProblem::NotLastExited(String::new()));
-        // Until it is whole, there is nothing to see but that it is not.
+        // Until the file is complete, the only error is that it is not.
         let reader = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 loop {

@@ -1,9 +1,10 @@
-//! The zone index: which zones are configured, as libzonecfg itself believes.
+//! The zone index, `/etc/zones/index`: which zones are configured, as
+//! libzonecfg sees it.
 //!
 //! `zoneadm -z NAME` says "No such zone configured" of every zone whose XML it
-//! can't read. The index says whether there is such a zone. Its lines are read
-//! as libzonecfg reads them: what it passes over silently counts for nothing
-//! here, too.
+//! can't read. Only the index shows whether there is such a zone. Its lines are
+//! read as libzonecfg reads them: lines that libzonecfg skips silently are
+//! skipped here, too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,33 +13,34 @@ use crate::config::is_zonename;
 use crate::load::error::FileProblem;
 use crate::load::zoneadm::{ZoneRow, is_uuid};
 
-/// libzonecfg reads a line into a buffer of so many bytes, NUL included. Of
-/// what is longer the rest is read as a line of its own.
+/// libzonecfg reads a line into a buffer of this many bytes, NUL included. It
+/// reads the rest of a longer line as a line of its own.
 const LINE_BYTES: usize = 1140;
 
-/// The longest path of a zone (MAXPATHLEN), and one byte.
+/// The bytes of the longest zonepath, plus one (MAXPATHLEN).
 const PATH_BYTES: usize = 1024;
 
-/// The longest name of a brand, and one byte.
+/// The bytes of the longest brand name, plus one.
 const BRAND_BYTES: usize = 64;
 
-/// A zone's line, which has four fields or, since brands are in it, seven:
+/// A zone's line. It has four fields in the old format, and seven in the one
+/// that has the brand:
 ///
 /// ```text
 /// NAME:STATE:PATH:UUID[:BRAND:IPTYPE:DID]
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexLine {
-    /// `configured`, `incomplete` or `installed`: that of a zone which the
-    /// kernel does not have.
+    /// `configured`, `incomplete` or `installed`: the state of the zone while
+    /// the kernel does not have it.
     pub zone_state: Box<str>,
     /// Its directory; may be empty.
     pub zonepath: Box<str>,
-    /// Its uuid, in lower case; `None` if it is not set, or no UUID.
+    /// Its uuid, in lower case; `None` if it is not set or not a UUID.
     pub uuid: Option<Box<str>>,
-    /// Its brand; empty where only the XML says it.
+    /// Its brand; empty if only the XML has it.
     pub brand: Box<str>,
-    /// Its debug id; −1 if it has none, or only the XML says it.
+    /// Its debug id; −1 if it has none or only the XML has it.
     pub debugid: i64,
 }
 
@@ -53,8 +55,8 @@ impl ZoneIndex {
     /// Parses the text of `/etc/zones/index`.
     ///
     /// # Errors
-    /// If the global zone is not in it: it always is, so that this is a part
-    /// of the index, or none.
+    /// If the global zone is not in it. The index always has the global zone,
+    /// so this is only a part of the index, or not the index.
     pub fn parse(text: String) -> Result<Self, FileProblem> {
         let mut has_global = false;
         let mut lines = HashMap::new();
@@ -62,7 +64,8 @@ impl ZoneIndex {
             let IndexPiece::Zone(zonename, line) = piece else { continue };
             has_global |= zonename == "global";
             if is_zonename(zonename) {
-                // Of lines of one name, the first is found.
+                // If several lines have the same name, libzonecfg finds the
+                // first.
                 lines.entry(Arc::from(zonename)).or_insert(line);
             }
         }
@@ -83,8 +86,9 @@ impl ZoneIndex {
         self.lines.keys()
     }
 
-    /// Whether it says of a zone what zoneadm has said, as far as the line of
-    /// the index says it.
+    /// Whether the index agrees with `row`, zoneadm's line of a zone, in the
+    /// fields that the line of the index has. Without a `row`, whether the
+    /// index has no line either.
     #[must_use]
     pub fn agrees_with(&self, zonename: &str, row: Option<&ZoneRow>) -> bool {
         let (Some(line), Some(row)) = (self.line(zonename), row) else {
@@ -99,10 +103,12 @@ impl ZoneIndex {
             && line.debugid.max(0) as f64 == row.zonedid.as_f64().unwrap_or(0.0)
     }
 
-    /// The zones whose line is not what it was.
+    /// The zones whose line differs from that in `old`, or is only in one of
+    /// the two.
     #[must_use]
     pub fn changed_since(&self, old: &Self) -> Vec<Arc<str>> {
-        // Every commit of zonecfg writes it, and most write the same.
+        // Every commit of zonecfg writes the index, and most of them write what
+        // was there before.
         if self.text == old.text {
             return Vec::new();
         }
@@ -116,20 +122,20 @@ impl ZoneIndex {
     }
 }
 
-/// What libzonecfg makes of a line.
+/// A line of the index, as libzonecfg understands it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexPiece<'a> {
-    /// A zone's, by its name; the global zone has one, too.
+    /// The line of a zone, with the zonename. The global zone has one, too.
     Zone(&'a str, IndexLine),
     /// A comment, or an empty line.
     Comment,
-    /// It is passed over silently: it can't be understood, or is a last line
-    /// without its end.
+    /// A line that libzonecfg skips silently: it can't be parsed, or is a last
+    /// line without a newline.
     PassedOver(&'a str),
 }
 
-/// The lines of a text of the index, in its order. Of one that is too long,
-/// the rest is a line of its own.
+/// The lines of the text of an index, in order. The rest of a line that is too
+/// long is a line of its own.
 pub fn lines_of(text: &str) -> impl Iterator<Item = IndexPiece<'_>> {
     text.split_inclusive('\n').flat_map(pieces).map(|piece| {
         let line = piece.strip_suffix('\n');
@@ -143,7 +149,7 @@ pub fn lines_of(text: &str) -> impl Iterator<Item = IndexPiece<'_>> {
     })
 }
 
-/// A line as it is read: in pieces, if it is too long.
+/// A line as libzonecfg reads it: in pieces, if it is too long.
 fn pieces(line: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(line);
     std::iter::from_fn(move || {
@@ -161,8 +167,8 @@ fn pieces(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The zone's name and the rest of its line; `None` for a comment, and for
-/// what libzonecfg does not understand.
+/// The zone's name and the rest of its line; `None` for a comment, and for a
+/// line that libzonecfg can't parse.
 fn parse_line(line: &str) -> Option<(&str, IndexLine)> {
     if line.starts_with('#') {
         return None;

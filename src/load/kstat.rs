@@ -1,4 +1,4 @@
-//! kstat(8): when a zone was booted, the pid of its init, and how often that
+//! kstat(8): when a zone was booted, the pid of its init, and how often init
 //! was started again.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use crate::load::error::{CommandError, OutputError};
 use crate::vm::json::Object;
 use crate::vm::values::{epoch_seconds_to_iso, parse_number};
 
-/// What the kernel counts of a running zone.
+/// The kernel's statistics of a running zone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZoneInfo {
     /// The zone's id in the kernel.
@@ -51,8 +51,8 @@ pub fn read_run(paths: &Paths, zoneid: Option<u64>) -> Run {
     run
 }
 
-/// The kstats that a run has printed, by zonename. That nothing matches is an
-/// empty answer.
+/// Parses the kstats that a run has printed. If nothing matches, the answer is
+/// empty: kstat exits with 1 and prints no error.
 ///
 /// # Errors
 /// Any other failure of the command.
@@ -64,18 +64,18 @@ pub fn answer(run: &Run, output: &Output) -> Result<Kstats, CommandError> {
     }
 }
 
-/// Parses the output of `kstat -p`, of which the name is cut to 30 bytes:
+/// Parses the output of `kstat -p`, which cuts the name to 30 bytes:
 ///
 /// ```text
 /// zones:3:0aa46416-2c8d-658d-cb21-eba504:boot_time<TAB>1768472564
 /// zones:3:0aa46416-2c8d-658d-cb21-eba504:zonename<TAB>0aa46416-2c8d-658d-…
 /// ```
 ///
-/// A zone that went away while it was read has a part of its lines, and does
-/// not count.
+/// A zone that went away while its kstats were read has only some of its lines,
+/// and is left out.
 ///
 /// # Errors
-/// If a line is none of kstat's, or the last is cut off.
+/// If a line is not a statistic, or the last line is cut off.
 pub fn parse(text: &str) -> Result<Kstats, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(OutputError::CutOff);

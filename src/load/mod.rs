@@ -1,12 +1,13 @@
-//! Loading: from the names of VMs to what the system says of them now.
+//! Loading: given the zonenames of VMs, finds out what the system says of them
+//! now.
 //!
-//! Many VMs are loaded together: one `zoneadm list`, one `kstat`, one
-//! `zfs list` a pool for all of them, side by side. What fails costs the VM
-//! that it is about and that source alone: the last good value stays, and the
-//! fault is reported. The last good value also stays while a command has not
-//! answered yet.
+//! Many VMs are loaded together: one `zoneadm list` and one `kstat` for all of
+//! them, and one `zfs list` for each pool. These commands run side by side. A
+//! failure affects only the VM and the source that it is about: the last good
+//! value stays, and the fault is reported. The last good value also stays while
+//! a command has not answered yet.
 //!
-//! No lock is held here, and nothing here knows what is served.
+//! No lock is held here, and this module does not know what the daemon serves.
 
 mod asker;
 pub mod assemble;
@@ -53,13 +54,13 @@ use zones::AllZones;
 pub struct LoadRequest {
     /// The VM.
     pub zonename: Arc<str>,
-    /// What of it to read.
+    /// The sources to read.
     pub sources: Sources,
-    /// What is known of it.
+    /// What was known of the VM before; `None` if it is not known yet.
     pub prior: Option<Arc<Parts>>,
 }
 
-/// The sources that were read, and what is wrong with each, if anything.
+/// The sources that were read, each with its error if it has one.
 pub type SourceFaults = Vec<(Source, Option<LoadError>)>;
 
 /// A VM that has been loaded.
@@ -67,29 +68,30 @@ pub type SourceFaults = Vec<(Source, Option<LoadError>)>;
 pub struct Loaded {
     /// The VM.
     pub zonename: Arc<str>,
-    /// What was known of it.
+    /// What was known of the VM before this load.
     pub prior: Option<Arc<Parts>>,
-    /// What it is now.
+    /// What the load found.
     pub found: LoadOutcome,
-    /// What is wrong with each source that was read, if anything.
+    /// The sources that were read, each with its error if it has one.
     pub faults: SourceFaults,
     /// The answers that did not come in time.
     pub unanswered: Vec<Unanswered>,
-    /// Whether the zone index has a line of it, though zoneadm by its name
-    /// has none.
+    /// Whether the zone index has a line of the zone although zoneadm, asked
+    /// for it by name, gave none.
     pub is_configured: bool,
 }
 
 impl Loaded {
-    /// Whether zoneadm has said whether there is such a zone, and how it is.
+    /// Whether zoneadm has answered whether the zone exists and what state it
+    /// is in.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         matches!(self.found, LoadOutcome::Gone)
             || self.faults.contains(&(Source::Zoneadm, None))
     }
 
-    /// Whether every command that was to be run has answered. A file that is
-    /// broken has been read, and is as it is.
+    /// Whether every command that had to run has answered. A broken file counts
+    /// as an answer, because it was read.
     #[must_use]
     pub fn has_all_answers(&self) -> bool {
         let has_answer =
@@ -102,19 +104,19 @@ impl Loaded {
     }
 }
 
-/// What there is of a VM.
+/// What a load found of a VM.
 #[derive(Clone, Debug)]
 pub enum LoadOutcome {
-    /// zoneadm says that there is no such zone.
+    /// There is no such zone: neither zoneadm nor the zone index has it.
     Gone,
-    /// It exists, but without a good XML, or without zoneadm's line of it, it
-    /// can't be told what it is.
+    /// It may exist, but its object can't be made, because there is no good XML
+    /// or no line of zoneadm.
     Unknown,
-    /// All that the sources say.
+    /// What the sources say of it.
     Parts(Box<Parts>),
 }
 
-/// Every VM, loaded.
+/// The result of a load of every VM.
 #[derive(Debug)]
 pub struct LoadedAll {
     /// The VMs, in zoneadm's order.
@@ -125,11 +127,12 @@ pub struct LoadedAll {
     pub index_error: Option<FileError>,
 }
 
-/// Is told of each VM's directory before its files are read, so that what is
-/// written meanwhile makes an event. `true` asks to arm again what is armed.
+/// Called with a zonename and the zone's directory before the files of the VM
+/// are read. It arms the watches, so that a write during the reading makes an
+/// event. `true` asks it to arm again the watches that are armed already.
 pub type ArmWatches<'a> = &'a dyn Fn(&Arc<str>, Option<&Path>, bool);
 
-/// Reads the system.
+/// Loads VMs from the host.
 #[derive(Clone, Debug)]
 pub struct Loader {
     paths: Paths,
@@ -151,7 +154,7 @@ impl Loader {
         &self.runs
     }
 
-    /// Reads what the system says of itself.
+    /// Reads the host's own description, `/tmp/.sysinfo.json`.
     ///
     /// # Errors
     /// As [`files::read_sysinfo`].
@@ -159,8 +162,8 @@ impl Loader {
         files::read_sysinfo(&self.paths, &self.limits)
     }
 
-    /// Loads these VMs. It goes on without a command that does not answer in
-    /// time.
+    /// Loads these VMs. If a command does not answer in time, the load goes on
+    /// without its answer.
     #[must_use]
     pub fn load(
         &self,
@@ -193,15 +196,16 @@ impl Loader {
         drafts.into_iter().map(|draft| draft.finish(sysinfo)).collect()
     }
 
-    /// Loads every VM that zoneadm knows, and those of `known` that it no
-    /// longer lists: they are asked for by name before they count as gone.
-    /// With `trusts_stamps`, files of `known` that are as they were when they
-    /// were read are not read again. With `list_time`, every command is waited
-    /// for until it ends or is killed, and a pool may take this long to list
-    /// all that is on it.
+    /// Loads every VM that zoneadm knows. VMs of `known` that it no longer
+    /// lists are asked for by name before they count as gone. With
+    /// `trusts_stamps`, a file of a `known` VM that has not changed since it
+    /// was read is not read again. With `list_time`, the load waits for every
+    /// command until the command ends or is killed, and the list of a whole
+    /// pool may take this long.
     ///
     /// # Errors
-    /// If zoneadm fails, or has no answer yet: then nothing is known of any VM.
+    /// If zoneadm fails or has not answered yet. Nothing is known of any VM
+    /// then.
     pub fn load_all(
         &self,
         known: &[(Arc<str>, Arc<Parts>)],
@@ -247,9 +251,9 @@ impl Loader {
         })
     }
 
-    /// The question to kstat for those that want theirs. The kernel has all
-    /// zones at hand: asking for one saves only the reading of the others'
-    /// lines.
+    /// The question to kstat for the VMs whose kstat must be read. The kernel
+    /// has the kstats of all zones at hand: asking for one zone saves only the
+    /// reading of the other zones' lines.
     fn kstat_question(&self, drafts: &[Draft]) -> Option<Question> {
         let mut asked =
             drafts.iter().filter(|d| d.sources.contains(Sources::KSTAT));
@@ -260,8 +264,9 @@ impl Loader {
         Some(Question::Kstats(one))
     }
 
-    /// Gives each VM its kstat. Those were read while zoneadm was asked: of a
-    /// zone that has come meanwhile, they are read again.
+    /// Gives each VM its kstat. `kstats` was read while zoneadm was asked. If
+    /// it lacks a zone that has started in the meantime, the kstats are read
+    /// again.
     fn set_kstats(
         &self,
         drafts: &mut [Draft],
@@ -270,7 +275,7 @@ impl Loader {
     ) {
         let mut asked = Vec::new();
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            // Without zoneadm's line, the kstat may be that of another boot.
+            // Without zoneadm's line, the kstat may be from another boot.
             if draft.sources.contains(Sources::KSTAT) && !draft.lacks_row() {
                 match draft.zoneid() {
                     Some(zoneid) => asked.push((zoneid, draft)),
@@ -307,8 +312,8 @@ impl Loader {
     }
 }
 
-/// Asks for the datasets of VMs until no name is left that was not asked for,
-/// and gives each VM its own.
+/// Asks zfs for the datasets of these VMs until every name has been asked for,
+/// and gives each VM its own datasets.
 fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
     while pools.ask(wanted(drafts, &pools.datasets)) {
         pools.wait();
@@ -318,7 +323,7 @@ fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
     }
 }
 
-/// What zfs has to be asked for besides what it has said.
+/// What zfs must be asked for, given what it has answered so far.
 fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
     let mut wanted = DatasetsWanted::default();
     for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
@@ -327,7 +332,7 @@ fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
     wanted
 }
 
-/// The pools that VMs are, or were, on.
+/// The pools that these VMs are on, or were on.
 fn pools_of(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
     let names = drafts.iter().flat_map(|draft| draft.names());
     names.map(|name| pool_of(&name).into()).collect()

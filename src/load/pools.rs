@@ -1,6 +1,6 @@
-//! The datasets of VMs: zfs(8) is run for each pool by itself, all at the same
-//! time. What is wrong with one pool says nothing of another, and a pool that
-//! no VM is on is never asked.
+//! The datasets of VMs. zfs(8) is run for each pool separately, for all pools
+//! at the same time. So a fault of one pool does not affect another, and zfs is
+//! never asked about a pool that no VM is on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use super::question::{Question, pool_of};
 use super::runs::{PendingRun, Unanswered};
 use super::zfs::{self, Datasets, Depth};
 
-/// A run that has left something out does not say what. It is run again for
-/// each half of its names, at most this many times in one load. The names that
-/// are left then have failed.
+/// When a run leaves something out, zfs does not say what. The run is then
+/// repeated for each half of its names, at most this many times in one load. If
+/// that is not enough, the names that remain count as failed.
 const HALVINGS: u32 = 64;
 
-/// What zfs is to be asked for.
+/// What zfs must be asked for.
 #[derive(Debug, Default)]
 pub(super) struct DatasetsWanted {
-    /// Pools, with all datasets that zones may have there.
+    /// Pools, with all datasets that zones may have on them.
     pub pools: BTreeSet<Arc<str>>,
     /// Zones' own datasets, with their children and snapshots.
     pub trees: BTreeSet<Arc<str>>,
-    /// Datasets and snapshots, without what is below them: a tenant decides
-    /// how much there is.
+    /// Datasets and snapshots, without what is below them: a tenant decides how
+    /// much that is.
     pub alone: BTreeSet<Arc<str>>,
 }
 
@@ -41,18 +41,18 @@ impl DatasetsWanted {
     }
 }
 
-/// What one load learns from zfs, each thing once.
+/// What one load learns from zfs. Each thing is asked for at most once.
 pub(super) struct Pools<'a> {
     asker: &'a Asker<'a>,
-    /// A list of a whole pool is killed when it takes longer.
+    /// A run that lists a whole pool is killed after this time.
     list_time: Duration,
     pub datasets: Datasets,
-    /// Pools that were listed in whole.
+    /// Pools that were listed completely.
     listed: BTreeSet<Arc<str>>,
     /// Datasets that were listed with what is below them.
     walked: BTreeSet<Arc<str>>,
     asked: DatasetsWanted,
-    /// Questions whose answers were not taken yet.
+    /// Questions whose answers have not been taken yet.
     asked_now: Vec<(Question, Result<PendingRun, NoAnswer>)>,
     halvings: u32,
     /// Pools that have not answered yet.
@@ -74,8 +74,8 @@ impl<'a> Pools<'a> {
         }
     }
 
-    /// Asks zfs for what it was not asked for yet. Returns whether there was
-    /// anything of that kind.
+    /// Asks zfs for that part of `wanted` which it was not asked for yet.
+    /// Returns whether there was any.
     pub(super) fn ask(&mut self, wanted: DatasetsWanted) -> bool {
         let wanted = self.unasked(wanted);
         if wanted.is_empty() {
@@ -104,7 +104,7 @@ impl<'a> Pools<'a> {
     }
 
     fn ask_for_names(&mut self, mut names: BTreeSet<Arc<str>>, depth: Depth) {
-        // "does not exist" counts only while the pool is listed.
+        // "does not exist" counts only if the same run lists the pool.
         if depth == Depth::Alone
             && let Some(pool) = names.first().map(|n| Arc::from(pool_of(n)))
         {
@@ -122,7 +122,7 @@ impl<'a> Pools<'a> {
         self.asked_now.push((question, asked));
     }
 
-    /// Waits for the answers to all that was asked.
+    /// Waits for the answers to all questions.
     pub(super) fn wait(&mut self) {
         while let Some((question, asked)) = self.asked_now.pop() {
             self.take_answer(&question, asked);
@@ -132,8 +132,9 @@ impl<'a> Pools<'a> {
         self.doubt_what_was_not_walked();
     }
 
-    /// A dataset that is there, and that the run which was to list what is
-    /// below it did not list at all: then nothing is known of that.
+    /// Notes a dataset as failed if it exists, but the run that should list it
+    /// with what is below it has not listed it. Nothing is known of what is
+    /// below it then.
     fn doubt_what_was_not_walked(&mut self) {
         for name in self.asked.trees.difference(&self.walked) {
             if self.datasets.get(name).is_some() {
@@ -182,7 +183,8 @@ impl<'a> Pools<'a> {
     fn take_listed(&mut self, question: &Question, mut listed: Datasets) {
         let cut = listed.cut().cloned();
         match question {
-            // If something is missing, zones are asked for by name.
+            // If something was left out, the datasets of zones are asked for by
+            // name.
             Question::Pool(pool) if cut.is_none() => {
                 self.listed.insert(Arc::clone(pool));
             }
@@ -204,7 +206,7 @@ impl<'a> Pools<'a> {
                         listed.retain(names);
                         listed.doubt_missing_without(pool);
                     }
-                    // What is not there is asked for by itself.
+                    // A dataset that does not exist is asked for again, alone.
                     Depth::Children => {
                         listed.doubt_missing();
                         let is_listed =
@@ -226,9 +228,9 @@ impl<'a> Pools<'a> {
         }
     }
 
-    /// Forgets what was said of these names, and of what is directly below
-    /// them: they are another VM's than was thought, and were perhaps listed
-    /// before it came.
+    /// Forgets what zfs has said of these names, and of what is directly below
+    /// them. They belong to another VM than was thought, and may have been
+    /// listed before that VM was created.
     pub(super) fn forget(&mut self, names: &BTreeSet<Arc<str>>) {
         let is_old = |name: &str| {
             let dataset = name.split('@').next().unwrap_or(name);
@@ -243,8 +245,9 @@ impl<'a> Pools<'a> {
         }
     }
 
-    /// What of this zfs was not asked for yet, and has not been listed with
-    /// what it was asked for.
+    /// The part of `wanted` that zfs was not asked for yet, and has not listed
+    /// together with something else. Pools that have failed or not answered are
+    /// left out.
     fn unasked(&self, wanted: DatasetsWanted) -> DatasetsWanted {
         let DatasetsWanted { mut pools, mut trees, mut alone } = wanted;
         let is_name = |name: &Arc<str>| zfs::is_dataset_name(name);
@@ -257,7 +260,7 @@ impl<'a> Pools<'a> {
             let is_new = !self.asked.pools.contains(pool);
             is_new && is_name(pool) && !is_out(pool)
         });
-        // A whole list goes two components deep below its pool.
+        // The list of a whole pool goes two levels below the pool.
         let depth = |name: &str| name.split(['/', '@']).count() - 1;
         trees.retain(|name| {
             let pool = pool_of(name);

@@ -1,4 +1,5 @@
-//! The questions to the platform's commands, one run each.
+//! The questions that loads ask the platform's commands. Each question is one
+//! run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use crate::source::Source;
 /// A question to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Every zone, by zoneadm(8).
+    /// Every zone, from zoneadm(8).
     Zones,
-    /// One zone, by zoneadm(8).
+    /// One zone, from zoneadm(8).
     Zone(Arc<str>),
     /// The kstats of all zones, or of the one with this id.
     Kstats(Option<u64>),
-    /// A pool, with all datasets that zones may have there.
+    /// A pool, with all datasets that zones may have on it.
     Pool(Arc<str>),
     /// Datasets and snapshots of one pool.
     Datasets(BTreeSet<Arc<str>>, Depth),
@@ -40,7 +41,8 @@ impl Question {
         }
     }
 
-    /// The command, and for zfs the pool: runs of one circuit hang together.
+    /// The command, and for zfs also the pool. When one run of a circuit hangs,
+    /// its other runs hang, too.
     #[must_use]
     pub fn circuit(&self) -> String {
         match self {
@@ -65,7 +67,7 @@ impl Question {
         }
     }
 
-    /// The source of a VM that it is about.
+    /// The source of a VM that the answer is about.
     #[must_use]
     pub fn source(&self) -> Source {
         match self {
@@ -75,7 +77,7 @@ impl Question {
         }
     }
 
-    /// The run that asks it.
+    /// The run that asks the question.
     #[must_use]
     pub fn run(&self, paths: &Paths) -> Run {
         match self {

@@ -1,15 +1,17 @@
 //! Runs of commands, with a breaker for each *circuit*. zoneadm is one circuit
-//! and kstat another; zfs has one for each pool, since a pool that hangs does
-//! not hold up the others.
+//! and kstat another; zfs has one for each pool, because a pool that hangs does
+//! not hold up the other pools.
 //!
 //! A run is a process with a thread of its own. A load waits a moment for it,
-//! then goes on without the answer. Its job is *owed* the answer: it is done
-//! again when the run has ended. A circuit has two runs at a time. While both
-//! are overdue, a load that needs the circuit gets no answer, at once.
+//! then goes on without the answer. The job of that load is then *owed* the
+//! answer: the job is done again when the run has ended. A circuit has at most
+//! two runs at a time. While both are overdue, a load that needs the circuit is
+//! refused at once.
 //!
-//! A load waits longer for a sort of run that was slow the last time: up to
-//! twice as long as that one took. Otherwise a command that is always slow
-//! would never be heard.
+//! If the last run of the same sort, such as a list of a whole pool, was slow,
+//! a load waits longer for the next one: up to twice as long as the last one
+//! took. Otherwise the answers of a command that is always slow would never be
+//! used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -26,36 +28,37 @@ use crate::threads;
 /// The most runs of a circuit at a time.
 const RUNS_MAX: usize = 2;
 
-/// How long the daemon, when it ends, waits for the runs that it has killed.
+/// When the daemon ends, it waits this long for the runs that it has killed.
 const END_TIME: Duration = Duration::from_millis(500);
 
-/// Takes jobs that are to be done again.
+/// Called with the jobs that must be done again.
 pub type Redo = Box<dyn Fn(Vec<LateJob>) + Send + Sync>;
 
-/// A job that is to be done again.
+/// A job that must be done again, because it went on without an answer.
 #[derive(Clone, Debug)]
 pub struct LateJob {
     /// The job.
     pub job: Job,
-    /// The source of which it had no answer.
+    /// The source whose answer was missing.
     pub source: Source,
-    /// Why there is none, if its run has failed.
+    /// Why the run failed, if it did.
     pub error: Option<CommandError>,
 }
 
-/// All runs.
+/// All runs of commands.
 #[derive(Clone)]
 pub struct Runs(Arc<Shared>);
 
 struct Shared {
     runner: Runner,
-    /// How long a load waits for a run, unless the last one was slow.
+    /// How long a load waits for a run, unless the last run of its sort was
+    /// slow.
     stuck_time: Duration,
-    /// The most jobs that are owed answers; for a further one, every VM is
-    /// loaded again.
+    /// The most jobs that are owed answers. If there is one more, every VM is
+    /// loaded again instead.
     owed_max: usize,
     state: Mutex<State>,
-    /// A run has ended.
+    /// Notified when a run has ended.
     ended: Condvar,
     redo: OnceLock<Redo>,
 }
@@ -70,7 +73,7 @@ impl std::fmt::Debug for Runs {
 struct State {
     last_id: u64,
     running: BTreeMap<u64, Running>,
-    /// By circuit and sort: how long the last run took, if it was slow and
+    /// How long the last run took, by circuit and sort, if it was slow and
     /// ended by itself.
     slow: HashMap<(String, &'static str), Duration>,
     owed: HashMap<(Lane, Source), Owed>,
@@ -90,39 +93,39 @@ struct Owed {
     job: Job,
     /// The runs that it waits for.
     runs: BTreeSet<u64>,
-    /// The circuits that had no room for its run: it waits for one of theirs
-    /// to end.
+    /// The circuits that had no room for its run. It waits until a run of each
+    /// of them ends.
     refused: BTreeSet<String>,
 }
 
 /// What a run printed, or why it failed.
 pub type RunAnswer = Arc<Result<Output, CommandError>>;
 
-/// A run to be started.
+/// A request to start a run.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
-    /// The command, and for zfs the pool.
+    /// The command, and for zfs also the pool.
     pub circuit: String,
     /// Runs of one sort take about the same time.
     pub sort: &'static str,
-    /// The source of a VM that it reads.
+    /// The source of a VM that the run reads.
     pub source: Source,
-    /// The run that asks.
+    /// The program and its arguments.
     pub run: Run,
-    /// The run is killed after this.
+    /// The run is killed after this time.
     pub limit: Duration,
-    /// Whether to wait for the answer until there is one.
+    /// Whether to wait until the run ends, even if it is overdue.
     pub is_patient: bool,
 }
 
 impl PendingRun {
-    /// The run that asks.
+    /// The program and its arguments.
     #[must_use]
     pub fn run(&self) -> &Run {
         &self.ask.run
     }
 
-    /// The command, and for zfs the pool.
+    /// The command, and for zfs also the pool.
     #[must_use]
     pub fn circuit(&self) -> &str {
         &self.ask.circuit
@@ -141,7 +144,7 @@ pub struct PendingRun {
 #[derive(Clone, Debug)]
 struct StartedRun {
     id: u64,
-    /// Until when a load waits for it.
+    /// The time until which a load waits for it.
     until: Instant,
     end: Arc<OnceLock<RunAnswer>>,
 }
@@ -160,11 +163,11 @@ pub struct Unanswered {
 /// A circuit that has an overdue run.
 #[derive(Clone, Debug)]
 pub struct Overdue {
-    /// The command, and for zfs the pool.
+    /// The command, and for zfs also the pool.
     pub circuit: String,
-    /// What it reads of a VM.
+    /// The source of a VM that its runs read.
     pub source: Source,
-    /// How long the oldest of its runs has taken.
+    /// How long its oldest overdue run has taken so far.
     pub time: Duration,
     /// The lanes that wait for its answers.
     pub waiting: Vec<Lane>,
@@ -185,18 +188,20 @@ impl Runs {
         }))
     }
 
-    /// How runs of each command went.
+    /// The runner, which counts how the runs of each command went.
     #[must_use]
     pub fn runner(&self) -> &Runner {
         &self.0.runner
     }
 
-    /// Sets what takes the jobs that are to be done again. It is set once.
+    /// Sets the function that takes the jobs that must be done again. It is set
+    /// once.
     pub fn set_redo(&self, redo: Redo) {
         let _ = self.0.redo.set(redo);
     }
 
-    /// Starts a run. If its circuit has no room now, [`Self::wait`] starts it.
+    /// Starts a run. If its circuit has no room now, [`Self::wait`] starts it
+    /// later.
     #[must_use]
     pub fn ask(&self, ask: RunRequest) -> PendingRun {
         let begun = self.begin(&mut self.0.state.lock(), &ask);
@@ -239,8 +244,8 @@ impl Runs {
         }
     }
 
-    /// Waits for the answer of a run until it is overdue; if it is patient,
-    /// until it ends.
+    /// Waits for the answer of a run until the run is overdue, or until it ends
+    /// if the request is patient.
     ///
     /// # Errors
     /// If there is no answer by then.
@@ -306,7 +311,7 @@ impl Runs {
         }
     }
 
-    /// Has a job done again when the run that it lacks has ended.
+    /// Has a job done again when the run whose answer it lacks has ended.
     pub fn owe(&self, unanswered: &Unanswered, job: Job) {
         let Unanswered { circuit, begun, source, .. } = unanswered;
         let mut state = self.0.state.lock();
@@ -316,14 +321,14 @@ impl Runs {
             None => state.of_circuit(circuit).next().is_some(),
         };
         if !is_to_come {
-            // It has ended meanwhile.
+            // The run has ended in the meantime.
             drop(state);
             self.redo(vec![LateJob { job, source: *source, error: None }]);
             return;
         }
         let key = (job.lane.clone(), *source);
-        // Urgent jobs have a bound of their own. They have to be loaded even
-        // if there turns out to be no such VM.
+        // Urgent jobs have a bound of their own. They must be loaded even if it
+        // turns out that there is no such VM.
         let has_room = state.owed.len() < self.0.owed_max
             || state.owed.contains_key(&key)
             || job.is_urgent;
@@ -377,8 +382,8 @@ impl Runs {
         open.collect()
     }
 
-    /// Waits until no run is under way, but no longer than [`END_TIME`]. They
-    /// are killed when the daemon ends.
+    /// Waits until no run is under way, but no longer than [`END_TIME`]. The
+    /// runs are killed when the daemon ends.
     pub fn wait_for_end(&self) {
         let until = Instant::now() + END_TIME;
         let mut state = self.0.state.lock();
@@ -409,7 +414,8 @@ impl State {
         problem
     }
 
-    /// Ends a run; returns the jobs that waited for it.
+    /// Removes a run that has ended; returns the jobs that waited for it and
+    /// for nothing else.
     fn end(
         &mut self,
         id: u64,

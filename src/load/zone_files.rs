@@ -1,4 +1,4 @@
-//! Reading the files of VMs, their watches armed first.
+//! Reads the files of VMs. The watches of the files are armed before that.
 
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
@@ -27,16 +27,17 @@ const REFUSED_MAX: usize = 16;
 /// The most new zones whose XML is read before zoneadm has answered.
 const LIKELY_MAX: usize = 16;
 
-/// The most things that we refuse and the platform is known to accept.
+/// How many of the things that are refused here, but accepted by the platform,
+/// are remembered.
 const ACCEPTED_MAX: usize = 256;
 
-/// What is refused here, and valid by the platform's DTD.
+/// The things that are refused here, but valid by the platform's DTD.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Accepted(Arc<Mutex<BTreeSet<String>>>);
 
 impl Accepted {
-    /// The refusals that the platform is not known to share with us, or all if
-    /// there may be more than are listed.
+    /// The refusals of things that the platform is not known to accept; all
+    /// refusals, if there may be more than are listed.
     fn refusals(&self, all: &[Refusal]) -> Vec<Refusal> {
         let accepted = self.0.lock();
         let is_open = |refusal: &&Refusal| {
@@ -81,8 +82,9 @@ impl Loader {
         let mut is_read = false;
         let mut refused = Vec::new();
         let mut fault = None;
-        // What libzonecfg refuses is not believed while there is something
-        // better; else it is better than nothing, as the zone is there.
+        // An XML that libzonecfg refuses is not used while there is a good one.
+        // Without a good one it is better than nothing, because the zone
+        // exists.
         let has_good = draft.xml.as_ref().is_some_and(|xml| !xml.is_refused);
         let read = |place: FilePlace<'_>| {
             is_read = true;
@@ -120,15 +122,16 @@ impl Loader {
         draft.refused = refused;
         if let Some(why) = fault {
             draft.fault(Source::ZoneXml, Some(why.into()));
-            // Until it is mended, each load looks at it.
+            // Until the XML is repaired, each load reads it again.
             let stamp = draft.stamps.get(Source::ZoneXml);
             let stamp = stamp.map(Stamp::never_holding);
             draft.stamps.set(Source::ZoneXml, stamp);
         }
     }
 
-    /// What is refused here may be valid by the platform's own, later DTD:
-    /// then zoneadm, which reads the XML, has a line of the zone.
+    /// Asks zoneadm about zones whose XML is refused here. The XML may be valid
+    /// by the platform's own, later DTD. Then zoneadm, which reads the XML, has
+    /// a line of the zone, and the XML is read again as a good one.
     pub(super) fn ask_of_refused(
         &self,
         drafts: &mut [Draft],
@@ -153,8 +156,8 @@ impl Loader {
         }
     }
 
-    /// Whether zoneadm has a line of a zone, and its XML is still as it was
-    /// when it was read.
+    /// Whether zoneadm has a line of a zone, and the same things are still
+    /// refused in the zone's XML.
     fn is_accepted(&self, draft: &Draft, asker: &Asker<'_>) -> bool {
         let name = &draft.zonename;
         let answer = asker
@@ -172,9 +175,10 @@ impl Loader {
         has_line && is_same()
     }
 
-    /// What zfs will be asked about new zones that are in the index, so that it
-    /// need not wait for zoneadm. Their XMLs are read again when they are
-    /// watched. For more than a few zones this is not worth it.
+    /// What zfs will be asked about new zones that are in the index, so that
+    /// zfs can be asked before zoneadm has answered. The XMLs of these zones
+    /// are read again once they are watched. For more than a few zones this is
+    /// not worth it.
     pub(super) fn likely(&self, unknown: &[&Draft]) -> DatasetsWanted {
         let mut wanted = DatasetsWanted::default();
         if !(1..=LIKELY_MAX).contains(&unknown.len()) {
@@ -196,7 +200,7 @@ impl Loader {
         wanted
     }
 
-    /// Reads what is in the zone's own directories.
+    /// Reads the files in the zone's own directories.
     fn read_config_of(&self, draft: &mut Draft, dir: Option<&Path>) {
         let sources = draft.sources;
         let mut files = Source::zone_files()
@@ -237,7 +241,8 @@ impl Loader {
         }
     }
 
-    /// A VM that is being received may say which dataset it will have.
+    /// Reads which dataset a VM that is being received will have, if vmadm(8)
+    /// has noted it.
     fn read_receiving(&self, draft: &mut Draft) {
         draft.fault(Source::Receiving, None);
         let is_receiving = draft.xml.as_ref().map(|xml| xml.is_receiving());

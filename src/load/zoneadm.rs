@@ -26,10 +26,10 @@ pub struct ZoneRow {
     pub zone_state: Arc<str>,
     /// Its directory; may be empty.
     pub zonepath: Arc<str>,
-    /// Its uuid: empty and all-zero ones (the first moments of a create)
-    /// give way to the name, if that is a UUID.
+    /// Its uuid. If zoneadm's is empty or all zeros (the first moments of a
+    /// create), this is the zonename if that is a UUID, and `None` if not.
     pub uuid: Option<Arc<str>>,
-    /// Whether `uuid` is zoneadm's, and not a guess from the name.
+    /// Whether `uuid` is from zoneadm, and not guessed from the name.
     pub uuid_is_set: bool,
     /// Its brand.
     pub brand: Arc<str>,
@@ -38,7 +38,7 @@ pub struct ZoneRow {
 }
 
 impl ZoneRow {
-    /// Whether it is the line of another VM: one of another uuid.
+    /// Whether `new` is the line of another VM: one with another uuid.
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
         self.uuid_is_set && new.uuid_is_set && self.uuid != new.uuid
@@ -56,50 +56,54 @@ impl ZoneRow {
         vm.set("zonedid", self.zonedid.clone());
     }
 
-    /// Takes its name for its uuid, which zoneadm does not say.
+    /// Guesses the uuid, which zoneadm has not given: it is the zonename, if
+    /// that is a UUID.
     pub fn guess_uuid(&mut self) {
         self.uuid_is_set = false;
         let name = Arc::clone(&self.zonename);
         self.uuid = is_uuid(&name).then_some(name);
     }
 
-    /// Whether it may be that of another zone, since the debug id is. It need
-    /// not be: zoneadm gives a zone a new one when it boots it, if another
-    /// zone has the same.
+    /// Whether `new` may be the line of another zone, because its debug id is
+    /// another one. It need not be: when zoneadm boots a zone whose debug id
+    /// another zone has, too, it gives the zone a new one.
     #[must_use]
     pub fn may_be_another_than(&self, new: &Self) -> bool {
         match (self.zonedid.as_f64(), new.zonedid.as_f64()) {
-            // zoneadm prints nothing where there is no id: that reads as 0.
+            // zoneadm prints nothing if there is no id. That is parsed as 0.
             (Some(a), Some(b)) => a != b && a != 0.0 && b != 0.0,
             _ => false,
         }
     }
 }
 
-/// What a listing says.
+/// What zoneadm has listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing {
     /// The zones, without the global one, in zoneadm's order.
     pub rows: Vec<ZoneRow>,
-    /// What could not be understood, and what zoneadm has left out.
+    /// The lines that could not be parsed, and zoneadm's messages about zones
+    /// that it has left out.
     pub errors: Vec<String>,
-    /// Whether the global zone is there: if not, neither may others be.
+    /// Whether the global zone is listed. If it is not, other zones may be
+    /// missing, too.
     pub has_global: bool,
 }
 
-/// What zoneadm says of one zone.
+/// zoneadm's answer about one zone.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ZoneAnswer {
     /// Its line.
     Row(ZoneRow),
-    /// The kernel does not have it, and its XML or its line of the index is
-    /// not to be had. That is so of a zone that is gone, and of one whose XML
-    /// can't be read: only the index tells which.
+    /// The kernel does not have the zone, and zoneadm could not get its XML or
+    /// its line of the index. zoneadm gives this answer for a zone that is gone
+    /// and for one whose XML can't be read. Only the index shows which of the
+    /// two it is.
     NotInKernel,
 }
 
-/// The run that lists every zone: by the index and the kernel, whatever their
-/// XML is.
+/// The run that lists every zone of the index and of the kernel, whatever the
+/// zone's XML is.
 #[must_use]
 pub fn list_all_run(paths: &Paths) -> Run {
     Run::new(paths.zoneadm(), &["list", "-p", "-c"])
@@ -111,12 +115,12 @@ pub fn list_one_run(paths: &Paths, zonename: &str) -> Run {
     Run::new(paths.zoneadm(), &["-z", zonename, "list", "-p"])
 }
 
-/// What a run has listed of all zones.
+/// Parses what a run has listed of all zones.
 ///
 /// # Errors
-/// Any failure of the command, output that is cut off, and a list without the
-/// global zone: zoneadm prints none at all, with exit status 0, where it can't
-/// read the index.
+/// If the command failed, its output is cut off, or the list lacks the global
+/// zone. If zoneadm can't read the index, it lists no zone at all and still
+/// exits with 0.
 pub fn listing(run: &Run, output: &Output) -> Result<Listing, CommandError> {
     if output.exit != Some(0) {
         return Err(run.failed(output));
@@ -125,17 +129,18 @@ pub fn listing(run: &Run, output: &Output) -> Result<Listing, CommandError> {
     if !listing.has_global {
         return Err(run.error(OutputError::NoGlobalZone));
     }
-    // One line for each zone that it has left out.
+    // zoneadm prints one line here for each zone that it has left out.
     listing.errors.extend(output.stderr.lines().map(String::from));
     Ok(listing)
 }
 
-/// What a run has said of one zone. Its line counts even if something fails
-/// after it was printed: its brand can't be opened, or its XML has just gone.
+/// Parses zoneadm's answer about one zone. The zone's line counts even if
+/// something fails after it was printed: zoneadm can't open the brand, or the
+/// XML has just been removed.
 ///
 /// # Errors
-/// Any failure of the command that does not say that the kernel has no such
-/// zone.
+/// If the command failed for another reason than that the kernel does not have
+/// the zone, or if it printed no line of the zone.
 pub fn answer(
     run: &Run,
     zonename: &str,
@@ -164,8 +169,9 @@ pub fn answer(
     }
 }
 
-/// What zoneadm says behind the name of a zone that the kernel does not have:
-/// without a good XML, and without a line of the index.
+/// What zoneadm prints after the name of a zone that the kernel does not have.
+/// The first is for a zone without a good XML, the second for one without a
+/// line in the index.
 const NOT_IN_KERNEL: [&str; 2] = [
     ": No such zone configured",
     ": could not get state: No such zone configured",
@@ -194,7 +200,7 @@ pub fn parse(text: &str) -> Listing {
     listing
 }
 
-/// Without its line end the last line may be a part of one.
+/// Whether the last line has no newline: it may be only a part of a line.
 fn is_cut_off(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('\n')
 }
@@ -235,7 +241,7 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     Ok(Some(row))
 }
 
-/// Splits at `:`, of which zoneadm escapes those within a zonepath as `\:`.
+/// Splits a line at each `:`. zoneadm escapes a `:` within a zonepath as `\:`.
 #[must_use]
 pub fn split_fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
@@ -318,8 +324,8 @@ mod tests {
         assert_eq!(&*row.zonepath, "/zones/a:b");
     }
 
-    /// What zoneadm printed in each of the recorded situations, and what is
-    /// believed of it.
+    /// What zoneadm printed in each of the recorded situations, and how that is
+    /// parsed.
     #[test]
     fn recorded_answers() {
         let zone = "0f0368dc-de82-4cf1-8d08-a0bda024ba38";

@@ -1,12 +1,12 @@
-//! Which zones there are: what zoneadm says of each, and, where it has no
-//! line, what the zone index says.
+//! Finds out which zones exist: from what zoneadm says of each, and, if zoneadm
+//! has no line of a zone, from the zone index.
 //!
 //! | index has a line | kernel has the zone | verdict |
 //! |---|---|---|
-//! | yes | any | it is there, whatever its XML is |
-//! | no | yes | it is there: it runs |
+//! | yes | any | it exists, whatever its XML is |
+//! | no | yes | it exists: it runs |
 //! | no | no | it is gone |
-//! | can't be read | – | not known: nothing is deleted |
+//! | can't be read | any | not known: nothing is deleted |
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,14 +21,15 @@ use super::zoneadm::{self, ZoneAnswer, ZoneRow};
 use super::{ArmWatches, LoadRequest, Loader, NoAnswer};
 use crate::source::{Source, Sources};
 
-/// Zones that may have to be asked for by name in one load, for that a
-/// listing lacks them.
+/// How many zones a listing may lack before a load no longer asks for all of
+/// them by name.
 const ABSENT_MAX: usize = 16;
 
-/// Every zone, by name, as zoneadm lists them.
+/// Every zone that zoneadm lists, by zonename.
 type Rows = HashMap<Arc<str>, ZoneRow>;
 
-/// What one load finds out about zones, each thing once.
+/// What one load finds out about zones. The index and the list of all zones are
+/// read when they are needed, and only once.
 struct Zones<'a> {
     asker: &'a Asker<'a>,
     index: Option<Result<ZoneIndex, FileError>>,
@@ -51,14 +52,15 @@ impl<'a> Zones<'a> {
         Ok(index.line(zonename).is_some())
     }
 
-    /// The line of a zone in a listing of all.
+    /// The line of a zone in the listing of all zones.
     fn listed(&mut self, zonename: &str) -> Result<Option<ZoneRow>, NoAnswer> {
         let asker = self.asker;
         let listing = self.listing.get_or_insert_with(|| {
             let listing = asker.get(&Question::Zones, zoneadm::listing)?;
             let mut by_name = HashMap::with_capacity(listing.rows.len());
             for row in listing.rows {
-                // Of lines of one name, the first is that of the zone.
+                // If several lines have the same name, the first is that of the
+                // zone.
                 by_name.entry(Arc::clone(&row.zonename)).or_insert(row);
             }
             Ok(by_name)
@@ -67,7 +69,7 @@ impl<'a> Zones<'a> {
         Ok(rows.get(zonename).cloned())
     }
 
-    /// Asks for these, by one listing: there are several.
+    /// Asks for several zones, by one listing of all zones.
     fn ask_all(&mut self, drafts: Vec<&mut Draft>) {
         let mut absent = Vec::new();
         for draft in drafts {
@@ -79,8 +81,9 @@ impl<'a> Zones<'a> {
         }
         let unknown = absent.iter().filter(|d| d.prior.is_none()).count();
         for draft in absent {
-            // Nothing is deleted of what nobody knows: events of zones that
-            // never were cost no run each.
+            // A zone that is neither known nor in the index is not asked for by
+            // name: there is nothing to delete, and events of zones that never
+            // existed must not cost one run each.
             let is_nobody = unknown > ABSENT_MAX
                 && draft.prior.is_none()
                 && self.has_line(&draft.zonename) == Ok(false);
@@ -106,8 +109,9 @@ impl<'a> Zones<'a> {
         }
     }
 
-    /// What there is of a zone of which zoneadm has no line by its name, and
-    /// what else it has said than that the kernel does not have it.
+    /// Decides whether a zone exists of which zoneadm, asked for it by name,
+    /// gave no line. `why` is zoneadm's error; `None` if zoneadm said that the
+    /// kernel does not have the zone.
     fn decide(&mut self, draft: &mut Draft, why: Option<NoAnswer>) {
         let has_line = self.has_line(&draft.zonename);
         match (has_line, why) {
@@ -122,7 +126,7 @@ impl<'a> Zones<'a> {
                 match self.listed(&draft.zonename) {
                     Ok(Some(row)) => {
                         draft.set_row(row);
-                        // It says what is wrong with it.
+                        // Reading the XML shows what is wrong with it.
                         draft.sources |= Sources::XML;
                     }
                     Ok(None) => {
@@ -142,11 +146,11 @@ impl<'a> Zones<'a> {
 
 /// Every zone that a full load has found.
 pub(super) struct AllZones {
-    /// In zoneadm's order; then those that it has not listed.
+    /// In zoneadm's order, followed by the zones that it has not listed.
     pub drafts: Vec<Draft>,
     /// The zone index, or why it can't be read.
     pub index: Result<ZoneIndex, FileError>,
-    /// What is odd in zoneadm's listing.
+    /// What is wrong with zoneadm's listing, if anything.
     pub error: Option<LoadError>,
 }
 
@@ -154,8 +158,8 @@ impl Loader {
     /// Reads the zone index.
     ///
     /// # Errors
-    /// If it can't be read, or does not have the global zone: then it says
-    /// nothing of any zone.
+    /// If it can't be read, or lacks the global zone. Then the index says
+    /// nothing about any zone.
     pub fn index(&self) -> Result<ZoneIndex, FileError> {
         let path = self.paths.zone_index();
         let place = FilePlace::At(&path);
@@ -163,7 +167,7 @@ impl Loader {
         ZoneIndex::parse(file.text).map_err(|e| place.error(e))
     }
 
-    /// Asks for the zones whose line of zoneadm is wanted.
+    /// Asks zoneadm for the zones whose line must be read.
     pub(super) fn read_rows(&self, drafts: &mut [Draft], asker: &Asker<'_>) {
         let mut asked: Vec<_> = drafts
             .iter_mut()
@@ -180,8 +184,8 @@ impl Loader {
         }
     }
 
-    /// The XML says that zoneadm's line has changed, is away, or is that of
-    /// another zone.
+    /// Asks zoneadm for the zones whose XML, which has just been read, shows
+    /// that the known line has changed, is missing, or belongs to another zone.
     pub(super) fn read_changed_rows(
         &self,
         drafts: &mut [Draft],
@@ -207,24 +211,26 @@ impl Loader {
         }
     }
 
-    /// Lists every zone, and asks for those by name that are known, or have a
-    /// line in the index, and are not listed.
+    /// Lists every zone. A zone that is not listed, but is known or has a line
+    /// in the index, is asked for by name.
     ///
     /// # Errors
-    /// If zoneadm fails, or has no answer yet.
+    /// If zoneadm fails, or has not answered yet.
     pub(super) fn all_zones(
         &self,
         asker: &Asker<'_>,
         mut request: impl FnMut(&Arc<str>) -> LoadRequest,
         known: impl Iterator<Item = Arc<str>>,
     ) -> Result<AllZones, NoAnswer> {
-        // What it says later than this, its next event has looked at.
+        // A later change of the index makes an event, and that event has the
+        // index read again.
         let index = self.index();
         let mut listing = asker.get(&Question::Zones, zoneadm::listing)?;
         let mut drafts = Vec::with_capacity(listing.rows.len());
         let mut listed = BTreeSet::new();
         for row in std::mem::take(&mut listing.rows) {
-            // Of lines of one name, the first is that of the zone.
+            // If several lines have the same name, the first is that of the
+            // zone.
             if listed.insert(Arc::clone(&row.zonename)) {
                 let mut draft = Draft::new(request(&row.zonename));
                 draft.set_row(row);
@@ -237,8 +243,9 @@ impl Loader {
         let of_index = index.iter().flat_map(ZoneIndex::zonenames);
         let of_index: BTreeSet<_> =
             of_index.filter(|name| !listed.contains(*name)).cloned().collect();
-        // Rubbish, or a part of a listing, and not the end of so many: those
-        // that are known are asked for later, each by its name.
+        // The listing is garbage, or only a part: it is unlikely that so many
+        // zones have ended. The known ones are asked for later, each by its
+        // name.
         let is_odd = !listing.errors.is_empty() && known.len() > ABSENT_MAX;
         let is_part = is_odd || of_index.len() > ABSENT_MAX;
         if is_part {

@@ -1,7 +1,8 @@
 //! A zone's XML, as zonecfg(8) keeps it in `/etc/zones`: most properties of a
 //! VM, its nics, disks and filesystems.
 //!
-//! The document's order is kept: it is the order of the VM object's members.
+//! The order of the document is kept, because it is the order of the VM
+//! object's members.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use crate::vm::values::number;
 /// The most elements, attributes and texts of a document.
 const NODES_MAX: u32 = 100_000;
 
-/// The most attributes of a document, counted by their `=`; a tenth of it
-/// where entities may repeat them.
+/// The most attributes of a document, counted by their `=`. If the document has
+/// entities, which may repeat attributes, a tenth of this is the limit.
 const ATTRIBUTES_MAX: usize = 10_000;
 
 /// What a zone's XML says.
@@ -35,7 +36,8 @@ pub struct ZoneXml {
     pub is_refused: bool,
 }
 
-/// A zone's XML as it was read, with what is of no use later.
+/// A zone's XML as it was read, together with what is needed only during the
+/// load.
 #[derive(Clone, Debug)]
 pub struct ParsedXml {
     /// What is kept.
@@ -44,21 +46,23 @@ pub struct ParsedXml {
     pub brand: String,
     /// The zone's directory.
     pub zonepath: String,
-    /// What else zoneadm takes from it: `name`, `ip-type`, `debugid`.
+    /// The zone's name. zoneadm takes it, the IP type and the debug id from the
+    /// XML, too.
     pub name: String,
-    /// Empty if the document has none: it is `shared` then.
+    /// The zone's `ip-type`; empty if the document has none, which means
+    /// `shared`.
     pub iptype: String,
-    /// Empty if the document has none.
+    /// The zone's `debugid`; empty if the document has none.
     pub debugid: String,
     /// Keys that are in no table: they are skipped.
     pub unknown: Vec<String>,
-    /// What libzonecfg refuses of the document, if its DTD is not a later one.
+    /// What libzonecfg refuses in the document, unless its DTD is a later one.
     pub refused: Vec<Refusal>,
 }
 
 impl ZoneXml {
-    /// Whether this is the XML of another VM than `new`: they were not made
-    /// at the same time.
+    /// Whether this is the XML of another VM than `new`: the two were created
+    /// at different times.
     #[must_use]
     pub fn is_another_than(&self, new: &Self) -> bool {
         let [old, new] =
@@ -76,15 +80,15 @@ impl ZoneXml {
 /// What a brand changes in a VM object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrandRules {
-    /// Runs in hardware virtualisation, and has disks.
+    /// Whether the VM runs in hardware virtualisation, and has disks.
     pub hvm: bool,
-    /// `autoboot` of the VM is the attribute `vm-autoboot`.
+    /// Whether the VM's `autoboot` comes from the attribute `vm-autoboot`.
     pub use_vm_autoboot: bool,
-    /// The quota is the column `refquota`.
+    /// Whether the quota comes from the column `refquota`.
     pub use_refquota: bool,
 }
 
-/// The rules of a brand; those of an unknown one are joyent's.
+/// The rules of a brand. An unknown brand has the rules of `joyent`.
 #[must_use]
 pub fn brand_rules(brand: &str) -> BrandRules {
     BrandRules {
@@ -99,7 +103,7 @@ pub fn brand_rules(brand: &str) -> BrandRules {
 /// # Errors
 /// If the document is malformed, or is not that of a zone with a brand.
 pub fn parse(text: &str) -> Result<ParsedXml, XmlError> {
-    // Attributes of an element are compared each with each.
+    // The parser compares each attribute of an element with each other one.
     let most = if text.contains("<!ENTITY") {
         ATTRIBUTES_MAX / 10
     } else {
@@ -180,8 +184,8 @@ impl Reader {
         }
     }
 
-    /// Adds to an array that has its place in the object by its first
-    /// element; the array itself is set at the end.
+    /// Adds an element to an array. The first element gives the array its place
+    /// in the object; the array itself is set at the end.
     fn append(
         &mut self,
         member: &'static str,
@@ -238,7 +242,8 @@ impl Reader {
     }
 
     fn device(&mut self, device: Node<'_, '_>) {
-        // The reference leaves this trace of its parser, and clients know it.
+        // The parser of the reference implementation leaves this member behind,
+        // and clients know it.
         self.vm.set_default("device", || Json::Null);
         let object = self.element(device, "device", DEVICE);
         if object.get_str("model") == Some("passthru") {
@@ -318,8 +323,8 @@ impl Reader {
     }
 }
 
-/// `STATE:TO:EXPIRE` is what vmadm notes while it takes a VM from one state
-/// to another; anything else stays as it is.
+/// Splits the value `STATE:TO:EXPIRE`, which vmadm notes while it takes a VM
+/// from one state to another. Any other value stays as it is.
 fn split_transition(vm: &mut Object) {
     let Some(transition) = vm.get_str("transition") else { return };
     let transition = transition.trim_end().to_string();

@@ -1,7 +1,7 @@
-//! The file watcher of `c/fswatch.c`, safe to use.
+//! A safe wrapper of the file watcher in `c/fswatch.c`.
 //!
-//! It tells which watch has news, never what the news is: who wants to know
-//! reads the file.
+//! It reports which watch has an event, never what has changed. The caller
+//! reads the file to find that out.
 
 use std::ffi::{CString, c_char, c_int};
 use std::io;
@@ -51,14 +51,15 @@ unsafe extern "C" {
     fn fswatch_stop(watcher: *mut RawWatcher) -> c_int;
 }
 
-/// News of one watch.
+/// An event of one watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchEvent {
     /// The number that the watch was added with.
     pub id: u64,
     /// Whether the path leads to another file than before.
     pub exchanged: bool,
-    /// Whether the watch is over: the path leads nowhere, or can't be watched.
+    /// Whether the watch has ended: the path leads nowhere, or can't be
+    /// watched.
     pub gone: bool,
 }
 
@@ -68,7 +69,8 @@ pub struct FsWatch {
     raw: *mut RawWatcher,
 }
 
-// SAFETY: the C side guards all of its state with mutexes, and says so.
+// SAFETY: the C side guards all of its state with mutexes, as its head comment
+// says.
 unsafe impl Send for FsWatch {}
 // SAFETY: as above.
 unsafe impl Sync for FsWatch {}
@@ -85,11 +87,11 @@ impl FsWatch {
         Ok(Self { raw })
     }
 
-    /// Watches `path` under the number `id`, or arms that watch again; `true`
-    /// says that the file has changed since it was last armed.
+    /// Watches `path` under the number `id`, or arms that watch again. Returns
+    /// `true` if the file has changed since the watch was last armed.
     ///
     /// # Errors
-    /// Those of lstat(2) and `port_associate(3C)`; the watch is over then.
+    /// Those of lstat(2) and `port_associate(3C)`; they end the watch.
     pub fn add(&self, id: u64, path: &Path) -> io::Result<bool> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let mut changed = 0;
@@ -101,11 +103,11 @@ impl FsWatch {
         Ok(changed != 0)
     }
 
-    /// As [`FsWatch::add`], but leaves a watch alone whose path leads to the
-    /// same file as when it was armed, and that file as it was.
+    /// As [`FsWatch::add`], but leaves a watch alone if its path leads to the
+    /// same file as when it was armed, and the file has not changed.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`FsWatch::add`].
     pub fn check(&self, id: u64, path: &Path) -> io::Result<bool> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         let mut changed = 0;
@@ -122,7 +124,7 @@ impl FsWatch {
         unsafe { fswatch_remove(self.raw, id) }
     }
 
-    /// Blocks until there is news; `None` once [`FsWatch::stop`] was called.
+    /// Blocks until there are events; `None` once [`FsWatch::stop`] was called.
     /// Watches that are not gone have been armed again.
     ///
     /// # Errors
@@ -153,7 +155,7 @@ impl FsWatch {
         ))
     }
 
-    /// Ends the present or the next wait.
+    /// Ends the wait that is going on, or the next one.
     ///
     /// # Errors
     /// Those of `port_send(3C)`.
@@ -165,7 +167,7 @@ impl FsWatch {
 
 impl Drop for FsWatch {
     fn drop(&mut self) {
-        // SAFETY: nobody else has a reference, so no call is at work.
+        // SAFETY: there is no other reference, so no other call is running.
         unsafe { fswatch_close(self.raw) }
     }
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Memory of this process, in bytes; what the system does not tell is `None`.
+/// Memory of this process, in bytes; `None` where the system does not report
+/// it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
     /// Resident set size.
@@ -16,18 +17,19 @@ pub struct Memory {
     pub heap_used: Option<u64>,
 }
 
-/// Bytes of the heap, and those in use.
+/// The bytes of the heap, and how many of them are in use.
 type Heap = (Option<u64>, Option<u64>);
 
-/// To look at the heap takes tens of milliseconds when it has many holes, and
-/// nobody gets memory meanwhile: what was found is told for so long.
+/// How long a measurement of the heap is used. Measuring takes tens of
+/// milliseconds if the heap has many holes, and no thread can allocate memory
+/// meanwhile.
 const HEAP_TIME: Duration = Duration::from_secs(30);
 
-/// What was found of the heap, and when.
+/// The last measurement of the heap, and when it was made.
 static HEAP: Mutex<Option<(Instant, Heap)>> = Mutex::new(None);
 
-/// Measures the memory of this process; the heap's part may be of half a
-/// minute ago.
+/// Measures the memory of this process. The values of the heap may be half a
+/// minute old.
 #[must_use]
 pub fn measure() -> Memory {
     let mut last = HEAP.lock();
@@ -50,7 +52,7 @@ pub fn rss() -> Option<u64> {
 }
 
 /// The resident set size of this process, in bytes. proc(5): `psinfo_t` of a
-/// 64-bit process has `pr_rssize`, in KiB, at 56.
+/// 64-bit process has `pr_rssize`, in KiB, at byte 56.
 #[must_use]
 #[cfg(not(target_os = "linux"))]
 pub fn rss() -> Option<u64> {
@@ -72,10 +74,11 @@ fn heap() -> Heap {
     (None, None)
 }
 
-/// Has all threads take memory from one heap. glibc gives each thread one of
-/// its own, up to eight a processor, none of which has use for what another
-/// has free; VMs are loaded by one thread and freed by another. To be called
-/// before there is a second thread. (illumos' malloc(3C) has one heap.)
+/// Makes all threads allocate memory from one heap. glibc gives each thread a
+/// heap of its own, up to eight for each processor, and none of them can use
+/// the free memory of another; but VMs are loaded by one thread and freed by
+/// another. To be called before there is a second thread. (illumos' malloc(3C)
+/// has one heap.)
 pub fn share_heap() {
     // SAFETY: mallopt has no preconditions.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -84,7 +87,8 @@ pub fn share_heap() {
     }
 }
 
-/// Gives what is free of the heap back to the system, where that can be done.
+/// Gives the free memory of the heap back to the system, where that is
+/// possible.
 pub fn give_back() {
     // SAFETY: malloc_trim has no preconditions.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

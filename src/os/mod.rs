@@ -1,7 +1,8 @@
-//! The only place with `unsafe`: what std does not offer of the system.
+//! System calls that std does not offer. This is the only place with `unsafe`
+//! code.
 //!
-//! Every function here is a thin, safe cover of one or two system calls. No
-//! function here knows of VMs.
+//! Every function here is a thin, safe wrapper of one or two system calls. None
+//! of them knows of VMs.
 
 pub mod fswatch;
 pub mod memory;
@@ -22,8 +23,9 @@ use std::time::Duration;
 
 pub use read::{Dir, FileText, Stamp, read_regular_file, stamp};
 
-/// Waits until one of `fds` can be read (or is at its end), at most `time`.
-/// Returns which can; none of them when the time is over or a signal came.
+/// Waits until one of `fds` can be read (or is at its end), but at most `time`.
+/// Returns for each of them whether it can be read; none can if the time is
+/// over or a signal came.
 ///
 /// # Errors
 /// Those of poll(2).
@@ -43,9 +45,8 @@ pub fn wait_readable(
     Ok(polled.iter().map(|p| p.revents != 0).collect())
 }
 
-/// poll(2), rounding the time up to a millisecond. EINTR reads as "none".
-/// Waits until whoever reads what is written to `fd` has gone. Of a file or a
-/// terminal that is never.
+/// Waits until the reading end of the pipe or socket `fd` is closed. For a file
+/// or a terminal that never happens.
 ///
 /// # Errors
 /// Those of poll(2).
@@ -58,6 +59,8 @@ pub fn wait_for_closed(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// poll(2), with the time rounded up to a millisecond. After EINTR, none of
+/// `fds` is ready.
 fn poll(fds: &mut [libc::pollfd], time: Duration) -> io::Result<()> {
     let ms = time.as_nanos().div_ceil(1_000_000);
     let ms = i32::try_from(ms).unwrap_or(i32::MAX);
@@ -78,16 +81,16 @@ fn poll(fds: &mut [libc::pollfd], time: Duration) -> io::Result<()> {
     }
 }
 
-/// Where this process runs, and as whom.
+/// The user and the zone in which this process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether as root.
+    /// Whether the user is root.
     pub is_root: bool,
-    /// Whether in the global zone; `None` where there are no zones.
+    /// Whether the zone is the global zone; `None` where there are no zones.
     pub is_global: Option<bool>,
 }
 
-/// See [`Standing`].
+/// Returns the [`Standing`] of this process.
 #[must_use]
 pub fn standing() -> Standing {
     // SAFETY: geteuid has no preconditions.
@@ -120,8 +123,8 @@ pub fn hostname() -> String {
     String::from_utf8_lossy(&name[..len]).into_owned()
 }
 
-/// A random UUID. It has to be unlike others, not secret: the keys that std
-/// makes for hash maps will do.
+/// A random UUID. It must be unique, not secret, so the keys that std makes for
+/// hash maps are random enough.
 #[must_use]
 pub fn random_uuid() -> String {
     use std::hash::{BuildHasher, RandomState};
@@ -137,7 +140,7 @@ pub fn random_uuid() -> String {
     )
 }
 
-/// Writes a file, which may be there already; a symbolic link is not followed.
+/// Writes a file, which may exist already. A symbolic link is not followed.
 ///
 /// # Errors
 /// Those of open(2) and write(2).
@@ -151,7 +154,7 @@ pub fn write_plain_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Ends the process at once: nothing is flushed, and so nothing is waited for.
+/// Ends the process at once: nothing is flushed, so nothing is waited for.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(status) }
@@ -163,7 +166,8 @@ mod tests {
 
     #[test]
     fn memory_is_measured() {
-        // Other tests may free memory meanwhile, so a lower bound it is.
+        // Other tests may free memory meanwhile, so only a lower bound is
+        // checked.
         let block = vec![1u8; 64 << 20];
         let rss = memory::measure().rss.unwrap();
         assert!(rss > 64 << 20, "{rss}");

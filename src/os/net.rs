@@ -1,4 +1,4 @@
-//! Sockets: what std's listener does not let one choose.
+//! Sockets, with options that std's listener does not let us choose.
 
 use std::io;
 use std::mem::size_of;
@@ -11,29 +11,29 @@ use super::socket::socket;
 use super::unix::{self, Taken};
 use crate::address::Address;
 
-/// Connections that may wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A client that does not answer is asked whether it is there after a minute
-/// of silence, then every ten seconds, and given up after six times: one whose
-/// machine has gone holds its place for two minutes.
+/// Keepalive: a client that is silent for a minute is probed every ten seconds,
+/// and its connection is closed after six probes without an answer. So a client
+/// whose machine is gone keeps its connection for two minutes.
 const KEEPALIVE: [(i32, i32); 3] = [
     (libc::TCP_KEEPIDLE, 60),
     (libc::TCP_KEEPINTVL, 10),
     (libc::TCP_KEEPCNT, 6),
 ];
 
-/// An address that is taken, and not listened on yet: who connects is
-/// refused, until [`Bound::listen`].
+/// An address that is bound but not listened on yet: connections are refused
+/// until [`Bound::listen`].
 #[derive(Debug)]
 pub struct Bound {
     fd: OwnedFd,
     address: Address,
-    /// Of a Unix socket.
+    /// The path that is taken, if it is a Unix socket.
     taken: Option<Taken>,
 }
 
-/// What accepts connections.
+/// A socket that accepts connections.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -47,7 +47,7 @@ enum Socket {
     Unix(UnixListener),
 }
 
-/// Takes `address` without listening on it.
+/// Binds `address` without listening on it.
 ///
 /// # Errors
 /// Those of socket(2) and bind(2): `AddrInUse` if it is taken.
@@ -71,7 +71,7 @@ fn bind_inet(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
         SocketAddr::V6(_) => libc::AF_INET6,
     })?;
     let raw = fd.as_raw_fd();
-    // What is accepted inherits all of these.
+    // Accepted connections inherit all of these options.
     set_option(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     set_option(raw, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     for (name, value) in KEEPALIVE {
@@ -80,9 +80,10 @@ fn bind_inet(address: SocketAddr, send_buffer: usize) -> io::Result<OwnedFd> {
     let send_buffer = i32::try_from(send_buffer).unwrap_or(i32::MAX);
     set_option(raw, libc::SOL_SOCKET, libc::SO_SNDBUF, send_buffer)?;
     match bind_to(raw, address) {
-        // It may be the connections of the one before, for which a restart
-        // must not wait. With this option from the start, two could take the
-        // address, and the second to listen on it would lose it.
+        // The address may be in use only by connections of the daemon that ran
+        // before, and a restart must not wait for those. If the option were set
+        // from the start, two daemons could bind the address, and the second to
+        // listen on it would lose it.
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
             set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
             bind_to(raw, address)?;
@@ -99,15 +100,16 @@ impl Bound {
         &self.address
     }
 
-    /// Listens.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// Those of listen(3SOCKET): `AddrInUse` if another was quicker.
+    /// Those of listen(3SOCKET): `AddrInUse` if another process was faster.
     pub fn listen(self) -> io::Result<Listener> {
         let Self { fd, mut address, taken } = self;
         let raw = fd.as_raw_fd();
         if let Address::Inet(_) = address {
-            // For its connections, which inherit it, and the one after.
+            // Its connections inherit the option, so that the next daemon can
+            // bind the address.
             set_option(raw, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
         }
         // SAFETY: the descriptor is an open socket that we own.
@@ -117,7 +119,8 @@ impl Bound {
         let socket = match &address {
             Address::Inet(_) => {
                 let listener = TcpListener::from(fd);
-                // The port may have been left to the system.
+                // The caller may have left the choice of the port to the
+                // system.
                 if let Ok(local) = listener.local_addr() {
                     address = local.into();
                 }
@@ -136,7 +139,8 @@ impl Listener {
         &self.address
     }
 
-    /// Whether [`Listener::accept`] waits.
+    /// Sets whether [`Listener::accept`] returns at once if no connection
+    /// waits.
     ///
     /// # Errors
     /// Those of fcntl(2).
@@ -147,8 +151,9 @@ impl Listener {
         }
     }
 
-    /// The next connection. That of a Unix socket is a `TcpStream` as well:
-    /// it is read, written, polled and shut down as one, and has no address.
+    /// Accepts the next connection. A connection to a Unix socket is returned
+    /// as a `TcpStream` as well: it can be read, written, polled and shut down
+    /// like one, but has no address.
     ///
     /// # Errors
     /// Those of accept(3SOCKET).
@@ -172,10 +177,10 @@ impl AsFd for Listener {
     }
 }
 
-/// Connects to `address`, in so much time.
+/// Connects to `address`, within `time`.
 ///
 /// # Errors
-/// Those of connect(3SOCKET): `ConnectionRefused` if nobody listens.
+/// Those of connect(3SOCKET): `ConnectionRefused` if no process listens.
 pub fn connect(address: &Address, time: Duration) -> io::Result<TcpStream> {
     match address {
         Address::Inet(inet) => {

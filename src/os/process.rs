@@ -1,5 +1,5 @@
-//! Children: reading their output with a time limit, and killing them with
-//! all that they started.
+//! Child processes: starting them, reading their output without blocking, and
+//! killing them with everything that they started.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_ulong};
@@ -27,8 +27,8 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// The environment of all commands: nothing but the C locale, and where to
-/// look for others.
+/// The environment of all commands: the C locale, and the path on which they
+/// find other commands; nothing else.
 const ENVIRONMENT: [&CStr; 3] =
     [c"LANG=C", c"LC_ALL=C", c"PATH=/usr/sbin:/usr/bin"];
 
@@ -36,19 +36,19 @@ const ENVIRONMENT: [&CStr; 3] =
 #[derive(Debug)]
 pub struct Child {
     pid: libc::pid_t,
-    /// Once it has been waited for.
+    /// How it has ended, once it has been reaped.
     ended: Option<ExitStatus>,
 }
 
 impl Child {
-    /// Its process id, which is that of its process group, too.
+    /// Its process id, which is also the id of its process group.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.pid.unsigned_abs()
     }
 
-    /// Whether it has ended. It is not waited for by that: as long as it is
-    /// not, no other process gets its id, nor a group that of its group.
+    /// Whether it has ended. This does not reap it: until it is reaped, no
+    /// other process can get its id, and no other group the id of its group.
     ///
     /// # Errors
     /// Those of waitid(2).
@@ -70,18 +70,19 @@ impl Child {
         }
     }
 
-    /// How it has ended, if it has.
+    /// Reaps it if it has ended. Returns how it has ended.
     ///
     /// # Errors
     /// Those of waitpid(2).
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
-            // Once it is waited for, its id may be another's: no thread
-            // that kills all children may find it.
+            // Once it is reaped, another process may get its id. So it must be
+            // gone from the list before a thread that kills all children can
+            // read that.
             let mut children = CHILDREN.lock();
             let mut status = 0;
-            // SAFETY: `status` is valid for the call. Nothing else waits for
-            // the process, so that its id is still its own.
+            // SAFETY: `status` is valid for the call. Nothing else reaps the
+            // process, so that its id is still its own.
             let reaped = unsafe {
                 libc::waitpid(self.pid, &raw mut status, libc::WNOHANG)
             };
@@ -98,15 +99,15 @@ impl Child {
     }
 }
 
-/// Children that are there, and those that were killed and do not end: one
-/// that is stuck in the kernel holds up nobody who waits for it.
+/// The running children, and those that were killed but have not ended. Such a
+/// child may be stuck in the kernel; no thread waits for it.
 #[derive(Default)]
 struct Children {
     running: BTreeSet<u32>,
     unreaped: Vec<u32>,
     /// How many are being started.
     starting: usize,
-    /// Whether no more are to be started.
+    /// Whether no more may be started.
     is_over: bool,
 }
 
@@ -117,30 +118,30 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
     is_over: false,
 });
 
-/// One that was being started is.
+/// Notified when a child has been started, or could not be.
 static STARTED: Condvar = Condvar::new();
 
-/// How long those are waited for that are being started: exec(2) takes a
+/// How long to wait for children that are being started; exec(2) takes a
 /// millisecond.
 const START_TIME: Duration = Duration::from_millis(500);
 
-/// If there are as many children that do not end, no more are started.
+/// If this many children were killed and have not ended, no more are started.
 const UNREAPED_MAX: usize = 64;
 
-/// How long a child that was killed is waited for.
+/// How long to wait for the end of a child that was killed.
 const REAP_TIME: Duration = Duration::from_millis(100);
 
-/// How often it is looked at meanwhile.
+/// How often to check meanwhile whether it has ended.
 const REAP_CHECK: Duration = Duration::from_millis(1);
 
 /// The limit of descriptors that this process was started with.
 static STARTED_WITH: OnceLock<u64> = OnceLock::new();
 
-/// Descriptors that POSIX grants any process.
+/// How many descriptors POSIX grants to any process.
 const DESCRIPTORS_MIN: u64 = 20;
 
-/// Lets this process, and not its children, have as many descriptors as it
-/// may; returns how many.
+/// Raises the limit of descriptors of this process, but not of its children, as
+/// far as it may. Returns the limit.
 #[must_use]
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -157,14 +158,14 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// The limit of descriptors that children get; 0 if it is that of this
-/// process.
+/// The limit of descriptors that children get; 0 if it is the same as that of
+/// this process.
 fn descriptor_limit_of_children() -> c_ulong {
     STARTED_WITH.get().copied().unwrap_or(0)
 }
 
-/// Kills every child with all that it has started; none is started from then
-/// on. To be called when the process ends.
+/// Kills every child and everything that it has started. No more children can
+/// be started after that. To be called when the process ends.
 pub fn kill_all() {
     let mut children = CHILDREN.lock();
     children.is_over = true;
@@ -176,13 +177,13 @@ pub fn kill_all() {
     running.into_iter().for_each(kill_group_now);
 }
 
-/// Reaps those that have ended after all; returns how many have not.
+/// Reaps killed children that have ended by now. Returns how many have not.
 fn reap() -> usize {
     let mut children = CHILDREN.lock();
     children.unreaped.retain(|pid| {
         let Ok(pid) = i32::try_from(*pid) else { return false };
         // SAFETY: a status that is not asked for needs no memory. The process
-        // is a child of ours that nobody else waits for.
+        // is a child of ours that nothing else reaps.
         let reaped =
             unsafe { libc::waitpid(pid, ptr::null_mut(), libc::WNOHANG) };
         reaped == 0
@@ -190,13 +191,14 @@ fn reap() -> usize {
     children.unreaped.len()
 }
 
-/// Starts a program, by its absolute path: with [`ENVIRONMENT`], no input, both
-/// outputs on pipes that do not block, known signals, the limit of descriptors
-/// that this process was started with, and a process group of its own, so that
-/// it can be killed with what it starts.
+/// Starts a program by its absolute path. It gets [`ENVIRONMENT`], no input, a
+/// pipe for each of its outputs, the default actions of signals, the limit of
+/// descriptors that this process was started with, and a process group of its
+/// own, so that it can be killed with everything that it starts. The pipes do
+/// not block when they are read.
 ///
 /// # Errors
-/// Those of starting a process, as text that does not name the program.
+/// Those of starting a process. Their text does not name the program.
 pub fn spawn(
     program: &Path,
     args: &[impl AsRef<OsStr>],
@@ -269,8 +271,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Kills the child and everything in its process group, and reaps it; if
-    /// it does not end, later.
+    /// Kills the child and everything in its process group, and reaps it. If it
+    /// does not end soon, it is reaped later.
     pub fn kill(&mut self) {
         kill_group(self.child.id(), libc::SIGKILL);
         let end = Instant::now() + REAP_TIME;
@@ -308,7 +310,7 @@ fn kill_group(pid: u32, signal: i32) {
     }
 }
 
-/// What a non-blocking read gave.
+/// The result of a non-blocking read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadSome {
     /// This many bytes.
@@ -319,10 +321,10 @@ pub enum ReadSome {
     End,
 }
 
-/// Reads what there is.
+/// Reads what is available.
 ///
 /// # Errors
-/// Those of read(2), but for EAGAIN and EINTR, which are "nothing".
+/// Those of read(2), except EAGAIN and EINTR, which are [`ReadSome::Nothing`].
 pub fn read_some(from: &mut impl Read, to: &mut [u8]) -> io::Result<ReadSome> {
     match from.read(to) {
         Ok(0) => Ok(ReadSome::End),
@@ -336,7 +338,7 @@ pub fn read_some(from: &mut impl Read, to: &mut [u8]) -> io::Result<ReadSome> {
     }
 }
 
-/// Has reads and writes of it not wait.
+/// Makes reads and writes of a descriptor non-blocking.
 ///
 /// # Errors
 /// Those of fcntl(2).
@@ -344,7 +346,7 @@ pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     set_flags(fd, |flags| flags | libc::O_NONBLOCK)
 }
 
-/// Has them wait.
+/// Makes reads and writes of a descriptor block.
 ///
 /// # Errors
 /// Those of fcntl(2).

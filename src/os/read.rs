@@ -1,5 +1,5 @@
-//! Reading files that somebody else may have put there: no link is followed
-//! out of a directory, no FIFO blocks, and nothing is read past a limit.
+//! Reads files that another user may have put there: no link is followed out of
+//! a directory, no FIFO blocks, and nothing is read past a limit.
 
 use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
@@ -11,30 +11,30 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// A file's content and what tells this state of it from another.
+/// A file's content, and the stamp of the state that was read.
 #[derive(Debug)]
 pub struct FileText {
     /// The content; invalid UTF-8 is replaced, as JavaScript does.
     pub text: String,
-    /// Of the moment before it was read.
+    /// The stamp of the moment before the file was read.
     pub stamp: Stamp,
 }
 
-/// What tells one state of a file from another: which file it is, its size,
-/// and when it was written, as stat(2) has it.
+/// Identifies one state of a file: which file it is, its size, and when it was
+/// written, as stat(2) reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// Modification time in whole seconds since the epoch.
     pub mtime: i64,
-    /// Of all of it.
+    /// A hash of all of that.
     hash: u64,
-    /// Whether it was old when it was taken. Of one that was not, a write
-    /// right after may not have changed the times: clocks of file systems go
-    /// by ticks.
+    /// Whether the last write was long enough ago when the stamp was taken. If
+    /// not, another write right after it may have left the times unchanged,
+    /// because file systems' clocks advance in ticks.
     is_settled: bool,
 }
 
-/// Two writes so far apart differ in their times, whatever the file system.
+/// Two writes this far apart have different times on any file system.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 impl Stamp {
@@ -44,7 +44,7 @@ impl Stamp {
         Self::new(meta.dev(), meta.ino(), meta.len(), times, now)
     }
 
-    /// `now` is when it was looked at, or a moment before.
+    /// `now` is when the file was looked at, or a moment before.
     fn new(
         device: u64,
         inode: u64,
@@ -63,15 +63,15 @@ impl Stamp {
         Self { mtime, hash: hasher.finish(), is_settled }
     }
 
-    /// One that does not hold, whatever the file has now: what was read is not
-    /// to be taken for what it says.
+    /// A stamp that never holds, even if the file does not change, so that the
+    /// file is read again each time.
     #[must_use]
     pub fn never_holding(self) -> Self {
         Self { is_settled: false, ..self }
     }
 
-    /// Whether a file that had this stamp when it was read, and has the other
-    /// one now, still says what was read.
+    /// Whether a file that had this stamp when it was read, and has the stamp
+    /// `now` now, still has the content that was read.
     #[must_use]
     pub fn still_holds(&self, now: &Self) -> bool {
         self.is_settled && self.hash == now.hash
@@ -83,15 +83,15 @@ impl Stamp {
 /// A symbolic link is refused, not followed, and a FIFO never blocks.
 ///
 /// # Errors
-/// Those of open(2) and read(2); `InvalidInput` for what is no regular file,
-/// `FileTooLarge` past the limit.
+/// Those of open(2) and read(2); `InvalidInput` if it is not a regular file,
+/// `FileTooLarge` if it is larger than the limit.
 pub fn read_regular_file(path: &Path, limit: u64) -> io::Result<FileText> {
     let opened =
         OpenOptions::new().read(true).custom_flags(FILE_FLAGS).open(path);
     read_opened(opened, limit)
 }
 
-/// The stamp of what is at `path`, be it a link.
+/// The stamp of the file at `path`. A link is not followed.
 ///
 /// # Errors
 /// Those of lstat(2).
@@ -100,12 +100,13 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
     std::fs::symlink_metadata(path).map(|meta| Stamp::of(&meta, now))
 }
 
-/// An open directory: what is read in it is in this very one.
+/// An open directory. Files are read in this very directory, whatever its path
+/// leads to by then.
 #[derive(Debug)]
 pub struct Dir(File);
 
 impl Dir {
-    /// Opens a directory that is trusted.
+    /// Opens a directory whose path is trusted: links in it are followed.
     ///
     /// # Errors
     /// Those of open(2).
@@ -121,7 +122,7 @@ impl Dir {
     pub fn open_below(&self, name: &str) -> io::Result<Self> {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         self.open_at(name, flags).map(Self).map_err(|e| {
-            // What a link with O_DIRECTORY gives differs between systems.
+            // The error for a link with O_DIRECTORY differs between systems.
             let may_be_link = e.kind() == io::ErrorKind::NotADirectory
                 || e.raw_os_error() == Some(libc::ELOOP);
             let is_link = |stat: &libc::stat| {
@@ -137,12 +138,12 @@ impl Dir {
     /// Reads a file in this directory: see [`read_regular_file`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`read_regular_file`].
     pub fn read(&self, name: &str, limit: u64) -> io::Result<FileText> {
         read_opened(self.open_at(name, FILE_FLAGS), limit)
     }
 
-    /// The stamp of what has this name here, be it a link.
+    /// The stamp of the file of this name here. A link is not followed.
     ///
     /// # Errors
     /// Those of fstatat(2).
@@ -177,7 +178,7 @@ impl Dir {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call has succeeded, and has written all of it.
+        // SAFETY: the call has succeeded, and has filled in all of it.
         Ok(unsafe { stat.assume_init() })
     }
 
@@ -190,12 +191,12 @@ impl Dir {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is open and owned by nobody else.
+        // SAFETY: the descriptor is open, and nothing else owns it.
         Ok(unsafe { File::from_raw_fd(fd) })
     }
 }
 
-/// A FIFO must not block, nor a link be followed.
+/// A FIFO must not block, and a link must not be followed.
 const FILE_FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 fn is_a_link() -> io::Error {
@@ -223,8 +224,8 @@ fn read_opened(opened: io::Result<File>, limit: u64) -> io::Result<FileText> {
     if meta.len() > limit {
         return Err(too_large());
     }
-    // One more than there should be: where a read leaves room, it has met the
-    // end of the file, and needs no other one to learn that.
+    // One byte more than the file should have: if a read leaves room, it has
+    // met the end of the file, and no other read is needed to find that out.
     let size = usize::try_from(meta.len()).map_err(|_| too_large())?;
     let mut bytes = vec![0; size + 1];
     let read = loop {
@@ -300,7 +301,7 @@ mod tests {
         let fresh = stamp(&path).unwrap();
         assert_eq!(opened.stamp("file").unwrap(), fresh);
         assert_eq!(opened.read("file", 9).unwrap().stamp, fresh);
-        // Who wrote it a moment ago may have written it again.
+        // It was written a moment ago, and may have been written again since.
         assert!(!fresh.still_holds(&fresh));
         let old = Stamp { is_settled: true, ..fresh };
         assert!(old.still_holds(&fresh));
@@ -314,7 +315,7 @@ mod tests {
             Stamp::new(1, 2, 3, times, SystemTime::now())
         };
         assert!(of(1_000_000_000).is_settled);
-        // A clock that was set back: what comes next may have these times.
+        // The clock was set back: the next write may have the same times.
         assert!(!of(i64::MAX).is_settled);
         let old = of(1_000_000_000);
         assert!(old.still_holds(&of(1_000_000_000)));

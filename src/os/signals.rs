@@ -6,22 +6,22 @@ use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// A signal that is waited for.
+/// A signal that can be caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM
     Terminate,
     /// SIGINT
     Interrupt,
-    /// SIGHUP: the terminal has gone.
+    /// SIGHUP: the terminal is gone.
     Hangup,
     /// SIGQUIT: Ctrl-\\.
     Quit,
     /// SIGTSTP: Ctrl-Z.
     Suspend,
-    /// SIGCONT: it was stopped, and goes on.
+    /// SIGCONT: the process was stopped, and now continues.
     Continue,
-    /// SIGWINCH: the terminal has another size.
+    /// SIGWINCH: the size of the terminal has changed.
     WindowChange,
 }
 
@@ -49,22 +49,24 @@ impl Signal {
     }
 }
 
-/// Signals, kept from killing the process.
+/// Signals that are caught, so that they do not kill the process.
 #[derive(Debug)]
 pub struct Signals {
     from: UnixStream,
 }
 
-/// Where the handler writes; -1 until there is one.
+/// The descriptor that the handler writes to; -1 until there is one.
 static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
-/// Hands a signal on. Only what is async-signal-safe may be done here.
+/// The handler: writes the number of the signal as a byte. Everything that is
+/// done here must be async-signal-safe.
 extern "C" fn hand_on(signal: libc::c_int) {
-    // No signal's number takes more than a byte.
+    // Every signal's number fits into a byte.
     let byte = signal.to_le_bytes()[0];
     let fd = SIGNALLED.load(Ordering::Relaxed);
     // SAFETY: write(2) is async-signal-safe, and `byte` is valid for the call.
-    // errno is put back, since the interrupted thread may be about to read it.
+    // errno is put back, because the interrupted thread may be about to read
+    // it.
     unsafe {
         let errno = errno_location();
         let before = *errno;
@@ -85,16 +87,16 @@ unsafe fn errno_location() -> *mut libc::c_int {
     unsafe { libc::___errno() }
 }
 
-/// Has the handler called for a signal.
+/// Installs the handler for a signal.
 fn install(signal: Signal) -> io::Result<()> {
     let handler: extern "C" fn(libc::c_int) = hand_on;
     handle(signal.number(), handler as libc::sighandler_t)
 }
 
-/// Sets what a signal does: the handler has to be async-signal-safe.
+/// Sets the handler of a signal, which must be async-signal-safe.
 fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: a zeroed sigaction is valid memory, and all that counts of it is
-    // set; all handlers in this module are async-signal-safe.
+    // SAFETY: a zeroed sigaction is valid memory, and every field that matters
+    // is set; all handlers in this module are async-signal-safe.
     let failed = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler;
@@ -108,7 +110,7 @@ fn handle(signal: libc::c_int, handler: libc::sighandler_t) -> io::Result<()> {
     }
 }
 
-/// What a signal does; `None` if there is no such signal.
+/// The handler of a signal; `None` if there is no such signal.
 fn handler_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
     // SAFETY: all-zero bytes are a valid sigaction, which is filled in.
     unsafe {
@@ -123,8 +125,8 @@ fn is_number_ignored(signal: libc::c_int) -> bool {
 }
 
 impl Signals {
-    /// Catches these from now on. They are not blocked, which
-    /// children would inherit: those get them as usual.
+    /// Catches these signals from now on. They are not blocked, because
+    /// children would inherit that; children receive them as usual.
     ///
     /// # Errors
     /// Those of sigaction(2), or if there are no descriptors left.
@@ -139,7 +141,7 @@ impl Signals {
         Ok(Self { from })
     }
 
-    /// Blocks until one of them arrives.
+    /// Blocks until one of the signals arrives.
     #[must_use]
     pub fn wait(&self) -> Signal {
         let mut byte = [0];
@@ -155,14 +157,14 @@ impl Signals {
         }
     }
 
-    /// A descriptor that can be read when one has arrived.
+    /// A descriptor that can be read when a signal has arrived.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.from.as_fd()
     }
 }
 
-/// Whether a signal does nothing.
+/// Whether a signal has no effect: it is ignored, or its handler does nothing.
 #[must_use]
 pub fn is_ignored(signal: Signal) -> bool {
     let handler: extern "C" fn(libc::c_int) = nothing;
@@ -170,33 +172,34 @@ pub fn is_ignored(signal: Signal) -> bool {
     handler_of(signal.number()).is_some_and(|of| nothing.contains(&of))
 }
 
-/// Has a signal do nothing, until it is caught. Children do not inherit that.
+/// Makes a signal do nothing until it is caught. Children do not inherit that.
 pub fn ignore(signal: Signal) {
     do_nothing_at(signal.number());
 }
 
-/// Does nothing. What is ignored stays ignored in children; a handler ends
-/// with exec(2).
+/// A handler that does nothing. It is used in place of SIG_IGN, which children
+/// would inherit; a handler ends with exec(2).
 extern "C" fn nothing(_: libc::c_int) {}
 
 fn do_nothing_at(signal: libc::c_int) {
     let handler: extern "C" fn(libc::c_int) = nothing;
-    // It fails only for signals that there are not.
+    // It fails only for signals that do not exist.
     let _ = handle(signal, handler as libc::sighandler_t);
 }
 
-/// Signals that a shell has a command ignore on purpose: nohup(1), and
-/// commands in the background.
+/// Signals that the caller may have this process ignore on purpose: nohup(1),
+/// or a shell that runs it in the background.
 const LEFT_TO_CALLER: [libc::c_int; 3] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
 
-/// More signals than there are.
+/// No signal has a higher number.
 const SIGNALS_MAX: libc::c_int = 128;
 
-/// Has signals do what they do by default, and blocks none, whatever this
-/// process was started with; but for [`LEFT_TO_CALLER`], which stay ignored if
-/// they were. A write past a limit of size, or to a pipe without a reader, is
-/// an error, and no signal.
+/// Resets ignored signals to their default action, and unblocks all signals,
+/// whatever this process was started with. Only [`LEFT_TO_CALLER`] stay ignored
+/// if they were. SIGPIPE and SIGXFSZ do nothing, so that a write to a pipe
+/// without a reader, or past the limit of file size, returns an error in place
+/// of a signal.
 ///
 /// # Errors
 /// Those of sigprocmask(2).
@@ -217,15 +220,16 @@ pub fn start() -> io::Result<()> {
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// As [`start`], of a process whose children inherit nothing either: what the
-/// caller has it ignore does nothing.
+/// To be called after [`start`] by a process whose children must not inherit
+/// ignored signals either: signals that the caller has it ignore do nothing
+/// instead.
 pub fn start_service() {
     let ignored = LEFT_TO_CALLER.into_iter().filter(|n| is_number_ignored(*n));
     ignored.for_each(do_nothing_at);
 }
 
-/// Stops this process and its group, as Ctrl-Z does, until they are continued;
-/// not at all if nobody could do that.
+/// Stops this process and its group, as Ctrl-Z does, until they are continued.
+/// The system does not stop them if no other process could continue them.
 ///
 /// # Errors
 /// Those of sigaction(2).

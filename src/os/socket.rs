@@ -37,8 +37,8 @@ pub struct Polled {
     pub failed: bool,
 }
 
-/// Waits until one of `sockets` can be read, or written where that is asked
-/// for, at most `time`.
+/// Waits until one of `sockets` can be read or written, whichever it asks for,
+/// but at most `time`.
 ///
 /// # Errors
 /// Those of poll(2).

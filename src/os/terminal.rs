@@ -4,8 +4,8 @@ use std::io::{self, Read, Stdin};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Width and height of the terminal at a descriptor, in cells; `None` if it
-/// is no terminal, or does not know.
+/// Width and height of the terminal at a descriptor, in cells; `None` if it is
+/// not a terminal, or its size is unknown.
 #[must_use]
 pub fn size(fd: &impl AsFd) -> Option<(usize, usize)> {
     // SAFETY: all-zero bytes are a valid winsize.
@@ -17,15 +17,15 @@ pub fn size(fd: &impl AsFd) -> Option<(usize, usize)> {
     known.then_some((size.ws_col.into(), size.ws_row.into()))
 }
 
-/// A terminal that gives each key at once, and shows none; as it was before
-/// when this is dropped.
+/// A terminal that passes on each key at once, and echoes none. When this is
+/// dropped, the terminal is as it was before.
 pub struct RawMode {
     stdin: Stdin,
     before: libc::termios,
 }
 
 impl RawMode {
-    /// Takes standard input, which has to be a terminal.
+    /// Changes the mode of standard input, which must be a terminal.
     ///
     /// # Errors
     /// Those of tcgetattr(3) and tcsetattr(3).
@@ -44,17 +44,17 @@ impl RawMode {
         Ok(mode)
     }
 
-    /// Takes the terminal again, after [`RawMode::restore`], or after somebody
-    /// else had it.
+    /// Changes the mode again, after [`RawMode::restore`], or after another
+    /// process has used the terminal.
     ///
     /// # Errors
     /// Those of tcsetattr(3).
     pub fn begin_again(&self) -> io::Result<()> {
         let mut raw = self.before;
-        // Of output nothing is changed: lines still begin at the left.
+        // Output does not change: lines still begin at the left.
         raw.c_lflag &= !(libc::ICANON | libc::ECHO | libc::ISIG | libc::IEXTEN);
         raw.c_iflag &= !(libc::IXON | libc::ICRNL);
-        // A read returns what there is.
+        // A read returns at once, with the keys that were pressed.
         raw.c_cc[libc::VMIN] = 0;
         raw.c_cc[libc::VTIME] = 0;
         let fd = self.stdin.as_raw_fd();
@@ -65,19 +65,20 @@ impl RawMode {
         }
     }
 
-    /// Makes the terminal as it was before, whatever waits to be written.
+    /// Restores the mode that the terminal had before, without waiting for
+    /// output.
     pub fn restore(&self) {
         let fd = self.stdin.as_raw_fd();
         // SAFETY: `before` is what tcgetattr gave.
         unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const self.before) };
     }
 
-    /// What was pressed, which may be nothing.
+    /// The keys that were pressed, which may be none.
     ///
     /// # Errors
     /// Those of read(2).
     pub fn read(&self) -> io::Result<Vec<u8>> {
-        // As large as std's own buffer, which then keeps nothing back.
+        // As large as std's own buffer, so that std keeps nothing back.
         let mut bytes = [0; 8 << 10];
         let n = self.stdin.lock().read(&mut bytes)?;
         Ok(bytes[..n].to_vec())

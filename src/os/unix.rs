@@ -1,4 +1,5 @@
-//! Unix sockets: a path that one daemon has, and that its user alone may open.
+//! Unix sockets: a path that belongs to one daemon, and that only its user may
+//! open.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,17 +12,18 @@ use std::time::{Duration, Instant};
 
 use super::socket::{Polled, poll_sockets, socket};
 
-/// What the lock of a socket is named after it.
+/// A socket's lock file is named after the socket, with this suffix.
 const LOCK_SUFFIX: &str = ".lock";
 
-/// How often the lock is tried that somebody removes meanwhile.
+/// How often to try to lock the lock file, if another process keeps removing
+/// it.
 const LOCK_TRIES: usize = 8;
 
-/// The pause before a socket is tried again at which too many wait.
+/// The pause before the next try to connect to a socket whose queue is full.
 const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
-/// A path that is ours, until dropped: then it is removed, if it still leads
-/// to our socket.
+/// A path that belongs to this process until this is dropped. Then the path is
+/// removed, if it still leads to our socket.
 #[derive(Debug)]
 pub struct Taken {
     path: PathBuf,
@@ -39,8 +41,8 @@ impl Drop for Taken {
     }
 }
 
-/// Takes the path of a socket. Who holds the lock beside it has it: a socket
-/// that is there was left behind.
+/// Takes the path of a socket. It belongs to the process that holds the lock
+/// beside it; so if we get the lock, a socket that exists was left behind.
 ///
 /// # Errors
 /// `AddrInUse` if another process has it; those of open(2) and bind(2).
@@ -52,10 +54,10 @@ pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     };
-    // What is not to be had has no lock made for it.
+    // Do not make a lock file for a path that can't be used.
     is_there()?;
     let lock = lock(path)?;
-    // Whoever had it may have come or gone since.
+    // Check again: another daemon may have come or gone since.
     if is_there()? {
         fs::remove_file(path)?;
     }
@@ -78,8 +80,9 @@ pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
     Ok((fd, Taken { path: path.to_path_buf(), id, _lock: lock }))
 }
 
-/// Connects, at most that long: a daemon that accepts nothing has a queue of
-/// those who wait, and that may be full.
+/// Connects within `time`. Connections wait in a queue until the daemon accepts
+/// them. The queue of a daemon that accepts none may be full; then this tries
+/// again.
 ///
 /// # Errors
 /// Those of connect(3SOCKET); `TimedOut`.
@@ -104,7 +107,7 @@ pub fn connect(path: &Path, time: Duration) -> io::Result<OwnedFd> {
             (_, Some(libc::EAGAIN | libc::EINPROGRESS)) if left.is_zero() => {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // Its queue is full.
+            // The socket's queue is full.
             (_, Some(libc::EAGAIN)) => {
                 std::thread::sleep(CONNECT_PAUSE.min(left));
             }
@@ -126,7 +129,7 @@ pub fn connect(path: &Path, time: Duration) -> io::Result<OwnedFd> {
                     return Err(io::ErrorKind::ConnectionRefused.into());
                 }
             }
-            // A path without a socket is that of no daemon.
+            // If there is no socket at the path, no daemon listens there.
             (_, Some(libc::ENOENT)) => {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
@@ -143,7 +146,7 @@ fn address(path: &Path) -> io::Result<libc::sockaddr_un> {
     let family = libc::AF_UNIX as libc::sa_family_t;
     sun.sun_family = family;
     let bytes = path.as_os_str().as_bytes();
-    // A NUL has to follow.
+    // A NUL must follow.
     if bytes.len() >= sun.sun_path.len() || bytes.contains(&0) {
         let what = format!("longer than {} bytes", sun.sun_path.len() - 1);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -160,7 +163,7 @@ fn size_of_sun() -> libc::socklen_t {
     size
 }
 
-/// Locks the file beside a socket's path as long as it is open.
+/// Makes the file beside a socket's path and locks it, as long as it is open.
 fn lock(path: &Path) -> io::Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(LOCK_SUFFIX);
@@ -172,7 +175,7 @@ fn lock(path: &Path) -> io::Result<File> {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // Nobody's link is followed, nobody's FIFO waited for.
+            // Follow no link, and wait for no FIFO.
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(name)?;
         let own = file.metadata()?;
@@ -183,7 +186,8 @@ fn lock(path: &Path) -> io::Result<File> {
             return Err(io::Error::other(what));
         }
         lock_whole(&file)?;
-        // Somebody may have removed it since: then another could lock it, too.
+        // If it was removed before it was locked, another process could make
+        // and lock a new one: try again.
         let found = fs::symlink_metadata(name);
         let id = |meta: &fs::Metadata| (meta.dev(), meta.ino());
         if found.is_ok_and(|found| id(&found) == id(&own)) {
@@ -193,7 +197,7 @@ fn lock(path: &Path) -> io::Result<File> {
     Err(io::Error::other("its lock goes as often as it is made"))
 }
 
-/// `AddrInUse` if another process has it.
+/// Locks the whole file. `AddrInUse` if another process has locked it.
 fn lock_whole(file: &File) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid flock: the whole file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

@@ -1,4 +1,5 @@
-//! The queue by a clock of the test's: who is slow, who hangs, who is paced.
+//! The queue with a clock that the test sets: slow workers, workers that hang,
+//! and paced jobs.
 
 use super::tests::{all, vm};
 use super::*;
@@ -6,7 +7,7 @@ use crate::backoff::Backoff;
 use crate::event::Reload;
 use crate::source::{Source, Sources};
 
-/// A state whose clock is the test's.
+/// A state with a clock that the test sets.
 struct Clock {
     state: State,
     now: Instant,
@@ -71,11 +72,12 @@ fn what_needs_commands_gathers_while_others_run() {
     let (file, name) = clock.take().unwrap();
     assert_eq!(name, "file");
     clock.state.done(file);
-    // Those who wait are loaded together, by whom the first is done.
+    // The waiting jobs are loaded together when the first batch is done.
     clock.state.done(first);
     let (second, names) = clock.take().unwrap();
     assert_eq!(names, "b a c");
-    // Who is slow is waited for no longer; what is urgent waits for nobody.
+    // Jobs gather for a slow batch no longer than this; an urgent job does not
+    // gather at all.
     clock.state.push(vm("d", Sources::STATE));
     let in_time = clock.now + Duration::from_millis(50);
     assert_eq!(clock.state.take(clock.now).unwrap_err(), Some(in_time));
@@ -95,7 +97,7 @@ fn the_workers_that_hang_have_a_bound() {
         clock.pass(1000);
     }
     assert_eq!(clock.state.status(99, clock.now).stuck, 8);
-    // What a client waits for has workers of its own.
+    // Jobs that a client waits for have workers of their own.
     clock.state.push_urgent(vm("urgent", Sources::ALL)).unwrap();
     assert_eq!(clock.taken(), "urgent");
 }
@@ -118,10 +120,10 @@ fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
     }
     assert!((50..80).contains(&loads), "{loads}");
     assert!(last < 1999);
-    // The last is not forgotten, and comes soon.
+    // The last job is not forgotten, and comes soon.
     clock.pass(160);
     assert_eq!(clock.taken(), "a");
-    // What comes alone is not put off.
+    // A job that comes alone is not put off.
     clock.pass(1000);
     clock.state.push_paced(vm("b", Sources::ZFS), clock.now);
     assert_eq!(clock.taken(), "b");
@@ -175,7 +177,8 @@ fn a_reload_for_a_client_is_never_taken_for_a_periodic_one() {
         let mut clock = Clock::new();
         clock.state.push(all());
         let (at_work, _) = clock.take().unwrap();
-        // It is due soon, and waits then for the one that is at work.
+        // The periodic job is due soon, and then waits for the full load that
+        // is being done.
         let due = clock.now + Duration::from_millis(5);
         clock.state.set_periodic(of(Reload::Periodic), due, due);
         if is_periodic_first {
@@ -191,9 +194,9 @@ fn a_reload_for_a_client_is_never_taken_for_a_periodic_one() {
     }
 }
 
-/// Every sequence of steps of two workers and a pusher, as deep as it goes in
-/// a small queue: never two workers in a lane, and each push is followed by a
-/// load of its lane, or of everything, that began after it.
+/// Every sequence of up to five steps of two workers and a pusher, on a small
+/// queue: two workers are never in one lane, and each push is followed by a
+/// load of its lane, or of everything, that began after the push.
 #[test]
 fn every_sequence_of_few_steps_is_sound() {
     fn lane(n: usize) -> Job {
@@ -219,7 +222,7 @@ fn every_sequence_of_few_steps_is_sound() {
         let pause = Duration::from_millis(10);
         let mut state = State::new(limits, Backoff::new(pause, pause * 4));
         let mut now = Instant::now();
-        // By lane: whether it is owed a load.
+        // By lane: whether it still needs a load.
         let mut owed = [false; 3];
         let mut working: Vec<(u64, Vec<Job>)> = Vec::new();
         let take = |state: &mut State,

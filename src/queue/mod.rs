@@ -1,12 +1,13 @@
-//! The queue of jobs: one lane a VM, bounded, in batches.
+//! The queue of jobs: one lane for each VM, bounded, taken in batches.
 //!
-//! Jobs of one lane that wait are one job; never are two workers at one lane.
-//! Workers take all that waits together, so that a burst costs as many
-//! commands as there are batches, not jobs. When the queue is full it forgets
-//! which VMs were meant and remembers "all": a bound never loses a change.
+//! Jobs of one lane that wait are merged into one, and two workers never work
+//! in one lane. A worker takes all waiting jobs that can be loaded together, so
+//! that a burst costs as many commands as there are batches, not jobs. When the
+//! queue is full, it forgets which VMs were meant and remembers "all": a bound
+//! never loses a change.
 //!
-//! Besides jobs it keeps, by VM, the zone transitions that are not published
-//! yet, in order.
+//! The queue also keeps the zone transitions that are not published yet, by VM
+//! and in order.
 
 mod state;
 
@@ -23,47 +24,49 @@ use state::State;
 /// Jobs that one worker does together.
 #[derive(Debug)]
 pub struct Batch {
-    /// The jobs: one [`Lane::All`], one [`Lane::Sysinfo`], one
-    /// [`Lane::Index`], or of VMs.
+    /// The jobs: one job of [`Lane::All`], [`Lane::Sysinfo`] or
+    /// [`Lane::Index`], or any number of jobs of VMs.
     pub jobs: Vec<Job>,
-    /// The number of the last transition that had been noted by then.
+    /// The number of the last transition that had been noted when the batch
+    /// began.
     pub noted: u64,
     /// Its number: later batches have higher ones.
     pub number: u64,
 }
 
-/// What gives the lanes of a batch back.
+/// Gives back the lanes of a batch: see [`Queue::done`].
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
 }
 
 impl Batch {
-    /// What gives its lanes back.
+    /// The ticket that gives its lanes back.
     #[must_use]
     pub fn ticket(&self) -> Ticket {
         Ticket { number: self.number }
     }
 }
 
-/// What the queue says of itself.
+/// The state of the queue, for /status and /metrics.
 #[derive(Debug, Default)]
 pub struct QueueStatus {
-    /// Lanes at which a worker is.
+    /// Lanes in which a worker works.
     pub working: Vec<Lane>,
-    /// What waits, in the order in which it comes: lane, sources, cause.
+    /// The waiting jobs, in the order in which they are taken: lane, sources,
+    /// cause.
     pub waiting: Vec<(Lane, Sources, Cause)>,
-    /// How many wait.
+    /// How many jobs wait.
     pub waiting_count: usize,
-    /// Since when the oldest is known.
+    /// When the event was seen that caused the oldest waiting job.
     pub oldest: Option<Instant>,
-    /// How many are to wait from some time on.
+    /// How many jobs are put off until later.
     pub later_count: usize,
-    /// Workers that have been at one batch for long.
+    /// Workers that have been at one batch for `stuck-time` or longer.
     pub stuck: usize,
-    /// How often it was full.
+    /// How often the queue was full.
     pub overflows: u64,
-    /// Zone transitions that found no room, and are not published.
+    /// Zone transitions that are not published, because too many waited.
     pub transitions_lost: u64,
 }
 
@@ -71,7 +74,7 @@ pub struct QueueStatus {
 #[derive(Debug)]
 pub struct Queue {
     inner: Mutex<Inner>,
-    /// The one worker waits here who looks at the clock for all.
+    /// The worker that watches the clock for all others waits here.
     clock: Condvar,
 }
 
@@ -79,10 +82,10 @@ pub struct Queue {
 struct Inner {
     state: State,
     reported: PendingTransitions,
-    /// Workers that wait for work, each by its own; the last to come is the
-    /// first to be woken: its caches are warm.
+    /// Workers that wait for work, each on its own condition variable. The one
+    /// that came last is woken first: its caches are warm.
     idle: Vec<Arc<Condvar>>,
-    /// Until when a worker waits who looks at the clock for all.
+    /// Until when the worker that watches the clock waits.
     watched_until: Option<Instant>,
     closed: bool,
 }
@@ -106,8 +109,8 @@ impl Queue {
         result
     }
 
-    /// Wakes a worker; who looks at the clock is the last to be taken, since
-    /// another has to take his place.
+    /// Wakes a worker. The one that watches the clock is woken only if no other
+    /// is idle, because another must then take its place.
     fn wake(&self, inner: &mut Inner) {
         if let Some(worker) = inner.idle.pop() {
             worker.notify_one();
@@ -116,40 +119,42 @@ impl Queue {
         }
     }
 
-    /// Adds a job, or merges it into the one of its lane that waits.
+    /// Adds a job, or merges it into the waiting job of its lane.
     pub fn push(&self, job: Job) {
         self.change(|inner| inner.state.push(job));
     }
 
-    /// Adds a job that somebody waits for: it comes before those that nobody
-    /// does, and a worker is kept for it. Returns a number: a batch of a
-    /// higher one has begun after this. `None` if too many wait already.
+    /// Adds a job that a client waits for. It comes before all jobs that no
+    /// client waits for, and workers are kept for such jobs. Returns a number:
+    /// a batch with a higher number has begun after this. `None` if too many
+    /// such jobs wait already.
     pub fn push_urgent(&self, job: Job) -> Option<u64> {
         self.change(|inner| inner.state.push_urgent(job))
     }
 
-    /// Adds a job like many before it: if they come on and on, it is put off,
-    /// so that a storm costs by the time it takes and not by its events.
+    /// Adds a job of a lane that may get very many. If they do not stop, the
+    /// job is put off, so that the cost of a storm depends on how long it
+    /// lasts, not on the number of its events.
     pub fn push_paced(&self, job: Job) {
         self.change(|inner| inner.state.push_paced(job, Instant::now()));
     }
 
-    /// Adds a job that is to be done after `pause`. If one of its lane is due
-    /// later already, both are one, due at the earlier time.
+    /// Adds a job that must be done after `pause`. If a job of its lane is put
+    /// off already, the two are merged, and due at the earlier time.
     pub fn push_later(&self, job: Job, pause: Duration) {
         let due = Instant::now() + pause;
         self.change(|inner| inner.state.push_later(job, due));
     }
 
-    /// Adds the job of all lanes, for when there is nothing else to do after
-    /// `pause`, at the latest after twice that. It takes the place of the one
-    /// before.
+    /// Sets the periodic job, which loads everything. It is done when there is
+    /// nothing else to do after `pause`, and at the latest after twice `pause`.
+    /// It replaces the periodic job that was set before.
     pub fn set_periodic(&self, job: Job, pause: Duration) {
         let due = Instant::now() + pause;
         self.change(|inner| inner.state.set_periodic(job, due, due + pause));
     }
 
-    /// Has the job of all lanes, if there is one, done after `pause`.
+    /// Has the periodic job, if there is one, done after `pause`.
     pub fn reschedule_periodic(&self, pause: Duration) {
         let due = Instant::now() + pause;
         self.change(|inner| {
@@ -157,13 +162,14 @@ impl Queue {
         });
     }
 
-    /// Remembers that everything has to be loaded, since events were lost.
+    /// Remembers that everything must be loaded, because events were lost.
     pub fn push_overflow(&self, cause: &Cause) {
         self.change(|inner| inner.state.overflow(cause));
     }
 
     /// Notes a transition that the VM's next job will publish. `is_vm` says
-    /// that there is such a VM; of others only so many are remembered.
+    /// whether there is such a VM. The number of other zones that are
+    /// remembered is bounded.
     pub fn push_transition(
         &self,
         zonename: &Arc<str>,
@@ -173,8 +179,8 @@ impl Queue {
         self.inner.lock().reported.add(zonename, transition, is_vm);
     }
 
-    /// The first transitions of a VM: as many as `choose` says, which is given
-    /// all of them, and how many had been noted when a batch began.
+    /// Returns the first transitions of a VM. `choose` decides how many: it is
+    /// given all of them, and how many had been noted when a batch began.
     #[must_use]
     pub fn due_transitions(
         &self,
@@ -185,26 +191,27 @@ impl Queue {
         self.inner.lock().reported.due(zonename, batch_noted, choose)
     }
 
-    /// Takes transitions of a VM that were due; `false`, and takes nothing, if
-    /// others have taken them, or they are forgotten.
+    /// Removes transitions of a VM that were due. Returns `false`, and removes
+    /// nothing, if another load has removed them, or they were forgotten.
     #[must_use]
     pub fn take_transitions(&self, zonename: &str, due: &[Numbered]) -> bool {
         self.inner.lock().reported.take(zonename, due)
     }
 
-    /// The end of a VM has been published without that it was reported: what
-    /// is reported up to it is late.
+    /// The end of a VM has been published before it was reported: what is
+    /// reported up to that end is late.
     pub fn expect_end(&self, zonename: &Arc<str>) {
         self.inner.lock().reported.expect_end(zonename);
     }
 
-    /// A source has begun again: nothing of before is to come.
+    /// Events of zones were lost, or their source has been restarted: nothing
+    /// from before will be reported any more.
     pub fn expect_no_ends(&self) {
         self.inner.lock().reported.expect_no_ends();
     }
 
-    /// Forgets what was noted before a batch of zones that `is_vm` does not
-    /// know, and of which no job waits to know more.
+    /// Forgets the transitions that were noted before a batch, of zones that
+    /// `is_vm` does not know and that have no job in the queue.
     pub fn forget_transitions(
         &self,
         batch_noted: u64,
@@ -217,26 +224,28 @@ impl Queue {
         });
     }
 
-    /// A zone has been found to have ended: whether that has still to be
-    /// reported, for which there is `time` since this was found first.
+    /// A load has found that a zone has ended. Returns whether its end may
+    /// still be reported: it has `time` for that, from when the end was first
+    /// found.
     #[must_use]
     pub fn is_unheard(&self, zonename: &Arc<str>, time: Duration) -> bool {
         self.inner.lock().reported.is_unheard(zonename, time)
     }
 
-    /// The cache has a zone as it is, whatever was found before.
+    /// The cache has the zone as it is now: no report of an end that was found
+    /// before is awaited any more.
     pub fn is_heard(&self, zonename: &str) {
         self.inner.lock().reported.is_heard(zonename);
     }
 
-    /// Whether a job of this VM waits or is worked at.
+    /// Whether a job of this VM waits or is being done.
     #[must_use]
     pub fn is_at(&self, zonename: &str) -> bool {
         self.inner.lock().state.concerns(&Lane::Vm(zonename.into()))
     }
 
-    /// Whether a job of this VM waits or is worked at, or one of all VMs is
-    /// worked at: then there may be a VM that nobody has heard of yet.
+    /// Whether a job of this VM waits or is being done, or everything is being
+    /// loaded: then there may be a VM that is not known yet.
     #[must_use]
     pub fn concerns(&self, zonename: &str) -> bool {
         let inner = self.inner.lock();
@@ -244,7 +253,7 @@ impl Queue {
             || inner.state.is_working(&Lane::All)
     }
 
-    /// The zones that are worked at.
+    /// The zones whose jobs are being done.
     #[must_use]
     pub fn at_work(&self) -> Vec<Arc<str>> {
         self.inner.lock().state.at_work()
@@ -265,8 +274,8 @@ impl Queue {
             }
             match inner.state.take(Instant::now()) {
                 Ok((number, jobs)) => {
-                    // There may be more for the next worker, or nobody left
-                    // who looks at the clock.
+                    // There may be more work for another worker, or no worker
+                    // left that watches the clock.
                     let is_watched = inner.watched_until.is_some();
                     if inner.state.is_waiting() || !is_watched {
                         self.wake(&mut inner);
@@ -274,7 +283,7 @@ impl Queue {
                     let noted = inner.reported.last();
                     return Some(Batch { jobs, noted, number });
                 }
-                // One worker looks at the clock; the others sleep.
+                // One worker watches the clock; the others sleep.
                 Err(Some(time))
                     if inner.watched_until.is_none_or(|at| time < at) =>
                 {
@@ -294,13 +303,13 @@ impl Queue {
         }
     }
 
-    /// Frees the lanes of a batch that is done; the worker that did it is to
-    /// ask for the next one.
+    /// Frees the lanes of a batch that is done. This wakes no worker: the one
+    /// that did the batch must call [`Queue::take`] next.
     pub fn done(&self, ticket: &Ticket) {
         self.inner.lock().state.done(ticket.number);
     }
 
-    /// Ends the queue: workers stop after what they are at.
+    /// Closes the queue: each worker stops after its present batch.
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
@@ -310,7 +319,7 @@ impl Queue {
         self.clock.notify_all();
     }
 
-    /// What the queue says of itself; at most `most` waiting jobs are listed.
+    /// The state of the queue; at most `most` waiting jobs are listed.
     #[must_use]
     pub fn status(&self, most: usize) -> QueueStatus {
         let inner = self.inner.lock();

@@ -1,5 +1,5 @@
-//! What waits, what is worked at, and what comes next: without locks or a
-//! clock of its own.
+//! Which jobs wait, which are being done, and which come next. There are no
+//! locks here, and no clock: the time is passed in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::event::{Cause, Job, Lane};
 use crate::settings::QueueLimits;
 use crate::source::{CommandsNeeded, Sources};
 
-/// A batch that is worked at.
+/// A batch that is being done.
 #[derive(Debug)]
 struct Working {
     lanes: Vec<Lane>,
@@ -20,8 +20,8 @@ struct Working {
     begun: Instant,
 }
 
-/// Whether nobody waits for a job, and when it was asked for: the first to be
-/// done is the least.
+/// The order of waiting jobs, the least first: whether no client waits for the
+/// job, then when it was asked for.
 type Order = (bool, u64);
 
 /// How quickly jobs of a lane follow each other.
@@ -31,7 +31,8 @@ struct Pace {
     pause: Duration,
 }
 
-/// A job for when there is nothing else to do.
+/// A job that is done when, from `due` on, there is nothing else to do, and at
+/// the latest at `latest`.
 #[derive(Debug)]
 struct Periodic {
     job: Job,
@@ -44,10 +45,10 @@ struct Periodic {
 pub struct State {
     limits: QueueLimits,
     pace: Backoff,
-    /// What waits, by the order in which it was asked for.
+    /// The waiting jobs, in order.
     waiting: BTreeMap<Order, Job>,
     order_of: HashMap<Lane, Order>,
-    /// What is to wait from some time on: one job a lane.
+    /// Jobs that are put off until they are due: at most one for each lane.
     later: BTreeMap<(Instant, u64), Job>,
     time_of: HashMap<Lane, (Instant, u64)>,
     periodic: Option<Periodic>,
@@ -99,7 +100,7 @@ impl State {
         if let Some(((_, first), waiting)) = waiting {
             number = first;
             job.tries = job.tries.min(waiting.tries);
-            // A reason that is known says more than that a client asked.
+            // The first cause is kept: it says more than that a client asked.
             job.cause = waiting.cause.clone();
             job.merge(&waiting);
         }
@@ -129,7 +130,8 @@ impl State {
         };
         let due = pace.last + pace.pause;
         if due > now && !self.order_of.contains_key(&job.lane) {
-            // What is put off already is merged with this, and due as before.
+            // A job that is put off already is merged with this one, and is due
+            // as before.
             return self.push_later(job, due);
         }
         let pause = match now.saturating_duration_since(pace.last) {
@@ -140,7 +142,8 @@ impl State {
         self.push(job);
     }
 
-    /// The next job of this lane comes no sooner than twice `pause` after.
+    /// The next paced job of this lane comes no sooner than after twice
+    /// `pause`, within the bounds of the backoff.
     fn note_pace(&mut self, lane: &Lane, now: Instant, pause: Duration) {
         if self.paces.len() >= self.limits.jobs {
             let is_recent = |pace: &Pace| {
@@ -166,11 +169,12 @@ impl State {
             }
             job.merge(&other);
         }
-        // What is urgent has a bound of its own.
+        // Urgent jobs have a bound of their own.
         let has_room = self.later.len() < self.limits.jobs || job.is_urgent;
         if !has_room && job.lane != Lane::All {
-            // Too many to remember which: look at all, when this was due, and
-            // as late as this if that fails again.
+            // There are too many to remember each. Load everything when this
+            // job is due; if that fails again, it is put off as long as this
+            // job would be.
             self.overflows += 1;
             let all = Job::new(Lane::All, Sources::ALL, job.cause);
             return self.push_later(Job { tries: job.tries, ..all }, due);
@@ -192,13 +196,12 @@ impl State {
         }
     }
 
-    /// Exchanges every job that waits for one that loads everything, but for
-    /// those that somebody waits for. A VM
-    /// that is not known yet is found by that, too.
+    /// Replaces all waiting jobs by one that loads everything, except those
+    /// that a client waits for. That also finds VMs that are not known yet.
     pub fn overflow(&mut self, cause: &Cause) {
         self.overflows += 1;
-        // What somebody waits for has a bound of its own, and has to be
-        // loaded even if it turns out to be no VM.
+        // Jobs that a client waits for have a bound of their own, and must be
+        // done even if there turns out to be no such VM.
         self.waiting.retain(|_, job| job.is_urgent);
         let waiting = &self.waiting;
         self.order_of.retain(|_, order| waiting.contains_key(order));
@@ -206,15 +209,14 @@ impl State {
         self.push_bounded(all, usize::MAX);
     }
 
-    /// Whether a job of this lane waits, now or from some time on, or is
-    /// worked at.
+    /// Whether a job of this lane waits, is put off, or is being done.
     pub fn concerns(&self, lane: &Lane) -> bool {
         self.order_of.contains_key(lane)
             || self.time_of.contains_key(lane)
             || self.is_working(lane)
     }
 
-    /// Whether a job of this lane is worked at.
+    /// Whether a job of this lane is being done.
     pub fn is_working(&self, lane: &Lane) -> bool {
         self.at_work.contains(lane)
     }
@@ -224,7 +226,7 @@ impl State {
         !self.waiting.is_empty()
     }
 
-    /// The zones that are worked at.
+    /// The zones whose jobs are being done.
     pub fn at_work(&self) -> Vec<Arc<str>> {
         let zone = |lane: &Lane| match lane {
             Lane::Vm(zonename) => Some(Arc::clone(zonename)),
@@ -233,8 +235,9 @@ impl State {
         self.at_work.iter().filter_map(zone).collect()
     }
 
-    /// The next batch and its number; else the time at which there may be one
-    /// though nothing has happened.
+    /// Takes the next batch; returns its number and its jobs. If there is none,
+    /// returns the time at which there may be one even if nothing happens until
+    /// then.
     pub fn take(
         &mut self,
         now: Instant,
@@ -258,20 +261,21 @@ impl State {
         if let Some(batch) = self.choose(now, has_room) {
             return Ok(batch);
         }
-        // A worker who turns out to be stuck makes room for another; who is
-        // slow is waited for no longer.
+        // A worker that turns out to be stuck makes room for another, and jobs
+        // do not gather for longer than their time.
         let free_at = free_at.into_iter().flatten().min();
         let times = [free_at, self.gathers_until(now)];
         let times = times.map(|at| at.filter(|_| !self.waiting.is_empty()));
         Err(wake.into_iter().chain(times).flatten().min())
     }
 
-    /// The batches that are worked at: those that are urgent, or the others.
+    /// The batches that are being done: the urgent ones, or the others.
     fn batches(&self, is_urgent: bool) -> impl Iterator<Item = &Working> {
         self.working.values().filter(move |w| w.is_urgent == is_urgent)
     }
 
-    /// Lets jobs wait whose time has come; returns when the next one's does.
+    /// Moves the jobs that are due to the waiting ones; returns when the next
+    /// one is due.
     fn wake_later(&mut self, now: Instant) -> Option<Instant> {
         while let Some(entry) = self.later.first_entry() {
             if entry.key().0 > now {
@@ -303,9 +307,9 @@ impl State {
         None
     }
 
-    /// Takes the oldest job that can begin, and with it all others that can be
-    /// loaded together; `has_room` says whether there is a worker for what is
-    /// urgent, and for what is not.
+    /// Takes the first job that can begin, and with it all others that can be
+    /// loaded together with it. `has_room` says whether there is a worker for
+    /// urgent jobs, and whether there is one for the others.
     fn choose(
         &mut self,
         now: Instant,
@@ -317,7 +321,7 @@ impl State {
         for (order, job) in &self.waiting {
             match (job.is_urgent, has_room) {
                 (true, [false, _]) => continue,
-                // What is urgent comes first: there is no more of it.
+                // Urgent jobs come first, so there are no more of them.
                 (false, [_, false]) => break,
                 _ => {}
             }
@@ -356,9 +360,9 @@ impl State {
         Some((self.number, jobs))
     }
 
-    /// Until when jobs of VMs that need commands go on gathering, since
-    /// commands run that a moment ago have begun: a burst is then loaded by
-    /// one worker together, not by each in turn.
+    /// Until when jobs of VMs that need commands must gather, because a batch
+    /// that runs commands has just begun. So a burst is loaded together by one
+    /// worker, not in pieces by each in turn.
     fn gathers_until(&self, now: Instant) -> Option<Instant> {
         let working = self.working.values();
         let working = working
@@ -367,9 +371,10 @@ impl State {
         until.filter(|at| *at > now).max()
     }
 
-    /// A VM that is being loaded while everything is has perhaps been looked
-    /// at before: if that load finds a zone, and the other did not since it
-    /// has gone, none would know which was right. So it is loaded once more.
+    /// Has the VMs loaded again that are being loaded when a full load begins.
+    /// Such a load may have looked at its zone earlier. If it finds the zone,
+    /// and the full load does not because the zone has gone meanwhile, nothing
+    /// says which is right.
     fn owe_those_at_work(&mut self, cause: &Cause) {
         for zonename in self.at_work() {
             let lane = Lane::Vm(zonename);
@@ -408,9 +413,9 @@ impl State {
     }
 }
 
-/// Whether two jobs can be loaded together: both are of VMs, and need the same
-/// kind of commands, so that neither waits for a command that only the other
-/// needs.
+/// Whether two jobs can be loaded together: both are of VMs, both or neither
+/// are urgent, and they need the same commands, so that neither waits for a
+/// command that only the other needs.
 fn are_alike(a: &Job, b: &Job) -> bool {
     let is_vm = |job: &Job| matches!(job.lane, Lane::Vm(_));
     let needs = |job: &Job| (job.sources.commands_needed(), job.is_urgent);

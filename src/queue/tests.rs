@@ -25,7 +25,7 @@ pub fn names(batch: &Batch) -> Vec<String> {
     batch.jobs.iter().map(|job| job.lane.to_string()).collect()
 }
 
-/// Takes what is due of zone `a`.
+/// Takes the transitions of zone `a` that are due.
 fn take_transitions(
     queue: &Queue,
     noted: u64,
@@ -148,7 +148,7 @@ fn what_was_due_is_taken_once_and_in_order() {
     add("ready");
     add("running");
     let due = queue.due_transitions("a", u64::MAX, |all, _| all.len());
-    // What comes meanwhile is no hindrance, and waits.
+    // A transition that comes meanwhile does not prevent this, and waits.
     add("shutting_down");
     assert!(!queue.take_transitions("a", &due[1..]));
     assert!(queue.take_transitions("a", &due));
@@ -220,31 +220,32 @@ fn news_of_who_is_over_is_late() {
         let taken = take_transitions(&queue, u64::MAX, |all, _| all.len());
         taken.iter().map(|t| t.zone_state).collect()
     };
-    // Its end comes late, and then another of its name.
+    // Its end is reported late, and then another zone of its name begins.
     queue.expect_end(&name);
     for state in ["incomplete", GONE, "configured", "incomplete"] {
         add(state);
     }
     assert_eq!(waiting(), ["configured", "incomplete"]);
-    // Its end never comes: the next begins all the same.
+    // Its end is never reported: the next zone begins all the same.
     queue.expect_end(&name);
     for state in ["incomplete", "configured", "installed", GONE] {
         add(state);
     }
     assert_eq!(waiting(), ["configured", "installed", GONE]);
-    // A part of it waits already.
+    // Some of the late reports wait already.
     for state in ["incomplete", GONE, "configured"] {
         add(state);
     }
     queue.expect_end(&name);
     add("installed");
     assert_eq!(waiting(), ["configured", "installed"]);
-    // A source that begins again brings nothing of before.
+    // A source that is restarted reports nothing from before.
     queue.expect_end(&name);
     queue.expect_no_ends();
     add("running");
     assert_eq!(waiting(), ["running"]);
-    // Nor does what is found just after: its end was lost in the gap.
+    // The same holds for an end that is found just after: its report was lost
+    // in the gap.
     queue.expect_end(&name);
     add("shutting_down");
     assert_eq!(waiting(), ["shutting_down"]);
@@ -258,7 +259,7 @@ fn an_end_is_believed_once_it_is_reported_or_has_had_its_time() {
     let (long, none) = (Duration::from_secs(1000), Duration::ZERO);
     assert!(queue.is_unheard(&a, long));
     assert!(queue.is_unheard(&b, long));
-    // So many can be remembered.
+    // No more than two can be remembered.
     assert!(!queue.is_unheard(&c, long));
     assert!(!queue.is_unheard(&b, none));
     queue.is_heard(&b);
@@ -303,7 +304,7 @@ fn closing_ends_the_workers() {
 fn who_has_worked_last_works_first() {
     const WORKERS: usize = 4;
     let queue = Arc::new(queue(10));
-    // As ever, one looks at the clock for it.
+    // As in the daemon, one worker watches the clock for this job.
     queue.set_periodic(all(), Duration::from_secs(1000));
     let (served, done) = crossbeam_channel::unbounded();
     let workers: Vec<_> = (0..WORKERS)

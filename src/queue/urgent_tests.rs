@@ -1,4 +1,4 @@
-//! The queue: what somebody waits for.
+//! The queue: jobs that a client waits for.
 
 use super::tests::{all, names, queue, queue_of, vm};
 use super::*;
@@ -18,7 +18,7 @@ fn what_is_urgent_comes_first_and_by_itself() {
     let batch = queue.take().unwrap();
     assert_eq!(names(&batch), ["c"]);
     assert!(batch.number > asked);
-    // What waited already becomes so, and is still one job.
+    // A job that waits already becomes urgent, and is still one job.
     queue.push_urgent(vm("b", Sources::ALL)).unwrap();
     assert_eq!(names(&queue.take().unwrap()), ["b"]);
     assert_eq!(names(&queue.take().unwrap()), ["a"]);
@@ -62,11 +62,11 @@ fn the_urgent_outlast_an_overflow_and_have_a_bound_of_their_own() {
     assert!(queue.push_urgent(vm("b", Sources::ALL)).is_some());
     assert!(queue.push_urgent(vm("c", Sources::ALL)).is_none());
     assert!(queue.push_urgent(vm("a", Sources::ALL)).is_some());
-    // One too many of the others.
+    // One job too many that is not urgent.
     queue.push(vm("d", Sources::ALL));
     assert_eq!(queue.status(9).overflows, 1);
     assert_eq!(names(&queue.take().unwrap()), ["a", "b"]);
-    // However it comes.
+    // An urgent job finds room however it is pushed.
     queue.push(Job { is_urgent: true, ..vm("e", Sources::ALL) });
     assert_eq!(names(&queue.take().unwrap()), ["e"]);
     let rest = queue.take().unwrap();

@@ -1,5 +1,5 @@
-//! Every limit and time-out by a name, so that an operator can set it: behind
-//! `--set NAME=VALUE` and `vminfod settings`.
+//! Gives every limit and timeout a name, so that an operator can set it. This
+//! is behind `--set NAME=VALUE` and `vminfod settings`.
 
 mod table;
 
@@ -16,25 +16,25 @@ use crate::os;
 pub use table::{HttpLimits, LoadLimits, QueueLimits, SourceTimes};
 use table::{Setting, SettingField, TABLE};
 
-/// The longest time that can be given, some thirty years.
+/// The longest time that a text can give, some thirty years.
 const SECONDS_MAX: f64 = 1e9;
 
-/// The longest time that can be set.
+/// The longest time that a setting can have.
 const TIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// The longest file of settings.
+/// The largest size of a file of settings, in bytes.
 const FILE_BYTES: u64 = 64 << 10;
 
-/// The largest size that can be read of a file, in bytes.
+/// The largest limit that can be set for reading a file, in bytes.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// The largest size that can be held in memory, in bytes.
+/// The largest limit that can be set for memory, in bytes.
 const SIZE_MAX: u64 = 64 << 30;
 
-/// The largest count.
+/// The largest count that can be set.
 const COUNT_MAX: u64 = 1 << 20;
 
-/// The most threads.
+/// The most threads that can be set.
 const THREADS_MAX: u64 = 256;
 
 /// What an operator can set, and the limits that go with it.
@@ -48,13 +48,13 @@ pub struct Settings {
     pub refresh_interval: Duration,
     /// What is logged.
     pub log_level: LevelFilter,
-    /// How much of the system is read at most.
+    /// The bounds of what is read from the system.
     pub load: LoadLimits,
     /// The bounds of the HTTP server and of its clients.
     pub http: HttpLimits,
     /// The bounds of queues.
     pub queues: QueueLimits,
-    /// How sources are started and started again.
+    /// How event sources are started and restarted.
     pub sources: SourceTimes,
 }
 
@@ -76,7 +76,7 @@ impl Settings {
 }
 
 impl QueueLimits {
-    /// The most workers for urgent jobs, or for the others, including those
+    /// The most workers for urgent jobs, or for the others, including workers
     /// that hang.
     #[must_use]
     pub fn threads(&self, is_urgent: bool) -> usize {
@@ -85,17 +85,17 @@ impl QueueLimits {
         threads.max(1)
     }
 
-    /// Workers in all.
+    /// The most workers in all.
     #[must_use]
     pub fn all_workers(&self) -> usize {
         self.threads(false) + self.threads(true)
     }
 }
 
-/// Why a setting is not set.
+/// Why a setting can't be set.
 #[derive(Debug)]
 pub enum SettingsError {
-    /// The words are not `NAME=VALUE`.
+    /// The text is not `NAME=VALUE`.
     NotNameValue(String),
     /// There is no such setting.
     Unknown(String),
@@ -103,9 +103,9 @@ pub enum SettingsError {
     Value {
         /// The setting.
         name: &'static str,
-        /// What it was to be.
+        /// The value that was given.
         value: String,
-        /// What it can be.
+        /// The values that it can have.
         wanted: WantedSetting,
     },
     /// The file of settings can't be read.
@@ -114,23 +114,23 @@ pub enum SettingsError {
     Line {
         /// The file.
         path: PathBuf,
-        /// Which line, from 1 on.
+        /// The number of the line, from 1 on.
         line: usize,
-        /// Why.
+        /// What is wrong with the line.
         error: Box<SettingsError>,
     },
 }
 
-/// What the value of a setting can be.
+/// The values that a setting can have.
 #[derive(Debug)]
 pub enum WantedSetting {
     /// A number of bytes, up to this one.
     Size(u64),
-    /// A number between these.
+    /// A number from the first to the second.
     Number(u64, u64),
     /// Seconds, up to [`TIME_MAX`].
     Time,
-    /// A level of the log.
+    /// A log level.
     Level,
 }
 
@@ -179,7 +179,7 @@ fn all() -> impl Iterator<Item = &'static Setting> {
     TABLE.iter().copied().flatten()
 }
 
-/// Sets one of the settings by its words, `NAME=VALUE`.
+/// Sets one of the settings by a text, `NAME=VALUE`.
 ///
 /// # Errors
 /// If there is no such setting, or it can't have that value.
@@ -204,7 +204,7 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), SettingsError> {
         let number = number.filter(|n| (least..=most).contains(n));
         number.ok_or_else(|| error(WantedSetting::Number(least, most)))
     };
-    // All that can be set fit into what they are kept in.
+    // Every value that can be set fits into its field.
     let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     match (setting.field)(settings) {
         SettingField::Time(time) => {
@@ -229,10 +229,11 @@ pub fn set(settings: &mut Settings, words: &str) -> Result<(), SettingsError> {
     Ok(())
 }
 
-/// Sets what a file says: a line `NAME=VALUE` each; `#` begins a remark.
+/// Sets the settings in a file, which has a line `NAME=VALUE` for each; `#`
+/// begins a comment.
 ///
 /// # Errors
-/// If it can't be read, or one of its lines can't be set.
+/// If the file can't be read, or one of its lines can't be set.
 pub fn set_by_file(
     settings: &mut Settings,
     path: &Path,
@@ -252,7 +253,8 @@ pub fn set_by_file(
     Ok(())
 }
 
-/// What is set otherwise in `new` than in `old`: names and new values.
+/// The settings that differ between `old` and `new`: their names and new
+/// values.
 #[must_use]
 pub fn differing(
     old: &Settings,
@@ -267,7 +269,7 @@ pub fn differing(
     differing.map(|(name, _, is)| (name, is)).collect()
 }
 
-/// A time in seconds, more than none.
+/// A time in seconds, which must be more than zero.
 #[must_use]
 pub fn seconds(text: &str) -> Option<Duration> {
     let seconds = text.parse::<f64>().ok()?;
@@ -286,7 +288,7 @@ fn size(text: &str) -> Option<u64> {
     number?.checked_mul(1 << shift)
 }
 
-/// Every setting with its default and meaning, a line each.
+/// Every setting with its default and meaning, one on each line.
 #[must_use]
 pub fn table() -> String {
     let mut defaults = Settings::new(Path::new("/"));

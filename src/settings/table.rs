@@ -8,17 +8,17 @@ use log::LevelFilter;
 use super::Settings;
 use crate::backoff::Backoff;
 
-/// Where a setting is kept, by its kind.
+/// The field that holds a setting, by the setting's kind.
 pub enum SettingField<'a> {
     /// A time, in seconds.
     Time(&'a mut Duration),
     /// Bytes; `k`, `m` and `g` stand for powers of 1024.
     Bytes(&'a mut u64),
-    /// Bytes, of what is held in memory.
+    /// Bytes of something that is held in memory.
     Size(&'a mut usize),
     /// How many.
     Count(&'a mut usize),
-    /// How many threads, and at least so many.
+    /// How many threads, and the least that may be set.
     Threads(&'a mut usize, usize),
     /// How many events.
     Events(&'a mut u64),
@@ -33,7 +33,7 @@ pub struct Setting {
     pub field: fn(&mut Settings) -> SettingField<'_>,
 }
 
-/// The type of a kind of setting.
+/// The Rust type of a kind of setting.
 #[rustfmt::skip]
 macro_rules! kept {
     (Time) => { Duration };
@@ -43,8 +43,8 @@ macro_rules! kept {
     ($other:ident) => { usize };
 }
 
-/// The settings of a row. Pauses are two settings: the first, which doubles
-/// with each try, and the longest.
+/// The settings of a row. A `Backoff` is two settings: the first pause, which
+/// doubles with each try, and the longest.
 macro_rules! row {
     ($name:literal Backoff $group:ident . $field:ident, $help:literal) => {
         &[
@@ -94,7 +94,7 @@ macro_rules! settings {
             }
         )+
 
-        /// All of them, in the order in which they are listed.
+        /// All settings, in the order in which they are listed.
         pub const TABLE: &[&[Setting]] = &[
             &[
                 Setting {
@@ -144,7 +144,7 @@ settings! {
         "lastexited-bytes" Bytes lastexited_bytes = 4 << 10,
             "a lastexited that is longer is refused";
     }
-    /// The bounds of what waits inside the daemon.
+    /// The bounds of the queues inside the daemon.
     QueueLimits queues {
         "workers" Threads(1) workers = 2,
             "batches that are loaded at once";
@@ -176,7 +176,7 @@ settings! {
         "sights" Count sights = 1024,
             "events of its VM that a waiting request may be behind";
     }
-    /// How sources are started, and how often what has failed is tried again.
+    /// How event sources are started, and when failed work is tried again.
     SourceTimes sources {
         "drift-time" Time drift_time = secs(2),
             "what a full reload finds changed is drift, if no event tells of \

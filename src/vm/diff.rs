@@ -1,8 +1,10 @@
-//! What has changed from one VM object to the next, as /events tells it: pure.
+//! Finds what has changed from one version of a VM object to the next, in the
+//! form in which /events publishes it. Pure.
 //!
-//! Arrays compare as sets of elements, but for the VM's `disks` and `nics`,
-//! whose elements have an identity. An array that differs in order alone is
-//! `changed` as a whole: resolvers are asked in order, after all.
+//! Arrays are compared as sets of elements, except for the VM's `disks` and
+//! `nics`, whose elements have an identity. An array in which only the order
+//! differs is `changed` as a whole, because order can matter: resolvers are
+//! asked in order.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,14 +18,14 @@ use crate::vm::json::{Json, Object};
 pub enum EventKind {
     /// It is new.
     Create,
-    /// It is another than before.
+    /// It has changed.
     Modify,
     /// It is gone.
     Delete,
 }
 
 impl EventKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Create, Self::Modify, Self::Delete];
 
     /// The `type` of such an event.
@@ -47,12 +49,12 @@ impl fmt::Display for EventKind {
 /// identifies an element.
 const IDENTIFIED: [(&str, &str); 2] = [("disks", "path"), ("nics", "mac")];
 
-/// Arrays of more elements are compared by hash.
+/// Arrays with more elements than this are compared by hash.
 const SCAN_MAX: usize = 32;
 
-/// If more of an object or array has changed, one change shows all of it: a
-/// tenant chooses how many keys the metadata of a VM has, and each change goes
-/// to every subscriber.
+/// If an object or array has more changes than this, one change shows all of
+/// it: a tenant chooses how many keys the metadata of a VM has, and each change
+/// goes to every subscriber.
 const CHANGES_MAX: usize = 1000;
 
 /// A part of a path; `None` stands for "an element of this array".
@@ -61,11 +63,11 @@ pub type PathPart = Option<String>;
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Where.
+    /// Where it happened.
     pub path: Vec<PathPart>,
     /// What happened there.
     pub action: Action,
-    /// Of a change within a disk or nic, which one.
+    /// For a change within a disk or nic: which one.
     pub ident: Option<Json>,
 }
 
@@ -76,12 +78,12 @@ pub enum Action {
     Added(Json),
     /// It is gone.
     Removed(Json),
-    /// It was the first and is the second.
+    /// It changed from the first value to the second.
     Changed(Json, Json),
 }
 
 impl Change {
-    /// The change as /events tells it.
+    /// The change, as published in /events.
     #[must_use]
     pub fn to_json(&self) -> Json {
         let mut object = Object::new();
@@ -166,7 +168,7 @@ impl Differ {
         self.path.pop();
     }
 
-    /// Goes no further than to where it is clear that there is too much.
+    /// Stops as soon as it is clear that too much has changed.
     fn objects(&mut self, from: &Object, to: &Object) {
         let before = self.changes.len();
         for (name, old) in from.iter() {
@@ -188,15 +190,16 @@ impl Differ {
         }
     }
 
-    /// Whether so much has changed since `before` that one change shows all of
-    /// it. The VM's own members always have their own changes.
+    /// Whether there are so many changes since there were `before` of them that
+    /// one change should show the whole value. The VM's own members always have
+    /// their own changes.
     fn is_too_much(&self, before: usize) -> bool {
         !self.path.is_empty() && self.changes.len() - before > CHANGES_MAX
     }
 
     fn values(&mut self, old: &Json, new: &Json) {
         match (old, new) {
-            // Equal arrays may still differ in the text.
+            // Arrays that are equal are unchanged, even if their text differs.
             (Json::Array(from), Json::Array(to)) if old != new => {
                 let before = self.changes.len();
                 if !self.arrays(from, to) {
@@ -205,8 +208,8 @@ impl Differ {
                 }
             }
             (Json::Object(from), Json::Object(to)) => {
-                // To find a difference is no more work than to look whether
-                // there is one.
+                // Looking for differences costs no more than finding out
+                // whether there are any.
                 if !Arc::ptr_eq(from, to) {
                     let before = self.changes.len();
                     self.objects(from, to);
@@ -221,8 +224,8 @@ impl Differ {
         }
     }
 
-    /// Tells of the elements of arrays that differ; `false` if it is only
-    /// their order that does, or too much has changed.
+    /// Reports the elements in which two arrays differ. Returns `false` if only
+    /// their order differs, or if too much has changed.
     fn arrays(&mut self, from: &[Json], to: &[Json]) -> bool {
         let removed = only_in(from, to);
         let mut added = only_in(to, from);
@@ -259,8 +262,8 @@ impl Differ {
     }
 }
 
-/// The elements of `these` that are not in `those`, without repeats; it
-/// stops at one more than [`CHANGES_MAX`].
+/// The elements of `these` that are not in `those`, without repeats. It stops
+/// at one more than [`CHANGES_MAX`].
 fn only_in<'a>(these: &'a [Json], those: &'a [Json]) -> Vec<&'a Json> {
     let mut found: Vec<&Json> = Vec::new();
     if these.len().max(those.len()) <= SCAN_MAX {
@@ -278,15 +281,17 @@ fn only_in<'a>(these: &'a [Json], those: &'a [Json]) -> Vec<&'a Json> {
     found
 }
 
-/// Tells equal values by their hash: it has 128 bits, and keys that no tenant
-/// knows, so that two values with the same one need not be thought of.
+/// Recognises equal values by their hash. The hash has 128 bits and keys that
+/// no tenant knows, so different values with the same hash need not be
+/// considered.
 #[derive(Default)]
 struct Hasher(RandomState, RandomState);
 
 impl Hasher {
     fn of(&self, value: &Json) -> u128 {
         match value {
-            // All that is printed as `null`, or as `0`, is equal.
+            // All numbers that are printed as `null` are equal, and so are 0
+            // and -0.
             Json::Number(n) if !n.is_finite() => self.hash((0, 0)),
             Json::Number(n) => self.hash((1, (n + 0.0).to_bits())),
             Json::Null => self.hash(2),
@@ -365,8 +370,8 @@ mod tests {
 
     #[test]
     fn no_more_is_looked_for_than_is_shown() {
-        // Parts of parts: each has fewer changes than the limit, and all of
-        // them have a million.
+        // Nested parts: each has fewer changes than the limit, and all of them
+        // together have about a million.
         let parts = |value: u32| {
             let part: Vec<_> =
                 (0..999).map(|i| format!("\"k{i}\":{value}")).collect();

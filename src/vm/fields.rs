@@ -1,4 +1,4 @@
-//! `fields=`: what of a VM object is wanted.
+//! `fields=`: which parts of a VM object a client wants.
 
 use super::path::{Part, Path, UnknownProperty, split_list};
 use crate::vm::json::{Json, Object};
@@ -10,10 +10,11 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Reads `a,b,nics.*.ip`, and adds it to what is wanted already.
+    /// Parses `a,b,nics.*.ip`, and adds it to the fields that are wanted
+    /// already.
     ///
     /// # Errors
-    /// If no VM can have one of them.
+    /// If no VM can have one of the fields.
     pub fn add(&mut self, text: &str) -> Result<(), UnknownProperty> {
         for name in split_list(text) {
             self.paths.push(Path::parse(name)?);
@@ -21,9 +22,9 @@ impl Fields {
         Ok(())
     }
 
-    /// What of `object` is wanted, in its own order. What is not there is
-    /// left out; of an array of objects all that are meant stay, even if
-    /// nothing of one is wanted.
+    /// The wanted parts of `object`, in the object's own order. Parts that do
+    /// not exist are left out. An array of objects keeps all elements that a
+    /// path selects, even those without any wanted member.
     #[must_use]
     pub fn of(&self, object: &Object) -> Object {
         members(object, &self.parts())
@@ -45,7 +46,7 @@ fn members(object: &Object, paths: &[&[Part]]) -> Object {
     })
 }
 
-/// The rests of those paths whose first part is meant.
+/// The rest of each path whose first part matches.
 fn below<'a>(
     paths: &[&'a [Part]],
     is_meant: impl Fn(&Part) -> bool,
@@ -57,7 +58,7 @@ fn below<'a>(
     rests.collect()
 }
 
-/// What `paths` lead to within a value; `None` if none leads here.
+/// The parts of a value that `paths` lead to; `None` if no path leads here.
 fn part_of(value: &Json, paths: &[&[Part]]) -> Option<Json> {
     if paths.is_empty() {
         return None;

@@ -1,4 +1,4 @@
-//! Filters and conditions: `PROP=VALUE`, as `vmadm lookup` has them.
+//! Filters and conditions: `PROP=VALUE`, as in `vmadm lookup`.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -10,22 +10,24 @@ use regex_lite::{Regex, RegexBuilder};
 use super::path::{Part, Path, UnknownProperty};
 use crate::vm::json::{Json, Object, number_text};
 
-/// The most memory of one regular expression, in bytes.
+/// The most memory that one regular expression may take, in bytes.
 const REGEX_BYTES: usize = 16 << 10;
 
-/// The memory of a small one, of whose text more is searched.
+/// An expression that takes no more memory than this counts as small, and may
+/// search the most text. In bytes.
 const REGEX_BYTES_SMALL: usize = 1 << 10;
 
-/// How deep the groups of a regular expression may stand in each other.
+/// How deeply the groups of a regular expression may be nested.
 const REGEX_DEPTH: u32 = 16;
 
-/// The beginning of a text that is searched by the largest expression, in
-/// bytes, by one of half its size twice as much, and so on: how long metadata
-/// are is up to a tenant, and one search is not interrupted.
+/// How much of a text the largest expression searches from its beginning, in
+/// bytes. An expression of half its size searches twice as much, and so on.
+/// There is a limit because a tenant decides how long metadata are, and a
+/// single search can't be interrupted.
 const SEARCHED_BYTES: usize = 16 << 10;
 
-/// How long regular expressions may be searched for, all together: they can
-/// cost as much as their length times that of the text.
+/// A time limit for all searches by regular expressions together: a search can
+/// cost as much as the length of the expression times that of the text.
 #[derive(Debug)]
 pub struct Search {
     until: Instant,
@@ -34,7 +36,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// A search of at most this time.
+    /// A time limit of `time` that begins now.
     #[must_use]
     pub fn new(time: Duration) -> Self {
         Self {
@@ -44,7 +46,7 @@ impl Search {
         }
     }
 
-    /// Why nothing is known, if nothing is.
+    /// Why the result is unknown; `None` if it is known.
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
         match (self.is_over(), self.is_cut.get()) {
@@ -54,7 +56,7 @@ impl Search {
         }
     }
 
-    /// Whether its time was over, so that not everything was searched.
+    /// Whether the time ran out, so that not everything was searched.
     fn is_over(&self) -> bool {
         self.is_over.get()
     }
@@ -69,7 +71,7 @@ impl Search {
 /// The most conditions of one request.
 pub const CONDITIONS_MAX: usize = 32;
 
-/// Something that a VM is, or is not.
+/// A condition that a VM meets or does not meet.
 #[derive(Clone, Debug)]
 pub struct Condition {
     what: What,
@@ -77,34 +79,34 @@ pub struct Condition {
     is_negated: bool,
 }
 
-/// What is looked at.
+/// What a condition looks at.
 #[derive(Clone, Debug)]
 enum What {
     /// A property.
     Property(Path),
-    /// `type`, which vmadm makes of the brand.
+    /// `type`, which vmadm derives from the brand.
     Type,
-    /// `ram`, which vmadm makes of another property for most brands.
+    /// `ram`, which vmadm takes from another property for most brands.
     Ram,
 }
 
-/// What it has to be.
+/// How a condition tests a value.
 #[derive(Clone, Debug)]
 enum Test {
-    /// Its text is this.
+    /// The text of the value equals this.
     Equals(String),
-    /// Its text matches this somewhere, upper and lower case being one; so
-    /// much of a text is searched.
+    /// The text of the value matches this anywhere, ignoring case. The number
+    /// is how many bytes of the text are searched.
     Matches(Regex, usize),
 }
 
 impl Condition {
-    /// Reads a condition. `value` is a text to be equal to, `~` and a regular
-    /// expression, or `!` and either, for what must not hold. After `\` comes
-    /// a text to be equal to, whatever it begins with.
+    /// Parses a condition. `value` is a text to be equal to, or `~` and a
+    /// regular expression, or `!` and either of these, which then must not
+    /// hold. After `\` comes a text to be equal to, whatever it begins with.
     ///
     /// # Errors
-    /// If no VM can have the property, or the expression is none.
+    /// If no VM can have the property, or the regular expression is not valid.
     pub fn new(property: &str, value: &str) -> Result<Self, ConditionError> {
         let what = match property {
             "type" => What::Type,
@@ -131,13 +133,13 @@ impl Condition {
         Ok(Self { what, test, is_negated })
     }
 
-    /// Whether a regular expression is searched for.
+    /// Whether the condition has a regular expression.
     #[must_use]
     pub fn has_regex(&self) -> bool {
         matches!(self.test, Test::Matches(..))
     }
 
-    /// The values of its property in a VM, as texts.
+    /// The values of the condition's property in a VM, as texts.
     #[must_use]
     pub fn texts(&self, vm: &Object) -> Vec<String> {
         let mut texts = Vec::new();
@@ -157,8 +159,8 @@ impl Condition {
         texts
     }
 
-    /// Whether a change at `path`, as /events tells it, may be of what this
-    /// looks at.
+    /// Whether a change at `path`, as published in /events, may concern what
+    /// this condition looks at.
     #[must_use]
     pub fn may_be_changed_at(&self, path: &[Json]) -> bool {
         match &self.what {
@@ -170,7 +172,7 @@ impl Condition {
         }
     }
 
-    /// The members that what is not a property is made of.
+    /// The members from which `type` and `ram` are derived.
     fn members(&self) -> &'static [&'static str] {
         match &self.what {
             What::Property(_) => &[],
@@ -179,9 +181,9 @@ impl Condition {
         }
     }
 
-    /// Whether it holds of a VM. Of a property that is not there, or `null`,
-    /// nothing holds but what is negated. Nothing is known if `search` tells
-    /// of a failure afterwards.
+    /// Whether the condition holds for a VM. If the property is missing or
+    /// `null`, only a negated condition holds. If `search` reports a failure
+    /// afterwards, the result is unknown.
     #[must_use]
     pub fn holds(&self, vm: &Object, search: &Search) -> bool {
         let is_so = match &self.what {
@@ -218,7 +220,8 @@ impl Test {
                 if end == text.len() {
                     return found.is_some();
                 }
-                // `$` is the end of the text, not of what is searched.
+                // A match that reaches the end of the searched part does not
+                // count: `$` means the end of the text.
                 let is_within = found.is_some_and(|found| found.end() < end);
                 search.is_cut.set(search.is_cut.get() || !is_within);
                 is_within
@@ -227,19 +230,19 @@ impl Test {
     }
 }
 
-/// Why there is no such condition.
+/// Why a condition is not valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConditionError {
     /// No VM can have the property.
     Unknown(UnknownProperty),
-    /// It is no regular expression.
+    /// It is not a valid regular expression.
     Regex {
-        /// What it is.
+        /// The expression.
         pattern: String,
         /// What is wrong with it.
         why: String,
     },
-    /// There are [`CONDITIONS_MAX`] already.
+    /// There are already [`CONDITIONS_MAX`] conditions.
     TooMany,
 }
 
@@ -263,17 +266,17 @@ impl From<UnknownProperty> for ConditionError {
     }
 }
 
-/// All of these conditions.
+/// Conditions that must all hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     conditions: Vec<(String, Condition)>,
 }
 
 impl Filter {
-    /// Adds a condition, in place of an earlier one on the same property.
+    /// Adds a condition. It replaces an earlier one on the same property.
     ///
     /// # Errors
-    /// As [`Condition::new`].
+    /// Those of [`Condition::new`], and [`ConditionError::TooMany`].
     pub fn add(
         &mut self,
         property: &str,
@@ -294,14 +297,14 @@ impl Filter {
         self.conditions.is_empty()
     }
 
-    /// Whether regular expressions are searched for, which takes its time.
+    /// Whether any condition has a regular expression, which takes time.
     #[must_use]
     pub fn has_regex(&self) -> bool {
         self.conditions.iter().any(|(_, condition)| condition.has_regex())
     }
 
-    /// Whether all conditions hold of a VM. Nothing is known if `search` tells
-    /// of a failure afterwards.
+    /// Whether all conditions hold for a VM. If `search` reports a failure
+    /// afterwards, the result is unknown.
     #[must_use]
     pub fn passes(&self, vm: &Object, search: &Search) -> bool {
         let mut conditions = self.conditions.iter();
@@ -309,7 +312,8 @@ impl Filter {
     }
 }
 
-/// An expression, and how much of a text it may search.
+/// Compiles an expression. Returns it, and how many bytes of a text it may
+/// search: the smaller it is, the more.
 fn regex(pattern: &str) -> Result<(Regex, usize), ConditionError> {
     let mut size = REGEX_BYTES_SMALL;
     loop {
@@ -344,7 +348,7 @@ pub fn type_of(vm: &Object) -> &'static str {
     }
 }
 
-/// The member that is the memory of a VM, in MiB.
+/// The name of the member that holds the memory of a VM, in MiB.
 #[must_use]
 pub fn ram_member(vm: &Object) -> &'static str {
     match type_of(vm) {
@@ -353,7 +357,7 @@ pub fn ram_member(vm: &Object) -> &'static str {
     }
 }
 
-/// A value as JavaScript's `String(value)`; `None` for `null`.
+/// A value as JavaScript's `String(value)` writes it; `None` for `null`.
 #[must_use]
 pub fn text_of(value: &Json) -> Option<Cow<'_, str>> {
     Some(match value {
@@ -376,7 +380,8 @@ fn is_mac(what: &What) -> bool {
         if nics == "nics" && mac == "mac")
 }
 
-/// A MAC address with two digits an octet; zonecfg(8) leaves zeros out.
+/// A MAC address with two digits for each octet; zonecfg(8) leaves leading
+/// zeros out.
 fn whole_mac(mac: &str) -> String {
     let octets = mac.split(':').map(|octet| format!("{octet:0>2}"));
     octets.collect::<Vec<_>>().join(":")
@@ -503,8 +508,8 @@ mod tests {
         let at_end = Condition::new("tags.t", "~end").unwrap();
         assert!(at_end.has_regex() && !filter.has_regex());
         assert!(at_end.holds(vm(1000).as_object().unwrap(), &long()));
-        // A small expression searches a quarter of a MiB: past that nothing
-        // is known, unless it has matched before.
+        // A small expression searches a quarter of a MiB. Past that the result
+        // is unknown, unless the expression has matched before.
         let far = vm(200_000);
         for (pattern, is_found) in [("~end", None), ("~éé", Some(true))] {
             let condition = Condition::new("tags.t", pattern).unwrap();
@@ -524,7 +529,7 @@ mod tests {
         let vm = vm(10);
         assert!(!at_end.holds(vm.as_object().unwrap(), &search));
         assert_eq!(search.failure(), Some("searching takes too long"));
-        // What operators write fits.
+        // Expressions that operators write are within the limits.
         let uuid = "~^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-";
         assert!(Condition::new("uuid", uuid).is_ok());
     }

@@ -1,5 +1,5 @@
-//! What a VM object is: its JSON, its members, what of it can be asked for, and
-//! what has changed from one to the next. Pure.
+//! What a VM object is: its JSON, its members, which of them a client can ask
+//! for, and what has changed between two versions of it. Pure.
 
 pub mod json;
 pub mod values;

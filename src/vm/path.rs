@@ -8,7 +8,7 @@ use crate::vm::properties::{
     DEVICE, DISK_OTHERS, FILESYSTEM, NETWORK, OTHERS, Property, SNAPSHOT, ZONE,
 };
 
-/// Whether VM objects have members of this name, at any level: a name that is
+/// Whether VM objects have members of this name, at any level. These names are
 /// the same on every machine.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
@@ -28,9 +28,10 @@ pub fn is_member_name(name: &str) -> bool {
 enum Shape {
     /// A value, or an array of values.
     Plain,
-    /// An array of objects, whose members have these names.
+    /// An array of objects. Their members are named in this table and in this
+    /// list.
     Elements(&'static [Property], &'static [&'static str]),
-    /// An object with any names.
+    /// An object whose members can have any names.
     Map,
 }
 
@@ -54,7 +55,7 @@ pub enum Part {
     Name(String),
     /// Every element, or every member.
     Any,
-    /// The element at this place, from 0 on.
+    /// The element at this index, counted from 0.
     Index(usize),
 }
 
@@ -70,14 +71,15 @@ impl fmt::Display for UnknownProperty {
 
 impl std::error::Error for UnknownProperty {}
 
-/// Where something is in a VM object.
+/// A path to something in a VM object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path(Vec<Part>);
 
 impl Path {
-    /// Reads a path: parts joined by `.`, `*` for every element. What follows
-    /// `tags.` and its like is one name, whatever dots are in it; in such a
-    /// name `\=`, `\,`, `\*` and `\\` stand for the character itself.
+    /// Parses a path: parts joined by `.`, `*` for every element. What follows
+    /// `tags.`, or the name of another map, is one name, even if it contains
+    /// dots; in such a name `\=`, `\,`, `\*` and `\\` stand for the character
+    /// itself.
     ///
     /// # Errors
     /// If no VM object can have such a path.
@@ -120,13 +122,13 @@ impl Path {
         Ok(Self(parts))
     }
 
-    /// The parts, of which there is at least one.
+    /// The parts. There is at least one.
     #[must_use]
     pub fn parts(&self) -> &[Part] {
         &self.0
     }
 
-    /// Whether `holds` holds of a value that is there.
+    /// Whether `holds` is true for a value that this path leads to.
     pub fn any(
         &self,
         object: &Object,
@@ -138,8 +140,8 @@ impl Path {
         object.get(member).is_some_and(|value| any(value, rest, &mut holds))
     }
 
-    /// Whether a change at `path`, as /events tells it, is here or below; or
-    /// above, so that something may have changed here.
+    /// Whether a change at `path`, as published in /events, is at this path or
+    /// below it; or above it, so that something may have changed here.
     #[must_use]
     pub fn meets(&self, path: &[Json]) -> bool {
         self.0.iter().zip(path).all(|(part, other)| match part {
@@ -149,8 +151,8 @@ impl Path {
         })
     }
 
-    /// As [`Path::meets`]; of an element by its place, whether it may be that
-    /// one.
+    /// Like [`Path::meets`], but an index matches any element, because the
+    /// change may be of that element.
     #[must_use]
     pub fn may_meet(&self, path: &[Json]) -> bool {
         self.0.iter().zip(path).all(|(part, other)| match part {
@@ -159,19 +161,19 @@ impl Path {
         })
     }
 
-    /// Whether it leads to an element by its place.
+    /// Whether the path leads to an element by its index.
     #[must_use]
     pub fn has_place(&self) -> bool {
         self.0.iter().any(|part| matches!(part, Part::Index(_)))
     }
 }
 
-/// Characters that a name may have, and that mean something where names are
-/// listed and compared.
+/// Characters that a name may contain, but that have a meaning of their own
+/// where names are listed and compared.
 const ESCAPED: [char; 4] = ['=', ',', '*', '\\'];
 
-/// A name without the backslashes that stand before [`ESCAPED`]; another
-/// backslash is one.
+/// A name without the backslashes before [`ESCAPED`] characters. Any other
+/// backslash is kept.
 fn unescaped(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     let mut chars = name.chars().peekable();
@@ -186,7 +188,7 @@ fn unescaped(name: &str) -> String {
     out
 }
 
-/// Splits at the first `separator` that no backslash stands before.
+/// Splits at the first `separator` that has no backslash before it.
 #[must_use]
 pub fn split_once(text: &str, separator: char) -> Option<(&str, &str)> {
     let mut chars = text.char_indices();
@@ -202,7 +204,7 @@ pub fn split_once(text: &str, separator: char) -> Option<(&str, &str)> {
     None
 }
 
-/// The paths of a list, which commas separate that no backslash stands before.
+/// The paths of a list, separated by commas that have no backslash before them.
 pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -219,7 +221,7 @@ pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
 fn place(word: &str) -> Option<Part> {
     match word {
         "*" => Some(Part::Any),
-        // As written: no sign, nothing before the digits.
+        // Only digits: no sign, and nothing else before them.
         word if word.len() < 10 && word.bytes().all(|b| b.is_ascii_digit()) => {
             word.parse().ok().map(Part::Index)
         }

@@ -1,9 +1,9 @@
 //! Which key of a zone's XML is which property of the VM, and how its text is
-//! translated. Keys that stand in no table are skipped.
+//! translated. Keys that are in no table are skipped.
 //!
-//! To add a property that lives in the zone's XML, add its row here. One that
-//! a command says is set by the module of that command below `load`; here is
-//! its name.
+//! To add a property that is in the zone's XML, add its row here. A property
+//! that a command reports is set by the module of that command below `load`;
+//! only its name is listed here.
 
 use crate::vm::json::Json;
 use crate::vm::values::{
@@ -14,7 +14,7 @@ use crate::vm::values::{
 /// Key in the XML, name in the VM object, translator.
 pub type Property = (&'static str, &'static str, fn(&str) -> Json);
 
-/// The row of `key`.
+/// Finds the row of `key`. The table must be sorted by key.
 #[must_use]
 pub fn find(
     table: &'static [Property],
@@ -23,8 +23,8 @@ pub fn find(
     table.binary_search_by(|row| row.0.cmp(key)).ok().map(|i| &table[i])
 }
 
-/// Keys and elements that are known and say nothing of the VM object: those of
-/// vmadm, and those that zonecfg(8) has besides. What is neither in a table
+/// Keys and elements that are known and say nothing about the VM object: those
+/// of vmadm, and further ones of zonecfg(8). A key that is neither in a table
 /// nor here is logged.
 pub const IGNORED: &[&str] = &[
     "admin",
@@ -202,8 +202,8 @@ pub const FILESYSTEM: &[Property] = &[
     ("type", "type", text),
 ];
 
-/// Members of the VM object that do not come from the zone's XML as they are,
-/// and hold one value, or an array of values.
+/// Members of the VM object that are not taken from the zone's XML unchanged,
+/// and hold one value or an array of values.
 pub const OTHERS: &[&str] = &[
     "boot_timestamp",
     "create_timestamp",
@@ -242,11 +242,11 @@ pub const OTHERS: &[&str] = &[
     "zpool",
 ];
 
-/// What disks have besides what the zone's XML says.
+/// Members of disks that do not come from the zone's XML.
 pub const DISK_OTHERS: &[&str] = &[
     "block_size",
     "compression",
-    // A device may have it, and no VM object shows it; vmadm asks for it.
+    // A device may have it, and vmadm asks for it, but no VM object shows it.
     "image_name",
     "missing",
     "refreservation",
@@ -255,7 +255,7 @@ pub const DISK_OTHERS: &[&str] = &[
     "zpool",
 ];
 
-/// What snapshots have.
+/// Members of snapshots.
 pub const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! How text of the system becomes a member of a VM object.
+//! Translates text from the system into members of a VM object.
 //!
-//! Each rule is one of the reference's translators, edge cases included:
+//! Each rule is one of the reference's translators, including its edge cases:
 //! clients depend on them.
 
 use std::time::SystemTime;
@@ -16,7 +16,7 @@ pub fn text(s: &str) -> Json {
     Json::from(s)
 }
 
-/// JavaScript's `Number(s)`; what is no number is `null`.
+/// JavaScript's `Number(s)`; text that is not a number becomes `null`.
 #[must_use]
 pub fn number(s: &str) -> Json {
     parse_number(s).map_or(Json::Null, Json::Number)
@@ -32,8 +32,9 @@ pub fn bool_strict(s: &str) -> Json {
     }
 }
 
-/// Base64 of UTF-8: blanks and foreign characters are skipped, padding may be
-/// missing, `-` and `_` stand for `+` and `/`, invalid UTF-8 is U+FFFD.
+/// Decodes base64 of UTF-8. Blanks and foreign characters are skipped, padding
+/// may be missing, `-` and `_` stand for `+` and `/`, and invalid UTF-8 becomes
+/// U+FFFD.
 #[must_use]
 pub fn base64_utf8(s: &str) -> Json {
     let mut bytes = Vec::with_capacity(s.len() / 4 * 3);
@@ -58,7 +59,7 @@ pub fn base64_utf8(s: &str) -> Json {
     Json::from(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The parts between commas: not trimmed, empty ones kept.
+/// The parts between commas. They are not trimmed, and empty ones are kept.
 #[must_use]
 pub fn split_commas(s: &str) -> Json {
     Json::from(s.split(',').map(Json::from).collect::<Vec<_>>())
@@ -70,7 +71,7 @@ pub fn split_commas_number(s: &str) -> Json {
     Json::from(s.split(',').map(number).collect::<Vec<_>>())
 }
 
-/// Bytes to MiB; a fraction is kept.
+/// Converts bytes to MiB; a fraction is kept.
 #[must_use]
 pub fn bytes_to_mib(s: &str) -> Json {
     parse_number(s).map_or(Json::Null, |n| Json::Number(n / MIB))
@@ -102,7 +103,7 @@ pub fn parse_number(s: &str) -> Option<f64> {
         "" => Some(0.0),
         "Infinity" | "+Infinity" => Some(f64::INFINITY),
         "-Infinity" => Some(f64::NEG_INFINITY),
-        // Rust also knows "inf" and "nan".
+        // Rust would also accept "inf" and "nan".
         _ if s.contains(|c: char| {
             !c.is_ascii_digit() && !"+-.eE".contains(c)
         }) =>
@@ -113,16 +114,17 @@ pub fn parse_number(s: &str) -> Option<f64> {
     }
 }
 
-/// Milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SS.mmmZ`, as
-/// `Date.prototype.toISOString` does: years past 9999 and before 0 have a sign
-/// and six digits. `None` past what a date of JavaScript can be.
+/// Formats milliseconds since the epoch as `YYYY-MM-DDTHH:MM:SS.mmmZ`, like
+/// `Date.prototype.toISOString`: years after 9999 and before 0 have a sign and
+/// six digits. `None` outside the range of a JavaScript date.
 #[must_use]
 pub fn iso_date(ms: i64) -> Option<String> {
     if !(-DATE_MAX_MS..=DATE_MAX_MS).contains(&ms) {
         return None;
     }
-    // The calendar repeats itself every 400 years: any date is one of those
-    // from 1970 on, some times 400 years away.
+    // The calendar repeats itself every 400 years. So the date is computed
+    // within the 400 years from 1970 on, and the year is then moved by as many
+    // cycles as needed.
     let (cycles, ms) = (ms.div_euclid(CYCLE_MS), ms.rem_euclid(CYCLE_MS));
     let nanos = i128::from(ms) * 1_000_000;
     let date = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
@@ -140,8 +142,8 @@ pub fn iso_date(ms: i64) -> Option<String> {
 /// 400 years, in milliseconds.
 const CYCLE_MS: i64 = 146_097 * 86_400_000;
 
-/// The first and the last moment that a date of JavaScript can be, in
-/// milliseconds before and after the epoch.
+/// How far a JavaScript date can be from the epoch, in milliseconds before or
+/// after it.
 const DATE_MAX_MS: i64 = 8_640_000_000_000_000;
 
 /// A point in time as ISO 8601, UTC, with milliseconds.
@@ -152,16 +154,18 @@ pub fn date_text(date: SystemTime) -> String {
     iso_date(ms).unwrap_or_default()
 }
 
-/// Seconds since the epoch, fraction truncated to milliseconds, as ISO 8601.
+/// Converts seconds since the epoch to ISO 8601. The fraction is truncated to
+/// milliseconds. `None` if JavaScript has no such date.
 #[must_use]
 pub fn epoch_seconds_to_iso(seconds: f64) -> Option<String> {
     let ms = (seconds * 1000.0).trunc();
-    // What is too large becomes the largest number, which is no date.
+    // A value that is too large becomes the largest integer, which is outside
+    // the range of dates.
     #[allow(clippy::cast_possible_truncation)]
     if ms.is_nan() { None } else { iso_date(ms as i64) }
 }
 
-/// Seconds since the epoch as HTTP has dates: `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Seconds since the epoch as an HTTP date: `Sun, 06 Nov 1994 08:49:37 GMT`.
 #[must_use]
 pub fn http_date(seconds: u64) -> String {
     let format = format_description!(

@@ -1,10 +1,11 @@
-//! The sources: each has a thread that blocks on the kernel, parses, and
-//! hands an event on. No source knows what an event is good for.
+//! The event sources. Each has a thread that waits for the kernel, parses what
+//! it reports, and passes an event on. A source does not know what its events
+//! are used for.
 //!
-//! A source never waits for the daemon: on the platform, a reader of sysevents
-//! that stalls holds up the delivery to every subscriber of the machine. When
-//! the daemon is behind, the events become one bit: everything has to be
-//! loaded again.
+//! A source never waits for the rest of the daemon: on the platform, a sysevent
+//! reader that stalls delays the delivery to every subscriber of the machine.
+//! When the daemon falls too far behind, the events that find no room become
+//! one flag: everything has to be loaded again.
 
 pub mod files;
 pub mod sysevent;
@@ -22,35 +23,35 @@ use crate::faults::Fault;
 use crate::source::EventSource;
 use crate::threads::Stop;
 
-/// What a source says of itself.
+/// The state and the counters of an event source.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStatus {
-    /// Process id of its child, if it has one now.
+    /// Process id of its child, if one is running.
     pub pid: Option<u32>,
     /// Whether it is listening to the kernel.
     pub ready: bool,
-    /// How often it was started again.
+    /// How many times it was restarted.
     pub restarts: u64,
-    /// How many events it has handed on.
+    /// How many events it has sent, including those that were lost.
     pub events: u64,
-    /// When the last one came.
+    /// When the last event came.
     pub last_event: Option<Instant>,
-    /// Records that were of no interest.
+    /// How many records were ignored because they are of no interest.
     pub ignored: u64,
-    /// Events that found no room, so that everything had to be loaded.
+    /// How many events found no room. After one, everything is loaded again.
     pub lost: u64,
-    /// What went wrong last.
+    /// The last error.
     pub last_error: Option<String>,
-    /// What is wrong now.
+    /// The present fault; none once the source is ready again.
     pub fault: Option<Fault>,
-    /// Why its child was killed though it ran: it reported nothing.
+    /// Why its child was killed although it was running: it reported nothing.
     pub silent: Option<String>,
 }
 
-/// The status of one source, shared with who tells of it.
+/// The status of one source, shared with the code that reports it.
 pub type SharedStatus = Arc<Mutex<SourceStatus>>;
 
-/// Where a source hands its events on.
+/// The end of the mailbox to which one source sends its events.
 #[derive(Clone, Debug)]
 pub struct Sink {
     source: EventSource,
@@ -58,32 +59,32 @@ pub struct Sink {
     status: SharedStatus,
 }
 
-/// The other end of all sinks.
+/// The end of the mailbox from which the events of all sinks are read.
 #[derive(Debug)]
 pub struct Events {
     mailbox: Arc<Mailbox>,
 }
 
-/// What is on its way from the sources to who reads [`Events`]. (A channel's
-/// reader yields its processor a dozen times before it sleeps, which costs
-/// more than the rest of an event's way; and a bounded one takes all of its
-/// memory at once.)
+/// The events on their way from the sources to the reader of [`Events`]. It is
+/// not a channel: the reader of a channel yields its processor a dozen times
+/// before it sleeps, which costs more than the rest of an event's path, and a
+/// bounded channel takes all of its memory at once.
 #[derive(Debug)]
 struct Mailbox {
     waiting: Mutex<Waiting>,
     changed: Condvar,
-    /// The most events of zones, and of others.
+    /// The most zone events that may wait, and the most other events.
     bound: usize,
 }
 
-/// Zones have a queue of their own, which is read first: neither does a flood
-/// of others push their transitions out, nor is a reload done before they are
-/// known.
+/// Zone events have a queue of their own, which is read first. So a flood of
+/// other events does not push transitions out, and no reload is done before the
+/// transitions that wait here are known.
 #[derive(Debug, Default)]
 struct Waiting {
     of_zones: VecDeque<TimedEvent>,
     others: VecDeque<TimedEvent>,
-    /// An event found no room since this was last asked.
+    /// An event found no room since [`Events::were_lost`] was last called.
     lost: bool,
     /// The daemon is ending.
     closed: bool,
@@ -92,20 +93,20 @@ struct Waiting {
 /// Why there is no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoEvent {
-    /// The time is over.
+    /// The deadline has passed.
     Timeout,
     /// The daemon is ending.
     Ended,
 }
 
-/// Memory for so many events stays when all have been read.
+/// The room for this many events is kept when all have been read.
 const EVENTS_KEPT: usize = 64;
 
 impl Events {
-    /// The next event; waits for it until `until`, if that is set.
+    /// Returns the next event. Waits for it until `until`, if that is set.
     ///
     /// # Errors
-    /// If the time is over, or the daemon is ending.
+    /// If `until` has passed, or the daemon is ending.
     pub fn next(&self, until: Option<Instant>) -> Result<TimedEvent, NoEvent> {
         let Mailbox { waiting, changed, .. } = &*self.mailbox;
         let mut waiting = waiting.lock();
@@ -124,7 +125,7 @@ impl Events {
             if is_over {
                 return Err(NoEvent::Timeout);
             }
-            // A flood is over.
+            // The queue is empty: free the memory that a flood has taken.
             waiting.others.shrink_to(EVENTS_KEPT);
             waiting.of_zones.shrink_to(EVENTS_KEPT);
             match until {
@@ -137,17 +138,17 @@ impl Events {
         }
     }
 
-    /// Whether events were lost since this was last asked. To be asked after
-    /// each event.
+    /// Whether events were lost since the last call. To be called after each
+    /// event.
     #[must_use]
     pub fn were_lost(&self) -> bool {
         std::mem::take(&mut self.mailbox.waiting.lock().lost)
     }
 }
 
-/// A sink for each source, in the order of [`EventSource::ALL`], and where
-/// their events come out, until they are stopped; `bound` of zones and as many
-/// others may wait.
+/// Makes a mailbox. Returns a sink for each source, in the order of
+/// [`EventSource::ALL`], and the end from which their events are read until
+/// `stop` is set. At most `bound` zone events and as many others may wait.
 #[must_use]
 pub fn channel(bound: usize, stop: &Stop) -> ([Sink; 3], Events) {
     let (waiting, changed) = (Mutex::default(), Condvar::new());
@@ -166,7 +167,7 @@ pub fn channel(bound: usize, stop: &Stop) -> ([Sink; 3], Events) {
 }
 
 impl Sink {
-    /// Hands an event on, or remembers that one was lost. Never blocks.
+    /// Sends an event, or notes that one was lost. Never blocks.
     pub fn send(&self, event: SourceEvent) {
         {
             let mut status = self.status.lock();
@@ -176,7 +177,7 @@ impl Sink {
         self.try_send(TimedEvent::now(event));
     }
 
-    /// Says that the source has begun to listen, so that what happened
+    /// Reports that the source has begun to listen, so that what happened
     /// before is unknown.
     pub fn ready(&self, source: EventSource) {
         {
@@ -187,7 +188,7 @@ impl Sink {
         self.gap(source);
     }
 
-    /// Says that something has happened of which nothing is known.
+    /// Reports that something has happened, but not what.
     pub fn gap(&self, source: EventSource) {
         self.try_send(TimedEvent::now(SourceEvent::Ready(source)));
     }
@@ -204,8 +205,8 @@ impl Sink {
             drop(waiting);
             changed.notify_one();
         } else {
-            // The reader looks at the bit after each event, and there are
-            // some.
+            // The reader needs no wake-up: it checks this flag after each
+            // event, and the queue is full of events.
             waiting.lost = true;
             drop(waiting);
             self.status.lock().lost += 1;

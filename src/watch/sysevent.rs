@@ -1,10 +1,10 @@
-//! A sysevent(8) child and the reader of its lines: what the zone and the ZFS
-//! source have in common.
+//! Runs a sysevent(8) child and reads its lines, for the zone source and for
+//! the ZFS source.
 //!
-//! There is no replay of sysevents. Whatever makes the stream doubtful (the
-//! child dies, prints what no record is, says nothing at the start) ends the
-//! child and starts a new one after a pause; its `ready` says that everything
-//! has to be loaded again.
+//! Sysevents are not replayed. If the stream becomes doubtful (the child dies,
+//! prints something that is not a record, or is not ready in time), the child
+//! is killed, and a new one is started after a pause. When the new one is
+//! `ready`, everything has to be loaded again.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,16 +29,18 @@ use crate::watch::Sink;
 /// The most bytes of a child's standard error that are logged.
 const STDERR_MAX: usize = 300;
 
-/// Lines that say nothing ask for a reload no more often than this.
+/// Empty lines ask for a reload no more often than this.
 const UNPRINTED_PAUSE: Duration = Duration::from_secs(1);
 
-/// If more of them come in between, the child prints no records.
+/// If more empty lines than this come between two such reloads, the child
+/// counts as one that prints no records.
 const UNPRINTED_MAX: u32 = 1000;
 
-/// How long the reader waits at most before it looks around.
+/// How long the reader waits at most for output before it checks the child and
+/// the time.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// One of the two streams.
+/// One of the two sysevent streams.
 #[derive(Clone, Debug)]
 pub struct SyseventStream {
     /// Which source it is.
@@ -47,11 +49,12 @@ pub struct SyseventStream {
     pub program: PathBuf,
     /// Its arguments.
     pub args: &'static [&'static str],
-    /// What a record of type `event` means; `None` for one of no interest.
+    /// Returns the event that a record of type `event` stands for; `None` for a
+    /// record of no interest.
     pub parse: fn(&Json) -> Option<SourceEvent>,
 }
 
-/// Reads a stream for as long as the daemon lives.
+/// Reads a stream as long as the daemon runs.
 #[derive(Debug)]
 pub struct Reader {
     stream: SyseventStream,
@@ -61,7 +64,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that hands events to `sink`.
+    /// A reader that sends events to `sink`.
     #[must_use]
     pub fn new(
         stream: SyseventStream,
@@ -80,7 +83,7 @@ impl Reader {
         Self { stream, sink, times, stop }
     }
 
-    /// Reads until it is stopped.
+    /// Reads until it is stopped; restarts the child whenever it fails.
     pub fn run(self) {
         let name = self.stream.source.name();
         let restart = self.times.restart;
@@ -97,8 +100,8 @@ impl Reader {
             if begin.elapsed() > restart.last {
                 pause = restart.first;
             }
-            // Once for each cause, not for each try; but again if it was well
-            // meanwhile.
+            // An error is logged once, not for each restart; but again if the
+            // source was ready in between.
             if self.sink.status().lock().ready {
                 last_error.clear();
             }
@@ -121,7 +124,7 @@ impl Reader {
         }
     }
 
-    /// Runs one child to its end; returns the reason.
+    /// Runs one child until it ends or is given up. Returns the reason.
     fn session(&self) -> ReaderError {
         let stream = &self.stream;
         let mut running = match spawn(&stream.program, stream.args) {
@@ -132,7 +135,7 @@ impl Reader {
             }
         };
         self.set_pid(Some(running.child.id()));
-        // A stop before this found no pid to kill.
+        // A stop that was set before this found no pid to kill.
         let error = match self.stop.is_set() {
             true => ReaderError::Ended,
             false => match self.read(&mut running) {
@@ -170,14 +173,16 @@ impl Reader {
                     let text = String::from_utf8_lossy(said);
                     return Err(ReaderError::Said(text.trim().to_string()));
                 }
-                // A closed pipe is always readable.
+                // It is not polled any more, because a closed pipe is always
+                // readable.
                 ReadSome::End => stderr_is_open = false,
                 ReadSome::Nothing => {}
             }
             let stdout = read_some(&mut running.stdout, &mut buffer);
             match stdout.map_err(ReaderError::Read)? {
                 ReadSome::End => return Err(ReaderError::Ended),
-                // Others may hold its pipe.
+                // The child may have ended while other processes keep its pipe
+                // open.
                 ReadSome::Nothing => {
                     let ended = running.child.has_ended();
                     if ended.map_err(ReaderError::Wait)? {
@@ -197,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Reports that lines have come that say nothing, once in a while.
+    /// Asks for a reload if empty lines have come, but not too often.
     fn report_unprinted(&self, unprinted: &mut Unprinted) {
         let is_soon =
             unprinted.reported.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
@@ -217,7 +222,8 @@ impl Reader {
         match (Record::parse(line)?, *is_ready) {
             (Record::Unprinted, true) => {
                 unprinted.count += 1;
-                // A few cost a reload; so many are no records.
+                // A few empty lines cost a reload; so many mean that it prints
+                // no records.
                 if unprinted.count > UNPRINTED_MAX {
                     return Err(ReaderError::NoRecords);
                 }
@@ -240,7 +246,7 @@ impl Reader {
     }
 }
 
-/// Lines that say nothing.
+/// Counts the empty lines.
 #[derive(Debug, Default)]
 struct Unprinted {
     /// When a reload was last asked for.
@@ -249,23 +255,23 @@ struct Unprinted {
     count: u32,
 }
 
-/// What a line says.
+/// The meaning of a line.
 #[derive(Debug)]
 pub enum Record {
     /// The subscription has begun.
     Ready,
     /// Something has happened.
     Event(Json),
-    /// Nothing: sysevent prints an empty line where it fails to format a
-    /// record, so that something has happened, and nothing says what.
+    /// An empty line. sysevent prints it if it fails to format a record:
+    /// something has happened, but it is unknown what.
     Unprinted,
 }
 
 impl Record {
-    /// Parses a line, its end left out.
+    /// Parses a line without its newline.
     ///
     /// # Errors
-    /// If it is no record.
+    /// If it is not a record.
     pub fn parse(line: &[u8]) -> Result<Self, ReaderError> {
         if line.is_empty() {
             return Ok(Self::Unprinted);
@@ -281,7 +287,7 @@ impl Record {
     }
 }
 
-/// Why a sysevent(8) is of no use, and another is started.
+/// Why a sysevent(8) is given up and another one is started.
 #[derive(Debug)]
 pub enum ReaderError {
     /// The program can't be started.
@@ -298,7 +304,8 @@ pub enum ReaderError {
     Ended,
     /// It was not ready in this time.
     NotReady(Duration),
-    /// It has printed what is no record, or not one that can come now.
+    /// It has printed something that is not a record, or a record that can't
+    /// come at this point.
     NotARecord(String),
     /// It has printed a line of more bytes than this.
     LongLine(usize),
@@ -336,7 +343,7 @@ impl fmt::Display for ReaderError {
     }
 }
 
-/// Cuts what is read into lines.
+/// Splits what is read into lines.
 struct Lines {
     begun: Vec<u8>,
     limit: usize,
@@ -371,8 +378,8 @@ impl Lines {
     }
 }
 
-/// Text of a record as it was meant: sysevent prints each *byte* of what is
-/// not ASCII as a character of its own.
+/// Restores the text of a record: sysevent prints each *byte* of a character
+/// that is not ASCII as a character of its own.
 #[must_use]
 pub fn recover_text(text: &str) -> String {
     let bytes: Option<Vec<u8>> =
@@ -411,7 +418,7 @@ mod tests {
         assert_eq!(recover_text("日"), "日");
     }
 
-    /// A reader of a shell script in place of sysevent.
+    /// A reader that runs a shell script in place of sysevent.
     fn reader(script: &'static str) -> (Reader, Events) {
         let stop = Stop::default();
         let ([sink, ..], events) = channel(100, &stop);
@@ -434,7 +441,8 @@ mod tests {
         (Reader::new(stream, sink, times, stop), events)
     }
 
-    /// Runs a reader until it has begun again often enough.
+    /// Runs a reader until it has restarted its child three times; its last
+    /// error must contain `error`.
     fn runs_again(script: &'static str, error: &str) {
         let (reader, events) = reader(script);
         let stop = reader.stop.clone();

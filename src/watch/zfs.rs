@@ -1,4 +1,4 @@
-//! ZFS history: what was done to datasets.
+//! ZFS history: the operations on datasets.
 
 use crate::config::Paths;
 use crate::event::{DatasetChange, SourceEvent};
@@ -17,10 +17,10 @@ pub fn stream(paths: &Paths) -> SyseventStream {
     }
 }
 
-/// What is done to a pool and concerns every dataset of it.
+/// The operations on a pool that concern every dataset in it.
 const OF_ALL_DATASETS: [&str; 3] = ["import", "open", "checkpoint rewind"];
 
-/// The event of a record:
+/// Returns the event that a record stands for. A record looks like this:
 ///
 /// ```json
 /// {"type":"event","class":"EC_zfs","data":{"pool_name":"zones",
@@ -28,13 +28,15 @@ const OF_ALL_DATASETS: [&str; 3] = ["import", "open", "checkpoint rewind"];
 ///  "history_internal_str":"quota=10737418240"}}
 /// ```
 ///
-/// Records of a pool name no dataset. Most (scrubs, its own properties) are of
-/// no interest; by others its datasets come, or are exchanged.
+/// Records about a whole pool name no dataset. Most of them (scrubs, the pool's
+/// own properties) are of no interest; but those of [`OF_ALL_DATASETS`] make
+/// datasets appear or replace them.
 #[must_use]
 pub fn parse(record: &Json) -> Option<SourceEvent> {
     let data = record.get("data")?;
     let text = |name| data.get(name).and_then(Json::as_str).map(recover_text);
-    // Without a name it is one that is not known: something has changed.
+    // A record without an operation's name is an unknown operation: something
+    // has changed.
     let operation = text("history_internal_name").unwrap_or_default();
     let pool = text("pool_name")
         .filter(|_| OF_ALL_DATASETS.contains(&operation.as_str()));
@@ -51,8 +53,8 @@ pub fn parse(record: &Json) -> Option<SourceEvent> {
 /// (ZFS_MAX_DATASET_NAME_LEN is 256).
 const NAME_MAX: usize = 1024;
 
-/// The most characters of a record's text that are kept: the longest name of
-/// a dataset, and some more for people.
+/// The most characters of a record's text that are kept: enough for the longest
+/// name of a dataset, and some more for people to read.
 const DETAIL_MAX: usize = 512;
 
 fn shortened(text: &str) -> String {

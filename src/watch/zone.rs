@@ -1,4 +1,5 @@
-//! The zone status channel: what the kernel and libzonecfg publish of zones.
+//! The zone status channel: sysevents about zones, which the kernel and
+//! libzonecfg publish.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,18 +20,18 @@ pub fn stream(paths: &Paths) -> SyseventStream {
     }
 }
 
-/// No state has a longer name.
+/// No name of a state is longer than this many characters.
 const STATE_MAX: usize = 64;
 
-/// The event of a record:
+/// Returns the event that a record stands for. A record looks like this:
 ///
 /// ```json
 /// {"type":"event","class":"status","subclass":"change","data":{"zonename":
 ///  "0aa46416-…","newstate":"running","oldstate":"ready","zoneid":12}}
 /// ```
 ///
-/// Records of other classes, and those without a zone's name (`ping`), are
-/// of no interest; nor is the global zone.
+/// Returns `None` for records of other classes, for records without a zone's
+/// name (`ping`), and for the global zone.
 #[must_use]
 pub fn parse(record: &Json) -> Option<SourceEvent> {
     let text = |json: &Json, name| {
@@ -64,7 +65,7 @@ pub fn parse(record: &Json) -> Option<SourceEvent> {
     }
 }
 
-/// When a change was: nanoseconds since 1970.
+/// The time of a change, which the record has in nanoseconds since 1970.
 fn when(data: &Json) -> Option<SystemTime> {
     let nanoseconds = data.get("when").and_then(Json::as_u64)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))

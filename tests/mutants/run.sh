@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Plants each bug of this directory in a copy of the project, and runs the
-# tests that have to find it. A mutant that lives, or no longer applies, is a
-# failure. Names of mutants, if given, are the only ones tried.
+# Plants each bug of this directory (a mutant: a patch) in a copy of the
+# project, and runs the tests that must find it. A mutant that no test finds, or
+# that no longer applies, is a failure. If names of mutants are given, only
+# these are tried.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 copy=$PWD/target/mutants/project
@@ -26,7 +27,8 @@ for mutant in "${mutants[@]}"; do
         echo "$mutant: does not apply"
         exit 1
     fi
-    # Of a change that does not build it is not known whether it is found.
+    # Build first: a mutant that does not build would look like one that a test
+    # has found.
     if [ "$killers" = interleavings ]; then
         build=(make interleavings INTERLEAVINGS=--no-run)
         run=(make interleavings)

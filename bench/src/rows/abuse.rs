@@ -1,4 +1,4 @@
-//! What engines do with clients that are no good, or just many.
+//! How servers cope with clients that misbehave, and with many clients.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// Who has no answer by then has none.
+/// A request that has no answer by then counts as unanswered.
 const TIME: Duration = Duration::from_secs(2);
 
-/// Connections that ask at once and stay open.
+/// How many connections ask at once and stay open.
 const OPEN: usize = 12;
 
-/// Clients that ask for much and take nothing.
+/// How many clients request large answers and do not read them.
 const UNREAD: usize = 16;
 
 fn ask(addr: SocketAddr, path: &str) -> Result<TcpStream> {
@@ -22,8 +22,8 @@ fn ask(addr: SocketAddr, path: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Of connections that ask at once and stay open, how many are answered, in
-/// percent.
+/// The percentage of connections that are answered, if many ask at once and
+/// stay open.
 pub fn open_connections(addr: SocketAddr, path: &str) -> Result<f64> {
     let streams = (0..OPEN).map(|_| ask(addr, path));
     let streams = streams.collect::<Result<Vec<_>>>()?;
@@ -39,8 +39,8 @@ pub fn open_connections(addr: SocketAddr, path: &str) -> Result<f64> {
     Ok(f64::from(answered) * 100.0 / OPEN as f64)
 }
 
-/// How long a small question waits while others take nothing of the large
-/// answers that they asked for; in milliseconds, at the most [`TIME`].
+/// How long a small request takes while other clients do not read the large
+/// answers that they have requested; in milliseconds, at most [`TIME`].
 pub fn beside_unread(
     addr: SocketAddr,
     large: &str,
@@ -50,7 +50,7 @@ pub fn beside_unread(
     let clients = clients.collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     let mut stream = ask(addr, small)?;
-    // No answer takes as long as there was time.
+    // If there is no answer, the request has taken all of the time.
     let _ = stream.read(&mut [0; 64]);
     let took = begin.elapsed().min(TIME);
     drop(clients);

@@ -1,4 +1,5 @@
-//! From the kernel's word to a subscriber: how long, and at what cost.
+//! Events, from the kernel to a subscriber: how long they take, and what they
+//! cost.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -12,22 +13,22 @@ use crate::Result;
 use crate::host::{BenchHost, Daemon, Events, Programs, get};
 use crate::report::{Figure, Goal, Samples};
 
-/// Events of one kind that a run takes.
+/// How many events of one kind each run has.
 const FILE_EVENTS: usize = 1000;
 /// See [`FILE_EVENTS`].
 const ZONE_EVENTS: usize = 200;
 
-/// Events of zones while commands are slow that a run takes.
+/// How many events of zones each run has while commands are slow.
 const SLOW_EVENTS: usize = 50;
 
 /// The most bytes of records that are sent at once.
 const DATAGRAM: usize = 64 << 10;
 
-/// A zone that runs, and its id in the kernel.
+/// A running zone.
 struct Running {
     zonename: String,
     zoneid: i64,
-    /// Where its tags are.
+    /// The path of its tags.
     tags: std::path::PathBuf,
 }
 
@@ -53,8 +54,8 @@ fn running(host: &BenchHost, daemon: &Daemon) -> Result<Vec<Running>> {
     }
 }
 
-/// The pipe from which the daemon reads what sysevent prints of zones: what
-/// is written there is measured without the program that would write it.
+/// The pipe from which the daemon reads sysevent's records of zones. What is
+/// written there is measured without the program that would write it.
 fn reader_pipe(daemon: &Daemon) -> Result<File> {
     let status = daemon.status()?;
     let zone = status.get("sources").and_then(|sources| sources.get("zone"));
@@ -63,22 +64,23 @@ fn reader_pipe(daemon: &Daemon) -> Result<File> {
     Ok(File::options().write(true).open(path)?)
 }
 
-/// Says that a zone shuts down, which it does not: two events, there and
-/// back, of one report and one look at the system.
+/// Reports that a zone is shutting down, although it is not. That makes two
+/// events: one from the report, and one back again, after the daemon has looked
+/// at the system.
 fn report(pipe: &mut File, zone: &Running) -> Result<()> {
     let record =
         zone_change(&zone.zonename, "running", "shutting_down", zone.zoneid);
     Ok(pipe.write_all(format!("{{{record}\n").as_bytes())?)
 }
 
-/// Replaces its tags, as vmadm does.
+/// Replaces a zone's tags, as vmadm does.
 fn tag(zone: &Running, n: usize) -> Result<()> {
     let temp = zone.tags.with_extension("tmp");
     fs::write(&temp, format!("{{\"n\":{n}}}"))?;
     Ok(fs::rename(&temp, &zone.tags)?)
 }
 
-/// Waits for both events of [`report`]; when the first came.
+/// Waits for both events of [`report`]. Returns when the first came.
 fn there_and_back(events: &mut Events, name: &str) -> Result<Instant> {
     let zonename = format!("\"zonename\":\"{name}\"");
     events.next_with(&[&zonename, "\"zone_state\":\"shutting_down\""])?;
@@ -87,8 +89,8 @@ fn there_and_back(events: &mut Events, name: &str) -> Result<Instant> {
     Ok(at)
 }
 
-/// From the record on the reader's pipe, and from a file's replacement, to
-/// the line in a subscriber's socket.
+/// The time from a record on the reader's pipe, and from the replacement of a
+/// file, to the line in a subscriber's socket.
 pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;
@@ -105,7 +107,7 @@ pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
         let at = there_and_back(&mut events, &zone.zonename)?;
         let after = daemon.command_times()?;
         let took = at.duration_since(begin).as_secs_f64();
-        // They run side by side: the slowest is waited for.
+        // The commands run side by side, so the daemon waits for the slowest.
         let slowest = (0..3).map(|n| after[n] - before[n]).fold(0.0, f64::max);
         own.push((took - slowest) * 1e3);
     }
@@ -141,8 +143,9 @@ pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// From the record to the line, while each command takes 30 ms besides what
-/// the simulated one takes: as long as one, if they run side by side.
+/// The time from the record to the line, while each command takes 30 ms longer
+/// than the simulated one does. If the commands run side by side, it is about
+/// that of one command.
 fn with_slow_commands(programs: &Programs, runs: usize) -> Result<Samples> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;
@@ -175,9 +178,10 @@ fn chunked(samples: &Samples, runs: usize, part: f64) -> Vec<f64> {
 pub fn cpu(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let few = cpu_at(programs, 100, runs, Duration::ZERO)?;
     let many = cpu_at(programs, 10_000, runs, Duration::ZERO)?;
-    // The simulated commands are slower on a large host, and who waits for
-    // one longer finds its caches colder: only of the same wait can it be
-    // said what the number of VMs costs.
+    // The simulated commands are slower on a large host, and after a longer
+    // wait for a command the daemon's CPU caches are colder. So the cost of the
+    // number of VMs can only be seen between hosts whose commands take equally
+    // long.
     let waiting = cpu_at(programs, 100, runs, many.command)?;
     let figure = |what: &str, values: &[f64]| {
         Figure::new(4, format!("CPU an event {what}"), "ms", values.to_vec())
@@ -198,7 +202,7 @@ pub fn cpu(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// CPU time an event, in ms, of each run.
+/// CPU time of an event in each run, in ms.
 struct EventCpu {
     files: Vec<f64>,
     zones: Vec<f64>,
@@ -206,7 +210,7 @@ struct EventCpu {
     command: Duration,
 }
 
-/// Measures with so many VMs, each command taking so much longer.
+/// Measures with `vms` VMs, while each command takes `slow` longer.
 fn cpu_at(
     programs: &Programs,
     vms: u64,
@@ -238,14 +242,14 @@ fn cpu_at(
         let count = 2.0 * ZONE_EVENTS as f64;
         of_zones.push((daemon.cpu()? - before) * 1e3 / count);
     }
-    // One run for each report.
+    // zoneadm runs once for each report.
     let count = ZONE_EVENTS * runs;
     let command = (zoneadm_time(&daemon)? - before) / count as f64;
     let command = Duration::try_from_secs_f64(command)?;
     Ok(EventCpu { files: of_files, zones: of_zones, command })
 }
 
-/// How long zoneadm has run, in seconds.
+/// How long zoneadm has run in all, in seconds.
 fn zoneadm_time(daemon: &Daemon) -> Result<f64> {
     let status = daemon.status()?;
     let zoneadm = status.get("commands").and_then(|all| all.get("zoneadm"));
@@ -253,13 +257,13 @@ fn zoneadm_time(daemon: &Daemon) -> Result<f64> {
     Ok(seconds.and_then(Json::as_f64).ok_or("no time of zoneadm")?)
 }
 
-/// CPU time of the daemon for each of many events of files, in seconds.
+/// CPU time of the daemon for an event of a file, the mean of many, in seconds.
 #[allow(clippy::cast_precision_loss)]
 pub fn cpu_of_file_events(host: &BenchHost, daemon: &Daemon) -> Result<f64> {
     let zones = running(host, daemon)?;
     let mut events = daemon.events("?snapshot=none")?;
     let before = daemon.cpu()?;
-    // Others than the last time's.
+    // Begin with another number than the last time, so that the tags differ.
     let first = (before * 1e6) as usize;
     for n in first..first + FILE_EVENTS {
         let zone = &zones[n % zones.len()];
@@ -279,12 +283,12 @@ pub fn burst(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let zones = running(&host, &daemon)?;
     let zones = zones.get(..VMS).ok_or("too few VMs run")?;
     for run in 0..runs {
-        // What there is to find: nothing tells of it yet.
+        // Make the changes that are to be found. No sysevent reports them yet.
         host.hurt("sysevent-zfs", "drop")?;
         let value = ((40 + run as u64) << 30).to_string();
         for zone in zones {
             let own = format!("zones/{}", zone.zonename);
-            // One or the other is what is served, by brand.
+            // Which of the two is served depends on the brand.
             host.zfs_set(&own, "quota", &value)?;
             host.zfs_set(&own, "refquota", &value)?;
         }
@@ -323,7 +327,7 @@ pub fn burst(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Of each VM two changes of its dataset and three of its zone.
+/// Sends two changes of each VM's dataset and three of its zone.
 fn send_burst(host: &BenchHost, zones: &[Running]) -> Result<()> {
     let (mut of_zones, mut of_zfs) = (Vec::new(), Vec::new());
     for zone in zones {

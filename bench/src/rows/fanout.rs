@@ -1,4 +1,4 @@
-//! Many who listen.
+//! Many subscribers.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -15,23 +15,24 @@ use crate::report::{Figure, Goal};
 
 const EVENTS: usize = 1000;
 
-/// Each is a chunk: its size, the event, and an empty line. The first says
-/// that the stream has begun.
+/// Each event is a chunk of three lines: its size, the event, and an empty
+/// line. The first chunk says that the stream has begun.
 const LINES: usize = 3 * (1 + EVENTS);
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// One who listens.
+/// One subscriber.
 struct Subscriber {
     stream: TcpStream,
     bytes: f64,
-    /// Ends of lines since the head of the answer; `None` until that is over.
+    /// Newlines received since the head of the answer; `None` until the head
+    /// has been received.
     lines: Option<usize>,
-    /// When it had the last event.
+    /// When it received the last event.
     done: Option<Instant>,
 }
 
-/// 500 subscribers, 1,000 events; then the same with a tenth of both kinds of
-/// cost, to see what it grows with.
+/// 1,000 events for 500 subscribers, and then for a tenth of the subscribers,
+/// to see whether the cost of a byte grows with their number.
 pub fn subscribers(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 50)?;
     let (mut late, mut many, mut few) = (Vec::new(), Vec::new(), Vec::new());
@@ -54,13 +55,14 @@ pub fn subscribers(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// What listeners cost.
+/// What subscribers cost the daemon: CPU time in seconds, and bytes sent.
 struct Cost {
     cpu: f64,
     bytes: f64,
 }
 
-/// From when the first has the last event to when all have it, in seconds.
+/// Makes events for `count` subscribers. Returns the time from when the first
+/// of them has the last event until all have it, in seconds, and the cost.
 fn listen(
     host: &BenchHost,
     daemon: &Daemon,
@@ -72,7 +74,7 @@ fn listen(
     let zonepath = vm.and_then(|vm| vm.get("zonepath")?.as_str());
     let zonepath = zonepath.ok_or("no VM")?;
     let tags = host.path(&format!("{zonepath}/config/tags.json"));
-    // There may be so many at most, those of before included.
+    // The number of subscribers is limited, and includes those of before.
     crate::host::until("nobody listens", Duration::from_millis(5), || {
         Ok((listeners(daemon)? == 0).then_some(()))
     })?;
@@ -86,7 +88,7 @@ fn listen(
         Ok(Subscriber { stream, bytes: 0.0, lines: None, done: None })
     });
     let mut subscribers = subscribers.collect::<Result<Vec<_>>>()?;
-    // All have begun.
+    // Wait until all have subscribed.
     crate::host::until("all listen", Duration::from_millis(5), || {
         Ok((listeners(daemon)? > count).then_some(()))
     })?;
@@ -97,7 +99,7 @@ fn listen(
         for n in 1..=EVENTS {
             fs::write(&temp, format!("{{\"n\":\"{unique}-{n}\"}}"))?;
             fs::rename(&temp, &tags)?;
-            // One event each: the next one when this was seen.
+            // One event for each write: write again when this one has come.
             let mark = format!("{{\"n\":\"{unique}-{n}\"}}");
             probe.next_with(&[&mark]).map_err(std::io::Error::other)?;
         }
@@ -116,14 +118,14 @@ fn listen(
     Ok((lateness, Cost { cpu, bytes }))
 }
 
-/// How many listen, by the daemon's count.
+/// How many subscribers there are, by the daemon's count.
 fn listeners(daemon: &Daemon) -> Result<usize> {
     let status = daemon.status()?;
     let listeners = status.get("eventsListeners").and_then(Json::as_object);
     Ok(listeners.ok_or("no listeners in /status")?.len())
 }
 
-/// Reads until all have had the last event.
+/// Reads until all have received the last event.
 fn read_all(subscribers: &mut [Subscriber]) -> Result<()> {
     let begin = Instant::now();
     let mut buffer = vec![0; 64 << 10];
@@ -157,7 +159,8 @@ fn read_all(subscribers: &mut [Subscriber]) -> Result<()> {
 }
 
 impl Subscriber {
-    /// Counts lines, which is quick: who reads must not be what is measured.
+    /// Only counts lines. That is quick, so that the readers are not what is
+    /// measured.
     #[allow(clippy::cast_precision_loss)]
     fn take(&mut self, mut bytes: &[u8]) {
         self.bytes += bytes.len() as f64;

@@ -1,4 +1,4 @@
-//! Answers a second, against the least that a server can do.
+//! Answers per second, compared with the least that a server can do.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use crate::load::{Had, ask};
 use crate::report::{Figure, Goal};
 use crate::rows::abuse::{beside_unread, open_connections};
 
-/// How long clients ask, each time.
+/// How long clients send requests, each time.
 const TIME: Duration = Duration::from_secs(1);
 
-/// VMs of the small answers' host, and of the large one's.
+/// How many VMs the host has for the small answers, and for the large one.
 const FEW: u64 = 50;
 /// See [`FEW`].
 const MANY: u64 = 1000;
 
-/// /ping and /vms/NAME.
+/// Measures /ping and /vms/NAME.
 pub fn small(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, FEW)?;
     let daemon = host.start(programs, &[])?;
@@ -49,7 +49,7 @@ pub fn small(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The daemon and tiny_http with clients that are no good.
+/// Measures the daemon and tiny_http with clients that misbehave.
 fn abused(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, MANY)?;
     let daemon = host.start(programs, &[])?;
@@ -58,7 +58,7 @@ fn abused(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let mut open = [Vec::new(), Vec::new()];
     let mut beside = [Vec::new(), Vec::new()];
     for _ in 0..runs {
-        // tiny_http answers whatever is asked with the same.
+        // tiny_http gives the same answer to every request.
         for (n, addr) in [daemon.addr, tiny.addr].into_iter().enumerate() {
             open[n].push(open_connections(addr, "/ping")?);
         }
@@ -81,7 +81,7 @@ fn abused(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// A server that answers as the daemon does to `path`.
+/// Starts a server that answers as the daemon does to `path`.
 fn answering(
     host: &BenchHost,
     ours: SocketAddr,
@@ -95,7 +95,7 @@ fn answering(
     Server::start(name, &file)
 }
 
-/// /vms.
+/// Measures /vms.
 pub fn all_vms(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, MANY)?;
     let daemon = host.start(programs, &[])?;
@@ -113,8 +113,8 @@ pub fn all_vms(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// The daemon, the floor and tiny_http by turns, so that what else goes on
-/// on the machine meets them alike.
+/// Measures the daemon, the floor and tiny_http in turn, so that other activity
+/// on the machine affects all of them alike.
 fn compare(
     host: &BenchHost,
     ours: SocketAddr,

@@ -14,7 +14,7 @@ use crate::report::Figure;
 pub use events::cpu_of_file_events;
 pub use scale::{calm, reload_once};
 
-/// Measures a row, so often.
+/// Measures a row, in this many runs.
 type Measure = fn(&Programs, usize) -> Result<Vec<Figure>>;
 
 /// All rows.

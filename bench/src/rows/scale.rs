@@ -13,21 +13,22 @@ use crate::host::{BenchHost, Daemon, Programs, get, request};
 use crate::load::one;
 use crate::report::{Figure, Goal, Samples};
 
-/// The numbers of VMs that are asked for.
+/// The numbers of VMs for which there are goals.
 const VMS: [u64; 2] = [1000, 10_000];
 
-/// Records of the flood: about so many events.
+/// How many records the flood has; they make about as many events.
 const FLOOD: usize = 1_000_000;
 
-/// After a peak, memory is looked at for so long.
+/// How long memory is watched.
 const CALM: Duration = Duration::from_secs(3);
 
-/// Seconds between reloads: a moment after one, the next is not yet due.
+/// Seconds between periodic reloads: long enough that the next one is not due a
+/// moment after one.
 const PERIOD: &str = "8";
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// From the daemon's start to its first answer.
+/// The time from the daemon's start to its first answer.
 pub fn start(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (vms, goal) in VMS.into_iter().zip([60.0, 600.0]) {
@@ -100,7 +101,7 @@ pub fn memory(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Memory at rest: the least within a while.
+/// Memory at rest, in bytes: the least within a while.
 pub fn calm(daemon: &Daemon) -> Result<f64> {
     let begin = Instant::now();
     let mut least = f64::INFINITY;
@@ -111,7 +112,8 @@ pub fn calm(daemon: &Daemon) -> Result<f64> {
     Ok(least)
 }
 
-/// Records of all VMs' datasets, and waits until the daemon has seen them.
+/// Sends records of all VMs' datasets, and waits until the daemon has seen
+/// them.
 fn flood(host: &BenchHost, daemon: &Daemon, count: usize) -> Result<()> {
     let names = daemon.zonenames()?;
     let mut lines = String::new();
@@ -127,8 +129,8 @@ fn flood(host: &BenchHost, daemon: &Daemon, count: usize) -> Result<()> {
     daemon.settle()
 }
 
-/// Reloads and large answers at once, which nobody takes for a while; the
-/// most memory then.
+/// Requests reloads and large answers at once, and does not read the answers
+/// for a while. Returns the most memory that the daemon had then, in bytes.
 fn peak(daemon: &Daemon) -> Result<f64> {
     use std::io::Write;
     let mut clients = Vec::new();
@@ -195,9 +197,9 @@ pub fn reload(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     ])
 }
 
-/// CPU time of the next reload that nobody has asked for, in seconds.
+/// CPU time of the next reload that no client has asked for, in seconds.
 fn periodic_reload(daemon: &Daemon) -> Result<f64> {
-    // How long ago the last one was: it begins again with the next.
+    // How long ago the last reload was; when it gets less, there was another.
     let ago = || -> Result<f64> {
         let status = daemon.status()?;
         let last = status.get("lastRefresh").and_then(Json::as_str);
@@ -213,7 +215,8 @@ fn periodic_reload(daemon: &Daemon) -> Result<f64> {
     Ok(daemon.cpu()? - cpu)
 }
 
-/// Everything is loaded, and no body of an answer counts.
+/// Asks for a full reload. With HEAD, the cost of an answer's body does not
+/// count.
 pub fn reload_once(daemon: &Daemon) -> Result<()> {
     request(daemon.addr, "HEAD", "/vms?sync=1&timeout=30")?;
     Ok(())

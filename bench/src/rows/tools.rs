@@ -1,4 +1,4 @@
-//! What the tools cost.
+//! What the command line tools cost.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -7,10 +7,11 @@ use crate::Result;
 use crate::host::{BenchHost, Programs};
 use crate::report::{Figure, Goal};
 
-/// Times that each is run.
+/// How many times each tool is run.
 const TIMES: usize = 100;
 
-/// CPU time of each tool, process start included; the program's size.
+/// CPU time of each tool, including the start of its process; and the size of
+/// the program.
 pub fn cpu(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;

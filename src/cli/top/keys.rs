@@ -1,4 +1,4 @@
-//! Keys, from what a terminal sends for them.
+//! Parses the bytes that a terminal sends into keys.
 
 /// A key that was pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum KeyPress {
     Suspend,
 }
 
-/// Sequences of terminals, without the escape before them.
+/// The sequences that terminals send for keys, without the escape before them.
 const SEQUENCES: &[(&[u8], KeyPress)] = &[
     (b"[A", KeyPress::Up),
     (b"[B", KeyPress::Down),
@@ -47,9 +47,9 @@ const SEQUENCES: &[(&[u8], KeyPress)] = &[
     (b"[4~", KeyPress::End),
 ];
 
-/// Reads keys; sequences that are not known are passed over. Returns also how
-/// many bytes those keys were: what is left may be the beginning of a
-/// sequence, unless `is_all`.
+/// Parses keys, and returns them with the number of bytes used. Unknown
+/// sequences are skipped. Bytes at the end that may be the beginning of a
+/// longer sequence are left over, unless `is_all` says that no more will come.
 pub fn parse(bytes: &[u8], is_all: bool) -> (Vec<KeyPress>, usize) {
     let mut keys = Vec::new();
     let mut rest = bytes;

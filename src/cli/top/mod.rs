@@ -1,4 +1,9 @@
-//! `top`: a live view of VMs and of what happens to them.
+//! `top`: a live view of VMs and of what happens to them, or a table printed
+//! once if there is no terminal.
+//!
+//! Other threads follow the events, ask for /status and wait for signals. They
+//! put what they find into an [`Inbox`] and ring its bell. The main thread
+//! alone reads keys and draws.
 
 mod keys;
 mod screen;
@@ -25,35 +30,38 @@ use keys::KeyPress;
 use screen::Screen;
 use view::View;
 
-/// How often the daemon is asked how it is.
+/// How often the daemon is asked for /status.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
-/// How long it may take to say so.
+/// How long it may take to answer that.
 const STATUS_TIME: Duration = Duration::from_secs(5);
 
-/// How long a terminal that takes no output keeps the view from ending.
+/// How long a terminal that takes no output can delay the end after a signal.
+/// After that the process exits all the same.
 const END_TIME: Duration = Duration::from_secs(1);
 
-/// How long the rest of a key's sequence may take: the line may be slow.
+/// How long to wait for the rest of a key's sequence: the connection to the
+/// terminal may be slow.
 const SEQUENCE_TIME: Duration = Duration::from_millis(200);
 
-/// How often times that are shown go on.
+/// How often the times that are shown are updated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The shortest time between two frames: a flood of events is not shown one
-/// by one.
+/// The shortest time between two frames, except after a key, so that a flood of
+/// events is not drawn one by one.
 const FRAME_TIME: Duration = Duration::from_millis(50);
 
-/// Events that wait to be shown; of more, the oldest are not.
+/// The most events that may wait to be shown. If there are more, the oldest are
+/// dropped.
 const INBOX_MAX: usize = 1000;
 
-/// The size of a terminal that does not tell it.
+/// The width and height, in cells, of a terminal that does not report its size.
 const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
-/// What other threads have found, until the view takes it in.
+/// What other threads have found, and the view has not yet taken.
 struct Inbox {
     state: Mutex<Found>,
-    /// Rung when there is something.
+    /// Rung when there is something to take.
     bell: Bell,
     ended: Condvar,
 }
@@ -61,30 +69,33 @@ struct Inbox {
 #[derive(Default)]
 struct Found {
     events: VecDeque<Event>,
-    /// What the daemon has said of itself last, or why it has not.
+    /// The last /status, or why the daemon did not answer.
     status: Option<Result<Json, client::Error>>,
-    /// Whether somebody wants the end.
+    /// Whether a signal has asked for the end.
     is_ending: bool,
     is_over: bool,
-    /// Whether somebody wants the terminal back.
+    /// Whether a signal or Ctrl-Z has asked to suspend the program.
     is_suspended: bool,
-    /// Whether somebody had it meanwhile.
+    /// Whether the program was continued: another one may have used the
+    /// terminal meanwhile.
     is_continued: bool,
 }
 
-/// What a signal has asked for.
+/// What a signal, or Ctrl-Z, has asked for.
 enum Asked {
     Nothing,
-    /// The end.
+    /// To end.
     End,
-    /// The terminal, for the shell.
+    /// To suspend, and leave the terminal to the shell.
     Suspend,
-    /// The terminal back, which another program may have had meanwhile.
+    /// To take the terminal back, which another program may have used
+    /// meanwhile.
     Continue,
 }
 
 impl Inbox {
-    /// Takes what has come into the view; returns what a signal has asked for.
+    /// Hands what other threads have found to the view. Returns what a signal
+    /// has asked for.
     fn take(&self, view: &mut View, now: Instant) -> Asked {
         let mut found = self.state.lock();
         for event in std::mem::take(&mut found.events) {
@@ -113,7 +124,8 @@ impl Inbox {
     }
 }
 
-/// Shows it until the user has seen enough.
+/// Shows the view until the user ends it. Without a terminal, or on one that is
+/// dumb, prints it once as text.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let client = asked(args, 0)?.client("vminfod-top")?;
     let bell = Bell::new().map_err(|e| Failure::Failed(e.to_string()))?;
@@ -153,13 +165,14 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     asker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
     let shown = live(&mut view, &watcher, &inbox);
-    // The terminal is as before: what else ends may take its time.
+    // The terminal is restored already, so the rest of the end may take its
+    // time.
     inbox.state.lock().is_over = true;
     inbox.ended.notify_all();
     shown.map_err(|e| Failure::Failed(format!("terminal: {e}")))
 }
 
-/// Asks the daemon how it is, now and again.
+/// Asks the daemon for /status, again and again until the view has ended.
 fn ask_for_status(client: &Client, inbox: &Inbox) {
     loop {
         let status = client.status(false);
@@ -175,11 +188,11 @@ fn ask_for_status(client: &Client, inbox: &Inbox) {
     }
 }
 
-/// A terminal that shows the view, and is as before when this is dropped.
+/// The terminal that shows the view. It is restored when this is dropped.
 struct Terminal {
     keys: Arc<RawMode>,
     screen: Screen,
-    /// The beginning of a sequence, and when it has come.
+    /// The beginning of a sequence, and when its last bytes arrived.
     pressed: Vec<u8>,
     pressed_at: Instant,
 }
@@ -197,7 +210,7 @@ impl Terminal {
     }
 
     fn end(&self) {
-        // It may be gone.
+        // The terminal may be gone, so ignore an error.
         let _ = write(screen::END);
         self.keys.restore();
     }
@@ -208,7 +221,7 @@ impl Terminal {
         write(screen::BEGIN)
     }
 
-    /// The keys that were pressed; `None` if nobody is there any more.
+    /// The keys that were pressed; `None` if the terminal is gone.
     fn read(&mut self) -> io::Result<Option<Vec<KeyPress>>> {
         let bytes = self.keys.read()?;
         if bytes.is_empty() {
@@ -219,7 +232,7 @@ impl Terminal {
         Ok(Some(self.take(false)))
     }
 
-    /// When what has come of a key is all of it.
+    /// Until when to wait for the rest of a sequence; `None` if none has begun.
     fn rest_until(&self) -> Option<Instant> {
         let until = self.pressed_at + SEQUENCE_TIME;
         (!self.pressed.is_empty()).then_some(until)
@@ -244,8 +257,8 @@ fn write(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Hands signals on; and ends the program itself if the view can't, since
-/// its terminal takes nothing.
+/// Hands signals to the view. If the view can't end in [`END_TIME`], because
+/// its terminal takes no output, restores the terminal and exits.
 fn heed(signals: &Signals, inbox: &Inbox, keys: &RawMode) {
     loop {
         match signals.wait() {
@@ -322,9 +335,9 @@ fn live(
     }
 }
 
-/// Waits for what is to be shown: at once for keys, for what else has
-/// happened not before the next frame is due, and for times until `tick`.
-/// `false` if nobody is there any more.
+/// Waits until there is something to draw: a key is drawn at once, what other
+/// threads have found not before [`FRAME_TIME`] after `shown_at`, and the times
+/// at `tick`. Returns `false` if the terminal is gone.
 fn wait(
     view: &mut View,
     terminal: &mut Terminal,

@@ -1,12 +1,12 @@
-//! Frames, and how they get onto a terminal: only lines that are different
-//! are written, since the terminal may be at the end of a slow line.
+//! Frames, and how they are drawn on a terminal. Only lines that have changed
+//! are written, because the connection to the terminal may be slow.
 
 use std::fmt::Write;
 
 /// How text looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
-    /// As all text.
+    /// Ordinary text.
     #[default]
     Plain,
     /// Less important.
@@ -37,13 +37,13 @@ impl Style {
     }
 }
 
-/// A piece of a line. Where it begins does not depend on how wide the
-/// terminal takes what stands before it to be.
+/// A piece of a line. It begins in a given cell, even if the terminal draws the
+/// text before it wider or narrower than we expect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The cell in which it begins, from 0 on.
+    /// The cell in which it begins, counted from 0.
     pub at: usize,
-    /// Text that a terminal may be given.
+    /// The text, which must be safe for a terminal.
     pub text: String,
     /// How it looks.
     pub style: Style,
@@ -68,7 +68,7 @@ impl ScreenLine {
         self.spans.push(Span { at, text, style });
     }
 
-    /// The line as text alone.
+    /// The line as plain text, without styles.
     pub fn text(&self) -> String {
         let mut cells: Vec<char> = Vec::new();
         for span in &self.spans {
@@ -93,15 +93,17 @@ pub struct Screen {
     size: (usize, usize),
 }
 
-/// The other screen, without a cursor, and without going on in the next line.
+/// Switches to the alternate screen, hides the cursor, turns line wrapping off,
+/// and clears the screen.
 pub const BEGIN: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 
-/// The screen as it was before. Empty first: what is on it would get onto the
-/// other one, in some terminals, if the size has changed meanwhile.
+/// Restores all that [`BEGIN`] has changed. The alternate screen is cleared
+/// first: some terminals would copy its content to the normal screen if the
+/// size has changed meanwhile.
 pub const END: &str = "\x1b[2J\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 impl Screen {
-    /// What has to be written so that `lines` are shown.
+    /// What must be written to the terminal to show `lines`.
     pub fn show(
         &mut self,
         lines: Vec<ScreenLine>,
@@ -136,7 +138,7 @@ impl Screen {
     }
 }
 
-/// The beginning of a text that takes no more cells than that.
+/// The longest beginning of a text that takes at most `room` cells.
 pub fn begin_of(text: &str, room: usize) -> String {
     let mut cells = 0;
     let fits = |c: &char| {
@@ -149,7 +151,7 @@ pub fn begin_of(text: &str, room: usize) -> String {
 /// How many cells a character takes, in most terminals.
 fn width(c: char) -> usize {
     match u32::from(c) {
-        // What stands above or below the one before, or joins two.
+        // Marks above or below the character before, and joiners.
         0x300..=0x36f | 0x200b..=0x200d | 0xfe00..=0xfe0f => 0,
         0x1100..=0x115f
         | 0x2e80..=0xa4cf
@@ -183,7 +185,7 @@ mod tests {
         assert_eq!(screen.show(vec![line("a"), line("c")], size, true), "");
         let out = screen.show(vec![line("a")], size, true);
         assert_eq!(out, "\x1b[2;1H\x1b[2K");
-        // Another size: all of it, and no more than fits.
+        // The size has changed: everything is written, cut to the width.
         let mut wide = ScreenLine::of("0123456789".to_string(), Style::Plain);
         wide.add(3, "xyz".to_string(), Style::Red);
         wide.add(9, "never".to_string(), Style::Red);
@@ -198,7 +200,7 @@ mod tests {
         let mut line = ScreenLine::of("ab".to_string(), Style::Bold);
         line.add(4, "cd ".to_string(), Style::Plain);
         assert_eq!(line.text(), "ab  cd");
-        // What is written over something takes its place.
+        // Text that is added over other text replaces it.
         let mut line = ScreenLine::of(" ".repeat(10), Style::Reverse);
         line.add(2, "RAM".to_string(), Style::Reverse);
         line.add(6, "STATE".to_string(), Style::Reverse);

@@ -1,4 +1,5 @@
-//! What the live view shows: pure, from what is known to the lines of a frame.
+//! What the live view shows. It makes the lines of a frame from VMs, events,
+//! /status, keys and the time. It is pure: it reads and writes nothing.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use crate::client::{Event, EventKind, Unreadable, Watcher};
 use crate::vm::filter::{ram_member, text_of, type_of};
 use crate::vm::json::{Json, Object};
 
-/// How long what has changed stands out.
+/// How long a VM stands out after a change.
 const HIGHLIGHT: Duration = Duration::from_secs(5);
 
-/// Lines of events that are kept.
+/// The most lines of events that are kept.
 const EVENTS_MAX: usize = 500;
 
-/// Latencies are those of the last events within this time.
+/// Latencies of events older than this are dropped.
 const LATENCY_TIME: Duration = Duration::from_secs(60);
 
 /// The most latencies that are kept.
@@ -27,10 +28,10 @@ const LATENCIES_MAX: usize = 10_000;
 /// The longest filter, in characters.
 const FILTER_MAX: usize = 60;
 
-/// A terminal at least this wide has whole uuids.
+/// From this width on, in cells, uuids are shown whole.
 const WIDE: usize = 110;
 
-/// What VMs are sorted by.
+/// A column, which VMs can be sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ViewColumn {
     /// The uuid.
@@ -43,7 +44,7 @@ pub enum ViewColumn {
     State,
     /// The alias.
     Alias,
-    /// When it has changed last: the latest first.
+    /// The last change; the latest comes first.
     Changed,
 }
 
@@ -58,27 +59,27 @@ impl ViewColumn {
     ];
 }
 
-/// What has happened to a VM last.
+/// The last change of a VM.
 #[derive(Clone, Debug)]
 struct Change {
     at: Instant,
     what: String,
 }
 
-/// All that is shown, and how.
+/// Everything that is shown, and how.
 #[derive(Debug)]
 pub struct View {
-    /// Which daemon is shown.
+    /// The address of the daemon that is shown.
     pub server: String,
     /// The VMs.
     pub vms: BTreeMap<Arc<str>, Json>,
-    /// What the daemon says of itself.
+    /// The last /status.
     pub status: Option<Json>,
-    /// Why what is shown may be old.
+    /// Why the VMs shown may be old, if they may.
     pub trouble: Option<String>,
     /// VMs that can't be read.
     pub unreadable: Vec<Unreadable>,
-    /// Why the daemon does not say how it is.
+    /// Why the daemon does not answer /status, if it does not.
     pub silence: Option<String>,
     changes: HashMap<Arc<str>, Change>,
     events: VecDeque<(String, Style)>,
@@ -92,7 +93,7 @@ pub struct View {
     top: usize,
     /// How many VMs the last frame had room for, and how many there were.
     page: (usize, usize),
-    /// Whether the end is wanted.
+    /// Whether the user has asked for the end.
     pub is_over: bool,
 }
 
@@ -108,7 +109,7 @@ struct Row<'a> {
 }
 
 impl View {
-    /// A view of nothing yet.
+    /// A view that shows nothing yet.
     pub fn new(server: String) -> Self {
         Self {
             server,
@@ -132,14 +133,14 @@ impl View {
         }
     }
 
-    /// Shows what a watcher has.
+    /// Copies the VMs and faults of a watcher.
     pub fn mirror(&mut self, watcher: &Watcher) {
         self.vms = watcher.vms();
         self.trouble = watcher.trouble();
         self.unreadable = watcher.unreadable();
     }
 
-    /// Takes an event in.
+    /// Takes in an event.
     pub fn take_in(&mut self, event: &Event, now: Instant) {
         let time = event.date().split_once('T');
         let time = time.map_or("", |(_, time)| time.get(..8).unwrap_or(time));
@@ -177,7 +178,7 @@ impl View {
         }
     }
 
-    /// Does what a key is for.
+    /// Acts on a key.
     pub fn press(&mut self, key: KeyPress) {
         if self.is_filtering && key != KeyPress::Interrupt {
             match key {
@@ -281,7 +282,8 @@ impl View {
         lines
     }
 
-    /// The same for who reads it later: title, health and all VMs.
+    /// The view as text, for when there is no terminal: title, health and all
+    /// VMs.
     pub fn text(&self, now: Instant) -> String {
         let mut lines = vec![self.title(), self.health(), self.header(WIDE)];
         lines.extend(self.rows().iter().map(|row| row.line(WIDE, now)));
@@ -408,7 +410,8 @@ impl View {
                 wanted.is_empty() || text.to_lowercase().contains(&wanted)
             })
             .collect();
-        // By name already: what is equal stays so.
+        // The rows are in the order of their zonenames. Equal rows stay in that
+        // order, because the sort is stable.
         rows.sort_by(|a, b| {
             let order = match self.sort {
                 ViewColumn::Uuid => a.uuid.cmp(b.uuid),
@@ -484,7 +487,7 @@ impl Row<'_> {
         if let Some(change) = self.change {
             let ago = now.saturating_duration_since(change.at);
             let ago = long_time(ago.as_secs_f64().floor());
-            // Whole seconds: a frame a second is enough.
+            // Whole seconds, so that one frame a second is enough.
             let ago = ago.replace(".0", "");
             add(ViewColumn::Changed, format!("{ago}: {}", change.what), style);
         }
@@ -510,7 +513,7 @@ fn place(column: ViewColumn, width: usize) -> (usize, usize) {
     }
 }
 
-/// A change, as the lower pane has it.
+/// A change, as the list of events shows it.
 fn change_text(change: &Json) -> String {
     let path = change.get("prettyPath").and_then(Json::as_str);
     let value = |name: &str| {
@@ -521,7 +524,8 @@ fn change_text(change: &Json) -> String {
     format!("{}: {old} -> {new}", path.unwrap_or_default())
 }
 
-/// What of an event stands behind its VM: the state, if that has changed.
+/// What the last column shows of an event: the state if that has changed, else
+/// the first change.
 fn main_change(event: &Event, what: &[String]) -> Option<String> {
     if event.kind != EventKind::Modify {
         return what.first().cloned();
@@ -533,7 +537,8 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     let state = ["state", "zone_state"]
         .iter()
         .find_map(|path| changes.iter().find(|change| is_of(change, path)));
-    // When a file was written says nothing beside what came before it.
+    // `last_modified` only says when a file was written: what is shown already
+    // says more.
     let mut others = changes.iter().filter(|c| !is_of(c, "last_modified"));
     let change = state.or_else(|| others.next())?;
     let path = change.get("prettyPath").and_then(Json::as_str)?;

@@ -1,5 +1,6 @@
-//! What can be listed of a VM, and what VMs can be filtered by: the names of
-//! vmadm(8), which are fewer than those that the daemon knows.
+//! The fields of a VM that can be listed, and the keys that VMs can be filtered
+//! by. They are those of vmadm(8), which are fewer than the properties that the
+//! daemon knows.
 
 use std::borrow::Cow;
 
@@ -8,7 +9,7 @@ use crate::vm::filter::{ram_member, type_of};
 use crate::vm::json::{Json, Object};
 use crate::vm::path::Path;
 
-/// Name, header and width of what can be listed.
+/// Name, header and width of each field that can be listed by its name alone.
 const LISTED: &[(&str, &str, usize)] = &[
     ("alias", "ALIAS", 10),
     ("autoboot", "AUTOBOOT", 8),
@@ -62,7 +63,7 @@ const OTHER_WIDTH: usize = 20;
 /// Arrays whose elements can be listed.
 const ARRAYS: [&str; 3] = ["disks", "nics", "pci_devices"];
 
-/// What of a disk can be filtered by.
+/// The members of a disk that VMs can be filtered by.
 const OF_DISK: [&str; 8] = [
     "boot",
     "image_name",
@@ -74,7 +75,7 @@ const OF_DISK: [&str; 8] = [
     "zpool",
 ];
 
-/// What of a nic can be filtered by.
+/// The members of a nic that VMs can be filtered by.
 const OF_NIC: [&str; 9] = [
     "dhcp_server",
     "gateway",
@@ -87,11 +88,11 @@ const OF_NIC: [&str; 9] = [
     "vlan_id",
 ];
 
-/// Something of a VM that can be listed.
+/// A field of a VM that can be listed.
 #[derive(Clone, Debug)]
 pub struct ListField {
     what: What,
-    /// What stands above its column.
+    /// The header of its column.
     pub header: String,
     /// The least width of its column.
     pub width: usize,
@@ -99,20 +100,21 @@ pub struct ListField {
 
 #[derive(Clone, Debug)]
 enum What {
-    /// The VM's type, of its brand.
+    /// The VM's type, which follows from its brand.
     Type,
-    /// Its memory, which for most brands is another member.
+    /// The VM's memory, which for most brands is the member
+    /// `max_physical_memory`.
     Ram,
-    /// A member.
+    /// A member of the VM object.
     Member(String),
-    /// A member of the object at this place of an array.
+    /// Array, index, and a member of the element at that index.
     OfElement(String, usize, String),
-    /// A member of an object.
+    /// Map, such as `tags`, and a key in it.
     OfMap(String, String),
 }
 
 impl ListField {
-    /// Reads a name, if such can be listed.
+    /// Parses the name of a field; `None` if it can't be listed.
     pub fn parse(name: &str) -> Option<Self> {
         let listed = LISTED.iter().find(|row| row.0 == name);
         let what = match (name, listed) {
@@ -128,7 +130,8 @@ impl ListField {
                         && is_number(place)
                         && !key.is_empty() =>
                 {
-                    // No array has more elements than that.
+                    // An index too large for a `usize` is beyond the end of any
+                    // array.
                     let place = place.parse().unwrap_or(usize::MAX);
                     What::OfElement(array.to_string(), place, key.to_string())
                 }
@@ -142,8 +145,8 @@ impl ListField {
         Some(Self { what, header, width })
     }
 
-    /// Adds the paths that the daemon has to be asked for; none that no VM
-    /// can have.
+    /// Adds the paths to ask the daemon for. A path that no VM can have is not
+    /// added.
     pub fn ask(&self, paths: &mut Vec<String>) {
         let mut ask = |path: String| {
             if Path::parse(&path).is_ok() && !paths.contains(&path) {
@@ -158,13 +161,13 @@ impl ListField {
                 }
             }
             What::Member(name) => ask(name.clone()),
-            // All elements, or places would not be what they are.
+            // Ask for all elements, so that each keeps its index.
             What::OfElement(array, _, key) => ask(format!("{array}.*.{key}")),
             What::OfMap(map, key) => ask(format!("{map}.{key}")),
         }
     }
 
-    /// What it is of a VM.
+    /// The value of this field in a VM, if it has one.
     pub fn of<'a>(&self, vm: &'a Object) -> Option<Cow<'a, Json>> {
         let own = match &self.what {
             What::Type => return Some(Cow::Owned(Json::from(type_of(vm)))),
@@ -178,7 +181,8 @@ impl ListField {
         own.map(Cow::Borrowed)
     }
 
-    /// Whether its values have `:` in them by nature, all in the same places.
+    /// Whether its values are timestamps. These have `:` in the same places, so
+    /// `list -p` does not escape it.
     pub fn is_time(&self) -> bool {
         matches!(&self.what, What::Member(name) if name.ends_with("_timestamp"))
     }
@@ -189,20 +193,20 @@ impl ListField {
 pub enum FilterKey {
     /// A path that the daemon knows.
     Path,
-    /// It can be asked for, and no VM has it.
+    /// vmadm(8) accepts the key, but no VM can have it.
     Nothing,
 }
 
 impl FilterKey {
-    /// Reads a key, if VMs can be filtered by it.
+    /// Parses a key; `None` if VMs can't be filtered by it.
     pub fn parse(key: &str) -> Option<Self> {
         if LISTED.iter().any(|row| row.0 == key) {
             return Some(Self::Path);
         }
         let (member, rest) = key.split_once('.')?;
-        // vmadm(8) lists routes, and does not filter by them.
+        // vmadm(8) can list routes, but not filter by them.
         if is_map(member) && member != "routes" {
-            // A name with a dot in it would be two.
+            // A name with a dot would be taken for two names.
             return (!rest.is_empty()).then_some(match rest.contains('.') {
                 true => Self::Nothing,
                 false => Self::Path,

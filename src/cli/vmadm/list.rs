@@ -1,4 +1,4 @@
-//! `list`: a table of VMs.
+//! `list`: prints a table of VMs.
 
 use std::ffi::OsString;
 
@@ -35,8 +35,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         }
     }
     let names: Vec<_> = order.split(',').collect();
-    // What can't be is said only after the VMs were found, as filters that
-    // can't be come first.
+    // Errors in fields are reported only after `find`, so that errors in
+    // filters come first.
     let keys = sort_keys(sort, &names);
     let columns = names.iter().map(|name| {
         let unknown = || said(format!("invalid order field: {name}"));
@@ -75,8 +75,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     all_read("vmadm", &found.unreadable)
 }
 
-/// What is sorted by. vmadm sorts what it has: of what is not among the listed
-/// names, nothing.
+/// The keys to sort by. vmadm sorts what it lists, so a field that is not among
+/// the listed names is left out.
 fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<SortKey>, Failure> {
     let mut keys = Vec::new();
     for name in sort.split(',') {
@@ -91,7 +91,7 @@ fn sort_keys(sort: &str, listed: &[&str]) -> Result<Vec<SortKey>, Failure> {
     Ok(keys)
 }
 
-/// The text of a cell. `false` is as what is not there, in vmadm's way.
+/// The text of a cell. As in vmadm, `false` is shown like an absent value.
 fn cell(
     column: &ListField,
     vm: &Object,
@@ -102,7 +102,7 @@ fn cell(
     let is_zero = |v: &Json| v.as_f64() == Some(0.0);
     let shown = value.as_deref().filter(|v| is_truthy(v) || is_zero(v));
     match (shown.and_then(text_of), is_parsable) {
-        // With one column alone there is nothing to be told apart.
+        // Only with more columns than one are there separators to escape.
         (Some(text), true) if columns > 1 && !column.is_time() => {
             let text = text.replace('\\', "\\\\").replace(':', "\\:");
             text_for_reader(text)
@@ -123,7 +123,7 @@ fn add_line(
         true => cells.join(":"),
         false => {
             let padded = cells.iter().zip(columns).map(|(cell, column)| {
-                // JavaScript's length.
+                // As JavaScript counts: in UTF-16 code units.
                 let length = cell.encode_utf16().count();
                 let blanks = column.width.saturating_sub(length);
                 format!("{cell}{}", " ".repeat(blanks))

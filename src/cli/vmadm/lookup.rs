@@ -1,4 +1,4 @@
-//! `lookup`: which VMs are meant.
+//! `lookup`: prints the uuids of the VMs that match, or the VMs themselves.
 
 use std::ffi::OsString;
 
@@ -17,7 +17,7 @@ const OPTIONS: [Opt; 3] = [
     flag('1', &["unique"]),
 ];
 
-/// Prints the uuids, or the VMs.
+/// Prints the uuids or, with `-j`, the VMs.
 pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let args = parse(args, &OPTIONS)?;
     let fields = args.last("output").map(|o| o.split(',').collect::<Vec<_>>());
@@ -53,14 +53,14 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     all_read("vmadm", &unreadable)
 }
 
-/// The members of VMs that these fields are made of.
+/// The members of a VM object that these fields need.
 fn members_of(fields: &[&str]) -> Vec<String> {
     let mut members = Vec::new();
     for field in fields {
         match *field {
             "type" => members.push("brand"),
             "ram" => members.extend(["brand", "ram", "max_physical_memory"]),
-            // Fields are whole members; of others no VM has any.
+            // A field is a whole member. No VM has a field with any other name.
             field if !field.contains('.') && Path::parse(field).is_ok() => {
                 members.push(field);
             }
@@ -75,8 +75,8 @@ fn members_of(fields: &[&str]) -> Vec<String> {
     members.into_iter().map(String::from).collect()
 }
 
-/// A VM as vmadm tells it, with the type and, where it is another member, the
-/// memory; of that, these fields.
+/// A VM as vmadm prints it: with `type`, and with `ram` if the memory is in
+/// another member. With `fields`, only these.
 fn shown(vm: &Object, fields: Option<&[&str]>) -> Object {
     let mut shown = vm.clone();
     shown.set("type", type_of(vm));

@@ -1,5 +1,5 @@
-//! The verbs of vmadm(8) that only read: list, lookup, get and its other name
-//! json, events. Called by the name of vmadm, these are all there is.
+//! The verbs of vmadm(8) that only read: list, lookup, get (also called json)
+//! and events. Called as vmadm, the program has no other verbs except help.
 
 mod fields;
 mod list;
@@ -17,7 +17,8 @@ use crate::vm::filter::Condition;
 use fields::FilterKey;
 use order::number_of;
 
-/// vmadm's commands that change VMs, or ask others than the daemon.
+/// Commands of vmadm that we refuse: they change VMs, or ask something other
+/// than the daemon.
 const NOT_HERE: &[&str] = &[
     "boot",
     "console",
@@ -44,10 +45,11 @@ const NOT_HERE: &[&str] = &[
     "validate",
 ];
 
-/// What every command of vmadm takes; the log is the daemon's.
+/// Options that every command of vmadm accepts. They do nothing here, because
+/// only the daemon logs.
 const COMMON: [Opt; 2] = [flag('v', &["verbose"]), flag('d', &["debug"])];
 
-/// How long `get --sync` may take, unless one says.
+/// How long `get --sync` may take, unless `--timeout` says.
 const SYNC_TIME: Duration = Duration::from_secs(30);
 
 /// Runs a command line of vmadm.
@@ -65,13 +67,13 @@ pub fn main(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     }
 }
 
-/// An error in vmadm's own words.
+/// An error with exactly vmadm's text, and exit status 1.
 fn said(message: String) -> Failure {
     Failure::Said { message, status: 1 }
 }
 
-/// Reads a command line; an option that lacks its value has `true`, as vmadm
-/// has it.
+/// Parses a command line. As in vmadm, a last option that lacks its value gets
+/// `true`.
 fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
     let parsed = Args::parse(args, &[options, &COMMON, &CLIENT], Some("true"));
     parsed.map_err(|e| usage::of_vmadm(&e.to_string()))
@@ -113,14 +115,15 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
     }
 }
 
-/// Whether a text has the form of a UUID, as vmadm looks at it.
+/// Whether vmadm would take a text for a UUID: it has the right length, and
+/// dashes in the right places.
 pub fn is_uuid(text: &str) -> bool {
     let units: Vec<u16> = text.encode_utf16().collect();
     units.len() == 36 && [8, 13, 18, 23].iter().all(|at| units[*at] == 0x2d)
 }
 
-/// The VMs that are meant by operands `FIELD=VALUE`, and of each what is at
-/// these paths; all of it if there are none.
+/// Finds the VMs that match all operands `FIELD=VALUE`. Each VM has only what
+/// is at `paths`, or is whole if `paths` is `None`.
 fn find(
     args: &Args,
     what: &str,
@@ -130,8 +133,8 @@ fn find(
     let mut is_none = false;
     let mut conditions: Vec<(&str, &str)> = Vec::new();
     for operand in &args.operands {
-        // A number alone is a slip, not a key; numbers from 2 on are keys
-        // that there are not.
+        // As in vmadm, an operand that is a number below 2 can't be split. A
+        // larger number is a key, and fails below as an unknown one.
         if number_of(operand) < 2.0 {
             let error = format!("Bad arguments: unable to split {operand}");
             return Err(usage::of_vmadm(&error));
@@ -150,7 +153,8 @@ fn find(
             }
             Some(FilterKey::Nothing) => is_none = true,
             Some(FilterKey::Path) => {
-                // An expression that is none is told by its own name.
+                // Check it here, so that the error names a wrong regular
+                // expression.
                 Condition::new(key, value).map_err(|e| said(e.to_string()))?;
                 query = match value.strip_prefix('~') {
                     Some(pattern) => query.matches(key, pattern),

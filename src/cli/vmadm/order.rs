@@ -1,4 +1,4 @@
-//! Sorting as JavaScript compares.
+//! Sorts VMs as vmadm does, by JavaScript's rules of comparison.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -10,16 +10,17 @@ use crate::vm::json::{Json, Object};
 /// A key to sort by.
 #[derive(Debug)]
 pub struct SortKey {
-    /// What is compared.
+    /// The field whose values are compared.
     pub field: ListField,
-    /// Whether the last comes first.
+    /// Whether the order is reversed.
     pub is_descending: bool,
 }
 
-/// Sorts by these keys; what is equal by all of them stays in order.
+/// Sorts by these keys. VMs that are equal by all of them keep their order.
 ///
-/// A merge sort of its own: values of different types have no order that is
-/// one in the strict sense, which the standard library's does not bear.
+/// This is a merge sort of our own: JavaScript's comparison of values of
+/// different types is not a total order, and the standard library's sort
+/// requires one.
 #[must_use]
 pub fn sorted<'a>(vms: &[&'a Object], keys: &[SortKey]) -> Vec<&'a Object> {
     if vms.len() < 2 {
@@ -53,7 +54,7 @@ fn compare(a: &Object, b: &Object, keys: &[SortKey]) -> Ordering {
     by_key.into_iter().find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
 }
 
-/// What is not there, `null`, 0, `false` and `""` come last.
+/// An absent value, `null`, 0, `false` and `""` come last.
 fn compare_values(a: Option<&Json>, b: Option<&Json>) -> Ordering {
     let (a, b) = (a.filter(|v| is_truthy(v)), b.filter(|v| is_truthy(v)));
     match (a, b) {
@@ -64,7 +65,8 @@ fn compare_values(a: Option<&Json>, b: Option<&Json>) -> Ordering {
             (Primitive::Text(a), Primitive::Text(b)) => {
                 a.encode_utf16().cmp(b.encode_utf16())
             }
-            // What is no number compares with nothing.
+            // A value that is not a number is neither less nor greater than any
+            // other, so it counts as equal.
             (a, b) => {
                 let numbers = a.number().partial_cmp(&b.number());
                 numbers.unwrap_or(Ordering::Equal)
@@ -108,7 +110,7 @@ impl Primitive<'_> {
 }
 
 /// A text as a number, by the rules of JavaScript's `Number()`; NaN if it is
-/// none.
+/// not a number.
 #[must_use]
 pub fn number_of(text: &str) -> f64 {
     let text = text.trim();
@@ -131,7 +133,7 @@ pub fn number_of(text: &str) -> f64 {
         Some("0b" | "0B") => return radix(&text[2..], 2),
         _ => {}
     }
-    // Rust also reads words, as `inf`.
+    // Rust would also parse words, such as `inf`.
     let is_decimal = |b: u8| b.is_ascii_digit() || b"+-.eE".contains(&b);
     match text.bytes().all(is_decimal) {
         true => text.parse().unwrap_or(f64::NAN),
@@ -162,7 +164,7 @@ mod tests {
             (r#""""#, "null", Equal),
             ("false", r#""a""#, Greater),
             (r#""B""#, r#""a""#, Less),
-            // One code unit above the surrogates of the other.
+            // By code units: U+FF00 is above the surrogates of the other.
             (r#""\uff00""#, r#""\ud83d\ude00""#, Greater),
             (r#"["a","b"]"#, r#""a,c""#, Less),
         ] {

@@ -1,4 +1,4 @@
-//! A comparison, without daemons and without a clock.
+//! Tests of a comparison, without daemons and without a clock.
 
 use super::*;
 use crate::client::{Error, EventKind, Ready};
@@ -44,7 +44,7 @@ fn begun(now: Instant) -> Comparison {
     comparison
 }
 
-/// What is new so many seconds after the beginning.
+/// What is new this many seconds after the beginning.
 fn news(c: &mut Comparison, begin: Instant, seconds: u64) -> Vec<String> {
     let news = c.look(begin + Duration::from_secs(seconds));
     let shown = |news: News| match news {
@@ -90,7 +90,7 @@ fn what_lasts_is_reported_once_and_when_it_is_over() {
         ..StreamCounts::default()
     };
     assert_eq!(c.counts(), counts);
-    // The other's came too late to be the same.
+    // The change of the other daemon came too late to be matched.
     let _ = news(&mut c, now, 60);
     assert_eq!(c.counts().alone, [1, 1]);
 }
@@ -117,7 +117,7 @@ fn a_stream_that_leaves_an_event_out_is_found() {
     let at = |seconds| now + Duration::from_secs(seconds);
     c.take_served(1, &served, at(1));
     assert!(c.is_doubtful(1) && !c.is_doubtful(0));
-    // It was seen once, however long ago that is.
+    // It was seen only once, however long ago that is.
     assert_eq!(news(&mut c, now, 20), [""; 0]);
     c.take_served(1, &served, at(21));
     let wanted = ["Stream(1) quota differs", "Stream(1)  differs"];
@@ -157,7 +157,7 @@ fn what_cannot_be_read_is_said_and_neither_differs_nor_agrees() {
     c.take(0, &modify(3), now);
     assert_eq!(news(&mut c, now, 9), ["1 VM a can't be read: odd"]);
     assert_eq!(c.counts().unread, 1);
-    // In /vms, too.
+    // A VM in /vms can be unreadable, too.
     let served = Vms { vms: vec![], unreadable: vec![unreadable(None)] };
     c.take_served(0, &served, now + Duration::from_secs(10));
     let wanted = ["0 a VM can't be read: odd"];

@@ -1,4 +1,5 @@
-//! Runs that hang, are slow, or are killed, and what is done again then.
+//! Runs that hang, are slow, or are killed, and the jobs that are done again
+//! because of them.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
@@ -12,7 +13,7 @@ const STUCK: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
 const OWED_MAX: usize = 4;
 
-/// Runs that end with their test.
+/// Runs that are killed when their test ends.
 struct Own {
     runs: Runs,
     stop: Stop,
@@ -61,7 +62,7 @@ fn ask(circuit: &str, script: &str) -> RunRequest {
 
 const HANG: &str = "exec sleep 1000";
 
-/// A run that ends when it is told to.
+/// Makes a run end when the test opens the gate, and not before.
 struct Gate(PathBuf);
 
 impl Gate {
@@ -100,7 +101,7 @@ fn said(finished: &Result<Output, CommandError>) -> &str {
     finished.as_ref().unwrap().stdout.trim_end()
 }
 
-/// Asks, and is told that there is no answer.
+/// Asks, and expects that there is no answer in time.
 fn unanswered(runs: &Runs, asked: RunRequest) -> Unanswered {
     runs.wait(runs.ask(asked)).unwrap_err()
 }
@@ -128,7 +129,7 @@ fn what_hangs_holds_up_its_own_circuit_alone() {
         let error = runs.wait(asked).unwrap_err().error.to_string();
         assert!(error.contains("has not answered for"), "{error}");
     }
-    // Others are told at once, and start nothing.
+    // Further requests are refused at once, and start nothing.
     for _ in 0..100 {
         let error = unanswered(&runs, ask("zfs a", "echo never")).error;
         let error = error.to_string();
@@ -178,7 +179,7 @@ fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
     gate.open();
     assert_eq!(redone(&jobs, 3), ["a", "b", "c"]);
     assert_eq!(runs.owed(&lane("c")), Sources::NONE);
-    // Who comes too late to wait is brought back at once.
+    // A job that comes too late to wait is done again at once.
     wait_until(|| runs.overdue().is_empty());
     runs.owe(&second, job("d", Sources::ZFS));
     runs.owe(&refused, job("e", Sources::ZFS));
@@ -215,7 +216,7 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
         asked.begun.unwrap().until - begin
     };
     assert!(patience("zfs a") >= Duration::from_millis(400));
-    // Of another circuit, or sort, it says nothing.
+    // This does not change the time for another circuit or another sort.
     let other = RunRequest { sort: "trees", ..ask("zfs a", "true") };
     let begin = Instant::now();
     let until = runs.ask(other).begun.unwrap().until;
@@ -223,7 +224,8 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
     let state = runs.0.state.lock();
     assert_eq!(state.slow.keys().filter(|(c, _)| c != "zfs a").count(), 0);
     drop(state);
-    // Nor may it take so long that it is hardly ever killed.
+    // A load does not wait for so long that the run is hardly ever killed
+    // first.
     let limit = Duration::from_millis(100);
     let begin = Instant::now();
     let asked = runs.ask(RunRequest { limit, ..ask("zfs a", "true") });
@@ -262,7 +264,7 @@ fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
     let error = again.error.unwrap();
     assert!(error.is_hang(), "{error}");
     assert!(runs.overdue().is_empty());
-    // It is no sign that the next one will only be slow.
+    // A run that was killed is no sign that the next one will be slow.
     assert!(runs.0.state.lock().slow.is_empty());
 }
 

@@ -3,15 +3,15 @@
 use crate::vm::json::Json;
 use crate::vm::values::parse_number;
 
-/// What a numeric column says. Sizes are bytes, dates seconds since the epoch
-/// (`zfs list -p`).
+/// The value of a numeric column. Sizes are in bytes, dates in seconds since
+/// the epoch (`zfs list -p`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Column {
     /// A number.
     Number(f64),
     /// `-`: the dataset has no such property.
     NotApplicable,
-    /// A text that is no number, as `none`.
+    /// A text that is not a number, such as `none`.
     NoNumber,
 }
 
@@ -33,8 +33,9 @@ impl Column {
         }
     }
 
-    /// As it is served: a column that does not apply is the string `-`, as the
-    /// reference keeps it, and what is no number is `null`.
+    /// The value as it is served. A column that does not apply is the string
+    /// `-`, as in the reference implementation. A text that is not a number is
+    /// `null`.
     #[must_use]
     pub fn json(self) -> Json {
         match self {

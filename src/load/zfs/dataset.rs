@@ -1,4 +1,4 @@
-//! A dataset: its columns, and the members of a VM object that they are.
+//! A dataset: its columns, and the members of a VM object that come from them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::vm::json::{Json, Object};
 use crate::vm::values::{GIB, MIB, epoch_seconds_to_iso, parse_number};
 
 /// The columns that are asked for, in this order. A tenant may put a tab into
-/// the mountpoint of a dataset that is delegated to him: it comes last.
+/// the mountpoint of a delegated dataset, so the mountpoint comes last.
 pub const COLUMNS: [&str; 17] = [
     "compression",
     "creation",
@@ -30,8 +30,8 @@ pub const COLUMNS: [&str; 17] = [
     "mountpoint",
 ];
 
-/// A snapshot whose name begins so belongs to vmadm; the rest is its name
-/// there.
+/// A snapshot whose name begins with this belongs to vmadm. The rest of the
+/// name is its name in vmadm.
 pub const VM_SNAPSHOT: &str = "vmsnap-";
 
 /// A held snapshot of this name makes a dataset indestructible.
@@ -44,7 +44,7 @@ pub struct Dataset {
     pub name: Arc<str>,
     /// The column `compression`.
     pub compression: Arc<str>,
-    /// When it was made.
+    /// When it was created.
     pub creation: Column,
     /// The column `filesystem_limit`.
     pub filesystem_limit: Column,
@@ -68,14 +68,15 @@ pub struct Dataset {
     pub snapshots: Vec<DatasetSnapshot>,
 }
 
-/// A snapshot of vmadm's, or one that makes its dataset indestructible.
+/// A snapshot that vmadm has taken, or one that makes its dataset
+/// indestructible.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DatasetSnapshot {
     /// What follows the `@`.
     pub name: Arc<str>,
     /// When it was taken.
     pub creation: Column,
-    /// What was written since the snapshot before.
+    /// The bytes that were written since the snapshot before it.
     pub written: Column,
     /// Whether a hold keeps it.
     pub held: bool,
@@ -84,7 +85,7 @@ pub struct DatasetSnapshot {
 /// A dataset as it is listed.
 pub(super) struct Listed {
     pub dataset: Dataset,
-    /// Where it is mounted; of a volume its raw device.
+    /// Where it is mounted; for a volume, its raw device.
     pub mountpoint: String,
     /// Whether it is managed from within a zone.
     zoned: bool,
@@ -94,7 +95,7 @@ pub(super) struct Listed {
 const NO_LIMIT: f64 = 18_446_744_073_709_551_615.0;
 
 impl Dataset {
-    /// Adds a snapshot, unless it is there.
+    /// Adds a snapshot, unless it is there already.
     pub(super) fn add(&mut self, snapshot: DatasetSnapshot) {
         if !self.snapshots.contains(&snapshot) {
             self.snapshots.push(snapshot);
@@ -189,7 +190,7 @@ fn pool(dataset: &str) -> &str {
 }
 
 impl Listed {
-    /// What a line of zfs says.
+    /// Parses the columns of a line of zfs.
     pub fn parse(fields: &[&str; COLUMNS.len()]) -> Self {
         let [
             compression,
@@ -233,7 +234,7 @@ impl Listed {
         Self { dataset, mountpoint, zoned: zoned == "on" }
     }
 
-    /// Whether it is found by its mountpoint.
+    /// Whether it should be found by its mountpoint.
     pub fn is_mapped(&self) -> bool {
         self.mountpoint.starts_with('/')
             && !self.zoned
@@ -242,8 +243,8 @@ impl Listed {
 }
 
 impl DatasetSnapshot {
-    /// `None` for a snapshot that says nothing of a VM: a storm of them, as by
-    /// `zfs recv`, costs no memory.
+    /// `None` for a snapshot that does not matter to a VM object. So a flood of
+    /// such snapshots, as from `zfs recv`, costs no memory.
     pub(super) fn parse(
         name: &str,
         fields: &[&str; COLUMNS.len()],

@@ -13,7 +13,7 @@ use crate::load::error::{CommandError, DatasetError, OutputError};
 use dataset::Listed;
 pub use dataset::{COLUMNS, Dataset, DatasetSnapshot, INDESTRUCTIBLE};
 
-/// Datasets by name and by where they are mounted.
+/// Datasets, by name and by mountpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Datasets {
     by_name: HashMap<Arc<str>, Arc<Dataset>>,
@@ -22,11 +22,11 @@ pub struct Datasets {
     snapshots: HashMap<Arc<str>, Vec<DatasetSnapshot>>,
     /// Names that could not be listed, and why.
     failed: HashMap<Arc<str>, DatasetError>,
-    /// Names that zfs says there are not.
+    /// Names of which zfs says that they do not exist.
     missing: HashSet<Arc<str>>,
-    /// A line that could not be understood.
+    /// A line that could not be parsed.
     odd: Option<OutputError>,
-    /// What zfs has said where it left something out.
+    /// What zfs printed when it left something out.
     cut: Option<DatasetError>,
 }
 
@@ -37,8 +37,8 @@ impl Datasets {
         self.by_name.get(name)
     }
 
-    /// The dataset that is mounted at, or is the device, `path`; datasets
-    /// that a zone manages do not count.
+    /// The dataset that is mounted at `path`, or whose device `path` is.
+    /// Datasets that a zone manages do not count.
     #[must_use]
     pub fn mounted_at(&self, path: &str) -> Option<&Arc<Dataset>> {
         self.by_mountpoint.get(path).and_then(|name| self.get(name))
@@ -50,7 +50,7 @@ impl Datasets {
         self.failed.get(name)
     }
 
-    /// Keeps only what was asked for by these names.
+    /// Keeps only the datasets and snapshots with these names.
     pub fn retain(&mut self, names: &BTreeSet<Arc<str>>) {
         self.by_name.retain(|name, _| names.contains(name));
         self.by_mountpoint.retain(|_, name| names.contains(name));
@@ -63,13 +63,14 @@ impl Datasets {
         });
     }
 
-    /// Whether zfs says that there is none of this name.
+    /// Whether zfs says that this name does not exist.
     #[must_use]
     pub fn is_missing(&self, name: &str) -> bool {
         self.missing.contains(name) && self.get(name).is_none()
     }
 
-    /// Why a pool says nothing of its datasets, if it does not.
+    /// Why nothing is known of a pool's datasets, if that is so: the pool could
+    /// not be listed, or does not exist.
     #[must_use]
     pub fn pool_failure(&self, pool: &str) -> Option<DatasetError> {
         let is_missing = self.missing.contains(pool);
@@ -77,18 +78,19 @@ impl Datasets {
         self.failure(pool).cloned().or(missing)
     }
 
-    /// What zfs has said where it left something out: of what, it does not
-    /// say.
+    /// What zfs printed when it left something out. It does not say what that
+    /// is.
     #[must_use]
     pub fn cut(&self) -> Option<&DatasetError> {
         self.cut.as_ref()
     }
 
-    /// Drops what was said not to exist: it is asked for again, alone.
+    /// Forgets which names do not exist. They are asked for again, alone.
     pub fn doubt_missing(&mut self) {
         self.missing.clear();
     }
 
+    /// Notes the missing names as failed if `pool` itself was not listed.
     /// That there is no such name counts only while its pool is listed.
     pub fn doubt_missing_without(&mut self, pool: &str) {
         if self.get(pool).is_some() {
@@ -104,7 +106,7 @@ impl Datasets {
         self.failed.insert(Arc::clone(name), why);
     }
 
-    /// Forgets names.
+    /// Forgets the names for which `is_old` is true.
     pub fn forget(&mut self, is_old: impl Fn(&str) -> bool) {
         self.by_name.retain(|name, _| !is_old(name));
         self.by_mountpoint.retain(|_, name| !is_old(name));
@@ -113,14 +115,15 @@ impl Datasets {
         self.missing.retain(|name| !is_old(name));
     }
 
-    /// A line that could not be understood, if there was one.
+    /// A line that could not be parsed, if there was one.
     #[must_use]
     pub fn odd(&self) -> Option<&OutputError> {
         self.odd.as_ref()
     }
 
-    /// These names were asked for: of each zfs has to have said what it is, or
-    /// that there is none. One of which it has said nothing has failed.
+    /// Checks the answers for these names, all of which were asked for. Each
+    /// one must have been listed, or must not exist according to zfs. A name
+    /// for which zfs has printed nothing counts as failed.
     pub fn expect(&mut self, names: &BTreeSet<Arc<str>>) {
         for name in names.iter().filter(|name| is_dataset_name(name)) {
             if !self.has(name) && !self.missing.contains(name) {
@@ -140,7 +143,7 @@ impl Datasets {
         all.any(|s| *s.name == *snapshot)
     }
 
-    /// Adds what a further run has listed.
+    /// Adds what another run has listed.
     pub fn merge(&mut self, other: Self) {
         self.missing.extend(other.missing);
         for (name, mut dataset) in other.by_name {
@@ -178,8 +181,8 @@ impl Datasets {
     }
 }
 
-/// The run that lists every zone's dataset of a pool with its children and
-/// snapshots. What is deeper, and the tenants' own, is asked for by name.
+/// The run that lists the datasets of all zones on a pool, with their children
+/// and snapshots. Deeper datasets, and the tenants' own, are asked for by name.
 #[must_use]
 pub fn list_pool(paths: &Paths, pool: &str) -> Run {
     let mut run = list_run(paths, "2");
@@ -190,7 +193,7 @@ pub fn list_pool(paths: &Paths, pool: &str) -> Run {
 /// How much of a dataset is listed with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Nothing. A tenant decides how much there is below what is delegated.
+    /// Nothing. A tenant decides how much there is below a delegated dataset.
     Alone,
     /// Its children and snapshots.
     Children,
@@ -214,8 +217,8 @@ pub fn list_some(
     run
 }
 
-/// Parts of `names`, as many as it takes to keep the arguments of a run below
-/// `arguments_bytes`.
+/// Splits `names` into as many parts as it takes to keep the arguments of a run
+/// below `arguments_bytes`.
 #[must_use]
 pub fn parts(
     names: BTreeSet<Arc<str>>,
@@ -249,8 +252,9 @@ fn list_run(paths: &Paths, depth: &str) -> Run {
     )
 }
 
-/// Whether `name` can be a dataset or snapshot, and no option of zfs(8).
-/// Names come from the XML of zones, which anyone with zonecfg may write.
+/// Whether `name` can be a dataset or snapshot, and can't be an option of
+/// zfs(8). Names come from the XML of zones, which any user of zonecfg may
+/// write.
 #[must_use]
 pub fn is_dataset_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.: ".contains(c);
@@ -264,19 +268,20 @@ pub fn is_dataset_name(name: &str) -> bool {
         && is_component(snapshot)
 }
 
-/// What zfs says of one name that it can't list.
+/// How zfs's message about a name that does not exist ends.
 const MISSING: &str = "does not exist";
 
-/// What zfs says where it can't read what is below a dataset.
+/// How zfs's message begins when it can't read what is below a dataset.
 const NOT_WALKED: &str = "cannot iterate ";
 
-/// What a run has listed. Datasets that do not exist are left out; others that
-/// can't be listed are noted as failed. zfs may leave out what it can't read
-/// and exit with 0: then it says on stderr why, and the listing is cut.
+/// Parses what a run has listed. Names that do not exist are noted as missing,
+/// and other names that can't be listed as failed. zfs may leave out what it
+/// can't read and still exit with 0. It then prints the reason on stderr, and
+/// the listing counts as cut.
 ///
 /// # Errors
-/// Any failure of the command that is not about one dataset, and output that
-/// zfs can't have meant.
+/// If the command failed for a reason that is not about single datasets, or if
+/// its output can't be right.
 pub fn answer(
     run: &Run,
     output: &Output,
@@ -313,15 +318,16 @@ pub fn answer(
     Ok(datasets)
 }
 
-/// Parses the output of `zfs list -H -p`: a line a dataset, columns separated
-/// by tabs. Lines that are none are passed over, as the mountpoints of what is
-/// delegated to tenants may have line ends. What follows one may be a line
-/// that is made up: so a snapshot counts only behind its dataset, where the
-/// dataset was asked for, and a dataset that is listed twice has failed.
+/// Parses the output of `zfs list -H -p`: one line for each dataset, with
+/// columns separated by tabs. Other lines are skipped, because the mountpoint
+/// of a dataset that is delegated to a tenant may contain newlines. The text
+/// after such a newline may be a line that the tenant has forged. So if
+/// datasets are listed with their snapshots, a snapshot counts only directly
+/// after its dataset, and a dataset that is listed twice counts as failed.
 ///
 /// # Errors
-/// If no line is one, or the last is cut off: a dataset that is missed would
-/// be published as removed.
+/// If no line is a dataset's, or the last line is cut off: a dataset that is
+/// overlooked would be published as removed.
 pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(OutputError::CutOff);
@@ -399,7 +405,8 @@ impl Listing {
         for name in self.order {
             let Some(mut listed) = self.listed.remove(&name) else { continue };
             if listed.is_mapped() {
-                // Of several at one place it is the one that is named like it.
+                // If several datasets have the same mountpoint, the one that is
+                // named like the mountpoint counts.
                 let at = listed.mountpoint;
                 let is_named_so = at.strip_prefix('/') == Some(&*name);
                 if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {

@@ -1,4 +1,4 @@
-//! Listings of zfs: good ones, odd ones, and ones that are not whole.
+//! Listings of zfs: good, odd and incomplete ones.
 
 use super::*;
 
@@ -126,7 +126,7 @@ fn operands_are_spread_over_runs() {
     assert_eq!(runs.len(), 4);
     assert_eq!(runs.into_iter().flatten().collect::<BTreeSet<_>>(), names);
     assert_eq!(parts(names.clone(), 1 << 20).len(), 1);
-    // One that is too long is asked for all the same.
+    // A name that is too long is asked for all the same.
     assert_eq!(parts(names, 1).len(), 10);
     assert!(parts(BTreeSet::new(), 48).is_empty());
 }

@@ -60,8 +60,7 @@ impl Json {
         Self::from(Object::new())
     }
 
-    /// How many arrays and objects stand within each other: 0 of a value that
-    /// is neither.
+    /// How deeply arrays and objects are nested: 0 for a value that is neither.
     #[must_use]
     pub fn depth(&self) -> usize {
         let below = match self {
@@ -241,13 +240,14 @@ impl<T: Into<Json>> From<Option<T>> for Json {
 
 /// An object: members in the order of their first assignment.
 ///
-/// Lookup is a scan, as VM objects have some sixty members and most others
-/// few; a parsed object past [`SCAN_MAX`] has an index, since the metadata of
-/// a VM may have any number of keys and its tenant chooses them.
+/// Lookup is a scan, because VM objects have some sixty members and most other
+/// objects have few. A parsed object with more than [`SCAN_MAX`] members has an
+/// index, because the metadata of a VM may have any number of keys, which its
+/// tenant chooses.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
     members: Vec<(Key, Json)>,
-    /// Places in `members`, sorted by key.
+    /// Indices into `members`, sorted by key.
     by_key: Option<Box<[u32]>>,
 }
 
@@ -300,7 +300,7 @@ impl Object {
         self.get(key).is_some()
     }
 
-    /// Sets member `key`: a known one keeps its position.
+    /// Sets member `key`. An existing member keeps its position.
     pub fn set(&mut self, key: impl Into<Key>, value: impl Into<Json>) {
         let (key, value) = (key.into(), value.into());
         self.by_key = None;
@@ -317,7 +317,7 @@ impl Object {
         }
     }
 
-    /// In no more memory than it needs: it is to stay as it is.
+    /// Frees unused memory of an object that will not change any more.
     #[must_use]
     pub fn fitted(mut self) -> Self {
         self.members.shrink_to_fit();
@@ -348,7 +348,8 @@ impl Object {
         self.members.iter().map(|(k, v)| (k.as_ref(), v))
     }
 
-    /// The members for which `value_of` has a value, with that, in order.
+    /// An object of those members for which `value_of` returns a value, with
+    /// that value, in order.
     #[must_use]
     pub fn filter_map(
         &self,
@@ -373,8 +374,8 @@ impl Object {
         out
     }
 
-    /// Makes an object of members in order: of a repeated key the last value
-    /// counts, at the first place.
+    /// Makes an object of members in order. If a key is repeated, its last
+    /// value counts, at the position of the first.
     fn from_members(mut members: Vec<(Key, Json)>) -> Self {
         // A stable sort leaves repeats of a key in the order of the text.
         let mut places: Vec<usize> = (0..members.len()).collect();
@@ -401,7 +402,7 @@ impl Object {
         Self::of_distinct(members)
     }
 
-    /// Makes an object of members in order, whose names differ.
+    /// Makes an object of members in order. Their names must all differ.
     fn of_distinct(members: Vec<(Key, Json)>) -> Self {
         let by_key = (members.len() > SCAN_MAX).then(|| {
             let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
@@ -468,7 +469,7 @@ mod tests {
             ("1.5e-7", "1.5e-7"),
             ("0.000001", "0.000001"),
             ("5e-324", "5e-324"),
-            // Read by its nearest double, not by one beside it.
+            // Read as the nearest double, not as one next to it.
             ("511.9991416931152", "511.9991416931152"),
         ] {
             assert_eq!(again(text), printed);

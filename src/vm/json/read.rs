@@ -9,19 +9,21 @@ use serde_json::value::RawValue;
 
 use super::{Json, Key, Object};
 
-/// The texts of an array's elements, which may be such as can't be read.
+/// The text of each element of an array. The elements themselves may be such
+/// that [`Json::parse`] can't read them.
 ///
 /// # Errors
-/// If it is no array.
+/// If `array` is not an array.
 pub fn elements_of(array: &str) -> Result<Vec<&str>, serde_json::Error> {
     let elements: Vec<&RawValue> = serde_json::from_str(array)?;
     Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
-/// The texts of an object's members, which may be such as can't be read.
+/// The text of each member of an object. The members themselves may be such
+/// that [`Json::parse`] can't read them.
 ///
 /// # Errors
-/// If it is no object.
+/// If `object` is not an object.
 pub fn members_of(
     object: &str,
 ) -> Result<BTreeMap<String, &str>, serde_json::Error> {

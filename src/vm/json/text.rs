@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::{Json, Object};
 
-/// Whole numbers below this are written as integers are, which costs less.
+/// Whole numbers below this are written as integers, which costs less.
 const WHOLE_MAX: f64 = 1e15;
 
 /// A number as JavaScript's `String(n)` prints it; `null` if not finite.
@@ -33,7 +33,8 @@ pub fn write_string(s: &str, out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, s);
 }
 
-/// Appends a value; with `indent`, over lines that begin with as many spaces.
+/// Appends a value: compact without `indent`, otherwise over several lines.
+/// `indent` is the indent of the value itself, in spaces.
 pub(super) fn write_value(
     value: &Json,
     out: &mut Vec<u8>,
@@ -60,7 +61,7 @@ pub(super) fn write_value(
     }
 }
 
-/// Appends an object, as [`write_value`].
+/// Appends an object, like [`write_value`].
 pub(super) fn write_object(
     object: &Object,
     out: &mut Vec<u8>,

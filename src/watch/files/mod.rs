@@ -1,16 +1,18 @@
-//! The files of VMs: armed by whoever loads a VM, before it reads them.
+//! Watches the files of VMs. The load of a VM arms the watches of its files
+//! before it reads them.
 //!
-//! A file that is there is watched itself, and so is the directory that holds
-//! it, since a file may appear, and a directory may be exchanged with all that
-//! is in it. Of a directory that is not there, the one above is watched for as
-//! long as that is so.
+//! A file that exists is watched itself. The directory that holds it is
+//! watched, too, because a file may appear in it, and because the directory may
+//! be replaced with everything in it. As long as a directory does not exist,
+//! the one above it is watched.
 //!
-//! The order is always: the directory first, then another look for the file,
-//! so that none appears unseen between the two.
+//! The order is always: first the directory is watched, then the file is looked
+//! for again, so that no file appears unnoticed between the two.
 //!
-//! The tables are not locked across a system call: they say what is to be
-//! done, then it is done, then they are told. Who arms a path has it for
-//! himself meanwhile: a file system that hangs holds up whoever arms that one.
+//! The tables are not locked across a system call: they say what to do, then
+//! the call is made, then its result is noted in them. Only one thread at a
+//! time arms a path, so a file system that hangs delays only the threads that
+//! arm that path.
 
 mod poll;
 mod stamp;
@@ -32,12 +34,13 @@ use crate::threads::Stop;
 use crate::watch::Sink;
 use tables::{NodeState, Tables, ZoneFiles};
 
-/// A file that can't be watched: it is looked at from time to time instead.
+/// A path that can't be watched, so that it is polled instead.
 #[derive(Clone, Debug)]
 pub struct WatchFailure {
-    /// Whose it is; `None` for the host's, and for directories.
+    /// The zone that it belongs to; `None` for the files of the host, and for
+    /// directories.
     pub zonename: Option<Arc<str>>,
-    /// The path, and why.
+    /// The path and the reason.
     pub fault: Fault,
 }
 
@@ -49,17 +52,18 @@ pub struct FileWatcher {
     sink: Sink,
     stop: Stop,
     tables: Mutex<Tables>,
-    /// Somebody is done with arming a path.
+    /// Notified when a thread has finished arming a path.
     done: Condvar,
-    /// Some path can't be watched, or the watcher is being stopped.
+    /// Notified when some path can't be watched, or when the watcher is
+    /// stopped.
     to_poll: Condvar,
 }
 
 impl FileWatcher {
-    /// A watcher that hands events to `sink`.
+    /// A watcher that sends events to `sink`.
     ///
     /// # Errors
-    /// If the system gives no event port.
+    /// If the system provides no event port.
     pub fn new(paths: Paths, sink: Sink, stop: Stop) -> io::Result<Arc<Self>> {
         let watcher = Arc::new(Self {
             watch: FsWatch::new()?,
@@ -79,10 +83,11 @@ impl FileWatcher {
         Ok(watcher)
     }
 
-    /// Hands events on until it is stopped.
+    /// Sends events until it is stopped.
     ///
     /// # Errors
-    /// If the event port fails: then nothing would tell of files any more.
+    /// If the event port fails: from then on, no change of a file would be
+    /// noticed.
     pub fn run(&self) -> io::Result<()> {
         self.sink.status().lock().ready = true;
         while let Some(events) = self.watch.wait()? {
@@ -93,10 +98,10 @@ impl FileWatcher {
         Ok(())
     }
 
-    /// Wakes the threads that wait here, so that they see that they are to
-    /// end.
+    /// Wakes the threads that wait here, so that they see that they must end.
     fn wake(&self) {
-        // A thread that has looked already waits by now.
+        // A thread that looked at `stop` before it was set had this lock, and
+        // waits by now.
         drop(self.tables.lock());
         self.to_poll.notify_all();
         if let Err(e) = self.watch.stop() {
@@ -104,7 +109,7 @@ impl FileWatcher {
         }
     }
 
-    /// Watches the files of the host: its description, and the zone index.
+    /// Watches the files of the host: sysinfo and the zone index.
     pub fn arm_host(&self) {
         for (path, file) in [
             (self.paths.sysinfo(), Source::Sysinfo),
@@ -117,14 +122,15 @@ impl FileWatcher {
         self.look_into_appeared();
     }
 
-    /// Watches the files of a zone whose directory is `dir`; with `rearm` looks
-    /// also at those that are watched already, whose change is told then.
+    /// Watches the files of a zone whose directory is `dir`. With `rearm`,
+    /// files that are watched already are checked as well, and reported if they
+    /// have changed.
     pub fn arm(&self, zonename: &Arc<str>, dir: Option<&Path>, rearm: bool) {
         let (ids, dropped) = self.register(zonename, dir);
         for id in dropped {
             self.watch.remove(id);
         }
-        // The directories first: what appears after that is told.
+        // The directories first: a file that appears after that is reported.
         let parents: BTreeSet<_> = {
             let tables = self.tables.lock();
             let node = |id| tables.nodes.get(id);
@@ -133,10 +139,12 @@ impl FileWatcher {
         let mut is_moved = false;
         for parent in parents {
             let is_own = self.tables.lock().is_in(parent, zonename);
-            // What other zones share keeps its news.
+            // A directory that other zones share is not armed again: that would
+            // take back events that are on their way.
             if rearm && is_own {
-                // In another directory, the same files are watched again: by
-                // their names they are still in the one before.
+                // In a directory that has replaced another, even the same files
+                // (hard links) have to be armed again: they are still watched
+                // by their names in the old directory.
                 is_moved |= self.check(parent) != Some(false);
             } else {
                 self.ensure_armed(parent);
@@ -186,8 +194,8 @@ impl FileWatcher {
         self.tables.lock().nodes.len()
     }
 
-    /// The paths of files that are watched, and of those that are not there or
-    /// can't be watched.
+    /// The paths of the files that are watched, and of those that do not exist
+    /// or can't be watched.
     #[must_use]
     pub fn paths(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
         let tables = self.tables.lock();
@@ -205,7 +213,7 @@ impl FileWatcher {
         )
     }
 
-    /// The files that can't be watched.
+    /// The paths that can't be watched.
     #[must_use]
     pub fn failures(&self) -> Vec<WatchFailure> {
         let tables = self.tables.lock();
@@ -218,8 +226,8 @@ impl FileWatcher {
         failed.collect()
     }
 
-    /// Notes which files a zone has; returns all of them, and those that it no
-    /// longer has.
+    /// Notes which files a zone has. Returns all of them, and the paths that no
+    /// longer have to be watched.
     fn register(
         &self,
         zonename: &Arc<str>,
@@ -263,7 +271,7 @@ impl FileWatcher {
         (ids, dropped)
     }
 
-    /// Handles news of one path.
+    /// Handles an event of one path.
     fn handle(&self, event: WatchEvent) {
         let id = event.id;
         let Some(is_dir) = self.tables.lock().is_dir(id) else { return };
@@ -275,8 +283,8 @@ impl FileWatcher {
             self.report(id);
             return;
         }
-        // A directory that was exchanged has other files in it; otherwise
-        // only those that were missing can have come.
+        // A directory that was replaced has other files in it. Otherwise, only
+        // files that were missing can have appeared.
         if event.gone || event.exchanged {
             let children = self.tables.lock().children(id);
             for child in children {
@@ -289,7 +297,7 @@ impl FileWatcher {
         self.look_into_appeared();
     }
 
-    /// Looks for what was missing in a directory.
+    /// Looks for the paths that were missing in a directory.
     fn look_for_missing(&self, id: u64) {
         let missing = self.tables.lock().missing(id);
         for child in missing {
@@ -298,7 +306,8 @@ impl FileWatcher {
         self.rest(id);
     }
 
-    /// Looks for a path after its directory has changed.
+    /// Arms a path again after its directory has changed, and reports the files
+    /// that are new, gone or different.
     fn look_again(&self, id: u64) {
         let before = self.tables.lock().state(id);
         let changed = self.try_arm(id);
@@ -322,20 +331,21 @@ impl FileWatcher {
         self.rest(id);
     }
 
-    /// Watches a path unless that is done already: to arm it again would take
-    /// back news that is on its way.
+    /// Watches a path unless it is watched already. Arming it again would take
+    /// back an event that is on its way.
     fn ensure_armed(&self, id: u64) {
         self.try_arm_if(id, |state| state != NodeState::Armed, FsWatch::add);
     }
 
-    /// As [`Self::try_arm`], but what is watched and as it was is left alone.
+    /// As [`Self::try_arm`], but leaves a watch alone if its path leads to the
+    /// same file, unchanged.
     fn check(&self, id: u64) -> Option<bool> {
         self.try_arm_if(id, |_| true, FsWatch::check)
     }
 
     /// Watches a path, or its directory if there is no such path. Returns
-    /// whether it was watched before and has changed since; `None` if it is
-    /// not watched now.
+    /// whether the path was watched before and has changed since; `None` if it
+    /// is not watched now.
     fn try_arm(&self, id: u64) -> Option<bool> {
         self.try_arm_if(id, |_| true, FsWatch::add)
     }
@@ -357,14 +367,15 @@ impl FileWatcher {
         };
         let armed = match add(&self.watch, id, &path) {
             Err(e) if is_missing(&e) => {
-                // From here on, news of the directory makes its reader look
-                // for the file; what came before, the second look finds.
+                // From here on, an event of the directory makes the event
+                // thread look for this path. The second try below finds what
+                // appeared before that.
                 self.set_state(id, NodeState::Missing);
                 if let Some(parent) = parent {
                     self.ensure_armed(parent);
                 }
-                // What is there now came after the first look: whatever was
-                // watched before, this is another.
+                // A file that is there now appeared after the first try. So it
+                // counts as changed, whatever was watched before.
                 let added = self.watch.add(id, &path).map(|_| true);
                 self.note(id, &path, added)
             }
@@ -376,8 +387,8 @@ impl FileWatcher {
         armed
     }
 
-    /// Looks into directories that have been found. To be called by who is
-    /// done with what it looked for: it holds no path's lock then.
+    /// Looks into directories that have appeared. The caller must have finished
+    /// arming, so that it holds no path.
     fn look_into_appeared(&self) {
         loop {
             let Some(id) = self.tables.lock().appeared.pop_first() else {
@@ -387,7 +398,7 @@ impl FileWatcher {
         }
     }
 
-    /// Notes how watching a path went.
+    /// Notes the result of a try to watch a path.
     fn note(
         &self,
         id: u64,
@@ -397,7 +408,7 @@ impl FileWatcher {
         match added {
             Ok(changed) => {
                 if !self.set_state(id, NodeState::Armed) {
-                    // Forgotten meanwhile.
+                    // The path was dropped meanwhile.
                     self.watch.remove(id);
                     return None;
                 }
@@ -421,7 +432,8 @@ impl FileWatcher {
         self.tables.lock().set_state(id, state)
     }
 
-    /// Stops watching a directory that holds no files and lacks nothing.
+    /// Stops watching a directory that holds no watched files and in which
+    /// nothing is missing.
     fn rest(&self, id: u64) {
         let rested = {
             let _arming = self.take(id);
@@ -434,14 +446,15 @@ impl FileWatcher {
             }
             rests
         };
-        // One may have gone missing before the watch ended, and come back.
+        // A directory in it may have gone missing before the watch ended, and
+        // have come back.
         if rested && !self.tables.lock().missing(id).is_empty() {
             self.ensure_armed(id);
             self.look_for_missing(id);
         }
     }
 
-    /// Takes a path to arm it, as soon as nobody else does.
+    /// Takes a path for arming, as soon as no other thread has it.
     fn take(&self, id: u64) -> Arming<'_> {
         let mut tables = self.tables.lock();
         while !tables.arming.insert(id) {
@@ -450,7 +463,7 @@ impl FileWatcher {
         Arming { files: self, id }
     }
 
-    /// Tells that a file has changed.
+    /// Reports that a file has changed, once for each of its subjects.
     fn report(&self, id: u64) {
         let subjects = {
             let tables = self.tables.lock();
@@ -462,7 +475,7 @@ impl FileWatcher {
     }
 }
 
-/// A path that somebody arms.
+/// A path that a thread is arming. Dropping this gives it back.
 struct Arming<'a> {
     files: &'a FileWatcher,
     id: u64,

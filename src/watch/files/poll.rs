@@ -1,10 +1,10 @@
-//! Files that can't be watched, since the system has no watches left (EAGAIN
-//! of event ports, ENOSPC of inotify): they are looked at from time to time,
-//! and armed as soon as that can be done.
+//! Polls the files that can't be watched because the system has no watches left
+//! (EAGAIN of event ports, ENOSPC of inotify), and arms them as soon as that is
+//! possible.
 //!
-//! A port at its limit also loses exceptions (a file that is removed or
-//! replaced) of what it watches, and says so to nobody: while some file can't
-//! be watched, and once more after that, all others are armed again, too.
+//! A port at its limit also loses exceptions (a file is removed or replaced) of
+//! the files that it watches, and reports no error. So while some file can't be
+//! watched, and once more after that, all others are armed again, too.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,7 +15,9 @@ use super::tables::{NodeState, Tables, Unwatched};
 use crate::faults::Fault;
 
 impl FileWatcher {
-    /// Looks at what can't be watched, until the watcher is stopped.
+    /// Polls what can't be watched, at intervals of `every`, until the watcher
+    /// is stopped. Meanwhile arms everything else again at intervals of
+    /// `rearm`.
     pub fn poll(&self, every: Duration, rearm: Duration) {
         let mut armed = Instant::now();
         loop {
@@ -48,7 +50,8 @@ impl FileWatcher {
         }
     }
 
-    /// Arms again all that is armed: news of it may have been lost.
+    /// Arms again everything that is armed, because events of it may have been
+    /// lost.
     fn arm_all(&self) {
         let armed: Vec<u64> = {
             let tables = self.tables.lock();
@@ -92,13 +95,14 @@ impl FileWatcher {
             }
             tables.files_of(id)
         };
-        // Before they are read: what is written after that is seen.
+        // The stamps are taken before the files are read, so that a later write
+        // is noticed.
         let stamps = files.into_iter().map(|(id, p)| (id, FileStamp::of(&p)));
         let stamps = stamps.collect();
         log::error!("can't be watched, is looked at instead: {error}");
         let unwatched = Unwatched { fault: Fault::new(error), files: stamps };
         let mut tables = self.tables.lock();
-        // It may have been forgotten meanwhile.
+        // The path may have been dropped meanwhile.
         if !tables.nodes.contains_key(&id) {
             return;
         }
@@ -109,9 +113,10 @@ impl FileWatcher {
         }
     }
 
-    /// Notes that a path is watched, or need not be. If it could not be, its
-    /// files may have changed since they were last looked at. Those below a
-    /// directory are armed by the next look: its own lock is held here.
+    /// Notes that a path is watched, or need not be. If it could not be watched
+    /// before, its files may have changed since they were last polled, and are
+    /// reported. Files below a directory are armed by the next poll, because
+    /// this thread still holds the directory.
     pub(super) fn note_watched(&self, id: u64) {
         let unwatched = {
             let mut tables = self.tables.lock();

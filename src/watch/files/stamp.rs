@@ -1,9 +1,10 @@
-//! Telling one state of a file from another, where no event does.
+//! Stamps of files, which show that a file has changed where no event does.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What distinguishes a file from another one, and from itself before a change.
+/// Identifies one state of a file: another file has another stamp, and so has
+/// this one after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     file: (u64, u64),
@@ -13,7 +14,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// That of the file at `path`, if there is one.
+    /// The stamp of the file at `path`, if there is one.
     pub fn of(path: &Path) -> Option<Self> {
         let file = std::fs::symlink_metadata(path).ok()?;
         Some(Self {

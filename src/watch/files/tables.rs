@@ -1,4 +1,5 @@
-//! What is watched, whose it is, and what is missing: without system calls.
+//! The tables of the file watcher: which paths are watched, which zone each
+//! belongs to, and which are missing. They make no system calls.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,31 +13,32 @@ use crate::config::CONFIG_DIR;
 use crate::faults::Fault;
 use crate::source::Source;
 
-/// Which file of which zone: who wants to know.
+/// The zone (`None`: the host) and which of its files a path is. A change of
+/// the path is reported for each of its subjects.
 pub type Subject = (Option<Arc<str>>, Source);
 
-/// In place of a directory's number: there is none above.
+/// The parent of a node that has no directory above it.
 const NO_PARENT: u64 = 0;
 
 /// One path that is watched, or waited for.
 #[derive(Debug)]
 pub struct Node {
-    /// In its directory; the whole path, if there is none above.
+    /// The name in its directory; the whole path if it has no parent.
     name: Arc<OsStr>,
     parent: u64,
-    /// Whose file it is; nobody's, if it is a directory.
+    /// The zones whose file it is, and which file; none if it is a directory.
     pub subjects: Box<[Subject]>,
-    /// What is in it, if it is a directory.
+    /// The nodes in it, if it is a directory.
     pub entries: Option<Box<Entries>>,
     pub state: NodeState,
 }
 
-/// What is watched, or waited for, in a directory.
+/// The nodes in a directory.
 #[derive(Debug, Default)]
 pub struct Entries {
-    /// By their names, so that one can be found.
+    /// All of them, sorted by name so that one can be found.
     pub all: Vec<u64>,
-    /// Those that are not there.
+    /// Those whose path does not exist.
     pub missing: Vec<u64>,
 }
 
@@ -45,12 +47,12 @@ impl Node {
         Some(self.parent).filter(|parent| *parent != NO_PARENT)
     }
 
-    /// What is in it.
+    /// The nodes in it.
     pub fn children(&self) -> &[u64] {
         self.entries.as_ref().map_or(&[], |entries| &entries.all)
     }
 
-    /// What is in it and not there.
+    /// The nodes in it whose path does not exist.
     pub fn missing(&self) -> &[u64] {
         self.entries.as_ref().map_or(&[], |entries| &entries.missing)
     }
@@ -58,16 +60,17 @@ impl Node {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Not looked at.
+    /// Not watched.
     Idle,
     /// Watched.
     Armed,
-    /// There is no such path: its directory is watched.
+    /// There is no such path, so its directory is watched.
     Missing,
 }
 
-/// Spreads numbers that are given out one after the other. Nobody outside has
-/// a say in them, so that chance need not be defended.
+/// A hasher for the numbers of nodes, which are given out one after the other.
+/// No input from outside influences them, so it need not resist collisions made
+/// on purpose.
 #[derive(Debug, Default)]
 pub struct NumberHasher(u64);
 
@@ -86,7 +89,7 @@ impl Hasher for NumberHasher {
     }
 }
 
-/// The files of a zone, and its directory.
+/// The nodes of a zone's files and of its directory.
 #[derive(Clone, Debug)]
 pub struct ZoneFiles {
     pub dir: Option<u64>,
@@ -97,21 +100,24 @@ pub struct ZoneFiles {
 pub struct Tables {
     pub last_id: u64,
     pub nodes: HashMap<u64, Box<Node>, BuildHasherDefault<NumberHasher>>,
-    /// Those that have no directory above them, by their names.
+    /// The nodes that have no directory above them, sorted by name.
     roots: Vec<u64>,
-    /// Names that many have.
+    /// The names that many nodes share.
     names: HashSet<Arc<OsStr>>,
-    /// Those that somebody arms just now, so that the state of each is that
-    /// of the last try. A child is taken before its parent.
+    /// The nodes that a thread is arming now. Because only one thread arms a
+    /// node at a time, its state is the result of the last try. A thread takes
+    /// a child before its parent.
     pub arming: HashSet<u64>,
     /// The files of each zone.
     pub zones: HashMap<Arc<str>, ZoneFiles>,
-    /// Paths that can't be watched, why, and what their files looked like.
+    /// The paths that can't be watched, the reasons, and the last stamps of
+    /// their files.
     pub failed: BTreeMap<u64, Unwatched>,
-    /// Directories that were missing and have been found by who looked for
-    /// one of their files: others of their files may have come with them.
+    /// Paths that were missing and have appeared. If one is a directory, the
+    /// thread that found it was looking for one of its files, and others may
+    /// have appeared with it.
     pub appeared: BTreeSet<u64>,
-    /// Files whose directory could not be watched, and now is.
+    /// Files to be armed: their directory could not be watched, and now is.
     pub to_arm: BTreeSet<u64>,
 }
 
@@ -119,13 +125,14 @@ pub struct Tables {
 #[derive(Debug)]
 pub struct Unwatched {
     pub fault: Fault,
-    /// The files that its news would be about, as they were last seen.
+    /// The files that its events would be about, with their stamps when they
+    /// were last polled.
     pub files: BTreeMap<u64, Option<FileStamp>>,
 }
 
 impl Tables {
-    /// The node of a path; it and the directories above it, up to `root`, are
-    /// made if need be.
+    /// The node of a path. Creates it, and the directories above it up to
+    /// `root`, if they do not exist.
     pub fn node(&mut self, path: &Path, root: &Path) -> u64 {
         match (path.parent(), path.file_name()) {
             (Some(parent), Some(name))
@@ -138,8 +145,8 @@ impl Tables {
         }
     }
 
-    /// The node of a name in a directory that there is, or in none; it is made
-    /// if need be.
+    /// The node of a name in the directory `parent`, which must be a node or
+    /// [`NO_PARENT`]. Creates it if it does not exist.
     pub fn child(&mut self, parent: u64, name: impl AsRef<OsStr>) -> u64 {
         let name = name.as_ref();
         let siblings = match self.nodes.get(&parent) {
@@ -173,7 +180,7 @@ impl Tables {
         id
     }
 
-    /// A name, kept once if every zone has a file of that name.
+    /// A name, stored only once if every zone has a file of that name.
     fn name(&mut self, name: &OsStr) -> Arc<OsStr> {
         if let Some(known) = self.names.get(name) {
             return Arc::clone(known);
@@ -195,7 +202,8 @@ impl Tables {
         }
     }
 
-    /// Notes whose file a path is; by mistake it may be that of several.
+    /// Notes which file of which zone a path is. By mistake, several zones may
+    /// have the same file.
     pub fn add_subject(&mut self, id: u64, subject: Subject) {
         if let Some(node) = self.nodes.get_mut(&id)
             && !node.subjects.contains(&subject)
@@ -205,7 +213,7 @@ impl Tables {
         }
     }
 
-    /// Whether a path is the directory of a zone, or in it.
+    /// Whether a path is the directory of a zone, or below it.
     pub fn is_in(&self, id: u64, zonename: &str) -> bool {
         let dir = self.zones.get(zonename).and_then(|zone| zone.dir);
         let mut id = Some(id);
@@ -245,8 +253,8 @@ impl Tables {
         node.map(|n| n.missing().to_vec()).unwrap_or_default()
     }
 
-    /// Sets a node's state, and tells its directory; `false` if there is no
-    /// such node.
+    /// Sets a node's state, and updates the missing nodes of its directory.
+    /// Returns `false` if there is no such node.
     pub fn set_state(&mut self, id: u64, state: NodeState) -> bool {
         let Some(node) = self.nodes.get_mut(&id) else { return false };
         let before = std::mem::replace(&mut node.state, state);
@@ -264,8 +272,8 @@ impl Tables {
         true
     }
 
-    /// Forgets that these files are this zone's; returns those that are
-    /// nobody's now: after a rename, they are that of a zone of another name.
+    /// Forgets that these files belong to this zone. Returns those that belong
+    /// to no zone now: after a rename, they belong to a zone of another name.
     pub fn disown(&mut self, zonename: &str, ids: &[u64]) -> Vec<u64> {
         let mut nobodys = Vec::new();
         for id in ids {
@@ -282,8 +290,8 @@ impl Tables {
         nobodys
     }
 
-    /// Removes files, and directories that nothing is watched in any more;
-    /// returns what no longer has to be watched.
+    /// Removes files, and the directories in which nothing is watched any more.
+    /// Returns the nodes that no longer have to be watched.
     pub fn drop_nodes(&mut self, ids: &[u64]) -> Vec<u64> {
         let mut dropped = Vec::new();
         for id in ids {

@@ -1,4 +1,4 @@
-//! Zones that share a directory.
+//! Zones that share a directory, and a directory that is replaced.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::watch::channel;
 
-/// A directory that goes when dropped.
+/// A directory that is removed when this is dropped.
 struct Dir(PathBuf);
 
 impl Drop for Dir {
@@ -49,7 +49,7 @@ fn a_directory_that_two_zones_have_tells_both() {
     watcher.arm(&"b".into(), Some(&dir), false);
     fs::write(&tags, "{\"k\":1}").unwrap();
     told(&["a", "b"]);
-    // What the one no longer has stays watched for the other.
+    // The files that zone b no longer has stay watched for zone a.
     watcher.disarm("b");
     fs::write(&tags, "{\"k\":22}").unwrap();
     told(&["a"]);
@@ -76,7 +76,7 @@ fn files_that_have_moved_with_their_directory_are_watched_again() {
     fs::create_dir(&copy).unwrap();
     fs::hard_link(&tags, copy.join(Source::Tags.name())).unwrap();
     watcher.arm(&"a".into(), Some(&dir), false);
-    // Nobody reads events: who arms is the first to know.
+    // No thread reads events yet, so that `arm` is the first to notice.
     fs::rename(&config, dir.join("old")).unwrap();
     fs::rename(&copy, &config).unwrap();
     watcher.arm(&"a".into(), Some(&dir), true);
