@@ -9,8 +9,9 @@ use vminfod::client::{Client, Error, VmsQuery};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
-    let alias = args.next().ok_or("which VM?")?;
+    let server: Address =
+        args.next().ok_or("missing argument: ADDR:PORT")?.parse()?;
+    let alias = args.next().ok_or("missing argument: ALIAS")?;
     let client = Client::new(server).name("ask/1.0");
 
     // The daemon selects VMs and members: only these are sent.
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The VM as it is on the system right now, not as it was last published.
     let look = client.sync(zonename, Duration::from_secs(30))?;
-    let vm = look.vm.ok_or("it has gone")?;
+    let vm = look.vm.ok_or("the VM no longer exists")?;
     println!("its quota is {}", vm.get("quota").cloned().unwrap_or_default());
 
     // Returns at once if the VM runs already, otherwise as soon as it does.

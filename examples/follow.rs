@@ -7,8 +7,9 @@ use vminfod::client::{Client, EventsQuery, Item};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
-    let count: usize = args.next().ok_or("how many events?")?.parse()?;
+    let server: Address =
+        args.next().ok_or("missing argument: ADDR:PORT")?.parse()?;
+    let count: usize = args.next().ok_or("missing argument: COUNT")?.parse()?;
     let client = Client::new(server).name("follow/1.0");
 
     // No snapshot of the VMs, and only events that change a state.
@@ -20,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Item::Ready(ready) => match ready.reset {
                 None => println!("ready"),
                 // Some events may have been missed.
-                Some(why) => println!("begun anew: {why}"),
+                Some(why) => println!("started over: {why}"),
             },
             Item::Event(event) => {
                 let vm = event.vm().and_then(|vm| vm.get("state").cloned());

@@ -10,9 +10,10 @@ use vminfod::vm::json::Json;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let server: Address = args.next().ok_or("where is the daemon?")?.parse()?;
-    let zonename = args.next().ok_or("which VM?")?;
-    let wanted = args.next().ok_or("which state?")?;
+    let server: Address =
+        args.next().ok_or("missing argument: ADDR:PORT")?.parse()?;
+    let zonename = args.next().ok_or("missing argument: ZONENAME")?;
+    let wanted = args.next().ok_or("missing argument: STATE")?;
     let client = Client::new(server).name("watch/1.0");
 
     // Called by the watcher's own thread, in order.
@@ -32,6 +33,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         state == Some(wanted.as_str())
     };
     watcher.wait_for(&zonename, is_wanted, Duration::from_secs(60))?;
-    println!("it is so");
+    println!("the VM is in the wanted state");
     Ok(())
 }

@@ -22,7 +22,7 @@ pub struct NotAnAddress(String);
 
 impl fmt::Display for NotAnAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not ADDR:PORT: {} (nor a path, which has a /)", self.0)
+        write!(f, "{}: neither ADDR:PORT nor a path with a /", self.0)
     }
 }
 

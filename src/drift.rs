@@ -81,7 +81,7 @@ pub struct Healed {
     /// When a VM was last healed.
     pub last: Option<SystemTime>,
     /// By the source of events that should have reported it.
-    pub missed: [Missed; 3],
+    pub missed: [Missed; EventSource::COUNT],
 }
 
 /// What events of one source should have reported.
@@ -121,7 +121,7 @@ struct Inner {
     /// How many reloads there have been.
     reload: u64,
     /// In the order of [`EventSource::ALL`].
-    silences: [Silence; 3],
+    silences: [Silence; EventSource::COUNT],
 }
 
 /// A source of events that is silent, or well again.
@@ -224,7 +224,8 @@ impl Inner {
     fn heal(&mut self, zonename: &str, suspect: Suspect) {
         let names: Vec<_> = suspect.sources.iter().map(|s| s.name()).collect();
         log::warn!(
-            "{zonename}: no event told of {} ({}); a full reload has found it",
+            "{zonename}: no event reported the change of {} ({}); a full \
+             reload found it",
             suspect.properties.join(" "),
             names.join("+"),
         );
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_event_tells_of_is_no_drift() {
+    fn a_change_that_an_event_reports_is_no_drift() {
         let drift = Drift::new(Duration::from_secs(1000));
         let quota = || vec!["quota".to_string()];
         drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_source_is_blamed_for_is_its_own() {
+    fn a_source_counts_only_the_changes_it_should_have_reported() {
         let unheard = |properties: &[&str], sources: &[Source]| {
             let suspect = Suspect {
                 at: Instant::now(),

@@ -12,11 +12,8 @@ use crate::source::{EventSource, Source, Sources};
 pub enum SourceEvent {
     /// A record of the zone status channel.
     Zone(ZoneChange),
-    /// The kernel started a zone's init again.
-    InitRestart {
-        /// The zone.
-        zonename: Arc<str>,
-    },
+    /// Something of a VM may have changed, and nothing else is known.
+    Vm(VmChange),
     /// A ZFS history record of a dataset.
     Dataset(DatasetChange),
     /// A watched file was written, replaced, created or removed.
@@ -40,6 +37,22 @@ pub struct ZoneChange {
     pub when: Option<SystemTime>,
 }
 
+/// Something of a VM that may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmChange {
+    /// The source that reported it.
+    pub source: EventSource,
+    /// The zone.
+    pub zonename: Arc<str>,
+    /// What must be read again.
+    pub sources: Sources,
+    /// What happened, in a few words: for `cause`, metrics and the log.
+    pub what: &'static str,
+    /// Whether the event may come before what it reports can be read: then it
+    /// is read again a moment later.
+    pub is_early: bool,
+}
+
 /// One record of a pool's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetChange {
@@ -61,6 +74,33 @@ pub struct FileChange {
     pub file: Source,
 }
 
+impl SourceEvent {
+    /// The source that it came from.
+    #[must_use]
+    pub fn source(&self) -> EventSource {
+        match self {
+            Self::Zone(_) => EventSource::Zone,
+            Self::Vm(change) => change.source,
+            Self::Dataset(_) => EventSource::Zfs,
+            Self::File(_) => EventSource::File,
+            Self::Ready(source) => *source,
+        }
+    }
+
+    /// Its type in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Zone(change) if change.newstate.is_empty() => "gone",
+            Self::Zone(change) => &change.newstate,
+            Self::Vm(change) => change.what,
+            Self::Dataset(change) => &change.operation,
+            Self::File(change) => change.file.name(),
+            Self::Ready(_) => "ready",
+        }
+    }
+}
+
 impl fmt::Display for SourceEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,8 +109,8 @@ impl fmt::Display for SourceEvent {
                 "zone {} {:?} -> {:?}",
                 z.zonename, z.oldstate, z.newstate
             ),
-            Self::InitRestart { zonename } => {
-                write!(f, "zone {zonename} init restart")
+            Self::Vm(v) => {
+                write!(f, "{} {} {}", v.source.name(), v.zonename, v.what)
             }
             Self::Dataset(d) => {
                 write!(f, "zfs {} {} {}", d.operation, d.dataset, d.detail)

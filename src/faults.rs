@@ -89,7 +89,7 @@ impl Faults {
         let place = (zonename.cloned(), source);
         if self.present.lock().remove(&place).is_some() {
             let name = zonename.map_or("host", |z| z);
-            log::info!("{name}: {source} is well again");
+            log::info!("{name}: {source}: the fault is over");
         }
     }
 

@@ -105,7 +105,7 @@ impl<W: Write> Writer<W> {
         }
         if self.lost > 0 {
             let what = format!(
-                "the log could not be written: {} lines are missing",
+                "{} log lines before this one could not be written",
                 self.lost
             );
             before.extend_from_slice(&warning(&self.hostname, &what));
@@ -178,7 +178,10 @@ impl Bunyan {
     }
 
     fn missed_line(&self, missed: u64) -> Vec<u8> {
-        let what = format!("the log was full: {missed} lines are missing");
+        let what = format!(
+            "{missed} log lines before this one were dropped: the log's reader \
+             was too slow"
+        );
         warning(&self.hostname, &what)
     }
 }
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_never_waits_and_what_is_missing_is_told() {
+    fn logging_never_blocks_and_missing_lines_are_counted() {
         let (bunyan, receiver) = bunyan(2);
         let log = |text: &str| {
             let mut record = Record::builder();
@@ -246,14 +249,14 @@ mod tests {
         };
         let next = || match receiver.try_recv().unwrap() {
             Message::Line(line) => String::from_utf8(line).unwrap(),
-            Message::Flush(_) => panic!("nobody flushes"),
+            Message::Flush(_) => panic!("no flush is expected"),
         };
         for text in ["one", "two", "three", "four"] {
             log(text);
         }
         assert!(next().contains("one") && next().contains("two"));
         log("five");
-        assert!(next().contains("2 lines are missing"));
+        assert!(next().contains("2 log lines before this one were dropped"));
         assert!(next().contains("five"));
         assert!(receiver.is_empty());
     }
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_counted_and_tears_no_other_line() {
+    fn a_partly_written_line_is_counted_and_breaks_no_other_line() {
         let disk = Disk { text: Vec::new(), room: 6 };
         let mut writer = Writer::new(disk, "h".to_string());
         for text in ["one\n", "two\n", "three\n"] {
@@ -301,13 +304,13 @@ mod tests {
         assert!(Json::parse(lines[2]).is_err());
         let found = Json::parse(lines[3]).unwrap();
         let what = found.get("msg").and_then(Json::as_str).unwrap();
-        let wanted = "the log could not be written: 3 lines are missing";
+        let wanted = "3 log lines before this one could not be written";
         assert_eq!(what, wanted);
         assert_eq!(lines[4..], ["five", "six"]);
     }
 
     #[test]
-    fn a_record_has_what_bunyan_wants() {
+    fn a_log_record_has_all_members_of_bunyan() {
         let record = Record::builder()
             .level(log::Level::Warn)
             .target("vminfod::queue")

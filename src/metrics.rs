@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_and_times_are_told_by_label() {
+    fn counts_and_gauges_are_written_by_label() {
         let counts = Counts::default();
         counts.add(&["a", "x\"\\\n"]);
         counts.add(&["a", "x\"\\\n"]);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_add_up() {
+    fn histogram_buckets_are_cumulative() {
         let times = Times::default();
         for ms in [0, 2, 2, 999_000] {
             times.add(&["a"], Duration::from_millis(ms));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_bounded() {
+    fn label_combinations_are_limited() {
         let counts = Counts::default();
         for n in 0..LABELS_MAX + 5 {
             counts.add(&[&n.to_string()]);

@@ -143,11 +143,10 @@ pub fn plan(seen: &TimedEvent, known: &impl Known) -> Plan {
                 transition: transition.map(|t| (Arc::clone(zonename), t)),
             }
         }
-        SourceEvent::InitRestart { zonename } => {
-            let cause =
-                cause(EventSource::Zone.into(), "init restart".to_string());
-            let lane = Lane::Vm(Arc::clone(zonename));
-            let jobs = vec![job(lane, Sources::KSTAT, &cause)];
+        SourceEvent::Vm(change) => {
+            let cause = cause(change.source.into(), change.what.to_string());
+            let lane = Lane::Vm(Arc::clone(&change.zonename));
+            let jobs = vec![job(lane, change.sources, &cause)];
             Plan { jobs, transition: None }
         }
         SourceEvent::Dataset(change) => {
@@ -395,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_vms_concerns_all_below() {
+    fn a_dataset_above_vms_concerns_all_vms_below_it() {
         let sorted = |name| {
             let mut jobs = dataset(name, "set", "compression=1");
             jobs.sort();
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_vms_concerns_none() {
+    fn a_dataset_of_no_vm_concerns_no_vm() {
         for name in [
             "zones/01b2c898-945f-11e1-a523-af1afbe22822@final",
             &format!("zones/cores/{A}"),
@@ -425,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_vms_has_snapshots_of_its_own() {
+    fn a_snapshot_of_a_dataset_above_vms_concerns_no_vm() {
         for operation in ["snapshot", "destroy", "hold", "release", "rename"] {
             for name in ["zones@backup", "tank/vms@backup"] {
                 assert_eq!(dataset(name, operation, "-> @x"), [""; 0]);
@@ -436,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tenant_does_concerns_his_zone_at_most() {
+    fn a_tenants_changes_concern_only_the_tenants_zone() {
         for (name, operation, detail) in [
             ("lent", "set", "quota=1"),
             ("lent", "rename", "-> zones"),
@@ -477,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn another_configuration_of_all_zones_reloads_everything() {
+    fn replacing_the_configuration_of_all_zones_reloads_everything() {
         let rollback = "zones/config/%rollback";
         assert_eq!(dataset(rollback, "clone swap", ""), ["refresh all"]);
         for (name, operation) in [
@@ -527,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promotion_concerns_whoever_may_lose_snapshots() {
+    fn a_promotion_concerns_every_vm_that_may_lose_snapshots() {
         let jobs = dataset(&format!("zones/{A}"), "promote", "");
         assert_eq!(jobs.len(), 2, "{jobs:?}");
         assert!(jobs.iter().all(|job| job.ends_with(" zfs")), "{jobs:?}");
@@ -546,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_change_tells_its_transition() {
+    fn a_zone_change_is_planned_as_its_transition() {
         let planned = |oldstate: &str, newstate: &str, zoneid| {
             let change = ZoneChange {
                 zonename: A.into(),
@@ -577,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_beginnings() {
+    fn file_events_and_ready_sources_are_planned_in_their_lanes() {
         let file = |zonename: Option<&str>, file| {
             let zonename = zonename.map(Arc::from);
             let change = FileChange { zonename, file };

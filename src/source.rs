@@ -192,7 +192,19 @@ pub enum EventSource {
 
 impl EventSource {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Zone, Self::Zfs, Self::File];
+    pub const ALL: [Self; Self::COUNT] = [Self::Zone, Self::Zfs, Self::File];
+
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// Whether its events are sysevents, and come from a sysevent(8).
+    #[must_use]
+    pub fn is_sysevent(self) -> bool {
+        match self {
+            Self::Zone | Self::Zfs => true,
+            Self::File => false,
+        }
+    }
 
     /// The name in /status, in `cause` and in the log.
     #[must_use]
@@ -328,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_that_of_its_source() {
+    fn rows_are_in_the_order_of_their_sources() {
         for (at, row) in ROWS.iter().enumerate() {
             assert_eq!(row.source as usize, at, "{}", row.name);
         }

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_forgotten_and_who_waits_is_woken() {
+    fn dropped_requests_are_forgotten_and_waiting_ones_are_woken() {
         let requests = SyncRequests::default();
         drop(ask(&requests, Some("a"), 1));
         assert!(!requests.are_there(Some("a")));

@@ -126,7 +126,10 @@ pub fn spawn(
         let body = std::panic::AssertUnwindSafe(body);
         if let Err(panic) = std::panic::catch_unwind(body) {
             let what = panic_text(panic.as_ref());
-            log::error!("{owned}: panic: {what}; ending, to be started again");
+            log::error!(
+                "thread {owned} panicked: {what}; exiting with status \
+                 {EXIT_PANIC}, so that SMF restarts the daemon"
+            );
             log::logger().flush();
             exit(EXIT_PANIC);
         }
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_wakes_what_waits_and_what_comes_later() {
+    fn a_stop_wakes_threads_that_wait_now_or_later() {
         let stop = Stop::default();
         let threads = Threads::new(stop.clone());
         let (sender, woken) = channel();

@@ -212,8 +212,8 @@ impl PendingTransitions {
             next.unwrap_or(&mut transition).lost += 1 + oldest.lost;
             self.lost += 1;
             log::warn!(
-                "{zonename}: more than {} zone transitions wait; the oldest \
-                 is not published",
+                "{zonename}: more than {} zone transitions wait to be \
+                 published; dropping the oldest",
                 self.most
             );
         }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_reported_before_the_load_is_due() {
+    fn reports_from_before_the_load_are_due() {
         let boot = reported(&[("ready", 7), ("running", 7)]);
         assert_eq!(due(&boot, 2, Some("installed"), at("installed", 0)), 2);
         assert_eq!(due(&boot, 1, Some("installed"), at("running", 7)), 2);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_reported_after_zoneadm_looked_is_not() {
+    fn reports_from_after_zoneadm_looked_are_not_due() {
         let create =
             reported(&[("configured", 0), ("incomplete", 0), ("installed", 0)]);
         assert_eq!(due(&create, 1, None, at("incomplete", 0)), 2);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_on_the_way_is_due() {
+    fn transitions_on_the_way_to_the_found_state_are_due() {
         let halt = reported(&[("running", 7), ("shutting_down", 7)]);
         assert_eq!(due(&halt, 1, Some("ready"), at("installed", 0)), 2);
         assert_eq!(due(&halt, 1, Some("ready"), at("down", 7)), 2);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_the_end_is_anothers() {
+    fn reports_after_an_end_belong_to_the_next_zone() {
         let again = reported(&[
             ("incomplete", 0),
             ("configured", 0),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reboot_is_told_from_no_reboot_by_the_zones_id() {
+    fn the_zone_id_shows_whether_there_was_a_reboot() {
         let reboot =
             reported(&[("shutting_down", 7), ("ready", 8), ("running", 8)]);
         assert_eq!(due(&reboot, 0, Some("running"), at("running", 8)), 3);

@@ -1,7 +1,7 @@
-//! What things cost, without a clock: bytes that are allocated for a request
-//! and for an event, and what the queue and the hub hold at their bounds. A
-//! copy of a body, a second serialisation, or a cost that grows with the
-//! number of VMs or subscribers shows here.
+//! What things cost, without a clock: the bytes that are allocated for a
+//! request and for an event, and the memory of a full queue and a full hub. A
+//! copy of a body, a second serialisation, or a cost that grows with the number
+//! of VMs or subscribers shows here.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,22 +30,23 @@ use vminfod::threads::Stop;
 use vminfod::vm::diff::EventKind;
 use vminfod::vm::json::{Json, Object};
 
-/// How long anything may take that is only waited for.
+/// The timeout of a read; no cost depends on it.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The system's allocator, and what it was asked for.
+/// The system's allocator, with a count of the bytes that it is asked for.
 struct Counting;
 
-/// Bytes that were ever asked for.
+/// All bytes that have been allocated, whether or not they are free again.
 static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Bytes that this thread has got, less those that it has given back:
-    /// threads of another test may still be ending.
+    /// Bytes that this thread has allocated, less those that it has freed. For
+    /// one thread, because threads of another test may still be ending.
     static IN_USE: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Counts bytes of this thread, which may be one that ends.
+/// Counts bytes of this thread, unless the thread is ending and its counter is
+/// gone.
 fn count(bytes: isize) {
     let _ = IN_USE.try_with(|in_use| in_use.set(in_use.get() + bytes));
 }
@@ -54,7 +55,7 @@ fn in_use() -> isize {
     IN_USE.with(Cell::get)
 }
 
-// SAFETY: all is left to the system's allocator.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ASKED.fetch_add(layout.size(), Ordering::SeqCst);
@@ -73,22 +74,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time: all of them count the same.
+/// Lets one test run at a time: all tests share the counters.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes that are asked for, on average, each time that `body` is run.
+/// The bytes that one run of `body` allocates, on average.
 fn bytes_each(times: usize, mut body: impl FnMut(usize)) -> usize {
-    // What is made once and kept is made by then.
+    // Allocations that are made once and kept are made in this first round.
     (0..times).for_each(&mut body);
     let before = ASKED.load(Ordering::SeqCst);
     (times..2 * times).for_each(&mut body);
     (ASKED.load(Ordering::SeqCst) - before) / times
 }
 
-/// The parts of VM `n`, of the size of a usual one.
+/// The parts of VM `n`, about as large as those of a usual VM.
 fn parts(n: usize) -> Parts {
     let name = format!("00000000-0000-4000-8000-{n:012x}");
     let row =
@@ -113,7 +114,7 @@ fn parts(n: usize) -> Parts {
     parts
 }
 
-/// A picture of VMs.
+/// A cache of VMs, and the hub to which it publishes.
 struct Picture {
     cache: Arc<Cache>,
     hub: Arc<Hub>,
@@ -168,7 +169,7 @@ impl Picture {
         let stop = Stop::default();
         let host = Box::new(NoHost);
         let server = Server::new(limits, cache, hub, host, &stop).unwrap();
-        // Free a moment ago; by its number it can be asked for.
+        // A port that was free a moment ago, because the client must know it.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
@@ -178,7 +179,7 @@ impl Picture {
     }
 }
 
-/// No daemon behind the picture.
+/// There is no daemon behind the cache.
 struct NoHost;
 
 impl Host for NoHost {
@@ -224,7 +225,7 @@ impl Served {
     }
 }
 
-/// A client that asks the same again and again, and allocates nothing.
+/// A client that sends the same request again and again, and allocates nothing.
 struct Connection {
     stream: TcpStream,
     request: String,
@@ -234,7 +235,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Asks, and reads the answer; returns the length of its body.
+    /// Sends the request and reads the answer; returns the length of its body.
     fn ask(&mut self) -> usize {
         self.stream.write_all(self.request.as_bytes()).unwrap();
         let head = self.read_until(b"\r\n\r\n");
@@ -252,8 +253,8 @@ impl Connection {
         length
     }
 
-    /// Reads until there is `end`; returns where that ends. What is after it
-    /// stays in the buffer.
+    /// Reads until the buffer contains `end`; returns the index behind it.
+    /// Bytes after that stay in the buffer.
     fn read_until(&mut self, end: &[u8]) -> usize {
         loop {
             let have = &self.buffer[..self.len];
@@ -297,9 +298,9 @@ fn a_request_costs_no_copy_of_its_body() {
     assert!(body > 1_250_000, "{body}");
     let bytes = bytes_each(50, |_| _ = all.ask());
     eprintln!("/vms: {bytes} bytes");
-    // What points at the pieces that are written at a time.
+    // The pointers to the pieces that are written at a time.
     assert!(bytes < 200 * 500, "/vms: {bytes} bytes, body {body}");
-    // The VM that changes is written anew, and no other.
+    // Only the VM that has changed is serialised again.
     let of_change = bytes_each(50, |n| picture.change(n, n));
     let bytes = bytes_each(50, |n| {
         picture.change(n, 1000 + n);
@@ -307,12 +308,12 @@ fn a_request_costs_no_copy_of_its_body() {
     });
     let of_next = bytes.saturating_sub(of_change);
     eprintln!("/vms after a change: {of_next} bytes");
-    // A few words for each VM that the answer is made of.
+    // A few machine words for each VM in the answer.
     assert!(of_next < 300 * 500, "the next /vms: {of_next} bytes");
 }
 
 #[test]
-fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
+fn the_cost_of_an_event_does_not_grow_with_vms_or_subscribers() {
     let _alone = alone();
     let cost_at = |vms: usize| {
         let picture = Picture::new(vms);
@@ -320,8 +321,9 @@ fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
     };
     let (few, many) = (cost_at(100), cost_at(5000));
     eprintln!("an event: {few} bytes at 100 VMs, {many} at 5,000");
-    // The VM's JSON, the line that has it in it, the line as a chunk; each
-    // grows while it is written. And the objects, that of before and the new.
+    // The VM's JSON, the line that contains it, and the line as a chunk, each
+    // of which grows while it is written; and two VM objects, the old and the
+    // new one.
     assert!(few < 42 << 10, "{few} bytes");
     assert!(many < few + few / 10, "{many} bytes at 5,000 VMs, {few} at 100");
 
@@ -343,19 +345,19 @@ fn an_event_costs_the_same_however_many_vms_and_little_for_who_listens() {
         })
     };
     let (one, more) = (cost_with(1), cost_with(41));
-    // Nobody gets a copy of the line, which is over 3,000 bytes.
+    // No subscriber gets a copy of the line, which is over 3,000 bytes.
     let each = more.saturating_sub(one) / 40;
     eprintln!("{one} bytes with a subscriber, {each} for each more");
     assert!(each < 500, "{each} bytes for each subscriber more");
 }
 
 #[test]
-fn a_vm_takes_few_times_its_json() {
+fn a_vm_takes_less_memory_than_five_times_its_json() {
     const VMS: usize = 1000;
     let _alone = alone();
     let begin = in_use();
     let picture = Picture::new(VMS);
-    // Nobody listens: but for the last, events go at the next one.
+    // There are no subscribers: each event is dropped when the next one comes.
     let _ = picture.hub.hand_out(usize::MAX);
     picture.change(0, 0);
     let vm = (in_use() - begin) / VMS.cast_signed();
@@ -363,13 +365,13 @@ fn a_vm_takes_few_times_its_json() {
     let json = vms.iter().map(|vm| vm.json().len()).sum::<usize>() / VMS;
     let json = json.cast_signed();
     eprintln!("a VM: {vm} bytes, {json} of them JSON");
-    // Besides the JSON there are the object, and what it is made of, which has
-    // its strings in common with it; the rest is tables and the list of VMs.
+    // Besides the JSON there are the object and the parts that it is made of,
+    // which share their strings; the rest is tables and the list of VMs.
     assert!(vm < 5 * json, "a VM: {vm} bytes, {json} of them JSON");
 }
 
 #[test]
-fn a_full_queue_takes_no_more_memory() {
+fn the_memory_of_the_queue_is_bounded() {
     let _alone = alone();
     let most = 1000;
     let begin = in_use();
@@ -385,16 +387,16 @@ fn a_full_queue_takes_no_more_memory() {
     let full = in_use() - begin;
     (most..100 * most).for_each(push);
     let status = queue.status(0);
-    // It has forgotten which VMs were meant, not that some were.
+    // The queue no longer knows which VMs were meant: it will load them all.
     assert!(status.waiting_count <= most, "{}", status.waiting_count);
     assert!(status.overflows > 0);
     let after = in_use() - begin;
-    // A hundred times as many jobs: no more than tables that have grown.
+    // After a hundred times as many jobs, only the tables have grown.
     assert!(after < 2 * full, "{after} bytes, {full} when it was full");
 }
 
 #[test]
-fn a_full_hub_takes_no_more_memory() {
+fn the_memory_of_the_hub_is_bounded() {
     let _alone = alone();
     let limits = hub_limits();
     let hub = Hub::new(limits);
@@ -407,7 +409,7 @@ fn a_full_hub_takes_no_more_memory() {
         // Each of another size, up to 64 KiB.
         let line = vec![b'x'; 1 + n * 7919 % (64 << 10)];
         hub.publish(about.clone(), None, LineDraft::of(&line), |_, _| ());
-        // All who listen have had it.
+        // Every subscriber has had it.
         let _ = hub.hand_out(usize::MAX);
     };
     (0..1000).for_each(publish);
@@ -418,9 +420,9 @@ fn a_full_hub_takes_no_more_memory() {
     assert!(bytes <= limits.kept_bytes, "{bytes}");
     assert_eq!(bytes, held);
     let more = in_use() - full;
-    // Which lines are kept differs, and so does their size.
+    // Other lines are kept by now, of other sizes.
     assert!(more < limits.kept_bytes.cast_signed(), "{more} bytes more");
-    // Who does not take his lines bounds nothing.
+    // Lines that are not handed out are bounded, too.
     for _ in 0..5000 {
         hub.publish(about.clone(), None, LineDraft::of(b"x"), |_, _| ());
     }

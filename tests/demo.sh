@@ -1,7 +1,8 @@
 #!/bin/sh
-# A tour: a simulated host, the daemon on it, and VMs that come, change and go
-# while `vminfod events` tells of it. Everything is below one temporary
-# directory, which goes at the end; DEMO=stay leaves it running instead.
+# A tour: a simulated host, the daemon on it, and VMs that are created, changed
+# and deleted while `vminfod events` prints the events. Everything is below one
+# temporary directory, which is removed at the end. With DEMO=stay, the demo
+# keeps running until Ctrl-C or Enter.
 #
 # usage: demo.sh DIRECTORY-OF-PROGRAMS VMS
 
@@ -25,11 +26,11 @@ trap 'exit 1' INT TERM
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 run() {
 	printf '\033[2m$ simhost %s\033[0m\n' "$*"
-	# The command's words are the operation, its host, and the rest.
+	# simhost takes the operation, the root of the host, and the rest.
 	op=$1
 	shift
 	"$simhost" "$op" "$root" "$@"
-	# For the eye: what an operation makes stands below it.
+	# Time for the events of an operation to be printed below it.
 	sleep 0.3
 }
 

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Installs what tests need besides Rust, gcc and make, on Debian, where it is
-# not there: clients of HTTP, a terminal, shells, a checker of manual pages;
-# and promtool into the given directory, since the package it is in would start
-# a server on the port of the daemon.
+# Installs, on Debian, the programs that the tests need besides Rust, gcc and
+# make, if they are missing: HTTP clients, a terminal, shells, a checker of
+# manual pages. Single programs, such as promtool, are unpacked into the given
+# directory instead: the package of promtool would start a server on the port of
+# the daemon.
 set -euo pipefail
 tools=$1
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
 
-# A list of packages that was never read, or is old, finds nothing.
+# Tries twice: a list of packages that was never read, or is old, finds no
+# package.
 quietly_twice() {
     "$@" || { "${as_root[@]}" apt-get update && "$@"; }
 }
@@ -23,7 +25,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     quietly_twice "${as_root[@]}" apt-get install --yes \
         --no-install-recommends "${missing[@]}"
 fi
-# One program of a package that is not to be installed as a whole.
+# Unpacks one program of a package, which is not installed as a whole.
 unpack() {
     local package=$1 path=$2 program=${2##*/}
     if command -v "$program" > /dev/null || [ -x "$tools/$program" ]; then

@@ -1,5 +1,5 @@
-//! The queue and the hub, in every interleaving of a few threads: run by
-//! `make interleavings`, which sets `--cfg loom`.
+//! The queue, the hub and the bell, in the interleavings of a few threads: run
+//! by `make interleavings`, which sets `--cfg loom`.
 
 #![cfg(loom)]
 #![allow(clippy::unwrap_used)]
@@ -17,18 +17,19 @@ use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::{Bell, Condvar, Mutex};
 use vminfod::vm::diff::EventKind;
 
-/// Runs `body` in all interleavings with few switches against a thread's will:
-/// that is where mistakes are, and what can be waited for.
+/// Runs `body` in all interleavings with at most three preemptions: these show
+/// most mistakes, and end in a bearable time.
 fn in_every_order(body: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(body);
 }
 
-/// What workers and pushers of one lane know of each other.
+/// What workers and pushers of a lane note for each other.
 #[derive(Default)]
 struct Lanes {
-    /// By lane: what was last pushed, what was last loaded, who is at it.
+    /// By lane: the number of the last push, the number of the last push that
+    /// was loaded, and whether a worker is at it.
     state: Mutex<[(u32, u32, bool); 2]>,
     loaded: Condvar,
 }
@@ -54,7 +55,7 @@ impl Lanes {
         }
     }
 
-    /// A worker: never at a lane where another is.
+    /// A worker. It fails if another worker is at one of its lanes.
     fn work(&self, queue: &Queue) {
         while let Some(batch) = queue.take() {
             for job in batch.jobs.iter().filter(|j| j.lane != Lane::All) {
@@ -64,7 +65,7 @@ impl Lanes {
                     lane.2 = true;
                 }
             }
-            // What was pushed by now is loaded by this.
+            // All that was pushed up to now is loaded by this batch.
             let now = self.state.lock().map(|lane| lane.0);
             thread::yield_now();
             for job in &batch.jobs {
@@ -90,13 +91,14 @@ impl Lanes {
     }
 }
 
-/// Two workers, and what is pushed while they are at it: all is loaded after
-/// it was pushed, and closing ends both.
+/// Runs two workers, with pushes while they work: all that is pushed is loaded
+/// after its push, and closing the queue ends both workers.
 fn nothing_is_lost(pushes: &'static [usize], jobs: usize) {
     nothing_is_lost_beside(pushes, jobs, false);
 }
 
-/// With `later`, there is one alone, and he looks at the clock.
+/// With `later`, there is only one worker, and it waits with a timeout, because
+/// a job is due much later.
 fn nothing_is_lost_beside(pushes: &'static [usize], jobs: usize, later: bool) {
     in_every_order(move || {
         let limits =
@@ -136,7 +138,7 @@ fn pushes_to_two_lanes_are_all_loaded() {
 }
 
 #[test]
-fn who_looks_at_the_clock_is_taken_if_nobody_else_is_free() {
+fn a_worker_that_waits_with_a_timeout_takes_pushed_jobs() {
     nothing_is_lost_beside(&[0, 1], 10, true);
 }
 
@@ -146,7 +148,7 @@ fn a_full_queue_loads_everything() {
 }
 
 #[test]
-fn closing_ends_workers_whatever_they_are_at() {
+fn closing_the_queue_ends_all_workers() {
     in_every_order(|| {
         let limits = QueueLimits::default();
         let queue = Arc::new(Queue::new(limits, &SourceTimes::default()));
@@ -167,7 +169,7 @@ fn closing_ends_workers_whatever_they_are_at() {
 }
 
 #[test]
-fn each_event_wakes_who_sends_it() {
+fn each_event_wakes_the_sender_thread() {
     in_every_order(|| {
         let limits = HubLimits {
             kept_events: 9,
@@ -183,7 +185,7 @@ fn each_event_wakes_who_sends_it() {
             thread::spawn(move || {
                 let mut sent = Vec::new();
                 while sent.len() < 3 {
-                    // Under loom no time passes: only an event ends it.
+                    // Under loom no time passes: only an event ends the wait.
                     hub.wait(Instant::now() + Duration::from_secs(1000));
                     let lines = hub.hand_out(9).unwrap();
                     sent.extend(lines.iter().map(|line| line.seq));
@@ -206,7 +208,7 @@ fn each_event_wakes_who_sends_it() {
 }
 
 #[test]
-fn each_ring_is_heard() {
+fn no_ring_of_the_bell_is_lost() {
     in_every_order(|| {
         let bell = Arc::new(Bell::new().unwrap());
         let rung = Arc::new(Mutex::new(0));

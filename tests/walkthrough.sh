@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Does in a copy of the project what docs/ARCHITECTURE.md says of adding things.
-# The page has pairs of diffs, the thing and its test, and the command that runs
-# the test: it has to fail without the thing, and to pass with it.
+# Follows, in a copy of the project, the instructions of docs/ARCHITECTURE.md
+# for adding things. The page has pairs of diffs, the addition and its test, and
+# the command that runs the test: the test must fail without the addition, and
+# pass with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 doc=$PWD/docs/ARCHITECTURE.md
@@ -13,7 +14,7 @@ git ls-files -z | tar --null -T - -cf - | tar -C "$copy" -xf -
 cd "$copy"
 export CARGO_TARGET_DIR=$PWD/../target
 
-# Applies the diff of number N of the page.
+# Applies diff number N of the page.
 apply() {
     awk -v n="$1" '
         /^```diff$/ { found++; inside = found == n; next }
@@ -28,7 +29,7 @@ for i in "${!runs[@]}"; do
     apply $((2 * i + 2))
 done
 for run in "${runs[@]}"; do
-    # Only that it fails is wanted to be seen.
+    # The output goes to a log: it matters only that the test fails.
     if $run > "$log" 2>&1; then
         echo "$run: passes without what it tests"
         exit 1

@@ -280,7 +280,7 @@ pub fn until<T>(
             return Ok(found);
         }
         if begin.elapsed() > DEADLINE {
-            return Err(format!("{what}: not in {DEADLINE:?}").into());
+            return Err(format!("{what}: not within {DEADLINE:?}").into());
         }
         std::thread::sleep(pause);
     }

@@ -86,7 +86,7 @@ fn read_answer(
         }
     };
     let head = std::str::from_utf8(&buffer[..end])
-        .map_err(|_| broken("a head that is no text"))?;
+        .map_err(|_| broken("the answer's head is not UTF-8"))?;
     if !head.starts_with("HTTP/1.1 200") {
         return Err(broken(head));
     }

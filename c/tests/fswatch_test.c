@@ -112,7 +112,7 @@ check_fswatch(void)
 	CHECK("stop", fswatch_wait(fw, events, 8, &n) == ECANCELED);
 	CHECK("stop", pthread_join(thread, NULL) == 0);
 	fswatch_close(fw);
-	(void) printf("fswatch tells of every change\n");
+	(void) printf("fswatch reports every change\n");
 }
 
 /* --- many threads at once --- */
@@ -262,7 +262,7 @@ check_crowd(void)
 	CHECK("crowd", fswatch_stop(crowd.c_fw) == 0);
 	CHECK("crowd", pthread_join(listener, NULL) == 0);
 	fswatch_close(crowd.c_fw);
-	(void) printf("watches that many work on stay whole\n");
+	(void) printf("watches survive many threads at once\n");
 }
 
 int

@@ -336,7 +336,7 @@ check_overflow(void)
 	}
 	CHECK("overflow", (pe.portev_events & M) != 0);
 	CHECK("overflow", port_close(port) == 0);
-	(void) printf("an overflow of %u is survived\n", most);
+	(void) printf("an overflow of %u events loses no change\n", most);
 }
 
 /* Row 74: the cookie and the name are those of the first association. */
@@ -454,7 +454,7 @@ check_row_76_a_signal_leaves_the_list(void)
 	/* The event is still there. */
 	CHECK("row 76", next(port, &list[0]) == 9);
 	CHECK("row 76", port_close(port) == 0);
-	(void) printf("row 76: a signal leaves the list\n");
+	(void) printf("row 76: a signal leaves the caller's list\n");
 }
 
 /* A directory that a thread associates again and again. */

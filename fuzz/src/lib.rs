@@ -51,9 +51,7 @@ pub fn sysevent(data: &[u8]) {
         assert!(event.to_string().len() < 1 << 16);
         match event {
             SourceEvent::Zone(change) => assert!(is_zonename(&change.zonename)),
-            SourceEvent::InitRestart { zonename } => {
-                assert!(is_zonename(&zonename))
-            }
+            SourceEvent::Vm(change) => assert!(is_zonename(&change.zonename)),
             SourceEvent::Dataset(change) => assert!(!change.dataset.is_empty()),
             other => panic!("not of sysevent: {other}"),
         }

@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_of_a_large_vm_are_bounded_and_say_what_is_missing() {
+    fn transitions_of_a_large_vm_are_bounded_and_the_lost_are_counted() {
         let reported = || -> Vec<_> {
             ["ready", "running", GONE, "ready", "running"]
                 .map(|state| Transition::new(state, None))

@@ -84,7 +84,7 @@ fn every_state_that_was_reported_is_published() {
 }
 
 #[test]
-fn what_a_load_has_found_unchanged_is_shared_with_what_is_served() {
+fn unchanged_members_share_memory_with_the_served_vm() {
     let cache = cache();
     assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
     let before = cache.snapshot().vms[0].clone();
@@ -109,7 +109,7 @@ fn what_a_load_has_found_unchanged_is_shared_with_what_is_served() {
 }
 
 #[test]
-fn lost_transitions_are_told_by_the_next_event() {
+fn lost_transitions_are_reported_by_the_next_event() {
     let cache = cache();
     assert_eq!(apply(&cache, Some(parts("running", "a")), &[]), "create");
     let name = Arc::from(NAME);

@@ -21,8 +21,9 @@ pub(super) static FACTS: [Fact; 2] = [
     Fact {
         id: "against.properties",
         why: "clients of that daemon must find the same VMs here",
-        expected: "each VM is the same, property by property; what changes \
-            without an event and what today's daemon is known for is left out",
+        expected: "each VM is the same, property by property; values that \
+            change without an event, and known differences of today's daemon, \
+            are left out",
         harm: "properties change when daemons are switched",
     },
 ];
@@ -56,15 +57,17 @@ pub(super) fn look(
     }
     let differences = whole.iter().map(|(place, (ours, _))| {
         let seen = match ours {
-            Some(_) => "a load has it, the daemon does not",
-            None => "the daemon has it, a load does not",
+            Some(_) => "the system has it, the daemon does not",
+            None => "the daemon has it, the system does not",
         };
         Difference::new(format!("VM {}", given(&place.zonename)), seen)
     });
     findings.judge(vms, format!("{} VMs", seen.vms), differences.collect());
     let mut text = format!("{} VMs", seen.vms);
     if known > 0 {
-        text += &format!("; {known} differences are known of today's daemon");
+        text += &format!(
+            "; {known} known differences of today's daemon were left out"
+        );
     }
     let groups = by_property(&others);
     let differences: Vec<_> = groups.iter().map(difference).collect();
@@ -75,7 +78,8 @@ pub(super) fn look(
     if differences.is_empty() && !first.is_empty() {
         let faults = seen.unanswered.len();
         let why = format!(
-            "{faults} things can't be read, and so their VMs not compared: {}",
+            "{faults} sources can't be read, so their VMs were not compared: \
+             {}",
             first.join("; ")
         );
         findings.untried(properties, why);
@@ -85,12 +89,15 @@ pub(super) fn look(
     Ok(())
 }
 
-/// `quota: 3 VMs, the daemon null, a load 0, for example …`
+/// `quota: 3 VMs, the daemon has null, the system has 0, for example …`
 fn difference(group: &Group) -> Difference {
     let Group { path, vms, values, are_alike } = group;
     let (ours, theirs) = (shown(values.0.as_ref()), shown(values.1.as_ref()));
-    let values =
-        format!("the daemon {}, a load {}", given(&theirs), given(&ours));
+    let values = format!(
+        "the daemon has {}, the system has {}",
+        given(&theirs),
+        given(&ours)
+    );
     let first = vms.first().map(given).unwrap_or_default();
     let count = match vms.len() {
         1 => "1 VM".to_string(),

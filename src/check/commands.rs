@@ -56,9 +56,9 @@ pub(super) fn answered(output: &Output) -> String {
     };
     let said = match (output.stdout.trim_end(), output.stderr.trim_end()) {
         ("", "") => "nothing was printed".to_string(),
-        (out, "") => format!("printed {}", quoted(out)),
-        ("", err) => format!("said {}", quoted(err)),
-        (out, err) => format!("printed {}, said {}", quoted(out), quoted(err)),
+        (out, "") => format!("stdout {}", quoted(out)),
+        ("", err) => format!("stderr {}", quoted(err)),
+        (out, err) => format!("stdout {}, stderr {}", quoted(out), quoted(err)),
     };
     format!("{exit}, {said}")
 }

@@ -14,20 +14,21 @@ pub(super) static FACTS: [Fact; 11] = [
         id: "files.index",
         why: "the index says which zones there are",
         expected: "it can be read, and has the global zone",
-        harm: "no VM is ever taken for gone",
+        harm: "VMs whose zones are gone are still served",
     },
     Fact {
         id: "files.index-lines",
-        why: "a zone whose line is passed over is gone as soon as it halts",
-        expected: "every line is a comment, empty, or a zone's, and no zone \
-            has two",
-        harm: "the zones of such lines are no VMs, unless they run",
+        why: "a zone whose line is ignored disappears as soon as it halts",
+        expected: "every line is empty, a comment, or the line of a zone, and \
+            no zone has two lines",
+        harm: "the zones of such lines are served only while they run",
     },
     Fact {
         id: "files.xml",
         why: "most of a VM object is in the zone's XML",
         expected: "the XML of every zone can be read and parsed",
-        harm: "these VMs are not served, or as they were last good",
+        harm: "these VMs are not served, or are served with their last good \
+            values",
     },
     Fact {
         id: "files.xml-valid",
@@ -37,7 +38,7 @@ pub(super) static FACTS: [Fact; 11] = [
     },
     Fact {
         id: "files.xml-known",
-        why: "what is in no table is in no VM object",
+        why: "vminfod serves only the keys that it knows",
         expected: "every attribute, resource and property is known",
         harm: "a property of a newer platform is not served",
     },
@@ -46,40 +47,42 @@ pub(super) static FACTS: [Fact; 11] = [
         why: "the index and the XML say the same of a zone twice",
         expected: "name, zonepath, brand and debug id of the XML are those of \
             the index",
-        harm: "it depends on the event which of both is served",
+        harm: "which of the two values is served depends on the event",
     },
     Fact {
         id: "files.directory",
         why: "a VM's own files are found below its zonepath",
-        expected: "the zonepath of every installed zone is a directory, and \
-            its config, if there is one, a directory and no link",
+        expected: "the zonepath of every installed zone is a directory, and so \
+            is its config, if it exists; neither is a link",
         harm: "metadata, tags, routes and the last exit of these VMs are \
             missing",
     },
     Fact {
         id: "files.lastexited",
-        why: "it says when a VM last stopped, and how",
-        expected: "a time and a status",
+        why: "the file says when a VM last stopped, and with which status",
+        expected: "the file contains a time and an exit status",
         harm: "exit_status and exit_timestamp stay as they were",
     },
     Fact {
         id: "files.metadata",
         why: "it is part of the VM object",
-        expected: "a JSON object; customer_metadata and internal_metadata \
-            in it, if there, are objects",
-        harm: "the VM's metadata stay as they were, or have an odd form",
+        expected: "a JSON object; customer_metadata and internal_metadata in \
+            it, if present, are objects",
+        harm: "the VM keeps its last good metadata, or has metadata of a wrong \
+            form",
     },
     Fact {
         id: "files.tags",
         why: "they are part of the VM object",
         expected: "a JSON object",
-        harm: "the VM's tags stay as they were, or have an odd form",
+        harm: "the VM keeps its last good tags, or has tags of a wrong form",
     },
     Fact {
         id: "files.routes",
         why: "they are part of the VM object",
         expected: "a JSON object",
-        harm: "the VM's routes stay as they were, or have an odd form",
+        harm: "the VM keeps its last good routes, or has routes of a wrong \
+            form",
     },
 ];
 
@@ -118,7 +121,7 @@ pub(super) fn look(
     let has_global = zones.iter().any(|(name, _)| *name == "global");
     let seen = match has_global {
         true => format!("{} zones", zones.len()),
-        false => "it does not have the global zone".to_string(),
+        false => "it lacks the global zone".to_string(),
     };
     findings.expect(&FACTS[0], has_global, "the index", seen);
     look_at_lines(findings, &text);
@@ -161,19 +164,19 @@ fn look_at_lines(findings: &mut Findings, text: &str) {
         let seen = match line {
             IndexPiece::Comment => continue,
             IndexPiece::Zone(name, _) if !is_name(name) => {
-                format!("no zone may be called {}", quoted(name))
+                format!("not a valid zone name: {}", quoted(name))
             }
             IndexPiece::Zone(name, _) if names.insert(name) => continue,
             IndexPiece::Zone(name, _) => {
-                format!("zone {} has a line before", given(name))
+                format!("zone {} has more than one line", given(name))
             }
             IndexPiece::PassedOver(line) => {
-                format!("zonecfg passes it over: {}", quoted(line))
+                format!("zonecfg ignores this line: {}", quoted(line))
             }
         };
         // A line is identified by its text, because other lines come and go.
         let what = seen.clone();
-        let seen = format!("it is line {}", at + 1);
+        let seen = format!("line {}", at + 1);
         differences.push(Difference::new(what, seen));
     }
     findings.judge(&FACTS[1], format!("{count} lines"), differences);
@@ -224,7 +227,8 @@ impl Found<'_> {
             return;
         }
         let Some(dir) = dir else {
-            let seen = format!("no zonepath: {}", quoted(&line.zonepath));
+            let seen =
+                format!("not a valid zonepath: {}", quoted(&line.zonepath));
             return self.note(DIRECTORY, name, Some(seen));
         };
         let is_dir = |path: &std::path::Path| {
@@ -315,7 +319,9 @@ impl Found<'_> {
                     let odd = parts.find(is_odd);
                     match (read.value.as_object(), odd) {
                         (None, _) => Some("not a JSON object".to_string()),
-                        (_, Some(part)) => Some(format!("{part} is no object")),
+                        (_, Some(part)) => {
+                            Some(format!("{part} is not an object"))
+                        }
                         _ => None,
                     }
                 }

@@ -19,7 +19,7 @@ pub(super) static FACTS: [Fact; 8] = [
     },
     Fact {
         id: "host.global-zone",
-        why: "only from the global zone every VM can be seen",
+        why: "every VM can be seen only from the global zone",
         expected: "zonename says global",
         harm: "there are no VMs to serve",
     },
@@ -27,33 +27,36 @@ pub(super) static FACTS: [Fact; 8] = [
         id: "host.platform",
         why: "commands, files and events are those of SmartOS",
         expected: "uname says SunOS and a joyent_ build stamp",
-        harm: "anything: nothing else was made for another system",
+        harm: "anything may go wrong: vminfod is made for SmartOS only",
     },
     Fact {
         id: "host.build-stamp",
-        why: "every VM object names the platform's build stamp, of sysinfo",
-        expected: "the Live Image of sysinfo is the stamp of uname",
+        why: "every VM object has the platform's build stamp, which comes from \
+            sysinfo",
+        expected: "Live Image in sysinfo is the build stamp that uname prints",
         harm: "platform_buildstamp of every VM is that of another platform",
     },
     Fact {
         id: "host.sysinfo",
-        why: "every VM object has what sysinfo says of its server",
-        expected: "the file of sysinfo has UUID and Live Image as texts; \
-            Datacenter Name and Headnode ID, if there, are no arrays or objects",
+        why: "every VM object has values about its server, which come from \
+            sysinfo",
+        expected: "the sysinfo file has UUID and Live Image as strings; \
+            Datacenter Name and Headnode ID, if present, are neither arrays \
+            nor objects",
         harm: "every VM object lacks server_uuid or platform_buildstamp",
     },
     Fact {
         id: "host.privileges",
         why: "sysevent, zoneadm, zfs and the files of zones need them",
         expected: "ppriv says that all privileges are in effect",
-        harm: "a command fails that works for others",
+        harm: "commands fail that work for a user with all privileges",
     },
     Fact {
         id: "host.port-events",
-        why: "an event port watches only so many files",
+        why: "the number of files that an event port can watch is limited",
         expected: "process.max-port-events allows five for each zone",
-        harm: "files that are not watched are looked at every second; set \
-            config/file_watches",
+        harm: "files beyond the limit are not watched but checked every \
+            second; raise config/file_watches",
     },
     Fact {
         id: "host.descriptors",
@@ -180,9 +183,11 @@ fn look_at_sysinfo(
     let lacking = keys.into_iter().filter(|key| json.get(key).is_none());
     let lacking: Vec<_> = lacking.collect();
     let seen = match (wrong.is_empty(), lacking.is_empty()) {
-        (false, _) => format!("{} is missing or odd", wrong.join(", ")),
-        (true, false) => format!("it lacks {}", lacking.join(", ")),
-        (true, true) => "it has all of them".to_string(),
+        (false, _) => {
+            format!("missing or of the wrong type: {}", wrong.join(", "))
+        }
+        (true, false) => format!("it lacks {} (allowed)", lacking.join(", ")),
+        (true, true) => "it has all keys".to_string(),
     };
     findings.expect(sysinfo, wrong.is_empty(), "the file", seen);
     let stamps = (text("Live Image"), uname.and_then(build_stamp));
@@ -191,7 +196,7 @@ fn look_at_sysinfo(
             let seen = format!("sysinfo has {image:?}, uname {running:?}");
             findings.expect(stamp, image == running, "the stamps", seen);
         }
-        _ => findings.untried(stamp, "one of the two is not known"),
+        _ => findings.untried(stamp, "sysinfo or uname gives no build stamp"),
     }
 }
 
@@ -233,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_limit_of_a_resource_control_counts() {
+    fn the_lowest_limit_that_is_not_basic_counts() {
         let text = "process: 7: vminfod check\n\
             process.max-file-descriptor basic 256 - deny 7\n\
             process.max-file-descriptor privileged 65536 - deny -\n\

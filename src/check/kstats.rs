@@ -9,28 +9,29 @@ pub(super) static FACTS: [Fact; 4] = [
     Fact {
         id: "kstat.filters",
         why: "only four statistics of zones are read",
-        expected: "kstat with these filters exits with 0 and prints just \
+        expected: "kstat with these filters exits with 0 and prints only \
             zonename, boot_time, init_pid and init_restarts",
         harm: "no VM has a pid or boot_timestamp, or each load reads far more",
     },
     Fact {
         id: "kstat.global",
         why: "the global zone has a kstat, so that a listing is never empty",
-        expected: "the global zone is among them, with id 0",
-        harm: "nothing; but kstat is not what it was",
+        expected: "the global zone is in the listing, with id 0",
+        harm: "no direct harm, but kstat has changed",
     },
     Fact {
         id: "kstat.running",
-        why: "pid and boot_timestamp of a running VM come from there",
-        expected: "every running zone has all four, and the id that zoneadm \
-            says",
+        why: "pid and boot_timestamp of a running VM come from kstat",
+        expected: "every running zone has all four statistics, and the same id \
+            as in zoneadm",
         harm: "these VMs have a fault, and lack pid and boot_timestamp",
     },
     Fact {
         id: "kstat.one",
         why: "after an event of one zone only its statistics are read",
-        expected: "-i ID prints just those of that zone",
-        harm: "the VM lacks pid and boot_timestamp, or takes another's",
+        expected: "-i ID prints only the statistics of that zone",
+        harm: "the VM lacks pid and boot_timestamp, or gets those of another \
+            zone",
     },
 ];
 
@@ -63,7 +64,11 @@ pub(super) fn look(
     findings.expect(filters, is_well, "the statistics", seen);
     let kstats = kstat::answer(&run, &output).map_err(given)?;
     let is_there = kstats.get("global").is_some_and(|info| info.zoneid == 0.0);
-    let seen = if is_there { "it is there" } else { "it is not there" };
+    let seen = if is_there {
+        "it is listed with id 0"
+    } else {
+        "it is not listed with id 0"
+    };
     findings.expect(global, is_there, "the global zone", seen);
 
     look_at_one(check, findings, one)?;
@@ -96,7 +101,9 @@ pub(super) fn look(
 /// What is wrong with the kstat of a running zone, if anything.
 fn wrong_with(row: &ZoneRow, kstats: &Kstats) -> Option<String> {
     match kstats.get(&*row.zonename) {
-        None => Some("has none, or not all".to_string()),
+        None => {
+            Some("kstat has no statistics of it, or not all four".to_string())
+        }
         Some(info) if Some(info.zoneid) != row.zoneid.as_f64() => {
             let ids = [info.zoneid.to_string(), row.zoneid.to_string()];
             let [kstat, zoneadm] = ids.map(|id| given(&id));

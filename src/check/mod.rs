@@ -198,7 +198,8 @@ impl Check {
                 let looked = AssertUnwindSafe(|| check.try_group(group));
                 let findings = catch_unwind(looked).unwrap_or_else(|panic| {
                     let what = threads::panic_text(panic.as_ref());
-                    let bug = Err(format!("this is a bug: {what}").into());
+                    let bug = "a bug in vminfod, please report it";
+                    let bug = Err(format!("{bug}: {what}").into());
                     Findings::default().complete(group, bug)
                 });
                 let _ = sender.send((group.name, findings));
@@ -206,7 +207,8 @@ impl Check {
             match begun {
                 Ok(_) => waiting.push(group),
                 Err(e) => {
-                    let why = Err(format!("no thread for it: {e}").into());
+                    let why = "can't start a thread for this group";
+                    let why = Err(format!("{why}: {e}").into());
                     let findings = Findings::default().complete(group, why);
                     found.insert(group.name, findings);
                 }
@@ -221,7 +223,9 @@ impl Check {
         for group in waiting {
             found.entry(group.name).or_insert_with(|| {
                 let time = self.group_time();
-                let why = format!("it hangs: it has not ended in {time:?}");
+                let why = format!(
+                    "this group hangs: it has not finished within {time:?}"
+                );
                 Findings::default().complete(group, Err(why.into()))
             });
         }
@@ -293,7 +297,9 @@ fn lasting((before, now): (Finding, Finding)) -> Finding {
         }
         Verdict::Holds | Verdict::Absent(_) => now,
         Verdict::Untried(why) => {
-            let why = format!("what differs could be looked at once: {why}");
+            let why = format!(
+                "the difference could not be checked a second time: {why}"
+            );
             Finding { verdict: Verdict::Untried(why.into()), ..now }
         }
     }
@@ -356,7 +362,8 @@ impl Findings {
         group: &'static Group,
         result: Result<(), Obstacle>,
     ) -> Vec<Finding> {
-        let why = result.err().unwrap_or("it was not reached".into());
+        let why = "the group stopped before it came to this fact";
+        let why = result.err().unwrap_or(why.into());
         let facts = group.facts.iter().map(|fact| {
             let at = self.0.iter().position(|f| f.fact.id == fact.id);
             match at {
@@ -397,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_each_time_counts() {
+    fn only_a_difference_in_every_look_counts() {
         let both = lasting((differing(&["a", "b"]), differing(&["b", "c"])));
         assert_eq!(both.verdict, differing(&["b"]).verdict);
         let none = lasting((differing(&["a"]), differing(&["b"])));
@@ -415,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fact_has_a_name_of_its_own_and_says_all() {
+    fn fact_ids_are_unique_and_all_texts_are_filled_in() {
         let mut ids = fact_ids();
         let count = ids.len();
         assert!(count > 50, "{count}");
@@ -432,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_that_are_not_reached_could_not_be_tried() {
+    fn facts_that_are_not_reached_count_as_untried() {
         let mut findings = Findings::default();
         findings.judge(&host::FACTS[1], "seen", vec![]);
         let all = findings.complete(&GROUPS[0], Err("it hangs".into()));

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_from_the_machine_is_kept_apart() {
+    fn text_of_the_machine_is_split_from_our_own() {
         let text = format!("zone {}: exit {}", given("a\u{e001}b"), 1);
         let wanted = [(false, "zone "), (true, "ab"), (false, ": exit 1")];
         assert_eq!(pieces(&text), wanted);

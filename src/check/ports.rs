@@ -29,36 +29,38 @@ pub(super) static FACTS: [Fact; 9] = [
         id: "ports.create",
         why: "a file of a VM that did not exist is noticed by its directory",
         expected: "a new entry is an event of the watched directory",
-        harm: "files that come later are found by a reload",
+        harm: "new files are noticed only at the next reload",
     },
     Fact {
         id: "ports.write",
         why: "some files are written in place",
         expected: "a write is an event of the watched file",
-        harm: "what is written is found by a reload",
+        harm: "the new content is noticed only at the next reload",
     },
     Fact {
         id: "ports.truncate",
         why: "zoneadmd truncates lastexited before it writes it",
         expected: "a truncation is an event of the watched file",
-        harm: "an emptied file is found by a reload",
+        harm: "an emptied file is noticed only at the next reload",
     },
     Fact {
         id: "ports.chmod",
-        why: "what changes no content is not asked for",
-        expected: "a new mode is no event of the watched file",
+        why: "the daemon does not ask for events of changes that leave the \
+            content as it is",
+        expected: "a change of mode causes no event of the watched file",
         harm: "VMs are loaded for nothing",
     },
     Fact {
         id: "ports.rename-over",
         why: "zonecfg and vmadm replace files by rename",
-        expected: "the watched file is reported as exchanged, and the new one \
-            is watched from then on",
-        harm: "a change of a zone's XML or metadata is found by a reload",
+        expected: "the watched file is reported as replaced, and from then on \
+            the new file is watched",
+        harm: "a change of a zone's XML or metadata is noticed only at the \
+            next reload",
     },
     Fact {
         id: "ports.rename-away",
-        why: "a zone that is renamed takes its XML along",
+        why: "when a zone is renamed, its XML is renamed, too",
         expected: "the watched file is reported as gone",
         harm: "a file that has gone is served until a reload",
     },
@@ -70,15 +72,15 @@ pub(super) static FACTS: [Fact; 9] = [
     },
     Fact {
         id: "ports.directory",
-        why: "a zonepath may be exchanged as a whole",
-        expected: "the watched directory is reported as exchanged or gone",
-        harm: "the files of the old directory are watched on",
+        why: "the whole directory of a zone may be replaced",
+        expected: "the watched directory is reported as replaced or gone",
+        harm: "the daemon goes on watching the files of the old directory",
     },
     Fact {
         id: "ports.mount-point",
         why: "a zonepath is the root of a file system",
         expected: "a new entry is an event of a mount point",
-        harm: "files that come later are found by a reload",
+        harm: "new files are noticed only at the next reload",
     },
 ];
 
@@ -141,7 +143,8 @@ pub(super) fn look(
                 Some(Err(Wrong::Untried(why))) => {
                     untried.push(format!("{dir}: {why}"));
                 }
-                None => untried.push(format!("{dir}: this is a bug")),
+                None => untried
+                    .push(format!("{dir}: a bug in vminfod, please report it")),
             }
         }
         let verdict = match (differences.is_empty(), untried.is_empty()) {
@@ -181,7 +184,9 @@ fn try_all(dir: &Path) -> Vec<Tried> {
         UNLINK => unlink(&watcher, &scratch),
         DIRECTORY => directory(&watcher, &scratch),
         MOUNT => mount_point(&watcher, dir),
-        _ => Err(Wrong::Untried("this is a bug".to_string())),
+        _ => Err(Wrong::Untried(
+            "a bug in vminfod, please report it".to_string(),
+        )),
     });
     tries.collect()
 }
@@ -266,7 +271,7 @@ impl Watcher {
             true => Ok(format!("{time:.1?}")),
             false => {
                 let what = format!(
-                    "an event that says exchanged: {exchanged}, gone: {gone}"
+                    "the event says replaced: {exchanged}, gone: {gone}"
                 );
                 Err(Wrong::Differs(what))
             }
@@ -343,7 +348,8 @@ fn chmod(watcher: &Watcher, scratch: &Scratch) -> Tried {
             }
             Ok(_) => {}
             Err(_) => {
-                let why = "the write that follows has no event";
+                let why = "a later write to another file caused no event, so \
+                    nothing can be said";
                 break Err(Wrong::Untried(why.to_string()));
             }
         }
@@ -375,7 +381,8 @@ fn rename_over(watcher: &Watcher, scratch: &Scratch) -> Tried {
     }
     if event.gone || !event.exchanged {
         let WatchEvent { exchanged, gone, .. } = event;
-        let what = format!("exchanged: {exchanged}, gone: {gone}");
+        let what =
+            format!("the event says replaced: {exchanged}, gone: {gone}");
         return Err(Wrong::Differs(what));
     }
     watcher.drain();
@@ -392,7 +399,7 @@ fn rename_over(watcher: &Watcher, scratch: &Scratch) -> Tried {
     match is_seen {
         true => Ok(format!("{time:.1?}")),
         false => {
-            let what = "a write to the new file is no event".to_string();
+            let what = "a write to the new file caused no event".to_string();
             Err(Wrong::Differs(what))
         }
     }
@@ -427,7 +434,7 @@ fn mount_point(watcher: &Watcher, dir: &Path) -> Tried {
     let own = fs::metadata(dir)?;
     let parent = fs::metadata(dir.join(".."))?;
     if own.dev() == parent.dev() {
-        return Err(Wrong::Absent("it is no mount point".to_string()));
+        return Err(Wrong::Absent("it is not a mount point".to_string()));
     }
     // Other programs may be at work there: their events must not count.
     watcher.add(MOUNT as u64, dir)?;

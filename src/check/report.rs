@@ -80,8 +80,7 @@ impl Report {
                 "this machine is not as vminfod expects"
             }
             VerdictCounts { untried: 1.., .. } => {
-                "whether this machine is as vminfod expects could not be \
-                 found out"
+                "it is unknown whether this machine is as vminfod expects"
             }
             _ => "this machine is as vminfod expects",
         };
@@ -112,13 +111,13 @@ impl Report {
                     }
                     Verdict::Differs(differences) => {
                         lines.push(format!("  {id} differs"));
-                        lines.push(format!("    relied on, as {why}"));
+                        lines.push(format!("    why it matters: {why}"));
                         lines.push(format!("    expected: {expected}"));
                         let each = differences.iter();
                         lines.extend(
                             each.map(|d| format!("    {}: {}", d.what, d.seen)),
                         );
-                        lines.push(format!("    what follows: {harm}"));
+                        lines.push(format!("    consequence: {harm}"));
                     }
                 }
             }
@@ -212,7 +211,9 @@ physical special directory fsoption sysevent_evc_bind \
 sysevent_evc_subscribe enough space directory channel com sun status class \
 change oldstate newstate zoneid when EC_zfs ESC_ZFS_history_event date event \
 boot_time init_pid init_restarts zone_misc module time status and of read no \
-at end host uuid another same served";
+at end host uuid another same served instead this one which that allowed \
+before element DOCTYPE SECONDS MICROSECONDS STATUS found levels succeeded but \
+so its neither nor an";
 
 #[derive(Default)]
 struct Placeholders {
@@ -319,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_the_machine_is_replaced_consistently() {
+    fn text_of_the_machine_gets_consistent_placeholders() {
         let uuid = "5595D88C-6e4d-4bda-b58e-97dd02e32bec";
         let mut placeholders = Placeholders::default();
         let mut replace = |own: &str, text: &str| {
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_counts() {
+    fn the_summary_sentence_counts_verdicts() {
         static FACT: Fact = Fact { id: "a.b", why: "", expected: "", harm: "" };
         let finding =
             |verdict| Finding { fact: &FACT, seen: String::new(), verdict };
@@ -373,8 +374,8 @@ mod tests {
         );
         assert_eq!(
             sentence(vec![holds(), untried()]),
-            "whether this machine is as vminfod expects could not be found \
-             out: 1 fact holds, 1 could not be tried"
+            "it is unknown whether this machine is as vminfod expects: 1 fact \
+             holds, 1 could not be tried"
         );
         assert_eq!(
             sentence(vec![differs(), untried()]),

@@ -36,10 +36,12 @@ pub(super) static FACTS: [Fact; 3] = [
     },
     Fact {
         id: "sysevent.no-channel",
-        why: "a channel that is not there must not look like one without \
-            events",
-        expected: "sysevent_evc_bind: No such file or directory, exit status 1",
-        harm: "a zone channel that has another name is not noticed",
+        why: "a channel that does not exist must not look like a channel \
+            without events",
+        expected: "for a channel that does not exist: sysevent_evc_bind: No \
+            such file or directory, and exit status 1",
+        harm: "if the platform renames the zone channel, vminfod does not \
+            notice",
     },
 ];
 
@@ -60,7 +62,8 @@ pub(super) fn look(
             (fact, scope.spawn(try_it))
         });
         begun.map(|(fact, thread)| {
-            let bug = || Err("it panicked: this is a bug".into());
+            let bug = "it panicked: a bug in vminfod, please report it";
+            let bug = || Err(bug.into());
             (fact, thread.join().unwrap_or_else(|_| bug()))
         })
     });
@@ -128,9 +131,11 @@ fn follow(
         match read_some(&mut running.stderr, &mut buffer).map_err(failed)? {
             ReadSome::Bytes(n) => {
                 let said = String::from_utf8_lossy(&buffer[..n]);
-                return Err(
-                    format!("it says {}", quoted(said.trim_end())).into()
-                );
+                return Err(format!(
+                    "it printed on stderr: {}",
+                    quoted(said.trim_end())
+                )
+                .into());
             }
             ReadSome::End => return Err("it has ended".into()),
             ReadSome::Nothing => {}
@@ -160,7 +165,11 @@ fn take_records(
             }
             _ => {
                 let line = String::from_utf8_lossy(line);
-                return Err(format!("it prints {}", quoted(&line)).into());
+                return Err(format!(
+                    "it printed an unexpected line: {}",
+                    quoted(&line)
+                )
+                .into());
             }
         }
     }

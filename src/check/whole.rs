@@ -19,20 +19,21 @@ pub(super) static FACTS: [Fact; 3] = [
     Fact {
         id: "load.whole",
         why: "the daemon serves nothing before everything is loaded once",
-        expected: "a load of everything succeeds, and leaves out nothing but \
-            what other facts explain",
-        harm: "these VMs are not served, or without what could not be read",
+        expected: "a load of everything succeeds, and everything that it \
+            cannot read is explained by other facts",
+        harm: "these VMs are not served, or lack what could not be read",
     },
     Fact {
         id: "load.commands",
-        why: "a command that takes half of its limit counts as hanging",
-        expected: "no command takes half of its limit",
-        harm: "what it says is served late, and with faults",
+        why: "a command that takes at least half of its time limit counts as \
+            hanging",
+        expected: "every command takes less than half of its time limit",
+        harm: "what it prints is served late, and with faults",
     },
     Fact {
         id: "load.start",
-        why: "SMF ends a start that takes longer than 300 s, and list-time is \
-            what a listing may take of it",
+        why: "SMF gives the service 300 s to start, and list-time is the share \
+            of it that a listing may take",
         expected: "a load of everything takes less than half of list-time",
         harm: "the service goes to maintenance when it is started",
     },
@@ -91,7 +92,7 @@ pub(super) fn look(
         let is_quick = took < list_time / 2;
         findings.expect(start, is_quick, "the load", format!("{took:.2?}"));
     } else {
-        let why = format!("{} had to be killed", killed.join(" and "));
+        let why = format!("killed at the time limit: {}", killed.join(" and "));
         findings.untried(commands, why.clone());
         findings.untried(start, why);
     }
@@ -123,8 +124,10 @@ pub(super) fn judge(check: &Check, found: &mut Found) {
         let shown: Vec<_> =
             explained.iter().take(SHOWN_MAX).map(|f| shown(f)).collect();
         let count = explained.len();
-        whole.seen +=
-            &format!("; {count} things are unread: {}", shown.join("; "));
+        whole.seen += &format!(
+            "; {count} sources could not be read: {}",
+            shown.join("; ")
+        );
     }
     if !differences.is_empty() {
         whole.verdict = Verdict::Differs(differences);

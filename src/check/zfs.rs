@@ -18,62 +18,68 @@ const NO_DATASET: &str = "vminfod-check-no-such-dataset";
 pub(super) static FACTS: [Fact; 9] = [
     Fact {
         id: "zfs.columns",
-        why: "one listing has all that VM objects say of datasets",
+        why: "one listing gives everything that VM objects contain about \
+            datasets",
         expected: "zfs list knows every column that is asked for",
-        harm: "no VM has its quota, snapshots, or any member of zfs",
+        harm: "every VM lacks quota, snapshots and all other members that come \
+            from zfs",
     },
     Fact {
         id: "zfs.list",
         why: "exit status and standard error tell whether rows are missing",
-        expected: "listing a pool of VMs exits with 0 and says nothing",
-        harm: "the VMs of the pool have a fault, and stay as they were",
+        expected: "listing a pool that has VMs exits with 0 and prints nothing \
+            on stderr",
+        harm: "the VMs of the pool have a fault, and keep their last good \
+            values",
     },
     Fact {
         id: "zfs.fields",
         why: "a row is split at its tabs",
-        expected: "every row has 17 columns and an end",
+        expected: "every row has 17 columns and ends with a newline",
         harm: "the datasets of such rows are asked for one by one",
     },
     Fact {
         id: "zfs.order",
-        why: "a snapshot counts only behind its dataset: a tenant's \
-            mountpoint may look like a row",
+        why: "vminfod accepts a snapshot only after its dataset, because a \
+            tenant's mountpoint may look like a row",
         expected: "rows are sorted by dataset, a dataset before its snapshots",
         harm: "the VMs of such datasets have a fault",
     },
     Fact {
         id: "zfs.numbers",
         why: "sizes and limits are numbers in VM objects",
-        expected: "sizes, limits, times and counts are whole numbers, or - \
-            where there is none",
+        expected: "sizes, limits, times and counts are whole numbers, or - in \
+            a row whose type has no such value",
         harm: "members of VMs are null or missing",
     },
     Fact {
         id: "zfs.pools",
         why: "each pool is listed by itself, so that one that hangs does not \
             hold up the others",
-        expected: "the listing of a pool has what the listing of all has of it",
-        harm: "VMs lack disks or snapshots, without a fault",
+        expected: "the listing of one pool has the same rows of that pool as \
+            the listing of all pools",
+        harm: "VMs lack disks or snapshots, and no fault says so",
     },
     Fact {
         id: "zfs.missing",
         why: "a dataset is gone only if zfs says so",
-        expected: "of a name that is not there: cannot open 'NAME': dataset \
-            does not exist, exit status 1, and the rows of the others",
+        expected: "for a name that does not exist: cannot open 'NAME': dataset \
+            does not exist, exit status 1, and the rows of the other names",
         harm: "datasets that are destroyed stay in VMs, with a fault",
     },
     Fact {
         id: "zfs.depth",
         why: "a zone's dataset is listed with its children and snapshots, \
             others alone",
-        expected: "-d 1 lists a dataset with these, -d 0 a dataset or a \
-            snapshot alone",
-        harm: "VMs lack snapshots, or a tenant's thousands are listed",
+        expected: "-d 1 lists a dataset with its children and snapshots, -d 0 \
+            only the dataset or snapshot itself",
+        harm: "VMs lack snapshots, or thousands of a tenant's snapshots are \
+            listed for nothing",
     },
     Fact {
         id: "zfs.datasets",
-        why: "a zone's own dataset is that which is mounted at its zonepath, \
-            and its disks are volumes",
+        why: "a zone's own dataset is the one mounted at its zonepath, and its \
+            disks are volumes",
         expected: "a dataset is mounted at the zonepath of every installed \
             zone, and the volume of each of its disks is there",
         harm: "these VMs lack quota, snapshots or the size of disks",
@@ -257,7 +263,7 @@ fn look_at_fields(
         }
         if !output.stdout.is_empty() && !output.stdout.ends_with('\n') {
             let what = format!("pool {}, the last row", given(pool));
-            differences.push(Difference::new(what, "has no end"));
+            differences.push(Difference::new(what, "has no newline"));
         }
     }
     findings.judge(fact, format!("{count} rows"), differences);
@@ -286,7 +292,7 @@ fn look_at_order(
             }
         };
         if !is_sorted {
-            let seen = format!("it stands behind {}", given(before.name));
+            let seen = format!("it comes after {}", given(before.name));
             differences.push(Difference::new(dataset(row.name), seen));
         }
     }
@@ -395,7 +401,8 @@ fn look_at_missing(
     listed: &Listed,
 ) {
     let Some(pool) = listed.good_pool() else {
-        return findings.untried(fact, "no pool is listed");
+        return findings
+            .untried(fact, "no pool could be listed without an error");
     };
     let name: Arc<str> = format!("{pool}/{NO_DATASET}").into();
     let names = BTreeSet::from([Arc::from(pool), Arc::clone(&name)]);
@@ -491,7 +498,7 @@ fn missing_of(
     if found.mounted_at(zonepath).is_none() {
         let (own, _) = ask(zonepath.trim_start_matches('/'))?;
         if own.mounted_at(zonepath).is_none() {
-            let seen = format!("nothing at {}", given(zonepath));
+            let seen = format!("no dataset is mounted at {}", given(zonepath));
             missing.push(Difference::new(zone.clone(), seen));
         }
     }

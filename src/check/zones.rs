@@ -57,20 +57,19 @@ pub(super) static FACTS: [Fact; 10] = [
     Fact {
         id: "zoneadm.list",
         why: "exit status and standard error tell whether zones were left out",
-        expected: "zoneadm list -pc exits with 0 and says nothing",
-        harm: "a fault of zoneadm is reported, and no VM is taken for gone",
+        expected: "zoneadm list -pc exits with 0 and prints nothing on stderr",
+        harm: "VMs whose zones are gone are still served, with a fault",
     },
     Fact {
         id: "zoneadm.global",
-        why: "a listing without the global zone is that of an index that \
-            could not be read",
+        why: "if zoneadm can't read the index, it lists no global zone",
         expected: "the global zone is in the listing of all",
-        harm: "no listing is believed: nothing is served",
+        harm: "vminfod rejects every listing and serves nothing",
     },
     Fact {
         id: "zoneadm.fields",
         why: "a line is split at its colons",
-        expected: "every line has 8 fields, a state that is known, and an end",
+        expected: "every line has 8 fields, a known state and a final newline",
         harm: "the zones of such lines are not served, or served wrongly",
     },
     Fact {
@@ -89,9 +88,9 @@ pub(super) static FACTS: [Fact; 10] = [
     },
     Fact {
         id: "zoneadm.index",
-        why: "a change of the index tells of zones that no sysevent tells of",
-        expected: "zonepath, uuid, brand, debug id and, if the kernel does not \
-            have the zone, state are those of the zone's line in the index",
+        why: "some changes of zones send no sysevent, but change the index",
+        expected: "zonepath, uuid, brand and debug id are those of the index; \
+            so is the state, if the zone is not in the kernel",
         harm: "the zones concerned are loaded again each time that the index \
             changes",
     },
@@ -100,28 +99,27 @@ pub(super) static FACTS: [Fact; 10] = [
         why: "after an event a zone is asked for by its name",
         expected: "zoneadm -z NAME list -p prints the zone's line and exits \
             with 0; with 1 only if its brand is not installed",
-        harm: "events of these zones are not followed by a new state",
+        harm: "after an event, the state of these zones is not updated",
     },
     Fact {
         id: "zoneadm.columns",
-        why: "a zone may be loaded either way, and must be the same VM",
+        why: "a zone loaded by name and from the listing must be the same VM",
         expected: "the line by name is that of the listing; brand, iptype and \
             debug id may be those of the XML, and an unset uuid empty",
-        harm: "the VMs change back and forth, with events that mean nothing",
+        harm: "the VMs change back and forth, with events for no real change",
     },
     Fact {
         id: "zoneadm.dtd",
-        why: "what zonecfg refuses of an XML is not believed while there is \
-            something better",
-        expected: "zoneadm by name has a line of just those zones whose XML \
-            is valid by the DTD that the daemon knows",
-        harm: "a good XML is believed only after zoneadm was asked, or a bad \
-            one is believed",
+        why: "an XML that zonecfg refuses is used only if no better one exists",
+        expected: "zoneadm by name prints a line exactly for the zones whose \
+            XML is valid by vminfod's DTD",
+        harm: "a valid XML is used only after zoneadm was asked, or an invalid \
+            XML is used",
     },
     Fact {
         id: "zoneadm.unknown",
-        why: "these words say that the kernel does not have a zone",
-        expected: "of a zone that is not there: zoneadm: NAME: No such zone \
+        why: "this message says that the kernel does not have the zone",
+        expected: "for a zone that does not exist: zoneadm: NAME: No such zone \
             configured, exit status 1, and no line",
         harm: "VMs that are deleted stay, with a fault",
     },
@@ -145,7 +143,7 @@ pub(super) fn look(
     findings.expect(list, is_well, "the listing", seen);
     let lines = lines_of_listing(&output.stdout);
     let has_global = lines.iter().any(|line| line[NAME] == "global");
-    let seen = if has_global { "it is there" } else { "it is not there" };
+    let seen = if has_global { "it is listed" } else { "it is not listed" };
     findings.expect(global, has_global, "the global zone", seen);
     look_at_fields(findings, fields, &output);
     let names: Vec<&str> = lines
@@ -192,7 +190,9 @@ impl ByName {
                 }
                 (None, _) => {
                     let time = BY_NAME_TIME;
-                    let why = format!("not all were asked for within {time:?}");
+                    let why = format!(
+                        "not every zone could be asked for within {time:?}"
+                    );
                     by_name.untried.get_or_insert(why.into());
                 }
             }
@@ -286,7 +286,7 @@ fn look_at_fields(
         }
     }
     if !output.stdout.is_empty() && !output.stdout.ends_with('\n') {
-        differences.push(Difference::new("the last line", "has no end"));
+        differences.push(Difference::new("the last line", "has no newline"));
     }
     let seen = format!("{} lines", output.stdout.lines().count());
     findings.judge(fact, seen, differences);
@@ -339,8 +339,8 @@ fn look_at_order(
         let name = line[NAME].as_str();
         match places.get(name) {
             Some(at) if *at < last => {
-                let seen = "is listed behind a zone that it stands before in \
-                    the index";
+                let seen =
+                    "is listed after a zone that follows it in the index";
                 differences.push(Difference::new(zone(name), seen));
             }
             Some(at) => last = *at,
@@ -467,14 +467,14 @@ impl ByName {
             }
             (Some(why), true) => {
                 let seen = format!(
-                    "zoneadm has a line, and its XML is refused here: {}",
+                    "zoneadm has a line, but vminfod finds its XML invalid: {}",
                     given(why)
                 );
                 self.dtd.push(Difference::new(zone(name), seen));
             }
             (None, false) => {
                 let seen = format!(
-                    "its XML is valid here, and zoneadm has no line: {}",
+                    "vminfod finds its XML valid, but zoneadm has no line: {}",
                     answered(output)
                 );
                 self.dtd.push(Difference::new(zone(name), seen));
@@ -575,7 +575,7 @@ mod tests {
     use crate::load::zonexml;
 
     #[test]
-    fn columns_may_differ_only_as_the_platform_says() {
+    fn only_differences_that_the_platform_makes_are_allowed() {
         let xml = zonexml::parse(
             "<!DOCTYPE zone><zone name=\"z\" zonepath=\"/x\" autoboot=\"true\" \
              brand=\"lx\" ip-type=\"exclusive\" debugid=\"7\"/>",

@@ -101,7 +101,9 @@ impl Args {
     ) -> Result<Self, Failure> {
         let args = Self::parse(args, options, None)?;
         match args.operands.get(operands) {
-            Some(extra) => Err(Failure::Usage(format!("what is {extra}?"))),
+            Some(extra) => {
+                Err(Failure::Usage(format!("unexpected argument {extra:?}")))
+            }
             None => Ok(args),
         }
     }

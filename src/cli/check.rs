@@ -76,7 +76,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 fn scratch_of(args: &Args) -> Result<Vec<PathBuf>, Failure> {
     let given: Vec<PathBuf> = args.all("scratch").map(PathBuf::from).collect();
     if given.iter().any(|dir| dir.as_os_str().is_empty()) {
-        let what = "--scratch: a directory is wanted";
+        let what = "--scratch: expected a directory";
         return Err(Failure::Usage(what.to_string()));
     }
     match given.is_empty() {

@@ -86,8 +86,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
 
 fn clients_of(args: &Args) -> Result<[Client; 2], Failure> {
     let [a, b] = &args.operands[..] else {
-        let what =
-            "compare: two daemons are wanted, ADDR:PORT or a socket each";
+        let what = "compare: expected two daemons, each as ADDR:PORT or the \
+                    path of a socket";
         return Err(Failure::Usage(what.to_string()));
     };
     let servers = [socket_address(a)?, socket_address(b)?];
@@ -104,7 +104,7 @@ fn trouble(side: usize, what: &str) -> Failure {
 }
 
 fn no_thread(e: std::io::Error) -> Failure {
-    Failure::trouble(format!("no thread: {e}"))
+    Failure::trouble(format!("cannot start a thread: {e}"))
 }
 
 fn end_at_signals(sender: Sender<Message>) -> Result<(), Failure> {
@@ -284,10 +284,12 @@ impl Watch {
                 json.set("kind", kind);
                 format!("{name} is ready: {kind}, {vms} VMs")
             }
-            ("broken", Some(why)) => format!("{name} is broken: {why}"),
+            ("broken", Some(why)) => {
+                format!("{name}: the event stream broke: {why}; reconnecting")
+            }
             (_, why) => {
                 let why = why.unwrap_or_default();
-                format!("{name} does not say what it serves: {why}")
+                format!("{name} did not answer /vms: {why}")
             }
         };
         if let Some(why) = why {
@@ -306,7 +308,8 @@ impl Watch {
                 json.set("daemon", NAMES[*side]);
                 json.set("zonename", vm.zonename.as_deref());
                 json.set("error", vm.why.as_str());
-                let text = format!("of {}, {vm}: not compared", NAMES[*side]);
+                let text =
+                    format!("{}: {vm}; this VM is not compared", NAMES[*side]);
                 return self.print(json, &text);
             }
         };
@@ -377,8 +380,8 @@ impl Watch {
         };
         let of_them = match (lasting, over) {
             (_, 0) => String::new(),
-            (1, _) => " (over)".to_string(),
-            (_, over) => format!(" ({over} over)"),
+            (1, _) => " (it has ended)".to_string(),
+            (_, over) => format!(" ({over} of them ended)"),
         };
         let not_compared = match unread {
             0 => String::new(),
@@ -399,7 +402,10 @@ impl Watch {
             }
             None => {
                 match [0, 1].iter().find(|s| !self.comparison.stands(**s)) {
-                    Some(side) => Err(trouble(*side, "its stream is broken")),
+                    Some(side) => Err(trouble(
+                        *side,
+                        "its event stream was broken at the end",
+                    )),
                     None => Ok(()),
                 }
             }

@@ -70,7 +70,7 @@ impl Options {
                 }
                 "allow-host" => {
                     let name = host_name(value).ok_or_else(|| {
-                        let what = "no name or address of a host";
+                        let what = "not a host name or address";
                         let what = format!("--allow-host {value:?}: {what}");
                         Failure::Usage(what)
                     })?;
@@ -102,11 +102,13 @@ impl Options {
         let is_tcp = |a: &Address| matches!(a, Address::Inet(_));
         let has_tcp = self.listen.iter().any(is_tcp);
         if self.no_tcp && has_tcp {
-            let what = "--listen none, and an address";
+            let what =
+                "--listen none cannot be combined with --listen ADDR:PORT";
             return Err(Failure::Usage(what.to_string()));
         }
         if self.no_tcp && self.listen.is_empty() {
-            let what = "--listen none without --socket: no client could ask it";
+            let what = "--listen none needs --socket: otherwise no client \
+                        could connect";
             return Err(Failure::Usage(what.to_string()));
         }
         if !self.no_tcp && !has_tcp {
@@ -114,8 +116,9 @@ impl Options {
         }
         match self.listen.iter().find(|address| !address.is_local()) {
             Some(address) if !self.remote => Err(Failure::Usage(format!(
-                "--listen {address}: not a loopback address. Clients that \
-                 reach it can read passwords of VMs; --allow-remote allows it"
+                "--listen {address} is not a loopback address: any client that \
+                 reaches it can read passwords of VMs. To allow that, add \
+                 --allow-remote"
             ))),
             _ => Ok(()),
         }
@@ -188,10 +191,10 @@ impl fmt::Display for CantRun {
                  a simulated host"
             }
             Self::NotGlobal => {
-                "this is not the global zone: only from there can every VM be \
+                "this is not the global zone: only from there can all VMs be \
                  seen"
             }
-            Self::NotRoot => "not root, who alone can read every VM's files",
+            Self::NotRoot => "not root: only root can read every VM's files",
         })
     }
 }
@@ -249,7 +252,7 @@ pub fn settings_of(root: Option<&Path>) -> Settings {
 pub fn directory(root: &str) -> Result<PathBuf, Failure> {
     let path = absolute("--root", root)?;
     if !path.is_dir() {
-        return Err(Failure::Failed(format!("--root {root}: no directory")));
+        return Err(Failure::Failed(format!("--root {root}: not a directory")));
     }
     Ok(path)
 }

@@ -44,7 +44,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         (0, _) if !faults.is_empty() => {
             let n = faults.len();
             return Err(Failure::trouble(format!(
-                "{n} things can't be compared"
+                "could not be compared: {n} (reasons above)"
             )));
         }
         (0, printed) => return printed,
@@ -53,7 +53,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     };
     let message = match faults.len() {
         0 => message,
-        n => format!("{message}, and {n} things can't be compared"),
+        n => format!("{message}; could not be compared: {n} (reasons above)"),
     };
     Err(Failure::Said { message, status: EXIT_DIFFERENT })
 }

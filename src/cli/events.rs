@@ -104,13 +104,15 @@ fn query_of(args: &Args) -> Result<EventsQuery, String> {
     let mut query = EventsQuery::new();
     match &args.operands[..] {
         [] => {}
-        [name] if name.is_empty() => return Err("which VM?".to_string()),
+        [name] if name.is_empty() => {
+            return Err("events: the name of the VM is empty".to_string());
+        }
         [name] => query = query.vm(name),
-        [_, extra, ..] => return Err(format!("what is {extra}?")),
+        [_, extra, ..] => return Err(format!("unexpected argument {extra:?}")),
     }
     for name in args.all("uuid") {
         if name.is_empty() {
-            return Err("--uuid: which VM?".to_string());
+            return Err("--uuid: the name of the VM is empty".to_string());
         }
         query = query.vm(name);
     }
@@ -121,7 +123,8 @@ fn query_of(args: &Args) -> Result<EventsQuery, String> {
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
         let mut kinds = EventKind::ALL.into_iter();
         let kind = kinds.find(|kind| kind.name() == word);
-        let wrong = || format!("--type {word}: create, modify or delete");
+        let wrong =
+            || format!("--type {word}: expected create, modify or delete");
         query = query.kind(kind.ok_or_else(wrong)?);
     }
     Ok(query)
@@ -130,7 +133,8 @@ fn query_of(args: &Args) -> Result<EventsQuery, String> {
 /// Parses `SEQ` or `EPOCH-SEQ` into number and epoch. `SEQ` alone belongs to
 /// the epoch of the daemon that runs now, which is asked for it.
 pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
-    let wrong = || Failure::Usage(format!("--since {text}: no event's number"));
+    let wrong =
+        || Failure::Usage(format!("--since {text}: expected SEQ or EPOCH-SEQ"));
     let (epoch, seq) = match text.rsplit_once('-') {
         Some((epoch, seq)) => (Some(epoch.to_string()), seq),
         None => (None, text),
@@ -144,7 +148,11 @@ pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
     }
     let status = client.status(false)?;
     let epoch = status.get("epoch").and_then(Json::as_str);
-    let none = || Failure::Failed("/status does not tell the epoch".into());
+    let none = || {
+        Failure::Failed(
+            "/status has no epoch: this daemon is too old for --since".into(),
+        )
+    };
     Ok((seq, epoch.ok_or_else(none)?.to_string()))
 }
 
@@ -163,7 +171,9 @@ fn follow(
         let item = match is_first {
             false => stream.next()?,
             true => stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
-                let what = format!("/events: not ready in {TIME_LIMIT:?}");
+                let what = format!(
+                    "/events: the stream did not start in {TIME_LIMIT:?}"
+                );
                 Failure::Failed(what)
             })?,
         };
@@ -179,7 +189,7 @@ fn follow(
                 }
             }
             Item::Broken(error) => {
-                complain(&format!("vminfod: {error}; trying again"));
+                complain(&format!("vminfod: {error}; reconnecting"));
             }
             Item::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
             Item::Event(_) => {}
@@ -231,7 +241,7 @@ fn end_with_the_reader() -> Result<(), Failure> {
             std::process::exit(0);
         }
     });
-    let failed = |e| Failure::Failed(format!("a thread: {e}"));
+    let failed = |e| Failure::Failed(format!("cannot start a thread: {e}"));
     spawned.map(|_| ()).map_err(failed)
 }
 
@@ -240,13 +250,14 @@ fn end_with_the_reader() -> Result<(), Failure> {
 fn report_begin(ready: &Ready, is_first: bool) {
     match (&ready.reset, is_first) {
         (Some(why), true) => complain(&format!(
-            "vminfod: cannot begin there ({why}): beginning now"
+            "vminfod: cannot start at --since ({why}): printing only new events"
         )),
         (Some(why), false) => complain(&format!(
-            "vminfod: the stream began again ({why}): what is different now follows"
+            "vminfod: the event stream started over ({why}): events may be \
+             missing; printing the differences as events"
         )),
         (None, true) => {}
-        (None, false) => complain("vminfod: going on: nothing was missed"),
+        (None, false) => complain("vminfod: reconnected; no event was missed"),
     }
     for vm in &ready.unreadable {
         complain(&format!("vminfod: {vm}"));
@@ -373,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_change() {
+    fn each_change_is_printed_on_its_own_line() {
         let event = r#"{"type":"modify","date":"2016-05-31T16:29:09.882Z","zonename":"5595d88c-6e4d","vm":{"alias":"web"},"changes":[{"prettyPath":"quota","action":"added","newValue":10},{"prettyPath":"transition_to","action":"removed","oldValue":"running"}]}"#;
         assert_eq!(
             text(event, FULL),
@@ -392,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events() {
+    fn create_delete_and_ready_lines_are_formatted() {
         let event = r#"{"type":"create","date":"2016-05-31T16:29:09.477Z","zonename":"5595d88c-6e4d","vm":{"alias":"a-very-long-alias-that-is-much-too-long"}}"#;
         assert_eq!(
             text(event, SHORT),
@@ -423,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn no_vm_writes_to_the_terminal() {
+    fn control_characters_in_an_alias_are_escaped() {
         let event = r#"{"type":"create","date":"d","zonename":"a","vm":{"alias":"\u001b[2Jx"}}"#;
         assert_eq!(text(event, SHORT), "[d] a \\u001b[2Jx create\n");
         let coloured = Format { has_colours: true, ..SHORT };

@@ -150,7 +150,7 @@ fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
     match (name, verb) {
         ("vmadm", Some(verb)) => vmadm::main(verb, args),
         ("vmadm", None) => Err(usage::of_vmadm("")),
-        (_, None) => Err(Failure::Usage("no verb".to_string())),
+        (_, None) => Err(Failure::Usage("no verb given".to_string())),
         ("vminfo", Some(verb)) => vminfo(verb, args),
         (_, Some(verb)) => vminfod(verb, args),
     }
@@ -262,7 +262,7 @@ fn vm(args: Vec<OsString>) -> Result<(), Failure> {
     let args = asked(args, 1)?;
     let named = args.operands.first().filter(|name| !name.is_empty());
     let Some(name) = named else {
-        let error = "vm: the zonename of a VM is wanted";
+        let error = "vm: no zonename given";
         return Err(Failure::Usage(error.to_string()));
     };
     match args.client_with_deadline("vminfod")?.vm(name)? {

@@ -82,14 +82,14 @@ fn stuck(status: &Json) -> Option<ReportedFault> {
     let at_work: Vec<_> = channels.filter_map(Json::as_str).collect();
     let working = match at_work.is_empty() {
         true => String::new(),
-        false => format!("; at work for: {}", at_work.join(", ")),
+        false => format!(" (working on: {})", at_work.join(", ")),
     };
     (stuck > 0).then(|| ReportedFault {
         zonename: None,
         source: "queue".to_string(),
         error: format!(
-            "workers that do not get on: {stuck}{working}; a command or a \
-             file system of the host hangs"
+            "stuck workers: {stuck}{working}; a command or a file system of \
+             the host hangs"
         ),
         since: String::new(),
         retries: 0,
@@ -103,8 +103,8 @@ fn overdue(breaker: &Json) -> ReportedFault {
         zonename: None,
         source: text(breaker, "command"),
         error: format!(
-            "has not answered for {:.1} s; {} wait for it, and keep what was \
-             known",
+            "no answer for {:.1} s; loads that wait for it: {} (their VMs keep \
+             the last good values)",
             time.unwrap_or(0.0),
             number(breaker, "nwaiting")
         ),
@@ -177,7 +177,10 @@ impl Report {
             let sources = sources.iter().map(|(s, n)| format!("{n} {s}"));
             let sources = sources.collect::<Vec<_>>().join(", ");
             let sources = printable(&sources);
-            text += &format!("and {} more: {sources}; see -f\n", rest.len());
+            text += &format!(
+                "and {} more: {sources}; status -f shows all\n",
+                rest.len()
+            );
         }
         text
     }
@@ -224,7 +227,7 @@ impl Report {
                 });
                 let restarts = match number(source, "restarts") {
                     0 => String::new(),
-                    n => format!(", started again {n} times"),
+                    n => format!(", restarted {n} times"),
                 };
                 format!("{name} {state} ({age}{restarts})")
             });
@@ -259,7 +262,7 @@ impl Report {
         });
         let vasync = queue.get("vasync_queue");
         let waiting = vasync.map_or(0, |queue| number(queue, "nqueued"));
-        format!("{} at work, {waiting} wait{oldest}", working.len())
+        format!("{} running, {waiting} waiting{oldest}", working.len())
     }
 
     fn reload_row(&self) -> String {
@@ -313,8 +316,11 @@ impl Report {
         let streams = streams.map_or(0, |streams| streams.len());
         let cut_off = number(&self.status, "eventsListenersCutOff");
         match cut_off {
-            0 => format!("{streams} streams of events"),
-            n => format!("{streams} streams of events; {n} were cut off"),
+            0 => format!("{streams} event streams"),
+            n => format!(
+                "{streams} event streams; {n} were cut off because they were \
+                 read too slowly"
+            ),
         }
     }
 
@@ -437,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_tells_that_it_is_healthy() {
+    fn the_report_says_that_the_daemon_is_healthy() {
         let text = report(
             r#"{"pid":7,"uptime":11520,"version":"0.1.0","seq":12,
             "memory":{"rss":35651584},"curDate":"2026-01-01T00:10:00.000Z",
@@ -455,18 +461,18 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
   vms       3: 2 running, 1 stopped
   daemon    pid 7, up 3 h 12 min, 34.0 MiB, 12 events
   sources   zone ready (last event 2.0 s ago), \
-            zfs ready (no event yet, started again 2 times)
+            zfs ready (no event yet, restarted 2 times)
   queue     nothing to do
   reload    12.3s ago, took 0.1s
   healed    2 VMs that changed without an event (quota), last 10 min ago: \
             zfs events were missing
-  clients   1 streams of events
+  clients   1 event streams
 ";
         assert_eq!(text, wanted);
     }
 
     #[test]
-    fn or_what_is_wrong_with_which_vm_since_when() {
+    fn each_fault_is_reported_with_its_vm_source_and_time() {
         let text = report(
             r#"{"version":"0.1.0","curDate":"2026-01-01T00:10:00.000Z",
             "breakers":[{"command":"zfs tank","seconds":3.25,"nwaiting":2,
@@ -483,15 +489,16 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
         assert!(text.starts_with(
             "vminfod 0.1.0 at 127.0.0.1:9090: NOT healthy: 4 faults\n"
         ));
-        let queue = "  queue     1 at work, 2 wait, the oldest for 3.5 s: \
+        let queue = "  queue     1 running, 2 waiting, the oldest for 3.5 s: \
                      z2: zfs (zfs: snapshot)\n";
         assert!(text.contains(queue), "{text}");
         let faults = "
 the host: queue
-    workers that do not get on: 1; at work for: z1; a command or a file \
-                      system of the host hangs
+    stuck workers: 1 (working on: z1); a command or a file system of the \
+                      host hangs
 the host: zfs tank
-    has not answered for 3.2 s; 2 wait for it, and keep what was known
+    no answer for 3.2 s; loads that wait for it: 2 (their VMs keep the last \
+                      good values)
 the host: zfs
     since 2026-01-01T00:09:59.000Z (1.0 s ago)
     exit status 1
@@ -503,7 +510,7 @@ VM z1 (web\\u001b[2J): metadata
     }
 
     #[test]
-    fn many_faults_are_one_screen_all_the_same() {
+    fn a_report_of_many_faults_fits_on_one_screen() {
         let faults = (0..100).map(|n| {
             let source = if n % 10 == 0 { "zfs" } else { "tags.json" };
             format!(
@@ -518,6 +525,7 @@ VM z1 (web\\u001b[2J): metadata
         let text = report(&status);
         assert!(text.lines().count() <= 24, "{text}");
         assert!(text.contains("NOT healthy: 100 faults"), "{text}");
-        assert!(text.ends_with("and 96 more: 87 tags.json, 9 zfs; see -f\n"));
+        let rest = "and 96 more: 87 tags.json, 9 zfs; status -f shows all\n";
+        assert!(text.ends_with(rest), "{text}");
     }
 }

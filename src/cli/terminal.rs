@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_given_nothing_to_obey() {
+    fn characters_that_a_terminal_would_obey_are_escaped() {
         for (text, printed) in [
             ("web:1 é 漢", "web:1 é 漢"),
             ("\x1b[2Jx", "\\u001b[2Jx"),

@@ -6,21 +6,22 @@ use super::Failure;
 pub const VMINFOD: &str = "\
 usage: vminfod VERB [OPTION]...
 
-VMs, as vmadm(8) has them:
+VMs (list, lookup, get, json and events are as in vmadm(8)):
   list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
                      a table of VMs
   lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
                      the uuids of VMs; -j: the VMs, as JSON
   get|json UUID [--sync]
-                     one VM, as JSON; --sync: as the system is right now
+                     one VM, as JSON; --sync: load it from the system first
   events [-j] [-f] [-r] [--uuid NAME]... [--path PATH,...]...
          [--type TYPE,...]... [--since SEQ] [--retry SECS] [NAME]
-                     what happens to VMs, as it happens, across restarts of
-                     the daemon
+                     changes of VMs as they happen; goes on when the daemon
+                     has restarted
   wait NAME PROP=VALUE... | --gone [--since SEQ] [--timeout SECS]
          [-- COMMAND...]
-                     until a VM is so, after COMMAND if there is one; exit
-                     status 3 if it is not in 60 seconds
+                     run COMMAND, if given, and wait until the VM meets all
+                     conditions (--gone: until it no longer exists); exit
+                     status 3 if that takes longer than --timeout (60 s)
   top                a live view of VMs and events
 
 The daemon:
@@ -29,30 +30,32 @@ The daemon:
          [--command-timeout SECS] [--set NAME=VALUE]... [--settings FILE]
          [--log-level LEVEL] [--check]
                      serve the VMs of this host, or of the one below DIR;
-                     --check: could it be started so?
-  settings [FILE]    what --set can set, with defaults and meanings; or, can
-                     FILE be used with --settings?
-  ping               is it up, and has it loaded every VM?
-  status [-j] [-f]   is it healthy, and if not, what is wrong; -j: as JSON
+                     --check: only check options and settings
+  settings [FILE]    list all settings with defaults and meanings, or check
+                     that FILE can be used with --settings
+  ping               check that the daemon is up and has loaded every VM
+  status [-j] [-f]   whether the daemon is healthy and, if not, what is wrong;
+                     -j: as JSON
   diagnose [-j] [--root DIR]
-                     what it has otherwise than the system; exit status 1 if
-                     there is anything
+                     compare what the daemon serves with the system; exit
+                     status 1 if anything differs
   check [-jv] [--root DIR] [--against ADDR:PORT|SOCKET] [--scratch DIR]...
          [--set NAME=VALUE]... [--report FILE]
-                     is this machine as vminfod expects, and are the VMs of
-                     the daemon that runs there the same? It changes nothing.
-                     Exit status 1 if something differs
+                     check that this machine is as vminfod expects and, with
+                     --against, that a running daemon has the same VMs as the
+                     system. Changes nothing. Exit status 1 if anything differs
   compare [-j] [--for SECS] [--settle SECS] A B
-                     do two daemons have the same VMs, and report the same
-                     changes, until that is interrupted? Exit status as check
+                     compare the VMs and events of two daemons until
+                     interrupted, or for --for seconds; exit status as check
   vms, vm NAME       all VMs, or one, as the daemon has them
-  dump [--root DIR]  all VMs, without a daemon
+  dump [--root DIR]  load all VMs from the system and print them, without a
+                     daemon
 
   help, --version
 
-All but daemon, settings, dump, check and compare ask the daemon at --server ADDR:PORT or at
-a socket's path, else at that of the variable VMINFOD_SERVER, else at
-127.0.0.1:9090; an answer may take --time-limit SECS (30).
+All verbs except daemon, settings, dump, check and compare ask a daemon. Its
+address is --server ADDR:PORT, or the path of its socket, else the variable
+VMINFOD_SERVER, else 127.0.0.1:9090. An answer may take --time-limit SECS (30).
 See vminfod(8), vminfo(8) and vminfod-http(7).
 ";
 
@@ -60,15 +63,16 @@ See vminfod(8), vminfo(8) and vminfod-http(7).
 pub const VMINFO: &str = "\
 usage: vminfo VERB [OPTION]...
 
-  ping               is the daemon up, and has it loaded every VM?
-  status [-j] [-f]   how it is; -j: as JSON
+  ping               check that the daemon is up and has loaded every VM
+  status [-j] [-f]   whether the daemon is healthy and, if not, what is wrong;
+                     -j: as JSON
   vms, vm NAME       all VMs, or one, as JSON
   events [-j] [-f] [-r] [NAME]
-                     what happens to VMs, as it happens
+                     changes of VMs as they happen
   help, --version
 
-The daemon is asked at --server ADDR:PORT, else at that of the variable
-VMINFOD_SERVER, else at 127.0.0.1:9090. See vminfo(8) and vminfod(8).
+The address of the daemon is --server ADDR:PORT, else the variable
+VMINFOD_SERVER, else 127.0.0.1:9090. See vminfo(8) and vminfod(8).
 ";
 
 /// The usage text of vmadm.
@@ -81,8 +85,8 @@ usage: vmadm COMMAND [OPTION]... [ARGUMENT]...
   events [-f] [-j] [-r] [UUID]
   help
 
-VALUE is a text, or ~ and a regular expression. These commands are vminfod's,
-and read only: see vminfod(8).
+VALUE is the text that FIELD must equal, or ~ and a regular expression that it
+must match. These commands are vminfod's, and only read: see vminfod(8).
 ";
 
 /// The failure of a wrong vmadm command line: `message`, then the usage text.

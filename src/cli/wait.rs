@@ -130,7 +130,7 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
     let args = Args::parse(own, &[&OPTIONS, &CLIENT], None)?;
     let named = args.operands.split_first().filter(|(n, _)| !n.is_empty());
     let Some((name, conditions)) = named else {
-        return Err(Failure::Usage("wait: which VM?".to_string()));
+        return Err(Failure::Usage("wait: no VM given".to_string()));
     };
     let goal = Arc::new(goal(conditions, args.has("gone"))?);
     let time = args.seconds("timeout")?.unwrap_or(TIME);
@@ -205,17 +205,18 @@ fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
     let wrong = |what: &str| Failure::Usage(format!("wait: {what}"));
     match (operands, is_gone) {
         ([], true) => return Ok(Goal::Gone),
-        ([], false) => return Err(wrong("for what? PROP=VALUE or --gone")),
-        (_, true) => return Err(wrong("a VM that is gone has no properties")),
+        ([], false) => return Err(wrong("no PROP=VALUE or --gone given")),
+        (_, true) => return Err(wrong("--gone takes no PROP=VALUE")),
         (wanted, _) if wanted.len() > CONDITIONS_MAX => {
-            return Err(wrong(&format!("over {CONDITIONS_MAX} conditions")));
+            return Err(wrong(&format!(
+                "too many conditions (at most {CONDITIONS_MAX})"
+            )));
         }
         _ => {}
     }
     let conditions = operands.iter().map(|operand| {
-        let (property, value) = split_once(operand, '=').ok_or_else(|| {
-            wrong(&format!("{operand}: PROP=VALUE is wanted"))
-        })?;
+        let (property, value) = split_once(operand, '=')
+            .ok_or_else(|| wrong(&format!("{operand}: expected PROP=VALUE")))?;
         let condition = Condition::new(property, value);
         let condition = condition.map_err(|e| wrong(&e.to_string()))?;
         Ok((operand.clone(), condition))
@@ -279,9 +280,9 @@ impl Listener {
         let mut state = self.seen.state.lock();
         state.broken = None;
         if let Some(why) = &ready.reset {
-            let what = "what has happened meanwhile is not known";
+            let what = "events may be missing; loading the VM from the system";
             complain(&format!(
-                "vminfod: the stream began again ({why}): {what}"
+                "vminfod: the event stream started over ({why}): {what}"
             ));
             state.is_missed = true;
             self.seen.changed.notify_all();
@@ -359,7 +360,7 @@ impl Seen {
         let name = name.to_string();
         let look = move || seen.look(&client, &name, &goal, until);
         let thread = std::thread::Builder::new().name("look".to_string());
-        let failed = |e| Failure::Failed(format!("a thread: {e}"));
+        let failed = |e| Failure::Failed(format!("cannot start a thread: {e}"));
         thread.spawn(look).map(drop).map_err(failed)
     }
 
@@ -472,14 +473,16 @@ impl Seen {
     fn late(&self, goal: &Goal, time: Duration) -> Failure {
         let state = self.state.lock();
         let instead = match (&state.vm, goal) {
-            (None, _) => "what is so is not known".to_string(),
+            (None, _) => "the current state of the VM is not known".to_string(),
             (Some(Presence::Gone), _)
                 if state.unseen.is_some() || !state.has_answer =>
             {
-                "what is so is not known".to_string()
+                "the current state of the VM is not known".to_string()
             }
             (Some(Presence::Gone), _) => "there is no such VM".to_string(),
-            (Some(Presence::There(_)), Goal::Gone) => "it is there".to_string(),
+            (Some(Presence::There(_)), Goal::Gone) => {
+                "the VM still exists".to_string()
+            }
             (Some(Presence::There(vm)), Goal::Holds(wanted)) => {
                 unmet(vm, wanted)
             }
@@ -488,8 +491,10 @@ impl Seen {
             // It does not matter here if the reader of our output has gone.
             let _ = print_json(vm);
         }
-        let mut message =
-            format!("vminfod: not in {} s: {instead}", time.as_secs_f64());
+        let mut message = format!(
+            "vminfod: gave up after {} s: {instead}",
+            time.as_secs_f64()
+        );
         for trouble in state.unseen.iter().chain(&state.broken) {
             message += &format!(" ({trouble})");
         }
@@ -554,17 +559,17 @@ fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
     let texts = unmet.map(|(words, condition)| {
         let property = split_once(words, '=').map_or("", |(p, _)| p);
         match &condition.texts(vm)[..] {
-            [] => format!("there is no {property}, wanted {words}"),
+            [] => format!("the VM has no {property} (waited for {words})"),
             texts => {
                 let texts: String =
                     texts.join(", ").chars().take(SHOWN_MAX).collect();
-                format!("{property} is {texts}, wanted {words}")
+                format!("{property} is {texts} (waited for {words})")
             }
         }
     });
     let texts = texts.collect::<Vec<_>>().join("; ");
     match texts.is_empty() {
-        true => "it is so, and nothing tells that it became so".to_string(),
+        true => "the conditions seem to hold, but are unconfirmed".to_string(),
         false => super::terminal::printable(&texts),
     }
 }
@@ -583,7 +588,7 @@ fn run_command(words: &[OsString]) -> Result<(), Failure> {
     if status.success() {
         return Ok(());
     }
-    let message = format!("vminfod: {shown}: {status}; not waited for");
+    let message = format!("vminfod: {shown} failed ({status}); did not wait");
     Err(Failure::Said { message, status: exit_of(status) })
 }
 

@@ -67,16 +67,18 @@ impl fmt::Display for Error {
             }
             Self::Broken { asked, error } => write!(f, "{asked}: {error}"),
             Self::Nonsense { asked, what } => {
-                write!(f, "{asked}: no answer of vminfod: {what}")
+                write!(f, "{asked}: this is not an answer of vminfod: {what}")
             }
             Self::Refused { status: 414, .. } => {
-                f.write_str("the question is longer than the daemon takes")
+                f.write_str("the request is longer than the daemon accepts")
             }
             Self::Refused { status, said } if said.is_empty() => {
                 write!(f, "refused with status {status}")
             }
             Self::Refused { said, .. } => f.write_str(said),
-            Self::TimeIsOver(_) => f.write_str("not within the time limit"),
+            Self::TimeIsOver(_) => {
+                f.write_str("the condition was not met within the time limit")
+            }
             Self::Stopped => f.write_str("stopped"),
             Self::Ended(why) => f.write_str(why),
         }

@@ -167,14 +167,23 @@ impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson(e) => write!(f, "not JSON: {e}"),
-            Self::NoArray => f.write_str("the VMs are no array"),
-            Self::NoType => f.write_str("a line without type"),
-            Self::Lacks(kind, name) => write!(f, "{kind} without {name}"),
-            Self::BadNumber(kind) => {
-                write!(f, "{kind} with a seq that is no number")
+            Self::NoArray => f.write_str("the VMs are not an array"),
+            Self::NoType => f.write_str("a line has no type"),
+            Self::Lacks(kind, name) => {
+                write!(f, "a line of type {kind} has no {name}")
             }
-            Self::HalfAPlace => f.write_str("ready with one of seq and epoch"),
-            Self::NotReady => f.write_str("it is not ready"),
+            Self::BadNumber(kind) => {
+                write!(
+                    f,
+                    "a line of type {kind} has a seq that is not a number"
+                )
+            }
+            Self::HalfAPlace => {
+                f.write_str("the ready line has only one of seq and epoch")
+            }
+            Self::NotReady => {
+                f.write_str("the first line of the stream is not a ready line")
+            }
         }
     }
 }

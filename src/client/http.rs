@@ -108,7 +108,9 @@ pub fn ask(
         answer.state = State::Size;
     } else if let Some(length) = answer.field("content-length") {
         let length = length.parse().ok().filter(|n| *n <= BODY_MAX);
-        let length = length.ok_or_else(|| invalid("no such length"))?;
+        let length = length.ok_or_else(|| {
+            invalid("the Content-Length of the answer is invalid or too large")
+        })?;
         answer.state = State::Bytes(length);
     }
     answer.understand()?;
@@ -128,13 +130,15 @@ fn read_head(
             return Ok((raw, end + 4));
         }
         if raw.len() > HEAD_MAX {
-            return Err(invalid("no whole head of an answer"));
+            return Err(invalid("the head of the answer is too long"));
         }
         match read(stream, &mut raw, until)? {
             Some(_) if Instant::now() >= until => {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            Some(0) => return Err(invalid("no whole head of an answer")),
+            Some(0) => {
+                return Err(invalid("the head of the answer is incomplete"));
+            }
             Some(_) => {}
             None => return Err(io::ErrorKind::TimedOut.into()),
         }
@@ -181,7 +185,9 @@ impl Answer {
             if self.state == State::End {
                 return match self.body.is_empty() {
                     true => Ok(Piece::End),
-                    false => Err(invalid("a line without its end")),
+                    false => {
+                        Err(invalid("the answer ended in the middle of a line"))
+                    }
                 };
             }
             // Bytes that have arrived already are read even after `until`.
@@ -219,7 +225,9 @@ impl Answer {
                     let size = line.split(';').next().unwrap_or_default();
                     let size = usize::from_str_radix(size.trim(), 16).ok();
                     let size = size.filter(|size| *size <= BODY_MAX);
-                    let size = size.ok_or_else(|| invalid("not a chunk"))?;
+                    let size = size.ok_or_else(|| {
+                        invalid("a chunk of the answer is malformed")
+                    })?;
                     self.state = match size {
                         0 => State::End,
                         size => State::Chunk(size),
@@ -228,7 +236,9 @@ impl Answer {
                 State::ChunkEnd => {
                     let Some(line) = line_of(rest)? else { break };
                     if !line.is_empty() {
-                        return Err(invalid("a chunk without its end"));
+                        return Err(invalid(
+                            "a chunk of the answer has no line end after it",
+                        ));
                     }
                     at += 2;
                     self.state = State::Size;
@@ -261,7 +271,7 @@ impl Answer {
         }
         self.raw.drain(..at);
         match self.body.len() > BODY_MAX {
-            true => Err(invalid("too long")),
+            true => Err(invalid("the answer is too long")),
             false => Ok(()),
         }
     }
@@ -275,8 +285,10 @@ fn line_of(raw: &[u8]) -> io::Result<Option<String>> {
             let line = String::from_utf8_lossy(&raw[..end - 1]);
             Ok(Some(line.into_owned()))
         }
-        Some(_) => Err(invalid("not a chunk")),
-        None if raw.len() > HEAD_MAX => Err(invalid("not a chunk")),
+        Some(_) => Err(invalid("a chunk of the answer is malformed")),
+        None if raw.len() > HEAD_MAX => {
+            Err(invalid("a chunk of the answer is malformed"))
+        }
         None => Ok(None),
     }
 }

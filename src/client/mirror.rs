@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_made_of_the_difference() {
+    fn missed_events_are_made_from_two_snapshots() {
         let mut mirror = Mirror::default();
         let first = r#"[{"zonename":"a","uuid":"1","quota":1},
             {"zonename":"b","uuid":"2"},{"zonename":"c","uuid":"3"},
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_has_not_gone() {
+    fn an_unreadable_vm_is_not_reported_as_deleted() {
         let unreadable = |zonename: Option<&str>| Unreadable {
             zonename: zonename.map(Arc::from),
             why: "deep".to_string(),

@@ -133,7 +133,7 @@ impl Client {
         let status = self.document(path, self.time)?;
         match status.as_object() {
             Some(_) => Ok(status),
-            None => Err(self.nonsense(path, "no object")),
+            None => Err(self.nonsense(path, "the answer is not a JSON object")),
         }
     }
 
@@ -334,7 +334,7 @@ impl Client {
         };
         match self.document_of(&path, &mut answer, limit)? {
             vm @ Json::Object(_) => Ok((Some(vm), Some(answer))),
-            _ => Err(self.nonsense(&path, "no object")),
+            _ => Err(self.nonsense(&path, "the answer is not a JSON object")),
         }
     }
 
@@ -348,7 +348,7 @@ impl Client {
         match self.document(&path, time.saturating_add(self.time))? {
             Json::Null => Ok(None),
             vm if vm.as_object().is_some() => Ok(Some(vm)),
-            _ => Err(self.nonsense(&path, "no object")),
+            _ => Err(self.nonsense(&path, "the answer is not a JSON object")),
         }
     }
 

@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_is_encoded() {
+    fn requests_are_percent_encoded() {
         let query = VmsQuery::new()
             .equals("alias", "!a&b=c é")
             .matches("nics.*.ip", r"^10\.")

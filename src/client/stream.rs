@@ -317,7 +317,9 @@ impl EventStream {
             *last = seq.max(*last);
             return Ok(());
         }
-        let what = format!("event {seq} after event {last}");
+        let what = format!(
+            "event {seq} after event {last}: an event is missing or repeated"
+        );
         Err(self.client.nonsense("/events", &what))
     }
 
@@ -403,7 +405,7 @@ impl EventStream {
             }
             control.changed.notify_all();
         });
-        let asked = "a thread that connects".to_string();
+        let asked = "can't start a thread that connects".to_string();
         spawned.map(|_| ()).map_err(|error| Error::Broken { asked, error })
     }
 

@@ -111,7 +111,7 @@ impl Watcher {
         let spawned =
             std::thread::Builder::new().name("vminfod-watcher".into());
         let thread = spawned.spawn(run).map_err(|error| {
-            let asked = "a thread that watches".to_string();
+            let asked = "can't start the watcher's thread".to_string();
             Error::Broken { asked, error }
         })?;
         let watcher = Self { shared, stopper, thread: Some(thread) };

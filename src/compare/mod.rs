@@ -165,9 +165,10 @@ impl fmt::Display for CompareError {
         match self {
             Self::System(error) => error.fmt(f),
             Self::Daemon(error) => error.fmt(f),
-            Self::OneLook => {
-                f.write_str("what differs could only be looked at once")
-            }
+            Self::OneLook => f.write_str(
+                "there are differences, but they could be checked only once: \
+                 try again",
+            ),
         }
     }
 }
@@ -299,16 +300,20 @@ pub fn known_of_reference(
 ) -> Option<&'static str> {
     let is_of_kstat = OF_KSTAT.contains(&place.path.as_str());
     if is_of_kstat && reference.is_none() && !is_uuid(&place.zonename) {
-        return Some("it reads no kstat of a zone whose name is no UUID");
+        return Some(
+            "today's daemon reads no kstat of a zone whose name is not a UUID",
+        );
     }
     if place.path == "indestructible_delegated" && reference.is_none() {
-        return Some("it knows that only after an event of the dataset");
+        return Some(
+            "today's daemon sets it only after an event of the dataset",
+        );
     }
     let epoch = reference.and_then(Json::as_str);
     if place.path == "boot_timestamp"
         && epoch.is_some_and(|date| date.starts_with("1970-"))
     {
-        return Some("it reads it before the kernel has it");
+        return Some("today's daemon reads it before the kernel has set it");
     }
     let arrays =
         (ours.and_then(Json::as_array), reference.and_then(Json::as_array));
@@ -316,7 +321,7 @@ pub fn known_of_reference(
         && a.len() == b.len()
         && a.iter().all(|element| b.contains(element))
     {
-        return Some("it does not notice a new order");
+        return Some("today's daemon does not notice a change of order");
     }
     None
 }
@@ -375,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stays_as_it_is_lasts() {
+    fn a_difference_lasts_only_if_the_daemon_does_not_change() {
         let seen = |quota: u32, daemon: u32| {
             let list = |quota: u32| {
                 vms(&format!(r#"[{{"zonename":"a","quota":{quota}}}]"#))
@@ -445,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_reference_is_known_for_is_kept_apart() {
+    fn known_differences_of_todays_daemon_are_recognised() {
         let left =
             vms(r#"[{"zonename":"lx-zone","pid":7,"resolvers":["a","b"],
             "ram":1}]"#);
@@ -463,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn how_much_data_there_is_may_differ() {
+    fn free_space_and_snapshot_sizes_are_not_compared() {
         let vm = |size: u32, free: u32| {
             let text = format!(
                 r#"[{{"zonename":"a","free_space":{free},

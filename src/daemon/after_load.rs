@@ -218,7 +218,7 @@ impl AfterLoad {
         };
         let due = Due { after: self, zonename, reach, noted };
         let Some(vm) = self.shared.cache.prepare(zonename, base, parts) else {
-            let error = "the zone has no uuid yet";
+            let error = "the zone has no uuid yet, so it is not served";
             self.shared.faults.add(Some(zonename), Source::Uuid, &error);
             return Finished { published: Vec::new(), is_settled: true };
         };
@@ -341,8 +341,10 @@ impl AfterLoad {
             Applied::Twin(twin, published) => {
                 self.note_published(job, zonename, &published);
                 if self.is_configured(&twin) || job.tries >= TWIN_TRIES {
-                    let error =
-                        format!("zone {twin} has the same, and is served");
+                    let error = format!(
+                        "zone {twin} has the same uuid and is served instead \
+                         of this one"
+                    );
                     faults.add(Some(zonename), Source::Uuid, &error);
                     self.retry(job, Sources::ALL);
                 } else {

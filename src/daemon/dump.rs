@@ -59,9 +59,10 @@ impl std::fmt::Display for DumpError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Load(error) => error.fmt(f),
-            Self::Twin => {
-                f.write_str("another zone has the same, and is served")
-            }
+            Self::Twin => f.write_str(
+                "another zone has the same uuid and is served instead of this \
+                 one",
+            ),
         }
     }
 }

@@ -73,24 +73,11 @@ impl Delays {
 impl Counters {
     /// Counts an event that was received.
     pub fn event(&self, seen: &TimedEvent) {
-        let (source, kind) = match &seen.event {
-            SourceEvent::Zone(change) => {
-                (EventSource::Zone, change.newstate.as_str())
-            }
-            SourceEvent::InitRestart { .. } => {
-                (EventSource::Zone, "init restart")
-            }
-            SourceEvent::Dataset(change) => {
-                (EventSource::Zfs, change.operation.as_str())
-            }
-            SourceEvent::File(change) => {
-                self.file_delays.add(seen.at.elapsed());
-                (EventSource::File, change.file.name())
-            }
-            SourceEvent::Ready(source) => (*source, "ready"),
-        };
-        let kind = if kind.is_empty() { "gone" } else { kind };
-        self.events.add(&[source.name(), kind]);
+        let event = &seen.event;
+        if matches!(event, SourceEvent::File(_)) {
+            self.file_delays.add(seen.at.elapsed());
+        }
+        self.events.add(&[event.source().name(), event.kind()]);
     }
 
     /// Counts the jobs of a batch. Each counts with the time of the whole
@@ -153,7 +140,7 @@ fn write_process(page: &mut Page, started_at: SystemTime) {
     let started = started_at.duration_since(SystemTime::UNIX_EPOCH);
     page.gauge(
         "process_start_time_seconds",
-        "When the daemon was started, since the epoch.",
+        "Start time of the daemon, in seconds since 1970-01-01 UTC.",
         started.unwrap_or_default().as_secs_f64(),
     );
     if let Some(rss) = os::memory::rss() {
@@ -189,7 +176,7 @@ fn write_cache(page: &mut Page, shared: &Shared) {
     );
     page.gauge(
         "vminfod_event_seq",
-        "The number of the last event of this life of the daemon.",
+        "Number of the last event on /events since the daemon started.",
         shared.cache.seq() as f64,
     );
     page.counts(
@@ -227,7 +214,7 @@ fn write_streams(page: &mut Page, shared: &Shared) {
     );
     page.counter(
         "vminfod_stream_cut_offs_total",
-        "Subscribers that were cut off since they did not read.",
+        "Subscribers that were cut off because they read too slowly.",
         cut_off,
     );
 }
@@ -242,7 +229,7 @@ fn write_events(page: &mut Page, shared: &Shared) {
     );
     page.times(
         "vminfod_event_latency_seconds",
-        "Time from an event's reception to what it changed being published.",
+        "Time from receiving an event to publishing the change that it caused.",
         &["source"],
         &shared.numbers.latency,
     );
@@ -257,7 +244,7 @@ fn write_events(page: &mut Page, shared: &Shared) {
     let names = &["source"];
     page.gauges(
         "vminfod_source_ready",
-        "Whether a source of events is listened to.",
+        "1 if the daemon receives events of a source, else 0.",
         names,
         each(|status| u64::from(status.ready)),
     );
@@ -269,13 +256,14 @@ fn write_events(page: &mut Page, shared: &Shared) {
     );
     page.counters(
         "vminfod_source_ignored_total",
-        "Records of a source that are about no VM.",
+        "Records of a source that were ignored, because they concern no VM.",
         names,
         each(|status| status.ignored),
     );
     page.counters(
         "vminfod_source_lost_total",
-        "Events that came too fast and became one full reload.",
+        "Events that were dropped because too many waited; a full reload \
+         replaces them.",
         names,
         each(|status| status.lost),
     );
@@ -298,11 +286,16 @@ fn write_queue(page: &mut Page, shared: &Shared) {
         status.oldest.map_or(0.0, |at: Instant| at.elapsed().as_secs_f64());
     for (name, help, value) in [
         ("waiting", "Jobs that wait for a worker.", status.waiting_count),
-        ("later", "Jobs that wait for their time.", status.later_count),
+        (
+            "later",
+            "Jobs that are put off until a later time.",
+            status.later_count,
+        ),
         ("working", "VMs that are being loaded.", status.working.len()),
         (
             "stuck",
-            "Workers that have been at one batch for long.",
+            "Workers that have been busy with one batch for stuck-time or \
+             longer.",
             status.stuck,
         ),
     ] {
@@ -310,22 +303,23 @@ fn write_queue(page: &mut Page, shared: &Shared) {
     }
     page.gauge(
         "vminfod_queue_age_seconds",
-        "How long the oldest of the jobs that wait has been known.",
+        "Age of the oldest waiting job: time since the event that caused it.",
         age,
     );
     page.counter(
         "vminfod_queue_overflows_total",
-        "How often so much waited that it became one full reload.",
+        "How often the queue was full, and a full reload replaced its jobs.",
         status.overflows,
     );
     page.counter(
         "vminfod_transitions_lost_total",
-        "Zone transitions that are not published, as too many waited.",
+        "Zone transitions that were dropped because too many waited.",
         status.transitions_lost,
     );
     page.times(
         "vminfod_job_duration_seconds",
-        "How long jobs took, by kind; those of one batch take the same.",
+        "How long jobs took, by kind. Each job counts with the time of its \
+         whole batch.",
         &["kind"],
         &shared.numbers.jobs,
     );
@@ -384,7 +378,7 @@ fn write_commands(page: &mut Page, shared: &Shared) {
     );
     page.counters(
         "vminfod_command_hangs_total",
-        "Runs that were killed since they took too long.",
+        "Runs that were killed because they took too long.",
         names,
         each(|count| count.hangs as f64),
     );
@@ -435,7 +429,8 @@ fn write_faults(page: &mut Page, shared: &Shared, files: &FileWatcher) {
     page.counters(
         "vminfod_drift_missed_total",
         "VMs that a full reload had to heal, by the source of events that \
-         should have reported. What changes without events is not counted.",
+         should have reported the change. Changes that make no event are not \
+         counted.",
         &["source"],
         values(missed.map(|(source, missed)| (source.name(), missed.vms))),
     );
@@ -461,7 +456,7 @@ fn write_faults(page: &mut Page, shared: &Shared, files: &FileWatcher) {
     }
     page.gauges(
         "vminfod_faults",
-        "What is wrong now, by source.",
+        "Faults that are present now, by source.",
         &["source"],
         values(faults),
     );

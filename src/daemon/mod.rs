@@ -71,7 +71,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signals(e) => write!(f, "signals: {e}"),
+            Self::Signals(e) => write!(f, "can't catch signals: {e}"),
             Self::Listen(error) => error.fmt(f),
             Self::Threads(e) => write!(f, "can't start: {e}"),
         }
@@ -105,7 +105,10 @@ pub fn run(
         match (signals.wait(), reread) {
             (Signal::Hangup, Some(reread)) => match reread() {
                 Ok(new) => daemon.set(&mut settings, new),
-                Err(e) => log::error!("settings stay as they are: {e}"),
+                Err(e) => log::error!(
+                    "can't read the settings again: {e}; keeping the present \
+                     ones"
+                ),
             },
             (signal, _) => break signal,
         }
@@ -115,7 +118,7 @@ pub fn run(
         std::thread::sleep(END_TIME);
         exit(0);
     });
-    log::info!("{signal:?}: ending");
+    log::info!("got signal {signal:?}; stopping");
     daemon.end();
     drop(watchdog);
     Ok(())
@@ -128,7 +131,11 @@ fn within_descriptors(mut settings: Settings) -> Settings {
     let free = limit.saturating_sub(OWN_DESCRIPTORS).max(1);
     let most = usize::try_from(free).unwrap_or(usize::MAX);
     if settings.http.connections > most {
-        log::warn!("only {limit} descriptors: {most} connections are the most");
+        log::warn!(
+            "the limit of open files is {limit}: connections is lowered from \
+             {} to {most}",
+            settings.http.connections
+        );
         settings.http.connections = most;
     }
     settings
@@ -242,9 +249,12 @@ impl Daemon {
         for (name, value) in differing {
             match name {
                 "log-level" | "refresh-interval" => {
-                    log::info!("{name} is {value} now");
+                    log::info!("{name} is now {value}");
                 }
-                _ => log::warn!("{name} will be {value} at the next start"),
+                _ => log::warn!(
+                    "{name} can't change while the daemon runs; it will be \
+                     {value} after a restart"
+                ),
             }
         }
         let interval = new.refresh_interval;
@@ -265,7 +275,7 @@ impl Daemon {
         self.server.end();
         self.threads.join();
         self.shared.runs.wait_for_end();
-        log::info!("ended");
+        log::info!("stopped");
         log::logger().flush();
     }
 }
@@ -273,28 +283,25 @@ impl Daemon {
 /// Starts the sources of events: zones, ZFS and files.
 fn start_sources(
     settings: &Settings,
-    sinks: [Sink; 3],
+    sinks: [Sink; EventSource::COUNT],
     threads: &Threads,
     stop: &Stop,
 ) -> io::Result<Arc<FileWatcher>> {
-    let [zone_sink, zfs_sink, file_sink] = sinks;
-    for (stream, sink) in [
-        (watch::zone::stream(&settings.paths), zone_sink),
-        (watch::zfs::stream(&settings.paths), zfs_sink),
-    ] {
+    let sink_of = |source| sinks[source as usize].clone();
+    for stream in watch::sysevent_streams(&settings.paths) {
         let name = format!("{}-events", stream.source.name());
-        let times = settings.sources.clone();
+        let (sink, times) = (sink_of(stream.source), settings.sources.clone());
         let reader = Reader::new(stream, sink, times, stop.clone());
         threads.spawn(&name, move || reader.run())?;
     }
-    let paths = settings.paths.clone();
-    let files = FileWatcher::new(paths, file_sink, stop.clone())?;
+    let (paths, sink) = (settings.paths.clone(), sink_of(EventSource::File));
+    let files = FileWatcher::new(paths, sink, stop.clone())?;
     threads.spawn("file-events", {
         let files = Arc::clone(&files);
         move || {
             if let Err(e) = files.run() {
                 // A restart is better than serving old data.
-                panic!("file events have ended: {e}");
+                panic!("can't receive file events any more: {e}");
             }
         }
     })?;

@@ -42,7 +42,11 @@ impl Planner {
                 Err(NoEvent::Ended) => return,
                 Err(NoEvent::Timeout) => {
                     if begin_at.is_some_and(|at| at <= Instant::now()) {
-                        log::warn!("not every source is ready; loading anyway");
+                        log::warn!(
+                            "no {} events yet after {ready_time:?}; loading \
+                             every VM anyway, and again when they begin",
+                            beginning.names()
+                        );
                         beginning.end(&self.shared);
                     }
                 }
@@ -57,7 +61,10 @@ impl Planner {
                 }
             }
             if events.were_lost() && beginning.is_over {
-                log::warn!("events came too fast; every VM is loaded again");
+                log::warn!(
+                    "events were lost because too many waited; loading every \
+                     VM again"
+                );
                 let cause = Cause::now(Trigger::Refresh, "events lost");
                 self.shared.queue.expect_no_ends();
                 self.shared.queue.push_overflow(&cause);
@@ -79,15 +86,15 @@ impl Planner {
             };
             let name = source.name();
             let mut why = format!(
-                "full reloads found, twice in a row, what {name} events should \
-                 have told"
+                "two full reloads in a row found changes that {name} events \
+                 should have reported"
             );
             let mut sources = shared.sources.iter();
             let status = sources.find(|(of, _)| *of == source);
             if let Some((_, status)) = status
                 && restart(&mut status.lock(), &why)
             {
-                why += "; its sysevent was started again";
+                why += "; its sysevent has been restarted";
             }
             shared.faults.add(None, fault, &why);
         }
@@ -117,9 +124,9 @@ impl Planner {
             if let Lane::Vm(zonename) = &job.lane {
                 reloads.heard(zonename);
             }
-            if matches!(seen.event, SourceEvent::InitRestart { .. }) {
-                // The kernel may publish this before it has counted the
-                // restart.
+            if let SourceEvent::Vm(change) = &seen.event
+                && change.is_early
+            {
                 queue.push_later(job.clone(), self.times.settle.first);
             }
             match job.lane {
@@ -180,7 +187,8 @@ struct Beginning {
 
 impl Beginning {
     fn new(until: Instant) -> Self {
-        let waiting_for = vec![EventSource::Zone, EventSource::Zfs];
+        let all = EventSource::ALL.into_iter();
+        let waiting_for = all.filter(|source| source.is_sysevent()).collect();
         Self { until, waiting_for, is_over: false }
     }
 
@@ -191,6 +199,12 @@ impl Beginning {
                 self.end(shared);
             }
         }
+    }
+
+    /// The sources that are not ready: `zone and zfs`.
+    fn names(&self) -> String {
+        let names: Vec<_> = self.waiting_for.iter().map(|s| s.name()).collect();
+        names.join(" and ")
     }
 
     fn end(&mut self, shared: &Shared) {

@@ -43,7 +43,7 @@ pub struct Shared {
     /// The host's sysinfo as it was last read.
     pub sysinfo: StoredSysinfo,
     /// The status of each source of events.
-    pub sources: [(EventSource, SharedStatus); 3],
+    pub sources: [(EventSource, SharedStatus); EventSource::COUNT],
 }
 
 impl Shared {
@@ -51,7 +51,7 @@ impl Shared {
     #[must_use]
     pub fn new(
         settings: &Settings,
-        sources: [(EventSource, SharedStatus); 3],
+        sources: [(EventSource, SharedStatus); EventSource::COUNT],
         runs: Runs,
     ) -> Self {
         let hub = Arc::new(Hub::silent(HubLimits {

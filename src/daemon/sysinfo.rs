@@ -59,7 +59,7 @@ mod tests {
     use crate::vm::json::Object;
 
     #[test]
-    fn of_two_readings_the_one_that_began_later_counts() {
+    fn the_reading_that_began_later_is_stored() {
         let cell = StoredSysinfo::default();
         let sysinfo = |uuid: &str| {
             let mut object = Object::new();

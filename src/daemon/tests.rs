@@ -42,7 +42,7 @@ fn worker() -> (Worker, Arc<Shared>) {
 }
 
 #[test]
-fn a_panic_in_a_worker_costs_its_jobs_alone() {
+fn a_panic_in_a_worker_affects_only_the_jobs_of_its_batch() {
     let (worker, shared) = worker();
     for name in ["a", "b"] {
         let lane = Lane::Vm(name.into());
@@ -86,7 +86,8 @@ fn a_panic_elsewhere_ends_the_process_and_says_why() {
         .unwrap();
     assert_eq!(output.status.code(), Some(EXIT_PANIC), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("planner: panic: planted; ending"), "{said}");
+    let wanted = "thread planner panicked: planted; exiting with status 70";
+    assert!(said.contains(wanted), "{said}");
 }
 
 /// An installed zone of which nothing else is known.
@@ -102,7 +103,7 @@ fn parts(name: &str, shared: &Shared) -> Parts {
 }
 
 #[test]
-fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
+fn an_end_is_published_in_time_even_if_other_loads_go_on() {
     let (mut worker, shared) = worker();
     worker.after.times.end_time = Duration::from_millis(100);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();
@@ -143,7 +144,7 @@ fn an_end_is_believed_in_time_whatever_is_loaded_meanwhile() {
 }
 
 #[test]
-fn all_is_read_again_of_what_could_not_be_kept() {
+fn a_vm_that_could_not_be_stored_is_read_again_completely() {
     let (mut worker, shared) = worker();
     worker.after.times.retry.first = Duration::from_millis(1);
     let name: Arc<str> = "0aa46416-2c8d-658d-cb21-eba504d46270".into();

@@ -1,26 +1,23 @@
 //! One connection: requests in, answers out, one at a time, without ever
 //! blocking on the client.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::answer::{
-    Body, Deferred, FullResponse, Handler, JSON, Response, StartStream, head,
+    Deferred, FullResponse, Handler, JSON, Response, StartStream, head,
 };
 use super::open::{LINGER_BYTES, LINGER_TIME, Slot, StreamSocket};
+use super::outgoing::Outgoing;
 use super::poller::{Interest, Poller, WakeReason, wait_for};
 use super::pool::Pool;
-use crate::http::request::{ParsedHead, Request, parse};
+use super::request::{ParsedHead, Request, parse};
+use super::waker::Waker;
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
-
-/// Pieces that one writev(2) takes; illumos has an IOV_MAX of 1024.
-const PIECES_MAX: usize = 512;
 
 /// The most bytes that are read at a time.
 const READ_BYTES: usize = 4096;
@@ -59,7 +56,7 @@ enum State {
     /// are left.
     Skipping(Request, usize),
     /// Waiting for the answer to this request.
-    Waiting(Request, Box<dyn Deferred>, Arc<Summons>),
+    Waiting(Request, Box<dyn Deferred>, Arc<Waker>),
     /// Writing an answer.
     Writing(Outgoing, After),
     /// Giving the client time to read the end of its last answer. It may send
@@ -160,23 +157,23 @@ impl Connection {
         let poller = &serving.poller;
         let (socket, until) = (Arc::clone(&self.socket), self.until);
         let key = poller.key();
-        let (mut summons, mut held) = (None, None);
+        let (mut waker, mut held) = (None, None);
         match &mut self.state {
-            State::Waiting(_, _, own) => summons = Some(Arc::clone(own)),
+            State::Waiting(_, _, own) => waker = Some(Arc::clone(own)),
             State::Writing(outgoing, _) => {
                 held = Some(outgoing.count(&serving.unsent));
             }
             State::Reading | State::Skipping(..) | State::Lingering(_) => {}
         }
         let then = Box::new(move |why| self.serve(why));
-        match (summons, held) {
+        match (waker, held) {
             (None, Some(bytes)) => {
                 poller.park_answer(key, socket, until, bytes, then);
             }
             (None, None) => {
                 poller.park(key, socket, wants, Some(until), then);
             }
-            (Some(summons), _) => summons.wait_at(key, || {
+            (Some(waker), _) => waker.park_at(key, || {
                 poller.park(key, socket, wants, Some(until), then);
             }),
         }
@@ -186,8 +183,8 @@ impl Connection {
         match std::mem::replace(&mut self.state, State::Reading) {
             State::Reading => self.read(why),
             State::Skipping(request, left) => self.skip(request, left, why),
-            State::Waiting(request, later, summons) => {
-                self.wait(request, later, summons, why)
+            State::Waiting(request, later, waker) => {
+                self.wait(request, later, waker, why)
             }
             State::Writing(outgoing, after) => self.write(outgoing, after, why),
             State::Lingering(left) => self.linger(left, why),
@@ -296,13 +293,13 @@ impl Connection {
             Response::Full(full) => self.answer_fully(&request, full),
             Response::Deferred(start) => {
                 let poller = Arc::clone(&self.serving.poller);
-                let summons = Arc::new(Summons::new(poller));
+                let waker = Arc::new(Waker::new(poller));
                 let later = start({
-                    let summons = Arc::clone(&summons);
-                    Arc::new(move || summons.summon()) as Wake
+                    let waker = Arc::clone(&waker);
+                    Arc::new(move || waker.wake()) as Wake
                 });
                 self.until = later.until();
-                self.state = State::Waiting(request, later, summons);
+                self.state = State::Waiting(request, later, waker);
             }
             Response::Stream(start) => {
                 if request.method == "HEAD" {
@@ -343,7 +340,7 @@ impl Connection {
         &mut self,
         request: Request,
         mut later: Box<dyn Deferred>,
-        summons: Arc<Summons>,
+        waker: Arc<Waker>,
         why: WakeReason,
     ) -> io::Result<Step> {
         if why == WakeReason::Broken {
@@ -365,7 +362,7 @@ impl Connection {
         }
         // The check below sees what every wake-up so far was for. A later
         // wake-up may be for a later change, and is kept.
-        summons.forget();
+        waker.clear();
         let mut answer = later.look();
         if answer.is_none()
             && (why == WakeReason::Late || Instant::now() >= later.until())
@@ -385,7 +382,7 @@ impl Connection {
                     return Ok(Step::End);
                 }
                 self.until = later.until();
-                self.state = State::Waiting(request, later, summons);
+                self.state = State::Waiting(request, later, waker);
                 Ok(Step::Park(READ))
             }
         }
@@ -466,145 +463,5 @@ impl Connection {
             }
         }
         Ok(Step::End)
-    }
-}
-
-/// Wakes a connection that waits for a deferred answer, whether it is parked or
-/// a thread is working on it.
-struct Summons {
-    poller: Arc<Poller>,
-    state: Mutex<Summoned>,
-}
-
-/// Whether a connection has been woken.
-enum Summoned {
-    /// It has not been woken.
-    No,
-    /// It has been woken before it was parked.
-    Yes,
-    /// It is parked under this key.
-    Parked(u64),
-}
-
-impl Summons {
-    fn new(poller: Arc<Poller>) -> Self {
-        Self { poller, state: Mutex::new(Summoned::No) }
-    }
-
-    fn summon(&self) {
-        let old = std::mem::replace(&mut *self.state.lock(), Summoned::Yes);
-        if let Summoned::Parked(key) = old {
-            self.poller.fire(key);
-        }
-    }
-
-    fn forget(&self) {
-        *self.state.lock() = Summoned::No;
-    }
-
-    /// Parks the connection under this key with `park`. If it was woken before,
-    /// it fires now.
-    ///
-    /// The lock is held while it parks. Otherwise its socket could wake it at
-    /// once, and it could park again under a new key before this call stores
-    /// the old key over the new one.
-    fn wait_at(&self, key: u64, park: impl FnOnce()) {
-        let mut state = self.state.lock();
-        park();
-        match *state {
-            Summoned::Yes => self.poller.fire(key),
-            _ => *state = Summoned::Parked(key),
-        }
-    }
-}
-
-/// An answer that is being written.
-pub struct Outgoing {
-    head: Vec<u8>,
-    body: Option<Body>,
-    /// The index of the first piece that is not fully written. Piece 0 is the
-    /// head; the others are those of the body.
-    at: usize,
-    /// How many bytes of that piece are written.
-    sent: usize,
-    /// How many bytes of the whole answer are not written yet.
-    left: usize,
-    begun: Instant,
-    /// The counter of unsent bytes, and how much this answer has added to it;
-    /// `None` before [`Outgoing::count`].
-    counted: Option<(Arc<AtomicUsize>, usize)>,
-}
-
-impl Outgoing {
-    fn new(head: String, body: Option<Body>) -> Self {
-        let left = head.len() + body.as_ref().map_or(0, Body::len);
-        let (head, begun) = (head.into_bytes(), Instant::now());
-        Self { head, body, at: 0, sent: 0, left, begun, counted: None }
-    }
-
-    fn left(&self) -> usize {
-        self.left
-    }
-
-    fn is_empty(&self) -> bool {
-        self.left == 0
-    }
-
-    /// Adds the bytes that are held for this answer to `unsent`, only once, and
-    /// returns how many they are.
-    fn count(&mut self, unsent: &Arc<AtomicUsize>) -> usize {
-        if let Some((_, own)) = &self.counted {
-            return *own;
-        }
-        let own = self.head.len() + self.body.as_ref().map_or(0, Body::held);
-        unsent.fetch_add(own, Ordering::Relaxed);
-        self.counted = Some((Arc::clone(unsent), own));
-        own
-    }
-
-    fn piece(&self, at: usize) -> &[u8] {
-        match (at.checked_sub(1), &self.body) {
-            (None, _) => &self.head,
-            (Some(at), Some(body)) => body.piece(at),
-            (Some(_), None) => &[],
-        }
-    }
-
-    /// Writes until everything is written, or the client takes no more.
-    fn write(&mut self, mut socket: &TcpStream) -> io::Result<()> {
-        let count = 1 + self.body.as_ref().map_or(0, Body::count);
-        while !self.is_empty() {
-            let end = count.min(self.at + PIECES_MAX);
-            let mut slices = Vec::with_capacity(end - self.at);
-            slices.push(IoSlice::new(&self.piece(self.at)[self.sent..]));
-            let others = self.at + 1..end;
-            slices.extend(others.map(|at| IoSlice::new(self.piece(at))));
-            match socket.write_vectored(&slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                // After a partial write there is often room again: go on.
-                Ok(n) => self.advance(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    fn advance(&mut self, written: usize) {
-        self.left -= written;
-        self.sent += written;
-        while !self.is_empty() && self.sent >= self.piece(self.at).len() {
-            self.sent -= self.piece(self.at).len();
-            self.at += 1;
-        }
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        if let Some((unsent, own)) = &self.counted {
-            unsent.fetch_sub(*own, Ordering::Relaxed);
-        }
     }
 }

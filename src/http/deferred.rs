@@ -54,12 +54,15 @@ impl DeferredRequest {
         // Requests that wait for changes and requests that wait for loads have
         // separate limits, so that the former do not keep out the latter.
         let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
-        let (place, most) = match waits {
-            true => (numbers.wait(limits.waiting), limits.waiting),
-            false => (numbers.sync(limits.syncs), limits.syncs),
+        let (place, most, setting) = match waits {
+            true => (numbers.wait(limits.waiting), limits.waiting, "waiting"),
+            false => (numbers.sync(limits.syncs), limits.syncs, "syncs"),
         };
         let Some(place) = place else {
-            let why = format!("{most} requests wait, which are the most");
+            let why = format!(
+                "{most} requests wait already, the most allowed (setting \
+                 {setting}); try again"
+            );
             return Response::Full(busy(&why));
         };
         let vms = Arc::clone(vms);
@@ -202,7 +205,10 @@ impl Waiting {
                         (version, seq)
                     }
                     Err(TooMuch) => {
-                        return Some(busy("events of this VM came too fast"));
+                        return Some(busy(
+                            "this VM changed faster than wait= could follow; \
+                             try again",
+                        ));
                     }
                 },
             };

@@ -114,7 +114,10 @@ impl Engine {
     pub fn accept_all(&self, listener: &Listener) {
         let mut last_error = None;
         if let Err(e) = listener.set_nonblocking(true) {
-            log::error!("listener: {e}");
+            log::error!(
+                "{}: can't make the listening socket non-blocking: {e}",
+                listener.address()
+            );
         }
         while !self.serving.pool.is_ending() {
             let fds = [listener.as_fd(), self.bell.fd()];
@@ -131,7 +134,10 @@ impl Engine {
                     // For example, the client has reset the connection, or no
                     // descriptors are left. No such error is final.
                     if last_error != Some(e.kind()) {
-                        log::warn!("accept: {e}; trying again");
+                        log::warn!(
+                            "{}: can't accept a connection: {e}; trying again",
+                            listener.address()
+                        );
                     }
                     last_error = Some(e.kind());
                     std::thread::sleep(ACCEPT_PAUSE);
@@ -142,7 +148,9 @@ impl Engine {
 
     fn welcome(&self, socket: TcpStream) {
         if let Err(e) = socket.set_nonblocking(true) {
-            log::warn!("a connection: {e}");
+            log::warn!(
+                "a new connection is dropped: can't make it non-blocking: {e}"
+            );
             return;
         }
         let socket = Arc::new(socket);
@@ -173,7 +181,10 @@ impl Refused {
         let now = Instant::now();
         let mut logged = self.logged.lock();
         if logged.is_none_or(|last| now - last > REFUSED_LOG_PAUSE) {
-            log::warn!("over {most} connections; more are refused");
+            log::warn!(
+                "{most} connections are open (setting connections); new ones \
+                 are refused with 503"
+            );
             *logged = Some(now);
         }
         drop(logged);

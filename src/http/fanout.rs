@@ -154,7 +154,9 @@ impl Fanout {
             // The hub has dropped lines that no subscriber has got yet.
             let ids: Vec<_> = subscribers.by_id.keys().copied().collect();
             for id in ids {
-                let why = "events came too fast".to_string();
+                let why = "it missed events, which came faster than they \
+                           could be sent"
+                    .to_string();
                 self.leave(subscribers, id, &EndReason::Behind(why));
             }
             return true;
@@ -201,7 +203,11 @@ impl Fanout {
                 .iter()
                 .map(|(id, subscriber)| (subscriber.waiting_bytes(), *id));
             let Some((bytes @ 1.., id)) = waiting.max() else { return };
-            let why = format!("{bytes} bytes wait for it, too many in all");
+            let why = format!(
+                "{bytes} bytes wait for it, the most of all subscribers, and \
+                 over {} bytes of events are held (setting held-bytes)",
+                self.limits.held_bytes
+            );
             self.leave(subscribers, id, &EndReason::Behind(why));
         }
     }
@@ -243,7 +249,9 @@ impl Fanout {
         if is_whole {
             self.write(subscribers, id);
         } else {
-            let why = "events came too fast".to_string();
+            let why = "it missed events, which came faster than they could \
+                       be sent"
+                .to_string();
             self.leave(subscribers, id, &EndReason::Behind(why));
         }
     }
@@ -260,7 +268,10 @@ impl Fanout {
         let stall = self.limits.write_stall_time;
         let over = match (why, subscriber.blocked) {
             (WakeReason::Late, Some(since)) if since.elapsed() >= stall => {
-                Err(EndReason::Behind(format!("reads nothing for {stall:?}")))
+                Err(EndReason::Behind(format!(
+                    "it has read nothing for {stall:?} (setting \
+                     write-stall-time)"
+                )))
             }
             _ => subscriber.read(),
         };
@@ -341,7 +352,9 @@ impl Fanout {
         self.hub.unsubscribe(id);
         let agent = subscriber.agent.as_deref().unwrap_or("-");
         match over {
-            EndReason::Gone => log::debug!("subscriber has gone: {agent}"),
+            EndReason::Gone => {
+                log::debug!("subscriber has disconnected: {agent}");
+            }
             EndReason::Behind(why) => {
                 self.hub.count_cut_off();
                 log::warn!("subscriber is cut off: {agent}: {why}");

@@ -17,6 +17,7 @@ mod engine;
 mod fanout;
 mod numbers;
 mod open;
+mod outgoing;
 mod poller;
 mod pool;
 pub mod query;
@@ -26,6 +27,7 @@ pub mod route;
 mod service;
 mod subscriber;
 mod vms;
+mod waker;
 pub mod subscription_filter;
 
 use std::fmt;
@@ -66,7 +68,9 @@ impl fmt::Display for ListenError {
             Self::Address(address, e) => {
                 write!(f, "can't listen on {address}: {e}")
             }
-            Self::Thread(e) => write!(f, "a thread: {e}"),
+            Self::Thread(e) => {
+                write!(f, "can't start a thread of the HTTP server: {e}")
+            }
         }
     }
 }

@@ -95,18 +95,19 @@ impl HttpCounters {
         self.write_requests(page, engine);
         page.counter(
             "vminfod_stream_resumes_total",
-            "Streams that were taken up where they had ended.",
+            "Streams that resumed after the last event that the client had.",
             self.resumed.load(Ordering::Relaxed),
         );
         page.counts(
             "vminfod_stream_resets_total",
-            "Streams that could not be taken up and began again, by reason.",
+            "Streams that could not resume and began again, by reason.",
             &["reason"],
             &self.resets,
         );
         page.counter(
             "vminfod_stream_looks_total",
-            "Subscribers that were looked at because of an event.",
+            "Subscribers that were checked for an event, summed over all \
+             events.",
             looks,
         );
         page.counter(
@@ -143,12 +144,12 @@ impl HttpCounters {
             );
             page.counter(
                 "vminfod_http_connections_refused_total",
-                "Connections that were one too many.",
+                "Connections that were refused because too many were open.",
                 engine.refused,
             );
             page.gauge(
                 "vminfod_http_unsent_bytes",
-                "Bytes of answers that clients do not take.",
+                "Bytes held for answers that clients have not read yet.",
                 engine.unsent as f64,
             );
         }
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn permits_are_limited_and_returned_when_dropped() {
         let numbers = HttpCounters::default();
         let one = numbers.wait(2);
         let two = numbers.wait(2);

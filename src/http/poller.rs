@@ -191,7 +191,12 @@ impl Poller {
     fn keep_within_bounds(&self, parked: &mut BTreeMap<u64, Parked>) {
         let mut held: usize = parked.values().map(|p| p.bytes).sum();
         if held > self.bytes_max {
-            log::warn!("clients do not take {held} bytes of answers");
+            log::warn!(
+                "{held} bytes of answers wait for clients that do not read \
+                 (setting unsent-bytes is {}); the largest answers are given \
+                 up",
+                self.bytes_max
+            );
         }
         while held > self.bytes_max {
             let largest = parked.iter().max_by_key(|(_, p)| p.bytes);
@@ -220,7 +225,10 @@ impl Poller {
             first.saturating_duration_since(Instant::now()).min(WAIT_MAX)
         });
         if let Err(e) = poll_sockets(&mut polled, time) {
-            log::error!("poll of {} connections: {e}", parked.len());
+            log::error!(
+                "poll(2) of {} connections failed: {e}; trying again",
+                parked.len()
+            );
             std::thread::sleep(FAILED_PAUSE);
             return Vec::new();
         }
@@ -298,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fires_once_for_its_own_reason() {
+    fn parked_sockets_fire_once_with_the_right_reason() {
         let stop = Stop::default();
         let poller = Arc::new(Poller::new(1000, stop.clone()).unwrap());
         let thread = std::thread::spawn({

@@ -90,7 +90,7 @@ impl Pool {
             .stack_size(STACK_BYTES)
             .spawn(move || pool.work_off());
         if let Err(e) = thread {
-            log::error!("no thread to answer with: {e}");
+            log::error!("can't start a thread to answer requests: {e}");
             let mut ready = self.ready.lock();
             ready.threads -= 1;
             let given_up = match ready.threads {
@@ -114,7 +114,10 @@ impl Pool {
         while let Some(task) = self.next() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
                 let what = panic_text(panic.as_ref());
-                log::error!("a request has panicked: {what}");
+                log::error!(
+                    "a thread panicked while it answered a request: {what}; \
+                     the connection is closed"
+                );
             }
         }
     }

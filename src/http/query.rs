@@ -74,23 +74,23 @@ pub enum WantedValue {
 impl fmt::Display for WantedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag => f.write_str("1 or 0 is wanted"),
+            Self::Flag => f.write_str("must be 1 or 0"),
             Self::Seconds { least, most } => {
                 let [least, most] = [least, most].map(Duration::as_secs_f64);
-                write!(f, "seconds from {least} to {most} are wanted")
+                write!(f, "must be {least} to {most} seconds")
             }
-            Self::Number => f.write_str("a number is wanted"),
+            Self::Number => f.write_str("must be a number"),
             Self::OneOf(names) => {
-                write!(f, "one of {} is wanted", names.join(", "))
+                write!(f, "must be one of {}", names.join(", "))
             }
-            Self::Value => f.write_str("a value is wanted"),
+            Self::Value => f.write_str("must not be empty"),
             Self::PathOfChanges => {
-                f.write_str("an element is * in a change's path")
+                f.write_str("use * for an array element, not its index")
             }
-            Self::WaitWords => f.write_str("PROPERTY=VALUE or gone is wanted"),
-            Self::OneKindOfWait => {
-                f.write_str("a VM that is gone has no properties")
-            }
+            Self::WaitWords => f.write_str("must be PROPERTY=VALUE or gone"),
+            Self::OneKindOfWait => f.write_str(
+                "wait=gone can't be combined with wait=PROPERTY=VALUE",
+            ),
             Self::Condition(error) => error.fmt(f),
         }
     }
@@ -101,9 +101,13 @@ impl fmt::Display for QueryError {
         let unknown = "unknown query parameter or value";
         match self {
             Self::NotText(text) => {
-                write!(f, "not UTF-8 behind its %: {text}")
+                write!(f, "bad %XX, or not UTF-8 once decoded: {text}")
             }
-            Self::NotAName(name) => write!(f, "not a VM's name: {name}"),
+            Self::NotAName(name) => write!(
+                f,
+                "bad %XX, or not UTF-8 once decoded, in the name of the VM: \
+                 {name}"
+            ),
             Self::Unknown(name) => write!(f, "{unknown}: {name}"),
             Self::Condition(name, error) => {
                 write!(f, "{unknown}: {name}: {error}")
@@ -112,7 +116,7 @@ impl fmt::Display for QueryError {
             Self::Value { name, value, wanted } => {
                 write!(f, "{name}={value}: {wanted}")
             }
-            Self::Without(name, other) => write!(f, "{name} without {other}"),
+            Self::Without(name, other) => write!(f, "{name}= needs {other}"),
         }
     }
 }
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_they_have_to_be_or_are_named() {
+    fn a_value_that_is_not_allowed_is_named_in_the_error() {
         assert_eq!(one("x=1").flag(), Ok(true));
         assert_eq!(one("x=false").flag(), Ok(false));
         assert!(one("x=yes").flag().unwrap_err().to_string().contains("x=yes"));
@@ -280,7 +284,7 @@ mod tests {
         }
         assert_eq!(one("x=b").one_of(&[("a", 1), ("b", 2)]), Ok(2));
         let error = one("x=c").one_of(&[("a", 1), ("b", 2)]).unwrap_err();
-        assert_eq!(error.to_string(), "x=c: one of a, b is wanted");
+        assert_eq!(error.to_string(), "x=c: must be one of a, b");
         assert!(one("x=").text().is_err());
     }
 }

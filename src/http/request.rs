@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_stays_by_version_and_header() {
+    fn keep_alive_follows_version_and_connection_field() {
         let stays = |text: &str| request(text).keep_alive;
         assert!(stays("GET /ping HTTP/1.1\r\n\r\n"));
         assert!(!stays("GET /ping HTTP/1.1\r\nConnection: Close\r\n\r\n"));
@@ -265,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_named() {
+    fn the_user_agent_is_read() {
         let request = request("GET / HTTP/1.1\r\nUser-Agent: vmadm\r\n\r\n");
         assert_eq!(request.user_agent.as_deref(), Some("vmadm"));
     }
 
     #[test]
-    fn only_names_of_this_machine_are_ours() {
+    fn a_host_that_is_not_this_machine_is_refused() {
         let is_ours = |host: &str, names: &[String]| {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let local = "192.0.2.1".parse().ok();
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_address_names_its_host() {
+    fn an_absolute_target_replaces_the_host_field() {
         let parts = |target: &str| {
             let text = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
             let request = request(&text);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_known_by_what_its_browser_says() {
+    fn a_request_from_a_web_page_is_recognized() {
         let is_of_page = |field: &str| {
             request(&format!("GET / HTTP/1.1\r\n{field}\r\n\r\n")).is_of_page
         };
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_compare_whatever_their_strength() {
+    fn weak_and_strong_etags_match() {
         let has = |field: &str| {
             let text = format!("GET / HTTP/1.1\r\n{field}\r\n\r\n");
             request(&text).has_version("\"a-1\"")
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_measured() {
+    fn content_length_gives_the_size_of_the_body() {
         let body = |fields: &str| {
             request(&format!("GET / HTTP/1.1\r\n{fields}\r\n")).body
         };
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_waited_for() {
+    fn an_incomplete_head_is_partial() {
         for text in ["", "GET", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b"]
         {
             assert_eq!(parsed(text), ParsedHead::Partial, "{text:?}");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused() {
+    fn an_invalid_request_is_refused_with_its_status() {
         let head = |lines: &str| format!("GET / HTTP/1.1\r\n{lines}\r\n");
         for (text, status) in [
             ("rubbish\r\n\r\n".to_string(), 400),

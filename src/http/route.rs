@@ -194,7 +194,7 @@ fn of_vms(
         }
     }
     match of.timeout {
-        Some(_) if !of.sync => Err(QueryError::Without("timeout", "sync")),
+        Some(_) if !of.sync => Err(QueryError::Without("timeout", "sync=1")),
         _ => Ok(of),
     }
 }
@@ -215,7 +215,7 @@ fn of_vm(
     }
     match of.timeout {
         Some(_) if !of.sync && of.wait.is_none() => {
-            Err(QueryError::Without("timeout", "sync or wait"))
+            Err(QueryError::Without("timeout", "sync=1 or wait="))
         }
         _ => Ok(of),
     }
@@ -303,8 +303,8 @@ fn of_events(
     of.since = match (seq, epoch) {
         (Some(seq), Some(epoch)) => Some(Since { seq, epoch }),
         (None, None) => None,
-        (Some(_), None) => return Err(QueryError::Without("since", "epoch")),
-        (None, Some(_)) => return Err(QueryError::Without("epoch", "since")),
+        (Some(_), None) => return Err(QueryError::Without("since", "epoch=")),
+        (None, Some(_)) => return Err(QueryError::Without("epoch", "since=")),
     };
     Ok(of)
 }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_path() {
+    fn every_path_leads_to_its_route() {
         for (target, wanted) in [
             ("/ping", "ping"),
             ("/status", "status"),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_not_is_named() {
+    fn a_bad_query_names_the_bad_part() {
         for (target, named) in [
             ("/vms?bogus=1", "bogus"),
             ("/vms?state!=running", "state!"),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_asked_for_in_parts() {
+    fn all_parameters_of_events_are_parsed() {
         let target = "/events?uuid=b&uuid=a&uuid=a&types=create,delete\
             &types=modify&paths=state,nics.*.ip&snapshot=array&heartbeat=1.5\
             &fields=uuid&since=7&epoch=e";

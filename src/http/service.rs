@@ -33,8 +33,15 @@ impl Handler for Arc<Service> {
         if request.is_of_page
             || !request.is_for_us(local, &self.vms.limits.hosts)
         {
-            let why = "not for pages in a browser, nor by a name that is \
-                       none of this machine";
+            let host = request.host.as_deref().unwrap_or_default();
+            let why = match request.is_of_page {
+                true => "refused: a web page in a browser sent this request"
+                    .to_string(),
+                false => format!(
+                    "refused: Host {host:?} is not a name of this machine \
+                     (see --allow-host)"
+                ),
+            };
             self.vms.numbers.answered("other", 403, begun);
             return Response::Full(FullResponse::text(403, why).last());
         }
@@ -140,7 +147,10 @@ impl Service {
             self.vms.cache.subscribe(uuid_of, agent.clone(), since);
         let Some(subscription) = subscribed else {
             let most = self.vms.limits.subscribers;
-            let why = format!("{most} subscribers are the most");
+            let why = format!(
+                "{most} subscribers are connected already, the most allowed \
+                 (setting subscribers); try again"
+            );
             return Response::Full(busy(&why));
         };
         let listening = Listening {

@@ -182,7 +182,7 @@ mod tests {
     use crate::vm::json::Json;
 
     #[test]
-    fn escaped_json_is_a_string_of_it() {
+    fn escaped_json_parses_back_to_the_same_value() {
         let value = Json::parse(r#"{"a":"q\"\\\n\u0001é"}"#).unwrap();
         let mut out = b"\"".to_vec();
         escape_json(&value.to_bytes(), &mut out);

@@ -150,7 +150,10 @@ impl Subscriber {
             false => Ok(()),
             true => {
                 let (events, bytes) = self.lag;
-                let why = format!("{events} events, {bytes} bytes behind");
+                let why = format!(
+                    "it is {events} events and {bytes} bytes behind \
+                     (settings lag-events, lag-bytes)"
+                );
                 Err(EndReason::Behind(why))
             }
         }
@@ -193,7 +196,10 @@ impl Subscriber {
             match (&*self.stream.socket).read(&mut bytes) {
                 Ok(0) => return Err(EndReason::Gone),
                 Ok(n) if self.received + n > RECEIVED_MAX => {
-                    let why = "it sends without end".to_string();
+                    let why = format!(
+                        "it has sent over {RECEIVED_MAX} bytes after its \
+                         request"
+                    );
                     return Err(EndReason::Behind(why));
                 }
                 Ok(n) => self.received += n,

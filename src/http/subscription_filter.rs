@@ -90,7 +90,13 @@ impl<'a> SharedEvent<'a> {
         let event = self.event.get_or_insert_with(|| {
             // We wrote the line, so it should always parse.
             let event = serde_json::from_slice(line.text());
-            event.inspect_err(|e| log::error!("event {}: {e}", line.seq))
+            event.inspect_err(|e| {
+                log::error!(
+                    "event {} can't be parsed, so no filter can be applied to \
+                     it: {e}",
+                    line.seq
+                );
+            })
         });
         event.as_ref()
     }
@@ -149,7 +155,8 @@ fn unreadable(line: &EventLine, why: &serde_json::Error) -> Json {
     event.set("zonename", &line.about.zonename);
     event.set("uuid", &line.about.uuid);
     event.set("seq", line.seq);
-    event.set("error", format!("its fields can't be picked out: {why}"));
+    let why = format!("the event can't be parsed to select its fields: {why}");
+    event.set("error", why);
     Json::from(event)
 }
 

@@ -37,7 +37,10 @@ impl VmResponses {
         }
         let place = of.filter.has_regex().then(|| self.numbers.search());
         if let Some(None) = place {
-            return busy("others search already");
+            return busy(
+                "too many requests search with regular expressions already; \
+                 try again",
+            );
         }
         if !of.filter.is_empty() {
             let search = Search::new(self.limits.search_time);

@@ -35,7 +35,7 @@ fn numbers(lines: Option<Vec<Arc<EventLine>>>) -> Option<Vec<u64>> {
 }
 
 #[test]
-fn who_comes_back_gets_what_it_missed_or_is_told() {
+fn a_client_that_comes_back_gets_all_missed_events_or_none() {
     let hub = hub(3);
     assert_eq!(numbers(hub.inner.lock().after(0, 9)), Some(vec![]));
     assert_eq!(numbers(hub.inner.lock().after(1, 9)), None, "not yet");
@@ -52,7 +52,7 @@ fn who_comes_back_gets_what_it_missed_or_is_told() {
 }
 
 #[test]
-fn of_a_silent_time_there_are_numbers_alone() {
+fn a_silent_hub_numbers_events_but_keeps_none() {
     let hub = Hub::silent(hub(3).limits);
     (0..5).for_each(|_| publish_only(&hub));
     assert_eq!((hub.seq(), hub.size().0, hub.held()), (5, 0, 0));
@@ -64,7 +64,7 @@ fn of_a_silent_time_there_are_numbers_alone() {
 }
 
 #[test]
-fn what_is_to_be_handed_out_is_kept_but_not_without_end() {
+fn lines_not_handed_out_yet_are_kept_up_to_a_bound() {
     let hub = hub(1);
     (0..4).for_each(|_| publish_only(&hub));
     assert_eq!(numbers(hub.hand_out(2)), Some(vec![1, 2]));
@@ -101,7 +101,7 @@ fn a_line_is_a_chunk_of_its_own() {
 }
 
 #[test]
-fn lines_count_as_long_as_somebody_holds_them() {
+fn lines_are_counted_as_long_as_they_are_held() {
     let hub = hub(1);
     publish(&hub);
     let held = hub.inner.lock().after(0, 1).unwrap();
@@ -112,7 +112,7 @@ fn lines_count_as_long_as_somebody_holds_them() {
 }
 
 #[test]
-fn bytes_bound_what_is_kept() {
+fn kept_lines_are_bounded_by_bytes() {
     let hub = hub(100);
     for _ in 0..9 {
         hub.publish(about(), None, LineDraft::of(&[b'x'; 300_000]), |_, _| ());
@@ -137,7 +137,7 @@ fn subscribers_are_bounded_and_forgotten() {
 }
 
 #[test]
-fn a_watch_sees_its_vm_alone() {
+fn a_watch_gets_versions_of_its_vm_only() {
     let hub = hub(2);
     let watches = [0, 0, 1].map(|n| {
         let name: Arc<str> = ["z", "other"][n].into();
@@ -158,7 +158,7 @@ fn a_watch_sees_its_vm_alone() {
 }
 
 #[test]
-fn an_event_wakes_who_waits() {
+fn an_event_wakes_the_waiting_thread() {
     let hub = hub(9);
     let long = || Instant::now() + std::time::Duration::from_secs(60);
     publish(&hub);

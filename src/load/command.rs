@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_past_its_time_is_killed_with_its_children() {
+    fn a_command_that_exceeds_its_limit_is_killed_with_its_children() {
         // Both the shell and its child hold the pipe. The call returns only if
         // both are gone.
         let error =
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_has_ended_though_its_child_holds_its_pipes() {
+    fn a_command_ends_even_if_its_child_keeps_its_pipes_open() {
         let script = "sleep 1000 & echo $!; echo err >&2; exit 3";
         let output = sh(script, LONG).unwrap();
         assert_eq!((output.stderr.as_str(), output.exit), ("err\n", Some(3)));
@@ -365,13 +365,13 @@ mod tests {
     }
 
     #[test]
-    fn too_much_output_ends_a_command() {
+    fn a_command_that_prints_too_much_is_killed() {
         let error = sh("yes", LONG).unwrap_err().to_string();
         assert!(error.contains("printed over 1000 bytes"), "{error}");
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn the_error_of_a_missing_program_names_it() {
         let runner = Runner::new(1000, Stop::default());
         let run = Run::new("/no/such/zoneadm".into(), &["list"]);
         let error = runner.run(&run, LONG).unwrap_err().to_string();

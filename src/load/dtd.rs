@@ -122,7 +122,7 @@ pub fn refusals(document: &Document<'_>) -> Vec<Refusal> {
     let zone = document.root_element();
     let mut refused = Vec::new();
     if !has_doctype(&document.input_text()[..zone.range().start]) {
-        let what = "no document type".to_string();
+        let what = "no <!DOCTYPE> before the root element".to_string();
         refused.push(Refusal { line: 1, what });
     }
     check(document, zone, &["zone"], &mut refused);
@@ -177,7 +177,7 @@ fn check(
             refuse(format!("has the unknown attribute {own}"));
         } else if values_of(name, own).is_some_and(|all| !all.contains(&value))
         {
-            refuse(format!("has {own}={value:?}"));
+            refuse(format!("has {own}={value:?}, which is not allowed"));
         }
     }
     for own in required {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_valid_is_accepted() {
+    fn a_valid_document_is_accepted() {
         let attr = "<attr name=\"a\" type=\"string\" value=\"\"/>";
         let device = "<device match=\"/d\">\n <net-attr name=\"a\" \
             value=\"\"/></device>";
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_valid_is_refused_with_its_line() {
+    fn an_invalid_document_is_refused_with_the_line() {
         for (attributes, children, why) in [
             ("", "<nonsense/>", "line 4: <nonsense> is not expected in <zone>"),
             (
@@ -261,7 +261,11 @@ mod tests {
                 "line 5: <net-attr> is not expected in <zone>",
             ),
             (" x=\"\"", "", "line 4: <zone> has the unknown attribute x"),
-            (" version=\"2\"", "", "line 4: <zone> has version=\"2\""),
+            (
+                " version=\"2\"",
+                "",
+                "line 4: <zone> has version=\"2\", which is not allowed",
+            ),
             (" xmlns:a=\"b\"", "", "line 4: <zone> has a namespace"),
             ("", "text", "line 4: <zone> has text in it"),
             (
@@ -272,7 +276,7 @@ mod tests {
             (
                 "",
                 "<attr name=\"\" type=\"\" value=\"x\"/>",
-                "line 4: <attr> has type=\"\"",
+                "line 4: <attr> has type=\"\", which is not allowed",
             ),
             (
                 "",
@@ -283,12 +287,13 @@ mod tests {
             assert_eq!(zone(attributes, children), Err(why.to_string()));
         }
         let bare = "<!-- <!DOCTYPE zone> --><zone/>";
-        assert_eq!(verdict(bare), Err("line 1: no document type".into()));
+        let why = "line 1: no <!DOCTYPE> before the root element";
+        assert_eq!(verdict(bare), Err(why.into()));
         let other = format!("{DOCTYPE}<attr/>");
         assert!(verdict(&other).is_err());
     }
     #[test]
-    fn all_that_is_not_valid_is_told_up_to_a_bound() {
+    fn all_faults_of_a_document_are_reported_up_to_a_limit() {
         let bad = |count: usize| {
             let bad = "<attr name=\"a\" value=\"\" new=\"\"/>\n".repeat(count);
             let text = format!(

@@ -36,13 +36,14 @@ impl fmt::Display for LoadError {
             Self::Command(error) => error.fmt(f),
             Self::File(error) => error.fmt(f),
             Self::NoKstat => {
-                f.write_str("the zone is running and has no kstat")
+                f.write_str("the zone is running, but kstat does not list it")
             }
-            Self::NotListed => {
-                f.write_str("the zone index has it, and zoneadm list does not")
-            }
+            Self::NotListed => f.write_str(
+                "the zone index has the zone, but zoneadm list does not \
+                 list it",
+            ),
             Self::NoIndex(why) => {
-                write!(f, "not known whether it exists: {why}")
+                write!(f, "can't tell whether the zone exists: {why}")
             }
             Self::Dataset(name, why) => write!(f, "{name}: {why}"),
             Self::Lines(lines) => f.write_str(&lines.join("; ")),
@@ -133,7 +134,9 @@ impl fmt::Display for CommandProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotStarted(why) => write!(f, "can't be started: {why}"),
-            Self::NoThread(why) => write!(f, "no thread for it: {why}"),
+            Self::NoThread(why) => {
+                write!(f, "no thread could be started to run it: {why}")
+            }
             Self::Io(why) => f.write_str(why),
             Self::RanTooLong(limit) => {
                 write!(f, "killed: ran for over {limit:?}")
@@ -141,7 +144,7 @@ impl fmt::Display for CommandProblem {
             Self::PrintedTooMuch(limit) => {
                 write!(f, "killed: printed over {limit} bytes")
             }
-            Self::DaemonEnds => f.write_str("killed: the daemon is ending"),
+            Self::DaemonEnds => f.write_str("killed: the daemon is stopping"),
             Self::Failed { exit, stderr } => {
                 match exit {
                     Some(exit) => write!(f, "exit {exit}: ")?,
@@ -153,9 +156,9 @@ impl fmt::Display for CommandProblem {
             Self::NoAnswerFor(time) => {
                 write!(f, "has not answered for {time:.1?}")
             }
-            Self::LateAnswer => f.write_str("has not answered in time"),
+            Self::LateAnswer => f.write_str("answered too late for this load"),
             Self::OthersHang => {
-                f.write_str("others before it have not answered")
+                f.write_str("not started: earlier runs have not answered")
             }
             Self::Output(error) => error.fmt(f),
         }
@@ -188,13 +191,20 @@ impl fmt::Display for OutputError {
                 write!(f, "not a statistic: {line:?}")
             }
             Self::NotADataset(line) => write!(f, "not a dataset: {line:?}"),
-            Self::NoGlobalZone => f.write_str("does not list the global zone"),
+            Self::NoGlobalZone => f.write_str(
+                "does not list the global zone, so its list is incomplete \
+                 (can zoneadm read the zone index?)",
+            ),
             Self::LacksZones(count) => {
-                write!(f, "lacks {count} zones of the index")
+                write!(f, "does not list {count} zones of the zone index")
             }
             Self::NotListed(said) => {
                 let separator = if said.is_empty() { "" } else { ": " };
-                write!(f, "does not list it{separator}{said}")
+                write!(
+                    f,
+                    "succeeded, but printed no line for the zone\
+                     {separator}{said}"
+                )
             }
         }
     }
@@ -232,12 +242,20 @@ impl fmt::Display for DatasetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Said(why) => why,
-            Self::NotListed => "is not listed",
-            Self::NotWalked => "what is below it is not listed",
-            Self::ListedTwice => "is listed twice",
-            Self::SnapshotElsewhere => "a snapshot is listed elsewhere",
-            Self::PoolNotListed => "its pool is not there",
-            Self::NoPool => "there is no such pool",
+            Self::NotListed => {
+                "zfs list printed neither a line nor an error for it"
+            }
+            Self::NotWalked => "zfs list did not list what is below it",
+            Self::ListedTwice => {
+                "zfs list lists it twice: a tenant's mountpoint may have \
+                 forged one of the lines"
+            }
+            Self::SnapshotElsewhere => {
+                "zfs list does not list one of its snapshots directly after \
+                 it: a tenant's mountpoint may have forged the line"
+            }
+            Self::PoolNotListed => "zfs list does not list its pool",
+            Self::NoPool => "its pool does not exist",
             Self::Command(error) => return error.fmt(f),
         })
     }
@@ -290,16 +308,23 @@ impl fmt::Display for FileProblem {
             Self::Missing => f.write_str("no such file"),
             Self::Io(why) => f.write_str(why),
             Self::NotJson(why) => write!(f, "not JSON: {why}"),
-            Self::TooDeep => write!(f, "nests deeper than {JSON_DEPTH}"),
+            Self::TooDeep => {
+                write!(f, "the JSON nests deeper than {JSON_DEPTH} levels")
+            }
             Self::NotAnObject => f.write_str("not a JSON object"),
             Self::Xml(error) => error.fmt(f),
             Self::Refused(refusal) => {
                 write!(f, "zonecfg refuses it: {refusal}")
             }
             Self::NotLastExited(text) => {
-                write!(f, "not a time and a status: {text:?}")
+                write!(
+                    f,
+                    "expected SECONDS.MICROSECONDS STATUS, found {text:?}"
+                )
             }
-            Self::NoGlobalZone => f.write_str("does not have the global zone"),
+            Self::NoGlobalZone => {
+                f.write_str("lacks the global zone: the file is incomplete")
+            }
         }
     }
 }

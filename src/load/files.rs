@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_told_as_a_shell_would() {
+    fn an_exit_status_is_shown_as_a_shell_shows_it() {
         for (text, status) in [
             ("1700000000.5 256\n", Some(1.0)),
             ("1700000000.5 65280\n", Some(255.0)),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn microseconds_are_a_fraction_though_not_padded() {
+    fn unpadded_microseconds_are_read_as_a_fraction() {
         let exit = parse_lastexited("1430183276.5 0").unwrap();
         let timestamp = epoch_seconds_to_iso(exit.time);
         assert_eq!(timestamp.as_deref(), Some("2015-04-28T01:07:56.500Z"));

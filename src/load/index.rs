@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_line_that_is_too_long_is_a_line() {
+    fn the_rest_of_an_overlong_line_is_read_as_a_line() {
         let read = index(&format!(
             "{}rest:installed:/r::lx:ex:1\n",
             "x".repeat(LINE_BYTES - 1)
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_global_zone_it_is_none() {
+    fn an_index_without_the_global_zone_is_refused() {
         let line = format!("a:installed:/a:{UUID}:lx:ex:1\n");
         for text in ["", "\n", "global:installed:/", &line] {
             assert!(ZoneIndex::parse(text.to_string()).is_err(), "{text:?}");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_differ_are_told() {
+    fn zones_with_changed_lines_are_reported() {
         let old = index("a:installed:/a::lx:ex:1\nb:installed:/b::lx:ex:2\n");
         let changed = |lines: &str| {
             let mut changed = index(lines).changed_since(&old);

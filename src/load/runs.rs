@@ -409,7 +409,11 @@ impl State {
         };
         let problem = CommandProblem::NoAnswerFor(running.begun.elapsed());
         if !std::mem::replace(&mut running.is_overdue, true) {
-            log::warn!("{}: {problem}", run.command());
+            log::warn!(
+                "{}: {problem}; loads go on without it, and the VMs that need \
+                 it are loaded again when it ends",
+                run.command()
+            );
         }
         problem
     }
@@ -430,7 +434,11 @@ impl State {
         };
         let time = begun.elapsed();
         if is_overdue {
-            log::warn!("{}: has ended after {time:.1?}", ask.run.command());
+            log::warn!(
+                "{}: ended after {time:.1?}; the VMs that waited for it are \
+                 loaded again",
+                ask.run.command()
+            );
         }
         let sort = (circuit.clone(), ask.sort);
         if error.is_none() && time * 2 > stuck_time {

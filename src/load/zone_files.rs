@@ -50,7 +50,10 @@ impl Accepted {
         let mut accepted = self.0.lock();
         for Refusal { what, .. } in refused {
             if accepted.len() < ACCEPTED_MAX && !accepted.contains(what) {
-                log::warn!("the platform's DTD is a later one: {what}");
+                log::warn!(
+                    "zoneadm accepts XML that vminfod refuses, as the \
+                     platform's DTD is newer; accepting it from now on: {what}"
+                );
                 accepted.insert(what.clone());
             }
         }
@@ -112,7 +115,10 @@ impl Loader {
                 } = parsed;
                 if !unknown.is_empty() {
                     let zonename = &draft.zonename;
-                    log::debug!("{zonename}: its XML has unknown {unknown:?}");
+                    log::debug!(
+                        "{zonename}: skipping unknown keys of its XML: \
+                         {unknown:?}"
+                    );
                 }
                 draft.set_xml(Arc::new(xml));
                 draft.xml_names = Some((brand, zonepath));

@@ -211,13 +211,13 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =
         <[String; 8]>::try_from(fields)
     else {
-        return Err("not 8 fields");
+        return Err("expected 8 fields separated by colons");
     };
     if zonename == "global" {
         return Ok(None);
     }
     if !is_zonename(&zonename) {
-        return Err("not a zone's name");
+        return Err("invalid zonename");
     }
     if zone_state.is_empty() || brand.is_empty() {
         return Err("no state or no brand");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unset_uuid_gives_way_to_the_name() {
+    fn an_unset_uuid_is_replaced_by_the_zonename() {
         for uuid in ["", "00000000-0000-0000-0000-000000000000"] {
             let row = one(&format!("-:{UUID}:configured:/z:{uuid}:lx:excl:1"));
             assert_eq!(row.uuid.as_deref(), Some(UUID));
@@ -376,11 +376,12 @@ mod tests {
             assert_eq!(said(case), wanted, "{case}");
         }
         let nothing = said("list-with-unreadable-index");
-        assert!(nothing.ends_with("does not list it"), "{nothing}");
+        let wanted = "succeeded, but printed no line for the zone";
+        assert!(nothing.ends_with(wanted), "{nothing}");
     }
 
     #[test]
-    fn bad_lines_are_told_and_cost_no_other() {
+    fn bad_lines_are_reported_and_the_others_are_kept() {
         let listing = parse(&format!(
             "0:global:running:/::liveimg:shared:0\n\
              rubbish\n\

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_sorted_and_passthru_devices_are_apart() {
+    fn disks_are_sorted_and_passthru_devices_listed_separately() {
         let device = |path: &str, model: &str| {
             format!(
                 "<device match=\"{path}\"><net-attr name=\"model\" \
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn autoboot_of_kvm_is_its_vm_autoboot() {
+    fn autoboot_of_a_kvm_zone_comes_from_vm_autoboot() {
         let xml = zone("autoboot=\"true\" brand=\"kvm\"", "");
         assert_eq!(xml.members.get("autoboot"), None);
         let vm_autoboot = "<attr name=\"vm-autoboot\" value=\"false\"/>";
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_zone_is_an_error() {
+    fn a_document_that_is_not_a_zone_is_an_error() {
         for bad in [
             "",
             "<zone name=\"z\" brand=\"lx\">",

@@ -204,7 +204,10 @@ pub fn spawn(
     args: &[impl AsRef<OsStr>],
 ) -> io::Result<Running> {
     if reap() >= UNREAPED_MAX {
-        let error = format!("{UNREAPED_MAX} processes were killed and live");
+        let error = format!(
+            "{UNREAPED_MAX} killed commands have not ended (stuck in the \
+             kernel?); no more are started"
+        );
         return Err(io::Error::other(error));
     }
     let path = CString::new(program.as_os_str().as_bytes())?;
@@ -227,7 +230,7 @@ pub fn spawn(
     {
         let mut children = CHILDREN.lock();
         if children.is_over {
-            return Err(io::Error::other("the daemon is ending"));
+            return Err(io::Error::other("the daemon is stopping"));
         }
         children.starting += 1;
     }

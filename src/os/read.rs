@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_holds_once_it_is_old_and_only_of_what_was_read() {
+    fn a_stamp_holds_only_if_it_is_old_and_the_file_is_unchanged() {
         let dir = std::env::temp_dir()
             .join(format!("vminfod-stamp-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

@@ -50,7 +50,10 @@ pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
     let sun = address(path)?;
     let is_there = || match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => Ok(true),
-        Ok(_) => Err(io::Error::other("it is there, and no socket")),
+        Ok(_) => Err(io::Error::other(
+            "the path exists and is not a socket; remove it or choose another \
+             path",
+        )),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),
     };
@@ -148,7 +151,10 @@ fn address(path: &Path) -> io::Result<libc::sockaddr_un> {
     let bytes = path.as_os_str().as_bytes();
     // A NUL must follow.
     if bytes.len() >= sun.sun_path.len() || bytes.contains(&0) {
-        let what = format!("longer than {} bytes", sun.sun_path.len() - 1);
+        let what = format!(
+            "the path is longer than {} bytes, or has a NUL byte",
+            sun.sun_path.len() - 1
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     for (to, from) in sun.sun_path.iter_mut().zip(bytes) {
@@ -182,7 +188,11 @@ fn lock(path: &Path) -> io::Result<File> {
         // SAFETY: geteuid has no preconditions.
         let user = unsafe { libc::geteuid() };
         if !own.is_file() || own.uid() != user || own.nlink() > 1 {
-            let what = format!("{}: not our own file", name.display());
+            let what = format!(
+                "{}: the lock file is not a regular file of this user, or has \
+                 another link; remove it",
+                name.display()
+            );
             return Err(io::Error::other(what));
         }
         lock_whole(&file)?;
@@ -194,7 +204,8 @@ fn lock(path: &Path) -> io::Result<File> {
             return Ok(file);
         }
     }
-    Err(io::Error::other("its lock goes as often as it is made"))
+    let what = format!("another process keeps removing {}", name.display());
+    Err(io::Error::other(what))
 }
 
 /// Locks the whole file. `AddrInUse` if another process has locked it.

@@ -42,7 +42,7 @@ impl Clock {
 }
 
 #[test]
-fn who_hangs_gets_a_substitute() {
+fn a_worker_that_hangs_gets_a_substitute() {
     let mut clock = Clock::new();
     for name in ["a", "b", "c"] {
         clock.state.push(vm(name, Sources::ZFS));
@@ -60,7 +60,7 @@ fn who_hangs_gets_a_substitute() {
 }
 
 #[test]
-fn what_needs_commands_gathers_while_others_run() {
+fn jobs_that_need_commands_gather_while_a_batch_runs() {
     let mut clock = Clock::new();
     clock.state.push(vm("a", Sources::STATE));
     let (first, _) = clock.take().unwrap();
@@ -89,7 +89,7 @@ fn what_needs_commands_gathers_while_others_run() {
 }
 
 #[test]
-fn the_workers_that_hang_have_a_bound() {
+fn workers_that_hang_are_bounded() {
     let mut clock = Clock::new();
     for n in 0..20 {
         clock.state.push(vm(&format!("file{n}"), Sources::of(Source::Tags)));
@@ -103,7 +103,7 @@ fn the_workers_that_hang_have_a_bound() {
 }
 
 #[test]
-fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
+fn a_storm_is_loaded_less_and_less_often_and_its_last_job_soon() {
     let mut clock = Clock::new();
     let mut loads = 0;
     let mut last = 0;
@@ -130,7 +130,7 @@ fn a_storm_is_loaded_ever_less_often_and_its_end_soon() {
 }
 
 #[test]
-fn who_is_loaded_while_everything_is_is_loaded_again() {
+fn a_vm_loaded_during_a_full_load_is_loaded_again() {
     let mut clock = Clock::new();
     clock.state.push(vm("a", Sources::of(Source::Tags)));
     let (of_a, _) = clock.take().unwrap();
@@ -198,7 +198,7 @@ fn a_reload_for_a_client_is_never_taken_for_a_periodic_one() {
 /// queue: two workers are never in one lane, and each push is followed by a
 /// load of its lane, or of everything, that began after the push.
 #[test]
-fn every_sequence_of_few_steps_is_sound() {
+fn every_short_sequence_of_steps_keeps_the_promises() {
     fn lane(n: usize) -> Job {
         let sources =
             [Sources::of(Source::Tags), Sources::STATE, Sources::ZFS][n % 3];

@@ -37,7 +37,7 @@ fn take_transitions(
 }
 
 #[test]
-fn jobs_of_a_lane_are_one_while_they_wait() {
+fn waiting_jobs_of_one_lane_are_merged() {
     let queue = queue(10);
     queue.push(vm("a", Sources::XML));
     queue.push(vm("a", Sources::of(Source::Tags)));
@@ -64,7 +64,7 @@ fn a_lane_at_work_keeps_its_next_job_waiting() {
 }
 
 #[test]
-fn what_waits_together_and_needs_alike_is_taken_together() {
+fn waiting_jobs_that_need_the_same_commands_are_taken_together() {
     let queue = queue(10);
     queue.push(vm("a", Sources::ZONEADM));
     queue.push(vm("b", Sources::of(Source::Tags)));
@@ -92,7 +92,7 @@ fn a_full_queue_remembers_everything_in_one_job() {
 }
 
 #[test]
-fn a_job_for_later_comes_later() {
+fn a_job_that_is_put_off_comes_after_its_pause() {
     let queue = queue(10);
     let begin = Instant::now();
     let pause = Duration::from_millis(20);
@@ -103,7 +103,7 @@ fn a_job_for_later_comes_later() {
 }
 
 #[test]
-fn a_lane_has_one_job_for_later() {
+fn jobs_of_one_lane_that_are_put_off_are_merged() {
     let queue = queue(10);
     let pause = Duration::from_millis(1);
     queue.push_later(vm("a", Sources::ZFS), pause * 100_000);
@@ -139,7 +139,7 @@ fn transitions_stay_in_order_until_taken() {
 }
 
 #[test]
-fn what_was_due_is_taken_once_and_in_order() {
+fn due_transitions_are_taken_once_and_in_order() {
     let queue = queue(10);
     let add = |zone_state| {
         let transition = Transition::new(zone_state, None);
@@ -207,7 +207,7 @@ fn more_transitions_than_may_wait_are_counted() {
 }
 
 #[test]
-fn news_of_who_is_over_is_late() {
+fn reports_of_a_zone_that_has_ended_are_dropped() {
     let queue = queue(9);
     let name: Arc<str> = "a".into();
     let add = |zone_state: &'static str| {
@@ -252,7 +252,7 @@ fn news_of_who_is_over_is_late() {
 }
 
 #[test]
-fn an_end_is_believed_once_it_is_reported_or_has_had_its_time() {
+fn an_end_is_believed_once_it_is_reported_or_its_time_is_over() {
     let limits = QueueLimits { unknown_zones: 2, ..QueueLimits::default() };
     let queue = queue_of(limits);
     let [a, b, c]: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
@@ -271,7 +271,7 @@ fn an_end_is_believed_once_it_is_reported_or_has_had_its_time() {
 }
 
 #[test]
-fn of_too_many_that_are_put_off_all_are_put_off() {
+fn too_many_jobs_that_are_put_off_become_one_full_reload() {
     let now = Instant::now();
     let times = SourceTimes::default();
     let limits = QueueLimits { jobs: 2, ..QueueLimits::default() };
@@ -301,7 +301,7 @@ fn closing_ends_the_workers() {
 }
 
 #[test]
-fn who_has_worked_last_works_first() {
+fn the_worker_that_worked_last_is_woken_first() {
     const WORKERS: usize = 4;
     let queue = Arc::new(queue(10));
     // As in the daemon, one worker watches the clock for this job.

@@ -9,7 +9,7 @@ fn is_working(queue: &Queue, name: &str) -> bool {
 }
 
 #[test]
-fn what_is_urgent_comes_first_and_by_itself() {
+fn urgent_jobs_come_first_in_a_batch_of_their_own() {
     let queue = queue(10);
     for name in ["a", "b"] {
         queue.push(vm(name, Sources::ALL));
@@ -25,7 +25,7 @@ fn what_is_urgent_comes_first_and_by_itself() {
 }
 
 #[test]
-fn a_load_that_has_begun_is_none_that_was_asked_for() {
+fn a_load_that_began_before_a_request_does_not_meet_it() {
     let queue = queue(10);
     queue.push(vm("a", Sources::ALL));
     let begun = queue.take().unwrap();
@@ -36,7 +36,7 @@ fn a_load_that_has_begun_is_none_that_was_asked_for() {
 }
 
 #[test]
-fn the_urgent_have_workers_whatever_others_do() {
+fn urgent_jobs_have_workers_of_their_own() {
     let queue = queue_of(QueueLimits {
         workers: 1,
         workers_max: 2,
@@ -54,7 +54,7 @@ fn the_urgent_have_workers_whatever_others_do() {
 }
 
 #[test]
-fn the_urgent_outlast_an_overflow_and_have_a_bound_of_their_own() {
+fn urgent_jobs_outlast_an_overflow_and_have_their_own_bound() {
     let limits =
         QueueLimits { jobs: 2, urgent_jobs: 2, ..QueueLimits::default() };
     let queue = queue_of(limits);

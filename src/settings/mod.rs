@@ -138,16 +138,25 @@ impl fmt::Display for WantedSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Size(most) => {
-                write!(f, "not a size of up to {}", size_text(*most))
+                let most = size_text(*most);
+                write!(
+                    f,
+                    "must be a size of 1 byte to {most} (suffixes k, m, g)"
+                )
             }
             Self::Number(least, most) => {
-                write!(f, "not a number from {least} to {most}")
+                write!(f, "must be a whole number from {least} to {most}")
             }
             Self::Time => {
                 let days = TIME_MAX.as_secs() / 86_400;
-                write!(f, "not a time in seconds, up to {days} days")
+                write!(
+                    f,
+                    "must be seconds, more than 0 and at most {days} days"
+                )
             }
-            Self::Level => f.write_str("not a level of the log"),
+            Self::Level => {
+                f.write_str("must be error, warn, info, debug or trace")
+            }
         }
     }
 }
@@ -339,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_setting_can_be_is_told() {
+    fn invalid_settings_are_refused_by_name() {
         let mut settings = Settings::new(Path::new("/"));
         for words in [
             "jobs",
@@ -370,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_names_each_with_a_default_that_can_be_set() {
+    fn every_default_in_the_table_can_be_set() {
         let table = table();
         assert_eq!(table.lines().count(), all().count());
         for line in table.lines() {

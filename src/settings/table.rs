@@ -50,12 +50,12 @@ macro_rules! row {
         &[
             Setting {
                 name: concat!($name, "-first"),
-                help: concat!($help, "; doubles"),
+                help: concat!($help, "; doubles each time"),
                 field: |s| SettingField::Time(&mut s.$group.$field.first),
             },
             Setting {
                 name: concat!($name, "-last"),
-                help: "the longest such pause",
+                help: "the longest of these pauses",
                 field: |s| SettingField::Time(&mut s.$group.$field.last),
             },
         ]
@@ -99,8 +99,8 @@ macro_rules! settings {
             &[
                 Setting {
                     name: "refresh-interval",
-                    help: "between two full reloads, a tenth more or less; as \
-                        long again if there is always something to do",
+                    help: "time between two full reloads, plus or minus a \
+                        tenth; up to twice that while the daemon is busy",
                     field: |s| SettingField::Time(&mut s.refresh_interval),
                 },
                 Setting {
@@ -130,13 +130,13 @@ settings! {
         "command-time" Time command_time = secs(30),
             "a command that runs longer is killed, with its children";
         "list-time" Time list_time = secs(240),
-            "the same of a list of all that is on a pool, at the start";
+            "like command-time, for the list of a whole pool at the start";
         "index-bytes" Bytes index_bytes = 16 << 20,
             "a zone index that is longer is refused";
         "command-output" Size command_output = 256 << 20,
             "a command that prints more is killed";
         "arguments-bytes" Size arguments_bytes = 512 << 10,
-            "arguments of one run of a command";
+            "the most bytes of arguments for one run of a command";
         "xml-bytes" Bytes xml_bytes = 1 << 20,
             "a zone's XML that is longer is refused";
         "json-bytes" Bytes json_bytes = 16 << 20,
@@ -149,62 +149,62 @@ settings! {
         "workers" Threads(1) workers = 2,
             "batches that are loaded at once";
         "stuck-time" Time stuck_time = secs(1),
-            "a load goes on without a command that takes longer, and a worker \
-             that is at one batch for longer gets a substitute";
+            "a load goes on without a command that takes longer; a worker that \
+             spends longer on one batch is replaced by another one";
         "gather-time" Time gather_time = millis(50),
-            "jobs that need commands wait so long for others at work, to go \
-             together";
+            "how long jobs that need commands wait for loads that run, so that \
+             they can share a batch";
         "workers-max" Threads(2) workers_max = 16,
             "workers, stuck ones included; half of them for jobs that a \
              client waits for";
         "jobs" Count jobs = 16_384,
             "VMs that wait to be loaded; past it, all are loaded";
         "urgent-jobs" Count urgent_jobs = 512,
-            "VMs that wait to be loaded since a client asked for it";
+            "VMs that wait to be loaded because a client asked";
         "batch" Count batch = 1024,
-            "VMs that are loaded together";
+            "the most VMs in one batch";
         "events" Count events = 8192,
-            "events that wait to be looked at; past it, all VMs are loaded";
+            "events that wait to be handled; past it, all VMs are loaded";
         "transitions" Count transitions = 1024,
             "transitions of one zone that wait to be published";
         "unknown-zones" Count unknown_zones = 16_384,
-            "zones that are not, or not yet, VMs, and have transitions that wait";
+            "zones not (yet) known as VMs whose transitions are kept";
         "kept-events" Count kept_events = 4096,
             "events kept for subscribers that come back";
         "kept-bytes" Size kept_bytes = 64 << 20,
             "bytes of events kept";
         "sights" Count sights = 1024,
-            "events of its VM that a waiting request may be behind";
+            "how many events of its VM a waiting request may be behind";
     }
     /// How event sources are started, and when failed work is tried again.
     SourceTimes sources {
         "drift-time" Time drift_time = secs(2),
-            "what a full reload finds changed is drift, if no event tells of \
-             it for this long";
+            "a change that a full reload finds is drift if no event reports it \
+             for this long";
         "ready-time" Time ready_time = secs(30),
             "a sysevent that is not ready by then is killed";
         "restart" Backoff restart = Backoff::new(secs(1), secs(60)),
-            "before a sysevent is started again";
+            "pause before a sysevent is restarted";
         "line-bytes" Size line_bytes = 1 << 20,
             "a sysevent that prints a longer line is killed";
         "retry" Backoff retry = Backoff::new(millis(500), secs(30)),
-            "before a load that failed is tried again";
+            "pause before a failed load is tried again";
         "settle" Backoff settle = Backoff::new(millis(100), secs(30)),
-            "before a zone without boot time or uuid is looked at again";
+            "pause before a zone without boot time or uuid is loaded again";
         "passing" Backoff passing = Backoff::new(secs(1), secs(60)),
-            "before a zone that is ready, shutting down or down is looked at \
-             again";
+            "pause before a zone that is ready, shutting down or down is \
+             loaded again";
         "end-time" Time end_time = millis(500),
-            "a VM's end that the kernel has not reported by then is believed";
+            "how long to wait for the kernel to report that a VM has ended";
         "index-time" Time index_time = millis(50),
-            "the zone index is looked at so long after it has changed";
+            "pause between a change of the zone index and its load";
         "pace" Backoff pace = Backoff::new(millis(20), millis(250)),
-            "between two loads of a VM whose datasets change on and on";
+            "pause between two loads of a VM whose datasets keep changing";
         "poll-time" Time poll_time = secs(1),
-            "between two looks at files that can't be watched";
+            "how often files that can't be watched are checked";
         "rearm-time" Time rearm_time = secs(10),
-            "while some files can't be watched, all others are armed again so \
-             often";
+            "how often all other files are armed again while some can't be \
+             watched";
     }
     /// The bounds of the HTTP server.
     HttpLimits http {
@@ -213,45 +213,45 @@ settings! {
         "http-threads" Threads(1) threads = 32,
             "threads that answer requests";
         "patience" Time patience = millis(10),
-            "such a thread stays with a connection on which nothing goes on";
+            "how long such a thread stays with an idle connection";
         "subscribers" Count subscribers = 512,
             "subscribers of /events at once";
         "waiting" Count waiting = 256,
-            "requests at once that wait for a change";
+            "the most requests that wait for a change (wait=)";
         "syncs" Count syncs = 256,
-            "requests at once that wait for a load";
+            "the most requests that wait for a load (sync=1)";
         "sync-time" Time sync_time = secs(30),
-            "sync=1 takes no longer";
+            "the longest that sync=1 waits";
         "wait-time" Time wait_time = secs(60),
-            "wait= waits no longer";
+            "the longest that wait= waits";
         "search-time" Time search_time = millis(250),
             "a filter that searches for longer is refused";
         "timeout-max" Time timeout_max = secs(86_400),
             "the longest timeout= or heartbeat=";
         "idle-time" Time idle_time = secs(120),
-            "a connection without a request is closed after it";
+            "a connection without a request is closed after this long";
         "head-time" Time head_time = secs(10),
-            "a request's head has to be whole by then";
+            "a request's head must be complete within this time";
         "write-stall-time" Time write_stall_time = secs(30),
-            "a client that takes nothing for longer is left";
+            "a client that reads nothing for longer is disconnected";
         "answer-time" Time answer_time = secs(600),
-            "a client that has not taken an answer in whole by then is left";
+            "a client that has not read a whole answer by then is disconnected";
         "head-bytes" Size head_bytes = 32 << 10,
-            "a request's head";
+            "the most bytes of a request's head";
         "target-bytes" Size target_bytes = 8 << 10,
-            "a request's target";
+            "the most bytes of a request's target";
         "body-bytes" Size body_bytes = 64 << 10,
-            "a request's body, which is read and dropped";
+            "the most bytes of a request's body, which is read and ignored";
         "lag-events" Events lag_events = 1024,
-            "a subscriber that is more events behind is cut off";
+            "a subscriber that falls more events behind is cut off";
         "lag-bytes" Bytes lag_bytes = 16 << 20,
-            "a subscriber that is more bytes behind is cut off";
+            "a subscriber that falls more bytes behind is cut off";
         "held-bytes" Size held_bytes = 512 << 20,
-            "events and what waits for subscribers; past it, the subscriber \
-             that is most behind is cut off";
+            "the most bytes of events that are kept or wait for subscribers; \
+             past it, the subscriber that is furthest behind is cut off";
         "unsent-bytes" Size unsent_bytes = 256 << 20,
-            "answers that clients do not take; past it, the largest are given \
-             up";
+            "the most bytes of answers that clients have not read; past it, \
+             the largest are dropped";
         "send-buffer" Size send_buffer = 128 << 10,
             "a connection's send buffer";
         + hosts: Vec<String> = Vec::new(),

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_too_much_is_told_as_a_whole() {
+    fn too_many_changes_are_published_as_one() {
         let object = |value: u32, count: u32| {
             let members: Vec<_> =
                 (0..count).map(|i| format!("\"k{i}\":{value}")).collect();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_looked_for_than_is_shown() {
+    fn the_search_for_changes_stops_at_the_limit() {
         // Nested parts: each has fewer changes than the limit, and all of them
         // together have about a million.
         let parts = |value: u32| {
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_equal_if_their_hashes_are() {
+    fn hashes_are_equal_exactly_for_equal_values() {
         let hasher = Hasher::default();
         let values = [
             "null",
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn large_arrays_compare_as_small_ones() {
+    fn large_and_small_arrays_compare_alike() {
         let list = |range: std::ops::Range<u32>| {
             let elements: Vec<_> =
                 range.map(|i| format!("{{\"a\":{i},\"b\":0}}")).collect();

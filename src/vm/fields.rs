@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wanted_comes_in_its_own_order() {
+    fn wanted_fields_keep_the_order_of_the_vm_object() {
         let vm = r#"{"uuid":"u","state":"running","zoneid":null,
             "nics":[{"mac":"m","ip":"1"},{"mac":"n"}],
             "resolvers":["a","b"],"tags":{"x.y":1,"z":2}}"#;

@@ -50,8 +50,8 @@ impl Search {
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
         match (self.is_over(), self.is_cut.get()) {
-            (true, _) => Some("searching takes too long"),
-            (_, true) => Some("a text is too long to be searched whole"),
+            (true, _) => Some("the search by regular expression took too long"),
+            (_, true) => Some("a value is too long to be searched to its end"),
             (false, false) => None,
         }
     }
@@ -253,7 +253,7 @@ impl fmt::Display for ConditionError {
             Self::Regex { pattern, why } => {
                 write!(f, "no regular expression: {pattern}: {why}")
             }
-            Self::TooMany => write!(f, "over {CONDITIONS_MAX} conditions"),
+            Self::TooMany => write!(f, "more than {CONDITIONS_MAX} conditions"),
         }
     }
 }
@@ -403,7 +403,7 @@ mod tests {
         "disks":[{"size":0.5}],"tags":{"a.b":"x","n":3,"t":true,"odd":"!x","odder":"\\~"}}"#;
 
     #[test]
-    fn conditions_are_those_of_vmadm() {
+    fn conditions_hold_as_in_vmadm_lookup() {
         let vm = Json::parse(VM).unwrap();
         let vm = vm.as_object().unwrap();
         for (property, value, holds) in [
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn types_and_memory_go_by_brand() {
+    fn type_and_ram_are_derived_from_the_brand() {
         for (brand, kind, ram) in [
             ("kvm", "KVM", "1"),
             ("bhyve", "BHYV", "1"),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn all_must_hold_and_the_last_of_a_property_counts() {
+    fn all_conditions_must_hold_and_a_repeat_replaces() {
         let vm = Json::parse(VM).unwrap();
         let vm = vm.as_object().unwrap();
         let mut filter = Filter::default();
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_search_costs_is_bounded() {
+    fn the_cost_of_a_search_is_bounded() {
         let mut filter = Filter::default();
         for n in 0..CONDITIONS_MAX {
             filter.add(&format!("tags.{n}"), "x").unwrap();
@@ -523,19 +523,22 @@ mod tests {
         assert!(!to_the_end.holds(far.as_object().unwrap(), &search));
         assert_eq!(
             search.failure(),
-            Some("a text is too long to be searched whole")
+            Some("a value is too long to be searched to its end")
         );
         let search = Search::new(Duration::ZERO);
         let vm = vm(10);
         assert!(!at_end.holds(vm.as_object().unwrap(), &search));
-        assert_eq!(search.failure(), Some("searching takes too long"));
+        assert_eq!(
+            search.failure(),
+            Some("the search by regular expression took too long")
+        );
         // Expressions that operators write are within the limits.
         let uuid = "~^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-";
         assert!(Condition::new("uuid", uuid).is_ok());
     }
 
     #[test]
-    fn what_is_no_condition_is_named() {
+    fn an_invalid_condition_is_named_in_the_error() {
         for (property, value, named) in [
             ("bogus", "1", "bogus"),
             ("state!", "running", "state!"),

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_vm_can_have_is_refused_by_name() {
+    fn an_unknown_path_is_refused_and_named() {
         for text in [
             "",
             ".",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_the_owners_may_have_dots() {
+    fn a_metadata_key_may_contain_dots() {
         let path = Path::parse("customer_metadata.a.b.*").unwrap();
         let vm = r#"{"customer_metadata":{"a.b.*":"x","c":"y"}}"#;
         let vm = Json::parse(vm).unwrap();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_the_owners_may_have_what_separates_others() {
+    fn a_tag_name_may_contain_escaped_separators() {
         let vm = r#"{"tags":{"a=b":"1","x,y":"2","b\\s":"3","*":"4"}}"#;
         let vm = Json::parse(vm).unwrap();
         let vm = vm.as_object().unwrap();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_those_that_are_not_escaped() {
+    fn only_unescaped_separators_split() {
         let once = |text| split_once(text, '=');
         assert_eq!(once(r"tags.a\=b=c=d"), Some((r"tags.a\=b", "c=d")));
         assert_eq!(once(r"tags.a\\=b"), Some((r"tags.a\\", "b")));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_at_a_path_or_below_or_above() {
+    fn a_path_meets_changes_at_below_and_above_it() {
         let meets = |path: &str, of: &str| {
             let of = Json::parse(of).unwrap();
             Path::parse(path).unwrap().meets(of.as_array().unwrap())

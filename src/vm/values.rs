@@ -220,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_keep_what_stands_between_commas() {
+    fn lists_are_split_at_commas_only() {
         assert_eq!(split_commas("").to_string(), r#"[""]"#);
         assert_eq!(split_commas("a, b").to_string(), r#"["a"," b"]"#);
         assert_eq!(split_commas_number("25,,x").to_string(), "[25,0,null]");
     }
 
     #[test]
-    fn other_text_than_a_boolean_stays_text() {
+    fn text_that_is_not_a_boolean_stays_text() {
         assert_eq!(bool_strict("true"), Json::Bool(true));
         assert_eq!(bool_strict("True"), Json::from("True"));
         assert_eq!(bool_strict(""), Json::from(""));

@@ -18,10 +18,18 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::config::Paths;
 use crate::event::{SourceEvent, TimedEvent};
 use crate::faults::Fault;
 use crate::source::EventSource;
 use crate::threads::Stop;
+use sysevent::SyseventStream;
+
+/// The streams of sysevents, one for each source that has one.
+#[must_use]
+pub fn sysevent_streams(paths: &Paths) -> Vec<SyseventStream> {
+    vec![zone::stream(paths), zfs::stream(paths)]
+}
 
 /// The state and the counters of an event source.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +158,10 @@ impl Events {
 /// [`EventSource::ALL`], and the end from which their events are read until
 /// `stop` is set. At most `bound` zone events and as many others may wait.
 #[must_use]
-pub fn channel(bound: usize, stop: &Stop) -> ([Sink; 3], Events) {
+pub fn channel(
+    bound: usize,
+    stop: &Stop,
+) -> ([Sink; EventSource::COUNT], Events) {
     let (waiting, changed) = (Mutex::default(), Condvar::new());
     let mailbox = Arc::new(Mailbox { waiting, changed, bound });
     let closing = Arc::clone(&mailbox);
@@ -179,18 +190,18 @@ impl Sink {
 
     /// Reports that the source has begun to listen, so that what happened
     /// before is unknown.
-    pub fn ready(&self, source: EventSource) {
+    pub fn ready(&self) {
         {
             let mut status = self.status.lock();
             status.ready = true;
             status.fault = None;
         }
-        self.gap(source);
+        self.gap();
     }
 
     /// Reports that something has happened, but not what.
-    pub fn gap(&self, source: EventSource) {
-        self.try_send(TimedEvent::now(SourceEvent::Ready(source)));
+    pub fn gap(&self) {
+        self.try_send(TimedEvent::now(SourceEvent::Ready(self.source)));
     }
 
     fn try_send(&self, seen: TimedEvent) {
@@ -223,13 +234,20 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::DatasetChange;
+
+    fn event(name: &str) -> SourceEvent {
+        SourceEvent::Dataset(DatasetChange {
+            dataset: name.to_string(),
+            operation: "set".to_string(),
+            detail: String::new(),
+        })
+    }
 
     #[test]
-    fn a_full_channel_sets_the_bit_and_never_blocks() {
+    fn a_full_mailbox_reports_lost_events_and_never_blocks() {
         let stop = Stop::default();
         let ([sink, ..], events) = channel(2, &stop);
-        let event =
-            |name: &str| SourceEvent::InitRestart { zonename: name.into() };
         for name in ["a", "b"] {
             sink.send(event(name));
             assert!(!events.were_lost());
@@ -242,11 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn zones_come_first_and_have_room_of_their_own() {
+    fn zone_events_are_read_first_and_have_their_own_queue() {
         let stop = Stop::default();
         let ([zones, zfs, _], events) = channel(2, &stop);
-        let event =
-            |name: &str| SourceEvent::InitRestart { zonename: name.into() };
         for _ in 0..3 {
             zfs.send(event("flood"));
         }

@@ -107,8 +107,8 @@ impl Reader {
             }
             if error != last_error {
                 log::error!(
-                    "{name} events: {error}; sysevent is started again in \
-                     {pause:?}, then every VM is loaded again"
+                    "{name} events: {error}; restarting sysevent in {pause:?}, \
+                     then loading every VM again"
                 );
                 last_error.clone_from(&error);
             }
@@ -207,7 +207,7 @@ impl Reader {
         let is_soon =
             unprinted.reported.is_some_and(|at| at.elapsed() < UNPRINTED_PAUSE);
         if unprinted.count > 0 && !is_soon {
-            self.sink.gap(self.stream.source);
+            self.sink.gap();
             *unprinted = Unprinted { reported: Some(Instant::now()), count: 0 };
         }
     }
@@ -231,8 +231,9 @@ impl Reader {
             }
             (Record::Ready, false) => {
                 *is_ready = true;
-                log::info!("{} events: ready", self.stream.source.name());
-                self.sink.ready(self.stream.source);
+                let name = self.stream.source.name();
+                log::info!("{name} events: sysevent is ready");
+                self.sink.ready();
             }
             (Record::Event(record), true) => {
                 match (self.stream.parse)(&record) {
@@ -326,19 +327,33 @@ impl fmt::Display for ReaderError {
             Self::NotStarted(program, e) => {
                 write!(f, "{}: can't be started: {e}", program.display())
             }
-            Self::Poll(e) => write!(f, "poll: {e}"),
-            Self::Read(e) => write!(f, "read: {e}"),
-            Self::Wait(e) => write!(f, "wait: {e}"),
-            Self::Said(text) => write!(f, "sysevent said {text:?}"),
+            Self::Poll(e) => {
+                write!(f, "can't wait for the output of sysevent: {e}")
+            }
+            Self::Read(e) => {
+                write!(f, "can't read the output of sysevent: {e}")
+            }
+            Self::Wait(e) => {
+                write!(f, "can't tell whether sysevent has ended: {e}")
+            }
+            Self::Said(text) => {
+                write!(f, "sysevent printed an error: {text:?}")
+            }
             Self::Ended => f.write_str("sysevent has ended"),
             Self::NotReady(time) => {
                 write!(f, "sysevent was not ready in {time:?}")
             }
-            Self::NotARecord(line) => write!(f, "not a record: {line:?}"),
-            Self::LongLine(limit) => {
-                write!(f, "a line of over {limit} bytes")
+            Self::NotARecord(line) => {
+                write!(f, "sysevent printed an unexpected line: {line:?}")
             }
-            Self::NoRecords => f.write_str("lines without records"),
+            Self::LongLine(limit) => write!(
+                f,
+                "sysevent printed a line longer than {limit} bytes (setting \
+                 line-bytes)"
+            ),
+            Self::NoRecords => {
+                f.write_str("sysevent printed empty lines instead of records")
+            }
         }
     }
 }
@@ -396,7 +411,7 @@ mod tests {
     use crate::watch::{Events, channel, zone};
 
     #[test]
-    fn lines_are_put_together_and_bounded() {
+    fn lines_are_joined_across_reads_and_limited_in_length() {
         let mut lines = Lines::new(10);
         let mut got = Vec::new();
         for bytes in [&b"ab"[..], b"c\nd\n\ne", b"f\n"] {
@@ -411,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_became_characters_are_put_back() {
+    fn text_that_sysevent_has_split_into_bytes_is_restored() {
         assert_eq!(recover_text("\u{c3}\u{a9}"), "é");
         assert_eq!(recover_text("plain"), "plain");
         assert_eq!(recover_text("\u{e9}"), "\u{e9}");
@@ -461,26 +476,26 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_wrong_with_a_child_starts_another() {
+    fn any_failure_of_a_sysevent_child_restarts_it() {
         let ready = "echo '{\"type\":\"ready\"}'; ";
         let cases: [(&str, &str); 11] = [
             ("", "has ended"),
             ("echo '{\"type\":\"ready\"}'", "has ended"),
             ("sleep 1000", "was not ready"),
-            ("echo rubbish; sleep 1000", "not a record"),
-            ("echo '{\"type\":\"event\"}'; sleep 1000", "not a record"),
-            ("echo '{\"type\":7}'; sleep 1000", "not a record"),
-            ("echo oh no >&2; sleep 1000", "said \"oh no\""),
-            ("echo '{\"type\":\"ready\"}'; yes ''", "without records"),
-            ("echo; sleep 1000", "not a record"),
+            ("echo rubbish; sleep 1000", "unexpected line"),
+            ("echo '{\"type\":\"event\"}'; sleep 1000", "unexpected line"),
+            ("echo '{\"type\":7}'; sleep 1000", "unexpected line"),
+            ("echo oh no >&2; sleep 1000", "error: \"oh no\""),
+            ("echo '{\"type\":\"ready\"}'; yes ''", "empty lines"),
+            ("echo; sleep 1000", "unexpected line"),
             ("echo '{\"type\":\"ready\"}'; sleep 1000 & exit", "ended"),
-            ("printf '\\377\\n'; sleep 1000", "not a record"),
+            ("printf '\\377\\n'; sleep 1000", "unexpected line"),
         ];
         for (script, error) in cases {
             runs_again(script, error);
         }
         let long = format!("{ready} head -c 2000000 /dev/zero; sleep 1000");
-        runs_again(Box::leak(long.into_boxed_str()), "a line of over");
+        runs_again(Box::leak(long.into_boxed_str()), "a line longer than");
     }
 
     #[test]

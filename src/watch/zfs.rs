@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_of_datasets_and_pools() {
+    fn dataset_and_pool_records_become_events() {
         let event = |text| {
             parse(&Json::parse(text).unwrap()).map(|event| event.to_string())
         };

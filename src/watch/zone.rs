@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Paths, is_zonename};
-use crate::event::{SourceEvent, ZoneChange};
-use crate::source::EventSource;
+use crate::event::{SourceEvent, VmChange, ZoneChange};
+use crate::source::{EventSource, Sources};
 use crate::vm::json::Json;
 use crate::watch::sysevent::SyseventStream;
 
@@ -58,9 +58,14 @@ pub fn parse(record: &Json) -> Option<SourceEvent> {
                 when: when(data),
             }))
         }
-        ("init", "restart") => {
-            Some(SourceEvent::InitRestart { zonename: zonename.into() })
-        }
+        // The kernel may publish this before it has counted the restart.
+        ("init", "restart") => Some(SourceEvent::Vm(VmChange {
+            source: EventSource::Zone,
+            zonename: zonename.into(),
+            sources: Sources::KSTAT,
+            what: "init restart",
+            is_early: true,
+        })),
         _ => None,
     }
 }
@@ -80,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_zones() {
+    fn zone_records_become_events() {
         let change = r#"{"date":"2026-01-15T10:22:44.163Z","type":"event","vendor":"sun.com","publisher":"kernel","class":"status","subclass":"change","pid":0,"data":{"zonename":"z1","newstate":"running","oldstate":"ready","zoneid":12,"when":1768472564162999001},"channel":"com.sun:zones:status"}"#;
         let found = "zone z1 \"ready\" -> \"running\"";
         assert_eq!(event(change).as_deref(), Some(found));
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_no_interest() {
+    fn irrelevant_zone_records_are_ignored() {
         for text in [
             r#"{"class":"status","subclass":"ping","pid":7}"#,
             r#"{"class":"status","subclass":"change","data":{"zonename":7}}"#,

@@ -1,6 +1,7 @@
-//! Clients that are many, slow, broken or hostile: what others notice of them.
-//! Figures are printed (`--nocapture`); what is asserted is who is answered,
-//! and that threads, descriptors and memory are bounded and come back.
+//! Clients that are many, slow, broken or hostile, and what other clients
+//! notice of them. The tests print figures (`--nocapture`); they assert which
+//! clients are answered, and that threads, descriptors and memory are bounded
+//! and released.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{DEADLINE, Daemon, TestHost, text, wait_for};
 
-/// What a process holds: threads, descriptors, resident KiB.
+/// What the daemon holds: threads, descriptors, resident KiB.
 fn held(daemon: &Daemon) -> (u64, usize, u64) {
     let pid = daemon.child.id();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -30,7 +31,7 @@ fn connect(daemon: &Daemon) -> TcpStream {
 }
 
 fn send(stream: &TcpStream, bytes: &[u8]) {
-    // Some are cut off while they send.
+    // The daemon may cut a client off while it sends.
     let _ = (&*stream).write_all(bytes);
 }
 
@@ -42,7 +43,7 @@ fn told(mut times: Vec<Duration>) -> String {
 }
 
 #[test]
-fn nobody_notices_clients_that_hold_on() {
+fn idle_and_slow_clients_do_not_delay_others() {
     let host = TestHost::with_vms(300);
     let name = host.zonenames().unwrap().remove(0);
     let daemon = host.start();
@@ -140,7 +141,7 @@ fn bursts_are_all_answered() {
 }
 
 #[test]
-fn past_each_cap_the_answer_is_clear() {
+fn above_each_limit_clients_get_503_and_retry_after() {
     let host = TestHost::with_vms(2);
     let daemon =
         host.start_with(&["--set", "connections=8", "--set", "subscribers=2"]);
@@ -164,9 +165,9 @@ fn past_each_cap_the_answer_is_clear() {
 }
 
 #[test]
-fn few_descriptors_and_resets_are_survived() {
+fn the_daemon_survives_few_descriptors_and_resets() {
     let host = TestHost::with_vms(3);
-    // So few that there can't be as many connections as are allowed.
+    // Fewer descriptors than connections that the setting allows.
     let daemon = host.start_under(&["--set", "connections=4000"], "-n 200");
     let mut rounds = 0;
     for _ in 0..3 {
@@ -200,7 +201,7 @@ fn few_descriptors_and_resets_are_survived() {
 }
 
 #[test]
-fn hostile_requests_get_an_error_or_an_end() {
+fn hostile_requests_are_refused_or_closed() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -208,7 +209,7 @@ fn hostile_requests_get_an_error_or_an_end() {
     let long_path = "a".repeat(1 << 20);
     let smuggled = format!("GET /vms/{name} HTTP/1.1\r\n\r\n");
     for request in [
-        // Lengths, bodies, and what hides behind them.
+        // Lengths and bodies, with a second request hidden behind them.
         format!(
             "GET /ping HTTP/1.1\r\nContent-Length: 0\r\n\
             Content-Length: {}\r\n\r\n{smuggled}",
@@ -241,7 +242,7 @@ fn hostile_requests_get_an_error_or_an_end() {
         .into_bytes(),
         format!("GET /ping HTTP/1.1\r\n folded: x\r\n\r\n{smuggled}")
             .into_bytes(),
-        // What is no text, or leads elsewhere.
+        // Bytes that are not text, and targets that lead elsewhere.
         b"GET /vms/\0 HTTP/1.1\r\n\r\n".to_vec(),
         b"GET /vms/\xff\xfe HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(),
         b"GET /vms/%ff%fe HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(),
@@ -255,7 +256,7 @@ fn hostile_requests_get_an_error_or_an_end() {
         b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n\r\n".to_vec(),
         b"OPTIONS * HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(),
         b"TRACE / HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(),
-        // Much of it.
+        // Requests that are very long, and other protocols.
         format!("GET / HTTP/1.1\r\n{megabyte}\r\n").into_bytes(),
         format!("GET /{long_path} HTTP/1.1\r\n\r\n").into_bytes(),
         long_path.clone().into_bytes(),
@@ -281,7 +282,7 @@ fn hostile_requests_get_an_error_or_an_end() {
 }
 
 #[test]
-fn who_pipelines_holds_up_himself_alone() {
+fn clients_that_pipeline_without_reading_do_not_delay_others() {
     let host = TestHost::with_vms(100);
     let daemon = host.start();
     let before = held(&daemon);
@@ -289,13 +290,13 @@ fn who_pipelines_holds_up_himself_alone() {
     let requests = "GET /vms HTTP/1.1\r\n\r\n".repeat(10_000);
     for stream in &greedy {
         stream.set_nonblocking(true).unwrap();
-        // As much as it takes.
+        // As many requests as the daemon takes.
         let mut rest = requests.as_bytes();
         while let Ok(n @ 1..) = (&*stream).write(rest) {
             rest = &rest[n..];
         }
     }
-    // One asks for events, and for more behind that.
+    // Another client asks for events, and sends more requests after that.
     let stream = connect(&daemon);
     send(&stream, b"GET /events HTTP/1.1\r\n\r\n");
     send(&stream, "GET /vms HTTP/1.1\r\n\r\n".repeat(8).as_bytes());
@@ -308,13 +309,13 @@ fn who_pipelines_holds_up_himself_alone() {
 }
 
 #[test]
-fn a_client_that_resets_while_it_waits_is_let_go() {
+fn a_waiting_client_that_resets_or_floods_is_dropped() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
     let waiting = connect(&daemon);
     let path = format!("/vms/{name}?wait=alias=never");
-    // What it has not read makes its end a reset.
+    // Because it leaves an answer unread, its close sends a reset.
     send(&waiting, b"GET /ping HTTP/1.1\r\n\r\n");
     send(&waiting, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
     let waits = |wanted: f64| {
@@ -326,7 +327,8 @@ fn a_client_that_resets_while_it_waits_is_let_go() {
     waits(1.0);
     drop(waiting);
     waits(0.0);
-    // Nor one that sends more than is kept: its end could not be seen.
+    // A client that sends more than the daemon keeps is let go, too: the daemon
+    // could not see when it ends.
     let flooding = connect(&daemon);
     send(&flooding, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
     waits(1.0);
@@ -335,7 +337,7 @@ fn a_client_that_resets_while_it_waits_is_let_go() {
 }
 
 #[test]
-fn of_answers_that_nobody_takes_the_largest_are_given_up() {
+fn the_largest_unread_answers_are_dropped_first() {
     let host = TestHost::with_vms(200);
     let set = ["--set", "unsent-bytes=1m", "--set", "send-buffer=16k"];
     let daemon = host.start_with(&set);
@@ -344,7 +346,7 @@ fn of_answers_that_nobody_takes_the_largest_are_given_up() {
         send(&stream, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes());
         stream
     };
-    // Shared by all who take them: next to nothing.
+    // These answers share one body, and so cost next to nothing.
     let modest: Vec<_> = (0..5).map(|_| request("/vms")).collect();
     let all = "alias,uuid,nics,tags,customer_metadata,internal_metadata,state";
     let greedy: Vec<_> =
@@ -352,7 +354,7 @@ fn of_answers_that_nobody_takes_the_largest_are_given_up() {
     wait_for("what is held is within bounds", || {
         let held = daemon.metric("vminfod_http_unsent_bytes");
         let log = daemon.log();
-        let told = log.iter().any(|line| line.contains("do not take"));
+        let told = log.iter().any(|line| line.contains("do not read"));
         match told && held <= f64::from(1 << 20) {
             true => Ok(()),
             false => Err(format!("{held}")),
@@ -367,7 +369,7 @@ fn of_answers_that_nobody_takes_the_largest_are_given_up() {
 }
 
 #[test]
-fn who_asks_on_and_on_does_so_in_turn() {
+fn clients_that_flood_requests_do_not_starve_others() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--set", "http-threads=2"]);
     let stop = Arc::new(AtomicBool::new(false));
@@ -400,7 +402,7 @@ fn who_asks_on_and_on_does_so_in_turn() {
 }
 
 #[test]
-fn a_head_that_comes_drop_by_drop_has_its_limit() {
+fn a_request_head_that_arrives_too_slowly_gets_408() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--set", "head-time=0.2"]);
     let stream = connect(&daemon);
@@ -419,11 +421,11 @@ fn a_head_that_comes_drop_by_drop_has_its_limit() {
 }
 
 #[test]
-fn who_comes_is_let_in_while_events_go_on_and_on() {
+fn new_subscribers_are_served_during_a_storm_of_events() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
-    // Each wants other words, which is dear.
+    // Each stream selects other fields, which is expensive.
     let _dear: Vec<_> = (0..20)
         .map(|n| daemon.events_of(&format!("?fields=uuid,tags.t{n}")))
         .collect();
@@ -447,7 +449,7 @@ fn who_comes_is_let_in_while_events_go_on_and_on() {
 }
 
 #[test]
-fn searches_cannot_cost_what_they_like() {
+fn expensive_queries_are_refused_or_bounded() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -469,7 +471,8 @@ fn searches_cannot_cost_what_they_like() {
         (0..60).map(|_| "&wait=alias=~.{9}".to_string()).collect();
     let answer = daemon.get(&format!("/vms/{name}?{}", &waits[1..]));
     assert_eq!(answer.status, 400);
-    // What is allowed is done, whatever is in it.
+    // A pattern within the limits may be expensive: it is searched for, or
+    // refused when its time is over.
     let dear = "customer_metadata.big=~(a|aa|a?)*(a?a?a?){9}b";
     let status = daemon.get(&format!("/vms?{dear}")).status;
     assert!(status == 200 || status == 400, "{status}");

@@ -1,5 +1,5 @@
-//! Every alert of `contrib/`, on what a real daemon tells: its fault is made,
-//! and promtool finds it firing.
+//! Every alert of `contrib/`, on the metrics of a real daemon: the test makes
+//! the fault, and promtool must find that the alert fires.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,19 +11,19 @@ use simhost::emit::Channel;
 use crate::harness::{Daemon, TempDir, TestHost, wait_for};
 use crate::metrics::promtool;
 
-/// The rules, and an alert of them with what is too long or too large there
-/// for a test, and what stands for it here.
+/// The name of an alert; and each text of its rule that is too long or too
+/// large for a test, with its replacement.
 type Case = (&'static str, &'static [(&'static str, &'static str)]);
 
-/// Pages of a daemon, before and after something happened; none of one that
-/// does not answer.
+/// The /metrics pages of a daemon before and after its fault; the second is
+/// `None` if the daemon does not answer any more.
 type Pages = (String, Option<String>);
 
 fn page(daemon: &Daemon) -> String {
     daemon.get("/metrics").text()
 }
 
-/// The page once one of its samples is at least this.
+/// Waits until a sample is at least `least`; returns that page.
 fn page_with(daemon: &Daemon, sample: &str, least: f64) -> Option<String> {
     Some(wait_for(sample, || {
         let page = page(daemon);
@@ -44,8 +44,8 @@ fn samples(page: &str) -> BTreeMap<&str, &str> {
     lines.filter_map(|line| line.rsplit_once(' ')).collect()
 }
 
-/// What promtool makes of two scrapes: whether the alert fires; else what it
-/// says.
+/// Has promtool evaluate the rules on two pages: `Ok` if the alert fires, else
+/// what promtool said.
 fn fires(case: &Case, pages: &Pages) -> Result<(), String> {
     let (alert, shorter) = case;
     let dir = TempDir::new();
@@ -85,7 +85,7 @@ fn fires(case: &Case, pages: &Pages) -> Result<(), String> {
         let values = format!("{was} {was} {was} {was} {is}x60");
         add(name, labels.trim_end_matches('}'), &values);
     }
-    // After the longest `for`, and within the windows of all others.
+    // After the longest `for`, and within the windows of all other rules.
     let at = if *alert == "VminfodMemory" { "45m" } else { "15m" };
     test += &format!(
         "  promql_expr_test:\n  - expr: 'count(ALERTS{{alertname=\"{alert}\",\
@@ -167,7 +167,7 @@ fn slow() -> Pages {
     let (host, daemon, before) = started(4, &settings);
     host.hurt("zoneadm", "block").unwrap();
     for name in host.zonenames().unwrap() {
-        // One is at work, and the others wait.
+        // One VM is being loaded, and the others wait.
         host.update(&name, "alias", "new").unwrap();
         let _ = host.stop(&name, 0);
     }
@@ -179,7 +179,7 @@ fn slow() -> Pages {
 fn stuck() -> Pages {
     let (host, daemon, before) = started(1, &["stuck-time=0.001"]);
     let name = host.zonenames().unwrap().remove(0);
-    // To read it takes a while.
+    // A file that takes a while to read.
     let mut n = 0;
     let after = wait_for("a worker is at it for long", || {
         n += 1;
@@ -256,7 +256,7 @@ fn memory() -> Pages {
 }
 
 #[test]
-fn each_alert_fires_for_its_fault() {
+fn each_alert_fires_for_its_fault_and_not_without_it() {
     let cases: [(Case, fn() -> Pages); 12] = [
         (("VminfodDown", &[]), down),
         (("VminfodSourceDown", &[]), source_down),
@@ -281,7 +281,7 @@ fn each_alert_fires_for_its_fault() {
         if let Err(said) = fires(&case, &pages) {
             panic!("{said}");
         }
-        // ... and not without it.
+        // The alert must not fire without its fault.
         let before = (pages.0.clone(), Some(pages.0));
         let Err(said) = fires(&case, &before) else {
             panic!("{} fires without its fault:\n{}", case.0, before.0);

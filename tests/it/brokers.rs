@@ -24,11 +24,11 @@ impl Drop for Running {
     }
 }
 
-/// What a message may have, in bytes.
+/// The size limit of a message, in bytes.
 const PAYLOAD_MAX: usize = 16 << 10;
 
-/// A NATS server that keeps its streams in `dir`, and where it listens. It
-/// asks its clients often whether they are there, and notes the answers.
+/// Starts a NATS server that keeps its streams in `dir`; returns its address,
+/// too. It pings its clients every second, and logs their answers.
 fn broker(dir: &Path) -> (Running, String) {
     let ours = root().join("target/tools/nats-server");
     let program = if ours.exists() { ours } else { "nats-server".into() };
@@ -71,8 +71,8 @@ fn bridge(broker: &str, daemon: &str) -> Running {
     Running(bridge)
 }
 
-/// All messages of the stream: what is behind the node in its subject, and
-/// what it says.
+/// All messages of the stream: the part of the subject after the node, and the
+/// message itself.
 fn messages(broker: &str) -> Vec<(String, Json)> {
     let script = root().join("tests/it/clients/stream.py");
     let output = Command::new("python3").arg(script).arg(broker).output();
@@ -92,7 +92,8 @@ fn kinds(messages: &[(String, Json)]) -> Vec<&str> {
     messages.iter().map(|(_, data)| text(data, "type")).collect()
 }
 
-/// Waits until the stream ends with this event; returns all messages.
+/// Waits until the last message is event `seq` or a later one; returns all
+/// messages.
 fn wait_for_event(broker: &str, seq: u64) -> Vec<(String, Json)> {
     wait_for("the last event is stored", || {
         let all = messages(broker);
@@ -105,7 +106,7 @@ fn wait_for_event(broker: &str, seq: u64) -> Vec<(String, Json)> {
 }
 
 #[test]
-fn a_broker_gets_every_event_once_whoever_is_killed() {
+fn a_broker_gets_every_event_once_across_kills() {
     let host = TestHost::with_vms(4);
     let zonename = host.zonenames().unwrap().remove(0);
     let addr = free_address();
@@ -129,7 +130,8 @@ fn a_broker_gets_every_event_once_whoever_is_killed() {
     told.sort_by_key(by_name);
     assert_eq!(told, served);
 
-    // It stays while nothing happens, and the broker asks after it.
+    // While nothing happens, the bridge stays connected: it answers the
+    // broker's pings.
     wait_for("the broker is answered", || {
         let log = std::fs::read_to_string(store.0.join("log")).unwrap();
         match log.matches("<<- [PONG]").count() {
@@ -140,12 +142,13 @@ fn a_broker_gets_every_event_once_whoever_is_killed() {
     let mut first = first;
     assert!(first.0.try_wait().unwrap().is_none());
 
-    // Whoever is killed meanwhile, at whatever moment.
+    // Bridge and broker are killed in between, at various moments.
     let mut running = Some(first);
     for n in 0..60 {
         let tags = format!("{{\"n\":{n}}}");
         host.write_config(&zonename, "tags.json", &tags).unwrap();
-        // Some by some, so that many are on their way at once.
+        // Wait for every sixth event only, so that several are on their way at
+        // once.
         if n % 6 == 0 {
             let path = format!("/vms/{zonename}?wait=tags.n={n}");
             assert_eq!(daemon.get(&path).status, 200);
@@ -172,8 +175,8 @@ fn a_broker_gets_every_event_once_whoever_is_killed() {
     let subject = format!("{zonename}.modify");
     assert!(all[begun.len()..].iter().all(|(at, _)| *at == subject));
 
-    // What the broker does not take goes with less in it, and what comes
-    // after it, too.
+    // An event that is too large for the broker is sent with less in it, and so
+    // is the next one if it contains the old value.
     for size in [PAYLOAD_MAX - 3000, PAYLOAD_MAX / 2, PAYLOAD_MAX * 2, 1, 2] {
         let long = "x".repeat(size);
         let tags = format!("{{\"long\":\"{long}\"}}");
@@ -184,13 +187,14 @@ fn a_broker_gets_every_event_once_whoever_is_killed() {
         let all = wait_for_event(&nats, seq);
         let (_, last) = all.last().unwrap();
         let is_whole = last.get("too_large").is_none();
-        // The one before the last tells the long value that it was.
+        // The event of size 1 is too large as well: it contains the long old
+        // value.
         assert_eq!(is_whole, size == 2, "{size}");
         assert_eq!(text(last, "uuid"), zonename);
     }
     let all = messages(&nats);
 
-    // A new daemon does not know what came before: its VMs follow.
+    // A new daemon has another epoch: the bridge sends all of its VMs.
     drop(daemon);
     wait_for("the bridge has ended", || {
         let ended = running.as_mut().unwrap().0.try_wait().unwrap();

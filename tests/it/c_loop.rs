@@ -1,6 +1,6 @@
-//! The C side, with its own tests, under AddressSanitizer and
-//! UndefinedBehaviorSanitizer, and under ThreadSanitizer; every warning is an
-//! error.
+//! The tests of the C code, run under AddressSanitizer and
+//! UndefinedBehaviorSanitizer, and again under ThreadSanitizer. Every compiler
+//! warning is an error.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -18,7 +18,7 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Compiles a test of the C side, and runs it.
+/// Compiles a test of the C code, and runs it.
 fn check(test: &str, sanitizers: &str) {
     let dir = TempDir::new();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("c");
@@ -46,17 +46,17 @@ const MEMORY: &str = "-fsanitize=address,undefined";
 const THREADS: &str = "-fsanitize=thread";
 
 #[test]
-fn the_ports_hold_what_they_promise() {
+fn the_c_tests_of_the_ports_pass_with_memory_sanitizers() {
     check("tests/ports_test.c", MEMORY);
 }
 
 #[test]
-fn the_loop_holds_what_it_promises() {
+fn the_c_tests_of_the_watcher_pass_with_memory_sanitizers() {
     check("tests/fswatch_test.c", MEMORY);
 }
 
 #[test]
-fn no_thread_of_the_c_side_races_another() {
+fn the_c_tests_have_no_data_races() {
     check("tests/ports_test.c", THREADS);
     check("tests/fswatch_test.c", THREADS);
 }

@@ -25,7 +25,7 @@ fn curl(daemon: &Daemon, args: &[&str], path: &str) -> (i32, String) {
 }
 
 #[test]
-fn curl_with_all_flags_that_matter() {
+fn curl_works_with_the_flags_that_people_use() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -46,7 +46,7 @@ fn curl_with_all_flags_that_matter() {
         &["--retry", "3"],
         &["--raw"],
         &["-r", "0-1"],
-        // curl falls back from what is not answered.
+        // curl falls back to HTTP/1.1 if HTTP/2 is not answered.
         &["--http2"],
     ] {
         assert_eq!(curl(&daemon, args, "/ping"), (0, ping.clone()), "{args:?}");
@@ -64,7 +64,8 @@ fn curl_with_all_flags_that_matter() {
     ] {
         assert_eq!(curl(&daemon, &code, path), (0, wanted.to_string()));
     }
-    // What has a body, or asks whether to send one, is refused.
+    // Methods other than GET and HEAD, and foreign origins and hosts, are
+    // refused.
     for args in [
         &["-X", "POST"][..],
         &["-d", "x=1"],
@@ -84,13 +85,13 @@ fn curl_with_all_flags_that_matter() {
     let args = [&args[..], &["type=OS"]].concat();
     let filtered = curl(&daemon, &args, path).1;
     assert!(!parse(filtered.as_bytes()).as_array().unwrap().is_empty());
-    // One connection for several.
+    // Several requests on one connection.
     let again = format!("http://127.0.0.1:{}/ping", daemon.addr.port());
     let args = ["-w", "%{num_connects}", &again];
     assert_eq!(curl(&daemon, &args, "/ping").1, format!("{ping}1{ping}0"));
     let args = ["-Z", &again, &again, &again];
     assert_eq!(curl(&daemon, &args, "/ping").1, ping.repeat(4));
-    // A stream, until its time is over.
+    // A stream, until curl's time limit is over.
     let (exit, lines) = curl(&daemon, &["-N", "-m", "1"], "/events");
     let ready = parse(lines.trim_end().as_bytes());
     assert_eq!((exit, text(&ready, "type")), (28, "ready"));
@@ -109,7 +110,7 @@ fn script(name: &str) -> String {
 }
 
 #[test]
-fn agents_in_node_and_python() {
+fn node_and_python_clients_work_with_keep_alive() {
     let host = TestHost::with_vms(5);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(2);
@@ -122,7 +123,7 @@ fn agents_in_node_and_python() {
 }
 
 #[test]
-fn wrk_finds_no_error() {
+fn wrk_gets_no_socket_errors_and_no_error_answers() {
     let host = TestHost::with_vms(50);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -150,11 +151,12 @@ fn wrk_finds_no_error() {
 }
 
 #[test]
-fn bunyan_takes_every_line_of_the_log() {
+fn bunyan_can_read_every_line_of_the_log() {
     let host = TestHost::with_vms(4);
     let mut daemon = host.start_with(&["--log-level", "trace"]);
     let name = host.zonenames().unwrap().remove(0);
-    // Changes, odd words, faults, sysevents that die and rubbish.
+    // Changes, odd characters, faults, rubbish from a sysevent, and a sysevent
+    // that dies.
     host.update(&name, "alias", "Zoë \u{2028} \"}{\\").unwrap();
     host.update(&name, "tags.x", "a\nb\u{1}\u{7f}").unwrap();
     let xml = host.root().join(format!("etc/zones/{name}.xml"));
@@ -178,7 +180,7 @@ fn bunyan_takes_every_line_of_the_log() {
     daemon.settle(&host);
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
-    let ended = |log: &[String]| log.iter().any(|l| l.contains("\"ended\""));
+    let ended = |log: &[String]| log.iter().any(|l| l.contains("\"stopped\""));
     wait_for("the log is read", || match daemon.log() {
         log if ended(&log) => Ok(()),
         log => Err(log.join("\n")),
@@ -191,13 +193,14 @@ fn bunyan_takes_every_line_of_the_log() {
     std::fs::write(&path, format!("{}\n{foreign}\n", log.join("\n"))).unwrap();
     let output = Command::new("bunyan")
         .args(["--no-color", path.to_str().unwrap()])
-        // Where Debian has the packages of Node, for any node.
+        // Where Debian puts Node's packages; another node would not look there.
         .env("NODE_PATH", "/usr/share/nodejs")
         .output()
         .expect("bunyan is there: `make deps` installs it");
     assert!(output.status.success(), "{output:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
-    // What is no record is shown as it was; of ours that is none.
+    // bunyan prints a line that is no record as it is; no line of the daemon is
+    // printed so.
     let echoed = |line: &str| shown.lines().any(|shown| shown == line);
     assert!(echoed(foreign), "{shown}");
     for line in &log {

@@ -1,5 +1,5 @@
-//! `vminfod compare`: two daemons beside each other. What lasts is found, and
-//! what is on its way is not.
+//! `vminfod compare`: two daemons side by side. A lasting difference is
+//! reported; one that an event is about to end is not.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,11 +12,11 @@ use crate::harness::*;
 use crate::model::Kind;
 use crate::model::step::{Step, Steps};
 
-/// A compare that runs, and the lines that it prints.
+/// A running `vminfod compare`, and the lines that it prints.
 struct Compare {
     child: Child,
     lines: Receiver<String>,
-    /// What was printed so far.
+    /// The lines that were read so far.
     seen: Vec<Json>,
 }
 
@@ -34,7 +34,8 @@ impl Compare {
         compare
     }
 
-    /// Reads until there were so many lines of this type.
+    /// Reads until `count` lines of this type have come; returns the last of
+    /// them.
     fn wait_for(&mut self, kind: &str, count: usize) -> &Json {
         while self.of_type(kind).len() < count {
             let line = self.lines.recv_timeout(DEADLINE);
@@ -44,7 +45,7 @@ impl Compare {
         self.of_type(kind)[count - 1]
     }
 
-    /// Reads until there was such a line of this type.
+    /// Reads until a line of this type is the one that is meant; returns it.
     fn wait_for_line(
         &mut self,
         kind: &str,
@@ -64,7 +65,7 @@ impl Compare {
         self.seen.iter().filter(|line| text(line, "type") == kind).collect()
     }
 
-    /// Ends it; returns its exit status and its summary.
+    /// Interrupts it; returns its exit status and its summary.
     fn end(mut self) -> (Option<i32>, Json) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-INT", &pid]).status();
@@ -81,11 +82,12 @@ fn count(summary: &Json, name: &str) -> u64 {
     summary.get(name).unwrap().as_u64().unwrap()
 }
 
-/// What a daemon between a client and the real one makes of each line of its
-/// stream, and of each VM; `None` if it leaves that out.
+/// How the proxy of [`between`] changes a line of the stream, or a VM; `None`
+/// leaves it out.
 type Change = fn(Object) -> Option<Object>;
 
-/// A daemon that passes on what another says, but for what it changes.
+/// A proxy in front of a daemon: it passes on the answers, with each line of
+/// the stream and each VM changed.
 fn between(real: SocketAddr, event: Change, vm: Change) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -130,7 +132,7 @@ fn pass_on(client: &TcpStream, real: SocketAddr, event: Change, vm: Change) {
     }
     let _ = client
         .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-    // What is asked for besides is not known to today's daemon.
+    // No query is passed on: today's daemon does not know any.
     let upstream = TcpStream::connect(real).unwrap();
     let request = b"GET /events HTTP/1.1\r\n\r\n";
     (&upstream).write_all(request).unwrap();
@@ -155,20 +157,20 @@ fn pass_on(client: &TcpStream, real: SocketAddr, event: Change, vm: Change) {
 }
 
 #[test]
-fn a_thousand_operations_leave_no_difference() {
+fn two_daemons_agree_after_a_thousand_operations() {
     let host = TestHost::with_vms(5);
-    // Events are all that tells of changes.
+    // No periodic reload: only events report changes.
     let args = ["--refresh-interval", "100000"];
     let (a, b) = (host.start_with(&args), host.start_with(&args));
     let compare = Compare::start(a.addr, b.addr, &["--settle", "10"]);
     let mut steps = Steps::new(7, Kind::Strict);
     for debugid in 0..1000 {
         let step = steps.operation();
-        // No event says that init has ended, so that it depends on other
-        // events when a daemon finds out.
+        // No event reports that init has ended: a daemon finds out when it
+        // loads the VM for another event, and each daemon at another time.
         let is_silent = matches!(step, Step::EndInit(_) | Step::HaltHangs(..));
         if !is_silent {
-            // What the host refuses is no operation.
+            // An operation that the host refuses does not count.
             let _ = step.run(&host, 1_000_000 + debugid);
         }
     }
@@ -191,7 +193,7 @@ fn a_thousand_operations_leave_no_difference() {
 }
 
 #[test]
-fn today_s_daemon_is_followed_without_numbers() {
+fn compare_works_with_a_daemon_that_sends_no_seq() {
     let host = TestHost::with_vms(4);
     let daemon = host.start();
     let reference = between(daemon.addr, Some, Some);
@@ -216,7 +218,7 @@ fn today_s_daemon_is_followed_without_numbers() {
         changes.map_or(1, <[_]>::len) as u64
     };
     let wanted: u64 = events.events.iter().map(changes).sum();
-    // A stream that ends is no difference.
+    // The end of a stream does not count as a difference.
     drop(daemon);
     compare.wait_for("broken", 1);
     let (_, summary) = compare.end();
@@ -266,7 +268,7 @@ fn a_missing_vm_is_reported() {
 }
 
 #[test]
-fn an_event_that_is_left_out_is_reported() {
+fn a_missing_event_is_reported() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let event: Change = |line| {
@@ -280,7 +282,7 @@ fn an_event_that_is_left_out_is_reported() {
     let mut compare = Compare::start(daemon.addr, other, &args);
     let name = host.zonenames().unwrap().remove(0);
     host.update(&name, "alias", "lost").unwrap();
-    // From the other daemon's, and from what it serves itself.
+    // B's events differ from what B itself serves, and from A's events.
     let own = compare.wait_for_line("differs", |line| {
         line.get("daemon").is_some() && text(line, "path") == "alias"
     });
@@ -290,7 +292,7 @@ fn an_event_that_is_left_out_is_reported() {
         line.get("daemon").is_none() && text(line, "path") == "alias"
     });
     assert_eq!((text(&both, "a"), text(&both, "b")), ("lost", "vm0"));
-    // The next event of that VM has all of it.
+    // The next event of the VM has the whole VM, which ends the difference.
     host.update(&name, "alias", "found").unwrap();
     compare.wait_for_line("agrees", |line| text(line, "path") == "alias");
     let (status, summary) = compare.end();
@@ -300,7 +302,7 @@ fn an_event_that_is_left_out_is_reported() {
 }
 
 #[test]
-fn a_daemon_that_is_restarted_makes_no_difference() {
+fn a_restart_does_not_count_as_a_difference() {
     let host = TestHost::with_vms(3);
     let a = host.start();
     let address = free_address();
@@ -330,7 +332,7 @@ fn a_daemon_that_is_restarted_makes_no_difference() {
 }
 
 #[test]
-fn it_ends_when_its_time_is_over_and_says_so_for_people() {
+fn compare_ends_at_its_time_limit_with_a_readable_summary() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let addr = daemon.addr.to_string();

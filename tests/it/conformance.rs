@@ -1,5 +1,5 @@
-//! What was recorded of the reference: whole hosts with the VM objects that it
-//! serves of them, and pairs of objects with the changes that it tells.
+//! Recordings of the reference daemon: whole hosts with the VM objects that it
+//! serves for them, and pairs of objects with the changes that it reports.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,9 @@ fn read_json(path: &Path) -> Json {
     Json::parse(&text).unwrap()
 }
 
-/// VM by VM, member by member; a zone whose name is no UUID may have what the
-/// reference's reader of kstats passes over.
+/// Compares VM by VM, and member by member. A zone whose name is no UUID may
+/// have members from its kstats that the reference lacks: its reader of kstats
+/// passes over such zones.
 fn assert_conforms(vms: &Json, expected: &Json) {
     let (vms, expected) =
         (vms.as_array().unwrap(), expected.as_array().unwrap());
@@ -49,7 +50,8 @@ fn hosts_conform(set: &str) {
     let daemon = host.start();
     let served = daemon.vms();
     assert_conforms(&served, &expected);
-    // In the order of zoneadm, to the byte what a load without daemon gives.
+    // In the order of zoneadm, and byte for byte what a load without a daemon
+    // gives.
     assert_eq!(served.to_string(), dumped.to_string());
 }
 
@@ -64,7 +66,7 @@ fn the_host_of_edge_cases_is_served_as_recorded() {
 }
 
 #[test]
-fn all_recorded_changes_are_told() {
+fn all_recorded_changes_are_reported() {
     let cases = read_json(&fixture("diff.json"));
     let cases = cases.as_array().unwrap();
     assert_eq!(cases.len(), 220);

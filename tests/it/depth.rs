@@ -1,5 +1,5 @@
-//! JSON that nests deep: what the daemon takes in, every reader can read; and
-//! what can't be read hides nothing else.
+//! Deeply nested JSON: every client can read what the daemon accepts, and a VM
+//! or event that can't be read hides no other.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,13 +15,14 @@ use crate::harness::{
     DEADLINE, Daemon, TestHost, VMINFOD, lines_of, parse, text, wait_for,
 };
 
-/// An object that nests this deep.
+/// An object with this depth of nesting.
 fn nested(depth: usize) -> String {
     let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
     format!("{{\"deep\":{open}{close}}}")
 }
 
-/// Waits until the daemon has read a file, or says why it can't.
+/// Waits until the daemon serves tags of this depth, or, if that is too deep,
+/// reports a fault.
 fn wait_until_read(daemon: &Daemon, zonename: &str, depth: usize) {
     wait_for(&format!("depth {depth} is read"), || {
         let tags = daemon.vm(zonename).and_then(|vm| vm.get("tags").cloned());
@@ -39,7 +40,7 @@ fn wait_until_read(daemon: &Daemon, zonename: &str, depth: usize) {
 }
 
 #[test]
-fn what_is_taken_in_can_be_read_by_every_tool() {
+fn every_tool_can_read_json_of_the_depth_that_is_accepted() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let names = host.zonenames().unwrap();
@@ -69,7 +70,8 @@ fn what_is_taken_in_can_be_read_by_every_tool() {
         for name in ["tags.json", "routes.json"] {
             fs::write(config.join(name), &file).unwrap();
         }
-        // Both members of it are one deeper here than there.
+        // In this file, both members are one level deeper than in the other
+        // files.
         let metadata = nested(depth - 1);
         let metadata = format!(
             "{{\"customer_metadata\":{metadata},\"internal_metadata\":{metadata}}}"
@@ -92,7 +94,8 @@ fn what_is_taken_in_can_be_read_by_every_tool() {
             &["dump", "--root", host.root().to_str().unwrap()],
         ] {
             let output = daemon.tool(args);
-            // They say what is wrong with the file, as it is not served.
+            // These tools read the file themselves, and say what is wrong with
+            // it.
             let is_of_system = matches!(args[0], "diagnose" | "dump")
                 || args.contains(&"--sync");
             if is_refused && is_of_system {
@@ -109,7 +112,7 @@ fn what_is_taken_in_can_be_read_by_every_tool() {
         let deepest = daemon.vms().depth() + JSON_WRAPPED;
         assert!(deepest < 128, "{depth}: {deepest}");
     }
-    // Everybody has heard of the last change that could be read.
+    // Every client gets the last change, which can be read.
     fs::write(config.join("tags.json"), "{\"end\":true}").unwrap();
     let end = |vm: Option<&Json>| {
         vm.is_some_and(|vm| vm.get("tags").unwrap().get("end").is_some())
@@ -145,7 +148,7 @@ fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> String {
             };
             let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
             let _ = client.write_all(answer.as_bytes());
-            // A stream goes on.
+            // A stream stays open.
             if path.starts_with("/events") {
                 kept.push(client);
             }
@@ -154,8 +157,8 @@ fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> String {
     addr
 }
 
-/// A daemon that serves three VMs, of which the second nests too deep, and
-/// four events, of which the second and the third can't be read.
+/// A daemon that serves three VMs, the second of which nests too deep, and four
+/// events, the second and third of which can't be read.
 fn another_daemon() -> String {
     let vm = |name: &str, tags: &str| {
         format!(
@@ -179,7 +182,10 @@ fn another_daemon() -> String {
     ));
     stream += &event(6, &format!("\"vm\":{}", vm("a", "{\"first\":1}")));
     stream += &event(7, &format!("\"vm\":{}", vm("a", &deep)));
-    stream += &event(8, "\"error\":\"its fields can't be picked out\"");
+    stream += &event(
+        8,
+        "\"error\":\"the event can't be parsed to select its fields\"",
+    );
     stream += &event(9, &format!("\"vm\":{}", vm("a", "{\"last\":1}")));
     serve(move |path| match path.split('?').next() {
         Some("/events") => stream.clone(),
@@ -192,7 +198,7 @@ fn another_daemon() -> String {
 }
 
 #[test]
-fn a_vm_that_cannot_be_read_hides_no_other() {
+fn an_unreadable_vm_does_not_hide_other_vms() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
     let read = client.vms(&VmsQuery::new()).unwrap();
@@ -222,15 +228,16 @@ fn a_vm_that_cannot_be_read_hides_no_other() {
     let (_, out, _) = tool(&["top"]);
     assert!(out.contains("can't be read: "), "{out}");
 
-    // What has a goal keeps its time, and says why it can't be known.
+    // A wait lasts until its timeout, and then says why the state of the VM is
+    // not known.
     let (status, _, said) = tool(&["wait", "b", "state=x", "--timeout", "0.5"]);
     assert_eq!(status, Some(3), "{said}");
-    assert!(said.contains("not in 0.5 s"), "{said}");
+    assert!(said.contains("gave up after 0.5 s"), "{said}");
     assert!(said.contains("recursion limit"), "{said}");
 }
 
 #[test]
-fn an_event_that_cannot_be_read_hides_no_other() {
+fn an_unreadable_event_does_not_hide_other_events() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
     let (sender, told) = std::sync::mpsc::channel();
@@ -257,7 +264,7 @@ fn an_event_that_cannot_be_read_hides_no_other() {
     ] {
         assert_eq!(told.recv_timeout(DEADLINE).unwrap(), wanted);
     }
-    // The other one can be read again.
+    // VM a can be read again, by its last event.
     let unreadable = watcher.unreadable();
     assert_eq!(unreadable.len(), 1, "{unreadable:?}");
     assert_eq!(unreadable[0].zonename.as_deref(), Some("b"));
@@ -293,12 +300,12 @@ fn an_event_that_cannot_be_read_hides_no_other() {
 }
 
 #[test]
-fn a_watcher_says_of_which_vm_it_knows_nothing() {
+fn a_watcher_reports_an_unreadable_vm_and_not_that_it_is_gone() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
     let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
     let time = Duration::from_millis(100);
-    // It is there, and can't be read: that is not the same as gone.
+    // VM b exists, though it can't be read: it is not gone.
     let is_gone = |vm: Option<&Json>| vm.is_none();
     let error = watcher.wait_for("b", is_gone, time).unwrap_err();
     assert!(error.to_string().contains("VM b can't be read"), "{error}");

@@ -1,4 +1,5 @@
-//! What people read: manual pages, completion, the examples of pages.
+//! The documentation: manual pages, shell completion, and the examples in
+//! README.md and docs/TOUR.md.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +32,7 @@ const PAGES: [&str; 3] =
     ["man/vminfod.8", "man/vminfo.8", "man/vminfod-http.7"];
 
 #[test]
-fn the_manual_pages_are_clean() {
+fn mandoc_finds_nothing_wrong_in_the_manual_pages() {
     let linted = Command::new("mandoc")
         .arg("-Tlint")
         .args(PAGES.map(project))
@@ -50,7 +51,7 @@ fn the_manual_pages_are_clean() {
     }
 }
 
-/// Words of a text that are options.
+/// The long options in a text, without their dashes.
 fn options_in(text: &str) -> BTreeSet<String> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
     text.split(|c: char| !is_word(c))
@@ -60,7 +61,7 @@ fn options_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_manual_and_the_usage_name_the_same() {
+fn the_manual_and_the_usage_have_the_same_options_and_verbs() {
     let page = read("man/vminfod.8");
     let usage = output_of(&["help"]);
     let words: Vec<_> = page.split_whitespace().collect();
@@ -76,7 +77,7 @@ fn the_manual_and_the_usage_name_the_same() {
         let is_there = in_page.contains(&option);
         assert!(is_there, "--{option} is not in the manual");
     }
-    // The long names of letters are in the manual alone.
+    // The long names of one-letter options are only in the manual.
     let longs = [
         "order",
         "sortby",
@@ -105,7 +106,7 @@ fn the_manual_and_the_usage_name_the_same() {
 }
 
 #[test]
-fn what_can_be_listed_is_named_everywhere() {
+fn the_manual_and_the_completions_have_all_list_fields() {
     let page = read("man/vminfod.8");
     let begin = page.find("The fields are\n").unwrap() + 15;
     let end = begin + page[begin..].find(".\n").unwrap();
@@ -130,12 +131,12 @@ fn what_can_be_listed_is_named_everywhere() {
     assert_eq!(in_zsh, fields);
 }
 
-/// Types what stands before each `<Tab>`, and waits for what it becomes.
+/// Types `typed` and Tab, and waits until the screen shows `wanted`.
 fn completes(terminal: &Terminal, typed: &str, wanted: &str) {
     terminal.press(&["-l", typed]);
     terminal.press(&["Tab"]);
     terminal.wait_for_text(wanted);
-    // Away with it.
+    // Clear the line and the screen.
     terminal.press(&["C-u"]);
     terminal.press(&["C-l"]);
     terminal.wait_for("an empty line", |s| !s.contains(wanted));
@@ -180,14 +181,14 @@ fn shells_complete_verbs_options_and_vms() {
         let terminal = Terminal::run(&shell, &addr);
         terminal.wait_for("a prompt", |screen| screen.contains("\n>"));
         completes(&terminal, "vminfod diag", "vminfod diagnose");
-        // All of them, where nothing is typed yet.
+        // All VMs, if nothing is typed yet.
         terminal.press(&["-l", "vminfod get "]);
         terminal.press(&["Tab", "Tab"]);
         terminal.wait_for_text(&names[2]);
         terminal.press(&["C-u"]);
         terminal.press(&["C-l"]);
         terminal.wait_for("a prompt", |s| !s.contains(&names[2]));
-        // The command of wait is completed as any command.
+        // The command after `--` is completed like any command.
         let command = format!("vminfod wait {} x=y -- vminf", names[0]);
         completes(&terminal, &command, "-- vminfod");
         completes(&terminal, "vminfod wait --timeo", "vminfod wait --timeout");
@@ -200,8 +201,8 @@ fn shells_complete_verbs_options_and_vms() {
         let whole = format!("vminfod wait {}", names[1]);
         completes(&terminal, "vminfod wait web", &whole);
         completes(&terminal, "vminfod events -f --type cre", "--type create");
-        // Words of a tenant never get onto the command line: the beginning of
-        // an alias stays what it is.
+        // Text of a tenant never gets onto the command line: the beginning of a
+        // hostile alias is not completed.
         for (n, (alias, begin)) in HOSTILE.iter().enumerate() {
             host.update(&names[2], "alias", alias).unwrap();
             wait_for("the alias is known", || {
@@ -212,7 +213,7 @@ fn shells_complete_verbs_options_and_vms() {
             });
             terminal.press(&["-l", &format!("vminfod get {begin}")]);
             terminal.press(&["Tab"]);
-            // What is typed next comes when that is done.
+            // The shell shows these characters only after it has handled Tab.
             let end = format!(" #{n}#");
             terminal.press(&["-l", &end]);
             let wanted = format!("> vminfod get {begin}");
@@ -230,8 +231,8 @@ fn shells_complete_verbs_options_and_vms() {
     }
 }
 
-/// Aliases that a shell would obey, or that would pass for the lines of other
-/// VMs, and what somebody types who wants such a VM.
+/// Aliases that a shell would execute, or that look like the lines of other
+/// VMs; and the beginning that a user would type to get each.
 const HOSTILE: [(&str, &str); 9] = [
     ("x\nqqq;touch owned #", "qq"),
     ("x\n11111111-1111-4111-8111-111111111111 qqq", "qq"),
@@ -244,7 +245,7 @@ const HOSTILE: [(&str, &str); 9] = [
     ("qqq web", "qq"),
 ];
 
-/// Commands of a page, and what it says that they print.
+/// The commands of a page, each with the output that the page shows.
 fn examples(page: &str) -> Vec<(String, Vec<String>)> {
     let mut examples: Vec<(String, Vec<String>)> = Vec::new();
     let mut is_open = false;
@@ -265,7 +266,7 @@ fn examples(page: &str) -> Vec<(String, Vec<String>)> {
     examples
 }
 
-/// Whether a line is as wanted, `...` standing for anything.
+/// Whether a line matches `wanted`, in which `...` stands for any text.
 fn is_as(line: &str, wanted: &str) -> bool {
     let mut parts = wanted.split("...");
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default())
@@ -284,7 +285,7 @@ fn is_as(line: &str, wanted: &str) -> bool {
 }
 
 #[test]
-fn the_examples_do_what_the_pages_say() {
+fn the_examples_of_the_pages_print_what_the_pages_show() {
     for (page, least) in [("README.md", 8), ("docs/TOUR.md", 12)] {
         let examples = examples(&read(page));
         assert!(examples.len() > least, "{page}: {examples:?}");
@@ -302,7 +303,7 @@ fn try_examples(page: &str, examples: &[(String, Vec<String>)]) {
     };
     let mut script = String::from("exec 2>&1\n");
     for (command, _) in examples {
-        // The programs are where they have been built.
+        // PATH is set below instead, to where the programs were built.
         if !command.starts_with("export PATH=") {
             script += &place(command);
         } else {
@@ -360,14 +361,14 @@ fn dots_stand_for_anything() {
 }
 
 #[test]
-fn the_operator_is_told_what_to_do_of_every_fault() {
+fn the_operating_guide_covers_every_source_of_faults() {
     let page = read("docs/OPERATING.md");
     let (_, table) = page.split_once("| source | what is wrong |").unwrap();
     let (table, _) = table.split_once("\n\n").unwrap();
-    // When files were modified is never wrong by itself.
+    // `Mtime`, the times of files, never has a fault by itself.
     let sources = Source::all().filter(|source| *source != Source::Mtime);
     let sources = sources.map(Source::name);
-    // The faults of readers are not noted by a load.
+    // Readers of events have faults, too, which no load reports.
     let sources: Vec<_> =
         sources.chain(["zone events", "zfs events", "watch"]).collect();
     assert!(sources.len() >= 14, "{sources:?}");

@@ -1,4 +1,5 @@
-//! What is broken costs what it is about, is told, and is mended at once.
+//! Broken files and commands: each affects only what it is about, is reported,
+//! and is forgotten as soon as it is mended.
 
 use std::fs;
 
@@ -10,7 +11,7 @@ use crate::harness::{
 };
 
 #[test]
-fn broken_files_at_start_cost_their_vm_alone() {
+fn broken_files_at_start_affect_only_their_vm() {
     let host = TestHost::with_vms(6);
     let names = host.zonenames().unwrap();
     let [cut, broken, bare, late, ..] = &names[..] else { panic!() };
@@ -37,14 +38,14 @@ fn broken_files_at_start_cost_their_vm_alone() {
         assert!(text(error, "since").ends_with('Z'));
         assert!(error.get("retries").unwrap().as_u64().is_some());
     }
-    // All others are served, and of these what can be.
+    // The other VMs are served, and of these what could be read.
     assert_eq!(daemon.vms().as_array().unwrap().len(), 4);
     let vm = daemon.vm(broken).unwrap();
     assert_eq!(vm.get("customer_metadata").unwrap().to_string(), "{}");
     assert!(daemon.vm(bare).is_some());
     assert!(daemon.vm(cut).is_none());
 
-    // Mended, each is back.
+    // Once mended, each VM is served again.
     host.zonecfg(cut, &xml).unwrap();
     host.zonecfg(late, &late_xml).unwrap();
     fs::write(&metadata, "{\"customer_metadata\":{\"a\":\"b\"}}").unwrap();
@@ -71,7 +72,7 @@ fn the_last_good_value_stays_while_a_file_is_broken() {
     let strip = |vms: &Json| {
         let vm = vms.as_array().unwrap()[0].as_object().unwrap();
         let mut vm = vm.clone();
-        // The files were written, after all.
+        // This may change: the files have been written.
         vm.remove("last_modified");
         Json::from(vm)
     };
@@ -100,7 +101,7 @@ fn links_and_fifos_in_place_of_files_are_refused() {
         .arg(config(1).join("routes.json"))
         .status();
     assert!(fifo.unwrap().success());
-    // One more, with a FIFO in place of the directory.
+    // A third VM has a FIFO in place of the directory.
     let third = config(2);
     fs::remove_dir_all(&third).unwrap();
     let fifo = std::process::Command::new("mkfifo").arg(&third).status();
@@ -123,7 +124,7 @@ fn links_and_fifos_in_place_of_files_are_refused() {
 }
 
 #[test]
-fn commands_that_fail_at_start_are_tried_until_they_work() {
+fn commands_that_fail_at_start_are_retried_until_they_work() {
     for (command, fault) in [
         ("zoneadm", "fail zoneadm is out of order"),
         ("zoneadm", "truncate"),
@@ -147,7 +148,7 @@ fn commands_that_fail_at_start_are_tried_until_they_work() {
 }
 
 #[test]
-fn a_load_that_fails_is_tried_again() {
+fn a_failed_load_is_retried() {
     let host = TestHost::with_vms(3);
     let zonename = host.vm_of("joyent");
     let daemon = host.start_with(&["--command-timeout", "0.3"]);
@@ -173,7 +174,7 @@ fn a_load_that_fails_is_tried_again() {
             let told = errors.contains(&name);
             if told { Ok(()) } else { Err(format!("{errors:?}")) }
         });
-        // Others are served as before, and this one as it was.
+        // The other VMs are served as before, and this one as it was.
         assert_eq!(daemon.vms().as_array().unwrap().len(), 3);
         host.hurt(command, "heal").unwrap();
         daemon.settle(&host);
@@ -182,7 +183,7 @@ fn a_load_that_fails_is_tried_again() {
 }
 
 #[test]
-fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
+fn a_dead_sysevent_is_restarted_and_missed_changes_are_loaded() {
     let host = TestHost::with_vms(4);
     let zonename = host.vm_of("joyent");
     let daemon = host.start_with(&["--refresh-interval", "100000"]);
@@ -198,7 +199,7 @@ fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
             (1.., _) => Ok(()),
             other => Err(format!("{other:?}")),
         });
-        // Nobody listens now.
+        // No sysevent process listens now.
         host.update(&zonename, "quota", "55").unwrap();
         host.reboot(&zonename).unwrap();
         wait_for("the source is back", || match restarts(source) {
@@ -211,7 +212,7 @@ fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
         });
         host.update(&zonename, "quota", "66").unwrap();
     }
-    // Rubbish does the same.
+    // Rubbish from a sysevent has the same effect.
     host.raw_sysevent(Channel::Zfs, b"{]\n").unwrap();
     wait_for("the source was started again", || match restarts("zfs") {
         (2.., true) => Ok(()),
@@ -219,7 +220,8 @@ fn a_sysevent_that_dies_is_started_again_and_the_gap_healed() {
     });
 }
 
-/// Waits until a command with these words in it has been run more often.
+/// Waits until commands that contain `words` have been run more than
+/// `more_than` times; returns how often they have.
 fn wait_for_run(host: &TestHost, words: &str, more_than: usize) -> usize {
     wait_for(&format!("{words} is run"), || {
         let count = runs_of(host, words);
@@ -227,11 +229,11 @@ fn wait_for_run(host: &TestHost, words: &str, more_than: usize) -> usize {
     })
 }
 
-/// What a full reload asks of zfs.
+/// A part of the command line with which a full reload runs zfs.
 const LIST_ALL: &str = "-d 2";
 
 #[test]
-fn a_reload_does_not_bring_back_who_has_gone_meanwhile() {
+fn a_full_reload_does_not_bring_back_a_deleted_vm() {
     let host = TestHost::with_vms(4);
     let zonename = host.vm_of("joyent");
     let daemon = host.start_with(&["--refresh-interval", "0.2"]);
@@ -239,7 +241,7 @@ fn a_reload_does_not_bring_back_who_has_gone_meanwhile() {
     for round in 0..3 {
         let before = runs_of(&host, LIST_ALL);
         host.hurt("zfs", "slow 700").unwrap();
-        // A reload has its list of zones, and waits for zfs.
+        // A reload already has its list of zones, and waits for zfs.
         let count = wait_for_run(&host, LIST_ALL, before);
         host.delete(&zonename).unwrap();
         wait_for("the VM is gone", || match daemon.vm(&zonename) {
@@ -247,7 +249,7 @@ fn a_reload_does_not_bring_back_who_has_gone_meanwhile() {
             Some(vm) => Err(vm.to_string()),
         });
         host.hurt("zfs", "heal").unwrap();
-        // That reload is over when the one after the next begins.
+        // That reload is over once the second one after it has begun.
         wait_for_run(&host, LIST_ALL, count + 1);
         assert!(daemon.vm(&zonename).is_none());
         let mut spec = simhost::Host::spec(0);
@@ -268,7 +270,7 @@ fn a_reload_does_not_bring_back_who_has_gone_meanwhile() {
 }
 
 #[test]
-fn sysinfo_that_comes_while_vms_are_loaded_reaches_them() {
+fn sysinfo_that_appears_during_the_first_load_reaches_all_vms() {
     let host = TestHost::with_vms(4);
     let sysinfo = host.path("/tmp/.sysinfo.json");
     let text_of = fs::read_to_string(&sysinfo).unwrap();
@@ -286,7 +288,7 @@ fn sysinfo_that_comes_while_vms_are_loaded_reaches_them() {
 }
 
 #[test]
-fn a_fault_that_no_longer_matters_is_forgotten() {
+fn a_kstat_fault_ends_when_the_vm_is_stopped() {
     let host = TestHost::with_vms(3);
     let zonename = host.vm_of("joyent");
     let daemon = host.start();
@@ -300,7 +302,7 @@ fn a_fault_that_no_longer_matters_is_forgotten() {
 }
 
 #[test]
-fn an_end_that_a_retry_finds_waits_for_what_is_reported_of_it() {
+fn a_delete_found_by_a_retry_waits_for_the_late_transitions() {
     let host = TestHost::with_vms(3);
     let zonename = host.vm_of("joyent");
     host.stop(&zonename, 0).unwrap();
@@ -317,10 +319,11 @@ fn an_end_that_a_retry_finds_waits_for_what_is_reported_of_it() {
     host.hurt("zoneadm", "fail out of order").unwrap();
     host.hurt("sysevent-zone", "drop").unwrap();
     host.delete(&zonename).unwrap();
-    // What its files tell has been tried, and is being tried again.
+    // The load that its files have caused has failed, and is being retried.
     wait_for_run(&host, "zoneadm", runs_of(&host, "zoneadm") + 5);
     host.hurt("zoneadm", "heal").unwrap();
-    // It is run twenty times a second until it has answered, then no more.
+    // zoneadm is run twenty times a second until it has answered, and then no
+    // more.
     let mut seen = (0, 0);
     wait_for("zoneadm has answered", || {
         let runs = runs_of(&host, "zoneadm");
@@ -351,7 +354,7 @@ fn an_end_that_a_retry_finds_waits_for_what_is_reported_of_it() {
 }
 
 #[test]
-fn a_new_zone_has_nothing_of_the_one_before_it() {
+fn a_new_zone_of_the_same_name_gets_nothing_of_the_old_one() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--refresh-interval", "100000"]);
     let zonename = host.zonenames().unwrap().remove(0);
@@ -360,7 +363,7 @@ fn a_new_zone_has_nothing_of_the_one_before_it() {
     let path = format!("/vms/{zonename}?wait=customer_metadata.secret=*");
     let path = path.replace("=*", "=of%20tenant%201");
     assert_eq!(daemon.get(&path).status, 200);
-    // Its name is another's now, whose metadata can't be read.
+    // Another zone has its name now, with metadata that can't be read.
     host.hurt("sysevent-zone", "drop").unwrap();
     host.write_config(&zonename, "metadata.json", "{\"customer_").unwrap();
     let index = host.path("/etc/zones/index");
@@ -387,8 +390,8 @@ fn a_new_zone_has_nothing_of_the_one_before_it() {
     let vm = daemon.vm(&zonename).unwrap();
     assert_eq!(vm.get("customer_metadata").unwrap().to_string(), "{}");
     wait_for_errors(&daemon, &[format!("{zonename} metadata.json")]);
-    // Another again, whose XML can't be read either: it becomes what it is as
-    // soon as it can.
+    // A third zone takes the name, and its XML can't be read either. It is
+    // served as itself as soon as the XML can be read.
     let xml = host.path(&format!("/etc/zones/{zonename}.xml"));
     let good = fs::read_to_string(&xml).unwrap();
     fs::write(&xml, "<zone").unwrap();

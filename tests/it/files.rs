@@ -1,4 +1,5 @@
-//! Files that come, go and are replaced, in every way in which that is done.
+//! Files that are created, removed and replaced, in every way in which programs
+//! do that.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::Command;
 use crate::harness::{Daemon, TestHost, text, wait_for};
 use vminfod::vm::json::Json;
 
-/// Waits until a VM has this member.
+/// Waits until a member of a VM has this value.
 fn wait_for_member(daemon: &Daemon, zonename: &str, member: &str, value: &str) {
     wait_for(&format!("{member} is {value}"), || {
         let vm = daemon.vm(zonename).ok_or("no such VM")?;
@@ -20,13 +21,14 @@ fn alias_of(xml: &str, alias: &str) -> String {
     simhost::xml::set_attr(xml, "alias", Some(&simhost::xml::base64(alias)))
 }
 
-/// No reload, periodic or for healing, stands in for an event.
+/// Starts a daemon that never reloads everything by itself: only an event can
+/// report a change.
 fn start(host: &TestHost) -> Daemon {
     host.start_with(&["--refresh-interval", "100000"])
 }
 
 #[test]
-fn a_config_file_that_did_not_exist_is_seen() {
+fn a_new_config_file_is_noticed() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(0);
     let config = host.zone_dir(&zonename).unwrap().join("config");
@@ -42,7 +44,7 @@ fn a_config_file_that_did_not_exist_is_seen() {
         fs::remove_file(config.join(file)).unwrap();
         wait_for_member(&daemon, &zonename, member, "{}");
     }
-    // The whole directory goes and comes.
+    // The whole directory is removed and made again.
     let aside = config.with_file_name("aside");
     fs::rename(&config, &aside).unwrap();
     wait_for_member(&daemon, &zonename, "customer_metadata", "{}");
@@ -54,14 +56,14 @@ fn a_config_file_that_did_not_exist_is_seen() {
 }
 
 #[test]
-fn a_directory_that_is_exchanged_is_seen_with_all_its_files() {
+fn a_replaced_directory_is_noticed_with_all_its_files() {
     let host = TestHost::with_vms(3);
     let daemon = start(&host);
     let names = host.zonenames().unwrap();
     for (zonename, with_routes) in [(&names[0], true), (&names[1], false)] {
         let config = host.zone_dir(zonename).unwrap().join("config");
         if with_routes {
-            // Nothing is missing in it then.
+            // With this file, none is missing in the directory.
             host.write_config(zonename, "routes.json", "{}").unwrap();
             daemon.settle(&host);
         }
@@ -72,7 +74,7 @@ fn a_directory_that_is_exchanged_is_seen_with_all_its_files() {
         fs::rename(&new, &config).unwrap();
         wait_for_member(&daemon, zonename, "tags", r#"{"is":"new"}"#);
         wait_for_member(&daemon, zonename, "customer_metadata", "{}");
-        // And followed from there on.
+        // The new directory is watched from there on.
         fs::write(config.join("tags.json"), r#"{"is":"newer"}"#).unwrap();
         wait_for_member(&daemon, zonename, "tags", r#"{"is":"newer"}"#);
         fs::write(config.join("routes.json"), r#"{"a":"b"}"#).unwrap();
@@ -82,7 +84,7 @@ fn a_directory_that_is_exchanged_is_seen_with_all_its_files() {
 }
 
 #[test]
-fn a_file_that_was_missing_for_a_moment_is_seen_as_another() {
+fn a_directory_replaced_in_a_moment_is_noticed() {
     let host = TestHost::with_vms(1);
     let daemon = start(&host);
     let zonename = host.zonenames().unwrap().remove(0);
@@ -92,7 +94,7 @@ fn a_file_that_was_missing_for_a_moment_is_seen_as_another() {
         let tags = format!(r#"{{"n":{round}}}"#);
         fs::create_dir(&new).unwrap();
         fs::write(new.join("tags.json"), &tags).unwrap();
-        // The one directory is there, then none, then the other.
+        // First the old directory is there, then none, then the new one.
         fs::rename(&config, &old).unwrap();
         fs::rename(&new, &config).unwrap();
         fs::remove_dir_all(&old).unwrap();
@@ -101,7 +103,7 @@ fn a_file_that_was_missing_for_a_moment_is_seen_as_another() {
 }
 
 #[test]
-fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
+fn every_replacement_or_edit_of_an_xml_is_noticed() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(0);
     let path = host.xml_path(&zonename);
@@ -144,7 +146,7 @@ fn an_xml_that_is_replaced_or_edited_is_seen_each_time() {
 }
 
 #[test]
-fn vms_on_other_pools_and_deeper_ones_are_followed() {
+fn vms_on_other_pools_and_below_other_datasets_are_followed() {
     for pool in ["tank", "zones/vms"] {
         let host = TestHost::with_vms(2);
         host.zfs_create(pool, None, &[]).unwrap();
@@ -165,7 +167,7 @@ fn vms_on_other_pools_and_deeper_ones_are_followed() {
         let data = format!("{pool}/{uuid}/data");
         host.zfs_snapshot(&data, "indestructible", false).unwrap();
         host.zfs_hold(&format!("{data}@indestructible"), true).unwrap();
-        // One VM's load and that of all see the same.
+        // The load of one VM and a load of all VMs agree.
         daemon.settle(&host);
         let vm = daemon.vm(uuid).unwrap();
         assert_eq!(vm.get("quota"), Some(&Json::Number(7.0)));
@@ -182,7 +184,7 @@ fn the_files_of_a_renamed_zone_are_followed() {
     let host = TestHost::with_vms(3);
     let old = host.zonenames().unwrap().remove(2);
     assert!(!host.is_up(&old).unwrap());
-    // No event tells of it here: the reload finds it.
+    // No event reports the rename here: the periodic reload finds it.
     let daemon = host.start_with(&["--refresh-interval", "0.3"]);
     let xml = fs::read_to_string(host.xml_path(&old)).unwrap();
     let name = format!(" name=\"{old}\"");
@@ -203,7 +205,8 @@ fn the_files_of_a_renamed_zone_are_followed() {
         host.update("web", "tags.n", &n.to_string()).unwrap();
         wait_for("the change is seen by an event", || {
             let log = daemon.log();
-            // A reload may be quicker to read it than the event's own job.
+            // Checks the log, not the value: a reload may read the change
+            // before the job of the event does.
             let of_file = "event: file web tags.json";
             let count = log.iter().filter(|l| l.contains(of_file)).count();
             if count > n { Ok(()) } else { Err(count.to_string()) }

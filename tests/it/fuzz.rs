@@ -1,5 +1,5 @@
-//! Each fuzz target, on its seeds: recorded and hand-made inputs, and those by
-//! which the fuzzer found something (`regress-…`).
+//! Each fuzz target, run on its seeds: recorded and hand-made inputs, and
+//! inputs with which the fuzzer has found a bug (`regress-…`).
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::path::Path;
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
-/// Runs a target on all of its seeds, and on what is left of each when it is
-/// cut at any place, or has one byte changed.
+/// Runs a target on all of its seeds, and on each seed cut off, or with one
+/// byte changed, at about 50 places.
 fn try_seeds(name: &str, target: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     let mut count = 0;
@@ -30,36 +30,36 @@ fn try_seeds(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
-fn zone_xml() {
+fn seeds_of_zone_xml_pass() {
     try_seeds("zonexml", targets::zonexml);
 }
 
 #[test]
-fn lines_of_sysevent() {
+fn seeds_of_sysevent_pass() {
     try_seeds("sysevent", targets::sysevent);
 }
 
 #[test]
-fn lines_of_zoneadm() {
+fn seeds_of_zoneadm_pass() {
     try_seeds("zoneadm", targets::zoneadm);
 }
 
 #[test]
-fn lines_of_zfs() {
+fn seeds_of_zfs_pass() {
     try_seeds("zfs", targets::zfs);
 }
 
 #[test]
-fn lines_of_kstat() {
+fn seeds_of_kstat_pass() {
     try_seeds("kstat", targets::kstat);
 }
 
 #[test]
-fn requests() {
+fn seeds_of_http_requests_pass() {
     try_seeds("http", targets::http);
 }
 
 #[test]
-fn changes() {
+fn seeds_of_changes_pass() {
     try_seeds("diff", targets::diff);
 }

@@ -1,5 +1,6 @@
 //! A simulated host with the real daemon on it: real processes, files and
-//! sockets. Whoever waits has a deadline, and shows what it saw.
+//! sockets. Every wait has a deadline; a test that misses it fails, and prints
+//! what it saw last.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,13 +16,13 @@ pub use crate::processes::TempDir;
 use simhost::Host;
 use vminfod::vm::json::Json;
 
-/// How long anything may take on a loaded machine.
+/// The deadline of a wait: long enough on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub const VMINFOD: &str = env!("CARGO_BIN_EXE_vminfod");
 
-/// The simulated host's program, built if it is not there.
+/// Builds the program of the simulated host, once, and returns its path.
 pub fn simhost_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -41,12 +42,13 @@ pub fn simhost_program() -> &'static Path {
     })
 }
 
-/// Waits until `look` finds what it wants; fails with what it saw last.
+/// Calls `look` until it returns `Ok`. At the deadline it fails with the last
+/// `Err`, which says what `look` saw.
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
     wait_within(DEADLINE, what, look)
 }
 
-/// As [`wait_for`], with a deadline of its own.
+/// As [`wait_for`], with another deadline.
 pub fn wait_within<T>(
     deadline: Duration,
     what: &str,
@@ -64,7 +66,7 @@ pub fn wait_within<T>(
     }
 }
 
-/// Lets others work between two looks.
+/// Lets other threads run between two looks.
 fn pause() {
     let (_keep, receiver) = channel::<()>();
     let _ = receiver.recv_timeout(Duration::from_millis(5));
@@ -110,7 +112,7 @@ impl TestHost {
             .unwrap()
     }
 
-    /// The VM objects that a load without a daemon gives.
+    /// The VM objects that `vminfod dump` loads, without a daemon.
     pub fn dumped(&self) -> Json {
         let output = self.dump();
         assert!(output.status.success(), "{output:?}");
@@ -134,7 +136,7 @@ impl TestHost {
         self.start_by(Command::new(VMINFOD), args)
     }
 
-    /// Starts the daemon, and waits for nothing.
+    /// Starts the daemon, and returns at once.
     pub fn spawn(&self, args: &[&str]) -> Daemon {
         self.spawn_with(args, &[])
     }
@@ -146,7 +148,8 @@ impl TestHost {
         self.spawn_by(command, args)
     }
 
-    /// Starts it under a limit, in ulimit's words, and waits until it serves.
+    /// Starts the daemon under a limit, given as arguments of ulimit(1), and
+    /// waits until it serves.
     pub fn start_under(&self, args: &[&str], limit: &str) -> Daemon {
         let mut shell = Command::new("sh");
         let words = format!("ulimit {limit} && exec \"$0\" \"$@\"");
@@ -154,7 +157,8 @@ impl TestHost {
         self.start_by(shell, args)
     }
 
-    /// Starts the daemon by a command that runs it, and waits until it serves.
+    /// Starts the daemon with a command that runs it, and waits until it
+    /// serves.
     pub fn start_by(&self, command: Command, args: &[&str]) -> Daemon {
         let mut daemon = self.spawn_by(command, args);
         daemon.addr = daemon.wait_for_address();
@@ -194,7 +198,7 @@ pub struct Daemon {
     pub child: Child,
     pub addr: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
-    /// Sysevents of before its time.
+    /// How many zone and ZFS sysevents were published before it started.
     before: (u64, u64),
 }
 
@@ -211,7 +215,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// What it has logged.
+    /// The lines that it has logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -260,7 +264,7 @@ impl Daemon {
         Stream::open(self.addr, "")
     }
 
-    /// Subscribes to events with this query: not every number may come.
+    /// Subscribes to events with this query; `seq` may then skip numbers.
     pub fn events_of(&self, query: &str) -> Stream {
         Stream::open(self.addr, query)
     }
@@ -277,7 +281,7 @@ impl Daemon {
 
     /// Runs one of the tools against this daemon.
     pub fn tool(&self, args: &[&str]) -> Output {
-        // What does not end in so many seconds fails by its status.
+        // timeout(1) ends a tool that hangs, and changes its exit status.
         Command::new("timeout")
             .args(["120", VMINFOD])
             .args(args)
@@ -286,7 +290,8 @@ impl Daemon {
             .unwrap()
     }
 
-    /// Waits until it has seen every sysevent, and serves what there is.
+    /// Waits until the daemon has read every sysevent, is idle, and serves what
+    /// a load without a daemon gives; returns these VMs.
     pub fn settle(&self, host: &TestHost) -> Json {
         wait_for("the daemon serves what there is", || {
             let (zone, zfs) = host.published();
@@ -317,7 +322,7 @@ impl Daemon {
         assert!(sent.unwrap().success());
     }
 
-    /// Waits for the end of the process; its exit status.
+    /// Waits until the process ends; returns its exit status.
     pub fn wait(&mut self) -> Option<i32> {
         wait_for("the daemon ends", || {
             self.child.try_wait().unwrap().ok_or("running".to_string())
@@ -326,7 +331,8 @@ impl Daemon {
     }
 }
 
-/// A port that stays free while nobody listens: on an address of its own.
+/// An address and port that stay free while nothing listens there: each call
+/// takes another loopback address.
 pub fn free_address() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed) % 250;
@@ -349,7 +355,7 @@ fn send_to(addr: SocketAddr, bytes: &[u8]) -> Answer {
     Answer::parse(&answer)
 }
 
-/// The faults that /status tells, as `zonename source`.
+/// The faults that /status reports, as `zonename source`.
 pub fn errors(daemon: &Daemon) -> Vec<String> {
     let status = daemon.status();
     let errors = status.get("errors").unwrap().as_array().unwrap();
@@ -359,7 +365,7 @@ pub fn errors(daemon: &Daemon) -> Vec<String> {
         .collect()
 }
 
-/// Waits until these are the faults that /status tells.
+/// Waits until /status reports exactly these faults.
 pub fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
     wait_for("the faults are told", || {
         let errors = errors(daemon);
@@ -367,12 +373,12 @@ pub fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
     });
 }
 
-/// How many command lines with these words in them have been run.
+/// How many commands have been run whose command line contains `words`.
 pub fn runs_of(host: &TestHost, words: &str) -> usize {
     host.runs().iter().filter(|run| run.contains(words)).count()
 }
 
-/// Which VM and member differ, VMs being compared by zonename.
+/// The first VM and member that differ; VMs are matched by zonename.
 pub fn first_difference(a: &Json, b: &Json) -> Option<String> {
     let by_name = |vms: &Json| -> BTreeMap<String, Json> {
         let vms = vms.as_array().unwrap().iter();
@@ -400,7 +406,7 @@ pub fn first_difference(a: &Json, b: &Json) -> Option<String> {
     None
 }
 
-/// Lines as they come, so that who waits for one can have a deadline.
+/// Lines as they come, so that a wait for one can have a deadline.
 pub fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -410,7 +416,7 @@ pub fn lines_of(out: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// A whole answer.
+/// A complete HTTP answer.
 pub struct Answer {
     pub status: u16,
     pub head: String,
@@ -428,7 +434,7 @@ impl Answer {
         Self { status, head, body: bytes[end + 4..].to_vec() }
     }
 
-    /// A field of the head.
+    /// The value of a header field.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|l| l.split_once(": "));
         fields.find(|(n, _)| *n == name).map(|(_, value)| value)
@@ -452,14 +458,14 @@ pub fn text<'a>(json: &'a Json, name: &str) -> &'a str {
     json.get(name).and_then(Json::as_str).unwrap_or_default()
 }
 
-/// A stream of events, with the picture that they add up to.
+/// A stream of events, and the VMs that they add up to.
 pub struct Stream {
     lines: Receiver<String>,
     pub ready: Json,
     pub vms: BTreeMap<String, Json>,
     pub seq: u64,
     pub events: Vec<Json>,
-    /// Whether every number has to come.
+    /// Whether every `seq` must come.
     is_whole: bool,
 }
 
@@ -489,7 +495,7 @@ impl Stream {
         Self { lines, ready, vms, seq, events: Vec::new(), is_whole }
     }
 
-    /// The next event, applied to the picture; `None` at the stream's end.
+    /// The next event, applied to `vms`; `None` at the end of the stream.
     pub fn next(&mut self) -> Option<Json> {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => Some(self.apply(&line)),
@@ -508,7 +514,7 @@ impl Stream {
         read
     }
 
-    /// The picture as an array.
+    /// The VMs as an array.
     pub fn array(&self) -> Json {
         Json::from(self.vms.values().cloned().collect::<Vec<_>>())
     }

@@ -1,4 +1,5 @@
-//! What heals by itself: hangs, gaps, drift, floods, and a lack of watches.
+//! Recovery without an operator: from hangs, gaps, drift, floods, and too few
+//! file watches.
 
 use std::fs;
 
@@ -10,7 +11,7 @@ use crate::harness::{
     wait_for_errors,
 };
 
-/// No reload stands in for an event.
+/// No periodic reload: only an event can report a change.
 const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
 
 fn member(daemon: &Daemon, zonename: &str, member: &str) -> String {
@@ -33,7 +34,7 @@ fn count(daemon: &Daemon, path: &[&str]) -> u64 {
     found.and_then(Json::as_u64).unwrap_or(0)
 }
 
-/// Waits until nothing is at work, waits, or is put off.
+/// Waits until no job is running, waiting, or put off.
 fn wait_for_rest(daemon: &Daemon) {
     wait_for("it rests", || {
         let status = daemon.status();
@@ -46,14 +47,14 @@ fn wait_for_rest(daemon: &Daemon) {
     });
 }
 
-/// The commands that have not answered, and of zfs the pools.
+/// The commands that have not answered; those of zfs with their pool.
 pub fn breakers(daemon: &Daemon) -> Vec<String> {
     let status = daemon.status();
     let open = status.get("breakers").unwrap().as_array().unwrap();
     open.iter().map(|open| text(open, "command").to_string()).collect()
 }
 
-/// What waits for a command that has not answered, by its breaker.
+/// The VMs that wait for a command that has not answered.
 fn waiting_for(daemon: &Daemon, command: &str) -> Vec<String> {
     let status = daemon.status();
     let breakers = status.get("breakers").and_then(Json::as_array).unwrap();
@@ -74,11 +75,11 @@ fn wait_for_waiting(daemon: &Daemon, command: &str, names: &[&String]) {
 }
 
 #[test]
-fn what_hangs_holds_up_no_other_vm() {
+fn a_command_that_hangs_does_not_delay_other_vms_or_files() {
     let host = TestHost::with_vms(20);
     let names = host.zonenames().unwrap();
     let up: Vec<_> = names.iter().filter(|n| host.is_up(n).unwrap()).collect();
-    // Nothing is killed for as long as this test takes.
+    // No command is killed while this test runs.
     let args = ["--command-timeout", "1000", "--set", "stuck-time=0.3"];
     let mut daemon = host.start_with(&args);
     let mut stream = daemon.events();
@@ -91,7 +92,7 @@ fn what_hangs_holds_up_no_other_vm() {
         host.zfs_set(&own, "quota", "1").unwrap();
     }
     wait_for_waiting(&daemon, "zfs zones", &up[..6]);
-    // ... and others, and they themselves, go through their states, and have
+    // ... while another VM, and one of them, go through their states and have
     // their files read.
     for other in [up[6], up[0]] {
         host.reboot(other).unwrap();
@@ -111,7 +112,7 @@ fn what_hangs_holds_up_no_other_vm() {
     }
     assert!(runs_of(&host, "zfs") <= before + 2, "zfs was run for each");
 
-    // The same with zoneadm: files are read all the same.
+    // The same with zoneadm: files are still read.
     host.hurt("zoneadm", "hang").unwrap();
     for zonename in &up[6..9] {
         host.restart_init(zonename).unwrap();
@@ -127,13 +128,13 @@ fn what_hangs_holds_up_no_other_vm() {
         }
     });
 
-    // And it ends when it is told to.
+    // A signal still ends the daemon.
     daemon.signal("TERM");
     assert_eq!(daemon.wait(), Some(0));
 }
 
 #[test]
-fn a_command_that_is_always_slow_is_slow_and_not_useless() {
+fn a_command_that_is_always_slow_is_waited_for() {
     let host = TestHost::with_vms(4);
     let zonename = host.vm_of("joyent");
     let own = format!("zones/{zonename}");
@@ -162,7 +163,7 @@ fn a_command_that_is_always_slow_is_slow_and_not_useless() {
 }
 
 #[test]
-fn what_hung_is_read_when_its_command_is_killed() {
+fn vms_are_loaded_again_after_a_hung_command_is_killed() {
     let host = TestHost::with_vms(8);
     let names = host.zonenames().unwrap();
     let args = [
@@ -174,7 +175,7 @@ fn what_hung_is_read_when_its_command_is_killed() {
         "retry-last=0.2",
     ];
     let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
-    // The first runs hang, and the others come after.
+    // The first five runs hang, and later ones do not.
     host.hurt("zfs", "hang times=5").unwrap();
     for zonename in &names {
         host.zfs_set(&format!("zones/{zonename}"), "recsize", "65536").unwrap();
@@ -191,7 +192,7 @@ fn what_hung_is_read_when_its_command_is_killed() {
 }
 
 #[test]
-fn what_no_event_told_of_is_healed_and_counted() {
+fn a_change_without_an_event_is_found_and_counted_as_drift() {
     let host = TestHost::with_vms(4);
     let zonename = host.vm_of("joyent");
     let own = format!("zones/{zonename}");
@@ -209,10 +210,11 @@ fn what_no_event_told_of_is_healed_and_counted() {
     // The log is read by a thread of its own.
     wait_for("it is in the log", || {
         let log = daemon.log().join("\n");
-        let is_told = log.contains("no event told of quota (zfs)");
+        let is_told =
+            log.contains("no event reported the change of quota (zfs)");
         if is_told { Ok(()) } else { Err(log) }
     });
-    // What an event tells of is not.
+    // A change that an event reports is not counted.
     host.hurt("sysevent-zfs", "heal").unwrap();
     for quota in ["10737418240", "21474836480"] {
         host.zfs_set(&own, "quota", quota).unwrap();
@@ -227,7 +229,7 @@ fn what_no_event_told_of_is_healed_and_counted() {
 }
 
 #[test]
-fn what_happened_in_a_gap_is_counted_apart_from_drift() {
+fn changes_missed_while_a_source_was_down_are_counted_as_gaps() {
     let host = TestHost::with_vms(4);
     let zonename = host.vm_of("joyent");
     let args = ["--set", "drift-time=0.1", "--set", "restart-first=0.2"];
@@ -249,7 +251,7 @@ fn what_happened_in_a_gap_is_counted_apart_from_drift() {
 }
 
 #[test]
-fn of_two_zones_with_one_uuid_the_first_is_served() {
+fn the_first_of_two_zones_with_the_same_uuid_is_served() {
     let host = TestHost::with_vms(3);
     let names = host.zonenames().unwrap();
     host.set_uuid(&names[1], &names[0]).unwrap();
@@ -258,7 +260,7 @@ fn of_two_zones_with_one_uuid_the_first_is_served() {
     assert_eq!(daemon.vms().as_array().unwrap().len(), 2);
     assert_eq!(daemon.vms(), host.dumped());
     assert!(daemon.vm(&names[1]).is_none());
-    // The first goes: the second may have it.
+    // Once the first is deleted, the second may have the uuid.
     host.delete(&names[0]).unwrap();
     daemon.settle(&host);
     let vm = daemon.vm(&names[1]).unwrap();
@@ -292,7 +294,7 @@ fn a_vm_that_takes_the_uuid_of_another_is_no_longer_served() {
 }
 
 #[test]
-fn files_that_cannot_be_watched_are_looked_at() {
+fn files_that_cannot_be_watched_are_polled() {
     let host = TestHost::with_vms(5);
     let names = host.zonenames().unwrap();
     // The system lets it watch a few files, and no more.
@@ -320,7 +322,7 @@ fn files_that_cannot_be_watched_are_looked_at() {
         host.update(zonename, "cpu_cap", "777").unwrap();
         wait_for_member(&daemon, zonename, "cpu_cap", "777");
     }
-    // When others need none any more, all can be watched.
+    // Once the other VMs need no watches any more, all files can be watched.
     for zonename in &names[1..] {
         host.delete(zonename).unwrap();
     }
@@ -331,7 +333,7 @@ fn files_that_cannot_be_watched_are_looked_at() {
     wait_for_member(&daemon, &names[0], "tags", tags);
 }
 
-/// Has sysevent print records, as many at once as go.
+/// Makes sysevent print records, as many in one write as possible.
 fn flood(
     host: &TestHost,
     channel: Channel,
@@ -352,13 +354,13 @@ fn flood(
 }
 
 #[test]
-fn a_flood_of_events_loses_nothing_and_takes_no_memory() {
+fn a_flood_of_events_loses_no_change_and_takes_little_memory() {
     let host = TestHost::with_vms(5);
     let zonename = host.vm_of("joyent");
     let daemon = host.start_with(&NO_REFRESH);
     let rss = || count(&daemon, &["memory", "rss"]);
     let before = rss();
-    // Zones that never were.
+    // Events of zones that never existed.
     let records = (0..100_000).map(|n| {
         zone_change(&format!("nobody{n}"), "ready", "running", n + 10_000)
     });
@@ -401,7 +403,7 @@ fn a_storm_of_snapshots_costs_few_runs() {
         }
     });
     wait_for_rest(&daemon);
-    // What is no VM's costs nothing.
+    // Events of datasets that belong to no VM cause no run.
     let before = runs_of(&host, "zfs ");
     let records = (0..500).map(|n| {
         let names = [
@@ -424,10 +426,11 @@ fn a_storm_of_snapshots_costs_few_runs() {
 }
 
 #[test]
-fn a_burst_costs_as_many_runs_as_batches() {
+fn a_burst_of_events_is_loaded_in_few_batches() {
     const VMS: usize = 200;
     let host = TestHost::with_vms(300);
-    // No worker gets a substitute, each of which would take what waits by then.
+    // No substitute for a worker starts: it would take the waiting jobs as a
+    // batch of its own.
     let args = [&NO_REFRESH[..], &["--set", "stuck-time=600"]].concat();
     let daemon = host.start_with(&args);
     let served = daemon.vms();
@@ -442,12 +445,12 @@ fn a_burst_costs_as_many_runs_as_batches() {
     let own = |name: &str| format!("zones/{name}");
     host.hurt("sysevent-zfs", "drop").unwrap();
     for (name, _) in &zones {
-        // One or the other is what is served, by brand.
+        // The brand decides which of them is served.
         host.zfs_set(&own(name), "quota", "64424509440").unwrap();
         host.zfs_set(&own(name), "refquota", "64424509440").unwrap();
     }
     host.hurt("sysevent-zfs", "heal").unwrap();
-    // Meanwhile more and more waits.
+    // While these commands wait, jobs pile up.
     host.hurt("zoneadm", "block").unwrap();
     host.hurt("zfs", "block").unwrap();
     let before = runs_of(&host, "");
@@ -480,14 +483,14 @@ fn a_burst_costs_as_many_runs_as_batches() {
     }
     wait_for_rest(&daemon);
     let runs = runs_of(&host, "") - before;
-    // A few batches, each of up to four commands: less than twenty, and on a
-    // machine that does other things besides, some more. A run of each for a
-    // VM would be 600.
+    // A few batches of up to four commands each: fewer than twenty runs, and
+    // some more on a busy machine. A run of each command for each VM would be
+    // 600.
     assert!(runs <= 100, "{runs} runs for 1,000 events on {VMS} VMs");
 }
 
 #[test]
-fn what_is_too_large_is_refused_and_told() {
+fn files_that_are_too_large_are_refused_and_reported() {
     let host = TestHost::with_vms(4);
     let names = host.zonenames().unwrap();
     let dir = |n: usize| host.zone_dir(&names[n]).unwrap();
@@ -507,7 +510,7 @@ fn what_is_too_large_is_refused_and_told() {
     let comment = format!("<!-- {} -->", "x".repeat(70_000));
     host.zonecfg(&names[1], &(xml.clone() + &comment)).unwrap();
     fs::write(dir(2).join("lastexited"), "1".repeat(200)).unwrap();
-    // Entities that stand for ever more of each other.
+    // Entities that expand to ever more of each other.
     let mut bomb = "<!DOCTYPE zone [<!ENTITY a0 \"xxxxxxxxxx\">".to_string();
     for n in 1..20 {
         let refs = format!("&a{};", n - 1).repeat(10);
@@ -531,7 +534,7 @@ fn what_is_too_large_is_refused_and_told() {
 }
 
 #[test]
-fn a_running_zone_without_kstat_is_served_without_what_it_tells() {
+fn a_running_zone_without_kstats_is_served_without_their_members() {
     let host = TestHost::with_vms(3);
     let names = host.zonenames().unwrap();
     let up = names.iter().find(|n| host.is_up(n).unwrap()).unwrap();
@@ -548,7 +551,7 @@ fn a_running_zone_without_kstat_is_served_without_what_it_tells() {
 }
 
 #[test]
-fn a_sysevent_that_stands_still_is_started_again() {
+fn a_sysevent_that_prints_nothing_any_more_is_restarted() {
     let host = TestHost::with_vms(4);
     let names = host.zonenames().unwrap();
     let args = ["--refresh-interval", "0.4", "--set", "drift-time=0.1"];
@@ -560,7 +563,7 @@ fn a_sysevent_that_stands_still_is_started_again() {
     };
     let pid = zfs("pid").to_string();
     host.stall_sysevent(Channel::Zfs).unwrap();
-    // Something is missed at every reload.
+    // Every reload finds a change that no event has reported.
     let mut quota = 100;
     let set = |quota: u64| {
         let (own, bytes) = (format!("zones/{}", names[0]), quota << 30);
@@ -576,7 +579,7 @@ fn a_sysevent_that_stands_still_is_started_again() {
         let status = daemon.status();
         let said = status.get("errors").unwrap().to_string();
         let is_told = said.contains("zfs events missing")
-            && said.contains("its sysevent was started again");
+            && said.contains("its sysevent has been restarted");
         match zfs("restarts").as_u64() {
             Some(1..) if is_told => Ok(()),
             _ => Err(status.to_string()),
@@ -586,7 +589,7 @@ fn a_sysevent_that_stands_still_is_started_again() {
     let status = daemon.tool(&["status"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("zfs events were missing"), "{status}");
-    // The new one tells all there is; then nothing is wrong any more.
+    // The new sysevent reports every change, and the fault is over.
     host.zfs_set(&format!("zones/{}", names[1]), "quota", "1073741824")
         .unwrap();
     wait_for_member(&daemon, &names[1], "quota", "1");

@@ -11,7 +11,7 @@ use vminfod::vm::json::Json;
 use crate::harness::{Answer, DEADLINE, TestHost, parse, text, wait_for};
 
 #[test]
-fn the_contract() {
+fn ping_vms_and_refusals_have_the_documented_answers() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(1);
     let daemon = host.start();
@@ -50,7 +50,7 @@ fn the_contract() {
 }
 
 #[test]
-fn status_has_what_clients_know() {
+fn status_has_the_members_that_todays_clients_read() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let stream = daemon.events();
@@ -99,7 +99,7 @@ fn status_has_what_clients_know() {
 }
 
 #[test]
-fn a_listener_that_has_gone_is_forgotten_though_nothing_happens() {
+fn a_closed_subscriber_is_removed_without_an_event() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let listeners = |wanted: usize| {
@@ -158,19 +158,19 @@ fn a_thousand_vms_are_served_while_events_run() {
 }
 
 #[test]
-fn connections_stay_and_take_several_requests_at_once() {
+fn connections_are_kept_alive_and_take_pipelined_requests() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let mut stream = TcpStream::connect(daemon.addr).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let ping = "GET /ping HTTP/1.1\r\n\r\n";
     let last = "GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n";
-    // By pieces, and then several in one.
+    // One request in pieces, and then several in one write.
     for piece in ping.as_bytes().chunks(5) {
         stream.write_all(piece).unwrap();
     }
     stream.write_all([ping, ping, last].concat().as_bytes()).unwrap();
-    // A client that has nothing more to say is answered all the same.
+    // A client that will send nothing more is still answered.
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
@@ -202,7 +202,7 @@ fn a_body_is_read_and_dropped_and_the_connection_stays() {
     stream.read_to_string(&mut answers).unwrap();
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 5, "{answers}");
     assert_eq!(answers.matches("{\"ping\":\"pong\"}").count(), 4, "{answers}");
-    // One that does not come is not waited for on and on.
+    // A body that does not come is not waited for without end.
     drop(daemon);
     let daemon = host.start_with(&["--set", "head-time=0.1"]);
     let answer = daemon.send(b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab");
@@ -210,7 +210,7 @@ fn a_body_is_read_and_dropped_and_the_connection_stays() {
 }
 
 #[test]
-fn rubbish_gets_an_error_and_harms_nobody() {
+fn malformed_requests_get_an_error_and_harm_no_other_client() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(10_000));
@@ -236,12 +236,12 @@ fn rubbish_gets_an_error_and_harms_nobody() {
 }
 
 #[test]
-fn a_burst_of_connections_is_answered_and_idle_ones_hold_up_nobody() {
+fn a_burst_of_connections_is_answered_beside_idle_ones() {
     let host = TestHost::with_vms(50);
     let daemon = host.start();
     let mut open: Vec<_> =
         (0..200).map(|_| TcpStream::connect(daemon.addr).unwrap()).collect();
-    // Some begin and do not go on; some ask for much and do not read.
+    // Some begin a request and do not go on; some ask for much and do not read.
     for (i, stream) in open.iter_mut().enumerate() {
         match i % 4 {
             0 => stream.write_all(b"GET /pi").unwrap(),
@@ -264,7 +264,7 @@ fn a_burst_of_connections_is_answered_and_idle_ones_hold_up_nobody() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_all() {
+fn a_slow_subscriber_is_cut_off_and_others_get_every_event() {
     let host = TestHost::with_vms(3);
     let zonename = host.zonenames().unwrap().remove(0);
     let daemon = host.start_with(&["--log-level", "info"]);
@@ -272,7 +272,7 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_all() {
     let request = "GET /events HTTP/1.1\r\nUser-Agent: sleeper\r\n\r\n";
     idle.write_all(request.as_bytes()).unwrap();
     let mut stream = daemon.events();
-    // 16 MiB of events are more than it may be behind.
+    // 16 MiB of events are more than a subscriber may fall behind.
     let filler = "x".repeat(400_000);
     let mut rounds = 0;
     wait_for("the sleeper is cut off", || {
@@ -291,7 +291,7 @@ fn a_subscriber_that_does_not_read_is_cut_off_and_others_get_all() {
     assert_eq!(count, Some(&Json::Number(1.0)));
 }
 
-/// Reads an answer to its end, however that comes.
+/// Reads until the connection ends; an error says how much was read.
 fn read_to_end(stream: &mut TcpStream) -> Result<Answer, String> {
     let mut bytes = Vec::new();
     let read = stream.read_to_end(&mut bytes);
@@ -300,7 +300,7 @@ fn read_to_end(stream: &mut TcpStream) -> Result<Answer, String> {
 }
 
 #[test]
-fn the_end_of_an_answer_arrives_whatever_the_client_sends_on() {
+fn an_answer_arrives_whole_while_the_client_keeps_sending() {
     let host = TestHost::with_vms(40);
     let zonename = host.zonenames().unwrap().remove(0);
     let large = format!("{{\"k\":\"{}\"}}", "x".repeat(4 << 20));
@@ -316,15 +316,16 @@ fn the_end_of_an_answer_arrives_whatever_the_client_sends_on() {
         let mut stream = TcpStream::connect(daemon.addr).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
-        // The daemon has begun, and has more to read when it is through.
+        // The daemon has begun to answer; when it has finished, there are bytes
+        // that it has not read.
         let mut begin = [0; 9];
         stream.read_exact(&mut begin).unwrap();
         stream.write_all(&[b'x'; 10_000]).unwrap();
         let mut bytes = begin.to_vec();
         let mut piece = [0; 64 << 10];
         loop {
-            // So slow that the system has still to send when the daemon has
-            // written all.
+            // The client reads so slowly that the system still has bytes to
+            // send when the daemon has written all.
             assert_eq!(daemon.get("/ping").status, 200);
             let read = stream.read(&mut piece);
             match read.unwrap_or_else(|e| panic!("{request}: {e}")) {
@@ -337,7 +338,7 @@ fn the_end_of_an_answer_arrives_whatever_the_client_sends_on() {
         let length = answer.field("Content-Length").unwrap();
         assert_eq!(length, answer.body.len().to_string(), "{request}");
     }
-    // A client that never stops is left in the end.
+    // A client that never stops sending is cut off in the end.
     let mut stream = TcpStream::connect(daemon.addr).unwrap();
     stream.write_all(b"GET /ping HTTP/1.0\r\n\r\n").unwrap();
     let mut sent = 0;
@@ -348,7 +349,7 @@ fn the_end_of_an_answer_arrives_whatever_the_client_sends_on() {
 }
 
 #[test]
-fn each_answer_has_a_date_and_says_how_long_its_connection_stays() {
+fn each_answer_has_date_and_keep_alive_fields() {
     let host = TestHost::with_vms(1);
     let daemon = host.start_with(&["--set", "idle-time=50"]);
     let stays =
@@ -368,7 +369,7 @@ fn each_answer_has_a_date_and_says_how_long_its_connection_stays() {
     assert!(last.field("Keep-Alive").is_none());
     let date = last.field("Date").unwrap();
     assert!(date.ends_with(" GMT") && date.len() == 29, "{date}");
-    // Those too many, too.
+    // The refusal of one connection too many has a date, too.
     let host = TestHost::with_vms(1);
     let daemon = host.start_with(&["--set", "connections=1"]);
     let idle = [(); 2].map(|()| TcpStream::connect(daemon.addr).unwrap());
@@ -381,13 +382,13 @@ fn each_answer_has_a_date_and_says_how_long_its_connection_stays() {
 }
 
 #[test]
-fn a_client_that_is_silent_is_asked_whether_it_is_there() {
+fn connections_use_tcp_keepalive() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let _stream = daemon.events();
     let port = format!(":{:04X}", daemon.addr.port());
-    // Connections of proc(5): the daemon's end has its port first, is
-    // established (01), and has a timer of keepalive (02).
+    // In the table of proc(5), the daemon's end of the connection has its port
+    // as the local one, is established (01), and has a keepalive timer (02).
     wait_for("the timer runs", || {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let is_kept = |line: &&str| {
@@ -399,8 +400,8 @@ fn a_client_that_is_silent_is_asked_whether_it_is_there() {
     });
 }
 
-/// What the manual, vminfod-http(7), says of refusals: request, status, type
-/// and body; `...` stands for why.
+/// The refusals in the manual, vminfod-http(7): request, status, content type
+/// and body, in which `...` stands for the reason.
 const REFUSALS: [(&str, u16, &str, &str); 14] = [
     (
         "GET /vms?bogus=1 HTTP/1.1",
@@ -449,7 +450,7 @@ const REFUSALS: [(&str, u16, &str, &str); 14] = [
 ];
 
 #[test]
-fn refusals_are_as_the_manual_has_them() {
+fn refusals_are_as_documented_in_the_manual() {
     let host = TestHost::with_vms(1);
     let zonename = host.zonenames().unwrap().remove(0);
     let daemon = host.start();

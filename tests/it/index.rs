@@ -1,4 +1,5 @@
-//! The zone index: what only it tells, and what it tells meanwhile.
+//! The zone index: changes that only the index shows, and changes of the index
+//! during a load.
 
 use std::fs;
 
@@ -20,7 +21,7 @@ fn replace_index(host: &TestHost, edit: impl Fn(&str) -> String) {
     fs::rename(&new, &index).unwrap();
 }
 
-/// `state` in the line of the zone of the cases, whatever it was.
+/// The index with `state` as the state of [`ZONE`].
 fn with_state(text: &str, state: &str) -> String {
     let line = |line: &str| match line.strip_prefix(ZONE) {
         Some(rest) => {
@@ -33,7 +34,7 @@ fn with_state(text: &str, state: &str) -> String {
 }
 
 #[test]
-fn another_debug_id_in_the_index_hides_no_state() {
+fn a_changed_debug_id_in_the_index_does_not_hide_a_state() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     host.edit_index(ZONE, |entry| entry.debugid = Some(4711)).unwrap();
@@ -44,12 +45,12 @@ fn another_debug_id_in_the_index_hides_no_state() {
 }
 
 #[test]
-fn a_zone_that_runs_without_an_index_line_keeps_its_uuid() {
+fn a_running_zone_without_an_index_line_keeps_its_uuid() {
     const UUID: &str = "11111111-2222-4333-8444-555555555555";
     let host = host_with_zone(false);
     let other = host.vm_of("joyent");
     host.set_uuid(ZONE, UUID).unwrap();
-    // Another VM has the uuid that the zone's name is.
+    // Another VM has a uuid that is the name of this zone.
     host.stop(&other, 0).unwrap();
     host.set_uuid(&other, ZONE).unwrap();
     host.boot(ZONE).unwrap();
@@ -69,7 +70,7 @@ fn a_zone_that_runs_without_an_index_line_keeps_its_uuid() {
 }
 
 #[test]
-fn what_the_index_says_while_all_is_loaded_is_not_lost() {
+fn a_change_of_the_index_during_a_full_reload_is_not_lost() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     for state in ["incomplete", "installed"] {
@@ -90,7 +91,7 @@ fn what_the_index_says_while_all_is_loaded_is_not_lost() {
 }
 
 #[test]
-fn what_the_index_says_while_the_zone_is_loaded_is_not_lost() {
+fn a_change_of_the_index_during_the_load_of_its_zone_is_not_lost() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let begun = runs_of(&host, &format!("-z {ZONE} list"));
@@ -101,7 +102,8 @@ fn what_the_index_says_while_the_zone_is_loaded_is_not_lost() {
         if now > begun { Ok(()) } else { Err(now.to_string()) }
     });
     replace_index(&host, |text| with_state(text, "installed"));
-    // That has been heard: the job of the zone waits for the first one.
+    // The daemon has seen the change: a second job of the zone waits for the
+    // first one.
     wait_for("the change is heard", || {
         let status = daemon.status();
         let queue = status.get("queue").unwrap();
@@ -116,7 +118,7 @@ fn what_the_index_says_while_the_zone_is_loaded_is_not_lost() {
 }
 
 #[test]
-fn two_zones_of_one_uuid_that_stay_are_a_fault() {
+fn two_zones_that_keep_the_same_uuid_are_a_fault() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     let xml = fs::read_to_string(host.xml_path(ZONE)).unwrap();
@@ -133,7 +135,7 @@ fn two_zones_of_one_uuid_that_stay_are_a_fault() {
 }
 
 #[test]
-fn of_two_index_lines_of_one_zone_the_first_counts() {
+fn the_first_of_two_index_lines_of_a_zone_counts() {
     let host = TestHost::with_vms(12);
     let names = host.zonenames().unwrap();
     for name in &names {
@@ -148,7 +150,8 @@ fn of_two_index_lines_of_one_zone_the_first_counts() {
         names.iter().map(uuid).collect::<Vec<_>>()
     };
     let before = uuids(&daemon);
-    // All change in their first lines, and so many are looked at together.
+    // The first lines of all zones change, so many that they are loaded
+    // together.
     replace_index(&host, |text| {
         let lines = text.lines().filter(|line| line.contains(":/zones/"));
         let seconds: String = lines
@@ -172,7 +175,7 @@ fn of_two_index_lines_of_one_zone_the_first_counts() {
 }
 
 #[test]
-fn lines_that_zoneadm_leaves_out_keep_no_daemon_from_starting() {
+fn index_lines_that_zoneadm_omits_do_not_prevent_the_start() {
     let host = TestHost::with_vms(3);
     let good = fs::read_to_string(host.path("/etc/zones/index")).unwrap();
     replace_index(&host, |text| {
@@ -183,14 +186,14 @@ fn lines_that_zoneadm_leaves_out_keep_no_daemon_from_starting() {
     let daemon = host.start_with(&args);
     assert_eq!(daemon.vms().as_array().unwrap().len(), 3);
     wait_for_errors(&daemon, &[" zoneadm".to_string()]);
-    // It is as well as before when that is mended.
+    // Once the index is mended, all is as before.
     replace_index(&host, |_| good.clone());
     wait_for_errors(&daemon, &[]);
     daemon.settle(&host);
 }
 
 #[test]
-fn an_xml_by_a_later_dtd_is_believed_once_zoneadm_does() {
+fn an_xml_of_a_later_dtd_is_accepted_once_zoneadm_accepts_it() {
     let host = TestHost::with_vms(6);
     let names = host.zonenames().unwrap();
     let daemon = host.start_with(&NO_REFRESH);
@@ -199,7 +202,7 @@ fn an_xml_by_a_later_dtd_is_believed_once_zoneadm_does() {
         let vm = daemon.vm(name);
         vm.map(|vm| text(&vm, "alias").to_string())
     };
-    // Another attribute, and in the same document another alias.
+    // Adds an attribute that the DTD does not allow, and changes the alias.
     let edit = |name: &str, alias: &str| {
         let xml = fs::read_to_string(host.xml_path(name)).unwrap();
         let xml = xml.replacen("<zone ", "<zone new=\"x\" ", 1);
@@ -213,7 +216,8 @@ fn an_xml_by_a_later_dtd_is_believed_once_zoneadm_does() {
     wait_for_errors(&daemon, &[format!("{} zonexml", names[0])]);
     assert_ne!(alias(&names[0]).as_deref(), Some("bad"));
     simhost::dtd::grow(host.root(), "zone", "new").unwrap();
-    // What was refused is tried again; others cost one run in all.
+    // The refused XML is tried again. After that, the same attribute in other
+    // XMLs needs no further run of zoneadm.
     wait_for_errors(&daemon, &[]);
     assert_eq!(alias(&names[0]).as_deref(), Some("bad"));
     let runs = runs_of(&host, "zoneadm");
@@ -227,11 +231,11 @@ fn an_xml_by_a_later_dtd_is_believed_once_zoneadm_does() {
     assert_eq!(runs_of(&host, "zoneadm"), runs);
     wait_for_errors(&daemon, &[]);
     daemon.settle(&host);
-    // So it is at the start, too.
+    // The same holds for a daemon that starts now.
     let again = host.start_with(&NO_REFRESH);
     wait_for_errors(&again, &[]);
     assert_eq!(again.vms(), host.dumped());
-    // What is not valid by that either is refused.
+    // An XML that is not valid by the later DTD either is refused.
     let xml = fs::read_to_string(host.xml_path(&names[1])).unwrap();
     let bad = xml.replacen("<zone ", "<zone newer=\"x\" ", 1);
     host.replace_xml(&names[1], &bad).unwrap();

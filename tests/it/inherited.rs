@@ -1,4 +1,5 @@
-//! What a process inherits from its caller, and what it hands on.
+//! What the program inherits from its caller, and what it passes on to its
+//! children.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,10 +9,10 @@ use vminfod::vm::json::Json;
 use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
 use crate::processes;
 
-/// A command that runs the program with signals ignored and blocked.
+/// A command that runs the program with these signals ignored and blocked.
 fn by(ignored: &str, blocked: &str) -> Command {
     let mut command = Command::new("env");
-    // The caller of the tests may ignore some, too.
+    // The caller of the tests may ignore other signals.
     command.args([
         "--default-signal",
         &format!("--ignore-signal={ignored}"),
@@ -21,13 +22,13 @@ fn by(ignored: &str, blocked: &str) -> Command {
     command
 }
 
-/// The signals of a set of proc(5); without 32 and 33, which are glibc's own,
-/// and which no program can set.
+/// A set of signals as proc(5) prints it, without 32 and 33, which glibc keeps
+/// for itself and no program can set.
 fn signals(set: &str) -> u64 {
     u64::from_str_radix(set, 16).unwrap() & !(3 << 31)
 }
 
-/// A field of proc(5) of a process: `status`, `limits`.
+/// A field of /proc/PID/status or /proc/PID/limits.
 fn of_process(pid: &str, file: &str, field: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let line = text.lines().find(|line| line.starts_with(field)).unwrap();
@@ -35,7 +36,7 @@ fn of_process(pid: &str, file: &str, field: &str) -> String {
 }
 
 #[test]
-fn whatever_signals_it_inherits_it_comes_up_and_ends() {
+fn the_daemon_starts_and_ends_whatever_signals_it_inherits() {
     let all = "CHLD,TERM,INT,QUIT,PIPE,ALRM,USR1,XFSZ";
     for (signal, ignored, blocked) in [
         ("TERM", all, "TERM,INT,HUP,CHLD,USR1"),
@@ -48,10 +49,11 @@ fn whatever_signals_it_inherits_it_comes_up_and_ends() {
         let status = daemon.status();
         let zone = status.get("sources").unwrap().get("zone").unwrap();
         let pid = zone.get("pid").unwrap().to_string();
-        // The simulated sysevent catches nothing.
+        // The simulated sysevent sets no signal handlers.
         for field in ["SigIgn:", "SigBlk:"] {
             let set = of_process(&pid, "status", field);
-            // Its own runtime has it ignore SIGPIPE.
+            // Only SIGPIPE may be ignored: by the runtime of the simulated
+            // sysevent.
             let set = signals(&set) & !(1 << 12);
             assert_eq!(set, 0, "{signal} {field} {set:x}");
         }
@@ -61,7 +63,7 @@ fn whatever_signals_it_inherits_it_comes_up_and_ends() {
 }
 
 #[test]
-fn a_command_of_wait_gets_signals_as_they_are_by_default() {
+fn the_command_of_wait_gets_default_signal_actions() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -81,7 +83,7 @@ fn a_command_of_wait_gets_signals_as_they_are_by_default() {
 }
 
 #[test]
-fn children_get_the_descriptors_that_it_was_started_with() {
+fn children_get_the_original_descriptor_limit() {
     let host = TestHost::with_vms(1);
     let daemon = host.start_under(&[], "-Sn 200");
     let limit = |pid: &str| of_process(pid, "limits", "Max open files");
@@ -99,11 +101,11 @@ fn children_get_the_descriptors_that_it_was_started_with() {
 const LIMIT: u64 = 4 << 20;
 
 #[test]
-fn a_log_that_may_not_grow_ends_nothing() {
+fn a_log_at_its_size_limit_does_not_end_the_daemon() {
     let host = TestHost::with_vms(2);
     let addr = free_address();
-    // Room for some thirty lines is left of 4 MiB; the simulated commands have
-    // the same limit.
+    // Of the 4 MiB, room for some thirty lines is left. The simulated commands
+    // have the same limit.
     let path = host.path("/log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&path);
     let log = log.unwrap();
@@ -133,7 +135,7 @@ fn a_log_that_may_not_grow_ends_nothing() {
 }
 
 #[test]
-fn a_start_that_fails_leaves_no_child() {
+fn a_failed_start_leaves_no_child_process() {
     let host = TestHost::with_vms(1);
     // There is no memory for the stacks of so many threads.
     let script = "ulimit -v 300000; exec \"$0\" \"$@\"";
@@ -141,7 +143,8 @@ fn a_start_that_fails_leaves_no_child() {
         .args(["-c", script, VMINFOD, "daemon", "--listen", "127.0.0.1:0"])
         .args(["--set", "workers-max=256", "--root"])
         .arg(host.root())
-        // Where one has no room, there is some for what other threads need.
+        // With stacks this large, a thread can find no memory while there is
+        // still enough for what the other threads need.
         .env("RUST_MIN_STACK", "16777216")
         .output()
         .unwrap();

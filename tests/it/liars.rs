@@ -1,5 +1,6 @@
-//! What might make a tool say what is not so: late events, odd names, VMs that
-//! can't be loaded, outputs that nobody reads, servers that hang.
+//! Situations that could make a tool say something false: late events, odd
+//! names, VMs that can't be loaded, outputs that are not read, servers that
+//! hang.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -26,7 +27,7 @@ fn status_of(output: &Output) -> i32 {
 }
 
 #[test]
-fn an_output_that_nobody_reads_changes_no_verdict() {
+fn an_output_that_is_not_read_does_not_change_the_verdict() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--refresh-interval", "100000"]);
     let zonename = host.zonenames().unwrap().remove(0);
@@ -34,12 +35,12 @@ fn an_output_that_nobody_reads_changes_no_verdict() {
     host.update(&zonename, "quota", "77").unwrap();
     let root = host.root().display();
     for (words, status) in [
-        // The other one looks at the system, which mends it.
+        // First, because `wait` has the VM loaded, which ends the difference.
         (format!("diagnose --root {root}"), 1),
         (format!("wait {zonename} state=x --timeout 0.1"), 3),
     ] {
         for output in ["| true", "> /dev/full"] {
-            // The tool's own status, not that of who reads.
+            // The tool's own status, not that of the reader.
             let script =
                 format!("$V {words} {output}; exit ${{PIPESTATUS[0]}}");
             let output = Command::new("bash")
@@ -49,7 +50,7 @@ fn an_output_that_nobody_reads_changes_no_verdict() {
                 .output()
                 .unwrap();
             let said = status_of(&output);
-            // That it could not be told is trouble.
+            // A difference that can't be printed is an error.
             let is_full = script.contains("full") && script.contains("diag");
             let wanted = if is_full { 2 } else { status };
             assert_eq!(said, wanted, "{script}: {output:?}");
@@ -58,7 +59,7 @@ fn an_output_that_nobody_reads_changes_no_verdict() {
 }
 
 #[test]
-fn a_uuid_that_is_no_zonename_is_not_gone() {
+fn wait_gone_also_finds_a_vm_by_a_uuid_that_is_not_its_zonename() {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
     let recorded = recorded.join("tests/fixtures/objects-edge/host");
     let host = TestHost::recorded(&recorded);
@@ -73,7 +74,7 @@ fn a_uuid_that_is_no_zonename_is_not_gone() {
             let output = daemon.tool(&args);
             assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(said.contains("it is there"), "{said}");
+            assert!(said.contains("the VM still exists"), "{said}");
         }
     }
     for args in [
@@ -92,12 +93,12 @@ fn a_uuid_that_is_no_zonename_is_not_gone() {
         let answer = daemon.get(&format!("/vms/{uuid}?{query}"));
         assert_eq!(text(&answer.json(), "uuid"), uuid, "{query}");
     }
-    // Without a query it is as today's clients know it.
+    // Without a query, a uuid is not found, as today's clients know it.
     assert_eq!(daemon.get(&format!("/vms/{uuid}")).status, 404);
 }
 
 #[test]
-fn a_vm_that_cannot_be_loaded_is_not_gone() {
+fn a_vm_that_cannot_be_loaded_does_not_count_as_gone() {
     let host = TestHost::with_vms(2);
     let zonename = host.zonenames().unwrap().remove(0);
     let xml = host.path(&format!("/etc/zones/{zonename}.xml"));
@@ -125,7 +126,7 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     fs::write(&xml, good).unwrap();
     let output = daemon.tool(&["wait", &zonename, "state=running"]);
     assert!(output.status.success(), "{output:?}");
-    // Nor is one that the next daemon can't load.
+    // A VM that the next daemon can't load is not gone, either.
     drop(daemon);
     let addr = free_address();
     let first = host.start_with(&["--listen", &addr]);
@@ -148,11 +149,11 @@ fn a_vm_that_cannot_be_loaded_is_not_gone() {
     let output = waiting.wait_with_output().unwrap();
     assert_eq!(status_of(&output), 3, "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("the stream began again (another epoch)"), "{said}");
+    assert!(said.contains("stream started over (another epoch)"), "{said}");
 }
 
 #[test]
-fn who_waits_for_the_end_of_what_is_ill_is_told() {
+fn wait_gone_ends_when_a_vm_with_a_fault_is_deleted() {
     let host = TestHost::with_vms(1);
     let broken = simhost::Host::spec(20);
     host.create(&broken).unwrap();
@@ -172,14 +173,14 @@ fn who_waits_for_the_end_of_what_is_ill_is_told() {
         });
         waiting
     };
-    // One that was never served.
+    // A VM that was never served.
     let args = ["wait", &broken.uuid, "--gone", "--timeout", "0"];
     assert_eq!(status_of(&daemon.tool(&args)), 3);
     let waiting = gone(&broken.uuid);
     host.zonecfg_delete(&broken.uuid).unwrap();
     waiting.join().unwrap().unwrap();
     assert_eq!(status_of(&daemon.tool(&args)), 0);
-    // Those that are served as they were last good.
+    // VMs that are served in their last good version.
     for number in 21..27 {
         let spec = simhost::Host::spec(number);
         host.create(&spec).unwrap();
@@ -197,7 +198,7 @@ fn who_waits_for_the_end_of_what_is_ill_is_told() {
 }
 
 #[test]
-fn a_uuid_of_a_zone_that_cannot_be_loaded_is_not_gone() {
+fn the_uuid_of_an_unloadable_zone_does_not_count_as_gone() {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
     let recorded = recorded.join("tests/fixtures/objects-edge/host");
     let host = TestHost::recorded(&recorded);
@@ -216,19 +217,20 @@ fn a_uuid_of_a_zone_that_cannot_be_loaded_is_not_gone() {
             let output = daemon.tool(&args);
             assert_eq!(status_of(&output), 3, "{args:?}: {output:?}");
             let said = String::from_utf8_lossy(&output.stderr);
-            let wanted = "what is so is not known (lx-zone can't be loaded: ";
+            let wanted =
+                "state of the VM is not known (lx-zone can't be loaded: ";
             assert!(said.contains(wanted), "{said}");
         }
     }
 }
 
 #[test]
-fn what_was_so_before_an_event_has_not_become_so_since() {
+fn wait_since_ignores_states_from_before_that_event() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
     let seq = daemon.status().get("seq").unwrap().to_string();
-    // It tells that the VM runs, as it did before.
+    // The event of this update says that the VM is running, as it was before.
     host.update(&zonename, "alias", "other").unwrap();
     let path = format!("/vms/{zonename}?wait=alias=other");
     assert_eq!(daemon.get(&path).status, 200);
@@ -243,7 +245,7 @@ fn what_was_so_before_an_event_has_not_become_so_since() {
         let output = daemon.tool(&args);
         assert_eq!(status_of(&output), status, "{wanted}: {output:?}");
     }
-    // What came and went before a command is none of its doing.
+    // A value that came and went before the command is not its effect.
     host.update(&zonename, "alias", "third").unwrap();
     let path = format!("/vms/{zonename}?wait=alias=third");
     assert_eq!(daemon.get(&path).status, 200);
@@ -255,11 +257,11 @@ fn what_was_so_before_an_event_has_not_become_so_since() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_loses_nothing() {
+fn wait_sees_events_although_the_clock_was_set_back() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
-    // Events come with the times of a clock that is decades behind.
+    // The events have times of a clock that is decades behind.
     host.hurt("sysevent-zone", "drop").unwrap();
     let seq = daemon.status().get("seq").unwrap().to_string();
     let root = host.root().to_path_buf();
@@ -279,7 +281,7 @@ fn a_clock_that_was_set_back_loses_nothing() {
         }
     });
     let begin = format!("touch {}/begin", root.display());
-    // The VM stops for a moment only: no look at it would find that.
+    // The VM is shutting down only for a moment: only an event can show it.
     let args = ["wait", &zonename, "state=shutting_down", "--timeout", "30"];
     let args = [&args[..], &["--", "sh", "-c", &begin]].concat();
     let output = daemon.tool(&args);
@@ -291,7 +293,7 @@ fn a_clock_that_was_set_back_loses_nothing() {
 }
 
 #[test]
-fn events_since_an_event_miss_nothing_at_a_restart() {
+fn events_since_a_seq_miss_nothing_across_a_restart() {
     let host = TestHost::with_vms(2);
     let addr = free_address();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -316,7 +318,7 @@ fn events_since_an_event_miss_nothing_at_a_restart() {
 }
 
 #[test]
-fn a_name_has_to_be_there_whatever_is_asked_besides() {
+fn events_of_an_unknown_vm_are_refused_with_any_options() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -329,7 +331,7 @@ fn a_name_has_to_be_there_whatever_is_asked_besides() {
 }
 
 #[test]
-fn what_is_not_known_is_not_told() {
+fn wait_says_when_the_state_of_a_vm_is_not_known() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     host.hurt("zoneadm", "block").unwrap();
@@ -339,9 +341,9 @@ fn what_is_not_known_is_not_told() {
     let output = daemon.tool(&args);
     assert_eq!(status_of(&output), 3);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("what is so is not known"), "{said}");
+    assert!(said.contains("state of the VM is not known"), "{said}");
     host.hurt("zoneadm", "heal").unwrap();
-    // What it is instead is what it became meanwhile.
+    // On a timeout, the VM is printed as it has become by then.
     let zonename = host.zonenames().unwrap().remove(0);
     let root = host.root().to_str().unwrap();
     let script =
@@ -361,7 +363,8 @@ fn what_is_not_known_is_not_told() {
     assert_eq!(text(&parse(&output.stdout), "state"), "stopped");
 }
 
-/// A server that takes connections, and answers the first with this.
+/// A server that answers its first connection with `first`, and takes all
+/// others without an answer. Returns its address, and the count of connections.
 fn silent_server(first: &'static str) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -397,19 +400,19 @@ fn a_watcher_can_be_dropped_while_a_server_hangs() {
         2.. => Ok(()),
         n => Err(n.to_string()),
     });
-    // It would wait for ten times the deadline.
+    // By itself, it would wait for ten times the deadline.
     drop(watcher);
 }
 
 #[test]
-fn a_call_returns_in_its_time_while_a_server_hangs() {
+fn next_within_returns_in_time_while_a_server_hangs() {
     let (addr, count) = silent_server(READY);
     let client =
         Client::new(addr.parse::<Address>().unwrap()).time_limit(DEADLINE * 10);
     let query = EventsQuery::new().heartbeat(Duration::MAX);
     let mut stream = client.events(query).unwrap();
     let mut items = 0;
-    // Each would take ten times the deadline by itself.
+    // Each connection could take ten times the deadline.
     while count.load(Ordering::SeqCst) < 2 {
         let item = stream.next_within(Duration::from_millis(20)).unwrap();
         items += u32::from(item.is_some());
@@ -419,7 +422,7 @@ fn a_call_returns_in_its_time_while_a_server_hangs() {
         assert!(item.is_none(), "{item:?}");
     }
     assert_eq!(items, 2);
-    // Nor does it try for longer than it is told to.
+    // It does not retry for longer than `retry_for` allows.
     let mut stream = stream.retry_for(Duration::from_millis(50));
     let given_up = loop {
         if let Err(error) = stream.next() {
@@ -430,7 +433,7 @@ fn a_call_returns_in_its_time_while_a_server_hangs() {
 }
 
 #[test]
-fn what_is_there_is_read_however_late() {
+fn a_late_reader_still_gets_the_events_that_have_come() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -442,7 +445,8 @@ fn what_is_there_is_read_however_late() {
     host.update(&zonename, "alias", "late").unwrap();
     let path = format!("/vms/{zonename}?wait=alias=late");
     assert_eq!(daemon.get(&path).status, 200);
-    // Heartbeats come meanwhile, three of which it could miss.
+    // Time passes, in which more than three heartbeats come: after three
+    // without one, a client takes its stream for broken.
     let beats = daemon.events_of("?heartbeat=0.1");
     let mut beats = beats;
     for _ in 0..5 {
@@ -456,7 +460,7 @@ fn what_is_there_is_read_however_late() {
 }
 
 #[test]
-fn a_name_that_is_no_uuid_is_not_taken_for_one() {
+fn an_unknown_name_is_gone_though_another_zone_has_a_fault() {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR"));
     let recorded = recorded.join("tests/fixtures/objects-edge/host");
     let host = TestHost::recorded(&recorded);
@@ -486,7 +490,7 @@ fn a_listener_that_panics_ends_the_watcher_and_says_so() {
 }
 
 #[test]
-fn long_texts_are_searched_or_refused() {
+fn searches_in_long_texts_find_the_match_or_are_refused() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -505,19 +509,20 @@ fn long_texts_are_searched_or_refused() {
     let found = (Some(0), format!("{zonename}\n"), String::new());
     assert_eq!(find(20_000, "needle"), found);
     assert_eq!(find(200_000, "needle$"), found);
-    let too_long = "a text is too long to be searched whole\n".to_string();
+    let too_long =
+        "a value is too long to be searched to its end\n".to_string();
     let refused = (Some(1), String::new(), too_long);
     assert_eq!(find(400_000, "needle"), refused);
     assert_eq!(find(400_000, "^xx"), found);
     let wanted = "customer_metadata.script=~needle";
     let output = daemon.tool(&["wait", &zonename, wanted]);
     let said = String::from_utf8(output.stderr).unwrap();
-    let why = "vminfod: wait: a text is too long to be searched whole\n";
+    let why = "vminfod: wait: a value is too long to be searched to its end\n";
     assert_eq!((output.status.code(), &*said), (Some(1), why));
 }
 
 #[test]
-fn who_ignores_his_children_can_wait_all_the_same() {
+fn wait_runs_its_command_although_sigchld_is_ignored() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -539,7 +544,7 @@ fn who_ignores_his_children_can_wait_all_the_same() {
 }
 
 #[test]
-fn json_on_a_terminal_is_no_order_either() {
+fn json_on_a_terminal_has_control_characters_escaped() {
     use crate::terminal::Terminal;
     let host = TestHost::with_vms(1);
     let daemon = host.start();
@@ -548,7 +553,8 @@ fn json_on_a_terminal_is_no_order_either() {
     let path = format!("/vms/{zonename}?wait=alias=~31mb");
     assert_eq!(daemon.get(&path).status, 200);
     let file = host.path("/typescript");
-    // In a session of its own, it does not end with this terminal.
+    // script(1) gives it a session of its own, and so it does not end with this
+    // terminal.
     let events = format!("timeout --foreground 60 $V events -jr {zonename}");
     let script =
         format!("script -qefc \"{events}\" {} > /dev/null", file.display());
@@ -566,7 +572,7 @@ fn json_on_a_terminal_is_no_order_either() {
 }
 
 #[test]
-fn an_alias_makes_no_row_and_moves_no_column() {
+fn control_characters_in_an_alias_cannot_forge_a_row() {
     use crate::terminal::Terminal;
     let host = TestHost::with_vms(1);
     let daemon = host.start();
@@ -583,7 +589,7 @@ fn an_alias_makes_no_row_and_moves_no_column() {
         let escaped = "a\\u000aforged-uuid  OS  512  running\\u0009b";
         rows.len() == 2 && rows.iter().all(|row| row.starts_with(escaped))
     });
-    // A program gets it as vmadm prints it.
+    // In a pipe, the alias is printed as vmadm prints it.
     let output = daemon.tool(&["list", "-p", "-o", "alias,state"]);
     assert_eq!(output.stdout, format!("{alias}:running\n").into_bytes());
 }

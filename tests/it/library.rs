@@ -1,5 +1,5 @@
-//! The client library: streams that go on, mirrors that stay right, and what
-//! it makes of servers that are none.
+//! The client library: streams that resume, mirrors that stay right, and clear
+//! errors for servers that are not vminfod.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,14 +21,14 @@ use crate::harness::{
     text, wait_for,
 };
 
-/// Who listens to nothing.
+/// A listener that ignores everything.
 fn nobody(_: Notice<'_>) {}
 
 fn array(mirror: &Mirror) -> Json {
     Json::from(mirror.vms().values().cloned().collect::<Vec<_>>())
 }
 
-/// Stands between client and daemon, and cuts each connection after a number
+/// A proxy between client and daemon, which cuts each connection after a number
 /// of bytes of its answer.
 struct Cutter {
     addr: SocketAddr,
@@ -50,7 +50,7 @@ impl Cutter {
                 let is_over = Arc::clone(&is_over);
                 std::thread::spawn(move || {
                     let n = cuts.fetch_add(1, Ordering::Relaxed);
-                    // From the head on to some events, at any byte.
+                    // At any byte between the head and some events later.
                     let most = match is_over.load(Ordering::Relaxed) {
                         true => u64::MAX,
                         false => 100 + n * 7919 % 20_000,
@@ -62,7 +62,7 @@ impl Cutter {
         cutter
     }
 
-    /// Carries the request up, and so many bytes of the answer down.
+    /// Passes on the request, and at most `most` bytes of the answer.
     fn carry(mut client: TcpStream, to: SocketAddr, most: u64) {
         let mut daemon = TcpStream::connect(to).unwrap();
         let mut request = Vec::new();
@@ -91,7 +91,7 @@ impl Cutter {
 }
 
 #[test]
-fn a_stream_goes_on_across_cuts_and_nothing_is_missed() {
+fn a_stream_resumes_after_cuts_and_misses_no_event() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let cutter = Cutter::new(daemon.addr);
@@ -114,7 +114,8 @@ fn a_stream_goes_on_across_cuts_and_nothing_is_missed() {
             assert_eq!(ready.reset, None);
             resumed += u32::from(ready.is_resumed);
             if !ready.is_resumed {
-                // It was cut before it had begun: nothing is known yet.
+                // The stream was cut before its snapshot was complete: nothing
+                // is known yet.
                 assert!(last.is_none());
                 last = Some(ready.seq);
             }
@@ -145,7 +146,7 @@ fn a_stream_goes_on_across_cuts_and_nothing_is_missed() {
 }
 
 #[test]
-fn a_new_daemon_is_told_of_and_what_was_missed() {
+fn a_watcher_reports_a_new_daemon_and_the_missed_changes() {
     let host = TestHost::with_vms(4);
     let addr = free_address();
     let names = host.zonenames().unwrap();
@@ -191,7 +192,7 @@ fn a_new_daemon_is_told_of_and_what_was_missed() {
     assert_eq!(watcher.trouble(), None);
     drop(watcher);
     let mut told = told.lock().unwrap().clone();
-    // Changes of the new VM while it is created.
+    // Leave out the changes of the new VM while it is being created.
     told.retain(|line| *line != format!("modify {}", new.uuid));
     let mut wanted = vec![
         "ready None".to_string(),
@@ -202,14 +203,14 @@ fn a_new_daemon_is_told_of_and_what_was_missed() {
         format!("create {}", new.uuid),
         "ended stopped".to_string(),
     ];
-    // By zonename, whatever it is.
+    // These two come in the order of their zonenames.
     told[4..6].sort();
     wanted[4..6].sort();
     assert_eq!(told, wanted);
 }
 
 #[test]
-fn a_watcher_waits_for_what_is_only_for_a_moment() {
+fn a_watcher_sees_states_that_last_only_a_moment() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -225,10 +226,10 @@ fn a_watcher_waits_for_what_is_only_for_a_moment() {
     };
     let vm = watcher.vm(&zonename).unwrap();
     assert_eq!(text(&vm, "zone_state"), "running");
-    // Already so.
+    // A state that the VM has already.
     let now = watcher.wait_for(&zonename, state_is("running"), DEADLINE);
     assert_eq!(now.unwrap(), Some(vm));
-    // On the way to somewhere else.
+    // A state that the VM only passes through.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             watcher.wait_for(&zonename, state_is("shutting_down"), DEADLINE)
@@ -241,14 +242,14 @@ fn a_watcher_waits_for_what_is_only_for_a_moment() {
         host.delete(&zonename).unwrap();
         assert_eq!(gone.join().unwrap().unwrap(), None);
     });
-    // Of another, and of what never comes.
+    // A VM that never comes, and that is not in the query of the watcher.
     let short = Duration::from_millis(20);
     let error = watcher.wait_for("nobody", |vm| vm.is_some(), short);
     assert!(matches!(error, Err(Error::TimeIsOver(None))), "{error:?}");
 }
 
 #[test]
-fn a_client_asks_for_what_it_wants() {
+fn client_calls_send_their_queries_and_return_the_answers() {
     let host = TestHost::with_vms(5);
     let daemon = host.start();
     let client = Client::new(daemon.addr).name("test\r\nX: 1");
@@ -279,7 +280,7 @@ fn a_client_asks_for_what_it_wants() {
         Err(Error::TimeIsOver(None)) => {}
         other => panic!("{other:?}"),
     }
-    // What it can't understand it names.
+    // The daemon's errors name what it does not understand.
     for (error, named) in [
         (client.vms(&VmsQuery::new().fields("bogus")).unwrap_err(), "bogus"),
         (client.vms(&VmsQuery::new().matches("alias", "(")).unwrap_err(), "("),
@@ -289,7 +290,7 @@ fn a_client_asks_for_what_it_wants() {
         let is_400 = matches!(error, Error::Refused { status: 400, .. });
         assert!(is_400 && error.to_string().contains(named), "{error}");
     }
-    // Kinds and paths are the daemon's business.
+    // The daemon filters by kind and path.
     let query = EventsQuery::new().kind(EventKind::Modify).path("quota");
     let mut stream = client.events(query.without_snapshot()).unwrap();
     host.update(&zonename, "alias", "other").unwrap();
@@ -307,7 +308,7 @@ fn a_client_asks_for_what_it_wants() {
 }
 
 #[test]
-fn a_stream_can_be_stopped_whatever_it_does() {
+fn a_stream_can_be_stopped_while_it_reads_or_retries() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let client = Client::new(daemon.addr);
@@ -341,7 +342,7 @@ fn a_stream_can_be_stopped_whatever_it_does() {
     assert!(matches!(thread.join().unwrap(), Err(Error::Stopped)));
 }
 
-/// Runs an example of the library; what it prints.
+/// Builds and starts an example of the library; its output is piped.
 fn example(name: &str, args: &[&str]) -> Child {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--example", name])
@@ -357,7 +358,7 @@ fn example(name: &str, args: &[&str]) -> Child {
 }
 
 #[test]
-fn the_examples_do_what_they_say() {
+fn the_example_programs_work() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let addr = daemon.addr.to_string();
@@ -383,13 +384,17 @@ fn the_examples_do_what_they_say() {
     let line = watched.recv_timeout(DEADLINE).unwrap();
     assert_eq!(line, format!("modify {vm0}"));
     let rest: Vec<_> = watched.iter().collect();
-    assert!(rest.contains(&"it is so".to_string()), "{rest:?}");
+    assert!(
+        rest.contains(&"the VM is in the wanted state".to_string()),
+        "{rest:?}"
+    );
     assert_eq!(rest.last().unwrap(), "ended");
     assert!(follow.wait().unwrap().success());
     assert!(watch.wait().unwrap().success());
 }
 
-/// A server that says this to whoever asks, and then closes, or does not.
+/// A server that sends `says` to every client, and then closes the connection
+/// if `closes` is set.
 fn server_of(says: Vec<u8>, closes: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -410,7 +415,7 @@ fn server_of(says: Vec<u8>, closes: bool) -> SocketAddr {
 }
 
 #[test]
-fn a_server_that_is_none_gives_a_clear_error() {
+fn servers_that_are_not_vminfod_give_clear_errors() {
     let json = |body: &str| {
         let length = body.len();
         format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -420,15 +425,16 @@ fn a_server_that_is_none_gives_a_clear_error() {
     };
     let ready = r#"{"type":"ready","date":"d","uuid":"u","seq":5,"epoch":"e","vms":[]}"#;
     let line = |text: &str| format!("{:x}\r\n{text}\n\r\n", text.len() + 1);
-    // What it says, whether it closes, and what its error says.
+    // What the server sends, whether it closes, and what the client's error
+    // says.
     let cases: Vec<(String, bool, &str)> = vec![
-        (String::new(), true, "no whole head"),
+        (String::new(), true, "head of the answer is incomplete"),
         (String::new(), false, "no answer in"),
         ("SSH-2.0-OpenSSH_9.2\r\n\r\n".into(), true, "not an HTTP answer"),
         ("HTTP/1.1 200 OK\r\n".into(), false, "no answer in"),
         (format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(70_000)), true, "head"),
         (json("<html>hello</html>"), true, "not JSON"),
-        (json("5"), true, "no answer of vminfod"),
+        (json("5"), true, "not an answer of vminfod"),
         (json("{\"a\":"), true, "not JSON"),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n[]".into(),
@@ -443,17 +449,17 @@ fn a_server_that_is_none_gives_a_clear_error() {
         (
             "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n[]".into(),
             true,
-            "no such length",
+            "Content-Length of the answer is invalid",
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n[]".into(),
             true,
-            "no such length",
+            "Content-Length of the answer is invalid",
         ),
-        (chunked("zz\r\n"), true, "not a chunk"),
-        (chunked("ffffffffffff\r\n"), true, "not a chunk"),
+        (chunked("zz\r\n"), true, "chunk of the answer is malformed"),
+        (chunked("ffffffffffff\r\n"), true, "chunk of the answer is malformed"),
         (chunked("5\r\n[]"), true, "closed"),
-        (chunked("2\r\n[]xx\r\n"), true, "chunk without"),
+        (chunked("2\r\n[]xx\r\n"), true, "no line end after it"),
         ("HTTP/1.1 500 Oops\r\n\r\nit hurts".into(), true, "it hurts"),
         ("HTTP/1.1 404 Not Found\r\n\r\nnginx".into(), true, "nginx"),
         (
@@ -483,17 +489,17 @@ fn a_server_that_is_none_gives_a_clear_error() {
             assert!(is_named || is_refused, "{said}");
         }
     }
-    // Streams, which begin well.
+    // Streams, each with a good HTTP head.
     let ready = line(ready);
     let cases: Vec<(String, bool, &str)> = vec![
-        (chunked(&line("{}")), false, "without type"),
+        (chunked(&line("{}")), false, "has no type"),
         (chunked(&line("rubbish")), false, "not JSON"),
         (
             chunked(&line(
                 r#"{"type":"create","zonename":"a","seq":6,"vm":{}}"#,
             )),
             false,
-            "not ready",
+            "not a ready line",
         ),
         (
             chunked(&format!(
@@ -501,7 +507,7 @@ fn a_server_that_is_none_gives_a_clear_error() {
                 line(r#"{"type":"create","zonename":"a","seq":6}"#)
             )),
             false,
-            "without vm",
+            "a line of type create has no vm",
         ),
         (
             chunked(&format!(
@@ -545,7 +551,7 @@ fn a_server_that_is_none_gives_a_clear_error() {
         };
         assert!(error.contains(wanted), "{says:?}: {error}");
         assert!(error.contains(&addr.to_string()), "{error}");
-        // It tries again, and gives up when it is told to.
+        // It tries again, and gives up after the time of `retry_for`.
         let mut stream = stream.retry_for(Duration::ZERO);
         let error = loop {
             if let Err(error) = stream.next() {

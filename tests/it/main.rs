@@ -1,77 +1,78 @@
 //! The tests that run the program, or need more than one of its modules.
 
-// A test that can't go on fails.
+// A test that can't go on panics, and so it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-/// Hosts, daemons and streams for the others.
+/// Simulated hosts, daemons and event streams for the other modules.
 mod harness;
 
-/// The processes of a simulated host.
+/// Temporary directories, and processes that a test has left there.
 mod processes;
 
 /// Recorded hosts and recorded changes.
 mod conformance;
 
-/// Every operation, from the command to the client.
+/// Every operation on a host, from the command to the event of a client.
 mod operations;
 mod pools;
 
 /// Files that come, go and are replaced.
 mod files;
 
-/// What is broken, and mended.
+/// Files and commands that are broken, and mended again.
 mod faults;
 
-/// Which zones there are, and what no sysevent tells of.
+/// Which zones exist, and changes that no sysevent reports.
 mod zones;
 
-/// What heals by itself: hangs, gaps, drift, floods, lack of watches.
+/// Recovery without an operator: from hangs, gaps, drift, floods, and too few
+/// file watches.
 mod healing;
 
 /// Random operations and faults, checked against what must always hold.
 mod model;
 
-/// The interface by real sockets.
+/// The HTTP interface, over real sockets.
 mod http;
 mod index;
 
-/// The service and what is installed.
+/// The SMF service, and the installed files.
 mod smf;
 
 /// The safe way from today's daemon to this one, and back.
 mod switch;
 
-/// Sockets, settings, and where it may run.
+/// The Unix socket, the settings file, and where the daemon may run.
 mod sockets;
 
-/// Queries of VMs.
+/// Queries of /vms and /vms/NAME.
 mod queries;
 
-/// Queries of events, and coming back.
+/// Queries of /events, and streams that resume.
 mod streams;
 
-/// Waiting for VMs, and loading them first.
+/// `wait=` and `sync=1`: waiting for a VM, and loading it first.
 mod waiting;
 
 /// Clients that are many, slow, broken or hostile.
 mod abuse;
 
-/// curl, Node, Python, wrk.
+/// Real clients: curl, Node, Python, wrk.
 mod clients;
 
-/// What Prometheus reads.
+/// /metrics, which Prometheus reads.
 mod metrics;
 
-/// Alerts, each with its fault.
+/// Each alert fires for its fault, and not without it.
 mod alerts;
 
-/// What a broker gets.
+/// The events that a broker gets.
 mod brokers;
 
 /// The program as a process, and its tools.
 mod process;
 
-/// What it inherits, and what its children do.
+/// What the daemon inherits, and what its children inherit from it.
 mod inherited;
 
 /// vmadm's verbs that only read.
@@ -80,41 +81,41 @@ mod vmadm;
 /// Tools that wait, watch and compare.
 mod tools;
 
-/// A terminal for the others.
+/// A terminal for the other modules.
 mod terminal;
 
-/// The live view.
+/// `vminfod top`, the live view.
 mod top;
 
 /// Manual pages, completion, the README's examples.
 mod docs;
 
-/// What the daemon relies on, tried.
+/// `vminfod check`: the facts that the daemon relies on.
 mod check;
 
-/// Two daemons beside each other.
+/// `vminfod compare`: two daemons side by side.
 mod compare;
 
-/// JSON that nests deep, and VMs that can't be read.
+/// Deeply nested JSON, and VMs that can't be read.
 mod depth;
 
-/// What might make a tool say what is not so.
+/// Situations that could make a tool say something false.
 mod liars;
 
-/// Streams that break on and on, and lines that take long.
+/// Streams that break again and again, and lines that arrive slowly.
 mod reconnects;
 
-/// The client library, and what it makes of bad servers.
+/// The client library, also with servers that answer badly.
 mod library;
 
-/// The file watcher's C.
+/// The C code of the file watcher.
 mod c_loop;
 
-/// What the fuzzer checks, of its seeds and of what it has found.
+/// The fuzz targets, run on seeds and on inputs that once failed.
 mod fuzz;
 
 /// Which module uses which.
 mod modules;
 
-/// Rules of the house.
+/// Rules that every source file must follow.
 mod tidy;

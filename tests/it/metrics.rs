@@ -1,4 +1,5 @@
-//! /metrics, and what `contrib/` makes of it, checked by promtool.
+//! /metrics, and the rules and the dashboard in `contrib/`, checked by
+//! promtool.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,7 +20,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
 }
 
-/// A page of a daemon to which something of everything has happened.
+/// The /metrics page of a daemon that has seen a little of everything.
 fn page() -> String {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
@@ -48,7 +49,7 @@ fn page() -> String {
 }
 
 #[test]
-fn promtool_finds_nothing_wrong_and_all_is_there() {
+fn promtool_accepts_the_metrics_and_none_is_missing() {
     let page = page();
     let mut check = promtool()
         .args(["check", "metrics"])
@@ -107,7 +108,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn rules_and_dashboard_speak_of_what_there_is() {
+fn the_rules_and_the_dashboard_use_only_existing_metrics() {
     let there = names_in(&page());
     let rules = root().join("contrib/vminfod.rules.yml");
     let tests = root().join("contrib/vminfod.rules.test.yml");

@@ -212,7 +212,7 @@ fn reached(
 }
 
 #[test]
-fn no_modules_beside_each_other_need_each_other() {
+fn sibling_modules_have_no_import_cycles() {
     let mut cycles = BTreeSet::new();
     for (parent, uses) in uses() {
         for module in uses.keys() {
@@ -232,7 +232,7 @@ fn no_modules_beside_each_other_need_each_other() {
 }
 
 #[test]
-fn modules_stand_in_the_order_in_which_data_flows() {
+fn modules_only_use_modules_that_lib_rs_lists_before_them() {
     let root = &modules()[&Module::new()];
     let order: Vec<&str> = root
         .lines()
@@ -252,7 +252,7 @@ fn modules_stand_in_the_order_in_which_data_flows() {
 }
 
 #[test]
-fn the_stages_do_not_know_each_other() {
+fn the_stages_do_not_import_each_other() {
     // Who may use whom besides: daemon joins the stages.
     let stages = ["watch", "plan", "queue", "load", "hub", "cache", "http"];
     let allowed = [
@@ -273,7 +273,7 @@ fn the_stages_do_not_know_each_other() {
 }
 
 #[test]
-fn groups_and_relative_paths_are_read() {
+fn the_use_parser_reads_groups_and_relative_paths() {
     let code = "use crate::a::{self, b::{C, d}, e as f};\n\
         let x = super::super::g::h(); mycrate::i; use crate::j::*;";
     let read: Vec<_> = paths(code).iter().map(|p| p.join("::")).collect();
@@ -289,7 +289,7 @@ fn groups_and_relative_paths_are_read() {
 }
 
 #[test]
-fn comments_texts_and_characters_are_no_code() {
+fn comments_strings_and_characters_are_removed_from_code() {
     let text = "a // b\n\"crate::c\" r#\"d\"e\"# '\"' '\\'' f";
     let kept: Vec<_> =
         code(text).split_whitespace().map(String::from).collect();
@@ -308,7 +308,7 @@ fn public_type(line: &str) -> Option<String> {
 }
 
 #[test]
-fn no_two_types_have_one_name() {
+fn type_names_are_unique() {
     let mut of_name: BTreeMap<String, BTreeSet<Module>> = BTreeMap::new();
     for (module, text) in modules() {
         for name in code(&text).lines().filter_map(public_type) {

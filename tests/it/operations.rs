@@ -1,5 +1,6 @@
-//! Every operation of a host, from the command to the client: the real daemon
-//! follows it by events alone, and tells what it changed, and nothing else.
+//! Every operation on a host, from the command to the client: the real daemon
+//! learns of it by events alone, and publishes what it changed, and nothing
+//! else.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +9,11 @@ use vminfod::vm::json::Json;
 
 use crate::harness::{Daemon, Stream, TestHost, first_difference, text};
 
-/// Members that an operation may touch without being about them: times have
-/// whole seconds, and short states may pass unseen by a file's reader.
+/// Members that any operation may change in passing, or not: times are in whole
+/// seconds, and a short state of a file may be over before it is read.
 const IN_PASSING: [&str; 1] = ["last_modified"];
 
-/// A start and a stop also touch these, or not, by what came before.
+/// A start or a stop may also change these, depending on the state before.
 const BOOTING: [&str; 8] = [
     "autoboot",
     "transition_to",
@@ -24,7 +25,8 @@ const BOOTING: [&str; 8] = [
     "state",
 ];
 
-/// In the order in which they have to go.
+/// A host, the daemon on it, and a subscriber, in the order in which they must
+/// be dropped.
 struct Run {
     stream: Stream,
     daemon: Daemon,
@@ -34,7 +36,7 @@ struct Run {
 impl Run {
     fn new(vms: u64) -> Self {
         let host = TestHost::with_vms(vms);
-        // What events do not tell is not to be healed by a reload.
+        // No reload may hide that an event is missing.
         let args = ["--refresh-interval", "100000", "--command-timeout", "600"];
         let daemon = host.start_with(&args);
         let stream = daemon.events();
@@ -42,7 +44,7 @@ impl Run {
         Self { stream, daemon, host }
     }
 
-    /// Does an operation, and checks all that must hold after it; returns the
+    /// Runs an operation, and checks what must hold after it; returns the
     /// events that it made.
     fn operate(
         &mut self,
@@ -61,8 +63,8 @@ impl Run {
         events
     }
 
-    /// Does an operation on one VM that must change these members, and may
-    /// change those that it only touches in passing.
+    /// Runs an operation on one VM, which must change the members in `must`,
+    /// and may change those in `may` and [`IN_PASSING`].
     fn changes(
         &mut self,
         name: &str,
@@ -113,7 +115,8 @@ fn zone_states(events: &[Json]) -> Vec<String> {
     states
 }
 
-/// Whether these states came in this order, whatever came between.
+/// Checks that these states came in this order, with or without others between
+/// them.
 fn assert_passes(events: &[Json], wanted: &[&str]) {
     let states = zone_states(events);
     let mut rest = states.iter();
@@ -226,7 +229,8 @@ fn properties_nics_disks_and_files_are_updated() {
     let mac = "90:b8:d0:aa:bb:cc";
     let ip = format!("nics.{mac}.ip");
     let disk = ["disks.*"];
-    // The volume goes first.
+    // The volume is destroyed before the disk is removed, and so these may
+    // change first.
     let gone = [
         "disks.*.missing",
         "disks.*.zfs_filesystem",
@@ -269,7 +273,7 @@ fn properties_nics_disks_and_files_are_updated() {
             h.update(zonename, property, value)
         });
     }
-    // An identified element tells which one it is.
+    // The change of an element with an identity says which element it is.
     let nic = run
         .stream
         .events
@@ -361,7 +365,7 @@ fn datasets_and_snapshots_are_followed() {
 }
 
 #[test]
-fn what_is_above_vms_reaches_all_of_them() {
+fn changes_of_the_pool_and_sysinfo_reach_all_vms() {
     let mut run = Run::new(10);
     let count = run.stream.vms.len();
     let members = |events: &[Json], member: &str| -> usize {
@@ -384,7 +388,7 @@ fn what_is_above_vms_reaches_all_of_them() {
         h.touch_sysinfo(Some(("Datacenter Name", "elsewhere")))
     });
     assert_eq!(members(&events, "datacenter_name"), count);
-    // What says nothing new is not told.
+    // A file that is written with the same content makes no event.
     assert!(run.operate("touch", |h| h.touch_sysinfo(None)).is_empty());
     let events = run.operate("image", |h| {
         h.zfs_create("zones/01b2c898-945f-11e1-a523-af1afbe22822", None, &[])
@@ -393,7 +397,7 @@ fn what_is_above_vms_reaches_all_of_them() {
 }
 
 #[test]
-fn a_zone_made_again_under_its_name_is_another() {
+fn a_zone_created_again_with_its_name_is_a_new_vm() {
     let mut run = Run::new(3);
     let mut spec = Host::spec(30);
     spec.autoboot = false;
@@ -412,13 +416,13 @@ fn a_zone_made_again_under_its_name_is_another() {
 }
 
 #[test]
-fn a_burst_is_loaded_together() {
+fn a_burst_of_reboots_is_loaded_in_batches() {
     let mut run = Run::new(60);
     let names = run.host.zonenames().unwrap();
     let up: Vec<_> =
         names.iter().filter(|n| run.host.is_up(n).unwrap()).collect();
     assert!(up.len() >= 30, "{}", up.len());
-    // While the workers wait for a command, more and more waits for them.
+    // While the workers wait for a command, jobs pile up.
     run.host.hurt("zoneadm", "block").unwrap();
     let count = |host: &Host, command: &str| {
         let runs = host.runs();
@@ -432,7 +436,8 @@ fn a_burst_is_loaded_together() {
         host.hurt("zoneadm", "heal")
     });
     let runs = count(&run.host, "zoneadm ") - before;
-    // A run a VM would be twice as many, a run an event ten times.
+    // One run for each VM would be twice as many, and one for each event ten
+    // times as many.
     assert!(runs < up.len() / 2, "{runs} runs for {} reboots", up.len());
     for name in &up {
         let of_vm: Vec<_> = events

@@ -1,5 +1,5 @@
-//! Pools: what is wrong with one costs the VMs that are on it, and of those
-//! what zfs says of them alone.
+//! Pools: a fault of a pool affects only the VMs that are on it, and only what
+//! zfs says of them.
 
 use simhost::Host;
 use simhost::xml::VmSpec;
@@ -10,7 +10,7 @@ use crate::harness::{
 };
 use crate::zones::wait_for_vm;
 
-/// Nothing but retries heals.
+/// No periodic reload: only retries can end a fault.
 const NO_REFRESH: [&str; 6] = [
     "--refresh-interval",
     "100000",
@@ -30,7 +30,8 @@ const PATIENT: [&str; 6] = [
     "stuck-time=1000",
 ];
 
-/// A host with two VMs on `zones`, and two on `tank`: the names of these.
+/// A host with two VMs on `zones`, and two on `tank`; returns the names of
+/// those on `tank`, too.
 fn two_pools() -> (TestHost, Vec<String>) {
     let host = TestHost::with_vms(2);
     host.zpool_create("tank").unwrap();
@@ -63,7 +64,8 @@ fn wait_for_waiting(daemon: &Daemon, name: &str) {
     });
 }
 
-/// The VMs that have a fault of zfs, and no others have any.
+/// Waits until exactly these VMs have a fault of zfs, and there is no other
+/// fault.
 fn wait_for_faults_of(daemon: &Daemon, names: &[String]) {
     let mut wanted: Vec<_> =
         names.iter().map(|name| format!("{name} zfs")).collect();
@@ -72,7 +74,7 @@ fn wait_for_faults_of(daemon: &Daemon, names: &[String]) {
 }
 
 #[test]
-fn a_pool_without_vms_is_never_asked() {
+fn zfs_never_asks_for_a_pool_without_vms() {
     let (host, of_tank) = two_pools();
     host.hurt("zfs:backup", "hang").unwrap();
     let daemon = host.start_with(&NO_REFRESH);
@@ -87,7 +89,7 @@ fn a_pool_without_vms_is_never_asked() {
 }
 
 #[test]
-fn a_start_without_a_pool_costs_its_vms_their_datasets_alone() {
+fn vms_on_a_broken_pool_are_served_without_datasets_at_start() {
     for fault in ["suspended", "exported", "hang", "cut 1"] {
         let (host, of_tank) = two_pools();
         let whole = host.dumped();
@@ -99,7 +101,7 @@ fn a_start_without_a_pool_costs_its_vms_their_datasets_alone() {
             let name = text(vm, "zonename");
             let served = daemon.vm(name).unwrap();
             let is_hurt = of_tank.iter().any(|hurt| hurt == name);
-            // Of a list that is cut, all that matters may be there.
+            // A list that is cut may still have everything about a VM.
             if !(is_hurt && fault == "cut 1") {
                 assert_eq!(served != *vm, is_hurt, "{fault}: {served}");
             }
@@ -120,7 +122,7 @@ fn a_start_without_a_pool_costs_its_vms_their_datasets_alone() {
 }
 
 #[test]
-fn what_a_pool_does_not_say_stays_as_it_was() {
+fn vms_on_a_broken_pool_keep_their_last_dataset_values() {
     let (host, of_tank) = two_pools();
     let of_zones = host.vm_of("joyent");
     let daemon = host.start_with(&NO_REFRESH);
@@ -147,7 +149,7 @@ fn what_a_pool_does_not_say_stays_as_it_was() {
 }
 
 #[test]
-fn a_damaged_dataset_costs_no_other_vm_anything() {
+fn a_damaged_dataset_affects_no_other_vm() {
     let host = TestHost::with_vms(9);
     let vms = host.dumped();
     let names: Vec<_> = vms
@@ -162,7 +164,7 @@ fn a_damaged_dataset_costs_no_other_vm_anything() {
     let daemon = host.start_with(&NO_REFRESH);
     let before = daemon.vm(bad).unwrap();
     host.hurt(&format!("zfs:zones/{bad}@vmsnap-kept"), "io-error").unwrap();
-    // All are loaded at once, and by one run.
+    // A full reload lists all VMs in one run.
     assert_eq!(daemon.get("/vms?sync=1&timeout=1").status, 504);
     wait_for_faults_of(&daemon, std::slice::from_ref(bad));
     for name in good {
@@ -202,7 +204,7 @@ fn the_commands_of_one_load_run_side_by_side() {
 }
 
 #[test]
-fn zfs_does_not_wait_for_zoneadm_where_a_vm_is_new() {
+fn for_a_new_vm_zfs_runs_before_zoneadm_has_answered() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&PATIENT);
     daemon.settle(&host);
@@ -228,7 +230,7 @@ fn zfs_does_not_wait_for_zoneadm_where_a_vm_is_new() {
 }
 
 #[test]
-fn another_vm_whose_pool_hangs_has_its_datasets_in_the_end() {
+fn a_new_vm_on_a_hanging_pool_gets_its_datasets_later() {
     let (host, of_tank) = two_pools();
     let name = &of_tank[0];
     let args = ["--set", "stuck-time=0.2"];
@@ -246,7 +248,7 @@ fn another_vm_whose_pool_hangs_has_its_datasets_in_the_end() {
 }
 
 #[test]
-fn what_is_written_to_a_new_zone_is_not_told_of_the_old_one() {
+fn files_of_a_new_zone_are_not_published_for_the_old_one() {
     let host = TestHost::with_vms(3);
     let name = host.vm_of("joyent");
     let args = ["--set", "stuck-time=0.2"];
@@ -280,7 +282,7 @@ fn what_is_written_to_a_new_zone_is_not_told_of_the_old_one() {
 }
 
 #[test]
-fn what_is_below_a_dataset_that_was_not_listed_has_not_gone() {
+fn snapshots_stay_if_their_dataset_was_not_listed() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&NO_REFRESH);
     let names = host.zonenames().unwrap();

@@ -1,4 +1,5 @@
-//! The program as a process: its end, its neighbours, its tools.
+//! The program as a process: how it ends, other daemons beside it, and its
+//! tools.
 
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
@@ -8,7 +9,7 @@ use vminfod::vm::json::Json;
 use crate::harness::{TestHost, VMINFOD, free_address, parse, text, wait_for};
 
 #[test]
-fn a_signal_ends_it_with_its_children_and_streams() {
+fn a_signal_ends_the_daemon_its_children_and_its_streams() {
     for signal in ["TERM", "INT"] {
         let host = TestHost::with_vms(3);
         let mut daemon = host.start();
@@ -27,7 +28,7 @@ fn a_signal_ends_it_with_its_children_and_streams() {
             assert!(!alive.unwrap().status.success(), "{pid} lives");
         }
         let log = daemon.log().join("\n");
-        assert!(log.contains("\"ended\""), "{log}");
+        assert!(log.contains("\"stopped\""), "{log}");
     }
 }
 
@@ -42,8 +43,8 @@ fn streams_end_with_their_last_chunk() {
                 let mut stream =
                     std::net::TcpStream::connect(daemon.addr).unwrap();
                 stream.write_all(b"GET /events HTTP/1.1\r\n\r\n").unwrap();
-                // The beginning of its first line, and so its subscription:
-                // the head comes before that.
+                // Read up to the first line: the head is sent before the client
+                // is subscribed, and the line after that.
                 let (mut begin, mut byte) = (Vec::new(), [0]);
                 while !begin.ends_with(b"\r\n{") {
                     stream.read_exact(&mut byte).unwrap();
@@ -64,9 +65,9 @@ fn streams_end_with_their_last_chunk() {
 }
 
 #[test]
-fn without_its_terminal_it_ends() {
+fn a_hangup_ends_the_daemon_unless_it_is_ignored() {
     let host = TestHost::with_vms(2);
-    // The caller of the tests may ignore it.
+    // The caller of the tests may ignore SIGHUP.
     let by = |option: &str| {
         let mut command = Command::new("env");
         command.args([option, VMINFOD]);
@@ -76,17 +77,17 @@ fn without_its_terminal_it_ends() {
     daemon.signal("HUP");
     assert_eq!(daemon.wait(), Some(0));
     wait_for("it says why", || match daemon.log() {
-        log if log.iter().any(|l| l.contains("Hangup: ending")) => Ok(()),
+        log if log.iter().any(|l| l.contains("got signal Hangup")) => Ok(()),
         log => Err(log.join("\n")),
     });
-    // Unless it was started not to mind.
+    // It does not end if it was started with the signal ignored.
     let daemon = by("--ignore-signal=HUP");
     daemon.signal("HUP");
     assert_eq!(daemon.get("/ping").status, 200);
 }
 
 #[test]
-fn its_children_can_be_ended_by_a_signal() {
+fn a_sysevent_child_can_be_killed_and_is_restarted() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zone = || {
@@ -105,7 +106,7 @@ fn its_children_can_be_ended_by_a_signal() {
 }
 
 #[test]
-fn a_second_daemon_disturbs_nothing_while_the_first_loads() {
+fn a_second_daemon_is_refused_while_the_first_still_loads() {
     let (host, other) = (TestHost::with_vms(2), TestHost::with_vms(2));
     host.hurt("zoneadm", "block").unwrap();
     let addr = free_address();
@@ -131,7 +132,8 @@ fn a_restart_does_not_wait_for_old_connections() {
     let addr = free_address();
     for _ in 0..3 {
         let mut daemon = host.start_with(&["--listen", &addr]);
-        // The daemon closes first, and so its side waits for a while.
+        // The daemon closes first, and so its side of the connection stays in
+        // TIME_WAIT for a while.
         assert_eq!(daemon.get("/ping").status, 200);
         daemon.signal("TERM");
         assert_eq!(daemon.wait(), Some(0));
@@ -139,7 +141,7 @@ fn a_restart_does_not_wait_for_old_connections() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nothing() {
+fn a_log_pipe_that_is_not_read_does_not_block_the_daemon() {
     use std::process::Stdio;
     let host = TestHost::with_vms(3);
     let (reader, writer) = std::io::pipe().unwrap();
@@ -165,7 +167,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
 }
 
 #[test]
-fn a_signal_ends_it_while_a_command_hangs() {
+fn a_signal_ends_the_daemon_while_a_command_hangs() {
     let host = TestHost::with_vms(3);
     host.hurt("zfs", "hang").unwrap();
     let mut daemon = host.spawn(&[]);
@@ -179,7 +181,7 @@ fn a_signal_ends_it_while_a_command_hangs() {
 }
 
 #[test]
-fn a_second_daemon_on_the_port_says_so_and_disturbs_nothing() {
+fn a_second_daemon_on_the_same_port_is_refused() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let addr = daemon.addr.to_string();
@@ -197,7 +199,7 @@ fn a_second_daemon_on_the_port_says_so_and_disturbs_nothing() {
 }
 
 #[test]
-fn nothing_answers_before_every_vm_is_loaded() {
+fn the_daemon_answers_only_once_every_vm_is_loaded() {
     let host = TestHost::with_vms(3);
     host.hurt("zoneadm", "fail not yet").unwrap();
     let addr = free_address();
@@ -273,7 +275,7 @@ fn events_are_printed_as_they_come() {
         host.update(&zonename, "quota", "32").unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        // The next stream is to begin with its own event.
+        // The next stream must begin with its own event.
         daemon.settle(&host);
         (ready, line)
     };
@@ -298,7 +300,7 @@ fn events_are_printed_as_they_come() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_in_one_line() {
+fn a_wrong_command_line_is_reported_in_one_line() {
     for args in [
         &[][..],
         &["vm"],
@@ -340,7 +342,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
         assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
         assert!(said.starts_with("vminfod: "), "{said}");
     }
-    // What there is comes with what there is not.
+    // An unknown verb prints the usage.
     let bogus = tool(&["bogus"]);
     assert_eq!(bogus.status.code(), Some(2));
     let said = String::from_utf8(bogus.stderr).unwrap();
@@ -352,7 +354,7 @@ fn a_wrong_command_line_is_told_in_one_line() {
 }
 
 #[test]
-fn every_line_of_the_log_is_a_record() {
+fn every_line_of_the_log_is_a_bunyan_record() {
     let host = TestHost::with_vms(3);
     let mut daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);

@@ -1,4 +1,5 @@
-//! A directory of a test, and the processes that it has left there.
+//! The temporary directory of a test, and the processes that the test has left
+//! there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,8 @@ pub fn of(root: &Path) -> Vec<(String, String)> {
     processes.collect()
 }
 
-/// Kills what a test has left: the sysevents of a daemon that was killed go on
-/// until there is an event.
+/// Kills the processes that a test has left: the sysevents of a daemon that was
+/// killed run until the next event.
 pub fn kill(root: &Path) {
     let left = of(root);
     if !left.is_empty() {
@@ -30,14 +31,14 @@ pub fn kill(root: &Path) {
     }
 }
 
-/// A directory that goes when dropped.
+/// A directory that is removed when dropped.
 pub struct TempDir(pub PathBuf);
 
 impl TempDir {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        // Short: the names of Unix sockets below it are bounded.
+        // Short, because the path of a Unix socket below it has a length limit.
         let name = format!("vmi-{}-{n}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();

@@ -1,5 +1,4 @@
-//! What queries of /vms and /vms/NAME are answered with, row by row of the
-//! interface's tables.
+//! The answers to queries of /vms and /vms/NAME, rule by rule of the interface.
 
 use vminfod::vm::json::Json;
 
@@ -19,8 +18,8 @@ fn get_with(daemon: &Daemon, path: &str, fields: &str) -> Answer {
     daemon.send(request.as_bytes())
 }
 
-/// Names of tags that mean something where names are listed, and how they are
-/// written there.
+/// Names of tags with characters that mean something in a list of names; how
+/// each is written in a list; and its value.
 const ODD_TAGS: [(&str, &str, &str); 4] = [
     ("a=b", r"a\=b", "1"),
     ("x,y", r"x\,y", "2"),
@@ -29,7 +28,7 @@ const ODD_TAGS: [(&str, &str, &str); 4] = [
 ];
 
 #[test]
-fn odd_names_of_tags_can_be_selected_filtered_and_waited_for() {
+fn tags_with_odd_names_can_be_used_in_every_query() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -58,7 +57,7 @@ fn odd_names_of_tags_can_be_selected_filtered_and_waited_for() {
 }
 
 #[test]
-fn fields_are_what_is_answered_and_nothing_else() {
+fn an_answer_has_only_the_requested_fields() {
     let host = TestHost::with_vms(4);
     let daemon = host.start();
     let all = daemon.vms();
@@ -91,7 +90,7 @@ fn fields_are_what_is_answered_and_nothing_else() {
 }
 
 #[test]
-fn filters_choose_vms() {
+fn filters_select_vms() {
     let host = TestHost::with_vms(10);
     let daemon = host.start();
     let all = daemon.vms();
@@ -104,7 +103,7 @@ fn filters_choose_vms() {
     let alias = text(&first, "alias").to_string();
     let mac = first.get("nics").unwrap().as_array().unwrap()[0].clone();
     let mac = text(&mac, "mac").to_string();
-    // As zonecfg keeps it: zeros left out.
+    // As zonecfg writes it: without leading zeros.
     let short_mac = mac.replace(":0", ":");
     for (query, wanted) in [
         ("state=running", names(&|vm| text(vm, "state") == "running")),
@@ -146,7 +145,7 @@ fn filters_choose_vms() {
 }
 
 #[test]
-fn a_version_that_the_client_has_is_not_sent_again() {
+fn an_unchanged_etag_gets_304() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let names = host.zonenames().unwrap();
@@ -185,7 +184,7 @@ fn a_version_that_the_client_has_is_not_sent_again() {
         assert_eq!(answer.status, 200, "{path}");
         assert!(answer.text().contains("another"));
     }
-    // What has not changed has its version still.
+    // A VM that has not changed still has the same ETag.
     assert_eq!(ask(&other, &other_before).status, 304);
     let missing = daemon.get("/vms/nobody");
     assert_eq!(missing.status, 404);
@@ -193,7 +192,7 @@ fn a_version_that_the_client_has_is_not_sent_again() {
 }
 
 #[test]
-fn a_seq_says_which_events_an_answer_knows() {
+fn the_seq_of_an_answer_matches_the_events_up_to_it() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -215,7 +214,7 @@ fn a_seq_says_which_events_an_answer_knows() {
 }
 
 #[test]
-fn pages_of_a_browser_and_names_that_point_here_are_refused() {
+fn foreign_origins_and_host_names_are_refused() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--allow-host", "hv1.example"]);
     let port = daemon.addr.port();
@@ -248,7 +247,7 @@ fn pages_of_a_browser_and_names_that_point_here_are_refused() {
 }
 
 #[test]
-fn every_answer_has_its_head() {
+fn head_gets_the_status_and_fields_of_get() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);

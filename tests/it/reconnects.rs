@@ -1,4 +1,4 @@
-//! Streams that break on and on, and lines that take long.
+//! Streams that break again and again, and lines that arrive slowly.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use vminfod::client::{Client, Error, EventStream, EventsQuery, Item};
 
 use crate::harness::{DEADLINE, VMINFOD};
 
-/// The head of a stream.
+/// The HTTP head of a stream.
 const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 fn chunk(text: &str) -> String {
@@ -32,7 +32,8 @@ fn event(seq: u32) -> String {
     )
 }
 
-/// A server that takes one request after the other.
+/// A server that answers one connection after the other; `answer` gets the
+/// number of the connection. Returns the address, and the count of connections.
 fn serve(
     answer: impl Fn(u32, &mut TcpStream) + Send + 'static,
 ) -> (SocketAddr, Arc<AtomicU32>) {
@@ -50,7 +51,7 @@ fn serve(
     (addr, count)
 }
 
-/// What a stream ends with.
+/// The error with which a stream ends.
 fn end_of(mut stream: EventStream) -> Error {
     let (sender, end) = channel();
     std::thread::spawn(move || {
@@ -66,7 +67,7 @@ fn end_of(mut stream: EventStream) -> Error {
 }
 
 #[test]
-fn a_stream_that_breaks_as_soon_as_it_begins_ends() {
+fn a_stream_that_always_breaks_at_its_start_gives_up() {
     let begins_and_ends = |_: u32, client: &mut TcpStream| {
         let _ = client.write_all((HEAD.to_string() + &ready(5)).as_bytes());
     };
@@ -74,7 +75,8 @@ fn a_stream_that_breaks_as_soon_as_it_begins_ends() {
     let client = Client::new(addr);
     let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
     end_of(stream.retry_for(Duration::from_secs(2)));
-    // Pauses of 0.05 s at least, each twice as long: no storm.
+    // The pauses are at least 0.05 s and double each time, and so there are few
+    // tries.
     let tries = count.load(Ordering::SeqCst);
     assert!((2..=8).contains(&tries), "{tries}");
     let output = std::process::Command::new(VMINFOD)
@@ -85,7 +87,7 @@ fn a_stream_that_breaks_as_soon_as_it_begins_ends() {
 }
 
 #[test]
-fn a_stream_that_brings_something_is_well_again() {
+fn an_event_resets_the_pause_between_retries() {
     let brings_one = |n: u32, client: &mut TcpStream| {
         let text = ready(5 + n) + &chunk(&event(6 + n));
         let _ = client.write_all((HEAD.to_string() + &text).as_bytes());
@@ -109,7 +111,7 @@ fn a_stream_that_brings_something_is_well_again() {
 }
 
 #[test]
-fn a_line_may_take_long_as_long_as_it_comes() {
+fn a_slow_line_is_read_while_its_bytes_keep_coming() {
     let drips = |_: u32, client: &mut TcpStream| {
         let _ = client.set_nodelay(true);
         let text = event(6);
@@ -120,7 +122,7 @@ fn a_line_may_take_long_as_long_as_it_comes() {
             let _ = client.write_all(&[*byte]);
             let _ = pause.recv_timeout(Duration::from_millis(10));
         }
-        // Then nothing more comes of the next.
+        // Then the next line begins, and nothing more of it comes.
         let _ = client.write_all(b"\r\n50\r\n{");
         let _ = client.read(&mut [0; 1]);
     };
@@ -130,7 +132,7 @@ fn a_line_may_take_long_as_long_as_it_comes() {
     let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
     let mut stream = stream.retry_for(Duration::ZERO);
     assert!(matches!(stream.next().unwrap(), Item::Ready(_)));
-    // Looked for in short pieces, as by one that does other things, too.
+    // Wait in short pieces, as a program does that has other work, too.
     let event = loop {
         match stream.next_within(Duration::from_millis(50)).unwrap() {
             Some(Item::Event(event)) => break event,
@@ -144,7 +146,7 @@ fn a_line_may_take_long_as_long_as_it_comes() {
 }
 
 #[test]
-fn a_time_limit_is_that_of_all_that_a_verb_asks() {
+fn a_time_limit_covers_all_requests_of_a_verb() {
     let host = crate::harness::TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -168,20 +170,20 @@ fn a_time_limit_is_that_of_all_that_a_verb_asks() {
         args.extend(["--time-limit", "0.5"]);
         let begin = std::time::Instant::now();
         let output = daemon.tool(&args);
-        // The limit of the tools, which is none of what they are told.
+        // The default limit, which --time-limit replaces.
         let most = vminfod::client::TIME_LIMIT;
         assert!(begin.elapsed() < most, "{args:?}");
         assert!(!output.status.success(), "{args:?}");
         let said = String::from_utf8_lossy(&output.stderr);
-        // What was left of it when the last question was asked.
+        // The error has the time that was left for the last request.
         assert!(said.contains("no answer in 0."), "{args:?}: {said}");
     }
     daemon.signal("CONT");
 }
 
 #[test]
-fn an_answer_that_drips_is_late_as_a_whole() {
-    // Not silent for long, and never ready.
+fn a_dripping_answer_is_limited_in_total_time() {
+    // A server that is never silent for long, and never finishes.
     let (addr, _) = serve(|_, client| {
         let (_keep, pause) = channel::<()>();
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";

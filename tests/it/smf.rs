@@ -1,5 +1,5 @@
-//! The service: its manifest, its method, and what is installed. The platform
-//! is stood in for by `tests/smf`.
+//! The SMF service: its manifest, its method, and the installed files.
+//! `tests/smf` stands in for the platform.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +30,7 @@ fn install(program: &Path, to: &Path) {
     run(Command::new(script).arg(program).arg(to));
 }
 
-/// An installed image with a simulated host, on which the method works.
+/// An installed image, with a simulated host on which its method works.
 pub struct Image {
     pub host: TestHost,
     pub dir: TempDir,
@@ -70,7 +70,7 @@ impl Image {
         fs::write(path, format!("{value}\n")).unwrap();
     }
 
-    /// Exchanges what is installed as the method.
+    /// Edits the installed method.
     fn change_method(&self, change: impl FnOnce(String) -> String) {
         let path = self.dir.0.join("usr/vm/smf/system-vminfod");
         let method = fs::read_to_string(&path).unwrap();
@@ -81,7 +81,7 @@ impl Image {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Begins a method, as startd does: both outputs are the log.
+    /// Starts a method as startd does, with both outputs to the log.
     fn begin(&self, method: &str) -> Child {
         let path = self.dir.0.join("log");
         let log = File::options().create(true).append(true).open(path);
@@ -130,7 +130,7 @@ impl Image {
         })
     }
 
-    /// Processes of a contract, for which a session stands.
+    /// The processes of a contract; a session stands in for the contract.
     pub fn in_contract(session: u32) -> Vec<u32> {
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             entry.ok()?.file_name().to_str()?.parse::<u32>().ok()
@@ -140,7 +140,7 @@ impl Image {
             let stat = stat.unwrap_or_default();
             let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
             let mut words = rest.split(' ');
-            // A zombie is over, whoever has not reaped it yet.
+            // A zombie has ended, though its parent has not reaped it yet.
             words.next() != Some("Z")
                 && words.nth(2) == Some(&session.to_string())
         };
@@ -176,8 +176,8 @@ impl Drop for Image {
     }
 }
 
-/// Aliases that ksh93, which is the platform's /bin/sh, has by itself. One of
-/// them in the place of a function would be called instead.
+/// The built-in aliases of ksh93, which is the platform's /bin/sh. If the
+/// method had a function of such a name, the alias would be used instead.
 const KSH_ALIASES: &str = "\
 alias autoload='typeset -fu' command='command ' compound='typeset -C'
 alias fc=hist float='typeset -lE' functions='typeset -f'
@@ -194,7 +194,7 @@ fn the_service_starts_and_stops() {
 }
 
 #[test]
-fn the_platform_s_shell_does_the_same() {
+fn the_method_works_in_ksh93_with_its_aliases() {
     let image = Image::new();
     image.change_method(|method| {
         let method = method.replacen("#!/bin/sh\n", "", 1);
@@ -214,11 +214,11 @@ fn starts_and_stops(image: &Image) {
         &image.address,
     ]));
     assert_eq!(String::from_utf8(vms.stdout).unwrap().lines().count(), 3);
-    // Its readers are there, and nothing of startd's is in its environment.
+    // Its sysevents run, and nothing of startd's is in its environment.
     assert!(Image::in_contract(daemon).len() >= 3);
     let environ = fs::read(format!("/proc/{daemon}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environ).contains("SMF_FMRI"));
-    // Who is there when startd thinks that nobody is, was left behind.
+    // A start ends a daemon that still runs: startd does not know of it.
     assert_eq!(image.method("start"), 0);
     image.wait_until_contract_is_empty(daemon);
     let daemon = image.pid().unwrap();
@@ -226,14 +226,14 @@ fn starts_and_stops(image: &Image) {
     image.set("log_level", "info");
     image.set("refresh_interval", "1234");
     assert_eq!(image.method("refresh"), 0);
-    image.wait_for_log("log-level is info now");
-    image.wait_for_log("refresh-interval is 1234 s now");
-    // What only a start looks at is told now.
+    image.wait_for_log("log-level is now info");
+    image.wait_for_log("refresh-interval is now 1234 s");
+    // A refresh reports mistakes in properties that only a start uses.
     for (property, value, said) in [
         ("listen", "192.0.2.1:9090", "not a loopback address"),
-        ("listen", "nowhere", "not ADDR:PORT: nowhere"),
-        ("allow_host", "http://hv1", "no name or address of a host"),
-        ("limits", "workers=0", "workers=0: not a number"),
+        ("listen", "nowhere", "nowhere: neither ADDR:PORT nor"),
+        ("allow_host", "http://hv1", "not a host name or address"),
+        ("limits", "workers=0", "workers=0: must be a whole number"),
     ] {
         image.set(property, value);
         assert_eq!(image.method("refresh"), 0);
@@ -248,21 +248,21 @@ fn starts_and_stops(image: &Image) {
 
     assert_eq!(image.method("stop"), 0);
     image.wait_until_contract_is_empty(daemon);
-    assert!(image.log().contains("Terminate: ending"), "{}", image.log());
-    assert!(image.log().contains("\"ended\""), "{}", image.log());
+    assert!(image.log().contains("got signal Terminate"), "{}", image.log());
+    assert!(image.log().contains("\"stopped\""), "{}", image.log());
     assert!(!image.ping());
-    // There is nothing to stop, nor to refresh, and it can be started again.
+    // Without a daemon, stop and refresh do nothing; it can be started again.
     assert_eq!(image.method("stop"), 0);
     assert_eq!(image.method("refresh"), 0);
     assert_eq!(image.method("start"), 0);
     let daemon = image.pid().unwrap();
-    // What broken properties say does not take the place of what was said.
+    // Broken properties do not replace the settings in use.
     image.set("limits", "bogus=1");
     assert_eq!(image.method("refresh"), 0);
     image.wait_for_log("no such setting: bogus");
     assert!(!image.dir.0.join("var/run/vminfod.settings.new").exists());
     assert_eq!(image.pid(), Some(daemon));
-    // Without its pid, the end of the contract is its end.
+    // Without the pid file, the daemon is ended through its contract.
     let parent = fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap();
     let (_, words) = parent.rsplit_once(") ").unwrap();
     let contract = words.split(' ').nth(1).unwrap();
@@ -275,7 +275,7 @@ fn starts_and_stops(image: &Image) {
 }
 
 #[test]
-fn a_daemon_that_does_not_end_is_killed() {
+fn a_stop_kills_a_daemon_that_does_not_end() {
     let image = Image::new();
     image.change_method(|method| method.replace("end_time=20", "end_time=1"));
     assert_eq!(image.method("start"), 0);
@@ -286,7 +286,7 @@ fn a_daemon_that_does_not_end_is_killed() {
 }
 
 #[test]
-fn what_the_properties_say_is_passed_on() {
+fn the_method_passes_the_properties_to_the_daemon() {
     let image = Image::new();
     let socket = image.dir.0.join("var/run/vminfod.sock");
     image.set("listen", "none");
@@ -316,7 +316,8 @@ fn what_the_properties_say_is_passed_on() {
     assert_eq!(image.method("stop"), 0);
     assert!(!socket.exists());
 
-    // Everywhere, and asked nearby; what can't be raised is told.
+    // It listens on all addresses, and is asked at the local one. A limit that
+    // can't be raised is reported.
     fs::write(image.dir.0.join("usr/bin/prctl"), "#!/bin/sh\nexit 1\n")
         .unwrap();
     let (_, port) = image.address.rsplit_once(':').unwrap();
@@ -330,7 +331,7 @@ fn what_the_properties_say_is_passed_on() {
 }
 
 #[test]
-fn a_start_that_cannot_be_says_why() {
+fn a_failed_start_says_why() {
     let image = Image::new();
     image.set("limits", "bogus=1");
     assert_eq!(image.method("start"), ERR_CONFIG);
@@ -341,7 +342,7 @@ fn a_start_that_cannot_be_says_why() {
     image.wait_for_log("not a loopback address");
     image.set("listen", &image.address);
 
-    // The address is another daemon's, who answers for itself alone.
+    // Another daemon has the address; its answers do not count for this one.
     let other = TestHost::with_vms(2);
     let mut taken = other.start_with(&["--listen", &image.address]);
     assert_eq!(image.method("start"), 1);
@@ -358,7 +359,7 @@ fn a_start_that_cannot_be_says_why() {
 }
 
 #[test]
-fn a_daemon_that_dies_takes_all_with_it() {
+fn no_child_process_survives_a_dead_daemon() {
     let image = Image::new();
     let kill = |pid: u32| {
         run(Command::new("kill").args(["-9", &pid.to_string()]));
@@ -378,10 +379,10 @@ fn a_daemon_that_dies_takes_all_with_it() {
     image.wait_until_contract_is_empty(pid);
     image.host.hurt("zoneadm", "heal").unwrap();
 
-    // While it runs: nothing is left of it, so that startd sees it.
+    // While it runs: no process is left, so that startd notices.
     assert_eq!(image.method("start"), 0);
     let pid = image.pid().unwrap();
-    // A child of it is no matter.
+    // The end of a child does no harm.
     let child = Image::in_contract(pid).into_iter().find(|p| *p != pid);
     kill(child.unwrap());
     image.wait_for_log("sysevent");
@@ -389,16 +390,16 @@ fn a_daemon_that_dies_takes_all_with_it() {
     assert_eq!(image.pid(), Some(pid));
     kill(pid);
     image.wait_until_contract_is_empty(pid);
-    // What its pid is by then is not signalled.
+    // The process that may have its pid by then is not signalled.
     assert_eq!(image.method("stop"), 0);
     assert_eq!(image.method("start"), 0);
 }
 
 #[test]
-fn what_is_installed_is_what_the_manifest_says() {
+fn the_installed_files_match_the_package_manifest() {
     let dir = TempDir::new();
     let top = dir.0.join("x y");
-    // Twice: an image is updated, too.
+    // Twice, because an image is updated, too.
     install(Path::new(VMINFOD), &top);
     install(Path::new(VMINFOD), &top);
     let manifest = fs::read_to_string(project("package/manifest")).unwrap();
@@ -431,7 +432,7 @@ fn what_is_installed_is_what_the_manifest_says() {
     assert!(files >= 9, "{files}");
 }
 
-/// Whether xmllint finds a manifest in the form of our DTD.
+/// Whether a manifest is valid by our DTD, according to xmllint.
 fn is_valid(manifest: &str) -> bool {
     let dir = TempDir::new();
     let path = dir.0.join("manifest.xml");
@@ -450,12 +451,12 @@ fn manifest() -> String {
 }
 
 #[test]
-fn the_manifest_has_the_form_that_svccfg_wants() {
+fn the_service_manifest_is_valid() {
     let good = manifest();
     assert!(is_valid(&good));
     for (what, with) in [
-        // Elements in another order, without what they must have, or with
-        // values that there are not.
+        // Elements in the wrong order, without a required attribute, or with a
+        // value that is not allowed.
         ("<single_instance/>", ""),
         ("<stability value=\"Evolving\"/>", "<stability value=\"Sound\"/>"),
         (" timeout_seconds=\"60\"", ""),
@@ -487,7 +488,7 @@ fn of_name<'a, 'i>(
 }
 
 #[test]
-fn the_manifest_is_of_today_s_service() {
+fn the_service_manifest_matches_the_platforms_service() {
     let text = manifest();
     let options = ParsingOptions { allow_dtd: true, ..Default::default() };
     let document = Document::parse_with_options(&text, options).unwrap();
@@ -504,7 +505,7 @@ fn the_manifest_is_of_today_s_service() {
     let local = "svc:/system/filesystem/local";
     assert_eq!(needs, [local, "svc:/system/sysevent"]);
 
-    // The methods, and the time that today's have.
+    // The methods, with the timeouts of today's service.
     let methods: Vec<_> = of_name(root, "exec_method")
         .map(|method| {
             let of = |name| method.attribute(name).unwrap();
@@ -522,8 +523,8 @@ fn the_manifest_is_of_today_s_service() {
         assert!(!text.text().unwrap_or_default().trim().is_empty());
     }
 
-    // The method asks for these properties, and for no others; what they are
-    // by default is what the program has by default.
+    // The method reads these properties, and no others. Their defaults are the
+    // defaults of the program.
     let method = fs::read_to_string(project("smf/system-vminfod")).unwrap();
     let settings = run(Command::new(VMINFOD).arg("settings"));
     let settings = String::from_utf8(settings.stdout).unwrap();
@@ -550,7 +551,7 @@ fn the_manifest_is_of_today_s_service() {
 }
 
 #[test]
-fn scripts_are_clean() {
+fn shellcheck_finds_nothing_wrong_in_the_scripts() {
     let scripts = [
         "smf/system-vminfod",
         "smf/vminfod-switch",

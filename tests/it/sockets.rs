@@ -1,4 +1,5 @@
-//! The Unix socket, the file of settings, and where the daemon may run.
+//! The Unix socket, the settings file, and hosts on which the daemon does not
+//! start.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -59,7 +60,7 @@ fn tool(socket: &Path, args: &[&str]) -> String {
 }
 
 #[test]
-fn a_socket_serves_whoever_may_open_it() {
+fn a_unix_socket_serves_every_tool_and_only_root() {
     let host = TestHost::with_vms(3);
     let socket = socket_of(&host);
     let mut daemon = spawn_at(&host, &socket);
@@ -75,7 +76,7 @@ fn a_socket_serves_whoever_may_open_it() {
     let of_socket = fs::symlink_metadata(&socket).unwrap();
     assert!(of_socket.file_type().is_socket());
     assert_eq!(of_socket.permissions().mode() & 0o777, 0o600);
-    // And by nothing else.
+    // It has no TCP socket.
     let pid = daemon.child.id();
     let listening = Command::new("sh")
         .args(["-c", &format!("ls -l /proc/{pid}/fd | grep -o 'socket:.*'")])
@@ -100,7 +101,7 @@ fn a_socket_serves_whoever_may_open_it() {
 }
 
 #[test]
-fn a_socket_has_one_daemon() {
+fn only_one_daemon_can_have_a_socket() {
     let host = TestHost::with_vms(2);
     let socket = socket_of(&host);
     host.hurt("zoneadm", "block").unwrap();
@@ -109,13 +110,13 @@ fn a_socket_has_one_daemon() {
         true => Ok(()),
         false => Err("not yet".to_string()),
     });
-    // Not even while it loads, and nobody is answered.
+    // Not even while the first daemon loads and answers no client.
     let mut second = spawn_at(&host, &socket);
     assert_eq!(second.wait(), Some(1));
     wait_for_log(&second, "can't listen on /");
     host.hurt("zoneadm", "heal").unwrap();
     wait_until_it_listens(&first);
-    // What one that was killed has left is no hindrance.
+    // The socket that a killed daemon has left is no hindrance.
     first.signal("KILL");
     first.wait();
     assert!(socket.exists());
@@ -123,7 +124,7 @@ fn a_socket_has_one_daemon() {
     wait_until_it_listens(&third);
     assert_eq!(curl(&socket, "/ping"), "{\"ping\":\"pong\"}");
     drop(third);
-    // Somebody's file is left alone.
+    // A file that is no socket is left alone.
     fs::remove_file(&socket).unwrap();
     fs::write(&socket, "mine").unwrap();
     let mut fourth = spawn_at(&host, &socket);
@@ -132,23 +133,24 @@ fn a_socket_has_one_daemon() {
 }
 
 #[test]
-fn what_stands_at_a_socket_s_path_holds_up_nobody() {
+fn fifos_links_and_bad_paths_do_not_block_a_start() {
     let host = TestHost::with_vms(2);
     let refused = |socket: &Path, why: &str| {
         let mut daemon = spawn_at(&host, socket);
         assert_eq!(daemon.wait(), Some(1));
         wait_for_log(&daemon, why);
     };
-    // Nobody's FIFO is waited for, nobody's link followed.
+    // A FIFO in place of the lock is not waited for, and a link is not
+    // followed.
     let fifo = host.root().join("fifo");
     let made = Command::new("mkfifo").arg(with_lock(&fifo)).status();
     assert!(made.unwrap().success());
-    refused(&fifo, "not our own file");
+    refused(&fifo, "the lock file is not a regular file of this user");
     let link = host.root().join("link");
     std::os::unix::fs::symlink("elsewhere", with_lock(&link)).unwrap();
     refused(&link, "can't listen on");
     assert!(!host.root().join("elsewhere").exists());
-    // What can't be a socket leaves nothing.
+    // A path that can't be a socket leaves no lock.
     let long = host.root().join("l".repeat(200));
     refused(&long, "longer than");
     assert!(!with_lock(&long).exists());
@@ -157,8 +159,8 @@ fn what_stands_at_a_socket_s_path_holds_up_nobody() {
     let socket = socket_of(&host);
     let mut first = spawn_at(&host, &socket);
     wait_until_it_listens(&first);
-    // Somebody removes the lock: another daemon may take the path, and keeps
-    // it when the first one ends.
+    // If the lock is removed, another daemon may take the path, and keeps it
+    // when the first one ends.
     fs::remove_file(with_lock(&socket)).unwrap();
     let second = spawn_at(&host, &socket);
     wait_until_it_listens(&second);
@@ -182,10 +184,10 @@ fn with_lock(socket: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_tool_at_a_socket_waits_as_long_as_it_may() {
+fn the_time_limit_holds_for_a_socket_that_does_not_accept() {
     let dir = TempDir::new();
     let path = dir.0.join("full");
-    // Nobody accepts, and the queue of those who wait is full.
+    // No connection is accepted, and the queue of the waiting ones is full.
     let _listener = UnixListener::bind(&path).unwrap();
     let address = Address::from(path.clone());
     let mut waiting = Vec::new();
@@ -205,7 +207,7 @@ fn a_tool_at_a_socket_waits_as_long_as_it_may() {
 }
 
 #[test]
-fn settings_are_read_again_at_a_hangup() {
+fn sighup_reads_the_settings_again() {
     let host = TestHost::with_vms(2);
     let file = host.root().join("settings");
     let path = file.to_str().unwrap();
@@ -223,19 +225,19 @@ fn settings_are_read_again_at_a_hangup() {
     let changed = "log-level=debug # more\nrefresh-interval=0.05\njobs=8\n";
     fs::write(&file, changed).unwrap();
     daemon.signal("HUP");
-    says("log-level is debug now");
-    says("refresh-interval is 0.05 s now");
-    says("jobs will be 8 at the next start");
-    // Of the next full reload, which would have been in minutes.
+    says("log-level is now debug");
+    says("refresh-interval is now 0.05 s");
+    says("jobs can't change while the daemon runs; it will be 8 after");
+    // Logged by the next full reload, which would have come only minutes later.
     says("(periodic)");
     says("\"level\":20,");
     fs::write(&file, "log-level=loud\n").unwrap();
     daemon.signal("HUP");
-    says("settings:1: log-level=loud: not a level of the log");
+    says("settings:1: log-level=loud: must be error, warn, info");
     fs::remove_file(&file).unwrap();
     daemon.signal("HUP");
     says("settings: No such file");
-    // Nobody writes to it, and nobody waits for that.
+    // A FIFO without a writer is not waited for.
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     daemon.signal("HUP");
     says("settings: is not a regular file");
@@ -243,7 +245,7 @@ fn settings_are_read_again_at_a_hangup() {
 }
 
 #[test]
-fn where_there_are_no_zones_it_does_not_start() {
+fn the_daemon_does_not_start_on_a_system_without_zones() {
     for args in [&["daemon"][..], &["dump"], &["daemon", "--root", "/"]] {
         let output = Command::new(VMINFOD).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -251,10 +253,10 @@ fn where_there_are_no_zones_it_does_not_start() {
         assert!(said.contains("it is not SmartOS"), "{said}");
     }
     for (args, why) in [
-        (&["--listen", "none"][..], "no client could ask it"),
-        (&["--listen", "none", "--listen", "127.0.0.1:1"], "and an address"),
+        (&["--listen", "none"][..], "no client could connect"),
+        (&["--listen", "none", "--listen", "127.0.0.1:1"], "combined with"),
         (&["--listen", "192.0.2.1:9090"], "not a loopback address"),
-        (&["--listen", "nowhere"], "not ADDR:PORT: nowhere"),
+        (&["--listen", "nowhere"], "nowhere: neither ADDR:PORT nor"),
         (&["--socket", "/a/s", "--socket", "/a/./s"], "/a/s is given twice"),
     ] {
         let output =

@@ -1,5 +1,5 @@
 //! /events with queries: filters, forms of the snapshot, heartbeats, and
-//! coming back.
+//! resuming.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,8 +14,8 @@ use crate::harness::{
     DEADLINE, Daemon, TestHost, first_difference, text, wait_for,
 };
 
-/// Has something happen that is known by its name, and waits until it is
-/// served.
+/// Sets a tag of a VM to a value that can be recognised, and waits until it is
+/// served; returns the `seq` of that answer.
 fn mark(host: &TestHost, daemon: &Daemon, zonename: &str, value: &str) -> u64 {
     host.update(zonename, "tags.mark", value).unwrap();
     let query = format!("/vms/{zonename}?wait=tags.mark={value}");
@@ -25,7 +25,7 @@ fn mark(host: &TestHost, daemon: &Daemon, zonename: &str, value: &str) -> u64 {
 }
 
 #[test]
-fn streams_get_only_what_they_ask_for() {
+fn streams_get_only_the_events_and_fields_of_their_query() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let names = host.zonenames().unwrap();
@@ -56,7 +56,7 @@ fn streams_get_only_what_they_ask_for() {
     let query = format!("/vms/{created}?wait=gone");
     assert_eq!(daemon.get(&query).text(), "null");
 
-    // The first event of each is the first that it wants.
+    // The first event of each stream is the first that it asked for.
     let event = of_a.next().unwrap();
     assert_eq!(text(&event, "zonename"), a);
     let marks = event.get("vm").unwrap().get("tags").unwrap();
@@ -80,7 +80,7 @@ fn streams_get_only_what_they_ask_for() {
 }
 
 #[test]
-fn the_snapshot_has_the_form_that_is_asked_for() {
+fn the_snapshot_has_the_requested_form() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let vms = daemon.vms();
@@ -102,7 +102,7 @@ fn the_snapshot_has_the_form_that_is_asked_for() {
 }
 
 #[test]
-fn a_quiet_stream_has_a_heartbeat_if_it_wants_one() {
+fn a_quiet_stream_gets_the_heartbeats_it_asked_for() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -110,7 +110,7 @@ fn a_quiet_stream_has_a_heartbeat_if_it_wants_one() {
     for _ in 0..2 {
         assert_eq!(text(&stream.next().unwrap(), "type"), "heartbeat");
     }
-    // It says how far the client is, though nothing was for it.
+    // A heartbeat has the latest `seq`, though no event passed the filter.
     let seq = mark(&host, &daemon, &name, "x");
     wait_for("a heartbeat that knows the event", || {
         let beat = stream.next().unwrap();
@@ -122,7 +122,7 @@ fn a_quiet_stream_has_a_heartbeat_if_it_wants_one() {
 }
 
 #[test]
-fn who_cannot_come_back_is_told_why() {
+fn a_stream_that_cannot_resume_gets_the_reason() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--set", "kept-events=3"]);
     let name = host.zonenames().unwrap().remove(0);
@@ -173,7 +173,7 @@ impl Random {
     }
 }
 
-/// Who keeps all VMs by /events, and is cut off again and again.
+/// A client that keeps all VMs by /events, and is cut off again and again.
 struct Mirror {
     vms: BTreeMap<String, Json>,
     since: Option<(u64, String)>,
@@ -182,8 +182,8 @@ struct Mirror {
 }
 
 impl Mirror {
-    /// Listens until `bytes` have come, or event `end`; whatever stands there
-    /// half is thrown away.
+    /// Listens until `bytes` have come, or event `end`; an incomplete line is
+    /// thrown away.
     fn listen(&mut self, daemon: &Daemon, bytes: u64, end: u64) {
         let query = match &self.since {
             None => String::new(),
@@ -294,7 +294,7 @@ fn cut_at_random(
     while cut < cuts || !has_seen(&mirror) {
         assert!(begun.elapsed() < DEADLINE, "{cut} cuts");
         cut += 1;
-        // In the head, in a line, between lines, after many.
+        // Cut in the head, in a line, between lines, or after many lines.
         let bytes = match random.below(4) {
             0 => random.below(400),
             1 => random.below(6000),
@@ -316,22 +316,23 @@ fn cut_at_random(
 }
 
 #[test]
-fn a_thousand_cuts_lose_nothing() {
+fn a_thousand_resumed_streams_miss_no_event() {
     let mirror = cut_at_random(1000, &[], 7, |_| true);
     assert_eq!(mirror.resets, 0);
     assert!(mirror.resumed > 500, "{}", mirror.resumed);
 }
 
 #[test]
-fn cuts_that_last_too_long_begin_again_and_lose_nothing() {
-    // How long a cut lasts is up to the machine: until there were both.
+fn streams_that_resume_too_late_get_a_new_snapshot() {
+    // How long a cut lasts depends on the machine: go on until there were both
+    // resumes and resets.
     let has_both = |mirror: &Mirror| mirror.resets > 0 && mirror.resumed > 0;
     let mirror = cut_at_random(200, &["--set", "kept-events=2"], 9, has_both);
     assert!(has_both(&mirror));
 }
 
 #[test]
-fn an_event_costs_by_those_who_want_it() {
+fn an_event_costs_nothing_for_streams_that_filter_it_out() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let names = host.zonenames().unwrap();
@@ -356,7 +357,8 @@ fn an_event_costs_by_those_who_want_it() {
         mine += 1.0;
     }
     assert!(seq - seq_before >= 10.0);
-    // One look for each event of the VM that one wants, none for the others.
+    // One look for each event of the VM that a stream asks for, and none for
+    // other events.
     wait_for("the fan-out has seen all", || {
         let looked = looks() - before;
         if looked == mine { Ok(()) } else { Err(format!("{looked} {mine}")) }
@@ -366,7 +368,7 @@ fn an_event_costs_by_those_who_want_it() {
 }
 
 #[test]
-fn old_http_gets_lines_without_chunks() {
+fn http_1_0_clients_get_lines_without_chunks() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);

@@ -1,5 +1,5 @@
-//! The safe way to switch that docs/OPERATING.md has, from the first step to
-//! the last: what stands in for SMF is in `tests/smf`.
+//! The safe way to switch in docs/OPERATING.md, from the first step to the
+//! last. `tests/smf` stands in for SMF.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,8 @@ struct Platform {
     beside: Image,
 }
 
-/// As today's method: it returns once the daemon answers.
+/// The start method of the platform's daemon. Like today's, it returns once the
+/// daemon answers.
 fn start_script(platform: &Path, image: &Image) -> String {
     let (platform, root) = (platform.display(), image.host.root().display());
     let address = &image.address;
@@ -67,7 +68,7 @@ impl Platform {
         platform
     }
 
-    /// The script that switches.
+    /// The command line of vminfod-switch.
     fn script(&self, word: &str) -> Command {
         let script = self.beside.dir.0.join("usr/vm/smf/vminfod-switch");
         let path = std::env::var("PATH").unwrap();
@@ -96,7 +97,7 @@ impl Platform {
         });
     }
 
-    /// Lays another program out in the place of the daemon's.
+    /// Replaces the program of the daemon by a shell script.
     fn set_program(&self, script: &str) {
         let program = self.beside.dir.0.join("usr/vm/sbin/vminfod");
         fs::remove_file(&program).unwrap();
@@ -138,7 +139,7 @@ impl Drop for Platform {
     }
 }
 
-/// Every file below a directory, and what is in it.
+/// Every file below a directory, and its contents.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
@@ -155,7 +156,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[test]
-fn the_way_there_and_back_leaves_nothing_behind() {
+fn switching_to_vminfod_and_back_leaves_nothing_behind() {
     let platform = Platform::new();
     let Platform { beside, dir } = &platform;
     let program = beside.dir.0.join("usr/vm/sbin/vminfod");
@@ -168,7 +169,7 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     let laid_out = files(&beside.dir.0);
     let repository = files(&dir.0.join("repository"));
     let root = beside.host.root().to_str().unwrap();
-    // 1: the machine is as expected, and the daemon there serves the same.
+    // 1: the machine is as expected, and its daemon serves the same VMs.
     let scratch = beside.host.path("/scratch");
     fs::create_dir_all(&scratch).unwrap();
     let scratch = scratch.to_str().unwrap();
@@ -183,7 +184,7 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     ];
     let said = run(&check);
     assert!(said.contains("\nagainst: 2 facts hold\n"), "{said}");
-    // 2: both beside each other.
+    // 2: both daemons side by side.
     let second = beside.host.start();
     let name = beside.host.zonenames().unwrap().remove(0);
     let both = second.addr.to_string();
@@ -196,7 +197,7 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     });
     assert!(said.contains("no lasting difference"), "{said}");
     drop(second);
-    // 3: switched.
+    // 3: the switch.
     let before = platform.platform_pid();
     assert_eq!(platform.served_by(), before);
     assert_eq!(platform.switch("status").1, "the platform's\n");
@@ -209,13 +210,13 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     assert!(args.starts_with(program.to_str().unwrap()), "{args}");
     let shown = platform.switch("status").1;
     assert!(shown.starts_with("the vminfod below "), "{shown}");
-    // Once more changes nothing; a copy elsewhere knows whose it is.
+    // A second switch changes nothing. The start method has its group and user.
     assert_eq!(platform.switch("to").0, Some(0));
     let start = dir.0.join("repository/instance/start");
     let read = |name: &str| fs::read_to_string(start.join(name)).unwrap();
     assert_eq!((&*read("group"), &*read("user")), ("staff\n", "root\n"));
     assert_eq!(beside.pid(), Some(daemon));
-    // 4: and back.
+    // 4: the way back.
     let (status, said) = platform.switch("back");
     assert_eq!(status, Some(0), "{said}");
     beside.wait_until_contract_is_empty(daemon);
@@ -227,7 +228,7 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     assert_eq!(platform.switch("back").0, Some(0));
     assert_eq!(platform.platform_pid(), after);
     let mut left = files(&beside.dir.0);
-    // What the stand-in of prctl(1) notes, and nothing else.
+    // Only the file in which the stand-in of prctl(1) notes its calls is new.
     left.retain(|path, _| !path.ends_with("prctl.asked"));
     assert_eq!(
         left.keys().collect::<Vec<_>>(),
@@ -238,21 +239,21 @@ fn the_way_there_and_back_leaves_nothing_behind() {
     assert_eq!(now, repository);
 }
 
-/// A program that could run, by what it says before.
+/// The beginning of a script that passes for a program that can run here.
 const COULD_RUN: &str = "case \"$*\" in 'daemon --check'|settings*) exit 0 ;; \
     esac; ";
 
 #[test]
-fn a_vminfod_that_does_not_come_up_gives_way_to_the_platform_s() {
+fn a_switch_to_a_vminfod_that_fails_goes_back() {
     let platform = Platform::new();
     let before = platform.platform_pid();
-    // One that can't run at all stops nothing.
+    // A program that can't run at all: the platform's daemon is not stopped.
     platform.set_program("exit 1");
     let (status, said) = platform.switch("to");
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("can't run here"), "{said}");
     assert_eq!(platform.served_by(), before);
-    // One that ends while it starts.
+    // A program that ends while it starts.
     platform.set_program(&format!("{COULD_RUN} exit 1"));
     let (status, said) = platform.switch("to");
     assert_eq!(status, Some(1), "{said}");
@@ -261,7 +262,7 @@ fn a_vminfod_that_does_not_come_up_gives_way_to_the_platform_s() {
     let after = platform.platform_pid();
     assert_ne!(after, before);
     assert_eq!(platform.served_by(), after);
-    // Methods that are not from here stay as they are.
+    // Methods that were not set by this script stay as they are.
     let own = platform.dir.0.join("repository/instance/start");
     fs::create_dir_all(&own).unwrap();
     let (status, said) = platform.switch("to");
@@ -302,13 +303,13 @@ fn a_switch_that_is_interrupted_goes_back() {
 }
 
 #[test]
-fn a_switch_that_was_killed_half_way_can_be_undone() {
+fn a_switch_that_was_killed_halfway_can_be_undone() {
     let platform = Platform::new();
     let svcadm = platform.dir.0.join("usr/bin/svcadm");
     let fmri = "svc:/system/smartdc/vminfod:default";
     let instance = platform.dir.0.join("repository/instance");
     for groups in [&["switch"][..], &["switch", "start"], &["switch", "stop"]] {
-        // It had stopped the service, and added so much.
+        // The script had stopped the service, and added these property groups.
         let done = Command::new(&svcadm).args(["disable", "-t", fmri]).status();
         assert!(done.unwrap().success());
         for group in groups {
@@ -323,7 +324,7 @@ fn a_switch_that_was_killed_half_way_can_be_undone() {
 }
 
 #[test]
-fn a_repository_that_does_not_answer_is_not_believed() {
+fn errors_of_svccfg_stop_the_switch() {
     let platform = Platform::new();
     let fails = platform.dir.0.join("svccfg.fails");
     let before = platform.platform_pid();
@@ -336,7 +337,7 @@ fn a_repository_that_does_not_answer_is_not_believed() {
     assert_eq!(platform.served_by(), before);
     fs::remove_file(&fails).unwrap();
     assert_eq!(platform.switch("to").0, Some(0));
-    // What could not be removed is still there, and is not called gone.
+    // A property group that could not be removed is not reported as removed.
     fs::write(&fails, "delpg\n").unwrap();
     let (status, said) = platform.switch("back");
     assert_eq!(status, Some(1), "{said}");

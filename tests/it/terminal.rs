@@ -1,4 +1,4 @@
-//! A real terminal: that of tmux.
+//! A real terminal, provided by tmux.
 
 use std::process::{Command, Output};
 
@@ -16,10 +16,11 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    /// A terminal of 80 columns and 24 lines, in which a shell runs this.
+    /// A terminal of 80 columns and 24 lines, in which a shell runs `script`.
     pub fn run(script: &str, addr: &str) -> Self {
         let terminal = Self { dir: TempDir::new() };
-        // What stands there before and after is the shell's.
+        // The shell's words before and after it show whether the screen is
+        // restored.
         let script = format!("echo before; {script}; echo after $?; cat");
         let begun = terminal
             .command(&["-f", "/dev/null", "new-session", "-d"])
@@ -48,7 +49,7 @@ impl Terminal {
         assert!(sent.status.success(), "{sent:?}");
     }
 
-    /// What is on it, line by line; `-e` in `how` keeps colours.
+    /// The text on the screen, line by line; `-e` in `how` keeps colours.
     pub fn screen(&self, how: &[&str]) -> String {
         let shown = self.tmux(&[&["capture-pane", "-p"], how].concat());
         assert!(shown.status.success(), "{shown:?}");

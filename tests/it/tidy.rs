@@ -1,7 +1,9 @@
 //! Rules of the house that no other tool checks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A file with more lines is two.
 const LINES_MAX: usize = 600;
@@ -56,7 +58,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn unsafe_code_lives_in_one_place() {
+fn unsafe_code_is_only_in_src_os() {
     for (path, text) in sources("src") {
         if !path.starts_with("src/os") {
             assert!(!text.contains("unsafe"), "{}", path.display());
@@ -65,7 +67,7 @@ fn unsafe_code_lives_in_one_place() {
 }
 
 #[test]
-fn paths_of_the_system_live_in_one_place() {
+fn system_paths_are_only_in_config_and_os() {
     let roots = ["etc", "usr", "zones", "tmp", "var", "proc"];
     for (path, text) in sources("src") {
         let is_free = path.ends_with("config.rs")
@@ -84,7 +86,7 @@ fn paths_of_the_system_live_in_one_place() {
 }
 
 #[test]
-fn files_have_a_size_that_one_reads() {
+fn files_have_at_most_600_lines_and_a_head_comment() {
     for (path, text) in ["src", "tests", "bench"].into_iter().flat_map(sources)
     {
         let lines = text.lines().count();
@@ -123,7 +125,7 @@ fn test_paths() -> Vec<String> {
 }
 
 #[test]
-fn each_planted_bug_has_its_place() {
+fn each_mutant_applies_in_one_place_and_names_its_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = test_paths();
     let mut count = 0;
@@ -160,8 +162,37 @@ fn each_planted_bug_has_its_place() {
     assert!(count > 0);
 }
 
+/// The crates of the program, and of its build, on one system.
+fn crates_of(target: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "vminfod"])
+        .args(["--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}", "--target", target])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let names = lines.lines().filter_map(|line| line.split(' ').next());
+    names.map(String::from).filter(|name| name != "vminfod").collect()
+}
+
 #[test]
-fn only_what_is_for_tests_alone_is_left_out() {
+fn the_page_of_dependencies_lists_every_crate() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(page.join("docs/DEPENDENCIES.md")).unwrap();
+    let table = page.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = table.skip(1).take_while(|line| line.starts_with('|'));
+    let name = |row: &str| row.split('|').nth(1).unwrap().trim().to_string();
+    let listed: BTreeSet<String> = rows.map(name).collect();
+    let mut used = crates_of("x86_64-unknown-illumos");
+    used.extend(crates_of("x86_64-unknown-linux-gnu"));
+    assert_eq!(listed, used);
+    assert!(used.len() < 40, "{}", used.len());
+}
+
+#[test]
+fn without_tests_removes_only_test_code() {
     let text = "a\n#[cfg(test)]\nmod t;\nb {\n    #[cfg(test)]\n    \
         fn t() {\n        x;\n    }\n    c;\n}\n#[cfg(test)]\nmod t {\n    \
         y;\n}\nd";

@@ -31,7 +31,7 @@ fn wait_with(daemon: &Daemon, args: &[&str], command: &[&str]) -> Output {
 }
 
 #[test]
-fn a_command_is_run_and_its_effect_waited_for() {
+fn wait_runs_a_command_and_waits_for_its_effect() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -76,7 +76,7 @@ fn a_command_is_run_and_its_effect_waited_for() {
     assert!(gone.status.success() && gone.stdout.is_empty(), "{gone:?}");
     assert_eq!(daemon.get(&format!("/vms/{new}")).status, 404);
 
-    // Without a command, what is so already will do.
+    // Without a command, a state that the VM has already is enough.
     let now = daemon.tool(&["wait", &zonename, "state=running"]);
     assert_eq!(text(&vm_of(now), "zonename"), zonename);
     let now = daemon.tool(&["wait", "nobody", "--gone", "--timeout", "0"]);
@@ -84,7 +84,7 @@ fn a_command_is_run_and_its_effect_waited_for() {
 }
 
 #[test]
-fn a_wait_that_fails_says_why() {
+fn wait_says_why_it_has_failed() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -101,18 +101,18 @@ fn a_wait_that_fails_says_why() {
     };
     let vm = late(
         &[&zonename, "state=stopped", "quota=25", "tags.x=1"],
-        "not in 2 s: state is running, wanted state=stopped; there is no \
-         tags.x, wanted tags.x=1",
+        "gave up after 2 s: state is running (waited for state=stopped); the \
+         VM has no tags.x (waited for tags.x=1)",
     );
-    // As it is instead.
+    // The VM is printed as it is instead.
     assert_eq!(text(&parse(&vm), "state"), "running");
-    late(&[&zonename, "--gone"], "it is there");
+    late(&[&zonename, "--gone"], "the VM still exists");
     assert!(late(&["nobody", "state=running"], "no such VM").is_empty());
 
-    // A command that fails is not waited for.
+    // After a command that fails, nothing is waited for.
     for (command, status, wanted) in [
-        (&["false"][..], 1, "false: exit status: 1; not waited for"),
-        (&["sh", "-c", "exit 42"], 42, "sh: exit status: 42"),
+        (&["false"][..], 1, "false failed (exit status: 1); did not wait"),
+        (&["sh", "-c", "exit 42"], 42, "sh failed (exit status: 42)"),
         (&["sh", "-c", "kill -TERM $$"], 143, "SIGTERM"),
         (&["/no/such/command"], 127, "/no/such/command: No such file"),
     ] {
@@ -122,14 +122,14 @@ fn a_wait_that_fails_says_why() {
         assert!(said.contains(wanted), "{said}");
         assert!(output.stdout.is_empty());
     }
-    // The command has words of its own, and what looks like options.
+    // Words after `--` belong to the command, even if they look like options.
     let echo = ["echo", "--gone", "--"];
     let output = wait_with(&daemon, &[&zonename, "state=running"], &echo);
     assert!(output.stdout.starts_with(b"--gone --\n{"), "{output:?}");
 }
 
 #[test]
-fn what_happened_since_an_event_counts() {
+fn wait_since_also_counts_past_events() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -152,7 +152,7 @@ fn what_happened_since_an_event_counts() {
     assert_eq!(daemon.tool(&args).status.code(), Some(3));
 }
 
-/// What may be wrong while commands are waited for.
+/// Faults that may occur during the waits.
 const FAULTS: [(&str, &str); 10] = [
     ("zoneadm", "slow 20 times=2"),
     ("zfs", "slow 30 times=2"),
@@ -166,14 +166,14 @@ const FAULTS: [(&str, &str); 10] = [
     ("sysevent-zfs", "drop times=2"),
 ];
 
-/// How often commands are waited for, on each of [`SIDES`] hosts.
+/// How many commands are waited for, on each of [`SIDES`] hosts.
 const ROUNDS: usize = 250;
 
-/// How many hosts there are at once.
+/// How many hosts run at once.
 const SIDES: usize = 4;
 
 #[test]
-fn a_thousand_waits_under_faults_tell_no_lie_and_end() {
+fn a_thousand_waits_under_faults_end_with_the_right_verdict() {
     std::thread::scope(|scope| {
         for side in 0..SIDES {
             scope.spawn(move || waits_under_faults(side));
@@ -204,7 +204,7 @@ fn waits_under_faults(side: usize) {
             }
             _ => (state, simhost(&host, verb, &[&zonename])),
         };
-        // A command that does nothing makes nothing so.
+        // After a command that does nothing, the wait must time out.
         if round % 10 == 9 {
             let args = [&*zonename, wanted, "--timeout", "0.2"];
             let output = wait_with(&daemon, &args, &["true"]);
@@ -215,8 +215,8 @@ fn waits_under_faults(side: usize) {
         let output = wait_with(&daemon, &args, &command);
         let context = format!("{side} {round} {what} {words}: {output:?}");
         assert!(output.status.success(), "{context}");
-        // What it says is so of what it prints, of the system, and of what
-        // the daemon says from now on.
+        // The condition holds for the VM that was printed, for the system, and
+        // for what the daemon serves from now on.
         let vm = parse(&output.stdout);
         let served = daemon.vm(&zonename).unwrap();
         let (property, value) = wanted.split_once('=').unwrap();
@@ -262,7 +262,7 @@ impl Events {
         Self { child, lines, notes }
     }
 
-    /// The next line, but of the times of files, which change in between.
+    /// The next line, except changes of `last_modified`, which come in between.
     pub fn line(&self) -> String {
         loop {
             let line = self.lines.recv_timeout(DEADLINE).unwrap();
@@ -278,7 +278,7 @@ impl Events {
 }
 
 #[test]
-fn events_go_on_with_the_next_daemon_and_say_so() {
+fn events_continue_after_a_restart_with_a_note() {
     let host = TestHost::with_vms(3);
     let addr = free_address();
     let names = host.zonenames().unwrap();
@@ -287,13 +287,13 @@ fn events_go_on_with_the_next_daemon_and_say_so() {
     assert!(events.line().ends_with("] ready"));
     drop(daemon);
     let note = events.note();
-    assert!(note.ends_with("; trying again"), "{note}");
+    assert!(note.ends_with("; reconnecting"), "{note}");
     host.update(&names[0], "alias", "renamed").unwrap();
     host.delete(&names[1]).unwrap();
     let daemon = host.start_with(&["--listen", &addr]);
     let note = events.note();
-    let wanted = "vminfod: the stream began again (another epoch): what is \
-                  different now follows";
+    let wanted = "vminfod: the event stream started over (another epoch): \
+                  events may be missing; printing the differences as events";
     assert_eq!(note, wanted);
     assert!(events.line().ends_with("] ready"));
     let mut lines: Vec<_> = (0..2).map(|_| events.line()).collect();
@@ -307,7 +307,7 @@ fn events_go_on_with_the_next_daemon_and_say_so() {
     );
     // The file's time has changed too.
     assert!(lines[1].ends_with(&end), "{lines:?}");
-    // vmadm's way is to end with the stream.
+    // With --retry 0 it ends with the stream, as vmadm does.
     let mut ends = Events::start(&addr, &["--retry", "0"]);
     assert!(ends.line().ends_with("] ready"));
     drop(daemon);
@@ -317,7 +317,7 @@ fn events_go_on_with_the_next_daemon_and_say_so() {
 }
 
 #[test]
-fn events_are_of_what_is_asked_for() {
+fn events_print_only_what_the_options_select() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let addr = daemon.addr.to_string();
@@ -346,7 +346,7 @@ fn events_are_of_what_is_asked_for() {
     let b_short = b.split('-').next().unwrap();
     assert!(of_uuid.line().contains(&format!("] {b_short} vm1 modify: tags")));
     let line = of_vm.line();
-    // What a tenant writes is no order to the terminal.
+    // Text of a tenant can't control the terminal.
     let wanted = "\\u001b]0;owned\\u0007 modify: alias changed :: \"vm0\" -> \
                   \"\\u001b]0;owned\\u0007\"";
     assert!(line.contains(wanted), "{line}");
@@ -354,7 +354,7 @@ fn events_are_of_what_is_asked_for() {
     assert!(of_type.line().ends_with(" create"));
     let event = parse(json.line().as_bytes());
     assert_eq!(text(&event, "type"), "modify");
-    // From an event on, of this daemon.
+    // Events since an event of this daemon, and since one of another epoch.
     let since = ready(&["--since", &seq]);
     assert!(since.line().contains("modify: tags"));
     let since = Events::start(&addr, &["--since", "nonsense-5"]);
@@ -363,7 +363,7 @@ fn events_are_of_what_is_asked_for() {
 }
 
 #[test]
-fn events_have_colours_on_a_terminal_alone() {
+fn events_have_colours_only_on_a_terminal() {
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let addr = daemon.addr.to_string();
@@ -387,7 +387,7 @@ fn events_have_colours_on_a_terminal_alone() {
 }
 
 #[test]
-fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
+fn diagnose_finds_the_differences_of_a_stale_daemon() {
     let host = TestHost::with_vms(6);
     let daemon = host.start_with(&["--refresh-interval", "100000"]);
     let root = host.root().to_str().unwrap();
@@ -413,10 +413,11 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
     let told = &json.as_array().unwrap()[0];
     assert_eq!(text(told, "path"), "quota");
     assert_eq!(told.get("daemon"), Some(&Json::from(25u32)));
-    // What the daemon is made to look at is in order again.
+    // Once the daemon has loaded the VM again, there is no difference.
     assert!(daemon.tool(&["get", "--sync", &names[0]]).status.success());
     assert_eq!(diagnose(&[]), nothing);
-    // What can't be read now is no difference: the daemon has what was good.
+    // A VM that can't be read now is no difference: the daemon serves the last
+    // good version.
     host.hurt("zfs:zones", "suspended").unwrap();
     let (status, stdout, stderr) = diagnose(&[]);
     assert_eq!((status, &*stdout), (Some(2), ""), "{stderr}");
@@ -426,14 +427,14 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
             "{stderr}"
         );
     }
-    assert!(stderr.ends_with("vminfod: 6 things can't be compared\n"));
+    assert!(stderr.ends_with("could not be compared: 6 (reasons above)\n"));
     host.hurt("zfs:zones", "heal").unwrap();
-    // It can't tell without both.
+    // Without zoneadm, it can't compare.
     host.hurt("zoneadm", "fail no").unwrap();
     let (status, _, stderr) = diagnose(&[]);
     assert_eq!(status, Some(2), "{stderr}");
     host.hurt("zoneadm", "heal").unwrap();
-    // What has failed once is asked again.
+    // A command that fails once is run again.
     for (command, fault) in [
         ("zoneadm", "fail once times=1"),
         ("zfs", "fail once times=1"),
@@ -450,7 +451,7 @@ fn a_healthy_host_has_no_differences_and_a_stale_daemon_has() {
 }
 
 #[test]
-fn the_status_names_who_is_ill() {
+fn status_names_the_vms_that_have_faults() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(1);
@@ -471,11 +472,12 @@ fn the_status_names_who_is_ill() {
     let wanted =
         format!("\nVM {zonename} ({alias}): metadata.json\n    since 20");
     assert!(said.contains(&wanted), "{said}");
-    // A look at the system says what it could not read.
+    // `get --sync` says which file could not be read.
     let output = daemon.tool(&["get", "--sync", &zonename]);
     assert!(output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said, "metadata.json: not readable, as it was before\n");
+    let wanted = "cannot read metadata.json; showing the last good values\n";
+    assert_eq!(said, wanted);
     fs::write(host.path(&path), "{}").unwrap();
     wait_for("it is mended", || {
         let said = status();
@@ -484,7 +486,7 @@ fn the_status_names_who_is_ill() {
 }
 
 #[test]
-fn the_tools_end_quietly_when_nobody_reads() {
+fn the_tools_end_quietly_when_their_pipe_is_closed() {
     let host = TestHost::with_vms(40);
     let daemon = host.start();
     let sh = |words: &str| {
@@ -499,7 +501,7 @@ fn the_tools_end_quietly_when_nobody_reads() {
         "$V vms | head -c 10",
         "$V list | head -n 1",
         "$V lookup -j | head -c 10",
-        // Though nothing happens that it could print.
+        // This one ends though no event comes that it could print.
         "$V events -r | head -n 1",
     ] {
         let output = sh(words);

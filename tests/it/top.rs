@@ -1,4 +1,4 @@
-//! The live view, in a real terminal: that of tmux.
+//! `vminfod top`, the live view, in a real terminal: that of tmux.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ fn address(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn the_view_follows_the_vms() {
+fn top_follows_the_vms() {
     let host = TestHost::with_vms(6);
     let addr = free_address();
     let daemon = host.start_with(&["--listen", &addr]);
@@ -52,12 +52,12 @@ fn the_view_follows_the_vms() {
         line.contains(&format!(" {short} ")) && line.contains(" -> ")
     };
     assert!(screen[events..].iter().any(is_event), "{screen:#?}");
-    // It stands out.
+    // The change is highlighted.
     let coloured = terminal.screen(&["-e"]);
     let line = coloured.lines().find(|line| line.contains(": running"));
     assert!(line.unwrap().contains("\x1b[1m\x1b[33m"), "{line:?}");
 
-    // What has changed last comes first; and the other way round.
+    // Sorted by the last change, the newest first; and the other way round.
     terminal.press(&["c"]);
     let screen = terminal.wait_for_text("LAST CHANGE^");
     assert_eq!(row(&screen, short), 3);
@@ -65,7 +65,7 @@ fn the_view_follows_the_vms() {
     let screen = terminal.wait_for_text("LAST CHANGEv");
     assert_eq!(row(&screen, short), 8, "{screen:#?}");
 
-    // Only some.
+    // A filter leaves only some rows.
     terminal.press(&["/", short]);
     let screen = terminal.wait_for_text(&format!("filter: {short}_"));
     assert_eq!(row(&screen, short), 3);
@@ -96,7 +96,7 @@ fn the_view_follows_the_vms() {
             && screen.contains("healthy")
             && screen.contains(" delete\n")
     });
-    // A VM's words are no orders to the terminal.
+    // Text of a VM can't control the terminal.
     host.update(stopped, "alias", "a\x1b[2J\x07b").unwrap();
     terminal.wait_for_text("a\\u001b[2J\\u0007b");
 
@@ -107,7 +107,7 @@ fn the_view_follows_the_vms() {
 }
 
 #[test]
-fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
+fn a_signal_ends_top_and_restores_the_terminal() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
@@ -125,7 +125,7 @@ fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
         kill(signal);
         let screen = terminal.wait_for_text("after 0");
         assert_eq!(screen[..2], ["before", "after 0"], "{signal}");
-        // What is typed is shown again.
+        // The terminal shows again what is typed.
         terminal.press(&["typed", "Enter"]);
         let screen = terminal.wait_for_text("typed");
         assert!(screen.contains(&"typed".to_string()), "{screen:?}");
@@ -133,7 +133,7 @@ fn a_signal_ends_the_view_and_the_terminal_is_as_before() {
 }
 
 #[test]
-fn it_can_be_put_away_and_taken_up_again() {
+fn top_can_be_suspended_and_resumed() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let file = host.root().join("setup");
@@ -143,7 +143,7 @@ fn it_can_be_put_away_and_taken_up_again() {
     terminal.wait_for("a prompt", |screen| screen.contains("\n>"));
     let pid = host.root().join("pid");
     let pid = pid.to_str().unwrap();
-    // Within another shell: all of the job is stopped.
+    // Within another shell, so that the whole job must stop.
     let line = format!("sh -c 'echo $$ > {pid}; $V top; echo ended $?'");
     terminal.press(&["-l", &line]);
     terminal.press(&["Enter"]);
@@ -153,7 +153,7 @@ fn it_can_be_put_away_and_taken_up_again() {
     terminal.press(&["-l", "fg"]);
     terminal.press(&["Enter"]);
     terminal.wait_for_text("healthy");
-    // Stopped by somebody else, it takes its terminal back all the same.
+    // Stopped by another process, it takes its terminal back, too.
     let group = std::fs::read_to_string(pid).unwrap();
     let group = format!("-{}", group.trim());
     let kill = |signal: &str| {
@@ -171,7 +171,7 @@ fn it_can_be_put_away_and_taken_up_again() {
 }
 
 #[test]
-fn without_a_terminal_it_is_a_table() {
+fn top_prints_a_table_if_there_is_no_terminal() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let output = Command::new(Path::new(VMINFOD))

@@ -1,5 +1,5 @@
-//! vmadm's verbs that only read: what was recorded of today's vmadm, and a
-//! case for each further rule of its surface, to the byte.
+//! vmadm's verbs that only read, byte for byte: recordings of today's vmadm,
+//! and a case for each further rule of its command line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// The program by the name of vmadm.
+/// A link named vmadm to the program.
 fn vmadm(host: &TestHost) -> PathBuf {
     let link = host.root().join("vmadm");
     symlink(VMINFOD, &link).unwrap();
@@ -47,7 +47,7 @@ fn every_recorded_command_line_prints_what_was_recorded() {
             let output = run(program, &args, &daemon);
             let stdout = String::from_utf8(output.stdout).unwrap();
             let wanted = text(case, "stdout");
-            // JSON compares as values.
+            // JSON is compared by value.
             match Json::parse(wanted) {
                 Ok(wanted) if wanted.as_f64().is_none() => {
                     let told = Json::parse(&stdout);
@@ -90,7 +90,7 @@ impl Case {
                     assert!(!sections.contains_key(name), "{path:?}: {name}");
                     sections.insert(name, String::new());
                 }
-                // What stands before the first section says why.
+                // Lines before the first section are comments.
                 None if section.is_empty() => assert!(line.starts_with('#')),
                 None => {
                     let lines = sections.get_mut(section).unwrap();
@@ -116,7 +116,7 @@ impl Case {
     }
 }
 
-/// Lays out VMs, a line each: brand, state, properties.
+/// Lays out VMs; each line has the brand, the state and properties of one.
 fn lay_out(vms: &str) -> TestHost {
     let host = TestHost::with_vms(0);
     for (number, line) in vms.lines().enumerate() {
@@ -133,7 +133,7 @@ fn lay_out(vms: &str) -> TestHost {
             Some("stopped") => host.host.stop(&spec.uuid, 0).unwrap_or(()),
             other => panic!("{other:?}"),
         }
-        // Only what a case says has a quota here.
+        // A bhyve VM has a quota only if the case says so.
         let default = ["quota=0"].into_iter().filter(|_| spec.brand == "bhyve");
         for word in default.chain(words) {
             let (property, value) = word.split_once('=').unwrap();
@@ -145,7 +145,7 @@ fn lay_out(vms: &str) -> TestHost {
 }
 
 #[test]
-fn every_rule_of_the_surface_has_its_case() {
+fn every_case_of_the_vmadm_command_line_prints_as_written() {
     let mut paths: Vec<_> = fs::read_dir(fixture("vmadm"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

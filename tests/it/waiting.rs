@@ -1,5 +1,5 @@
-//! `wait=` and `sync=1`: what is answered when, under storms, with slow
-//! commands, and for VMs that come and go.
+//! `wait=` and `sync=1`: which answer comes when, under storms of events, with
+//! slow commands, and for VMs that come and go.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -12,7 +12,7 @@ use vminfod::vm::json::Json;
 use crate::harness::{Daemon, TestHost, runs_of, text, wait_for};
 use crate::healing::breakers;
 
-/// Asks in a thread of its own.
+/// Sends a GET from a thread of its own.
 fn ask(
     daemon: &Daemon,
     path: String,
@@ -21,7 +21,7 @@ fn ask(
     std::thread::spawn(move || crate::harness::get_at(addr, &path))
 }
 
-/// Waits until as many requests wait.
+/// Waits until this many requests wait.
 fn wait_for_waiting(daemon: &Daemon, wanted: f64) {
     wait_for_gauge(daemon, "vminfod_http_requests_waiting", wanted);
 }
@@ -38,11 +38,11 @@ fn wait_for_gauge(daemon: &Daemon, gauge: &str, wanted: f64) {
 }
 
 #[test]
-fn a_wait_ends_when_it_holds() {
+fn a_wait_is_answered_when_its_conditions_hold() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
-    // At once.
+    // Conditions that hold already are answered at once.
     let path = format!("/vms/{name}?wait=state=running&wait=brand=!kvm");
     let answer = daemon.get(&path);
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -64,7 +64,7 @@ fn a_wait_ends_when_it_holds() {
     let gone = gone.join().unwrap();
     assert_eq!((gone.status, &*gone.text()), (200, "null"));
 
-    // Of one that is not there yet.
+    // A wait for a VM that does not exist yet.
     let new = simhost::layout::uuid_of(70);
     let path = format!("/vms/{new}?wait=zone_state=installed&fields=uuid");
     let made = ask(&daemon, path);
@@ -75,7 +75,7 @@ fn a_wait_ends_when_it_holds() {
 }
 
 #[test]
-fn a_wait_that_takes_too_long_tells_how_the_vm_is() {
+fn a_wait_that_times_out_returns_the_present_vm() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--set", "wait-time=0.2"]);
     let name = host.zonenames().unwrap().remove(0);
@@ -100,16 +100,17 @@ fn a_wait_that_takes_too_long_tells_how_the_vm_is() {
 }
 
 #[test]
-fn no_state_is_too_short_to_be_waited_for() {
+fn a_wait_sees_even_the_shortest_states() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
     assert!(host.is_up(&name).unwrap());
     for round in 0..20 {
-        // Those that the kernel reports.
+        // States that the kernel reports.
         let states = ["shutting_down", "ready", "running"];
         let waits = states.map(|state| {
-            // What holds already is not waited for.
+            // `running` holds already; only with the tag does the wait last
+            // until the next start.
             let query = match state {
                 "running" => {
                     "wait=zone_state=running&wait=tags.round=".to_string()
@@ -132,7 +133,7 @@ fn no_state_is_too_short_to_be_waited_for() {
 }
 
 #[test]
-fn waiting_requests_are_bounded_and_given_up_when_their_client_goes() {
+fn waiting_requests_are_bounded_and_end_with_their_client() {
     let host = TestHost::with_vms(2);
     let daemon = host.start_with(&["--set", "waiting=3"]);
     let name = host.zonenames().unwrap().remove(0);
@@ -151,15 +152,15 @@ fn waiting_requests_are_bounded_and_given_up_when_their_client_goes() {
     assert_eq!(answer.field("Retry-After"), Some("1"));
     drop(waiting);
     wait_for_waiting(&daemon, 0.0);
-    // They did not leave their watches behind either.
+    // They have left nothing behind that would count as a waiting request.
     let answer = daemon.get(&format!("{path}&timeout=0"));
     assert_eq!(answer.status, 504);
 }
 
 #[test]
-fn a_sync_is_not_older_than_its_request() {
+fn a_sync_answers_with_data_loaded_after_the_request() {
     let host = TestHost::with_vms(3);
-    // No event tells of anything.
+    // No event reports any change in this test.
     let daemon = host.start_with(&["--set", "refresh-interval=1000"]);
     let name = host.zonenames().unwrap().remove(0);
     for channel in ["sysevent-zone", "sysevent-zfs"] {
@@ -179,7 +180,8 @@ fn a_sync_is_not_older_than_its_request() {
         let cause = event.get("cause").unwrap();
         assert_eq!(text(cause, "source"), "sync");
     }
-    // One that nobody has heard of is found, and one that is gone is gone.
+    // A VM that no event has reported is found, and one that was deleted is
+    // gone.
     host.create(&Host::spec(80)).unwrap();
     let new = simhost::layout::uuid_of(80);
     let answer = daemon.get(&format!("/vms/{new}?sync=1&fields=uuid"));
@@ -188,7 +190,7 @@ fn a_sync_is_not_older_than_its_request() {
     assert_eq!(daemon.get(&format!("/vms/{new}?sync=1")).status, 404);
     assert_eq!(daemon.get("/vms/never-was?sync=1").status, 404);
     assert_eq!(daemon.get("/vms/..%2Fx?sync=1").status, 404);
-    // All of them.
+    // The same for all VMs.
     host.zfs_set(&dataset, "quota", &(14_u64 << 30).to_string()).unwrap();
     host.create(&Host::spec(81)).unwrap();
     let answer = daemon.get("/vms?sync=1&fields=quota&quota=14");
@@ -209,7 +211,7 @@ fn syncs_of_one_vm_share_a_load() {
     assert!(runs(&words) - before.0 <= 1, "{:?}", host.runs());
     let zfs = runs("zfs list") - before.1;
     assert!((1..=2).contains(&zfs), "{zfs}");
-    // While one is at work, all who come share the next.
+    // While one load runs, all requests that come share the next one.
     host.hurt("zfs", "slow 300").unwrap();
     let before = runs("zfs list");
     let syncs: Vec<_> = (0..40)
@@ -223,12 +225,12 @@ fn syncs_of_one_vm_share_a_load() {
 }
 
 #[test]
-fn a_sync_does_not_wait_behind_others_nor_for_ever() {
+fn a_sync_is_answered_in_time_during_a_storm_of_events() {
     let host = TestHost::with_vms(30);
     let daemon = host.start();
     let names = host.zonenames().unwrap();
     daemon.settle(&host);
-    // Each command takes a while, and all VMs wait for it again and again.
+    // Each run of zfs takes a while, and all VMs need one again and again.
     host.hurt("zfs", "slow 400").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let storm = std::thread::spawn({
@@ -254,7 +256,7 @@ fn a_sync_does_not_wait_behind_others_nor_for_ever() {
     println!("5 syncs under a storm: {:?}", begun.elapsed());
     stop.store(true, Ordering::Relaxed);
     storm.join().unwrap();
-    // What cannot be loaded is told with its fault, at the limit.
+    // If the VM cannot be loaded, the answer has its fault, at the time limit.
     host.hurt("zfs", "fail").unwrap();
     let path = format!("/vms/{}?sync=1&timeout=1", names[0]);
     let answer = daemon.get(&path);
@@ -263,7 +265,7 @@ fn a_sync_does_not_wait_behind_others_nor_for_ever() {
     assert!(error.contains("1 s") && error.contains("zfs"), "{error}");
     let answer = daemon.get("/vms?sync=1&timeout=1");
     assert_eq!(answer.status, 504, "{}", answer.text());
-    // Once it can, it is.
+    // Once it can be loaded, the request succeeds.
     let path = format!("/vms/{}?sync=1&fields=uuid", names[0]);
     let sync = ask(&daemon, path);
     wait_for_syncing(&daemon, 1.0);
@@ -285,8 +287,8 @@ fn waits_and_syncs_of_vms_that_come_and_go_are_all_answered() {
             for _ in 0..8 {
                 both.wait();
                 host.create(&Host::spec(90)).unwrap();
-                // Of one that is over before it could be loaded nothing is
-                // told: the wait would be in vain.
+                // Delete only after the wait: a VM that is gone before it could
+                // be loaded is never published, and the wait would be in vain.
                 both.wait();
                 host.delete(&new).unwrap();
                 both.wait();
@@ -315,7 +317,7 @@ fn waits_and_syncs_of_vms_that_come_and_go_are_all_answered() {
 }
 
 #[test]
-fn a_failure_that_has_passed_does_not_hold_up_a_sync() {
+fn a_sync_succeeds_after_a_failure_that_has_passed() {
     let host = TestHost::with_vms(4);
     let daemon = host.start();
     daemon.settle(&host);
@@ -330,7 +332,7 @@ fn a_failure_that_has_passed_does_not_hold_up_a_sync() {
 }
 
 #[test]
-fn what_is_no_vm_is_told_even_if_too_much_waits() {
+fn a_sync_of_an_unknown_name_gets_404_even_if_the_queue_overflows() {
     let host = TestHost::with_vms(8);
     let daemon = host.start_with(&["--set", "jobs=4"]);
     let names = host.zonenames().unwrap();
@@ -353,7 +355,7 @@ fn what_is_no_vm_is_told_even_if_too_much_waits() {
 }
 
 #[test]
-fn a_sync_does_not_wait_for_what_hangs_elsewhere() {
+fn a_sync_does_not_wait_for_another_pool_that_hangs() {
     let host = TestHost::with_vms(2);
     host.zpool_create("tank").unwrap();
     let of_tank = [30, 31, 32, 33].map(|n| {
@@ -361,7 +363,7 @@ fn a_sync_does_not_wait_for_what_hangs_elsewhere() {
         host.create(&spec).unwrap();
         spec.uuid
     });
-    // Nothing is killed for as long as this test takes.
+    // No command is killed while this test runs.
     let daemon = host.start_with(&["--set", "command-time=1000"]);
     let name = host.zonenames().unwrap().remove(0);
     daemon.settle(&host);
@@ -381,7 +383,7 @@ fn a_sync_does_not_wait_for_what_hangs_elsewhere() {
 }
 
 #[test]
-fn a_sync_knows_what_the_system_says_of_itself() {
+fn a_sync_has_the_latest_sysinfo() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -395,7 +397,7 @@ fn a_sync_knows_what_the_system_says_of_itself() {
 }
 
 #[test]
-fn a_sync_tells_what_it_could_not_understand() {
+fn a_sync_names_the_files_that_could_not_be_read() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -413,7 +415,7 @@ fn a_sync_tells_what_it_could_not_understand() {
 }
 
 #[test]
-fn who_waits_does_not_keep_others_from_loads() {
+fn waiting_requests_do_not_use_up_the_places_of_syncs() {
     let host = TestHost::with_vms(2);
     let set = ["--set", "waiting=2", "--set", "syncs=1"];
     let daemon = host.start_with(&set);
@@ -423,7 +425,8 @@ fn who_waits_does_not_keep_others_from_loads() {
     wait_for_waiting(&daemon, 2.0);
     assert_eq!(daemon.get(&format!("/vms/{name}?wait=gone")).status, 503);
     assert_eq!(daemon.get(&format!("/vms/{name}?sync=1")).status, 200);
-    // A number by which one can come back, though the VM is older.
+    // X-Vminfod-Seq is the latest number, with which a stream can resume,
+    // though the last change of this VM is older.
     let other = host.zonenames().unwrap().remove(1);
     let plain = daemon.get(&format!("/vms/{other}"));
     host.update(&name, "alias", "never").unwrap();
@@ -440,7 +443,7 @@ fn who_waits_does_not_keep_others_from_loads() {
 }
 
 #[test]
-fn many_names_that_are_none_cost_few_runs() {
+fn syncs_of_unknown_names_share_runs_of_zoneadm() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     daemon.settle(&host);

@@ -1,5 +1,5 @@
-//! Which zones there are: the zone index, zones that can't be read, and what
-//! no sysevent tells of.
+//! Which zones exist: the zone index, zones that can't be read, and changes
+//! that no sysevent reports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::harness::{
     Daemon, Stream, TestHost, runs_of, text, wait_for, wait_for_errors,
 };
 
-/// No reload stands in for an event.
+/// No periodic reload: only an event can report a change.
 pub const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
 
 /// The zone that the recorded cases are about.
@@ -33,7 +33,7 @@ fn cases(kind: &str) -> Vec<(String, PathBuf)> {
     cases
 }
 
-/// A host with the zone of the cases beside others.
+/// A host with [`ZONE`] and two other VMs.
 pub fn host_with_zone(autoboot: bool) -> TestHost {
     let host = TestHost::with_vms(2);
     let spec = VmSpec { uuid: ZONE.to_string(), autoboot, ..Host::spec(20) };
@@ -59,7 +59,8 @@ pub fn is_state(state: &'static str) -> impl Fn(&Json) -> bool {
     move |vm| text(vm, "zone_state") == state
 }
 
-/// What has been published of a VM so far: types, without those in a row.
+/// The types of the events that have been published of a VM so far, without
+/// repetitions in a row.
 pub fn kinds(daemon: &Daemon, stream: &mut Stream, name: &str) -> Vec<String> {
     let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
     stream.read_to(seq);
@@ -70,8 +71,8 @@ pub fn kinds(daemon: &Daemon, stream: &mut Stream, name: &str) -> Vec<String> {
     kinds
 }
 
-/// The VM of the cases, without the time of its newest file: that is another
-/// when one is mended.
+/// The VM of [`ZONE`], without the time of its newest file, which changes when
+/// a file is mended.
 fn without_time(daemon: &Daemon) -> String {
     let vm = daemon.vm(ZONE).unwrap();
     let mut vm = vm.as_object().unwrap().clone();
@@ -80,7 +81,7 @@ fn without_time(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn a_vm_whose_xml_is_refused_stays_as_it_was_last_good() {
+fn a_vm_with_an_invalid_xml_keeps_its_last_good_version() {
     for autoboot in [true, false] {
         let host = host_with_zone(autoboot);
         let daemon = host.start_with(&NO_REFRESH);
@@ -94,7 +95,7 @@ fn a_vm_whose_xml_is_refused_stays_as_it_was_last_good() {
             let bytes = fs::read(path).unwrap();
             fs::write(host.xml_path(ZONE), bytes).unwrap();
             wait_for_errors(&daemon, &[format!("{ZONE} zonexml")]);
-            // Whoever asks for it is told so, and so is a full reload.
+            // Neither a sync of this VM nor a full reload changes it.
             daemon.get(&format!("/vms/{ZONE}?sync=1&timeout=20"));
             daemon.get("/vms?sync=1&timeout=20");
             assert_eq!(without_time(&daemon), before, "{case}");
@@ -112,7 +113,7 @@ fn a_vm_whose_xml_is_refused_stays_as_it_was_last_good() {
 }
 
 #[test]
-fn a_vm_whose_xml_is_refused_is_followed_and_whole_when_it_is_mended() {
+fn a_vm_with_an_invalid_xml_is_followed_until_it_is_mended() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     let mut stream = daemon.events();
@@ -120,7 +121,7 @@ fn a_vm_whose_xml_is_refused_is_followed_and_whole_when_it_is_mended() {
     let note = "<attr name=\"note\" value=\"x\"/></zone>";
     host.replace_xml(ZONE, &good.replace("</zone>", note)).unwrap();
     wait_for_errors(&daemon, &[format!("{ZONE} zonexml")]);
-    // Stopped, it is one that zoneadm does not know by its name.
+    // Once it is stopped, zoneadm does not know it by its name.
     host.halt(ZONE, -1).unwrap();
     wait_for_vm(&daemon, ZONE, is_state("installed"));
     wait_for_errors(&daemon, &[format!("{ZONE} zonexml")]);
@@ -137,7 +138,7 @@ fn a_vm_whose_xml_is_refused_is_followed_and_whole_when_it_is_mended() {
 }
 
 #[test]
-fn at_the_start_a_refused_xml_is_better_than_nothing() {
+fn at_the_start_an_invalid_xml_is_served_with_a_fault() {
     let host = host_with_zone(false);
     let good = fs::read_to_string(host.xml_path(ZONE)).unwrap();
     let note = "<attr name=\"note\" value=\"x\"/></zone>";
@@ -149,7 +150,7 @@ fn at_the_start_a_refused_xml_is_better_than_nothing() {
     let daemon = host.start_with(&args);
     let mut wanted = [format!("{ZONE} zonexml"), format!("{other} zonexml")];
     wanted.sort();
-    // Nor does a reload that finds the file as it was forget it.
+    // A reload that finds the file unchanged does not forget the fault.
     for _ in 0..3 {
         wait_for_errors(&daemon, &wanted);
         let reloads = runs_of(&host, "list -p -c");
@@ -188,16 +189,16 @@ fn a_rename_without_a_sysevent_is_a_delete_and_a_create() {
     assert_eq!(kinds(&daemon, &mut stream, ZONE), ["delete"]);
     assert_eq!(kinds(&daemon, &mut stream, "web"), ["create"]);
     daemon.settle(&host);
-    // Its files are watched by their new owner.
+    // The files are watched for the new zonename.
     host.update("web", "alias", "renamed").unwrap();
     wait_for_vm(&daemon, "web", |vm| text(vm, "alias") == "renamed");
-    // No other fault was ever reported on the way.
+    // In between, no fault of a duplicate uuid was logged.
     let log = daemon.log().join("\n");
     assert!(!log.contains("has the same"), "{log}");
 }
 
 #[test]
-fn another_uuid_without_a_sysevent_is_another_vm() {
+fn a_changed_uuid_without_a_sysevent_is_a_new_vm() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     let mut stream = daemon.events();
@@ -210,20 +211,20 @@ fn another_uuid_without_a_sysevent_is_another_vm() {
 }
 
 #[test]
-fn what_is_left_half_done_is_served_as_it_is() {
+fn half_done_operations_are_served_as_they_stand() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let mut stream = daemon.events();
     let published = host.published();
-    // A zone that is configured, and of which no event ever tells.
+    // A zone that is configured, and that no event ever reports.
     let spec = Host::spec(30);
     assert!(host.killed_after(2).create(&spec).is_err());
     wait_for_vm(&daemon, &spec.uuid, is_state("configured"));
-    // One that is marked.
+    // A zone that is marked.
     assert!(host.killed_after(1).mark(ZONE, "incomplete").is_err());
     wait_for_vm(&daemon, ZONE, is_state("incomplete"));
     assert_eq!(host.published(), published);
-    // Two that are deleted: one has its XML still.
+    // Two zones that are deleted, one of which still has its XML.
     assert!(host.killed_after(1).zonecfg_delete(ZONE).is_err());
     assert!(host.xml_path(ZONE).exists());
     wait_until_gone(&daemon, ZONE);
@@ -236,7 +237,7 @@ fn what_is_left_half_done_is_served_as_it_is() {
 }
 
 #[test]
-fn an_index_that_is_none_deletes_nobody() {
+fn a_broken_or_missing_index_deletes_no_vm() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let index = host.path("/etc/zones/index");
@@ -269,7 +270,7 @@ fn an_index_that_is_none_deletes_nobody() {
 }
 
 #[test]
-fn a_listing_that_is_cut_short_deletes_nobody() {
+fn a_truncated_zone_listing_deletes_no_vm() {
     let host = TestHost::with_vms(30);
     let daemon = host.start_with(&NO_REFRESH);
     let vms = daemon.vms();
@@ -288,7 +289,7 @@ fn a_listing_that_is_cut_short_deletes_nobody() {
 }
 
 #[test]
-fn a_zone_that_runs_without_an_index_line_is_there() {
+fn a_running_zone_without_an_index_line_is_still_served() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     let mut stream = daemon.events();
@@ -327,7 +328,7 @@ fn a_rollback_of_the_configuration_reloads_everything() {
 }
 
 #[test]
-fn a_debug_id_that_a_boot_changes_makes_no_other_vm() {
+fn a_debug_id_that_a_boot_changes_does_not_make_a_new_vm() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let taken = daemon.vms();
@@ -349,7 +350,7 @@ fn a_debug_id_that_a_boot_changes_makes_no_other_vm() {
 }
 
 #[test]
-fn a_zone_that_hangs_in_down_is_looked_at_by_zoneadm_alone() {
+fn a_zone_that_hangs_in_down_is_polled_with_zoneadm_only() {
     let host = host_with_zone(true);
     let args = ["--set", "passing-first=0.05", "--set", "passing-last=0.1"];
     let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
@@ -357,7 +358,7 @@ fn a_zone_that_hangs_in_down_is_looked_at_by_zoneadm_alone() {
     wait_for_vm(&daemon, ZONE, is_state("down"));
     daemon.settle(&host);
     let runs = |command: &str| runs_of(&host, command);
-    // Those that settle itself has run are over.
+    // The runs that `settle` itself has caused are over.
     let (zoneadm, others) = (runs("-z "), runs("kstat ") + runs("zfs "));
     wait_for("it is looked at", || match runs("-z ") {
         n if n > zoneadm + 5 => Ok(()),
@@ -371,9 +372,10 @@ fn a_zone_that_hangs_in_down_is_looked_at_by_zoneadm_alone() {
 }
 
 #[test]
-fn an_id_of_before_the_end_does_not_stay() {
+fn the_zone_id_from_before_a_halt_does_not_stay() {
     let host = host_with_zone(true);
-    // What takes so long is not waited for, and looked at again anyway.
+    // With a shorter `stuck-time`, the load would go on without zoneadm, and
+    // the zone would be loaded again anyway.
     let args = [
         "--set",
         "passing-first=0.05",
@@ -385,7 +387,7 @@ fn an_id_of_before_the_end_does_not_stay() {
     let daemon = host.start_with(&[&args[..], &NO_REFRESH].concat());
     host.halt_without_release(ZONE).unwrap();
     wait_for_vm(&daemon, ZONE, is_state("down"));
-    // zoneadm has looked for the zone's id, and not for its state yet.
+    // zoneadm has read the zone's id, and not its state yet.
     host.hurt("zoneadm", "halfway 2").unwrap();
     let held = host.path("/sim/held");
     wait_for("zoneadm waits", || match held.exists() {
@@ -399,14 +401,14 @@ fn an_id_of_before_the_end_does_not_stay() {
 }
 
 #[test]
-fn what_happens_above_vms_to_snapshots_runs_nothing() {
+fn snapshots_of_pools_and_delegated_datasets_run_no_zfs() {
     let host = host_with_zone(true);
     let daemon = host.start_with(&NO_REFRESH);
     daemon.settle(&host);
     let before = runs_of(&host, "zfs ");
     host.zfs_snapshot("zones", "backup", false).unwrap();
     host.zfs_destroy("zones@backup").unwrap();
-    // A tenant at work in what is delegated.
+    // A tenant works in the delegated dataset.
     for name in ["a", "a/b"] {
         let name = format!("zones/{ZONE}/data/{name}");
         host.zfs_create(&name, None, &[]).unwrap();
@@ -425,7 +427,7 @@ fn what_happens_above_vms_to_snapshots_runs_nothing() {
 }
 
 #[test]
-fn a_brand_that_is_not_installed_hides_no_vm() {
+fn a_vm_whose_brand_is_not_installed_is_served() {
     let host = host_with_zone(true);
     let brand = host.path("/usr/lib/brand/joyent/platform.xml");
     fs::remove_file(brand).unwrap();
@@ -437,12 +439,12 @@ fn a_brand_that_is_not_installed_hides_no_vm() {
 }
 
 #[test]
-fn a_new_zone_of_a_name_whose_xml_cannot_be_read_has_nothing_of_the_old() {
+fn a_new_zone_with_an_unreadable_xml_gets_nothing_of_the_old() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
     let before = daemon.vm(ZONE).unwrap();
     let mut events = daemon.events();
-    // Deleted and made again while zoneadm does not answer.
+    // The zone is deleted and made again while zoneadm does not answer.
     host.hurt("zoneadm", "block").unwrap();
     host.delete(ZONE).unwrap();
     let spec = VmSpec {
@@ -471,7 +473,7 @@ fn a_new_zone_of_a_name_whose_xml_cannot_be_read_has_nothing_of_the_old() {
     let after = daemon.vm(ZONE).unwrap();
     assert_ne!(after.get("create_timestamp"), before.get("create_timestamp"));
     daemon.settle(&host);
-    // Each has its own transitions.
+    // The old and the new zone each have their own transitions.
     let seq = daemon.status().get("seq").and_then(Json::as_u64).unwrap();
     let told: Vec<_> = events
         .read_to(seq)

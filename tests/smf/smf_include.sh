@@ -1,4 +1,4 @@
-# Stands in for the platform's smf_include.sh: what the method uses of it, with
+# Stands in for the platform's smf_include.sh: it has what the method uses, with
 # the values of smf_method(7).
 SMF_EXIT_OK=0
 SMF_EXIT_ERR_CONFIG=96
@@ -10,7 +10,7 @@ smf_kill_contract() {
 	kill "-$2" "$1" 2>/dev/null || return 0
 	[ "${3:-0}" -ne 0 ] || return 0
 	waited=0
-	# A process that nobody has reaped yet is over.
+	# A process that its parent has not reaped yet (a zombie) has ended.
 	while sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | grep -q '^[^Z]'; do
 		[ "$waited" -lt "$4" ] || return 2
 		sleep 1

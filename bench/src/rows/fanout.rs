@@ -75,7 +75,7 @@ fn listen(
     let zonepath = zonepath.ok_or("no VM")?;
     let tags = host.path(&format!("{zonepath}/config/tags.json"));
     // The number of subscribers is limited, and includes those of before.
-    crate::host::until("nobody listens", Duration::from_millis(5), || {
+    crate::host::until("no subscriber left", Duration::from_millis(5), || {
         Ok((listeners(daemon)? == 0).then_some(()))
     })?;
     let mut probe = daemon.events("?snapshot=none")?;

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_only_begun_is_left_for_later() {
+    fn an_incomplete_key_sequence_is_left_for_the_next_read() {
         for (bytes, keys, used) in [
             (&b"a\x1b"[..], &[KeyPress::Char('a')][..], 1),
             (b"\x1b[", &[], 0),

@@ -163,7 +163,8 @@ pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
         let client = client.time_limit(STATUS_TIME);
         thread.spawn(move || ask_for_status(&client, &inbox))
     };
-    asker.map_err(|e| Failure::Failed(format!("a thread: {e}")))?;
+    asker
+        .map_err(|e| Failure::Failed(format!("cannot start a thread: {e}")))?;
     let shown = live(&mut view, &watcher, &inbox);
     // The terminal is restored already, so the rest of the end may take its
     // time.

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_different_is_written() {
+    fn only_changed_lines_are_written() {
         let mut screen = Screen::default();
         let line = |text: &str| ScreenLine::of(text.to_string(), Style::Plain);
         let size = (10, 3);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_can_be_text_alone() {
+    fn a_line_can_be_rendered_as_plain_text() {
         let mut line = ScreenLine::of("ab".to_string(), Style::Bold);
         line.add(4, "cd ".to_string(), Style::Plain);
         assert_eq!(line.text(), "ab  cd");

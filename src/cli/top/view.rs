@@ -317,7 +317,10 @@ impl View {
             return ScreenLine::of(printable(&vm.to_string()), Style::Red);
         }
         let Some(status) = &self.status else {
-            return ScreenLine::of("how is it?".to_string(), Style::Dim);
+            return ScreenLine::of(
+                "waiting for /status".to_string(),
+                Style::Dim,
+            );
         };
         let number = |path: [&str; 2]| {
             let found = status.get(path[0]).and_then(|v| v.get(path[1]));
@@ -333,12 +336,12 @@ impl View {
         let latency = match (self.latencies.back(), most) {
             (Some((_, last)), Some(most)) => {
                 let (last, most) = (ms(*last), ms(most));
-                format!("latency {last:.1} ms, most {most:.1} ms")
+                format!("latency {last:.1} ms, max {most:.1} ms")
             }
             _ => "no event for a minute".to_string(),
         };
         let faults = faults(status);
-        let queue = format!("queue {working} at work, {waiting} wait");
+        let queue = format!("queue: {working} running, {waiting} waiting");
         match &faults[..] {
             [] => {
                 let text = format!("healthy; {queue}; {latency}");
@@ -389,7 +392,7 @@ impl View {
                     .to_string()
             }
             (false, filter) => {
-                format!("filter: {filter} (Esc ends it)  q quit  ? help")
+                format!("filter: {filter} (Esc clears it)  q quit  ? help")
             }
         };
         ScreenLine::of(printable(&text), Style::Dim)
@@ -553,12 +556,12 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
 fn help() -> Vec<ScreenLine> {
     let lines = [
         "u t m s a c  sort by uuid, type, memory, state, alias, last change",
-        "             (again, or r: the other way round)",
-        "/            filter by what is in uuid, type, state or alias; Esc \
-         ends it",
-        "e            with events, or without",
+        "             (the same key again, or r, reverses the order)",
+        "/            filter by uuid, zonename, type, state or alias; Esc \
+         clears it",
+        "e            show or hide events",
         "arrows, j k, page keys, space, g G   move",
-        "? h          less help;  q quit",
+        "? h          hide this help;  q quit",
     ];
     lines.map(|line| ScreenLine::of(line.to_string(), Style::Dim)).to_vec()
 }

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_knows_all_that_can_be_listed() {
+    fn every_listed_field_has_a_path_and_a_filter_key() {
         for (name, _, _) in LISTED {
             let field = ListField::parse(name).unwrap();
             let mut paths = Vec::new();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_those_of_vmadm() {
+    fn filter_keys_are_those_of_vmadm() {
         use FilterKey::{Nothing, Path};
         for (key, wanted) in [
             ("nics.*.ip", Some(Path)),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_those_of_vmadm() {
+    fn list_fields_are_those_of_vmadm() {
         for name in
             ["nics.0.ip", "pci_devices.1.x", "tags.role", "routes.a", "tags.*"]
         {

@@ -99,7 +99,9 @@ fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
             let look = client.sync(uuid, time.unwrap_or(SYNC_TIME));
             let look = look.map_err(failed)?;
             if let Some(stale) = look.stale {
-                complain(&format!("{stale}: not readable, as it was before"));
+                complain(&format!(
+                    "cannot read {stale}; showing the last good values"
+                ));
             }
             look.vm
         }

@@ -60,7 +60,7 @@ fn news(c: &mut Comparison, begin: Instant, seconds: u64) -> Vec<String> {
 }
 
 #[test]
-fn what_differs_on_its_way_does_not_count() {
+fn a_short_difference_does_not_count() {
     let now = Instant::now();
     let mut c = begun(now);
     assert_eq!(news(&mut c, now, 0), [""; 0]);
@@ -74,7 +74,7 @@ fn what_differs_on_its_way_does_not_count() {
 }
 
 #[test]
-fn what_lasts_is_reported_once_and_when_it_is_over() {
+fn a_lasting_difference_is_reported_once_and_when_it_ends() {
     let now = Instant::now();
     let mut c = begun(now);
     c.take(0, &modify(2), now);
@@ -96,7 +96,7 @@ fn what_lasts_is_reported_once_and_when_it_is_over() {
 }
 
 #[test]
-fn what_never_rests_is_reported_too() {
+fn a_difference_whose_values_keep_changing_is_reported() {
     let now = Instant::now();
     let mut c = begun(now);
     let mut reported = Vec::new();
@@ -109,7 +109,7 @@ fn what_never_rests_is_reported_too() {
 }
 
 #[test]
-fn a_stream_that_leaves_an_event_out_is_found() {
+fn a_stream_that_omits_an_event_is_found() {
     let now = Instant::now();
     let mut c = begun(now);
     let list = |text| Vms { vms: vms(text), ..Vms::default() };
@@ -128,7 +128,7 @@ fn a_stream_that_leaves_an_event_out_is_found() {
 }
 
 #[test]
-fn while_a_stream_is_broken_nothing_is_compared() {
+fn nothing_is_compared_while_a_stream_is_broken() {
     let now = Instant::now();
     let mut c = begun(now);
     c.take(0, &modify(2), now);
@@ -143,7 +143,7 @@ fn while_a_stream_is_broken_nothing_is_compared() {
 }
 
 #[test]
-fn what_cannot_be_read_is_said_and_neither_differs_nor_agrees() {
+fn an_unreadable_vm_is_reported_and_not_compared() {
     let now = Instant::now();
     let mut c = begun(now);
     c.take(0, &modify(2), now);
@@ -166,7 +166,7 @@ fn what_cannot_be_read_is_said_and_neither_differs_nor_agrees() {
 }
 
 #[test]
-fn what_a_stream_has_missed_may_come_late() {
+fn changes_missed_during_a_break_may_arrive_late() {
     let now = Instant::now();
     let mut c = begun(now);
     c.take(1, &Item::Broken(Error::Stopped), now);

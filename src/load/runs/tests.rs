@@ -122,7 +122,7 @@ fn redone(jobs: &Receiver<LateJob>, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn what_hangs_holds_up_its_own_circuit_alone() {
+fn a_hanging_run_holds_up_only_its_own_circuit() {
     let (runs, _jobs) = runs();
     let hung = [0, 1].map(|_| runs.ask(ask("zfs a", HANG)));
     for asked in hung {
@@ -133,7 +133,7 @@ fn what_hangs_holds_up_its_own_circuit_alone() {
     for _ in 0..100 {
         let error = unanswered(&runs, ask("zfs a", "echo never")).error;
         let error = error.to_string();
-        assert!(error.contains("others before it"), "{error}");
+        assert!(error.contains("earlier runs have not answered"), "{error}");
     }
     assert_eq!(runs.0.runner.counts().lock().len(), 0, "none has ended");
     for circuit in ["zfs b", "zoneadm"] {
@@ -162,7 +162,7 @@ fn a_circuit_has_two_runs_at_a_time_and_others_wait_for_room() {
 }
 
 #[test]
-fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
+fn the_end_of_a_run_redoes_owed_jobs_and_closes_the_breaker() {
     let (runs, jobs) = runs();
     let gate = Gate::new("end");
     let script = gate.script("late");
@@ -189,7 +189,7 @@ fn an_end_brings_back_who_is_owed_an_answer_and_closes_the_breaker() {
 }
 
 #[test]
-fn who_is_owed_several_answers_is_brought_back_once() {
+fn a_job_that_is_owed_several_answers_is_redone_once() {
     let (runs, jobs) = runs();
     let gates = [Gate::new("one"), Gate::new("two")];
     for (circuit, gate) in [("zfs a", &gates[0]), ("zfs b", &gates[1])] {
@@ -205,7 +205,7 @@ fn who_is_owed_several_answers_is_brought_back_once() {
 }
 
 #[test]
-fn what_is_always_slow_is_waited_for_the_next_time() {
+fn a_load_waits_longer_for_a_run_that_was_slow_last_time() {
     let (runs, jobs) = runs();
     let late = unanswered(&runs, ask("zfs a", "sleep 0.2"));
     runs.owe(&late, job("a", Sources::ZFS));
@@ -236,7 +236,7 @@ fn what_is_always_slow_is_waited_for_the_next_time() {
 }
 
 #[test]
-fn the_end_of_another_run_brings_back_only_who_was_refused() {
+fn the_end_of_a_run_does_not_redo_jobs_of_another_run() {
     let (runs, jobs) = runs();
     let gate = Gate::new("other");
     let late = unanswered(&runs, ask("zfs a", HANG));
@@ -253,7 +253,7 @@ fn the_end_of_another_run_brings_back_only_who_was_refused() {
 }
 
 #[test]
-fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
+fn a_killed_run_reports_why_and_closes_the_breaker() {
     let (runs, jobs) = runs();
     let limit = Duration::from_millis(200);
     let late = unanswered(&runs, RunRequest { limit, ..ask("kstat", HANG) });
@@ -269,7 +269,7 @@ fn a_run_that_is_killed_says_why_and_closes_the_breaker() {
 }
 
 #[test]
-fn of_too_many_that_are_owed_answers_all_are_loaded() {
+fn too_many_owed_jobs_become_one_load_of_all_vms() {
     let (runs, jobs) = runs();
     let gate = Gate::new("many");
     let late = unanswered(&runs, ask("zfs a", &gate.script("x")));

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_column_is_what_zfs_prints() {
+    fn numeric_columns_are_parsed_and_served_as_documented() {
         for (field, number, json) in [
             ("26843545600", Some(26_843_545_600.0), "26843545600"),
             ("0", Some(0.0), "0"),

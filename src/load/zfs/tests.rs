@@ -53,7 +53,7 @@ fn only_snapshots_that_matter_are_kept() {
 }
 
 #[test]
-fn made_up_lines_are_not_believed() {
+fn lines_forged_by_a_tenant_are_ignored() {
     let real =
         |name: &str| line(name, "filesystem", &format!("/{name}"), "off");
     let forged = line("zones/v", "filesystem", "/zones/v", "off")
@@ -73,7 +73,7 @@ fn made_up_lines_are_not_believed() {
 }
 
 #[test]
-fn one_odd_line_costs_no_other() {
+fn a_bad_line_does_not_spoil_the_other_lines() {
     let text = line("zones/a", "filesystem", "/zones/a", "off")
         + &line("zones/a/data", "filesystem", "/x\ty\nz", "on")
         + &line("zones/b", "filesystem", "/x\ty", "off");
@@ -98,7 +98,7 @@ fn a_snapshot_may_come_without_its_dataset() {
 }
 
 #[test]
-fn a_listing_that_is_not_whole_is_an_error() {
+fn an_incomplete_listing_is_an_error() {
     let text = line("zones/a", "filesystem", "/zones/a", "off");
     assert!(parse(&text[..text.len() - 1], Depth::Children).is_err());
     assert!(parse(&text[..30], Depth::Children).is_err());
@@ -107,7 +107,7 @@ fn a_listing_that_is_not_whole_is_an_error() {
 }
 
 #[test]
-fn what_could_be_an_option_is_no_operand() {
+fn a_name_that_could_be_an_option_is_not_an_operand() {
     for bad in [
         "-r", "", "a//b", "a/", "a@", "a@b@c", "a%b", "/a", "a\tb", "a/../b",
         "a/.", "a@b/c",
@@ -118,7 +118,7 @@ fn what_could_be_an_option_is_no_operand() {
 }
 
 #[test]
-fn operands_are_spread_over_runs() {
+fn long_lists_of_names_are_split_over_several_runs() {
     let names: BTreeSet<_> =
         (0..10).map(|i| Arc::from(format!("zones/{i}"))).collect();
     // 16 bytes each.
@@ -132,7 +132,7 @@ fn operands_are_spread_over_runs() {
 }
 
 #[test]
-fn a_name_of_which_zfs_says_nothing_has_failed() {
+fn a_name_that_zfs_does_not_mention_counts_as_failed() {
     let names = |names: &[&str]| names.iter().map(|n| (*n).into()).collect();
     let text = line("zones/a", "filesystem", "/zones/a", "off")
         + &snapshot("zones/a@indestructible", 1);

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn of_duplicate_keys_the_last_value_wins_at_the_first_place() {
+    fn a_duplicate_key_keeps_its_first_place_and_last_value() {
         assert_eq!(again(r#"{"a":1,"b":2,"a":3}"#), r#"{"a":3,"b":2}"#);
     }
 
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn pretty_text_is_that_of_json_stringify() {
+    fn pretty_text_is_as_json_stringify_writes_it() {
         let value = Json::parse(r#"{"a":[],"b":{},"c":[1,{"d":"é\n"}]}"#);
         assert_eq!(
             value.unwrap().to_pretty(),
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_any_size_is_quick() {
+    fn large_objects_are_parsed_and_compared_quickly() {
         let member = |i: u32| format!("\"k{i}\":{i}");
         let text = |range: std::ops::Range<u32>| {
             let members: Vec<_> = range.map(member).collect();
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_counts_what_stands_within_each_other() {
+    fn depth_counts_nested_arrays_and_objects() {
         for (text, depth) in
             [("1", 0), ("[]", 1), (r#"{"a":1}"#, 1), (r#"[1,{"a":[]},[]]"#, 3)]
         {
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_still_told_apart() {
+    fn unreadable_elements_and_members_are_still_split() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         let text = format!(r#"[1, {{"a":{deep},"b":"\ud800"}}, "x"]"#);
         assert!(Json::parse(&text).is_err());

@@ -105,7 +105,7 @@ impl FileWatcher {
         drop(self.tables.lock());
         self.to_poll.notify_all();
         if let Err(e) = self.watch.stop() {
-            log::error!("file events can't be stopped: {e}");
+            log::error!("can't stop the file watcher: {e}");
         }
     }
 

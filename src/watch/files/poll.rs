@@ -99,7 +99,10 @@ impl FileWatcher {
         // is noticed.
         let stamps = files.into_iter().map(|(id, p)| (id, FileStamp::of(&p)));
         let stamps = stamps.collect();
-        log::error!("can't be watched, is looked at instead: {error}");
+        log::error!(
+            "can't watch {error}; checking it at intervals instead (is \
+             process.max-port-events too low?)"
+        );
         let unwatched = Unwatched { fault: Fault::new(error), files: stamps };
         let mut tables = self.tables.lock();
         // The path may have been dropped meanwhile.
@@ -118,14 +121,14 @@ impl FileWatcher {
     /// reported. Files below a directory are armed by the next poll, because
     /// this thread still holds the directory.
     pub(super) fn note_watched(&self, id: u64) {
-        let unwatched = {
+        let (unwatched, path) = {
             let mut tables = self.tables.lock();
             let Some(unwatched) = tables.failed.remove(&id) else { return };
             let below = unwatched.files.keys().filter(|file| **file != id);
             tables.to_arm.extend(below);
-            unwatched
+            (unwatched, tables.path(id).unwrap_or_default())
         };
-        log::info!("is watched again: {}", unwatched.fault.error);
+        log::info!("{}: this path is watched again", path.display());
         unwatched.files.into_keys().for_each(|file| self.report(file));
     }
 }

@@ -17,7 +17,7 @@ impl Drop for Dir {
 }
 
 #[test]
-fn a_directory_that_two_zones_have_tells_both() {
+fn a_change_in_a_directory_of_two_zones_is_reported_for_both() {
     let name = format!("vminfod-files-{}", std::process::id());
     let root = Dir(std::env::temp_dir().join(name));
     let dir = root.0.join("zones/x");
@@ -60,7 +60,7 @@ fn a_directory_that_two_zones_have_tells_both() {
 }
 
 #[test]
-fn files_that_have_moved_with_their_directory_are_watched_again() {
+fn files_of_a_replaced_directory_are_watched_again() {
     let name = format!("vminfod-moved-{}", std::process::id());
     let root = Dir(std::env::temp_dir().join(name));
     let dir = root.0.join("zones/x");

@@ -48,7 +48,7 @@ fn fixture(path: &str) -> PathBuf {
 }
 
 #[test]
-fn recorded_answers_of_the_reference_do_not_differ() {
+fn check_against_the_recorded_reference_finds_no_difference() {
     for set in ["objects-basic", "objects-edge"] {
         let host = TestHost::recorded(&fixture(set).join("host"));
         let recorded = fixture(set).join("expected-vms.json");
@@ -62,7 +62,7 @@ fn recorded_answers_of_the_reference_do_not_differ() {
     }
 }
 
-/// The VMs of a host, with a member of some of them set.
+/// The VMs of a host, with a member of the first `n` of them set.
 fn with_member(vms: &Json, name: &'static str, value: &str, n: usize) -> Json {
     let vms = vms.as_array().unwrap().iter().enumerate();
     let changed = vms.map(|(at, vm)| {
@@ -76,7 +76,7 @@ fn with_member(vms: &Json, name: &'static str, value: &str, n: usize) -> Json {
 }
 
 #[test]
-fn what_a_daemon_has_otherwise_is_grouped_by_property() {
+fn check_groups_differences_from_a_daemon_by_property() {
     let host = TestHost::with_vms(6);
     let vms = host.dumped();
     let against = |served: &Json| {
@@ -87,7 +87,8 @@ fn what_a_daemon_has_otherwise_is_grouped_by_property() {
     assert_eq!(status, Some(0), "{said}");
     let (status, said) = against(&with_member(&vms, "odd", "null", 3));
     assert_eq!(status, Some(1));
-    let wanted = "odd: 3 VMs, the daemon null, a load nothing, for example ";
+    let wanted = "odd: 3 VMs, the daemon has null, the system has nothing, \
+        for example ";
     assert!(said.contains(wanted), "{said}");
     assert!(!said.contains("against.vms differs"), "{said}");
     let all = vms.as_array().unwrap();
@@ -95,17 +96,18 @@ fn what_a_daemon_has_otherwise_is_grouped_by_property() {
     let (status, said) = against(&fewer);
     assert_eq!(status, Some(1));
     let name = text(&all[0], "zonename");
-    let wanted = format!("VM {name}: a load has it, the daemon does not");
+    let wanted = format!("VM {name}: the system has it, the daemon does not");
     assert!(said.contains(&wanted), "{said}");
     assert!(!said.contains("against.properties differs"), "{said}");
-    // Our own daemon.
+    // Nothing differs from a real daemon of this host.
     let daemon = host.start();
     let address = daemon.addr.to_string();
     let output = check(&host, &["--against", &address]);
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
 }
 
-/// Every text in a JSON value, names of members included, by whose they are.
+/// Collects every string in a JSON value, and the names in maps such as tags,
+/// each with the property that it belongs to.
 fn texts(json: &Json, of: &str, to: &mut BTreeMap<String, String>) {
     match json {
         Json::String(text) => {
@@ -126,7 +128,7 @@ fn texts(json: &Json, of: &str, to: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Words that every machine has.
+/// Values that are the same on every machine: a report may have them.
 const COMMON: [&str; 26] = [
     "running",
     "stopped",
@@ -157,7 +159,7 @@ const COMMON: [&str; 26] = [
 ];
 
 #[test]
-fn nothing_of_a_vm_survives_in_a_report() {
+fn a_report_contains_no_value_of_any_vm() {
     let host = TestHost::with_vms(10);
     let names = host.zonenames().unwrap();
     for (at, name) in names.iter().enumerate() {
@@ -169,7 +171,7 @@ fn nothing_of_a_vm_survives_in_a_report() {
     let vms = host.dumped();
     let mut values = BTreeMap::new();
     texts(&vms, "", &mut values);
-    // As much as possible is made to be shown.
+    // Make as many facts as possible differ, so that much is shown.
     let changed = with_member(&vms, "alias", "\"otheralias\"", 9);
     let changed = with_member(&changed, "tags", "{\"oddkey\":\"oddtag\"}", 9);
     let changed =
@@ -194,7 +196,7 @@ fn nothing_of_a_vm_survives_in_a_report() {
     assert!(found.differs.len() >= 8, "{:?}", found.differs);
     let plain = stdout(&output);
     let report = fs::read_to_string(&file).unwrap();
-    // The owner sees what others do not.
+    // The plain output, for the owner of the machine, has these values.
     for secret in ["secretalias2", "hush", "otheralias", &name, "oddtag"] {
         assert!(plain.contains(secret), "{secret}");
     }
@@ -217,7 +219,8 @@ fn nothing_of_a_vm_survives_in_a_report() {
     }
     let root = host.root().file_name().unwrap().to_str().unwrap();
     assert!(!report.contains(root), "{report}");
-    // It still says what is wrong, with the same name for the same thing.
+    // The report still says what is wrong, and has the same name for the same
+    // thing everywhere.
     let report = parse(report.as_bytes());
     let sentence = text(&report, "sentence");
     assert!(sentence.starts_with("this machine is not as"), "{sentence}");

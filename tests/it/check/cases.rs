@@ -1,4 +1,4 @@
-//! Each fact, and a way to have it differ: the check has to find just that.
+//! A way to break each fact: the check must find that fact, and no other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::*;
 
-/// The object to load before the C library, for which see `deaf.c`.
+/// The shared object to load before the C library: see `deaf.c`.
 pub fn deaf() -> &'static Path {
     static OBJECT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, object) = OBJECT.get_or_init(|| {
@@ -29,20 +29,20 @@ pub fn deaf() -> &'static Path {
     object
 }
 
-/// A way to have one fact differ.
+/// A way to make one fact differ.
 struct Case {
     fact: &'static str,
     break_it: Break,
 }
 
 enum Break {
-    /// A command that is a script.
+    /// A command is replaced by a script.
     Script(&'static str, String),
-    /// Something done to the host.
+    /// Something is done to the host.
     Host(fn(&TestHost)),
-    /// Something done to the host, and words for the check.
+    /// Something is done to the host, and the check gets more arguments.
     With(&'static [&'static str], fn(&TestHost)),
-    /// A system call that does not do what it should.
+    /// A system call does not do what it should: see `deaf.c`.
     Deaf(&'static str),
 }
 
@@ -54,7 +54,7 @@ fn host(fact: &'static str, act: fn(&TestHost)) -> Case {
     Case { fact, break_it: Break::Host(act) }
 }
 
-/// Every fact but those of `against`, each with a way to break it.
+/// A way to break every fact, except those of `against`.
 fn cases() -> Vec<Case> {
     let all = "list -p -c";
     let zoneadm = |fact, words: &str, then: &str| {
@@ -138,7 +138,7 @@ fn cases() -> Vec<Case> {
         ),
         host("files.index", |host| {
             edit_index(host, |text| text.replace("global:", "#global:"));
-            // zoneadm of a platform that does not read it.
+            // The zoneadm of a platform that does not read the index.
             let then = "echo '0:global:running:/::liveimg:shared:0'; \
                 exec $real \"$@\"";
             replace(host, "zoneadm", &when("list -p -c", then));
@@ -228,7 +228,8 @@ fn cases() -> Vec<Case> {
              $real \"$@\" | grep -v :global:",
         ),
         host("kstat.running", |host| {
-            // The last of those that run: the first is asked for by its id.
+            // The last running zone: the check asks for the first one by its
+            // id.
             let dumped = host.dumped();
             let vms = dumped.as_array().unwrap().iter();
             let mut running =
@@ -287,10 +288,10 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Facts that are untried in consequence of another.
+/// The facts that cannot be tried if this one differs.
 fn follows(fact: &str) -> &'static [&'static str] {
     match fact {
-        // Without the global zone no listing is believed.
+        // A listing without the global zone is not accepted.
         "zoneadm.global" => {
             &["kstat.running", "load.commands", "load.start", "load.whole"]
         }
@@ -308,20 +309,20 @@ fn follows(fact: &str) -> &'static [&'static str] {
     }
 }
 
-/// Facts that differ in consequence of another.
+/// The facts that differ, too, if this one does.
 fn differs_too(fact: &str) -> &'static [&'static str] {
     match fact {
-        // The zonepath is another one then.
+        // The listing then has another zonepath than the index.
         "zoneadm.escaping" => &["zoneadm.index"],
         _ => &[],
     }
 }
 
-/// How many cases are tried at once: a check waits more than it works.
+/// How many cases are tried at once: a check mostly waits.
 const AT_ONCE: usize = 16;
 
 #[test]
-fn each_way_to_be_otherwise_is_found_as_that_fact() {
+fn each_broken_fact_is_found_and_no_other() {
     let cases = Mutex::new(cases());
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -358,15 +359,21 @@ fn try_case(case: &Case) -> Result<(), String> {
             check(&host, &[&["-j"], *args].concat())
         }
         Break::Deaf(what) => {
+            let mut only_use = None;
             let dir = match *what {
-                "mount-point" => Path::new(MOUNT_POINT).to_path_buf(),
+                "mount-point" => {
+                    only_use = Some(MOUNT_POINT_USE.lock().unwrap());
+                    Path::new(MOUNT_POINT).to_path_buf()
+                }
                 _ => host.path("/scratch"),
             };
             fs::create_dir_all(&dir).unwrap();
             let dir = dir.to_str().unwrap();
             let mut command = command(&host, &["-j", "--scratch", dir]);
             command.env("LD_PRELOAD", deaf()).env("DEAF", what);
-            command.output().unwrap()
+            let output = command.output().unwrap();
+            drop(only_use);
+            output
         }
     };
     let found = verdicts(&output);
@@ -385,7 +392,7 @@ fn try_case(case: &Case) -> Result<(), String> {
 }
 
 #[test]
-fn there_is_a_way_to_break_every_fact() {
+fn every_fact_has_a_case_that_breaks_it() {
     let ids = vminfod::check::fact_ids();
     let broken: BTreeSet<_> = cases().iter().map(|case| case.fact).collect();
     let left = ids.into_iter().filter(|id| !broken.contains(id));

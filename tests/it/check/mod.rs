@@ -1,10 +1,10 @@
-//! `vminfod check`: on a host that is as expected every fact holds; it ends in
-//! time, and leaves nothing behind.
+//! `vminfod check`: on a host that is as expected, every fact holds. The check
+//! ends in time, and leaves nothing behind.
 
-/// Each way in which a host can be otherwise.
+/// A way to make each fact differ.
 mod cases;
 
-/// A daemon to compare with, and reports for others.
+/// A daemon to compare with, and reports for other people.
 mod against;
 
 use std::collections::BTreeSet;
@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 
 use vminfod::vm::json::Json;
 
@@ -21,7 +22,11 @@ use crate::inherited::wait_until_no_process_is_left;
 /// A directory that is the root of a file system.
 const MOUNT_POINT: &str = "/dev/shm";
 
-/// A check of a host, with words of its own.
+/// Held by a test that uses [`MOUNT_POINT`]: what it creates there is an event
+/// for the others.
+static MOUNT_POINT_USE: Mutex<()> = Mutex::new(());
+
+/// Checks a host, with these arguments.
 fn check(host: &TestHost, args: &[&str]) -> Output {
     command(host, args).output().unwrap()
 }
@@ -42,7 +47,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The facts of each verdict.
+/// The ids of the facts, by verdict.
 #[derive(Debug, Default)]
 struct Verdicts {
     holds: BTreeSet<String>,
@@ -68,7 +73,7 @@ fn verdicts(output: &Output) -> Verdicts {
     verdicts
 }
 
-/// What does not hold, with all that is said of it.
+/// The facts that do not hold, with their details.
 fn shown(output: &Output) -> String {
     let json = parse(&output.stdout);
     let facts = json.get("facts").unwrap().as_array().unwrap().iter();
@@ -76,8 +81,8 @@ fn shown(output: &Output) -> String {
     facts.map(|fact| format!("{fact}\n")).collect()
 }
 
-/// Puts a script in the place of a command of the host. `$real` is the
-/// command, `$*` what it was called with.
+/// Replaces a command of the host by a script. In the script, `$real` is the
+/// command, and `$*` are its arguments.
 fn replace(host: &TestHost, command: &str, script: &str) {
     let real = host.path("/sim/real").join(command);
     fs::create_dir_all(real.parent().unwrap()).unwrap();
@@ -95,14 +100,15 @@ fn replace(host: &TestHost, command: &str, script: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A script that does one thing if a command is called with certain words.
+/// A script that runs `then` if the arguments contain `words`, and else the
+/// command itself.
 fn when(words: &str, then: &str) -> String {
     format!(
         "case \"$*\" in *\"{words}\"*) {then} ;; *) exec $real \"$@\" ;; esac"
     )
 }
 
-/// A VM without disks that is stopped, and its XML's path.
+/// A stopped VM without disks, and the path of its XML.
 fn stopped(host: &TestHost) -> (String, PathBuf) {
     let dumped = host.dumped();
     let vms = dumped.as_array().unwrap();
@@ -136,6 +142,7 @@ fn on_a_simulated_host_every_fact_holds() {
     let host = TestHost::with_vms(20);
     let (name, _) = stopped(&host);
     host.move_zone(&name, "/zones/a:b").unwrap();
+    let _use = MOUNT_POINT_USE.lock().unwrap();
     let output = check(&host, &["-j", "--scratch", MOUNT_POINT]);
     let found = verdicts(&output);
     let none = BTreeSet::new();
@@ -143,7 +150,7 @@ fn on_a_simulated_host_every_fact_holds() {
     assert_eq!(found.untried, none, "{}", stdout(&output));
     assert_eq!(found.absent, none, "{}", stdout(&output));
     assert_eq!(output.status.code(), Some(0));
-    // For people: a line for each group, or for each fact.
+    // Without -j: a line for each group, or with -v for each fact.
     let groups = stdout(&check(&host, &[]));
     assert!(groups.contains("zoneadm: 10 facts hold\n"), "{groups}");
     let last = groups.lines().last().unwrap();
@@ -151,13 +158,13 @@ fn on_a_simulated_host_every_fact_holds() {
     assert!(last.starts_with(sentence), "{groups}");
     let each = stdout(&check(&host, &["-v"]));
     assert!(each.contains("\n  zfs.order holds: "), "{each}");
-    // What was made is removed.
+    // The check has removed the files that it made.
     let left = fs::read_dir(host.path("/scratch")).unwrap().count();
     assert_eq!(left, 0);
 }
 
 #[test]
-fn what_differs_is_shown_in_full() {
+fn a_fact_that_differs_is_shown_with_its_consequence() {
     let host = TestHost::with_vms(6);
     let (name, xml) = stopped(&host);
     edit(&xml, |text| text[..text.len() / 2].to_string());
@@ -165,17 +172,17 @@ fn what_differs_is_shown_in_full() {
     let said = stdout(&output);
     let wanted = format!("    zone {name}: {}: ", xml.display());
     assert!(
-        said.contains("  files.xml differs\n    relied on, as most "),
+        said.contains("  files.xml differs\n    why it matters: most "),
         "{said}"
     );
     assert!(said.contains(&wanted), "{said}");
-    assert!(said.contains("    what follows: these VMs"), "{said}");
+    assert!(said.contains("    consequence: these VMs"), "{said}");
     let last = said.lines().last().unwrap();
     assert!(last.starts_with("this machine is not as vminfod"), "{said}");
 }
 
 #[test]
-fn it_ends_in_time_whatever_hangs_and_names_it() {
+fn a_check_ends_in_time_and_names_the_command_that_hangs() {
     let cases = [
         ("zoneadm", "zoneadm.list", "zoneadm list -p -c: killed: ran for"),
         ("zfs", "zfs.list", "killed: ran for over 1s"),
@@ -207,7 +214,7 @@ fn ends_in_time(what: &str, fact: &str, named: &str) {
 }
 
 #[test]
-fn an_index_that_cannot_be_read_is_not_one_without_zones() {
+fn an_unreadable_index_does_not_count_as_an_empty_one() {
     let host = TestHost::with_vms(1);
     fs::remove_file(host.path("/etc/zones/index")).unwrap();
     let found = verdicts(&check(&host, &["-j"]));
@@ -217,7 +224,7 @@ fn an_index_that_cannot_be_read_is_not_one_without_zones() {
     }
 }
 
-/// A check that runs in a process of its own, not below timeout(1).
+/// Starts a check without timeout(1), so that signals reach it.
 fn start(host: &TestHost, environment: &[(&str, &Path)]) -> Child {
     let scratch = host.path("/scratch");
     fs::create_dir(&scratch).unwrap();
@@ -234,9 +241,10 @@ fn kill(child: &Child, signal: &str) {
 }
 
 #[test]
-fn a_check_that_is_killed_removes_what_it_has_made() {
+fn a_check_that_is_killed_removes_its_files() {
     let host = TestHost::with_vms(1);
-    // An event that does not come is waited for, and the directory stays.
+    // The check waits for an event that does not come, and meanwhile its
+    // directory stays.
     let deaf = [("LD_PRELOAD", cases::deaf()), ("DEAF", Path::new("create"))];
     let mut child = start(&host, &deaf);
     let made = || fs::read_dir(host.path("/scratch")).unwrap().count();
@@ -278,16 +286,16 @@ fn a_check_that_is_killed_ends_its_commands() {
 }
 
 #[test]
-fn what_cannot_be_used_is_refused() {
+fn arguments_that_check_cannot_use_are_refused() {
     let host = TestHost::with_vms(1);
     for (args, status, said) in [
         (&["--scratch", "/no/such/dir"][..], 2, "No such file"),
-        (&["--scratch", ""], 2, "a directory is wanted"),
-        (&["--against", "nowhere"], 2, "not ADDR:PORT"),
+        (&["--scratch", ""], 2, "expected a directory"),
+        (&["--against", "nowhere"], 2, "neither ADDR:PORT nor"),
         (&["--against", "127.0.0.1:1"], 2, "against.vms could not be tried"),
         (&["--report", "/no/such/file"], 2, "/no/such/file: "),
         (&["--set", "bogus=1"], 2, "no such setting: bogus"),
-        (&["x"], 2, "what is x?"),
+        (&["x"], 2, "unexpected argument \"x\""),
     ] {
         let output = check(&host, args);
         let stderr = String::from_utf8(output.stderr.clone()).unwrap();

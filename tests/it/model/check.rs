@@ -1,4 +1,4 @@
-//! What must hold while steps are done, and after.
+//! The checks of the model, during its steps and after them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -14,24 +14,24 @@ use super::step::{Step, VMS};
 use crate::harness::{Daemon, Stream, TestHost, first_difference, parse};
 use crate::harness::{get_at, text, wait_within};
 
-/// How long it may take until all is well again.
+/// How long the daemon may take to recover after the last step.
 const SETTLE_TIME: Duration = Duration::from_secs(20);
 
-/// So often it is asked whether it is idle. A zone that is on its way keeps it
-/// busy.
+/// How often [`look`] asks whether the daemon is idle. A zone that is between
+/// two states keeps it busy.
 const IDLE_LOOKS: usize = 20;
 
-/// A host, the daemon on it, and one who listens. The order is that in which
-/// they have to go.
+/// A host, the daemon on it, and a subscriber, in the order in which they must
+/// be dropped.
 pub struct Model {
     stream: Stream,
     daemon: Daemon,
     host: TestHost,
     kind: Kind,
-    /// Files that were cut, and what they were.
+    /// Files that were cut or spoiled, with their good text.
     torn: HashMap<PathBuf, String>,
     debugid: u64,
-    /// The zones that each uuid was seen at.
+    /// The zones that have had each uuid.
     zones_of: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -51,7 +51,7 @@ impl Model {
         }
     }
 
-    /// Does a step. One that the host refuses is passed over.
+    /// Runs a step. A step that the host refuses is skipped.
     pub fn step(&mut self, n: usize, step: &Step) {
         self.debugid += 1;
         self.note_uuids();
@@ -66,7 +66,8 @@ impl Model {
                 let host = self.host.slowly(move || look(addr, is_asked));
                 let _ = step.run(&host, self.debugid);
             }
-            // Nobody edits a file that is cut; a host would refuse it.
+            // The host may refuse it, for example an edit of a file that is
+            // cut.
             _ => {
                 let _ = step.run(&self.host, self.debugid);
             }
@@ -85,8 +86,9 @@ impl Model {
         }
     }
 
-    /// Whether a zone has had a uuid alone, and no other uuid. What else ends
-    /// a life, or keeps a zone from being served, no report tells.
+    /// Whether a zone has had only one uuid, which no other zone has had. A
+    /// change of the uuid ends the life of a VM, and a uuid that two zones have
+    /// keeps one of them from being served; no sysevent reports either.
     fn has_one_uuid(&self, name: &str) -> bool {
         let mut own = self.zones_of.values().filter(|all| all.contains(name));
         let is_alone = own.next().is_none_or(|zones| zones.len() == 1);
@@ -111,7 +113,7 @@ impl Model {
         }
     }
 
-    /// Makes the XML of a zone one that the DTD refuses.
+    /// Makes the XML of a zone invalid by the DTD.
     fn spoil(&mut self, vm: usize) {
         let Ok(names) = self.host.zonenames() else { return };
         let Some(name) = names.get(vm % names.len().max(1)) else { return };
@@ -125,11 +127,13 @@ impl Model {
         }
     }
 
-    /// Has the daemon see an index of which so many lines are left.
+    /// Cuts the index to a few lines, has the daemon look at it, and restores
+    /// it.
     fn lose_index(&mut self, lines: usize) {
         let path = self.host.path("/etc/zones/index");
         let text = fs::read_to_string(&path).unwrap();
-        // Never those that a reader would take for the whole index.
+        // Without the line of the global zone, no reader may take these lines
+        // for the whole index.
         let kept: String = text
             .split_inclusive('\n')
             .filter(|line| !line.starts_with("global:"))
@@ -140,7 +144,8 @@ impl Model {
         fs::write(&path, text).unwrap();
     }
 
-    /// Who subscribes now is told what the stream has added up to by then.
+    /// Checks that a new subscriber gets what the events of the stream add up
+    /// to.
     fn compare(&mut self, when: &str) {
         let other = self.daemon.events();
         self.stream.read_to(other.seq);
@@ -150,14 +155,15 @@ impl Model {
         }
     }
 
-    /// Ends all faults, and waits until the daemon serves what there is.
+    /// Ends all faults, and waits until the daemon has no faults, is idle, and
+    /// serves what a load gives.
     pub fn settle(mut self) {
         Step::Heal.run(&self.host, 0).unwrap();
-        // Of some the daemon has seen that they run, and not since when.
+        // Some zones have begun to run, and their boot times are not set yet.
         self.compare("before the end");
         self.host.set_boot_times().unwrap();
         for (path, text) in std::mem::take(&mut self.torn) {
-            // What was replaced or removed since is whole.
+            // A file that was replaced or removed since then is left alone.
             let is_whole = |now: &String| match path.extension() {
                 Some(e) if e == "xml" => simhost::dtd::parse(now).is_some(),
                 _ => Json::parse(now).is_ok(),
@@ -166,8 +172,9 @@ impl Model {
                 fs::write(&path, &text).unwrap();
             }
         }
-        // No event tells that init has ended, only what follows from it. Of a
-        // zone that hangs before that, the pid is right after a full reload.
+        // No event reports that init has ended, only what follows from it. For
+        // a zone that hangs before that, the pid is right only after another
+        // load.
         for zonename in self.host.zones_without_init().unwrap() {
             get_at(self.daemon.addr, &format!("/vms/{zonename}?sync=1"));
         }
@@ -189,7 +196,7 @@ impl Model {
         }
     }
 
-    /// Events that found no room.
+    /// How many events were lost because a channel was full.
     fn lost(&self) -> u64 {
         let status = self.daemon.status();
         let sources = status.get("sources").unwrap().as_object().unwrap();
@@ -197,13 +204,14 @@ impl Model {
         sources.iter().map(|(_, source)| lost(source)).sum()
     }
 
-    /// Every transition that was reported has been published, in order.
+    /// Checks that every transition that was reported has been published, in
+    /// order.
     fn check_transitions(&self) {
         let mut published = published(&self.stream);
         for (name, reported) in reported(&self.host, &self.stream) {
             let published = published.remove(&name).unwrap_or_default();
-            // A VM may be over before it could be loaded: then it is not
-            // known which of its lives was which.
+            // A VM may be deleted before it could be loaded, and then that life
+            // is not published: the lives can't be matched.
             if published.len() != reported.len() {
                 continue;
             }
@@ -224,8 +232,8 @@ impl Model {
     }
 }
 
-/// Has the daemon look at what there is, or lets it. While commands fail it
-/// may not be able to.
+/// Has the daemon load everything, or waits until it is idle. While commands
+/// fail, it may not become idle, and so the wait is limited.
 fn look(addr: SocketAddr, is_asked: bool) {
     if is_asked {
         get_at(addr, "/vms?sync=1");
@@ -240,10 +248,10 @@ fn look(addr: SocketAddr, is_asked: bool) {
     }
 }
 
-/// By zone, the states of each of its lives.
+/// For each zonename, the states of each life of that zone.
 type Lives = BTreeMap<String, Vec<Vec<String>>>;
 
-/// The states that zones were reported to enter.
+/// The states that zones have entered, according to the sysevents.
 fn reported(host: &TestHost, stream: &Stream) -> Lives {
     let mut lives = begun(stream);
     for record in records(host.root(), Channel::Zone) {
@@ -255,7 +263,8 @@ fn reported(host: &TestHost, stream: &Stream) -> Lives {
         if old.is_empty() {
             lives.push(Vec::new());
         }
-        // Those that zoneadm shows, too; one that is repeated is none.
+        // Only states that zoneadm also shows; a repeated state is no
+        // transition.
         let is_told = old != new
             && [
                 "configured",
@@ -266,7 +275,8 @@ fn reported(host: &TestHost, stream: &Stream) -> Lives {
                 "shutting_down",
             ]
             .contains(&new);
-        // A halt that is tried again enters the state that it is in.
+        // A halt that is tried again reports the state that the zone is in
+        // already.
         if let Some(life) = lives.last_mut().filter(|_| is_told)
             && life.last().is_none_or(|last| last != new)
         {
@@ -276,7 +286,7 @@ fn reported(host: &TestHost, stream: &Stream) -> Lives {
     lives
 }
 
-/// The states that subscribers were told of.
+/// The states that were published to subscribers.
 fn published(stream: &Stream) -> Lives {
     let mut lives = begun(stream);
     for event in &stream.events {
@@ -293,7 +303,7 @@ fn published(stream: &Stream) -> Lives {
     lives
 }
 
-/// One life for each VM that was there when the stream began.
+/// One life for each VM that existed when the stream began.
 fn begun(stream: &Stream) -> Lives {
     let vms = parse(text(&stream.ready, "vms").as_bytes());
     let names = vms.as_array().unwrap().iter().map(|vm| text(vm, "zonename"));

@@ -1,11 +1,12 @@
-//! The model test: random operations on a host, with random faults switched
-//! on and off, against the real daemon. Whatever happens, its stream must add
-//! up; once the faults are over, it must serve what there is.
+//! The model test: random operations on a host, with random faults switched on
+//! and off, against the real daemon. At every moment, its events must add up to
+//! what it serves; once the faults are over, it must serve what a load gives.
 //!
-//! A run is made of its seed alone. `MODEL_SEED` sets the first, `MODEL_RUNS`
+//! A run depends on its seed alone. `MODEL_SEED` sets the first, `MODEL_RUNS`
 //! how many there are, `MODEL_STEPS` how many steps each has, and
-//! `MODEL_SECONDS` for how long to go on; `make soak` uses them. What fails is
-//! tried again with ever fewer steps, and printed, unless `MODEL_SHRINK=0`.
+//! `MODEL_SECONDS` for how long to go on; `make soak` uses them. A run that
+//! fails is tried again with ever fewer steps, unless `MODEL_SHRINK=0`, and its
+//! steps are printed.
 
 mod check;
 pub mod step;
@@ -16,21 +17,22 @@ use std::time::{Duration, Instant};
 use check::Model;
 use step::{Step, Steps};
 
-/// Runs and steps of `make test`.
+/// The number of runs, and of steps in each, in `make test`.
 const RUNS: u64 = 30;
 const STEPS: usize = 100;
 
-/// Tries of making a failing sequence shorter, and their time.
+/// How often, and for how long, a shorter failing sequence is looked for.
 const SHRINK_TRIES: usize = 100;
 const SHRINK_TIME: Duration = Duration::from_secs(180);
 
-/// What a run is like, by its seed.
+/// The kind of a run, which its seed decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Events are all that tells of changes, and none is lost: every
-    /// transition has to be published.
+    /// Only events report changes, and none is lost: every transition must be
+    /// published.
     Strict,
-    /// Events are dropped, doubled and exchanged: the periodic reload heals.
+    /// Events are dropped, duplicated and reordered: the periodic reload must
+    /// find what they missed.
     Lossy,
     /// Queues are tiny, so that they overflow.
     Tiny,
@@ -45,7 +47,8 @@ impl Kind {
         }
     }
 
-    /// Short times, so that much happens; what else the kind wants.
+    /// The daemon's arguments: short times, so that much happens, and the
+    /// settings of the kind.
     fn args(self) -> Vec<&'static str> {
         let times = [
             "command-time=0.5",
@@ -60,7 +63,7 @@ impl Kind {
             "passing-last=0.2",
             "poll-time=0.1",
             "sync-time=0.1",
-            // On a machine that is busy otherwise, too.
+            // Long enough on a busy machine, too.
             "end-time=5",
         ];
         let own: &[&str] = match self {
@@ -87,8 +90,9 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
-/// What went wrong, if anything did. `each` compares snapshot and stream at
-/// every step, which leaves the daemon less to do at once.
+/// Runs the steps; returns what went wrong, if anything did. With `each`,
+/// snapshot and stream are compared at every step, which leaves the daemon less
+/// to do at once.
 fn failure_of(kind: Kind, each: bool, steps: &[Step]) -> Option<String> {
     let run = AssertUnwindSafe(|| {
         let mut model = Model::new(kind, &kind.args());
@@ -105,7 +109,7 @@ fn failure_of(kind: Kind, each: bool, steps: &[Step]) -> Option<String> {
     Some(text.unwrap_or_else(|| "a panic without text".to_string()))
 }
 
-/// Leaves out steps for as long as it still fails.
+/// Leaves out steps as long as the rest still fails.
 fn shrunk(kind: Kind, each: bool, steps: Vec<Step>) -> Vec<Step> {
     let begin = Instant::now();
     let mut shortest = steps;
@@ -132,7 +136,7 @@ fn shrunk(kind: Kind, each: bool, steps: Vec<Step>) -> Vec<Step> {
 }
 
 #[test]
-fn whatever_happens_the_picture_is_right_in_the_end() {
+fn after_random_operations_and_faults_the_cache_is_right() {
     let begin = Instant::now();
     let first = number("MODEL_SEED", 1);
     let seconds = number("MODEL_SECONDS", 0);

@@ -1,4 +1,4 @@
-//! The steps of the model: what is done to a host, and what to its commands.
+//! The steps of the model: operations on a host, and faults of its commands.
 
 use simhost::Host;
 use simhost::emit::{Channel, records, zone_change};
@@ -8,18 +8,18 @@ use super::Kind;
 /// Hosts begin with this many VMs.
 pub const VMS: u64 = 5;
 
-/// Numbers of VMs that may be created: each has its own name.
+/// How many VMs steps may create; each number has its own name.
 const SPECS: u64 = 4;
 
-/// One step. VMs are chosen by a number of which the rest counts, so that a
-/// sequence makes sense with any step left out.
+/// One step. It chooses a VM by a number, modulo the number of VMs, so that a
+/// sequence still makes sense if any step is left out.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Creates a VM of this number, if it is not there.
     Create(u64),
     /// Deletes a VM.
     Delete(usize),
-    /// Deletes a VM and makes another of its name.
+    /// Deletes a VM, and creates another of the same name.
     Remake(u64),
     /// Starts a VM.
     Start(usize),
@@ -27,7 +27,7 @@ pub enum Step {
     Stop(usize),
     /// Reboots a VM.
     Reboot(usize),
-    /// Reboots a VM, whose boot time comes later.
+    /// Reboots a VM; its boot time is set later.
     RebootLate(usize),
     /// The kernel starts its init again.
     RestartInit(usize),
@@ -35,19 +35,19 @@ pub enum Step {
     Update(usize, &'static str, String),
     /// A file of its config directory is replaced.
     Write(usize, &'static str, String),
-    /// A file of which thousands of members change at once.
+    /// A file is replaced, and thousands of its members change at once.
     WriteLarge(usize, &'static str, String),
     /// A file of its config directory is removed.
     Remove(usize, &'static str),
-    /// A file of its config directory is written in place, and half of it.
+    /// A file of its config directory is cut in half, in place.
     Tear(usize, &'static str),
     /// Its XML is cut in half.
     TearXml(usize),
-    /// Its XML becomes one that the DTD refuses.
+    /// Its XML becomes invalid by the DTD.
     SpoilXml(usize),
-    /// `zonecfg set zonename`: to a name of this number.
+    /// `zonecfg set zonename`, to a name with this number.
     Rename(usize, u64),
-    /// `zonecfg set uuid`: to one of this number.
+    /// `zonecfg set uuid`, to a uuid with this number.
     SetUuid(usize, u64),
     /// `zoneadm mark`, and back.
     Mark(usize, &'static str),
@@ -55,21 +55,24 @@ pub enum Step {
     Reattach(usize),
     /// `zonecfg create -F`, and its installation.
     Reconfigure(usize),
-    /// A reboot of which the old zone is free late.
+    /// A reboot; the event that the old zone is free comes late.
     RebootLateFree(usize),
-    /// A boot that fails, at once or since there is no init.
+    /// A boot that fails: in a hook or a mount (true), or because init can't be
+    /// executed.
     BootFails(usize, bool),
-    /// A halt that hangs on a mount, or of which the release hangs.
+    /// A halt that hangs: on a mount (true), or because something still holds
+    /// the zone.
     HaltHangs(usize, bool),
-    /// What hangs goes on.
+    /// A halt that hangs goes on.
     Release(usize),
-    /// Its init ends, and nothing is done about it yet.
+    /// Its init ends, and nothing reacts to that yet.
     EndInit(usize),
     /// An operation that is killed after so many steps.
     Killed(usize, Box<Step>),
-    /// The index is empty, or cut, for as long as the daemon looks at it.
+    /// The index is empty or cut while the daemon looks at it.
     IndexLost(usize),
-    /// The dataset that holds /etc/zones is rolled back, an edit later.
+    /// The dataset that holds /etc/zones is rolled back to the state before an
+    /// edit.
     RollbackConfig(usize),
     /// Its `lastexited` is emptied, then written.
     LastExited(usize, i32),
@@ -87,38 +90,38 @@ pub enum Step {
     Rollback(usize, u64),
     /// Its dataset is renamed away, and back.
     RenameAndBack(usize),
-    /// Records of datasets that say nothing.
+    /// History records of datasets in which nothing has changed.
     Noise(usize),
-    /// The system's description changes.
+    /// The file of sysinfo(8) changes.
     Sysinfo(String),
-    /// A command is hurt.
+    /// A command gets a fault.
     Hurt(&'static str, &'static str),
     /// What is below a VM's dataset can't be read.
     Damage(usize),
-    /// A channel is hurt.
+    /// A channel of sysevents gets a fault.
     HurtChannel(&'static str, &'static str),
-    /// All sysevents of a channel die.
+    /// All sysevent processes of a channel die: of zones (true), or of ZFS.
     Kill(bool),
-    /// All sysevents of a channel stand still.
+    /// All sysevent processes of a channel stand still.
     Stall(bool),
     /// Everything is loaded again, and that takes a while.
     SlowReload,
-    /// A sysevent prints this.
+    /// The sysevent processes of a channel print this.
     Raw(bool, &'static str),
-    /// A reboot, and many records of zones that never were.
+    /// A reboot, and many records of zones that never existed.
     Burst(usize),
     /// No new sysevent can be started, for a moment.
     NoStart(&'static str, &'static str),
-    /// An operation that is half done for so long that the daemon looks at
-    /// each of its steps: by what it is told, or since a client asks it to.
+    /// An operation that waits after each of its steps until the daemon has
+    /// looked: because a client asks it to (true), or because of the events.
     Slowly(bool, Box<Step>),
-    /// Everything is healed.
+    /// All faults end.
     Heal,
     /// Snapshot and stream are compared.
     Compare,
 }
 
-/// Makes steps of a seed.
+/// Makes steps from a seed.
 pub struct Steps {
     random: u64,
     kind: Kind,
@@ -126,7 +129,7 @@ pub struct Steps {
 
 impl Steps {
     pub fn new(seed: u64, kind: Kind) -> Self {
-        // Seeds that follow each other are to have nothing in common.
+        // Seeds that follow each other should have nothing in common.
         Self { random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), kind }
     }
 
@@ -301,7 +304,7 @@ impl Iterator for Steps {
     }
 }
 
-/// What hurts, to be healed.
+/// The commands and channels that may have a fault: `Heal` ends it.
 pub const HURT: [&str; 8] = [
     "zfs:zones",
     "zoneadm",
@@ -318,8 +321,8 @@ fn channel(is_zone: bool) -> Channel {
 }
 
 impl Step {
-    /// Does it, but for what only the model itself can do. What a host in its
-    /// present state refuses is no step.
+    /// Runs the step on a host, unless only the model itself can run it. The
+    /// host may refuse it in its present state; that is an error.
     pub fn run(&self, host: &Host, debugid: u64) -> simhost::Result<()> {
         let names = host.zonenames()?;
         let name = |n: &usize| {
@@ -452,7 +455,7 @@ impl Step {
             }
             Self::SlowReload => {
                 host.hurt("zfs", "slow 150 times=1")?;
-                // Of zones nothing is lost by that.
+                // This loses no events of zones.
                 host.kill_sysevent(Channel::Zfs)
             }
             Self::Kill(is_zone) => host.kill_sysevent(channel(*is_zone)),
@@ -461,7 +464,7 @@ impl Step {
                 host.raw_sysevent(channel(*is_zone), words.as_bytes())
             }
             Self::Burst(n) => {
-                // What tells of the reboot comes in the middle of it.
+                // The records of the reboot come in the middle of the burst.
                 let before = records(host.root(), Channel::Zone).len();
                 host.hurt("sysevent-zone", "drop")?;
                 let rebooted = name(n).map(|name| host.reboot(&name));

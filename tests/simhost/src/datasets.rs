@@ -1,4 +1,4 @@
-//! What zfs(8) does to datasets.
+//! The operations of zfs(8) on datasets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use crate::{Host, Result};
 /// Properties that datasets below inherit.
 const INHERITABLE: [&str; 2] = ["compression", "recsize"];
 
-/// A limit that is none.
+/// A limit that is not set, as zfs prints it.
 const UNLIMITED: &str = "18446744073709551615";
 
 impl Host {
-    /// `zfs create` of a filesystem, or of a volume of some MiB.
+    /// `zfs create` of a filesystem, or of a volume of this many MiB.
     ///
     /// # Errors
     /// If there is a dataset of that name.
@@ -81,7 +81,8 @@ impl Host {
         self.step(Channel::Zfs, |state| {
             change_property(state, name, property, Some(value))?;
             let txg = state.next_number();
-            // The size of a volume is not in the list of its properties.
+            // There is no record for the size of a volume: it is not in the
+            // list of its properties.
             let detail = format!("{property}={value}");
             let record = history(name, "set", &detail, txg);
             Ok(((), if property == "volsize" { vec![] } else { vec![record] }))
@@ -175,7 +176,7 @@ impl Host {
         })
     }
 
-    /// `zfs destroy -r`: one event a dataset and snapshot.
+    /// `zfs destroy -r`: one event for each dataset and snapshot.
     ///
     /// # Errors
     /// If there is no such dataset.
@@ -196,7 +197,7 @@ impl Host {
                 return Err(format!("{name}: dataset does not exist").into());
             }
             state.datasets.retain(|row| !is_below(row));
-            // What is below goes first.
+            // Datasets and snapshots below go first.
             doomed.reverse();
             let txg = state.next_number();
             let records = doomed.iter().map(|n| history(n, "destroy", "", txg));
@@ -240,8 +241,9 @@ impl Host {
         })
     }
 
-    /// `zfs rollback -r`: newer snapshots go, contents and times of files are
-    /// those of the snapshot, and no file event tells of it on the platform.
+    /// `zfs rollback -r`: newer snapshots are destroyed, and the files get the
+    /// contents and times of the snapshot. On the platform, no file event
+    /// reports it.
     ///
     /// # Errors
     /// If there is no such snapshot.
@@ -280,7 +282,7 @@ impl Host {
         })
     }
 
-    /// `zfs receive` of a volume has begun: it has no size yet.
+    /// Begins a `zfs receive` of a volume, which has no size yet.
     ///
     /// # Errors
     /// If there is a dataset of that name.
@@ -295,7 +297,7 @@ impl Host {
         })
     }
 
-    /// `zfs receive` of a volume is over.
+    /// Ends a `zfs receive` of a volume.
     ///
     /// # Errors
     /// If there is no such volume.
@@ -310,7 +312,7 @@ impl Host {
         })
     }
 
-    /// `zpool export`: nothing tells of it.
+    /// `zpool export`: no event reports it.
     ///
     /// # Errors
     /// If it can't be written.
@@ -354,8 +356,8 @@ impl Host {
         Ok(())
     }
 
-    /// Where a dataset is mounted: that of the zones' configuration by an
-    /// entry of vfstab.
+    /// The directory where a dataset is mounted. The dataset of the zones'
+    /// configuration is mounted at /etc/zones, by an entry of vfstab.
     fn files_of(&self, dataset: &str) -> PathBuf {
         match dataset.split_once('/') {
             Some((_, "config")) => self.path("/etc/zones"),
@@ -423,7 +425,7 @@ fn snapshot_row(name: &str) -> Row {
     row
 }
 
-/// The value of a property inherited: its parent's, or its default.
+/// The value that a property inherits: its parent's, or its default.
 fn inherited(state: &State, name: &str, property: &str) -> String {
     let parent = name.rsplit_once('/').map(|(parent, _)| parent);
     let value = parent
@@ -439,14 +441,15 @@ fn inherited(state: &State, name: &str, property: &str) -> String {
     value.unwrap_or_else(|| default.to_string())
 }
 
-/// Sets a property, or with `None` inherits it, below as well.
+/// Sets a property, or with `None` inherits it, and changes it in the datasets
+/// below that inherit it. Returns the new value.
 fn change_property(
     state: &mut State,
     name: &str,
     property: &str,
     value: Option<&str>,
 ) -> Result<String> {
-    // The long name that people use is not the column's.
+    // People use the long name; the column has the short one.
     let property = if property == "recordsize" { "recsize" } else { property };
     if !COLUMNS.contains(&property) {
         return Err(format!("{property}: no such property").into());
@@ -466,7 +469,8 @@ fn change_property(
             .map(|row| row[0].clone())
             .filter(|n| n.starts_with(&below) && !n.contains('@'))
             .collect();
-        // Rows are sorted: a parent comes before what inherits of it.
+        // Rows are sorted: a parent comes before the datasets that inherit from
+        // it.
         for name in names {
             let value = inherited(state, &name, property);
             if let Some(row) = state.dataset_mut(&name)
@@ -517,7 +521,8 @@ fn copy_with_time(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes `to` what `from` is: files with their old times, by rename.
+/// Makes `to` a copy of `from`. Files keep their times, and are renamed into
+/// place.
 fn restore(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(to)? {

@@ -1,5 +1,5 @@
-//! What libzonecfg makes of a zone's XML before it believes any of it: the
-//! document has to be well-formed, and valid by zonecfg.dtd.1.
+//! How libzonecfg checks a zone's XML before it uses any of it: the document
+//! must be well-formed, and valid by zonecfg.dtd.1.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-/// What is looked at of a valid document.
+/// The parts of a valid document that are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneDocument {
     /// `zone/@name`
@@ -22,8 +22,8 @@ pub struct ZoneDocument {
     pub debugid: Option<i64>,
 }
 
-/// An element: its name, the attributes that it has to have, those that it
-/// may have, and what may be in it.
+/// An element: its name, its required attributes, its optional attributes, and
+/// the elements that it may contain.
 type Element = (
     &'static str,
     &'static [&'static str],
@@ -101,21 +101,22 @@ const ELEMENTS: &[Element] = &[
     ("security-flags", &[], &["default", "lower", "upper"], &[]),
 ];
 
-/// Values that are not free: element, attribute, what it may be.
+/// Attributes that may have only certain values: element, attribute, values.
 const VALUES: &[(&str, &str, &[&str])] = &[
     ("zone", "autoboot", &["true", "false"]),
     ("zone", "version", &["1"]),
     ("attr", "type", &["boolean", "int", "string", "uint"]),
 ];
 
-/// Reads and validates the XML of a zone; `None` whatever is wrong with it.
+/// Reads and validates the XML of a zone; `None` if anything is wrong with it.
 #[must_use]
 pub fn read(root: &Path, zonename: &str) -> Option<ZoneDocument> {
     let path = root.join("etc/zones").join(format!("{zonename}.xml"));
     parse_on(root, &fs::read_to_string(path).ok()?)
 }
 
-/// Validates a document by the DTD of a host; `None` whatever is wrong with it.
+/// Validates a document by the DTD of a host; `None` if anything is wrong with
+/// it.
 #[must_use]
 pub fn parse_on(root: &Path, text: &str) -> Option<ZoneDocument> {
     let grown = fs::read_to_string(grown_path(root)).unwrap_or_default();
@@ -123,7 +124,7 @@ pub fn parse_on(root: &Path, text: &str) -> Option<ZoneDocument> {
     parse_by(&grown.collect::<Vec<_>>(), text)
 }
 
-/// Validates a document; `None` whatever is wrong with it.
+/// Validates a document; `None` if anything is wrong with it.
 #[must_use]
 pub fn parse(text: &str) -> Option<ZoneDocument> {
     parse_by(&[], text)
@@ -133,8 +134,8 @@ fn grown_path(root: &Path) -> PathBuf {
     root.join("sim/dtd")
 }
 
-/// Has the DTD of a host allow another attribute of an element, as that of a
-/// later platform may.
+/// Makes the DTD of a host allow another attribute of an element, as the DTD of
+/// a later platform may.
 ///
 /// # Errors
 /// Those of the file system.
@@ -145,7 +146,7 @@ pub fn grow(root: &Path, element: &str, attribute: &str) -> io::Result<()> {
     fs::write(grown_path(root), grown)
 }
 
-/// By the DTD that also allows these attributes.
+/// Validates a document by a DTD that also allows these attributes.
 fn parse_by(grown: Grown<'_>, text: &str) -> Option<ZoneDocument> {
     let options =
         ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
@@ -165,8 +166,8 @@ fn parse_by(grown: Grown<'_>, text: &str) -> Option<ZoneDocument> {
     })
 }
 
-/// Whether what comes before the root element, comments left out, names a
-/// document type.
+/// Whether the text before the root element, except comments, names a document
+/// type.
 fn has_doctype(before: &str) -> bool {
     let mut rest = before;
     while let Some((text, after)) = rest.split_once("<!--") {
@@ -178,7 +179,8 @@ fn has_doctype(before: &str) -> bool {
     rest.contains("<!DOCTYPE")
 }
 
-/// Elements, each with an attribute that it may have.
+/// Attributes that the DTD allows besides its own: pairs of element and
+/// attribute.
 type Grown<'a> = &'a [(&'a str, &'a str)];
 
 fn is_valid(grown: Grown<'_>, element: Node<'_, '_>, allowed: &[&str]) -> bool {

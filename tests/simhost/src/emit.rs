@@ -1,9 +1,10 @@
-//! Sysevents: a record goes to every `sysevent` process that has subscribed,
-//! by a datagram to its socket, and waits there until its reader takes it.
+//! Sysevents: a record is sent to every `sysevent` process that has subscribed,
+//! as a datagram to its socket, and waits there until the reader of that
+//! process takes it.
 //!
 //! As on the platform, no publisher waits for a reader. Once one subscriber of
 //! the zone channel has [`UNDELIVERED_MAX`] records that it has not delivered,
-//! further ones are lost, for every subscriber, and no one is told.
+//! further records are lost, for every subscriber, and without a message.
 
 use std::fs;
 use std::io;
@@ -23,7 +24,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// The name in file names.
+    /// The name that is used in file names.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,10 +43,12 @@ pub const SUBSCRIBERS_MAX: usize = 32;
 /// A datagram that ends a `sysevent` process.
 pub const DIE: &[u8] = b"\0die";
 
-/// A datagram after which a `sysevent` process prints nothing more, and runs.
+/// A datagram after which a `sysevent` process prints nothing more, but goes on
+/// running.
 pub const STALL: &[u8] = b"\0stall";
 
-/// A datagram that begins so is printed as it is, and not as a record.
+/// A datagram that begins with this byte is printed as it is, and not as a
+/// record.
 pub const RAW: u8 = 1;
 
 fn subscribers(root: &Path, channel: Channel) -> Vec<PathBuf> {
@@ -66,13 +69,13 @@ fn files_of(root: &Path, kind: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// How many subscribers a channel has whose process lives.
+/// How many subscribers of a channel have a running process.
 #[must_use]
 pub fn subscriber_count(root: &Path, channel: Channel) -> usize {
     subscribers(root, channel).iter().filter(|path| is_live(path)).count()
 }
 
-/// Whether somebody has the socket at this path.
+/// Whether a process has the socket at this path.
 fn is_live(path: &Path) -> bool {
     UnixDatagram::unbound().is_ok_and(|socket| socket.connect(path).is_ok())
 }
@@ -83,14 +86,14 @@ pub fn socket_path(root: &Path, channel: Channel, pid: u32) -> PathBuf {
     root.join(format!("sim/sub/{pid}.{}", channel.name()))
 }
 
-/// The file in which a subscriber of the zone channel says how many records
+/// The file in which a subscriber of the zone channel writes how many records
 /// wait for its reader.
 #[must_use]
 pub fn undelivered_path(root: &Path, pid: u32) -> PathBuf {
     root.join(format!("sim/sub/{pid}.undelivered"))
 }
 
-/// Whether some subscriber has as many records waiting as the channel takes.
+/// Whether a subscriber has as many records waiting as the channel allows.
 fn is_full(root: &Path, channel: Channel) -> bool {
     let waiting = |path: &PathBuf| -> Option<u64> {
         fs::read_to_string(path).ok()?.trim().parse().ok()
@@ -98,7 +101,7 @@ fn is_full(root: &Path, channel: Channel) -> bool {
     let is_full = |path: &PathBuf| {
         let is_full =
             waiting(path).is_some_and(|waiting| waiting >= UNDELIVERED_MAX);
-        // One that was killed has left its files.
+        // A subscriber that was killed has left its files.
         let is_dead = is_full && !is_live(&path.with_extension("zone"));
         if is_dead {
             let _ = fs::remove_file(path);
@@ -112,7 +115,7 @@ fn is_full(root: &Path, channel: Channel) -> bool {
 /// Sends a datagram to every subscriber.
 ///
 /// # Errors
-/// If no socket can be made. That a subscriber is gone is none.
+/// If no socket can be made. A subscriber that is gone is no error.
 pub fn send(root: &Path, channel: Channel, message: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     for path in subscribers(root, channel) {
@@ -126,7 +129,8 @@ pub fn send(root: &Path, channel: Channel, message: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Publishes records, subject to what hurts the channel, and counts them.
+/// Publishes records, as the channel's fault lets them through, and counts
+/// them.
 ///
 /// # Errors
 /// As [`send`].
@@ -146,7 +150,7 @@ pub fn publish(
     Ok(())
 }
 
-/// Keeps records as they were meant, whatever hurts the channel.
+/// Logs records as they were meant, whatever fault the channel has.
 fn log_records(
     root: &Path,
     channel: Channel,
@@ -166,7 +170,7 @@ fn log_records(
         .write_all(lines.as_bytes())
 }
 
-/// Every record that was to be published, a line of JSON each.
+/// Every record that should have been published, a line of JSON each.
 #[must_use]
 pub fn records(root: &Path, channel: Channel) -> Vec<String> {
     let text = fs::read_to_string(log(root, channel)).unwrap_or_default();
@@ -187,7 +191,7 @@ fn counter(root: &Path, channel: Channel) -> PathBuf {
     root.join(format!("sim/published.{}", channel.name()))
 }
 
-/// One byte a record: appending needs no lock.
+/// Counts a record by appending one byte, which needs no lock.
 fn count(root: &Path, channel: Channel) -> io::Result<()> {
     use std::io::Write;
     fs::OpenOptions::new()
@@ -203,7 +207,7 @@ pub fn now_ns() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
-/// The time of day as sysevent(8) prints it, and vmadm writes it.
+/// The present time in the format of sysevent(8) and vmadm.
 #[must_use]
 pub fn iso_now() -> String {
     let ms = now_ns() / 1_000_000;
@@ -269,7 +273,7 @@ pub fn ping() -> String {
     )
 }
 
-/// A record of an init that was started again.
+/// A record that says that init was started again.
 #[must_use]
 pub fn init_restart(zonename: &str, zoneid: i64, restarts: u64) -> String {
     format!(

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use crate::emit::Channel;
 
-/// What can be wrong.
+/// A fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A command, or what is asked of a pool, takes this long first.
+    /// A command, or a request to a pool, takes this long before it answers.
     Slow(Duration),
     /// The command prints this on stderr and exits with 1.
     Fail(String),
@@ -27,7 +27,7 @@ pub enum Fault {
     Linger,
     /// The command prints half of its output.
     Truncate,
-    /// The command prints what no command prints.
+    /// The command prints what no real command prints.
     Garbage,
     /// The command prints nothing, and exits with 0.
     Empty,
@@ -41,12 +41,12 @@ pub enum Fault {
     Short(usize),
     /// zoneadm: /dev/zfs can't be opened.
     NoZfs,
-    /// zfs: the list of pools can't be had.
+    /// zfs: the list of pools can't be read.
     NoPools,
-    /// zfs: a run that is to list what is below datasets lists nothing, and
+    /// zfs: a run that should list what is below datasets lists nothing, and
     /// exits with 0.
     EmptyWalk,
-    /// zfs: an error that libzfs has no word for, which ends in abort(3C).
+    /// zfs: an error that libzfs does not know, which ends in abort(3C).
     Abort,
     /// A pool: suspended, or faulted.
     Suspended,
@@ -118,7 +118,7 @@ fn parse(words: &str) -> Option<Fault> {
     })
 }
 
-/// The names of all that is hurt.
+/// The names of everything that has a fault.
 #[must_use]
 pub fn names(root: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(root.join("sim/hurt")).into_iter().flatten();
@@ -135,7 +135,7 @@ pub fn take(root: &Path, name: &str) -> Option<Fault> {
         match times.trim().parse::<u64>().ok()? {
             0 => return None,
             n => {
-                // No other command may find half of it.
+                // By rename, so that no other command reads half of it.
                 let new = root.join(format!("sim/hurt.{}", std::process::id()));
                 let _ = fs::write(&new, format!("{fault} times={}", n - 1));
                 let _ = fs::rename(&new, &path);
@@ -152,8 +152,8 @@ pub fn has(root: &Path, name: &str, fault: &Fault) -> bool {
     !words.ends_with(" times=0") && parse(&words).as_ref() == Some(fault)
 }
 
-/// Waits for as long as something has this fault; `ROOT/sim/held` says that a
-/// command has got there.
+/// Waits as long as `name` has this fault. It first writes `ROOT/sim/held`,
+/// which shows that a command waits.
 pub fn wait_while(root: &Path, name: &str, fault: &Fault) {
     let _ = fs::write(root.join("sim/held"), name);
     while has(root, name, fault) {
@@ -161,7 +161,7 @@ pub fn wait_while(root: &Path, name: &str, fault: &Fault) {
     }
 }
 
-/// Never returns, and holds what a process holds.
+/// Never returns, and keeps the pipes of the process open.
 pub fn hang() -> ! {
     loop {
         // The child holds the pipes, too.
@@ -169,7 +169,7 @@ pub fn hang() -> ! {
     }
 }
 
-/// What a command has to say.
+/// The answer of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Standard output.
@@ -180,7 +180,7 @@ pub struct Answer {
     pub exit: i32,
 }
 
-/// Prints a command's answer, and exits, as its fault wants.
+/// Prints a command's answer, as its fault demands; returns the exit status.
 pub fn print(root: &Path, command: &str, answer: &Answer) -> i32 {
     let put = |text: &[u8]| {
         let mut stdout = io::stdout().lock();
@@ -203,11 +203,13 @@ pub fn print(root: &Path, command: &str, answer: &Answer) -> i32 {
         Some(Fault::Hang) => hang(),
         Some(Fault::Linger) => {
             put_all();
-            // It is of the group of the command, and is killed with that.
+            // The child is in the process group of the command, and is killed
+            // with it.
             let _ = std::process::Command::new("sleep").arg("1000").spawn();
         }
         Some(Fault::Truncate) => {
-            // Within a line: no reader can tell whole lines that are missing.
+            // Cut within a line: no reader can notice that whole lines are
+            // missing.
             let bytes = answer.output.as_bytes();
             let half = bytes.len() / 2;
             let end = bytes[..half].iter().rposition(|b| *b != b'\n');

@@ -10,29 +10,30 @@ use std::path::{Path, PathBuf};
 
 use crate::emit::now_ns;
 
-/// A line is read into a buffer of this many bytes, its NUL included. What is
-/// longer is passed over, and its rest is read as a line of its own.
+/// A line is read into a buffer of this many bytes, including a NUL. The
+/// beginning of a longer line is passed over, and its rest is read as a line of
+/// its own.
 const LINE_MAX: usize = 1140;
 
-/// The longest name of a zone, and one byte.
+/// The length of the longest zonename, and one byte more.
 const NAME_MAX: usize = 64;
 
-/// A line of the index that counts.
+/// A valid line of the index, which readers do not pass over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// The zone.
+    /// The zone's name.
     pub zonename: String,
     /// configured, incomplete or installed.
     pub state: String,
-    /// Its directory.
+    /// Its zonepath.
     pub zonepath: String,
     /// In lower case; empty if it is not set, or is no UUID.
     pub uuid: String,
-    /// Empty on a line of before brands were in the index.
+    /// Empty on a line from the time before brands were in the index.
     pub brand: String,
     /// Whether it has an IP stack of its own.
     pub is_exclusive: bool,
-    /// `None` where the line does not have the field; −1 is undefined.
+    /// `None` if the line does not have the field; −1 means undefined.
     pub debugid: Option<i64>,
 }
 
@@ -55,7 +56,7 @@ impl IndexEntry {
         )
     }
 
-    /// What a line says; `None` for one that readers pass over.
+    /// Parses a line; `None` if readers pass over it.
     fn parse(line: &str) -> Option<Self> {
         if line.starts_with('#') {
             return None;
@@ -122,14 +123,14 @@ pub fn path(root: &Path) -> PathBuf {
     root.join("etc/zones/index")
 }
 
-/// The lines that count, in order; `None` if the index can't be opened.
+/// The valid lines, in order; `None` if the index can't be opened.
 #[must_use]
 pub fn read(root: &Path) -> Option<Vec<IndexEntry>> {
     let bytes = fs::read(path(root)).ok()?;
     Some(parse(&String::from_utf8_lossy(&bytes)))
 }
 
-/// The lines of a text that count, in order.
+/// The valid lines of a text, in order.
 #[must_use]
 pub fn parse(text: &str) -> Vec<IndexEntry> {
     let lines = text.split_inclusive('\n').flat_map(pieces);
@@ -156,8 +157,8 @@ fn pieces(line: &str) -> Vec<&str> {
     pieces
 }
 
-/// Rewrites the index: `edit` is given each line that counts, and says what
-/// it becomes; `None` removes it. `added` goes to the end.
+/// Rewrites the index: `edit` gets each valid line, and returns its new form;
+/// `None` removes it. `added` is appended at the end.
 ///
 /// # Errors
 /// Those of reading, writing and renaming.

@@ -1,5 +1,5 @@
 //! What zoneadmd and the kernel do to zones that are booted and halted. The
-//! kernel publishes each state before it has it.
+//! kernel publishes each state before the zone has it.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::{Host, Result, xml};
 
 const DOWN: &str = "shutting_down";
 
-/// Shown as `down`: nothing but a reference keeps the zone.
+/// The zone is kept only by a reference; zoneadm shows it as `down`.
 const DEAD: &str = "dead";
 
 impl Host {
@@ -26,7 +26,7 @@ impl Host {
         self.step(Channel::Zone, |state| Ok((state.next_number(), vec![])))
     }
 
-    /// `zoneadm boot`, all of it.
+    /// `zoneadm boot`, from beginning to end.
     ///
     /// # Errors
     /// If there is no such zone, or it is up.
@@ -35,8 +35,8 @@ impl Host {
         self.set_boot_times()
     }
 
-    /// Notes when zones were booted that are running: this happens a little
-    /// after the event that they are, and no event tells of it.
+    /// Sets the boot times of zones that have begun to run. The kernel does so
+    /// a little after the event that they run, and no event reports it.
     ///
     /// # Errors
     /// If the state can't be written.
@@ -51,7 +51,7 @@ impl Host {
         })
     }
 
-    /// Zones of which init has ended, and which have not gone since.
+    /// Zones whose init has ended, and that the kernel still has.
     ///
     /// # Errors
     /// If the state can't be read.
@@ -61,7 +61,8 @@ impl Host {
         Ok(ended.map(|(zonename, _)| zonename).collect())
     }
 
-    /// As [`Host::boot`], but for the boot time: see [`Host::set_boot_times`].
+    /// As [`Host::boot`], but without the boot time: see
+    /// [`Host::set_boot_times`].
     ///
     /// # Errors
     /// If there is no such zone, or it is up.
@@ -107,7 +108,7 @@ impl Host {
         Ok(zoneid)
     }
 
-    /// The brand gives nics an address that have none.
+    /// Gives a MAC address to nics that have none, as the brand does.
     fn add_macs(&self, zonename: &str) -> Result<()> {
         let text = fs::read_to_string(self.xml_path(zonename))?;
         let lacks_mac = |line: &str| {
@@ -130,8 +131,8 @@ impl Host {
         self.zonecfg(zonename, &(lines.join("\n") + "\n"))
     }
 
-    /// Booting is published as ready, and shown as running. By now there is
-    /// the zone's kstat.
+    /// Begins to boot a zone. That state is published as ready, and shown as
+    /// running. From now on, the zone has a kstat.
     fn begin_booting(&self, zonename: &str, zoneid: i64) -> Result<()> {
         self.step(Channel::Zone, |state| {
             if let Some(zone) = state.kernel.get_mut(zonename) {
@@ -142,8 +143,8 @@ impl Host {
         })
     }
 
-    /// A boot of which a hook or a mount fails: the zone is ready, and halted
-    /// again.
+    /// A boot in which a hook or a mount fails: the zone becomes ready, and is
+    /// halted again.
     ///
     /// # Errors
     /// If there is no such zone, or it is up.
@@ -152,7 +153,7 @@ impl Host {
         self.halt_of_ready(zonename)
     }
 
-    /// A boot of which init can't be executed.
+    /// A boot in which init can't be executed.
     ///
     /// # Errors
     /// If there is no such zone, or it is up.
@@ -191,7 +192,8 @@ impl Host {
         })
     }
 
-    /// Notes how init ended, as zoneadmd does before it halts a zone.
+    /// Writes to `lastexited` how init ended, as zoneadmd does before it halts
+    /// a zone.
     fn write_lastexited(&self, zonename: &str, status: i32) -> Result<()> {
         let ns = now_ns();
         let (secs, usecs) = (ns / 1_000_000_000, ns / 1000 % 1_000_000);
@@ -202,8 +204,8 @@ impl Host {
         self.done()
     }
 
-    /// The zone stops: by `zoneadm halt` (a status of -1), or since its init
-    /// has ended with this wait status. One that hangs in `down` goes on.
+    /// The zone stops: by `zoneadm halt` (a status of -1), or because its init
+    /// has ended with this wait status. A halt that hangs in `down` goes on.
     ///
     /// # Errors
     /// If the zone is not up.
@@ -229,7 +231,7 @@ impl Host {
         self.end(zonename)
     }
 
-    /// init has ended, and nobody has been told yet: the zone still runs.
+    /// init has ended, and no event has reported it yet: the zone still runs.
     ///
     /// # Errors
     /// If the zone is not up.
@@ -257,7 +259,7 @@ impl Host {
         self.kernel_step(zonename, DOWN, DOWN, "down")
     }
 
-    /// The zone has to run for this.
+    /// Fails unless the zone is running.
     fn must_run(&self, zonename: &str) -> Result<()> {
         match self.kernel_zone(zonename)?.state.as_str() {
             "running" => Ok(()),
@@ -265,7 +267,8 @@ impl Host {
         }
     }
 
-    /// From shutting down: empty, down, dying, dead, gone.
+    /// Takes a zone from shutting down through empty, down, dying and dead,
+    /// until it is gone.
     fn end(&self, zonename: &str) -> Result<()> {
         self.end_init(zonename)?;
         self.kernel_step(zonename, DOWN, DOWN, DOWN)?;
@@ -274,7 +277,7 @@ impl Host {
         self.leave(zonename)
     }
 
-    /// From dying: dead, gone, free.
+    /// Takes a zone from dying through dead and gone to free.
     fn leave(&self, zonename: &str) -> Result<()> {
         self.kernel_step(zonename, DOWN, "uninitialized", DEAD)?;
         let zoneid = self.remove_from_kernel(zonename)?;
@@ -291,7 +294,7 @@ impl Host {
         })
     }
 
-    /// The last reference to a zone of before has gone.
+    /// Publishes that the last reference to a former zone has gone.
     ///
     /// # Errors
     /// If it can't be published.
@@ -299,8 +302,8 @@ impl Host {
         self.publish(zone_change(zonename, "uninitialized", "free", zoneid))
     }
 
-    /// A halt of which the release hangs on a reference: the zone is dead, and
-    /// stays `down` until [`Host::release`].
+    /// A halt that hangs because something still has a reference to the zone:
+    /// the zone is dead, and stays `down` until [`Host::release`].
     ///
     /// # Errors
     /// If the zone is not up.
@@ -315,7 +318,7 @@ impl Host {
         self.kernel_step(zonename, DOWN, "uninitialized", DEAD)
     }
 
-    /// What a zone that is dead hung on lets it go.
+    /// The last reference to a dead zone is dropped.
     ///
     /// # Errors
     /// If the zone is not dead.
@@ -340,7 +343,8 @@ impl Host {
         Ok(self.kernel_zone(zonename)?.zoneid.parse()?)
     }
 
-    /// A reboot: `lastexited` is not written.
+    /// The halt of a reboot: `lastexited` is not written. Returns the zone's
+    /// id.
     fn halt_to_reboot(&self, zonename: &str) -> Result<i64> {
         self.must_run(zonename)?;
         self.kernel_step(zonename, "running", DOWN, DOWN)?;
@@ -362,8 +366,8 @@ impl Host {
         self.boot(zonename)
     }
 
-    /// As [`Host::reboot`], but that the old zone is free comes after the new
-    /// one runs.
+    /// As [`Host::reboot`], but the event that the old zone is free comes only
+    /// after the new one runs.
     ///
     /// # Errors
     /// If the zone is not up.
@@ -373,7 +377,7 @@ impl Host {
         self.publish_free(zonename, zoneid)
     }
 
-    /// As [`Host::reboot`], but the zone's boot time is not there yet: see
+    /// As [`Host::reboot`], but without the boot time: see
     /// [`Host::set_boot_times`].
     ///
     /// # Errors
@@ -399,7 +403,7 @@ impl Host {
         })
     }
 
-    /// Sets an attribute of a zone's XML that says whether it is booted with
+    /// Sets the attribute of a zone's XML that says whether it is booted with
     /// the host.
     pub(crate) fn set_autoboot(&self, zonename: &str, on: bool) -> Result<()> {
         let value = if on { "true" } else { "false" };

@@ -1,4 +1,4 @@
-//! Laying a host out: from nothing, or from a recorded one.
+//! Lays out a host: a new one, or one from a recording.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::{Host, Result};
 pub const BRANDS: [&str; 5] =
     ["joyent", "lx", "bhyve", "kvm", "joyent-minimal"];
 
-/// When the VMs were made that are laid out.
+/// The creation time of the VMs that are laid out.
 const CREATED: &str = "2026-01-12T04:34:48.243Z";
 
 const INDEX_HEAD: &str = "# DO NOT EDIT: use zonecfg(8)\nglobal:installed:/\n";
@@ -30,8 +30,8 @@ const SYSINFO: &str = "{\"Live Image\":\"20260101T000000Z\",\"UUID\":\
     \"Datacenter Name\":\"sim\",\"Headnode ID\":\"1\"}";
 
 impl Host {
-    /// Makes the directories and the commands, which are links to `program`,
-    /// and what libzonecfg and libbrand want to find.
+    /// Makes the directories, the commands, which are links to `program`, and
+    /// the files that libzonecfg and libbrand need.
     fn lay_out(&self, program: &Path, brands: &[&str]) -> Result<()> {
         for dir in
             ["etc/zones", "zones", "tmp", "usr/sbin", "usr/bin", "sim/sub"]
@@ -83,7 +83,7 @@ impl Host {
         Ok(())
     }
 
-    /// What a new VM of this number is made of.
+    /// The specification of a new VM of this number.
     #[must_use]
     pub fn spec(number: u64) -> VmSpec {
         let brand = BRANDS[usize::try_from(number).unwrap_or(0) % BRANDS.len()];
@@ -284,7 +284,7 @@ impl Host {
             }
             state.datasets.push(row);
         }
-        // The recording is in the order of its text.
+        // The recording is sorted as text, and not as zfs sorts.
         state.sort_datasets();
         state.save(&self.root, &State::default())?;
         let mtimes = fs::read_to_string(recorded.join("mtimes.tsv"))?;

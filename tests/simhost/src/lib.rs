@@ -1,9 +1,10 @@
 //! A simulated SmartOS host: a directory with the files of a host, and
 //! programs named zoneadm, zfs, kstat and sysevent that answer from it.
 //!
-//! Each operation does to files, command output and sysevents what the
-//! platform does, in the platform's order and steps. Whoever looks between two
-//! steps sees the operation half done; one that is killed there stays so.
+//! Each operation changes files, command output and sysevents as the platform
+//! does, in the platform's order and steps. A process that looks between two
+//! steps sees the operation half done; an operation that is killed there stays
+//! half done.
 //!
 //! The kernel publishes a zone's event, then stores the zone's new state.
 //! libzonecfg replaces the index, then publishes, without a lock on both. ZFS
@@ -40,7 +41,7 @@ use state::{State, lock};
 pub struct Host {
     root: PathBuf,
     between: Option<Between>,
-    /// Steps until its operations are killed.
+    /// How many steps are left until its operations are killed.
     life: Option<Arc<AtomicUsize>>,
 }
 
@@ -53,7 +54,7 @@ impl fmt::Debug for Host {
     }
 }
 
-/// What went wrong, for a person.
+/// An error, as a message for people.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of an operation.
@@ -67,23 +68,25 @@ impl Host {
         Self { root: root.to_path_buf(), between: None, life: None }
     }
 
-    /// The same host; this is done after each step of its operations, as if
-    /// they took their time: who looks meanwhile sees them half done.
+    /// The same host, but `between` is called after each step of its
+    /// operations, as if they were slow: a process that looks meanwhile sees
+    /// them half done.
     #[must_use]
     pub fn slowly(&self, between: impl Fn() + Send + Sync + 'static) -> Self {
         let between: Between = Arc::new(between);
         Self { between: Some(between), ..self.clone() }
     }
 
-    /// The same host; an operation of it is killed after so many steps: what
-    /// comes after never happens.
+    /// The same host, but its operations are killed after this many steps: the
+    /// later steps never happen.
     #[must_use]
     pub fn killed_after(&self, steps: usize) -> Self {
         let life = Some(Arc::new(AtomicUsize::new(steps)));
         Self { life, ..self.clone() }
     }
 
-    /// A step of an operation has been done.
+    /// Called after each step of an operation. An error means that the
+    /// operation is killed here.
     fn done(&self) -> Result<()> {
         if let Some(between) = &self.between {
             between();
@@ -98,13 +101,13 @@ impl Host {
         }
     }
 
-    /// Its directory.
+    /// The host's root directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A path of the host.
+    /// A path of the host, below its root.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
@@ -119,8 +122,8 @@ impl Host {
         )
     }
 
-    /// Hurts `what`: a command, `sysevent-zone`, `sysevent-zfs`, or `zfs:` and
-    /// a pool or dataset; see [`hurt::Fault`] for the words.
+    /// Sets a fault of `what`: a command, `sysevent-zone`, `sysevent-zfs`, or
+    /// `zfs:` and a pool or dataset; see [`hurt::Fault`] for the words.
     ///
     /// # Errors
     /// If the words are no fault.
@@ -131,15 +134,15 @@ impl Host {
     /// Ends every `sysevent` process of a channel.
     ///
     /// # Errors
-    /// If none can be told.
+    /// If no message can be sent.
     pub fn kill_sysevent(&self, channel: Channel) -> Result<()> {
         Ok(emit::send(&self.root, channel, emit::DIE)?)
     }
 
-    /// Has every `sysevent` of a channel stand still.
+    /// Makes every `sysevent` of a channel stand still.
     ///
     /// # Errors
-    /// If none can be told.
+    /// If no message can be sent.
     pub fn stall_sysevent(&self, channel: Channel) -> Result<()> {
         Ok(emit::send(&self.root, channel, emit::STALL)?)
     }
@@ -147,7 +150,7 @@ impl Host {
     /// Makes `sysevent` print bytes as they are.
     ///
     /// # Errors
-    /// If none can be told.
+    /// If no message can be sent.
     pub fn raw_sysevent(&self, channel: Channel, bytes: &[u8]) -> Result<()> {
         let message = [&[emit::RAW], bytes].concat();
         Ok(emit::send(&self.root, channel, &message)?)
@@ -160,8 +163,9 @@ impl Host {
         text.unwrap_or_default().lines().map(String::from).collect()
     }
 
-    /// Changes what the kernel has, and publishes what tells of it, as one
-    /// step under its lock. The event comes first.
+    /// Changes the state of the kernel, and publishes the records of that
+    /// change, as one step under the host's lock. The events come before the
+    /// state.
     fn step<T>(
         &self,
         channel: Channel,
@@ -205,7 +209,7 @@ impl Host {
         State::load(&self.root)
     }
 
-    /// The lines of the index that count.
+    /// The valid lines of the index.
     fn index(&self) -> Vec<IndexEntry> {
         index::read(&self.root).unwrap_or_default()
     }

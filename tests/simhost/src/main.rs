@@ -1,5 +1,5 @@
-//! zoneadm, zfs or another command, by the name it is called by; else the
-//! tool that lays a simulated host out and changes it.
+//! A command of the platform, such as zoneadm or zfs, if it is called by that
+//! name; else the tool that lays out a simulated host and changes it.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -97,7 +97,7 @@ fn act(args: &[String]) -> Result<i32> {
         }
         ["list", root] => {
             for zonename in host(root)?.zonenames()? {
-                // Who reads may have had enough.
+                // The reader may have closed the pipe.
                 if writeln!(io::stdout(), "{zonename}").is_err() {
                     break;
                 }
@@ -204,7 +204,7 @@ fn of_zone(verb: &str) -> Option<OfZone> {
     })
 }
 
-/// An operation on a zone with a word that says what it becomes.
+/// An operation on a zone with one argument, such as its new name.
 type OfZoneTo = fn(&Host, &str, &str) -> Result<()>;
 
 fn of_zone_to(verb: &str) -> Option<OfZoneTo> {

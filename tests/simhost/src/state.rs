@@ -1,6 +1,6 @@
-//! What a host remembers besides its real files: datasets, the kernel's
-//! zones, counters. Text tables below `ROOT/sim`, replaced by rename, so that
-//! commands read them without a parser of ours being quick.
+//! The state of a host that is not in its real files: datasets, the kernel's
+//! zones, counters. It is kept in text tables below `ROOT/sim`, which are
+//! replaced by rename, and are simple enough that commands read them quickly.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,8 +13,9 @@ use std::time::SystemTime;
 /// The table of the kernel's zones.
 const KERNEL: &str = "sim/kernel.tsv";
 
-/// Columns of the dataset table; the last is ours: the properties that are
-/// set on the dataset itself and not inherited, separated by commas.
+/// Columns of the dataset table. The last one is not of zfs: it has the
+/// properties that are set on the dataset itself and not inherited, separated
+/// by commas.
 pub const COLUMNS: [&str; 18] = [
     "name",
     "type",
@@ -36,7 +37,7 @@ pub const COLUMNS: [&str; 18] = [
     "local",
 ];
 
-/// The place of a column.
+/// The index of a column.
 ///
 /// # Panics
 /// If there is no such column: a mistake of the caller.
@@ -57,27 +58,28 @@ pub const NO_INIT: u64 = 4_294_967_295;
 /// A zone that the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelZone {
-    /// As zoneadm shows it; zoneadm does not know of `initialized`, and shows
-    /// `dead` as `down`.
+    /// As zoneadm shows it, except that zoneadm does not show `initialized`,
+    /// and shows `dead` as `down`.
     pub state: String,
     /// Its id; `-` if zoneadm shows none.
     pub zoneid: String,
-    /// Seconds since the epoch; 0 until booted; empty: no kstat.
+    /// Seconds since the epoch; 0 until the zone is booted; empty if it has no
+    /// kstat.
     pub boot_time: String,
-    /// Process id of init; 0 until there is one, then [`NO_INIT`].
+    /// Process id of init; 0 until there is one; [`NO_INIT`] once it has ended.
     pub init_pid: u64,
     /// How often init was started again.
     pub init_restarts: u64,
 }
 
-/// The host's memory.
+/// The state of a host.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     /// Datasets and snapshots, in the order of zfs.
     pub datasets: Vec<Row>,
     /// The kernel's zones, without the global one.
     pub kernel: BTreeMap<String, KernelZone>,
-    /// The last number given away: zone ids, debug ids, txgs.
+    /// The last number that was given to a zone id, a debug id or a txg.
     pub counter: u64,
 }
 
@@ -85,7 +87,7 @@ pub struct State {
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code)] File);
 
-/// Locks the host: shared for a command that reads, else exclusive.
+/// Locks the host: shared for a command that only reads, else exclusive.
 ///
 /// # Errors
 /// If the lock file can't be opened or locked.
@@ -106,7 +108,7 @@ pub fn lock(root: &Path, shared: bool) -> io::Result<Lock> {
 }
 
 impl State {
-    /// Reads the host's memory.
+    /// Reads the host's state.
     ///
     /// # Errors
     /// If a table can't be read or is malformed.
@@ -120,7 +122,7 @@ impl State {
         })
     }
 
-    /// Reads the kernel's zones alone: zoneadm(8) and kstat(8) take no lock.
+    /// Reads only the kernel's zones: zoneadm(8) and kstat(8) take no lock.
     ///
     /// # Errors
     /// If the table can't be read or is malformed.
@@ -219,7 +221,8 @@ fn bad(what: &str, line: &str) -> io::Error {
     io::Error::other(format!("{what}: bad line {line:?}"))
 }
 
-/// A mountpoint may have tabs and line ends in it; the table has none.
+/// Escapes tabs and line ends, which a mountpoint may have, and the table may
+/// not.
 fn escape(field: &str) -> String {
     field.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")
 }

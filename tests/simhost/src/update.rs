@@ -1,4 +1,4 @@
-//! `vmadm update`, by words `property=value`.
+//! `vmadm update`, with changes given as `property=value`.
 
 use std::fs;
 
@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use crate::xml;
 use crate::{Host, Result};
 
-/// Properties that are attributes in the XML, and whether as base64.
+/// Properties that are attributes in the XML: property, attribute, and whether
+/// it is base64.
 const ATTRS: &[(&str, &str, bool)] = &[
     ("alias", "alias", true),
     ("billing_id", "billing-id", false),
@@ -25,7 +26,8 @@ const ATTRS: &[(&str, &str, bool)] = &[
     ("vm_autoboot", "vm-autoboot", false),
 ];
 
-/// Properties that are rctls, and the unit of their limit in bytes.
+/// Properties that are rctls: property, rctl, and the unit of its limit (a MiB
+/// for memory).
 const RCTLS: &[(&str, &str, u64)] = &[
     ("cpu_cap", "zone.cpu-cap", 1),
     ("cpu_shares", "zone.cpu-shares", 1),
@@ -172,7 +174,7 @@ impl Host {
         match value {
             None => drop(target.remove(key)),
             Some(value) => {
-                // Numbers and booleans stay what they look like.
+                // A value that looks like a number or a boolean becomes one.
                 let value = serde_json::from_str::<Value>(value)
                     .ok()
                     .filter(|v| v.is_number() || v.is_boolean())
@@ -183,8 +185,8 @@ impl Host {
         self.write_config(zonename, file, &Value::Object(json).to_string())
     }
 
-    /// Rewrites the system's description as sysinfo(8) does, with one member
-    /// changed if that is wanted.
+    /// Rewrites the file of sysinfo(8) as that command does, with one member
+    /// changed if one is given.
     ///
     /// # Errors
     /// If it can't be written.

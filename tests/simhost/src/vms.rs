@@ -1,4 +1,4 @@
-//! What vmadm does, in the order in which VM.js does it.
+//! The operations of vmadm, with their steps in the order of VM.js.
 
 use std::fs;
 
@@ -204,7 +204,8 @@ impl Host {
         self.touch_xml(zonename)
     }
 
-    /// `vmadm rollback-snapshot`: halted, rolled back, started again.
+    /// `vmadm rollback-snapshot`: a VM that runs is halted, and started again
+    /// after the rollback.
     ///
     /// # Errors
     /// If there is no such snapshot.
@@ -219,7 +220,8 @@ impl Host {
     }
 }
 
-/// What vmadm notes while it takes a VM from one state to another.
+/// The attribute `transition`, which vmadm sets while it takes a VM from one
+/// state to another.
 fn transition(state: &str, to: &str) -> String {
     format!("{state}:{to}:{}", now_ns() / 1_000_000 + 60_000)
 }

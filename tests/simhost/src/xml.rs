@@ -1,9 +1,9 @@
-//! A zone's XML as zonecfg writes it, an element a line: enough to edit it
-//! without a parser.
+//! A zone's XML as zonecfg writes it, with one element in each line, so that it
+//! can be edited without a parser.
 
 use std::fmt::Write as _;
 
-/// What a new VM is made of.
+/// The specification of a new VM.
 #[derive(Clone, Debug)]
 pub struct VmSpec {
     /// Zonename and uuid.
@@ -12,9 +12,9 @@ pub struct VmSpec {
     pub brand: String,
     /// Its alias.
     pub alias: String,
-    /// A number to make its particulars of.
+    /// A number from which addresses and other details are made.
     pub number: u64,
-    /// Its disks, of as many MiB each (kvm, bhyve).
+    /// The sizes of its disks in MiB (kvm, bhyve).
     pub disks: Vec<u64>,
     /// Whether a dataset is delegated to it.
     pub delegated: bool,
@@ -22,11 +22,11 @@ pub struct VmSpec {
     pub nics: u64,
     /// Debug id of the zone.
     pub debugid: u64,
-    /// Whether it is booted once it is there.
+    /// Whether it is booted once it has been created.
     pub autoboot: bool,
     /// The pool it lives on.
     pub pool: String,
-    /// When vmadm made it, as it notes that in the XML; empty: when it does.
+    /// The creation time in the XML; if empty, the time at which it is created.
     pub created: String,
 }
 
@@ -37,13 +37,14 @@ impl VmSpec {
         matches!(self.brand.as_str(), "kvm" | "bhyve")
     }
 
-    /// Its directory.
+    /// Its zonepath.
     #[must_use]
     pub fn zonepath(&self) -> String {
         format!("/{}/{}", self.pool, self.uuid)
     }
 
-    /// The dataset of disk `n`: bhyve's are below the zone's, kvm's beside.
+    /// The dataset of disk `n`. The disks of bhyve are below the zone's
+    /// dataset, those of kvm are beside it.
     #[must_use]
     pub fn disk(&self, n: usize) -> String {
         let separator = if self.brand == "bhyve" { '/' } else { '-' };

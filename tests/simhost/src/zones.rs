@@ -27,7 +27,7 @@ impl Host {
     /// The names of all zones, in the order of the index.
     ///
     /// # Errors
-    /// None now; the index may come to be hard to read.
+    /// None at present: an index that can't be read has no zones.
     pub fn zonenames(&self) -> Result<Vec<String>> {
         let entries = self.index().into_iter();
         let names = entries.map(|e| e.zonename);
@@ -47,7 +47,8 @@ impl Host {
             .ok_or_else(|| format!("zonecfg: {zonename}: Invalid document"))?)
     }
 
-    /// A zone that runs can't be uninstalled, marked, renamed or deleted.
+    /// Fails if the zone is up. Such a zone can't be uninstalled, marked,
+    /// renamed or deleted.
     fn must_be_down(&self, zonename: &str) -> Result<()> {
         match self.is_up(zonename)? {
             true => Err(format!("{zonename}: is running").into()),
@@ -55,8 +56,8 @@ impl Host {
         }
     }
 
-    /// Replaces a zone's XML by hand: nothing looks whether it is one, and the
-    /// index stays as it is.
+    /// Replaces a zone's XML by hand: it is not validated, and the index stays
+    /// as it is.
     ///
     /// # Errors
     /// Those of the file system.
@@ -67,9 +68,9 @@ impl Host {
         self.done()
     }
 
-    /// Commits a zone's XML as libzonecfg does: the old one gets a second
+    /// Commits a zone's XML as libzonecfg does: the old file gets a second
     /// link, a temporary file is renamed over it, the zone's line of the index
-    /// is written again, the link goes. No event tells of it.
+    /// is written again, and the link is removed. No event reports it.
     ///
     /// # Errors
     /// If the document is not valid, and those of the file system.
@@ -152,7 +153,7 @@ impl Host {
         )
     }
 
-    /// `zonecfg set uuid=`: no event tells of it.
+    /// `zonecfg set uuid=`: no event reports it.
     ///
     /// # Errors
     /// If there is no such zone.
@@ -162,7 +163,8 @@ impl Host {
     }
 
     /// `zonecfg create`, and its commit with a uuid. With `is_forced` (`create
-    /// -F`) an existing zone is configured anew, of whose end nothing tells.
+    /// -F`), an existing zone is configured again, and no event reports the end
+    /// of the old one.
     ///
     /// # Errors
     /// If the zone exists and it is not forced.
@@ -200,11 +202,12 @@ impl Host {
         self.edit_index(zonename, |entry| entry.uuid.clone_from(&uuid))
     }
 
-    /// `zonecfg delete -F`: whatever it was, `configured` is what it is said
-    /// to have been.
+    /// `zonecfg delete -F`: the event says that the zone was `configured`,
+    /// whatever its state was.
     ///
     /// # Errors
-    /// If it runs, or its XML can't be unlinked: then no event tells of it.
+    /// If it runs, or its XML can't be unlinked: then no event reports the
+    /// deletion.
     pub fn zonecfg_delete(&self, zonename: &str) -> Result<()> {
         self.must_be_down(zonename)?;
         self.rewrite_index(
@@ -220,7 +223,7 @@ impl Host {
         self.publish(zone_change(zonename, "configured", "", -1))
     }
 
-    /// `zonecfg set zonename=`: no event tells of it.
+    /// `zonecfg set zonename=`: no event reports it.
     ///
     /// # Errors
     /// If there is no such zone, or it runs.
@@ -235,8 +238,8 @@ impl Host {
         self.done()
     }
 
-    /// `zoneadm mark`, and what else gives a zone another state: the index,
-    /// then the event.
+    /// `zoneadm mark`, and every other change of the state in the index: first
+    /// the index is written, then the event is published.
     ///
     /// # Errors
     /// If there is no such zone.
@@ -245,7 +248,7 @@ impl Host {
         self.mark_from(zonename, &oldstate, newstate)
     }
 
-    /// As [`Host::mark`], where it could not be found out what it was.
+    /// As [`Host::mark`], but the old state could not be found out.
     ///
     /// # Errors
     /// If there is no such zone.
@@ -257,7 +260,8 @@ impl Host {
     fn mark_from(&self, zonename: &str, old: &str, new: &str) -> Result<()> {
         self.edit_index(zonename, |entry| {
             entry.state = new.to_string();
-            // What is more than configured has a uuid, whatever it is.
+            // A zone that becomes more than configured gets a uuid, if only a
+            // random one.
             if entry.uuid.is_empty() && new != "configured" {
                 entry.uuid = random_uuid();
             }
@@ -265,7 +269,7 @@ impl Host {
         self.publish(zone_change(zonename, old, new, -1))
     }
 
-    /// `zoneadm install`, where `make_dataset` is what the brand does.
+    /// `zoneadm install`; `make_dataset` does what the brand does.
     ///
     /// # Errors
     /// If there is no such zone; those of the brand.
@@ -280,7 +284,8 @@ impl Host {
         self.mark(zonename, "installed")
     }
 
-    /// `zoneadm clone`: as install, of the dataset of another zone.
+    /// `zoneadm clone`: as an installation, but from the dataset of another
+    /// zone.
     ///
     /// # Errors
     /// If there is no such zone.
@@ -331,7 +336,7 @@ impl Host {
     }
 
     /// `zoneadm move`: the dataset, the XML and the index get a new path, and
-    /// no zone's event tells of it.
+    /// no zone event reports it.
     ///
     /// # Errors
     /// If there is no such zone, or it runs.
@@ -354,8 +359,8 @@ impl Host {
         self.publish(ping())
     }
 
-    /// What zoneadm does to a debug id when it boots a zone: one that is
-    /// missing, or that another zone has, gives way to a new one.
+    /// Gives a zone a new debug id, as zoneadm does when it boots one whose id
+    /// is missing or is also that of another zone.
     pub(crate) fn fix_debugid(&self, zonename: &str) -> Result<()> {
         let own = self.document(zonename)?.debugid;
         let others = self.index().into_iter();
@@ -371,7 +376,7 @@ impl Host {
     }
 }
 
-/// Takes into the index what the XML says.
+/// Copies the values of the XML into the line of the index.
 fn refresh(entry: &mut IndexEntry, document: &ZoneDocument) {
     entry.zonepath.clone_from(&document.zonepath);
     entry.brand.clone_from(&document.brand);

@@ -1,4 +1,4 @@
-//! kstat(8), of which only the kstats of zones are known here.
+//! kstat(8). Only the kstats of zones are simulated.
 
 use std::fmt::Write as _;
 use std::io;
@@ -10,10 +10,11 @@ use super::failed;
 use crate::hurt::Answer;
 use crate::state::{KernelZone, State};
 
-/// Names of kstats are cut to so many bytes.
+/// Names of kstats are cut to this many bytes.
 const NAME_BYTES: usize = 30;
 
-/// What is asked for, each by a glob or a regular expression.
+/// What is asked for: a glob or a regular expression for each part of a kstat's
+/// name.
 struct Patterns {
     class: Pattern,
     module: Pattern,
@@ -49,7 +50,7 @@ impl Pattern {
     }
 }
 
-/// Whether a text fits a glob with `*` and `?`.
+/// Whether a text matches a glob with `*` and `?`.
 fn fits_glob(glob: &[u8], text: &[u8]) -> bool {
     match (glob, text) {
         ([], []) => true,
@@ -62,7 +63,7 @@ fn fits_glob(glob: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Runs it.
+/// Runs kstat.
 ///
 /// # Errors
 /// If the host's state can't be read.
@@ -107,7 +108,7 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<Answer> {
 }
 
 fn has_kstat((name, zone): &(String, KernelZone)) -> bool {
-    // kstat(8) takes them for kstats about kstats.
+    // kstat(8) takes such a zone for kstats about kstats.
     !zone.boot_time.is_empty() && !name.starts_with("kstat_")
 }
 
@@ -137,7 +138,7 @@ fn parse(args: &[&str]) -> Result<Patterns, String> {
     Ok(patterns)
 }
 
-/// In the order of their names.
+/// The statistics of a zone, in the order of their names.
 fn statistics(
     zonename: &str,
     zone: &KernelZone,

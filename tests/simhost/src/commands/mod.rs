@@ -1,4 +1,4 @@
-//! The platform's commands, as they answer on this host.
+//! The platform's commands, which answer from the state of this host.
 
 mod kstat;
 pub mod standing;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::hurt::{self, Answer};
 
-/// Their paths, below the host's root.
+/// The paths of the commands, below the host's root.
 pub const PATHS: [&str; 9] = [
     "usr/sbin/zoneadm",
     "usr/sbin/zfs",
@@ -41,7 +41,7 @@ pub fn run(root: &Path, command: &str, args: &[String]) -> io::Result<i32> {
     Ok(hurt::print(root, command, &answer))
 }
 
-/// A line for each run in `ROOT/sim/runs`, for tests that count.
+/// Appends the command line to `ROOT/sim/runs`, for tests that count runs.
 fn log_run(root: &Path, command: &str, args: &[&str]) {
     let file = std::fs::OpenOptions::new()
         .create(true)
@@ -53,7 +53,7 @@ fn log_run(root: &Path, command: &str, args: &[&str]) {
     }
 }
 
-/// Nothing but a message, and a status.
+/// An answer without output: a message on standard error, and a status.
 fn failed(error: String, exit: i32) -> Answer {
     Answer { output: String::new(), error, exit }
 }

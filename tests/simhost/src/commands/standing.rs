@@ -1,5 +1,5 @@
-//! id(1), zonename(1), uname(1), ppriv(1) and prctl(1): who and where a
-//! process is, on a host where it is root of the global zone.
+//! id(1), zonename(1), uname(1), ppriv(1) and prctl(1): they say that a process
+//! is root in the global zone, with all privileges.
 
 use super::failed;
 use crate::hurt::Answer;
@@ -7,7 +7,7 @@ use crate::hurt::Answer;
 /// The build stamp of the platform that is laid out.
 pub const STAMP: &str = "20260101T000000Z";
 
-/// Runs one of them.
+/// Runs one of these commands.
 #[must_use]
 pub fn run(command: &str, args: &[&str]) -> Answer {
     let output = match (command, args) {
@@ -19,7 +19,7 @@ pub fn run(command: &str, args: &[&str]) -> Answer {
              \tP: all\n\tL: all\n"
         ),
         ("prctl", ["-P", "-n", name, pid]) => {
-            // A basic value belongs to the process that it is asked for.
+            // A basic limit names the process for which it was asked.
             let basic = match *name {
                 "process.max-file-descriptor" => {
                     format!("{name} basic 256 - deny {pid}\n")

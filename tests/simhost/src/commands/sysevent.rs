@@ -1,5 +1,6 @@
-//! sysevent(8), as the daemon subscribes by it. A thread takes records as
-//! they come; they wait here until the reader of standard output takes them.
+//! sysevent(8), with the subscriptions that the daemon makes. A thread receives
+//! records as they are published; they wait in this process until the reader of
+//! standard output takes them.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -18,7 +19,7 @@ use crate::hurt;
 struct Waiting {
     records: Mutex<VecDeque<Vec<u8>>>,
     come: Condvar,
-    /// Where the publisher reads how many they are.
+    /// The file in which the publisher reads how many records wait.
     count: Option<PathBuf>,
 }
 
@@ -44,7 +45,7 @@ impl Waiting {
     }
 }
 
-/// Runs it until it is killed, or its reader has gone.
+/// Runs sysevent until it is killed, or its reader is gone.
 ///
 /// # Errors
 /// If its socket fails.
@@ -81,8 +82,8 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<i32> {
     let path = socket_path(root, channel, pid);
     let _ = fs::remove_file(&path);
     let socket = UnixDatagram::bind(&path)?;
-    // SAFETY: the default action of a signal has no preconditions. The end of
-    // the reader kills it at the next record, as it does on the platform.
+    // SAFETY: the default action of a signal has no preconditions. Once the
+    // reader is gone, the next record kills the process, as on the platform.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let mut stdout = io::stdout().lock();
     if args.iter().any(|a| a.starts_with('-') && a.contains('r')) {
@@ -119,7 +120,7 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<i32> {
             stdout.write_all(b"\n")?;
         }
         stdout.flush()?;
-        // It counts until it has been delivered.
+        // A record counts as waiting until it has been delivered.
         waiting.change(|records| drop(records.pop_front()));
     }
 }

@@ -1,5 +1,5 @@
-//! zfs(8), of which only `list` is known here. All is gathered before
-//! anything is printed.
+//! zfs(8). Only `list` is simulated. It gathers all rows before it prints
+//! anything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -12,10 +12,10 @@ use crate::state::{COLUMNS, Row, State, column, lock};
 
 const SUSPENDED: &str = "pool I/O is currently suspended";
 
-/// The most components of a name.
+/// The most components that a name may have.
 const DEPTH_MAX: usize = 50;
 
-/// What is asked for.
+/// The options and operands of a listing.
 struct Options<'a> {
     types: Vec<&'a str>,
     columns: Vec<usize>,
@@ -23,7 +23,7 @@ struct Options<'a> {
     operands: Vec<&'a str>,
 }
 
-/// Runs it.
+/// Runs zfs.
 ///
 /// # Errors
 /// If the host's state can't be read.
@@ -104,7 +104,8 @@ fn parse<'a>(args: &[&'a str]) -> Result<Options<'a>, String> {
     Ok(Options { types, columns, depth, operands })
 }
 
-/// Depth counts components, and a snapshot is one more than its dataset.
+/// The depth of a name: the number of its components, in which a snapshot
+/// counts as one more than its dataset.
 fn depth_of(name: &str) -> usize {
     name.split(['/', '@']).count()
 }
@@ -118,7 +119,7 @@ struct Walk<'a> {
     state: &'a State,
     options: &'a Options<'a>,
     place_of: HashMap<&'a str, usize>,
-    /// What is wrong with pools and datasets.
+    /// Faults of pools and datasets, by name.
     faults: BTreeMap<String, Fault>,
     chosen: BTreeSet<usize>,
     error: String,
@@ -146,8 +147,8 @@ impl<'a> Walk<'a> {
         Self { root, state, options, place_of, faults, chosen, error, exit }
     }
 
-    /// Every pool that is imported and whose root can be opened; of others
-    /// there is no word.
+    /// Lists every pool that is imported and whose root can be opened. Other
+    /// pools are left out without a message.
     fn pools(&mut self) {
         let names: BTreeSet<&str> =
             self.state.datasets.iter().map(|row| pool_of(&row[0])).collect();
@@ -194,8 +195,8 @@ impl<'a> Walk<'a> {
         types.contains(&kind) || types.contains(&"all")
     }
 
-    /// A row and what is below it. Where the walk fails, it ends there, with
-    /// what was gathered.
+    /// Chooses a row and the rows below it. If the walk fails, it ends there,
+    /// and keeps the rows that it has.
     fn below(&mut self, first: usize, depth: usize) {
         let name = &self.state.datasets[first][0];
         self.chosen.insert(first);
@@ -236,7 +237,7 @@ impl<'a> Walk<'a> {
             let fields: Vec<_> = columns.map(|c| row[*c].as_str()).collect();
             let _ = writeln!(output, "{}", fields.join("\t"));
         }
-        // Whatever a pool takes its time for has been gathered by then.
+        // A slow pool delays only the output: all rows have been gathered.
         for (name, fault) in &self.faults {
             match fault {
                 Fault::Slow(time) => std::thread::sleep(*time),
@@ -252,7 +253,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Why a text can't be the name of a dataset or snapshot, if it can't.
+/// Why a text can't be the name of a dataset or snapshot; `None` if it can.
 fn impossible(name: &str) -> Option<String> {
     let odd =
         |c: &char| !(c.is_ascii_alphanumeric() || "-_.: /@%".contains(*c));

@@ -1,5 +1,5 @@
-//! zoneadm(8), of which only `list` is known here. It takes no lock: each of
-//! its looks may see another moment.
+//! zoneadm(8). Only `list` is simulated. It takes no lock: the host may change
+//! between any two of its looks.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,13 +12,13 @@ use crate::hurt::{self, Answer, Fault};
 use crate::index::{self, IndexEntry, is_uuid};
 use crate::state::{KernelZone, State};
 
-/// What zoneadm prints for a debug id that an index line lacks: it does not
-/// initialise that variable.
+/// The debug id that zoneadm prints if the index line has none: the real one
+/// prints an uninitialised variable.
 const UNINITIALISED: i64 = 32_764;
 
 const NO_ZONE: &str = "No such zone configured";
 
-/// Where [`Fault::Halfway`] stops it.
+/// The points at which [`Fault::Halfway`] stops it.
 const BEFORE_BRAND: u32 = 1;
 const BETWEEN_ID_AND_STATE: u32 = 2;
 const AFTER_LINE: u32 = 3;
@@ -39,12 +39,13 @@ struct Flags {
     no_global: bool,
 }
 
-/// Runs it.
+/// Runs zoneadm.
 ///
 /// # Errors
 /// If the host's state can't be read.
 pub fn run(root: &Path, args: &[&str]) -> io::Result<Answer> {
-    // Faults of its run are looked up once; others when it prints.
+    // These faults change the run, and are looked up here, once; the others are
+    // looked up when the answer is printed.
     let of_run = |fault: &Fault| {
         matches!(fault, Fault::Halfway(_) | Fault::Short(_) | Fault::NoZfs)
     };
@@ -59,7 +60,8 @@ pub fn run(root: &Path, args: &[&str]) -> io::Result<Answer> {
     Ok(Answer { output, error, exit })
 }
 
-/// The present fault, which is left to be taken when the answer is printed.
+/// The present fault, unless it is limited by `times=`: such a fault is counted
+/// down only when the answer is printed.
 fn peek(root: &Path) -> Option<Fault> {
     let words = std::fs::read_to_string(root.join("sim/hurt/zoneadm")).ok()?;
     match words.split_once(" times=") {
@@ -68,11 +70,11 @@ fn peek(root: &Path) -> Option<Fault> {
     }
 }
 
-/// The kernel's zones during a listing. Each look sees them as they are then;
-/// the table is read again only if it has changed.
+/// The kernel's zones during a listing. Each look sees their present state; the
+/// table is read again only if it has changed.
 #[derive(Default)]
 struct Kernel {
-    /// Which file was read: each change makes another.
+    /// Identifies the file that was read: each change makes a new file.
     stamp: Option<(u64, SystemTime)>,
     zones: BTreeMap<String, KernelZone>,
 }
@@ -93,7 +95,7 @@ impl Kernel {
     }
 }
 
-/// A zone as zoneadm shows it, which knows it from `ready` on.
+/// A zone as zoneadm shows it: `None` before it is ready.
 fn shown(zone: KernelZone) -> Option<KernelZone> {
     match zone.state.as_str() {
         "initialized" => None,
@@ -199,8 +201,8 @@ impl Zoneadm<'_> {
         }
     }
 
-    /// Whether there is a zone of this name: the id of any zone of the kernel
-    /// is one, too.
+    /// Whether there is a zone of this name. The id of any zone of the kernel
+    /// counts as a name, too.
     fn is_there(&self, target: &str) -> io::Result<bool> {
         if target == "global" || self.kernel_zone(target)?.is_some() {
             return Ok(true);
@@ -248,7 +250,7 @@ impl Zoneadm<'_> {
             Err(exit) => return Ok(exit),
         };
         let mut kernel = Kernel::default();
-        // An index that can't be opened is one without lines.
+        // An index that can't be opened counts as empty.
         for entry in self.index().unwrap_or_default() {
             let name = entry.zonename.as_str();
             if name == "global" && flags.no_global {
@@ -306,7 +308,7 @@ impl Zoneadm<'_> {
         );
     }
 
-    /// Prints a zone's line by its XML; `false` if that can't be.
+    /// Prints a zone's line from its XML; `false` if that is not possible.
     fn print_by_xml(
         &mut self,
         name: &str,
@@ -376,7 +378,8 @@ impl Zoneadm<'_> {
             return Ok(1);
         }
         self.halfway(AFTER_LINE);
-        // The brand's own hook does nothing, but the brand is opened for it.
+        // The brand's hook does nothing, but zoneadm opens the brand to look
+        // for it.
         let Some(xml) = dtd::read(self.root, name) else {
             return Ok(self.say(&format!("zoneadm: list: {NO_ZONE}")));
         };
@@ -391,7 +394,7 @@ impl Zoneadm<'_> {
     }
 }
 
-/// The order of states, by which a listing chooses.
+/// The order of states, by which a listing chooses zones.
 fn rank(state: &str) -> u32 {
     match state {
         "configured" => 0,

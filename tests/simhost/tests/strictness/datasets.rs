@@ -7,7 +7,7 @@ use simhost::emit::{Channel, records};
 
 use super::{Sim, wait_for};
 
-/// The names of rows.
+/// The names in the rows: their first column.
 fn names(output: &str) -> Vec<&str> {
     output.lines().map(|l| l.split('\t').next().unwrap()).collect()
 }
@@ -52,12 +52,12 @@ fn row_46_a_walk_that_fails_shortens_the_listing() {
     sim.hurt("zfs:tank", "heal").unwrap();
     sim.hurt("zfs:tank/b", "io-error").unwrap();
     sim.run(&format!("{LIST} -r tank")).is("tank\ntank/a\n", error, 0);
-    // What needs no walk is not hurt.
+    // A listing that needs no walk has no error.
     sim.run(&format!("{LIST} -d 0 tank/c")).is("tank/c\n", "", 0);
 }
 
 #[test]
-fn row_47_an_operand_that_cannot_be_read_costs_itself() {
+fn row_47_an_operand_that_cannot_be_read_affects_no_other() {
     let sim = two_pools();
     let zones = "zones/config";
     sim.hurt("zfs:tank/b", "io-error").unwrap();
@@ -70,7 +70,7 @@ fn row_47_an_operand_that_cannot_be_read_costs_itself() {
 }
 
 #[test]
-fn row_48_what_is_on_an_exported_pool_does_not_exist() {
+fn row_48_datasets_on_an_exported_pool_do_not_exist() {
     let sim = two_pools();
     let before = sim.run(LIST);
     sim.zpool_export("tank").unwrap();
@@ -97,7 +97,7 @@ fn row_49_an_unknown_error_aborts() {
 }
 
 #[test]
-fn row_50_without_the_list_of_pools_there_is_nothing() {
+fn row_50_without_the_list_of_pools_zfs_fails() {
     let sim = Sim::with_vms(1);
     sim.hurt("zfs", "no-pools").unwrap();
     let error = "failed to read pool configuration: I/O error\n";
@@ -105,7 +105,7 @@ fn row_50_without_the_list_of_pools_there_is_nothing() {
 }
 
 #[test]
-fn row_51_names_that_are_not_possible() {
+fn row_51_impossible_names_are_refused() {
     let sim = Sim::with_vms(1);
     let long = format!("zones/{}", "x".repeat(256));
     for (name, why) in [
@@ -133,7 +133,7 @@ fn row_52_a_snapshot_is_not_expected_unless_it_is_asked_for() {
 }
 
 #[test]
-fn row_53_a_volume_has_a_limit_of_snapshots() {
+fn row_53_a_volume_has_a_snapshot_limit() {
     let sim = Sim::with_vms(4);
     let name = format!("zones/{}-disk0", sim.names[3]);
     let columns = "snapshot_limit,filesystem_limit";
@@ -161,14 +161,14 @@ fn row_55_a_mountpoint_is_printed_as_it_is() {
     sim.zfs_set("zones/a", "mountpoint", "/a\tb\nc\\n").unwrap();
     let said = sim.run("zfs list -Hp -o name,mountpoint zones/a");
     said.is("zones/a\t/a\tb\nc\\n\n", "", 0);
-    // The host is none the worse for it.
+    // The host can still be changed and read.
     sim.zfs_create("zones/b", None, &[]).unwrap();
     let said = sim.run("zfs list -Hp -o mountpoint zones/a zones/b");
     said.is("/a\tb\nc\\n\n/zones/b\n", "", 0);
 }
 
 #[test]
-fn row_56_the_zones_configuration_and_cores() {
+fn row_56_mountpoints_of_the_configuration_and_of_cores() {
     let sim = Sim::with_vms(1);
     let own = &sim.names[0];
     let said = sim.run(&format!(

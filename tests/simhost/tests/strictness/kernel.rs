@@ -11,7 +11,7 @@ use super::{Sim, Subscriber, said, wait_for};
 
 const KSTAT: &str = "kstat -p -m zones -c zone_misc";
 
-/// The last field of `zonename`, `boot_time` and so on of a zone.
+/// The value of a statistic of a zone: of `zonename`, `boot_time` and so on.
 fn statistic(sim: &Sim, name: &str, statistic: &str) -> Option<String> {
     let output = sim.run(&format!("{KSTAT} -s {statistic}")).output;
     let cut = &name[..name.len().min(30)];
@@ -37,7 +37,7 @@ fn row_59_the_global_zone_has_a_kstat() {
 #[test]
 fn row_60_kstats_are_in_the_order_of_ids() {
     let sim = Sim::with_vms(12);
-    // One that has the highest id, and not the last name.
+    // After this, VM 0 has the highest id, but not the last name.
     sim.reboot(&sim.names[0]).unwrap();
     let output = sim.run(&format!("{KSTAT} -s boot_time")).output;
     let ids: Vec<i64> = output
@@ -97,7 +97,7 @@ fn row_63_a_kstat_may_come_after_the_zone_is_ready() {
 }
 
 #[test]
-fn row_64_a_zone_named_as_kstats_of_kstats_is_not_seen() {
+fn row_64_a_zone_whose_name_begins_with_kstat_has_no_kstats() {
     let sim = Sim::with_vms(3);
     sim.rename(&sim.names[2], "kstat_zone").unwrap();
     sim.boot("kstat_zone").unwrap();
@@ -105,12 +105,13 @@ fn row_64_a_zone_named_as_kstats_of_kstats_is_not_seen() {
 }
 
 #[test]
-fn row_65_a_reader_that_does_not_read_costs_every_subscriber_events() {
+fn row_65_one_reader_that_stops_loses_events_for_all_subscribers() {
     let sim = Sim::with_vms(0);
     let reader = Subscriber::start(&sim, true);
     let mut silent = Subscriber::start(&sim, false);
     let channel = Channel::Zone;
-    // It prints some before its pipe is full; nobody waits meanwhile.
+    // The silent one prints some before its pipe is full; the publisher never
+    // waits.
     let mut sent = 0;
     let all = UNDELIVERED_MAX + 3000;
     for n in 0..all {
@@ -122,7 +123,7 @@ fn row_65_a_reader_that_does_not_read_costs_every_subscriber_events() {
     let published = sim.published().0;
     assert!(published < all, "{published}");
     assert!(published >= UNDELIVERED_MAX, "{published}");
-    // Who reads has had all that was published, and no more.
+    // The reader has had all that was published, and no more.
     for _ in 0..published {
         reader.next();
     }
@@ -135,7 +136,7 @@ fn row_65_a_reader_that_does_not_read_costs_every_subscriber_events() {
 }
 
 #[test]
-fn row_66_a_channel_has_so_many_subscribers() {
+fn row_66_the_subscribers_of_a_channel_are_limited() {
     let sim = Sim::with_vms(0);
     let all: Vec<_> =
         (0..SUBSCRIBERS_MAX).map(|_| Subscriber::start(&sim, true)).collect();
@@ -213,7 +214,7 @@ fn row_69_free_may_come_after_the_next_zone_runs() {
 }
 
 #[test]
-fn row_70_boots_that_fail_and_the_halt_of_a_zone_that_is_ready() {
+fn row_70_events_of_failed_boots_and_of_the_halt_of_a_ready_zone() {
     let sim = Sim::with_vms(3);
     let name = sim.names[2].clone();
     let exit = sim.zone_dir(&name).unwrap().join("lastexited");
@@ -250,7 +251,7 @@ fn row_72_a_halt_that_hangs_stays_down() {
     let events = sim.events_of(|host| host.halt(&name, -1).unwrap());
     assert_eq!(events, HALT[3..]);
     assert!(fs::read_to_string(&exit).unwrap().ends_with(" -1\n"));
-    // One whose release hangs is dead, and has its id, until it is free.
+    // A zone whose release hangs is dead, and keeps its id until it is free.
     let other = sim.names[1].clone();
     let events =
         sim.events_of(|host| host.halt_without_release(&other).unwrap());
@@ -273,7 +274,7 @@ fn row_73_a_ping_has_no_data() {
 }
 
 #[test]
-fn an_event_of_the_kernel_comes_before_what_it_tells_of() {
+fn the_kernel_publishes_a_state_before_the_zone_has_it() {
     let sim = Sim::with_vms(3);
     let subscriber = Subscriber::start(&sim, true);
     sim.boot(&sim.names[2]).unwrap();

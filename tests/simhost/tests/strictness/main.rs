@@ -1,8 +1,8 @@
-//! Whether the simulated host is as strict as the platform: a test for each
-//! row of the table of differences, with the number of the row in its name.
-//! `README.md` lists the rows that have none, and why.
+//! Tests that the simulated host is as strict as the platform: one for each row
+//! of a table of facts about the platform, with the number of the row in its
+//! name. `README.md` lists the rows that have none, and why.
 
-// A test that can't go on fails.
+// A test that can't go on panics, and so it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 /// zfs(8).
@@ -50,7 +50,7 @@ impl Said {
     }
 }
 
-/// A host with VMs in a directory that goes when dropped.
+/// A host with VMs, in a directory that is removed when dropped.
 struct Sim {
     host: Host,
     names: Vec<String>,
@@ -71,8 +71,8 @@ impl Drop for Sim {
 }
 
 impl Sim {
-    /// VMs 0 and 1 are up, 2 (bhyve) is not, 3 (kvm) and 4 are up or not as
-    /// [`Host::init`] has it.
+    /// A host with this many VMs. VMs 0 and 1 are up, 2 (bhyve) is not; 3 (kvm)
+    /// and 4 are as [`Host::init`] lays them out.
     fn with_vms(vms: u64) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -97,8 +97,8 @@ impl Sim {
         said(self.command(words).output().unwrap())
     }
 
-    /// A command that a fault holds up in mid-run: `meanwhile` is done, the
-    /// fault healed, and it goes on.
+    /// Runs a command that `fault` stops halfway, calls `meanwhile`, ends the
+    /// fault, and returns what the command said in the end.
     fn run_held(
         &self,
         words: &str,
@@ -115,7 +115,8 @@ impl Sim {
             .spawn()
             .unwrap();
         wait_for("it runs", || self.runs().len() > runs);
-        // It is on its way to where it is held up.
+        // The command has started; it may not have reached the point where it
+        // stops.
         wait_for("it waits", || is_asleep(child.id()));
         meanwhile(self);
         self.hurt(name, "heal").unwrap();
@@ -126,7 +127,7 @@ impl Sim {
         self.xml_path(&self.names[n])
     }
 
-    /// Makes the XML of a zone one that the DTD refuses.
+    /// Makes the XML of a zone invalid by the DTD.
     fn spoil_xml(&self, n: usize) {
         let text = fs::read_to_string(self.xml(n)).unwrap();
         let text = text
@@ -168,14 +169,14 @@ impl Sim {
             .collect()
     }
 
-    /// Does something, and returns the events that it made.
+    /// Runs `act`, and returns the zone events that it made.
     fn events_of(&self, act: impl FnOnce(&Host)) -> Vec<String> {
         let before = self.events().len();
         act(&self.host);
         self.events().split_off(before)
     }
 
-    /// What there is to see after each step of an operation.
+    /// Runs `act`, and returns what `look` sees after each step of it.
     fn steps<T: Send + 'static>(
         &self,
         look: impl Fn(&Host) -> T + Send + Sync + 'static,
@@ -203,7 +204,8 @@ fn said(output: std::process::Output) -> Said {
 fn is_asleep(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/wchan"));
     let syscall = fs::read_to_string(format!("/proc/{pid}/syscall"));
-    // nanosleep(2) or clock_nanosleep(2): only what waits for a fault sleeps.
+    // nanosleep(2) or clock_nanosleep(2): only a command that waits for the end
+    // of a fault sleeps.
     let sleeps = syscall.is_ok_and(|s| {
         s.starts_with("230 ") || s.starts_with("35 ") || s.starts_with("115 ")
     });
@@ -218,7 +220,7 @@ fn wait_for(what: &str, look: impl Fn() -> bool) {
     }
 }
 
-/// A sysevent process, and its lines. One whose lines nobody reads has none.
+/// A sysevent process, and its lines; `None` if they are not read.
 struct Subscriber {
     child: Child,
     lines: Option<Receiver<String>>,

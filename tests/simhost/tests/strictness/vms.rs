@@ -1,4 +1,4 @@
-//! Rows about the order in which vmadm does what it does.
+//! Rows about the order of vmadm's steps.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use simhost::Host;
 
 use super::Sim;
 
-/// The attributes of a zone's XML that vmadm writes while it is at work, each
-/// where it is there; `-` without an XML.
+/// Which of the attributes that vmadm sets while it is at work are in a zone's
+/// XML, joined by `+`; `-` without an XML.
 fn marks(name: &str) -> impl Fn(&Host) -> String + use<> {
     let name = name.to_string();
     move |host| {
@@ -29,7 +29,7 @@ fn marks(name: &str) -> impl Fn(&Host) -> String + use<> {
     }
 }
 
-/// What there is to see after each step, without repetitions.
+/// The attributes and the state of a zone after each step, without repetitions.
 fn course(sim: &Sim, name: &str, act: impl FnOnce(&Host)) -> Vec<String> {
     let marks = Arc::new(marks(name));
     let name = name.to_string();
@@ -84,7 +84,7 @@ fn row_40_the_datasets_of_a_bhyve_come_before_its_zone() {
     );
     let first = seen.iter().position(|(_, has_xml)| *has_xml).unwrap();
     assert!(first > 0);
-    // Its own, and two disks.
+    // The zone's own dataset, and two disks.
     assert_eq!(seen[first].0, 3);
     assert_eq!(seen[0], (1, false));
 }
@@ -107,7 +107,7 @@ fn row_42_a_stop_ends_autoboot_after_the_halt() {
     let seen = course(&sim, &name, |host| host.stop(&name, -1).unwrap());
     let wanted = ["autoboot installed up", "autoboot installed", " installed"];
     assert_eq!(seen, wanted);
-    // Of kvm and bhyve, a transition is noted first.
+    // For kvm and bhyve, a transition is noted first.
     let kvm = sim.names[3].clone();
     let seen = course(&sim, &kvm, |host| host.stop(&kvm, -1).unwrap());
     let wanted = ["transition installed up", "transition installed"];
@@ -140,7 +140,7 @@ fn row_43_the_volume_of_a_disk_goes_before_its_xml() {
 }
 
 #[test]
-fn row_44_a_boot_writes_files_and_gives_nics_their_address() {
+fn row_44_a_boot_writes_lastbooted_and_gives_nics_addresses() {
     let sim = Sim::with_vms(3);
     let name = sim.names[2].clone();
     let lacks_mac =

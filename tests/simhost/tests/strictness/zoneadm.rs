@@ -40,9 +40,9 @@ fn row_01_a_zone_that_is_down_needs_a_valid_xml() {
     one(&sim, 2).is("", &no_such_zone(name), 1);
 }
 
-/// The small documents that are known to hurt: only two of them are valid.
+/// Small documents that a less strict reader would judge wrongly.
 #[test]
-fn row_01_what_the_dtd_refuses() {
+fn row_01_documents_that_the_dtd_accepts_and_refuses() {
     const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
         <!DOCTYPE zone PUBLIC \"-//Sun Microsystems Inc//DTD Zones//EN\" \
         \"file:///usr/share/lib/xml/dtd/zonecfg.dtd.1\">\n";
@@ -154,7 +154,7 @@ fn row_06_a_brand_that_is_not_installed_fails_after_the_line() {
 }
 
 #[test]
-fn row_07_an_xml_that_goes_after_the_line_was_printed() {
+fn row_07_an_xml_that_is_removed_after_the_line_was_printed() {
     let sim = Sim::with_vms(3);
     let line = sim.listed(2).unwrap() + "\n";
     let words = format!("zoneadm -z {} list -p", sim.names[2]);
@@ -165,7 +165,7 @@ fn row_07_an_xml_that_goes_after_the_line_was_printed() {
 }
 
 #[test]
-fn row_08_an_xml_that_goes_in_mid_run() {
+fn row_08_an_xml_that_is_removed_during_the_run() {
     let sim = Sim::with_vms(3);
     let name = &sim.names[2];
     let words = format!("zoneadm -z {name} list -p");
@@ -177,7 +177,7 @@ fn row_08_an_xml_that_goes_in_mid_run() {
     let start = format!("zoneadm: {name}: could not get brand name: ");
     assert!(said.error.starts_with(&start), "{said:?}");
     assert_eq!((said.output.as_str(), said.status), ("", Some(1)));
-    // Without a line, and up, it is the path that is missed.
+    // For a zone that is up and has no line, the zonepath is missing.
     let words = format!("zoneadm -z {} list -p", sim.names[0]);
     sim.set_index("global:installed:/\n");
     let said = sim.run_held(&words, "halfway 2", |sim| {
@@ -226,17 +226,17 @@ fn row_11_malformed_lines_are_passed_over() {
     ] {
         text = text.replacen('\n', &format!("\n{odd}\n"), 1);
     }
-    // A blank is a part of the name.
+    // A leading blank is a part of the name.
     let text = text.replace(" #no comment:installed", " #no comment:odd");
     sim.set_index(&text);
     assert_eq!(sim.run("zoneadm list -pc"), before);
-    // The rest of a line that is too long is a line.
+    // The rest of a line that is too long counts as a line.
     let rest = "tail:installed:/t::joyent:ex:7";
     sim.set_index(&format!("{}{rest}\n", "y".repeat(1139)));
     let said = sim.run("zoneadm list -pc");
     let zero = "00000000-0000-0000-0000-000000000000";
     said.is(&format!("-:tail:installed:/t:{zero}:joyent:excl:7\n"), "", 0);
-    // Of four fields only the XML says the rest.
+    // If the line has only four fields, the XML says the rest.
     sim.set_index(&format!("{name}:installed:/zones/{name}:\n"));
     let said = sim.run("zoneadm list -pc");
     let wanted = format!("2:{name}:running:/zones/{name}::lx:excl:1001\n");
@@ -258,7 +258,7 @@ fn row_12_a_last_line_without_its_end_is_passed_over() {
 }
 
 #[test]
-fn row_13_of_lines_of_one_name_the_first_counts() {
+fn row_13_the_first_of_several_lines_of_one_zone_counts() {
     let sim = Sim::with_vms(3);
     let name = &sim.names[2];
     let again = format!("{name}:configured:/other:::ex:9\n");
@@ -272,7 +272,7 @@ fn row_13_of_lines_of_one_name_the_first_counts() {
 }
 
 #[test]
-fn row_14_a_uuid_that_is_not_set_is_all_zeros_in_a_listing_of_all() {
+fn row_14_a_missing_uuid_is_all_zeros_in_a_full_listing() {
     let sim = Sim::with_vms(1);
     let name = sim.names[0].clone();
     sim.edit_index(&name, |entry| entry.uuid = String::new()).unwrap();
@@ -296,7 +296,7 @@ fn row_15_uuids_are_in_lower_case() {
 }
 
 #[test]
-fn row_16_a_shared_stack_is_shared() {
+fn row_16_a_zone_with_a_shared_ip_stack_is_listed_as_shared() {
     let sim = Sim::with_vms(1);
     let name = sim.names[0].clone();
     sim.edit_index(&name, |entry| entry.is_exclusive = false).unwrap();
@@ -320,14 +320,14 @@ fn row_17_one_zone_is_listed_by_its_xml_and_all_by_the_index() {
     };
     assert_eq!(end(&sim.listed(2).unwrap()), "lx:shared:77");
     assert_eq!(end(&one(&sim, 2).output), "bhyve:excl:1002");
-    // A field that the index lacks is whatever the memory held.
+    // If the index lacks the debug id, zoneadm prints whatever the memory held.
     let text = sim.index_text().replace(":lx:sh:77", ":lx:sh");
     sim.set_index(&text);
     assert!(field(&sim.listed(2).unwrap(), 7).parse::<u64>().is_ok());
 }
 
 #[test]
-fn row_18_a_boot_gives_a_debug_id_that_is_taken_another() {
+fn row_18_a_boot_replaces_a_debug_id_that_is_taken() {
     let sim = Sim::with_vms(3);
     let (name, other) = (sim.names[2].clone(), sim.names[0].clone());
     sim.edit_xml(&name, |xml| {
@@ -339,32 +339,32 @@ fn row_18_a_boot_gives_a_debug_id_that_is_taken_another() {
     let new = field(&sim.listed(2).unwrap(), 7);
     assert_ne!(new, "1000");
     assert_eq!(field(&one(&sim, 2).output, 7), new);
-    // One that is its own stays.
+    // A debug id that no other zone has stays.
     sim.reboot(&other).unwrap();
     assert_eq!(field(&sim.listed(0).unwrap(), 7), "1000");
 }
 
 #[test]
-fn row_19_to_22_a_uuid_takes_the_place_of_a_name_if_it_is_known() {
+fn row_19_to_22_a_known_uuid_replaces_the_name() {
     let sim = Sim::with_vms(3);
     let (a, b) = (&sim.names[0], &sim.names[2]);
     let line = |n| sim.listed(n).unwrap() + "\n";
-    // 19: that of another zone.
+    // 19: the uuid of another zone.
     sim.run(&format!("zoneadm -z {a} -u {b} list -p")).is(&line(2), "", 0);
-    // 20: one that is not known.
+    // 20: a uuid that is not known.
     let unknown = "11111111-2222-4333-8444-555555555555";
     sim.run(&format!("zoneadm -z {a} -u {unknown} list -p")).is(
         &line(0),
         "",
         0,
     );
-    // 21: without a name, it is as if none was given.
+    // 21: without a name, it is as if no uuid was given.
     let running = sim.run("zoneadm list -p");
     assert_eq!(running.output.lines().count(), 3);
     assert_eq!(sim.run(&format!("zoneadm -u {unknown} list -p")), running);
     let zeros = "00000000-0000-0000-0000-000000000000";
     assert_eq!(sim.run(&format!("zoneadm -u {zeros} list -p")), running);
-    // 22: no UUID.
+    // 22: a text that is no UUID.
     let illegal = "illegal UUID value specified\n";
     sim.run("zoneadm -u web list -p").is("", &format!("zoneadm: {illegal}"), 1);
     sim.run(&format!("zoneadm -z {a} -u web list -p")).is(
@@ -375,7 +375,7 @@ fn row_19_to_22_a_uuid_takes_the_place_of_a_name_if_it_is_known() {
 }
 
 #[test]
-fn row_23_one_zone_has_no_options_of_a_listing() {
+fn row_23_the_options_of_a_full_listing_are_refused_for_one_zone() {
     let sim = Sim::with_vms(1);
     let name = &sim.names[0];
     for flags in ["-pc", "-pi", "-pn", "-p more"] {
@@ -397,14 +397,14 @@ fn row_24_a_number_is_the_id_of_any_zone() {
 }
 
 #[test]
-fn row_25_the_global_zone_is_one() {
+fn row_25_the_global_zone_can_be_listed_by_name() {
     let sim = Sim::with_vms(1);
     let line = "0:global:running:/::liveimg:shared:0\n";
     sim.run("zoneadm -z global list -p").is(line, "", 0);
 }
 
 #[test]
-fn row_26_a_zone_that_is_ready_does_not_run() {
+fn row_26_a_ready_zone_does_not_count_as_running() {
     let sim = Sim::with_vms(3);
     sim.ready(&sim.names[2]).unwrap();
     let lists = |flags: &str| {
@@ -417,7 +417,7 @@ fn row_26_a_zone_that_is_ready_does_not_run() {
 }
 
 #[test]
-fn row_27_id_and_state_are_two_looks() {
+fn row_27_id_and_state_are_read_at_different_moments() {
     let sim = Sim::with_vms(3);
     let (up, down) = (sim.names[0].clone(), sim.names[2].clone());
     let start = |line: &str| {
@@ -457,7 +457,7 @@ fn row_29_every_command_needs_zfs() {
 }
 
 #[test]
-fn row_77_a_zone_of_which_the_dtd_refuses_the_xml_is_stopped() {
+fn row_77_the_halt_of_a_zone_with_an_invalid_xml() {
     let sim = Sim::with_vms(1);
     let name = sim.names[0].clone();
     sim.spoil_xml(0);

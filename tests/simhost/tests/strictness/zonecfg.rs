@@ -7,8 +7,9 @@ use simhost::{Host, index};
 
 use super::Sim;
 
-/// What there is of a zone: its XML, its index state, and whether its uuid is
-/// set; and how many events there have been.
+/// What a process sees of a zone: whether it has a valid XML, its state in the
+/// index, and whether its uuid is set; and how many zone events there have
+/// been.
 fn look(name: &str) -> impl Fn(&Host) -> (bool, String, bool, usize) + use<> {
     let name = name.to_string();
     move |host| {
@@ -28,7 +29,7 @@ fn state(name: &str, host: &Host) -> String {
 }
 
 #[test]
-fn row_30_a_create_has_three_gaps() {
+fn row_30_a_create_can_be_seen_half_done_three_times() {
     let sim = Sim::with_vms(1);
     let name = "11111111-2222-4333-8444-555555555555";
     let xml = fs::read_to_string(sim.xml(0)).unwrap();
@@ -49,7 +50,7 @@ fn row_30_a_create_has_three_gaps() {
 }
 
 #[test]
-fn row_31_a_delete_has_two_gaps_and_may_stay_in_each() {
+fn row_31_a_delete_can_be_seen_or_left_half_done_twice() {
     let gone = |has_xml, events| (has_xml, String::new(), false, events);
     let all = [gone(true, 0), gone(false, 0), gone(false, 1)];
     let sim = Sim::with_vms(3);
@@ -68,7 +69,7 @@ fn row_31_a_delete_has_two_gaps_and_may_stay_in_each() {
 }
 
 #[test]
-fn row_32_a_mark_has_a_gap_and_may_stay_in_it() {
+fn row_32_a_mark_can_be_seen_or_left_half_done() {
     let sim = Sim::with_vms(3);
     let name = sim.names[2].clone();
     assert!(sim.killed_after(1).mark(&name, "incomplete").is_err());
@@ -87,7 +88,7 @@ fn row_33_every_commit_replaces_the_index() {
     let name = sim.names[0].clone();
     let index = sim.path("/etc/zones/index");
     let before = (fs::metadata(&index).unwrap().ino(), sim.index_text());
-    // A reader holds the old one, so that its number is not given away again.
+    // Keep the old file open, so that its inode number is not used again.
     let _old = fs::File::open(&index).unwrap();
     sim.edit_xml(&name, ToString::to_string).unwrap();
     let after = (fs::metadata(&index).unwrap().ino(), sim.index_text());
@@ -119,7 +120,7 @@ fn row_34_a_rename_makes_no_event() {
 }
 
 #[test]
-fn row_35_a_zone_may_be_configured_anew_without_an_end() {
+fn row_35_create_f_reconfigures_a_zone_without_an_end_event() {
     let sim = Sim::with_vms(3);
     let name = sim.names[2].clone();
     let xml = fs::read_to_string(sim.xml(2)).unwrap();
@@ -142,7 +143,7 @@ fn row_36_an_xml_that_cannot_be_unlinked_makes_no_event() {
 }
 
 #[test]
-fn row_37_attach_detach_mark_move_and_clone() {
+fn row_37_events_of_attach_detach_mark_move_and_clone() {
     let sim = Sim::with_vms(3);
     let name = sim.names[2].clone();
     let events = sim.events_of(|host| {
@@ -178,12 +179,13 @@ fn row_37_attach_detach_mark_move_and_clone() {
     let wanted =
         ["configured<-", "incomplete<-configured", "installed<-incomplete"];
     assert_eq!(events, wanted);
-    // It was given no uuid, and got one when it became more than configured.
+    // The zone had no valid uuid, and got one when it became more than
+    // configured.
     assert!(look("copy")(&sim).2);
 }
 
 #[test]
-fn row_38_a_state_that_was_not_known_is_unknown() {
+fn row_38_an_unknown_old_state_is_published_as_unknown() {
     let sim = Sim::with_vms(3);
     sim.mark_from_unknown(&sim.names[2], "installed").unwrap();
     assert_eq!(sim.events(), ["installed<-unknown"]);
