@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use crate::source::Source;
+use crate::source::{Source, Sources};
 
 /// How many full reloads that failed are kept.
 const REFRESH_ERRORS: usize = 10;
@@ -138,6 +138,15 @@ impl Faults {
             present.keys().filter_map(|(name, _)| name.clone()).collect();
         names.dedup();
         names
+    }
+
+    /// The VMs with a fault because of which all of this is read again.
+    #[must_use]
+    pub fn zonenames_to_retry(&self, sources: Sources) -> Vec<Arc<str>> {
+        let present = self.present.lock();
+        let is_read = |(_, bad): &&FaultPlace| bad.again().contains(sources);
+        let bad = present.keys().filter(is_read);
+        bad.filter_map(|(name, _)| name.clone()).collect()
     }
 
     /// The VMs that have a fault of this source.

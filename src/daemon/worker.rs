@@ -424,8 +424,9 @@ impl Worker {
         let known = self.shared.cache.all_parts().into_iter();
         let mut names: BTreeSet<_> = known.map(|(name, _)| name).collect();
         names.extend(index.zonenames().cloned());
-        // Zones with faults are tried again anyway.
-        for zonename in self.shared.faults.zonenames() {
+        // These will be asked for again anyway.
+        for zonename in self.shared.faults.zonenames_to_retry(Sources::ZONEADM)
+        {
             names.remove(&zonename);
         }
         for zonename in names {

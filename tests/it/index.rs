@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use simhost::emit::Channel;
 use vminfod::vm::json::Json;
 
 use crate::harness::{
@@ -88,6 +89,27 @@ fn a_change_of_the_index_during_a_full_reload_is_not_lost() {
         });
         wait_for_vm(&daemon, ZONE, is_state(state));
     }
+}
+
+#[test]
+fn a_uuid_that_changes_during_a_full_reload_of_a_faulty_vm_is_not_lost() {
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+    let host = host_with_zone(false);
+    // The event of the index comes after the reload.
+    let late = [&NO_REFRESH[..], &["--set", "index-time=2"]].concat();
+    let daemon = host.start_with(&late);
+    host.write_config(ZONE, "tags.json", "{").unwrap();
+    wait_for_errors(&daemon, &[format!("{ZONE} tags.json")]);
+    host.hurt("zfs", "block").unwrap();
+    let begun = runs_of(&host, "zfs list");
+    host.kill_sysevent(Channel::Zfs).unwrap();
+    wait_for("zoneadm has answered", || {
+        let now = runs_of(&host, "zfs list");
+        if now > begun { Ok(()) } else { Err(now.to_string()) }
+    });
+    host.edit_index(ZONE, |entry| entry.uuid = UUID.to_string()).unwrap();
+    host.hurt("zfs", "heal").unwrap();
+    wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == UUID);
 }
 
 #[test]
