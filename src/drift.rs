@@ -168,7 +168,7 @@ impl Drift {
 
     /// An event of this VM has come: what a reload found changed of it is no
     /// drift.
-    pub fn heard(&self, zonename: &str) {
+    pub fn event_received(&self, zonename: &str) {
         let mut inner = self.inner.lock();
         if !inner.suspects.is_empty() {
             inner.settle(self.grace);
@@ -274,10 +274,10 @@ mod tests {
         let quota = || vec!["quota".to_string()];
         drift.suspect(&"a".into(), quota(), vec![Source::Zfs]);
         drift.suspect(&"b".into(), quota(), vec![Source::Zfs]);
-        drift.heard("a");
+        drift.event_received("a");
         assert_eq!(drift.healed().vms, 0);
         drift.inner.lock().settle(Duration::ZERO);
-        drift.heard("b");
+        drift.event_received("b");
         let healed = drift.healed();
         assert_eq!(healed.vms, 1);
         let key = ("quota".to_string(), Source::Zfs);

@@ -126,7 +126,7 @@ impl Faults {
 
     /// Whether something is wrong with a source of the host.
     #[must_use]
-    pub fn has_of_host(&self, source: Source) -> bool {
+    pub fn host_has_fault(&self, source: Source) -> bool {
         self.present.lock().contains_key(&(None, source))
     }
 
@@ -151,7 +151,7 @@ impl Faults {
 
     /// The VMs that have a fault of this source.
     #[must_use]
-    pub fn zonenames_of(&self, source: Source) -> Vec<Arc<str>> {
+    pub fn zonenames_with(&self, source: Source) -> Vec<Arc<str>> {
         let present = self.present.lock();
         let bad = present.keys().filter(|(_, bad)| *bad == source);
         bad.filter_map(|(name, _)| name.clone()).collect()

@@ -112,7 +112,7 @@ pub trait Known {
 
     /// Zones that are being loaded and are no VMs yet. Their datasets are not
     /// known, and may have been listed already.
-    fn begun(&self) -> Vec<Arc<str>>;
+    fn zones_being_loaded(&self) -> Vec<Arc<str>>;
 
     /// Whether everything is being loaded.
     fn is_reloading(&self) -> bool;
@@ -279,7 +279,7 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
         }
     }
     if is_above_vms(change, known) {
-        let begun = known.begun().into_iter();
+        let begun = known.zones_being_loaded().into_iter();
         let begun: Vec<_> = begun.filter(|z| !found.contains(z)).collect();
         found.extend(begun);
     }
@@ -343,7 +343,7 @@ mod tests {
         fn is_vm(&self, zonename: &str) -> bool {
             [A, B, "lx-zone", "new-zone"].contains(&zonename)
         }
-        fn begun(&self) -> Vec<Arc<str>> {
+        fn zones_being_loaded(&self) -> Vec<Arc<str>> {
             vec!["begun".into()]
         }
         fn is_reloading(&self) -> bool {

@@ -109,7 +109,7 @@ impl SyncRequests {
     /// Whether a client waits for this VM, by itself or as one of all VMs. With
     /// `None`: whether a client waits for all VMs.
     #[must_use]
-    pub fn are_there(&self, zonename: Option<&str>) -> bool {
+    pub fn is_awaited(&self, zonename: Option<&str>) -> bool {
         let inner = self.inner.lock();
         let waits = |request: &Weak<SyncRequest>| request.strong_count() > 0;
         match zonename {
@@ -224,7 +224,7 @@ mod tests {
         assert!(!all.is_met());
         requests.all_loaded(6, &["a".into(), "b".into()].into());
         assert!(
-            requests.are_there(Some("b")) && !requests.are_there(Some("c"))
+            requests.is_awaited(Some("b")) && !requests.is_awaited(Some("c"))
         );
         requests.loaded("a", 5);
         requests.loaded("b", 7);
@@ -246,7 +246,7 @@ mod tests {
     fn dropped_requests_are_forgotten_and_waiting_ones_are_woken() {
         let requests = SyncRequests::default();
         drop(ask(&requests, Some("a"), 1));
-        assert!(!requests.are_there(Some("a")));
+        assert!(!requests.is_awaited(Some("a")));
         let (sender, receiver) = std::sync::mpsc::channel();
         let wake: Wake = Arc::new(move || sender.send(()).unwrap());
         let a = requests.ask(Some(&"a".into()), wake, || Some(2)).unwrap();

@@ -298,7 +298,11 @@ impl PendingTransitions {
     /// A load has found that a zone has ended. Returns whether its end may
     /// still be reported: it has `time` for that, from when the end was first
     /// found.
-    pub fn is_unheard(&mut self, zonename: &Arc<str>, time: Duration) -> bool {
+    pub fn await_end_report(
+        &mut self,
+        zonename: &Arc<str>,
+        time: Duration,
+    ) -> bool {
         let waiting = self.of_zone.get(zonename);
         let is_reported = waiting.is_some_and(|waiting| {
             waiting.iter().any(|(_, t)| t.zone_state == GONE)
@@ -314,7 +318,7 @@ impl PendingTransitions {
     }
 
     /// The cache has the zone as it is now.
-    pub fn is_heard(&mut self, zonename: &str) {
+    pub fn forget_end_report(&mut self, zonename: &str) {
         self.unheard.remove(zonename);
     }
 }

@@ -45,7 +45,7 @@ impl Cache {
         };
         let change = Change { cache: self, zonename, base, update, stored };
         match twin {
-            Some(twin) => change.give_way(twin, cause),
+            Some(twin) => change.remove_for_twin(twin, cause),
             None => change.store(reports, cause),
         }
     }
@@ -75,7 +75,7 @@ impl<'a> Change<'a> {
     /// Removes this zone from the cache, because another zone is served with
     /// the uuid that it has now. The VM that this zone was before no longer
     /// exists.
-    fn give_way(self, twin: Arc<str>, cause: &'a Cause) -> Applied {
+    fn remove_for_twin(self, twin: Arc<str>, cause: &'a Cause) -> Applied {
         let mut events = self.publisher(cause, 0);
         if let Some(stored) = &self.stored {
             events.delete(&[], &stored.vm);
@@ -100,7 +100,7 @@ impl<'a> Change<'a> {
         let reported = due.iter().map(|(_, t)| t.clone()).collect();
         let size = stored.map_or(0, |stored| stored.vm.vm.json().len());
         let (reported, passed_over) =
-            within(reported, size.max(self.update.size()));
+            limit_transitions(reported, size.max(self.update.size()));
         let mut events = self.publisher(cause, passed_over);
         let lives = Lives::of(&reported, stored, &self.update);
         lives.write(&mut events, stored, &self.update);
@@ -109,13 +109,13 @@ impl<'a> Change<'a> {
         if self.is_overtaken(&mut table, None, &events) || !reports.take(&due) {
             return Applied::Overtaken;
         }
-        let is_end_unheard = lives.has_ended && events.ends() > lives.heard;
+        let has_unreported_end = lives.has_ended && events.ends() > lives.heard;
         let (published, dropped) =
             self.commit(&mut table, !lives.ended.is_empty(), events);
         drop(table);
         // Large VMs take time to free: no lock is held here.
         drop(dropped);
-        Applied::Stored { published, is_end_unheard }
+        Applied::Stored { published, has_unreported_end }
     }
 
     /// Changes the table, and publishes the events. Returns the events, and
@@ -162,9 +162,9 @@ impl<'a> Change<'a> {
         twin: Option<&Arc<str>>,
         events: &Publisher<'_>,
     ) -> bool {
-        table.is_overtaken(self.zonename, self.base, &self.update)
+        table.check_overtaken(self.zonename, self.base, &self.update)
             || table.twin(self.zonename, &self.update).as_ref() != twin
-            || !events.is_heard_as_before()
+            || !events.is_silence_unchanged()
     }
 }
 
@@ -176,7 +176,7 @@ const EVENTS_BYTES: usize = 256 << 20;
 /// be published together. Returns the others, and how many are lost. The oldest
 /// are dropped, but never an end. This takes a large VM and a zone that was
 /// restarted over and over while zoneadm hung.
-fn within(
+fn limit_transitions(
     mut reported: Vec<Transition>,
     size: usize,
 ) -> (Vec<Transition>, u64) {
@@ -292,7 +292,7 @@ mod tests {
                 .into()
         };
         let states = |size| {
-            let (reported, lost) = within(reported(), size);
+            let (reported, lost) = limit_transitions(reported(), size);
             let states = reported.iter().map(|t| t.zone_state);
             (states.collect::<Vec<_>>().join(" "), lost)
         };

@@ -63,7 +63,7 @@ pub enum Applied {
         /// The events.
         published: Vec<Published>,
         /// Whether the events include an end that was not reported.
-        is_end_unheard: bool,
+        has_unreported_end: bool,
     },
     /// What is stored is no longer what the load began with: the load was
     /// dropped.
@@ -305,9 +305,9 @@ impl Cache {
         gone.is_none_or(|gone| gone.len() < GONE_MAX)
     }
 
-    /// Calls `look` with the datasets of VMs, and with a function that says
+    /// Calls `with_datasets` with the datasets of VMs, and with a function that says
     /// whether there is a VM of a zonename.
-    pub fn look<T>(
+    pub fn with_datasets<T>(
         &self,
         look: impl FnOnce(&DatasetIndex, &dyn Fn(&str) -> bool) -> T,
     ) -> T {

@@ -96,7 +96,7 @@ impl<'a> Publisher<'a> {
     }
 
     /// Whether the hub is silent, or not, as it was when this began.
-    pub fn is_heard_as_before(&self) -> bool {
+    pub fn is_silence_unchanged(&self) -> bool {
         self.is_silent == self.cache.hub.is_silent()
     }
 

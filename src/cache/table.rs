@@ -38,7 +38,7 @@ impl Table {
     /// Whether another load of this VM was stored while this one, which knew
     /// the VM as `base`, was under way. This one may have begun first, and what
     /// it did not read itself may be older than what is stored.
-    pub fn is_overtaken(
+    pub fn check_overtaken(
         &mut self,
         zonename: &Arc<str>,
         base: Option<&Arc<Parts>>,

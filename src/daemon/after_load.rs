@@ -94,7 +94,7 @@ impl AfterLoad {
         loaded: Loaded,
         noted: TransitionNumber,
     ) -> Finished {
-        self.owe_answers(job, &loaded);
+        self.reload_when_answered(job, &loaded);
         let mut failed = self.note_failures(&loaded);
         let mut finished = Finished {
             is_settled: loaded.has_all_answers(),
@@ -103,7 +103,7 @@ impl AfterLoad {
         let is_answered = loaded.is_answered();
         let is_owed = !loaded.unanswered.is_empty();
         let Loaded { zonename, prior, found, faults, .. } = loaded;
-        if is_answered && self.is_end_unheard(&zonename, &found) {
+        if is_answered && self.must_await_end_report(&zonename, &found) {
             let again = Job { sources: Sources::ALL, ..job.clone() };
             let queue = &self.shared.queue;
             queue.push_later(again, self.times.end_time);
@@ -138,7 +138,7 @@ impl AfterLoad {
                 finished.is_settled &= stored.is_settled;
             }
         }
-        self.note_well(&zonename, &faults);
+        self.clear_faults(&zonename, &faults);
         if failed != Sources::NONE {
             self.retry(job, failed);
         }
@@ -185,7 +185,7 @@ impl AfterLoad {
 
     /// Clears the faults of sources that were read. A fault is cleared only
     /// once the data that was read without it is served.
-    fn note_well(&self, zonename: &Arc<str>, faults: &SourceFaults) {
+    fn clear_faults(&self, zonename: &Arc<str>, faults: &SourceFaults) {
         let well = faults.iter().filter(|(_, error)| error.is_none());
         for source in well.map(|(source, _)| *source).chain([Source::Worker]) {
             self.shared.faults.clear(Some(zonename), source);
@@ -203,7 +203,7 @@ impl AfterLoad {
         noted: TransitionNumber,
     ) -> Finished {
         if let Some(pending) = Pending::of(&parts) {
-            self.look_again(job, pending);
+            self.check_again_later(job, pending);
         }
         let row = parts.row.clone();
         let zonename = &row.zonename;
@@ -224,13 +224,13 @@ impl AfterLoad {
         };
         let finished = self.apply(job, zonename, base, Update::Vm(vm), &due);
         if is_answered && finished.is_settled {
-            self.shared.queue.is_heard(zonename);
+            self.shared.queue.forget_end_report(zonename);
         }
         finished
     }
 
     /// Has a VM loaded again when the missing answers arrive.
-    fn owe_answers(&self, job: &Job, loaded: &Loaded) {
+    fn reload_when_answered(&self, job: &Job, loaded: &Loaded) {
         // If a VM is not known yet, all of it has to be read.
         let is_part = matches!(loaded.found, LoadOutcome::Unknown)
             || loaded.prior.is_none();
@@ -257,11 +257,11 @@ impl AfterLoad {
         let due = Due { after: self, zonename, reach, noted };
         let finished = self.apply(job, zonename, base, Update::Gone, &due);
         if finished.is_settled {
-            self.shared.queue.is_heard(zonename);
+            self.shared.queue.forget_end_report(zonename);
             self.files.disarm(zonename);
             self.shared.faults.forget(zonename);
             self.shared.hub.report_gone(zonename);
-            self.look_at_twins(job);
+            self.reload_twins(job);
         }
         finished
     }
@@ -277,8 +277,8 @@ impl AfterLoad {
 
     /// A VM is gone: loads the zones again that were refused because another
     /// zone had their uuid.
-    fn look_at_twins(&self, job: &Job) {
-        for zonename in self.shared.faults.zonenames_of(Source::Uuid) {
+    fn reload_twins(&self, job: &Job) {
+        for zonename in self.shared.faults.zonenames_with(Source::Uuid) {
             let (lane, sources) = (Lane::Vm(zonename), Sources::ALL);
             let cause = job.cause.clone();
             self.shared.queue.push(Job::new(lane, sources, cause));
@@ -289,7 +289,7 @@ impl AfterLoad {
     /// yet. A file event may overtake earlier sysevents. These would come too
     /// late to be published, so they get a moment to arrive. Must be called
     /// only if zoneadm has answered.
-    pub fn is_end_unheard(
+    pub fn must_await_end_report(
         &self,
         zonename: &Arc<str>,
         found: &LoadOutcome,
@@ -301,9 +301,9 @@ impl AfterLoad {
             LoadOutcome::Parts(parts) => cache.is_another(parts),
         };
         if !has_ended {
-            queue.is_heard(zonename);
+            queue.forget_end_report(zonename);
         }
-        has_ended && queue.is_unheard(zonename, self.times.end_time)
+        has_ended && queue.await_end_report(zonename, self.times.end_time)
     }
 
     /// Applies an update to the cache. A VM that could not be stored is loaded
@@ -322,8 +322,8 @@ impl AfterLoad {
             .apply(zonename, base, update, reports, &job.cause);
         let faults = &self.shared.faults;
         match applied {
-            Applied::Stored { published, is_end_unheard } => {
-                if is_end_unheard {
+            Applied::Stored { published, has_unreported_end } => {
+                if has_unreported_end {
                     self.shared.queue.expect_end(zonename);
                 }
                 faults.clear(Some(zonename), Source::Uuid);
@@ -391,7 +391,7 @@ impl AfterLoad {
 
     /// Has a zone looked at again later. There may be no event when the zone
     /// gets what it lacks, or leaves a state that it should not stay in.
-    fn look_again(&self, job: &Job, pending: Pending) {
+    fn check_again_later(&self, job: &Job, pending: Pending) {
         let times = &self.times;
         let (sources, pauses) = match pending {
             Pending::Settling => (Sources::STATE, times.settle),

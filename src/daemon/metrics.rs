@@ -206,7 +206,7 @@ fn write_streams(page: &mut Page, shared: &Shared) {
         "Bytes of events that are kept or wait for subscribers.",
         held as f64,
     );
-    let (listeners, cut_off) = shared.hub.listeners();
+    let (listeners, cut_off) = shared.hub.subscribers();
     page.gauge(
         "vminfod_stream_subscribers",
         "Subscribers of /events.",

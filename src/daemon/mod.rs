@@ -188,7 +188,7 @@ impl Daemon {
         let loader = new_loader(settings, stop.clone());
         let runs = loader.runs().clone();
         let shared = Arc::new(Shared::new(settings, sources, runs));
-        shared.redo_what_comes_late(&settings.sources);
+        shared.redo_late_jobs(&settings.sources);
         let queue = Arc::downgrade(&shared);
         stop.on_set(move || {
             if let Some(shared) = queue.upgrade() {

@@ -28,13 +28,13 @@ impl Planner {
     /// source begins to listen, everything is loaded again.
     pub fn run(&self, events: &Events) {
         let SourceTimes { ready_time, drift_time, .. } = self.times;
-        let mut beginning = Beginning::new(Instant::now() + ready_time);
+        let mut beginning = Startup::new(Instant::now() + ready_time);
         let mut next_look = Instant::now() + drift_time;
         loop {
             let now = Instant::now();
             if now >= next_look {
                 next_look = now + drift_time;
-                self.look_at_sources();
+                self.check_event_sources();
             }
             let begin_at = (!beginning.is_over).then_some(beginning.until);
             let until = begin_at.map_or(next_look, |at| at.min(next_look));
@@ -74,7 +74,7 @@ impl Planner {
 
     /// Restarts readers that are silent: their sysevent runs, but does not
     /// report what full reloads find.
-    fn look_at_sources(&self) {
+    fn check_event_sources(&self) {
         let shared = &self.shared;
         for heard in shared.reloads.drift.news() {
             let (SourceHealth::Silent(source) | SourceHealth::Well(source)) =
@@ -106,7 +106,7 @@ impl Planner {
         if matches!(seen.event, SourceEvent::Ready(EventSource::Zone)) {
             queue.expect_no_ends();
         }
-        let plan = cache.look(|datasets, is_vm| {
+        let plan = cache.with_datasets(|datasets, is_vm| {
             plan(seen, &PlannerView { datasets, is_vm, queue })
         });
         if let Some((zonename, transition)) = plan.transition {
@@ -122,7 +122,7 @@ impl Planner {
         }
         for job in plan.jobs {
             if let Lane::Vm(zonename) = &job.lane {
-                reloads.heard(zonename);
+                reloads.event_received(zonename);
             }
             if let SourceEvent::Vm(change) = &seen.event
                 && change.is_early
@@ -168,7 +168,7 @@ impl Known for PlannerView<'_> {
         (self.is_vm)(zonename) || self.queue.concerns(zonename)
     }
 
-    fn begun(&self) -> Vec<Arc<str>> {
+    fn zones_being_loaded(&self) -> Vec<Arc<str>> {
         let at_work = self.queue.at_work().into_iter();
         at_work.filter(|zonename| !(self.is_vm)(zonename)).collect()
     }
@@ -179,13 +179,13 @@ impl Known for PlannerView<'_> {
 }
 
 /// The time before the first full load.
-struct Beginning {
+struct Startup {
     until: Instant,
     waiting_for: Vec<EventSource>,
     is_over: bool,
 }
 
-impl Beginning {
+impl Startup {
     fn new(until: Instant) -> Self {
         let all = EventSource::ALL.into_iter();
         let waiting_for = all.filter(|source| source.is_sysevent()).collect();

@@ -94,9 +94,9 @@ impl Reloads {
     }
 
     /// An event has reported that a VM may have changed.
-    pub fn heard(&self, zonename: &Arc<str>) {
-        self.drift.heard(zonename);
-        self.gaps.heard(zonename);
+    pub fn event_received(&self, zonename: &Arc<str>) {
+        self.drift.event_received(zonename);
+        self.gaps.event_received(zonename);
     }
 
     /// Where to count the changes that a reload finds: as drift, if no events

@@ -11,7 +11,7 @@ use crate::source::{Source, Sources};
 
 impl Shared {
     /// Has jobs done again when a run ends that they did not wait for.
-    pub fn redo_what_comes_late(self: &Arc<Self>, times: &SourceTimes) {
+    pub fn redo_late_jobs(self: &Arc<Self>, times: &SourceTimes) {
         // `Shared` holds the runs, so they must not hold `Shared`.
         let (shared, times) = (Arc::downgrade(self), times.clone());
         self.runs.set_redo(Box::new(move |again| {
@@ -26,7 +26,7 @@ impl Shared {
         let pause = times.retry.after(job.tries);
         let tries = job.tries.saturating_add(1);
         let again = Job { sources, tries, ..job.clone() };
-        self.queue.push_later(self.as_it_is_wanted(again), pause);
+        self.queue.push_later(self.with_present_urgency(again), pause);
     }
 
     /// Does a job again whose run ended too late for it: at once, or after a
@@ -34,7 +34,7 @@ impl Shared {
     fn redo(&self, times: &SourceTimes, again: LateJob) {
         let LateJob { job, source, error } = again;
         let Some(error) = error else {
-            self.queue.push(self.as_it_is_wanted(job));
+            self.queue.push(self.with_present_urgency(job));
             return;
         };
         match zonename_of(&job.lane) {
@@ -52,7 +52,7 @@ impl Shared {
 
     /// A job stays urgent only while a client waits for it. Then it reads
     /// everything.
-    fn as_it_is_wanted(&self, job: Job) -> Job {
+    fn with_present_urgency(&self, job: Job) -> Job {
         let is_urgent = job.is_urgent && self.is_requested(&job.lane);
         let sources = if is_urgent { Sources::ALL } else { job.sources };
         Job { sources, is_urgent, ..job }
@@ -60,8 +60,8 @@ impl Shared {
 
     fn is_requested(&self, lane: &Lane) -> bool {
         match lane {
-            Lane::Vm(zonename) => self.requests.are_there(Some(zonename)),
-            Lane::All => self.requests.are_there(None),
+            Lane::Vm(zonename) => self.requests.is_awaited(Some(zonename)),
+            Lane::All => self.requests.is_awaited(None),
             Lane::Sysinfo | Lane::Index => false,
         }
     }

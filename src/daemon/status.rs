@@ -116,7 +116,7 @@ impl Status {
         });
         status.set("lastRefresh", last);
         status.set("refreshErrors", self.refresh_errors());
-        let (listeners, cut_off) = shared.hub.listeners();
+        let (listeners, cut_off) = shared.hub.subscribers();
         status.set("eventsListeners", listeners_json(listeners));
         status.set("eventsListenersCutOff", cut_off);
         if full {

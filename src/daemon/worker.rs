@@ -109,7 +109,7 @@ impl Worker {
         let requests = jobs.iter().filter_map(|job| match &job.lane {
             Lane::Vm(zonename) => Some(LoadRequest {
                 zonename: Arc::clone(zonename),
-                sources: job.sources | self.in_question(&job.lane),
+                sources: job.sources | self.xml_if_in_doubt(&job.lane),
                 prior: self.shared.cache.parts(zonename),
             }),
             _ => None,
@@ -142,7 +142,7 @@ impl Worker {
     /// Returns the XML if the zone may be a different one and zoneadm has not
     /// said so yet. The new zone's files must not be published together with
     /// what was known of the old zone.
-    fn in_question(&self, lane: &Lane) -> Sources {
+    fn xml_if_in_doubt(&self, lane: &Lane) -> Sources {
         match self.loader.runs().owed(lane).contains(Sources::XML) {
             true => Sources::XML,
             false => Sources::NONE,
@@ -293,7 +293,7 @@ impl Worker {
         let sources = changed_sources(&loaded);
         let is_known = self.shared.is_at(&zonename);
         let has_ended = loaded.is_answered()
-            && self.after.is_end_unheard(&zonename, &loaded.found);
+            && self.after.must_await_end_report(&zonename, &loaded.found);
         let Finished { mut published, is_settled } =
             self.after.finish(&of_vm, loaded, batch.noted);
         if is_settled {
@@ -394,7 +394,7 @@ impl Worker {
                 self.load_again(&zonename, &job.cause);
             }
         }
-        if self.shared.faults.has_of_host(Source::Zoneadm) {
+        if self.shared.faults.host_has_fault(Source::Zoneadm) {
             // The change may have mended what was wrong with zoneadm's list.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
             self.shared.queue.push_later(all, self.after.times.retry.last);

@@ -164,7 +164,7 @@ impl FullResponse {
 
     /// The same answer, after which the connection is closed.
     #[must_use]
-    pub fn last(mut self) -> Self {
+    pub fn closing(mut self) -> Self {
         self.is_last = true;
         self
     }

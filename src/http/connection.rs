@@ -109,11 +109,11 @@ impl Connection {
     /// Lets one of the pool's threads go on with it.
     pub fn serve(self, why: WakeReason) {
         let pool = Arc::clone(&self.serving.pool);
-        pool.run(Box::new(move || self.go_on(why)));
+        pool.run(Box::new(move || self.run(why)));
     }
 
     /// Does what can be done, and parks the connection.
-    fn go_on(mut self, mut why: WakeReason) {
+    fn run(mut self, mut why: WakeReason) {
         loop {
             match self.step(why) {
                 Ok(Step::Next) => {}
@@ -290,7 +290,7 @@ impl Connection {
 
     fn answer(&mut self, request: Request, answer: Response) {
         match answer {
-            Response::Full(full) => self.answer_fully(&request, full),
+            Response::Full(full) => self.start_full_answer(&request, full),
             Response::Deferred(start) => {
                 let poller = Arc::clone(&self.serving.poller);
                 let waker = Arc::new(Waker::new(poller));
@@ -320,7 +320,7 @@ impl Connection {
         }
     }
 
-    fn answer_fully(&mut self, request: &Request, full: FullResponse) {
+    fn start_full_answer(&mut self, request: &Request, full: FullResponse) {
         let stays = request.keep_alive && !full.is_last;
         let idle_time = stays.then_some(self.serving.limits.idle_time);
         let head = full.head(request.is_http11, idle_time);
@@ -372,7 +372,7 @@ impl Connection {
         match answer {
             Some(full) => {
                 drop(later);
-                self.answer_fully(&request, full);
+                self.start_full_answer(&request, full);
                 Ok(Step::Next)
             }
             None => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::{Body, Deferred, FullResponse, JSON, Response};
-use super::numbers::Permit;
+use super::counters::Permit;
 use super::request::Request;
 use super::route::{OfVm, OfVms, Wait};
 use super::vms::{VmResponses, body_of, busy, failure, versioned};
@@ -50,15 +50,21 @@ impl DeferredRequest {
         request: &Request,
         begun: Instant,
     ) -> Response {
-        let VmResponses { limits, numbers, .. } = &**vms;
+        let VmResponses { limits, counters, .. } = &**vms;
         // Requests that wait for changes and requests that wait for loads have
         // separate limits, so that the former do not keep out the latter.
         let waits = matches!(&self, Self::Vm(_, of) if of.wait.is_some());
-        let (place, most, setting) = match waits {
-            true => (numbers.wait(limits.waiting), limits.waiting, "waiting"),
-            false => (numbers.sync(limits.syncs), limits.syncs, "syncs"),
+        let (permit, most, setting) = match waits {
+            true => (
+                counters.wait_permit(limits.waiting),
+                limits.waiting,
+                "waiting",
+            ),
+            false => {
+                (counters.sync_permit(limits.syncs), limits.syncs, "syncs")
+            }
         };
-        let Some(place) = place else {
+        let Some(permit) = permit else {
             let why = format!(
                 "{most} requests wait already, the most allowed (setting \
                  {setting}); try again"
@@ -90,7 +96,7 @@ impl DeferredRequest {
                 searched: Duration::ZERO,
                 wake,
                 watching: None,
-                _place: place,
+                _permit: permit,
             })
         }))
     }
@@ -128,7 +134,7 @@ struct Waiting {
     /// The watch of its VM, once its conditions have been checked for the first
     /// time.
     watching: Option<Watching>,
-    _place: Permit,
+    _permit: Permit,
 }
 
 /// A watch of a VM, which ends when this is dropped.
@@ -164,7 +170,7 @@ impl Waiting {
             }
             DeferredRequest::Vm(name, of) => {
                 let (name, of) = (Arc::clone(name), of.clone());
-                self.once_it_holds(&name, &of)
+                self.first_match(&name, &of)
             }
         }
     }
@@ -183,7 +189,7 @@ impl Waiting {
 
     /// The answer with the first version of the VM that meets `wait=`; `None`
     /// if there is none yet.
-    fn once_it_holds(
+    fn first_match(
         &mut self,
         name: &Arc<str>,
         of: &OfVm,
@@ -298,8 +304,8 @@ impl Waiting {
     }
 
     fn count(&self, full: &FullResponse) {
-        let numbers = &self.vms.numbers;
-        numbers.answered(self.work.route(), full.status, self.begun);
+        let counters = &self.vms.counters;
+        counters.answered(self.work.route(), full.status, self.begun);
     }
 }
 

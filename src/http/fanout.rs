@@ -133,7 +133,7 @@ impl Fanout {
                         self.welcome(&mut subscribers, *subscriber);
                     }
                     Message::Ready(id, why) => {
-                        self.attend(&mut subscribers, id, why);
+                        self.handle_ready(&mut subscribers, id, why);
                     }
                 }
             }
@@ -157,7 +157,11 @@ impl Fanout {
                 let why = "it missed events, which came faster than they \
                            could be sent"
                     .to_string();
-                self.leave(subscribers, id, &EndReason::Behind(why));
+                self.remove_subscriber(
+                    subscribers,
+                    id,
+                    &EndReason::Behind(why),
+                );
             }
             return true;
         };
@@ -183,7 +187,7 @@ impl Fanout {
                     Ok(()) => {
                         touched.insert(id);
                     }
-                    Err(over) => self.leave(subscribers, id, &over),
+                    Err(over) => self.remove_subscriber(subscribers, id, &over),
                 }
             }
         }
@@ -208,7 +212,7 @@ impl Fanout {
                  over {} bytes of events are held (setting held-bytes)",
                 self.limits.held_bytes
             );
-            self.leave(subscribers, id, &EndReason::Behind(why));
+            self.remove_subscriber(subscribers, id, &EndReason::Behind(why));
         }
     }
 
@@ -224,7 +228,7 @@ impl Fanout {
             if let Some(wanted) = SharedEvent::new(&line).to(&subscriber.wanted)
             {
                 self.queued.fetch_add(1, Ordering::Relaxed);
-                subscriber.push_free(OutgoingLine::Event(wanted));
+                subscriber.push_uncounted(OutgoingLine::Event(wanted));
             }
         }
         subscriber.seq = subscriber.seq.max(seq);
@@ -252,13 +256,13 @@ impl Fanout {
             let why = "it missed events, which came faster than they could \
                        be sent"
                 .to_string();
-            self.leave(subscribers, id, &EndReason::Behind(why));
+            self.remove_subscriber(subscribers, id, &EndReason::Behind(why));
         }
     }
 
     /// Serves a subscriber whose socket is ready or has failed, and cuts it off
     /// if it has taken nothing for too long.
-    fn attend(
+    fn handle_ready(
         self: &Arc<Self>,
         subscribers: &mut Subscribers,
         id: u64,
@@ -276,7 +280,7 @@ impl Fanout {
             _ => subscriber.read(),
         };
         if let Err(over) = over {
-            return self.leave(subscribers, id, &over);
+            return self.remove_subscriber(subscribers, id, &over);
         }
         subscriber.key = None;
         self.write(subscribers, id);
@@ -291,7 +295,7 @@ impl Fanout {
         let Some(subscriber) = subscribers.by_id.get_mut(&id) else { return };
         let was_blocked = subscriber.blocked;
         if let Err(over) = subscriber.write() {
-            return self.leave(subscribers, id, &over);
+            return self.remove_subscriber(subscribers, id, &over);
         }
         let is_other = was_blocked != subscriber.blocked;
         if let Some(key) = subscriber.key.filter(|_| is_other) {
@@ -333,7 +337,7 @@ impl Fanout {
                 let line = heartbeat(self.hub.handed_out());
                 let bytes = subscriber.framed(&line);
                 let item = OutgoingLine::Text(self.hub.text(bytes));
-                subscriber.push_free(item);
+                subscriber.push_uncounted(item);
                 subscriber.last_sent = now;
                 subscriber.heartbeat_at = Some(now + every);
                 to.heartbeats.insert((now + every, id));
@@ -347,7 +351,12 @@ impl Fanout {
         }
     }
 
-    fn leave(&self, subscribers: &mut Subscribers, id: u64, over: &EndReason) {
+    fn remove_subscriber(
+        &self,
+        subscribers: &mut Subscribers,
+        id: u64,
+        over: &EndReason,
+    ) {
         let Some(subscriber) = subscribers.remove(id) else { return };
         self.hub.unsubscribe(id);
         let agent = subscriber.agent.as_deref().unwrap_or("-");

@@ -15,7 +15,7 @@ mod connection;
 mod deferred;
 mod engine;
 mod fanout;
-mod numbers;
+mod counters;
 mod open;
 mod outgoing;
 mod poller;
@@ -45,9 +45,9 @@ use crate::sync::Wake;
 use crate::sync_requests::SyncRequest;
 use crate::threads::{Stop, Threads};
 use crate::vm::json::Json;
+use counters::HttpCounters;
 use engine::Engine;
 use fanout::Fanout;
-use numbers::HttpCounters;
 use poller::Poller;
 use route::Route;
 use service::Service;
@@ -138,7 +138,7 @@ impl Server {
             cache,
             hub,
             host,
-            numbers: HttpCounters::of(&Route::NAMES),
+            counters: HttpCounters::for_routes(&Route::NAMES),
         };
         let service = Arc::new(Service::new(vms, Arc::clone(&fanout)));
         let handler = Box::new(Arc::clone(&service));

@@ -50,7 +50,7 @@ pub struct Interest {
 }
 
 /// What is called when a socket fires. It must not block.
-pub type Then = Box<dyn FnOnce(WakeReason) + Send>;
+pub type Callback = Box<dyn FnOnce(WakeReason) + Send>;
 
 /// A parked socket.
 struct Parked {
@@ -60,7 +60,7 @@ struct Parked {
     /// Bytes that are held for an answer that the client does not read. Shared
     /// bytes are not counted.
     bytes: usize,
-    then: Then,
+    then: Callback,
 }
 
 /// A message to the thread.
@@ -117,7 +117,7 @@ impl Poller {
         socket: Arc<TcpStream>,
         wants: Interest,
         until: Option<Instant>,
-        then: Then,
+        then: Callback,
     ) {
         let parked = Parked { socket, wants, until, bytes: 0, then };
         self.send(Message::Park(key, parked));
@@ -133,7 +133,7 @@ impl Poller {
         socket: Arc<TcpStream>,
         until: Instant,
         bytes: usize,
-        then: Then,
+        then: Callback,
     ) {
         let wants = Interest { read: false, write: true };
         let until = Some(until);

@@ -88,7 +88,7 @@ impl Pool {
         let thread = std::thread::Builder::new()
             .name("http-answer".to_string())
             .stack_size(STACK_BYTES)
-            .spawn(move || pool.work_off());
+            .spawn(move || pool.run_tasks());
         if let Err(e) = thread {
             log::error!("can't start a thread to answer requests: {e}");
             let mut ready = self.ready.lock();
@@ -110,7 +110,7 @@ impl Pool {
     }
 
     /// The loop of each thread.
-    fn work_off(&self) {
+    fn run_tasks(&self) {
         while let Some(task) = self.next() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
                 let what = panic_text(panic.as_ref());

@@ -167,13 +167,13 @@ pub fn percent_decode(text: &str) -> Option<String> {
 impl Parameter {
     /// The error that there is no such parameter here.
     #[must_use]
-    pub fn unknown(&self) -> QueryError {
+    pub fn unknown_name(&self) -> QueryError {
         QueryError::Unknown(self.name.clone())
     }
 
     /// The error that its value is not what is `wanted`.
     #[must_use]
-    pub fn wrong(&self, wanted: WantedValue) -> QueryError {
+    pub fn bad_value(&self, wanted: WantedValue) -> QueryError {
         let (name, value) = (self.name.clone(), self.value.clone());
         QueryError::Value { name, value, wanted }
     }
@@ -186,7 +186,7 @@ impl Parameter {
         match self.value.as_str() {
             "1" | "true" => Ok(true),
             "0" | "false" => Ok(false),
-            _ => Err(self.wrong(WantedValue::Flag)),
+            _ => Err(self.bad_value(WantedValue::Flag)),
         }
     }
 
@@ -202,7 +202,7 @@ impl Parameter {
         let number = self.value.parse::<f64>().ok();
         let time = number.and_then(|n| Duration::try_from_secs_f64(n).ok());
         time.filter(|time| (least..=most).contains(time))
-            .ok_or_else(|| self.wrong(WantedValue::Seconds { least, most }))
+            .ok_or_else(|| self.bad_value(WantedValue::Seconds { least, most }))
     }
 
     /// A number from 0 to the largest `u64`.
@@ -211,7 +211,7 @@ impl Parameter {
     /// For any other value.
     pub fn number(&self) -> Result<u64, QueryError> {
         let number = self.value.parse().ok();
-        number.ok_or_else(|| self.wrong(WantedValue::Number))
+        number.ok_or_else(|| self.bad_value(WantedValue::Number))
     }
 
     /// The item of `all` whose name is the value.
@@ -222,7 +222,7 @@ impl Parameter {
         let found = all.iter().find(|(name, _)| *name == self.value);
         found.map(|(_, value)| *value).ok_or_else(|| {
             let names = all.iter().map(|(name, _)| (*name).to_string());
-            self.wrong(WantedValue::OneOf(names.collect()))
+            self.bad_value(WantedValue::OneOf(names.collect()))
         })
     }
 
@@ -230,9 +230,9 @@ impl Parameter {
     ///
     /// # Errors
     /// If it is empty.
-    pub fn text(self) -> Result<String, QueryError> {
+    pub fn non_empty(self) -> Result<String, QueryError> {
         match self.value.is_empty() {
-            true => Err(self.wrong(WantedValue::Value)),
+            true => Err(self.bad_value(WantedValue::Value)),
             false => Ok(self.value),
         }
     }
@@ -285,6 +285,6 @@ mod tests {
         assert_eq!(one("x=b").one_of(&[("a", 1), ("b", 2)]), Ok(2));
         let error = one("x=c").one_of(&[("a", 1), ("b", 2)]).unwrap_err();
         assert_eq!(error.to_string(), "x=c: must be one of a, b");
-        assert!(one("x=").text().is_err());
+        assert!(one("x=").non_empty().is_err());
     }
 }

@@ -26,7 +26,7 @@ pub struct Request {
     pub host: Option<String>,
     /// Whether a browser has sent it for a web page from elsewhere, as the
     /// fields Origin and Sec-Fetch-Site show.
-    pub is_of_page: bool,
+    pub is_from_web_page: bool,
     /// The versions that the client has: the values of If-None-Match.
     pub if_none_match: Option<String>,
     /// How many bytes of a body follow the head.
@@ -41,7 +41,11 @@ impl Request {
     /// Any other name is refused, even if it resolves to this machine: with
     /// such a name, a page in a browser could reach the daemon.
     #[must_use]
-    pub fn is_for_us(&self, local: Option<IpAddr>, names: &[String]) -> bool {
+    pub fn has_own_host(
+        &self,
+        local: Option<IpAddr>,
+        names: &[String],
+    ) -> bool {
         let Some(host) = &self.host else { return true };
         let Some(name) = host_name(host) else { return false };
         let is_local = match name.parse::<IpAddr>() {
@@ -136,7 +140,7 @@ pub fn parse(buffer: &[u8], limits: &HttpLimits) -> ParsedHead {
         keep_alive: version == 1,
         user_agent: None,
         host: None,
-        is_of_page: false,
+        is_from_web_page: false,
         if_none_match: None,
         body: 0,
     };
@@ -195,9 +199,9 @@ impl Request {
                 "user-agent" => self.user_agent = Some(value.into_owned()),
                 "host" if self.host.is_some() => return Err(400),
                 "host" => self.host = Some(value.trim().to_string()),
-                "origin" => self.is_of_page = true,
+                "origin" => self.is_from_web_page = true,
                 "sec-fetch-site" => {
-                    self.is_of_page |=
+                    self.is_from_web_page |=
                         !matches!(value.trim(), "none" | "same-origin");
                 }
                 "if-none-match" => {
@@ -275,7 +279,7 @@ mod tests {
         let is_ours = |host: &str, names: &[String]| {
             let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let local = "192.0.2.1".parse().ok();
-            request(&text).is_for_us(local, names)
+            request(&text).has_own_host(local, names)
         };
         for host in [
             "127.0.0.1:9090",
@@ -321,8 +325,8 @@ mod tests {
         // An IPv4 client of a listener on [::].
         let text = "GET / HTTP/1.1\r\nHost: 192.0.2.1:9090\r\n\r\n";
         let local = "::ffff:192.0.2.1".parse().ok();
-        assert!(request(text).is_for_us(local, &[]));
-        assert!(request("GET / HTTP/1.0\r\n\r\n").is_for_us(None, &[]));
+        assert!(request(text).has_own_host(local, &[]));
+        assert!(request("GET / HTTP/1.0\r\n\r\n").has_own_host(None, &[]));
     }
 
     #[test]
@@ -340,13 +344,14 @@ mod tests {
 
     #[test]
     fn a_request_from_a_web_page_is_recognized() {
-        let is_of_page = |field: &str| {
-            request(&format!("GET / HTTP/1.1\r\n{field}\r\n\r\n")).is_of_page
+        let is_from_web_page = |field: &str| {
+            request(&format!("GET / HTTP/1.1\r\n{field}\r\n\r\n"))
+                .is_from_web_page
         };
-        assert!(is_of_page("Origin: null"));
-        assert!(is_of_page("Sec-Fetch-Site: cross-site"));
-        assert!(!is_of_page("Sec-Fetch-Site: none"));
-        assert!(!is_of_page("A: b"));
+        assert!(is_from_web_page("Origin: null"));
+        assert!(is_from_web_page("Sec-Fetch-Site: cross-site"));
+        assert!(!is_from_web_page("Sec-Fetch-Site: none"));
+        assert!(!is_from_web_page("A: b"));
     }
 
     #[test]

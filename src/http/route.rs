@@ -159,7 +159,7 @@ pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
         }
         Route::Events(_) => of_events(parameters, limits).map(Route::Events),
         other => match parameters.first() {
-            Some(parameter) => Err(parameter.unknown()),
+            Some(parameter) => Err(parameter.unknown_name()),
             None => Ok(other),
         },
     });
@@ -171,7 +171,7 @@ fn status(parameters: Vec<Parameter>) -> Result<Route, QueryError> {
     for parameter in parameters {
         match parameter.name.as_str() {
             "full" => full = parameter.flag()?,
-            _ => return Err(parameter.unknown()),
+            _ => return Err(parameter.unknown_name()),
         }
     }
     Ok(Route::Status { full })
@@ -210,7 +210,7 @@ fn of_vm(
             "sync" => of.sync = parameter.flag()?,
             "timeout" => of.timeout = Some(timeout(&parameter, limits)?),
             "wait" => add_wait(&mut of.wait, &parameter)?,
-            _ => return Err(parameter.unknown()),
+            _ => return Err(parameter.unknown_name()),
         }
     }
     match of.timeout {
@@ -225,7 +225,7 @@ fn add_wait(
     wait: &mut Option<Wait>,
     wanted: &Parameter,
 ) -> Result<(), QueryError> {
-    let contrary = || wanted.wrong(WantedValue::OneKindOfWait);
+    let contrary = || wanted.bad_value(WantedValue::OneKindOfWait);
     if wanted.value == "gone" {
         if matches!(wait, Some(Wait::Holds(_))) {
             return Err(contrary());
@@ -234,10 +234,10 @@ fn add_wait(
         return Ok(());
     }
     let Some((property, value)) = split_once(&wanted.value, '=') else {
-        return Err(wanted.wrong(WantedValue::WaitWords));
+        return Err(wanted.bad_value(WantedValue::WaitWords));
     };
     let condition = Condition::new(property, value)
-        .map_err(|e| wanted.wrong(WantedValue::Condition(e)))?;
+        .map_err(|e| wanted.bad_value(WantedValue::Condition(e)))?;
     match wait {
         None => *wait = Some(Wait::Holds(vec![condition])),
         Some(Wait::Holds(conditions)) if conditions.len() < CONDITIONS_MAX => {
@@ -245,7 +245,7 @@ fn add_wait(
         }
         Some(Wait::Holds(_)) => {
             let error = ConditionError::TooMany;
-            return Err(wanted.wrong(WantedValue::Condition(error)));
+            return Err(wanted.bad_value(WantedValue::Condition(error)));
         }
         Some(Wait::Gone) => return Err(contrary()),
     }
@@ -262,8 +262,8 @@ fn of_events(
         let wanted = &mut of.wanted;
         match parameter.name.as_str() {
             "since" => seq = Some(parameter.number()?),
-            "epoch" => epoch = Some(parameter.text()?),
-            "uuid" => wanted.vms.push(parameter.text()?),
+            "epoch" => epoch = Some(parameter.non_empty()?),
+            "uuid" => wanted.vms.push(parameter.non_empty()?),
             "types" => {
                 let all = EventKind::ALL.map(|kind| (kind.name(), kind));
                 for name in parameter.value.split(',') {
@@ -278,7 +278,7 @@ fn of_events(
                     if path.has_place() {
                         let value = text.to_string();
                         let one = Parameter { value, ..parameter };
-                        return Err(one.wrong(WantedValue::PathOfChanges));
+                        return Err(one.bad_value(WantedValue::PathOfChanges));
                     }
                     wanted.paths.push(path);
                 }
@@ -295,7 +295,7 @@ fn of_events(
                 wanted.heartbeat = Some(every);
             }
             "fields" => add_fields(&mut wanted.fields, parameter)?,
-            _ => return Err(parameter.unknown()),
+            _ => return Err(parameter.unknown_name()),
         }
     }
     of.wanted.vms.sort();
@@ -313,7 +313,7 @@ fn add_fields(
     fields: &mut Option<Fields>,
     wanted: Parameter,
 ) -> Result<(), QueryError> {
-    Ok(fields.get_or_insert_default().add(&wanted.text()?)?)
+    Ok(fields.get_or_insert_default().add(&wanted.non_empty()?)?)
 }
 
 fn timeout(

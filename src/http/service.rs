@@ -30,11 +30,11 @@ pub struct Service {
 impl Handler for Arc<Service> {
     fn answer(&self, request: &Request, local: Option<IpAddr>) -> Response {
         let begun = Instant::now();
-        if request.is_of_page
-            || !request.is_for_us(local, &self.vms.limits.hosts)
+        if request.is_from_web_page
+            || !request.has_own_host(local, &self.vms.limits.hosts)
         {
             let host = request.host.as_deref().unwrap_or_default();
-            let why = match request.is_of_page {
+            let why = match request.is_from_web_page {
                 true => "refused: a web page in a browser sent this request"
                     .to_string(),
                 false => format!(
@@ -42,17 +42,17 @@ impl Handler for Arc<Service> {
                      (see --allow-host)"
                 ),
             };
-            self.vms.numbers.answered("other", 403, begun);
-            return Response::Full(FullResponse::text(403, why).last());
+            self.vms.counters.answered("other", 403, begun);
+            return Response::Full(FullResponse::text(403, why).closing());
         }
         let route = route(&request.method, &request.target, &self.vms.limits);
         let name = route.name();
         let answer = self.answer_to(route, request, begun);
         match &answer {
             Response::Full(full) => {
-                self.vms.numbers.answered(name, full.status, begun);
+                self.vms.counters.answered(name, full.status, begun);
             }
-            Response::Stream(_) => self.vms.numbers.answered(name, 200, begun),
+            Response::Stream(_) => self.vms.counters.answered(name, 200, begun),
             // It is counted when the answer is ready.
             Response::Deferred(_) => {}
         }
@@ -60,7 +60,7 @@ impl Handler for Arc<Service> {
     }
 
     fn refused(&self, status: u16) {
-        self.vms.numbers.answered("other", status, Instant::now());
+        self.vms.counters.answered("other", status, Instant::now());
     }
 }
 
@@ -134,7 +134,7 @@ impl Service {
         self.vms.host.metrics(&mut page);
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.map(|engine| engine.status());
-        self.vms.numbers.write(&mut page, engine, self.fanout.work());
+        self.vms.counters.write(&mut page, engine, self.fanout.work());
         page.into_text()
     }
 
@@ -177,13 +177,13 @@ impl Service {
             for text in
                 snapshot_line::framed(first, &hub, subscriber.stream.chunked)
             {
-                subscriber.push_free(OutgoingLine::Text(text));
+                subscriber.push_uncounted(OutgoingLine::Text(text));
             }
             for line in missed {
                 if let Some(line) =
                     SharedEvent::new(&line).to(&subscriber.wanted)
                 {
-                    subscriber.push_free(OutgoingLine::Event(line));
+                    subscriber.push_uncounted(OutgoingLine::Event(line));
                 }
             }
             listening.hand_over();
@@ -199,19 +199,19 @@ impl Service {
         beginning: &ReadyLine<'_>,
         from: u64,
     ) -> (snapshot_line::LinePieces, Vec<Arc<EventLine>>) {
-        let VmResponses { hub, numbers, .. } = &*self.vms;
+        let VmResponses { hub, counters, .. } = &*self.vms;
         let snapshots = &self.snapshots;
         match start {
             Start::Snapshot(snapshot) => {
                 (beginning.line(&snapshot, None, hub, snapshots), Vec::new())
             }
             Start::Reset(snapshot, why) => {
-                numbers.resets.add(&[why.reason()]);
+                counters.resets.add(&[why.reason()]);
                 let why = Some(why);
                 (beginning.line(&snapshot, why, hub, snapshots), Vec::new())
             }
             Start::Resumed(missed) => {
-                numbers.resumed();
+                counters.resumed();
                 (beginning.resumed(from, hub), missed)
             }
         }

@@ -121,7 +121,7 @@ impl Subscriber {
 
     /// Queues something that does not count as lag, because the client has
     /// asked for it.
-    pub fn push_free(&mut self, item: OutgoingLine) {
+    pub fn push_uncounted(&mut self, item: OutgoingLine) {
         self.waiting_bytes += self.bytes_of(&item).len();
         self.queue.push_back(Queued { item, is_lag: false });
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Host;
 use super::answer::{Body, FullResponse, JSON, Pieces};
-use super::numbers::HttpCounters;
+use super::counters::HttpCounters;
 use super::request::Request;
 use super::route::{OfVm, OfVms};
 use crate::cache::Cache;
@@ -23,7 +23,7 @@ pub struct VmResponses {
     pub cache: Arc<Cache>,
     pub hub: Arc<Hub>,
     pub host: Box<dyn Host>,
-    pub numbers: HttpCounters,
+    pub counters: HttpCounters,
 }
 
 impl VmResponses {
@@ -35,8 +35,9 @@ impl VmResponses {
         if request.has_version(&etag) {
             return versioned(not_modified(), &etag, seq);
         }
-        let place = of.filter.has_regex().then(|| self.numbers.search());
-        if let Some(None) = place {
+        let permit =
+            of.filter.has_regex().then(|| self.counters.search_permit());
+        if let Some(None) = permit {
             return busy(
                 "too many requests search with regular expressions already; \
                  try again",

@@ -385,7 +385,7 @@ impl Hub {
 
     /// The listeners, and how many have been cut off.
     #[must_use]
-    pub fn listeners(&self) -> (Vec<SubscriberInfo>, u64) {
+    pub fn subscribers(&self) -> (Vec<SubscriberInfo>, u64) {
         let inner = self.inner.lock();
         (inner.listeners.values().cloned().collect(), inner.cut_off)
     }

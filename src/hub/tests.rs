@@ -132,7 +132,7 @@ fn subscribers_are_bounded_and_forgotten() {
     subscribe().unwrap();
     assert!(subscribe().is_none());
     hub.unsubscribe(id);
-    assert_eq!(hub.listeners().0.len(), 1);
+    assert_eq!(hub.subscribers().0.len(), 1);
     assert!(subscribe().is_some());
 }
 

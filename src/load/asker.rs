@@ -17,7 +17,7 @@ pub(super) struct Asker<'a> {
     is_patient: bool,
     /// The circuits in which a run of this load was overdue, or was killed
     /// because it took too long, and why. This load asks nothing more in them.
-    hung: RefCell<HashMap<String, NoAnswer>>,
+    hung_circuits: RefCell<HashMap<String, NoAnswer>>,
 }
 
 /// Why there is no answer.
@@ -42,7 +42,7 @@ impl NoAnswer {
 
 impl<'a> Asker<'a> {
     pub(super) fn new(loader: &'a Loader, is_patient: bool) -> Self {
-        Self { loader, is_patient, hung: RefCell::default() }
+        Self { loader, is_patient, hung_circuits: RefCell::default() }
     }
 
     pub(super) fn loader(&self) -> &'a Loader {
@@ -60,12 +60,12 @@ impl<'a> Asker<'a> {
         limit: Duration,
     ) -> Result<PendingRun, NoAnswer> {
         let circuit = question.circuit();
-        if let Some(why) = self.hung.borrow().get(&circuit) {
+        if let Some(why) = self.hung_circuits.borrow().get(&circuit) {
             return Err(why.clone());
         }
         Ok(self.loader.runs.ask(RunRequest {
             circuit,
-            sort: question.sort(),
+            timing_class: question.timing_class(),
             source: question.source(),
             run: question.run(&self.loader.paths),
             limit,
@@ -94,7 +94,7 @@ impl<'a> Asker<'a> {
             },
             Err(unanswered) => NoAnswer::NotYet(unanswered),
         };
-        self.hung.borrow_mut().insert(circuit, why.clone());
+        self.hung_circuits.borrow_mut().insert(circuit, why.clone());
         Err(why)
     }
 

@@ -30,18 +30,18 @@ pub(super) struct Draft {
     /// Whether a file is skipped if its stamp shows that it has not changed
     /// since it was read.
     pub(super) trusts_stamps: bool,
-    pub(super) gone: bool,
+    pub(super) is_gone: bool,
     /// Whether the zone index has a line of the zone although zoneadm, asked
     /// for it by name, gave none.
     pub(super) is_configured: bool,
     /// Whether zoneadm has no uuid of the zone, so that the known uuid stays.
     keeps_uuid: bool,
     /// Whether this is another zone than the one that was known.
-    pub(super) is_another: bool,
+    pub(super) is_other_zone: bool,
     /// Whether zoneadm was asked for the zone.
-    pub(super) row_tried: bool,
+    pub(super) zoneadm_was_asked: bool,
     /// Whether the load has tried to read the XML, with or without success.
-    pub(super) xml_tried: bool,
+    pub(super) xml_was_read: bool,
     /// What libzonecfg refuses in the XML that was read.
     pub(super) refused: Vec<Refusal>,
     /// The brand and zonepath of the XML that was read.
@@ -69,12 +69,12 @@ impl Draft {
             zonename,
             sources,
             trusts_stamps: false,
-            gone: false,
+            is_gone: false,
             is_configured: false,
             keeps_uuid: false,
-            is_another: false,
-            row_tried: false,
-            xml_tried: false,
+            is_other_zone: false,
+            zoneadm_was_asked: false,
+            xml_was_read: false,
             refused: Vec::new(),
             xml_names: None,
             row: known.map(|p| p.row.clone()),
@@ -124,7 +124,7 @@ impl Draft {
     }
 
     fn forget_what_was_known(&mut self) {
-        self.is_another = true;
+        self.is_other_zone = true;
         self.trusts_stamps = false;
         self.stamps = Stamps::default();
         (self.xml, self.zoneinfo, self.receiving) = (None, None, None);
@@ -230,13 +230,14 @@ impl Draft {
 
     /// Whether zoneadm was asked for the zone but has not given its line.
     pub(super) fn lacks_row(&self) -> bool {
-        self.row_tried && !self.faults.contains(&(Source::Zoneadm, None))
+        self.zoneadm_was_asked
+            && !self.faults.contains(&(Source::Zoneadm, None))
     }
 
     /// Whether there is more to read: the zone is not gone, and a line of
     /// zoneadm is known.
     pub(super) fn is_alive(&self) -> bool {
-        !self.gone && self.row.is_some()
+        !self.is_gone && self.row.is_some()
     }
 
     pub(super) fn zonepath(&self) -> Option<&str> {
@@ -268,12 +269,12 @@ impl Draft {
 
     /// Whether the known line of zoneadm may be out of date: the XML that was
     /// just read does not match it, or the XML could not be read at all.
-    pub(super) fn row_is_old(&self) -> bool {
+    pub(super) fn row_may_be_outdated(&self) -> bool {
         let goes_with = |row: &ZoneRow| match &self.xml_names {
             Some((b, path)) => *b == *row.brand && *path == *row.zonepath,
             None => false,
         };
-        self.xml_tried && !self.row.as_ref().is_some_and(goes_with)
+        self.xml_was_read && !self.row.as_ref().is_some_and(goes_with)
     }
 
     /// Whether zfs must be asked: the VM is new, the job says so, or the XML or
@@ -291,7 +292,7 @@ impl Draft {
     }
 
     /// The names that the zone's own dataset may have.
-    fn roots(&self) -> Vec<Arc<str>> {
+    fn own_dataset_names(&self) -> Vec<Arc<str>> {
         let own = self.zonepath().map(|p| p.trim_start_matches('/').into());
         let known = self.datasets.root.as_ref().map(|d| Arc::clone(&d.name));
         own.into_iter().chain(known).collect()
@@ -308,7 +309,8 @@ impl Draft {
 
     /// The names of all datasets that this VM may have, or had before.
     pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
-        let mut names: BTreeSet<_> = self.roots().into_iter().collect();
+        let mut names: BTreeSet<_> =
+            self.own_dataset_names().into_iter().collect();
         names.extend(self.other_datasets());
         names.extend(self.datasets.names());
         names
@@ -316,10 +318,13 @@ impl Draft {
 
     /// The names of the snapshots that make the delegated dataset
     /// indestructible.
-    fn holds(&self, datasets: &Datasets) -> impl Iterator<Item = Arc<str>> {
+    fn hold_snapshots(
+        &self,
+        datasets: &Datasets,
+    ) -> impl Iterator<Item = Arc<str>> {
         let found = self.zonepath().and_then(|at| datasets.mounted_at(at));
         let found = found.map(|root| Arc::clone(&root.name));
-        let roots = self.roots().into_iter().chain(found);
+        let roots = self.own_dataset_names().into_iter().chain(found);
         let delegated = roots.map(|root| format!("{root}/data"));
         let had = self.datasets.delegated.as_ref();
         let (xml, had) = (self.xml.as_ref(), had.map(|d| &d.name));
@@ -337,18 +342,21 @@ impl Draft {
 
     /// What zfs must be asked for, as far as its answers so far (`datasets`)
     /// show.
-    pub(super) fn wanted(&self, datasets: &Datasets) -> DatasetsWanted {
+    pub(super) fn datasets_to_ask_for(
+        &self,
+        datasets: &Datasets,
+    ) -> DatasetsWanted {
         let mut wanted = DatasetsWanted::default();
-        wanted.trees.extend(self.roots());
+        wanted.trees.extend(self.own_dataset_names());
         wanted.alone.extend(self.other_datasets());
-        wanted.alone.extend(self.holds(datasets));
+        wanted.alone.extend(self.hold_snapshots(datasets));
         // A dataset is gone only if zfs says so. It is not enough that a list
         // does not have it.
-        wanted.alone.extend(self.roots());
+        wanted.alone.extend(self.own_dataset_names());
         wanted.alone.extend(self.datasets.names());
         // The dataset of a zone's directory may have another name than the
         // directory. Only a list of the whole pool finds it then.
-        let lost = self.lost_root(datasets);
+        let lost = self.unmounted_root(datasets);
         wanted.pools.extend(lost.map(|own| pool_of(&own).into()));
         wanted
     }
@@ -356,7 +364,7 @@ impl Draft {
     /// The name that the zone's own dataset should have, if the zone has been
     /// installed and zfs has answered, but has listed no dataset that is
     /// mounted at the zonepath.
-    fn lost_root(&self, datasets: &Datasets) -> Option<Arc<str>> {
+    fn unmounted_root(&self, datasets: &Datasets) -> Option<Arc<str>> {
         let path = self.zonepath().filter(|_| self.is_installed())?;
         let own: Arc<str> = path.trim_start_matches('/').into();
         let is_lost = datasets.is_missing(&own) || datasets.get(&own).is_some();
@@ -379,14 +387,17 @@ impl Draft {
                 names.remove(own);
             }
         }
-        let data = self.roots().into_iter().map(|r| format!("{r}/data").into());
+        let data = self
+            .own_dataset_names()
+            .into_iter()
+            .map(|r| format!("{r}/data").into());
         names.extend(data);
-        names.extend(self.holds(datasets));
+        names.extend(self.hold_snapshots(datasets));
         names.into_iter().find_map(|name| {
             let of_pool = || {
                 let is_there = datasets.get(&name).is_some();
                 let why = datasets.pool_failure(pool_of(&name))?;
-                let is_lost = !is_there && self.is_to_be_there(&name);
+                let is_lost = !is_there && self.should_exist(&name);
                 is_lost.then_some(why)
             };
             let not_yet = || {
@@ -403,7 +414,7 @@ impl Draft {
     }
 
     /// Whether there should be a dataset of this name.
-    fn is_to_be_there(&self, name: &str) -> bool {
+    fn should_exist(&self, name: &str) -> bool {
         let is_own = self
             .zonepath()
             .is_some_and(|path| path.trim_start_matches('/') == name);
@@ -427,7 +438,7 @@ impl Draft {
         let pools: BTreeSet<_> = names.iter().map(|n| pool_of(n)).collect();
         let not_yet = pools.iter().filter_map(|pool| unanswered.get(*pool));
         let failure = self.failure(datasets, unanswered);
-        let failure = failure.or_else(|| self.loss(datasets));
+        let failure = failure.or_else(|| self.error_of_lost_dataset(datasets));
         if failure.is_none() || self.prior.is_none() {
             self.select_datasets(datasets);
         }
@@ -440,7 +451,7 @@ impl Draft {
 
     /// The error of a line that could not be parsed, if the VM lacks a dataset
     /// that it had before: the line may have been that dataset's.
-    fn loss(&self, datasets: &Datasets) -> Option<LoadError> {
+    fn error_of_lost_dataset(&self, datasets: &Datasets) -> Option<LoadError> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
         let mut lost = had.iter().filter(|name| datasets.get(name).is_none());
@@ -460,10 +471,10 @@ impl Draft {
         let is_configured = self.is_configured;
         let has_row = self.faults.contains(&(Source::Zoneadm, None));
         let (faults, unanswered) = (self.faults, self.unanswered);
-        let found = match (self.gone, self.row, self.xml) {
+        let found = match (self.is_gone, self.row, self.xml) {
             (true, ..) => LoadOutcome::Gone,
             // The line of zoneadm belongs to the zone that was there before.
-            _ if self.is_another && !has_row => LoadOutcome::Unknown,
+            _ if self.is_other_zone && !has_row => LoadOutcome::Unknown,
             (false, Some(row), Some(xml)) => {
                 LoadOutcome::Parts(Box::new(Parts {
                     row,

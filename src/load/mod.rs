@@ -188,7 +188,7 @@ impl Loader {
         self.read_changed_rows(&mut drafts, &asker, arm);
         let kstats = kstats.map(|kstats| asker.answer(kstats, kstat::answer));
         pools.wait();
-        for draft in drafts.iter().filter(|draft| draft.is_another) {
+        for draft in drafts.iter().filter(|draft| draft.is_other_zone) {
             pools.forget(&draft.names());
         }
         self.set_kstats(&mut drafts, &asker, kstats);
@@ -327,7 +327,7 @@ fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
 fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
     let mut wanted = DatasetsWanted::default();
     for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
-        wanted.extend(draft.wanted(datasets));
+        wanted.extend(draft.datasets_to_ask_for(datasets));
     }
     wanted
 }

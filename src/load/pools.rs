@@ -53,7 +53,7 @@ pub(super) struct Pools<'a> {
     walked: BTreeSet<Arc<str>>,
     asked: DatasetsWanted,
     /// Questions whose answers have not been taken yet.
-    asked_now: Vec<(Question, Result<PendingRun, NoAnswer>)>,
+    pending: Vec<(Question, Result<PendingRun, NoAnswer>)>,
     halvings: u32,
     /// Pools that have not answered yet.
     pub unanswered: BTreeMap<Arc<str>, Unanswered>,
@@ -68,7 +68,7 @@ impl<'a> Pools<'a> {
             listed: BTreeSet::new(),
             walked: BTreeSet::new(),
             asked: DatasetsWanted::default(),
-            asked_now: Vec::new(),
+            pending: Vec::new(),
             halvings: HALVINGS,
             unanswered: BTreeMap::new(),
         }
@@ -119,23 +119,23 @@ impl<'a> Pools<'a> {
             _ => self.asker.loader().limits.command_time,
         };
         let asked = self.asker.ask(&question, limit);
-        self.asked_now.push((question, asked));
+        self.pending.push((question, asked));
     }
 
     /// Waits for the answers to all questions.
     pub(super) fn wait(&mut self) {
-        while let Some((question, asked)) = self.asked_now.pop() {
+        while let Some((question, asked)) = self.pending.pop() {
             self.take_answer(&question, asked);
         }
-        self.datasets.expect(&self.asked.pools);
-        self.datasets.expect(&self.asked.alone);
-        self.doubt_what_was_not_walked();
+        self.datasets.fail_unmentioned(&self.asked.pools);
+        self.datasets.fail_unmentioned(&self.asked.alone);
+        self.fail_unwalked_trees();
     }
 
     /// Notes a dataset as failed if it exists, but the run that should list it
     /// with what is below it has not listed it. Nothing is known of what is
     /// below it then.
-    fn doubt_what_was_not_walked(&mut self) {
+    fn fail_unwalked_trees(&mut self) {
         for name in self.asked.trees.difference(&self.walked) {
             if self.datasets.get(name).is_some() {
                 self.datasets.fail(name, DatasetError::NotWalked);
@@ -204,11 +204,11 @@ impl<'a> Pools<'a> {
                 match depth {
                     Depth::Alone => {
                         listed.retain(names);
-                        listed.doubt_missing_without(pool);
+                        listed.fail_missing_unless_listed(pool);
                     }
                     // A dataset that does not exist is asked for again, alone.
                     Depth::Children => {
-                        listed.doubt_missing();
+                        listed.clear_missing();
                         let is_listed =
                             |name: &&Arc<str>| listed.get(name).is_some();
                         let walked = names.iter().filter(is_listed).cloned();
@@ -251,14 +251,14 @@ impl<'a> Pools<'a> {
     fn unasked(&self, wanted: DatasetsWanted) -> DatasetsWanted {
         let DatasetsWanted { mut pools, mut trees, mut alone } = wanted;
         let is_name = |name: &Arc<str>| zfs::is_dataset_name(name);
-        let is_out = |name: &str| {
+        let is_unavailable = |name: &str| {
             let pool = pool_of(name);
             self.unanswered.contains_key(pool)
                 || self.datasets.pool_failure(pool).is_some()
         };
         pools.retain(|pool| {
             let is_new = !self.asked.pools.contains(pool);
-            is_new && is_name(pool) && !is_out(pool)
+            is_new && is_name(pool) && !is_unavailable(pool)
         });
         // The list of a whole pool goes two levels below the pool.
         let depth = |name: &str| name.split(['/', '@']).count() - 1;
@@ -269,7 +269,7 @@ impl<'a> Pools<'a> {
             let is_listed = depth(name) < 2
                 && (pools.contains(pool)
                     || (self.listed.contains(pool) && has_row()));
-            is_new && is_name(name) && !is_out(name) && !is_listed
+            is_new && is_name(name) && !is_unavailable(name) && !is_listed
         });
         alone.retain(|name| {
             let parent = name.rsplit_once(['/', '@']).map(|(dir, _)| dir);
@@ -278,7 +278,10 @@ impl<'a> Pools<'a> {
             let comes_with_others = trees.contains(name)
                 || parent.is_some_and(|parent| trees.contains(parent))
                 || (depth(name) <= 2 && pools.contains(pool_of(name)));
-            is_new && is_name(name) && !is_out(name) && !comes_with_others
+            is_new
+                && is_name(name)
+                && !is_unavailable(name)
+                && !comes_with_others
         });
         DatasetsWanted { pools, trees, alone }
     }

@@ -56,7 +56,7 @@ impl Question {
 
     /// Questions of one sort take about the same time.
     #[must_use]
-    pub fn sort(&self) -> &'static str {
+    pub fn timing_class(&self) -> &'static str {
         match self {
             Self::Zones => "zones",
             Self::Zone(_) => "zone",

@@ -107,7 +107,7 @@ pub struct RunRequest {
     /// The command, and for zfs also the pool.
     pub circuit: String,
     /// Runs of one sort take about the same time.
-    pub sort: &'static str,
+    pub timing_class: &'static str,
     /// The source of a VM that the run reads.
     pub source: Source,
     /// The program and its arguments.
@@ -225,7 +225,8 @@ impl Runs {
             is_overdue: false,
         };
         state.running.insert(id, running);
-        let last = state.slow.get(&(circuit.clone(), ask.sort)).copied();
+        let last =
+            state.slow.get(&(circuit.clone(), ask.timing_class)).copied();
         // A run that takes half of its limit probably hangs.
         let patience = (last.unwrap_or_default() * 2).min(ask.limit / 2);
         let until = begun + self.0.stuck_time.max(patience);
@@ -440,11 +441,11 @@ impl State {
                 ask.run.command()
             );
         }
-        let sort = (circuit.clone(), ask.sort);
+        let timing_class = (circuit.clone(), ask.timing_class);
         if error.is_none() && time * 2 > stuck_time {
-            self.slow.insert(sort, time);
+            self.slow.insert(timing_class, time);
         } else {
-            self.slow.remove(&sort);
+            self.slow.remove(&timing_class);
         }
         let mut again = Vec::new();
         self.owed.retain(|(_, source), owed| {

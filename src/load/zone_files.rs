@@ -124,7 +124,7 @@ impl Loader {
                 draft.xml_names = Some((brand, zonepath));
             },
         );
-        draft.xml_tried |= is_read;
+        draft.xml_was_read |= is_read;
         draft.refused = refused;
         if let Some(why) = fault {
             draft.fault(Source::ZoneXml, Some(why.into()));

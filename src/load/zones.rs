@@ -30,13 +30,13 @@ type Rows = HashMap<Arc<str>, ZoneRow>;
 
 /// What one load finds out about zones. The index and the list of all zones are
 /// read when they are needed, and only once.
-struct Zones<'a> {
+struct ZoneLookup<'a> {
     asker: &'a Asker<'a>,
     index: Option<Result<ZoneIndex, FileError>>,
     listing: Option<Result<Rows, NoAnswer>>,
 }
 
-impl<'a> Zones<'a> {
+impl<'a> ZoneLookup<'a> {
     fn new(asker: &'a Asker<'a>) -> Self {
         Self { asker, index: None, listing: None }
     }
@@ -84,11 +84,11 @@ impl<'a> Zones<'a> {
             // A zone that is neither known nor in the index is not asked for by
             // name: there is nothing to delete, and events of zones that never
             // existed must not cost one run each.
-            let is_nobody = unknown > ABSENT_MAX
+            let is_unknown_zone = unknown > ABSENT_MAX
                 && draft.prior.is_none()
                 && self.has_line(&draft.zonename) == Ok(false);
-            if is_nobody {
-                draft.gone = true;
+            if is_unknown_zone {
+                draft.is_gone = true;
             } else {
                 self.ask(draft);
             }
@@ -104,22 +104,22 @@ impl<'a> Zones<'a> {
             .get(&question, |run, output| zoneadm::answer(run, name, output));
         match answer {
             Ok(ZoneAnswer::Row(row)) => draft.set_row(row),
-            Ok(ZoneAnswer::NotInKernel) => self.decide(draft, None),
-            Err(why) => self.decide(draft, Some(why)),
+            Ok(ZoneAnswer::NotInKernel) => self.decide_without_row(draft, None),
+            Err(why) => self.decide_without_row(draft, Some(why)),
         }
     }
 
     /// Decides whether a zone exists of which zoneadm, asked for it by name,
     /// gave no line. `why` is zoneadm's error; `None` if zoneadm said that the
     /// kernel does not have the zone.
-    fn decide(&mut self, draft: &mut Draft, why: Option<NoAnswer>) {
+    fn decide_without_row(&mut self, draft: &mut Draft, why: Option<NoAnswer>) {
         let has_line = self.has_line(&draft.zonename);
         match (has_line, why) {
             (has_line, Some(why @ NoAnswer::NotYet(_))) => {
                 draft.is_configured = has_line == Ok(true);
                 draft.no_answer(Source::Zoneadm, &why);
             }
-            (Ok(false), None) => draft.gone = true,
+            (Ok(false), None) => draft.is_gone = true,
             (Ok(false), Some(e)) => draft.no_answer(Source::Zoneadm, &e),
             (Ok(true), _) => {
                 draft.is_configured = true;
@@ -173,9 +173,9 @@ impl Loader {
             .iter_mut()
             .filter(|d| d.sources.contains(Sources::ZONEADM))
             .collect();
-        let mut zones = Zones::new(asker);
+        let mut zones = ZoneLookup::new(asker);
         for draft in &mut asked {
-            draft.row_tried = true;
+            draft.zoneadm_was_asked = true;
         }
         match &mut asked[..] {
             [] => {}
@@ -192,14 +192,14 @@ impl Loader {
         asker: &Asker<'_>,
         arm: ArmWatches<'_>,
     ) {
-        let mut zones = Zones::new(asker);
+        let mut zones = ZoneLookup::new(asker);
         for draft in drafts.iter_mut().filter(|d| d.is_alive()) {
-            let is_wanted =
-                draft.sources.contains(Sources::ZONEADM) || draft.row_is_old();
-            if draft.row_tried || !is_wanted {
+            let is_wanted = draft.sources.contains(Sources::ZONEADM)
+                || draft.row_may_be_outdated();
+            if draft.zoneadm_was_asked || !is_wanted {
                 continue;
             }
-            draft.row_tried = true;
+            draft.zoneadm_was_asked = true;
             draft.sources |= Sources::STATE;
             let (dir, sources) = (draft.dir(&self.paths), draft.sources);
             zones.ask(draft);
@@ -237,7 +237,7 @@ impl Loader {
                 drafts.push(draft);
             }
         }
-        let mut zones = Zones::new(asker);
+        let mut zones = ZoneLookup::new(asker);
         let known: BTreeSet<_> =
             known.filter(|name| !listed.contains(name)).collect();
         let of_index = index.iter().flat_map(ZoneIndex::zonenames);

@@ -228,14 +228,18 @@ impl Queue {
     /// still be reported: it has `time` for that, from when the end was first
     /// found.
     #[must_use]
-    pub fn is_unheard(&self, zonename: &Arc<str>, time: Duration) -> bool {
-        self.inner.lock().reported.is_unheard(zonename, time)
+    pub fn await_end_report(
+        &self,
+        zonename: &Arc<str>,
+        time: Duration,
+    ) -> bool {
+        self.inner.lock().reported.await_end_report(zonename, time)
     }
 
     /// The cache has the zone as it is now: no report of an end that was found
     /// before is awaited any more.
-    pub fn is_heard(&self, zonename: &str) {
-        self.inner.lock().reported.is_heard(zonename);
+    pub fn forget_end_report(&self, zonename: &str) {
+        self.inner.lock().reported.forget_end_report(zonename);
     }
 
     /// Whether a job of this VM waits or is being done.

@@ -257,17 +257,17 @@ fn an_end_is_believed_once_it_is_reported_or_its_time_is_over() {
     let queue = queue_of(limits);
     let [a, b, c]: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
     let (long, none) = (Duration::from_secs(1000), Duration::ZERO);
-    assert!(queue.is_unheard(&a, long));
-    assert!(queue.is_unheard(&b, long));
+    assert!(queue.await_end_report(&a, long));
+    assert!(queue.await_end_report(&b, long));
     // No more than two can be remembered.
-    assert!(!queue.is_unheard(&c, long));
-    assert!(!queue.is_unheard(&b, none));
-    queue.is_heard(&b);
-    assert!(queue.is_unheard(&c, long));
+    assert!(!queue.await_end_report(&c, long));
+    assert!(!queue.await_end_report(&b, none));
+    queue.forget_end_report(&b);
+    assert!(queue.await_end_report(&c, long));
     queue.push_transition(&a, Transition::new("incomplete", None), true);
-    assert!(queue.is_unheard(&a, long));
+    assert!(queue.await_end_report(&a, long));
     queue.push_transition(&a, Transition::new(GONE, None), true);
-    assert!(!queue.is_unheard(&a, long));
+    assert!(!queue.await_end_report(&a, long));
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn runs() -> (Own, Receiver<LateJob>) {
 fn ask(circuit: &str, script: &str) -> RunRequest {
     RunRequest {
         circuit: circuit.to_string(),
-        sort: "pool",
+        timing_class: "pool",
         source: Source::Zfs,
         run: Run::new("/bin/sh".into(), &["-c", script]),
         limit: LONG,
@@ -217,7 +217,7 @@ fn a_load_waits_longer_for_a_run_that_was_slow_last_time() {
     };
     assert!(patience("zfs a") >= Duration::from_millis(400));
     // This does not change the time for another circuit or another sort.
-    let other = RunRequest { sort: "trees", ..ask("zfs a", "true") };
+    let other = RunRequest { timing_class: "trees", ..ask("zfs a", "true") };
     let begin = Instant::now();
     let until = runs.ask(other).begun.unwrap().until;
     assert!(until <= Instant::now() + STUCK && until >= begin + STUCK);

@@ -86,13 +86,13 @@ impl Datasets {
     }
 
     /// Forgets which names do not exist. They are asked for again, alone.
-    pub fn doubt_missing(&mut self) {
+    pub fn clear_missing(&mut self) {
         self.missing.clear();
     }
 
     /// Notes the missing names as failed if `pool` itself was not listed.
     /// That there is no such name counts only while its pool is listed.
-    pub fn doubt_missing_without(&mut self, pool: &str) {
+    pub fn fail_missing_unless_listed(&mut self, pool: &str) {
         if self.get(pool).is_some() {
             return;
         }
@@ -124,7 +124,7 @@ impl Datasets {
     /// Checks the answers for these names, all of which were asked for. Each
     /// one must have been listed, or must not exist according to zfs. A name
     /// for which zfs has printed nothing counts as failed.
-    pub fn expect(&mut self, names: &BTreeSet<Arc<str>>) {
+    pub fn fail_unmentioned(&mut self, names: &BTreeSet<Arc<str>>) {
         for name in names.iter().filter(|name| is_dataset_name(name)) {
             if !self.has(name) && !self.missing.contains(name) {
                 let failed = self.failed.entry(Arc::clone(name));

@@ -148,9 +148,9 @@ fn a_name_that_zfs_does_not_mention_counts_as_failed() {
         "zones/gone",
         "-no operand",
     ];
-    datasets.expect(&names(&good));
+    datasets.fail_unmentioned(&names(&good));
     assert!(datasets.failed.is_empty(), "{:?}", datasets.failed);
-    datasets.expect(&names(&["zones/c", "zones/a@other"]));
+    datasets.fail_unmentioned(&names(&["zones/c", "zones/a@other"]));
     assert_eq!(datasets.failure("zones/c"), Some(&DatasetError::NotListed));
     assert_eq!(datasets.failed.len(), 2);
 }

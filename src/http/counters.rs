@@ -42,17 +42,17 @@ impl Drop for Permit {
 impl HttpCounters {
     /// The counters of requests for these routes, all at 0.
     #[must_use]
-    pub fn of(routes: &[&str]) -> Self {
-        let numbers = Self::default();
+    pub fn for_routes(routes: &[&str]) -> Self {
+        let counters = Self::default();
         for route in routes.iter().chain(&["other"]) {
             for status in STATUSES {
-                numbers.requests.begin(&[route, status]);
+                counters.requests.begin(&[route, status]);
             }
         }
         for reason in Reset::ALL {
-            numbers.resets.begin(&[reason.reason()]);
+            counters.resets.begin(&[reason.reason()]);
         }
-        numbers
+        counters
     }
 
     /// Counts a request that was answered, and the time since `begun`.
@@ -68,20 +68,20 @@ impl HttpCounters {
 
     /// A permit for one more request that waits for a change; `None` if `most`
     /// wait already.
-    pub fn wait(&self, most: usize) -> Option<Permit> {
-        place_in(&self.waiting, most)
+    pub fn wait_permit(&self, most: usize) -> Option<Permit> {
+        permit_from(&self.waiting, most)
     }
 
     /// A permit for one more request that waits for a load; `None` if `most`
     /// wait already.
-    pub fn sync(&self, most: usize) -> Option<Permit> {
-        place_in(&self.syncing, most)
+    pub fn sync_permit(&self, most: usize) -> Option<Permit> {
+        permit_from(&self.syncing, most)
     }
 
     /// A permit for one more request that searches with regular expressions;
     /// `None` if [`SEARCHING_MAX`] search already.
-    pub fn search(&self) -> Option<Permit> {
-        place_in(&self.searching, SEARCHING_MAX)
+    pub fn search_permit(&self) -> Option<Permit> {
+        permit_from(&self.searching, SEARCHING_MAX)
     }
 
     /// Writes all counters to `page`. `looks` and `queued` are those of
@@ -166,12 +166,12 @@ impl HttpCounters {
     }
 }
 
-fn place_in(all: &Arc<AtomicUsize>, most: usize) -> Option<Permit> {
-    let place = Permit(Arc::clone(all));
+fn permit_from(all: &Arc<AtomicUsize>, most: usize) -> Option<Permit> {
+    let permit = Permit(Arc::clone(all));
     // If this is one too many, dropping the permit takes it off the count
     // again.
     let before = all.fetch_add(1, Ordering::SeqCst);
-    (before < most).then_some(place)
+    (before < most).then_some(permit)
 }
 
 #[cfg(test)]
@@ -180,11 +180,13 @@ mod tests {
 
     #[test]
     fn permits_are_limited_and_returned_when_dropped() {
-        let numbers = HttpCounters::default();
-        let one = numbers.wait(2);
-        let two = numbers.wait(2);
-        assert!(one.is_some() && two.is_some() && numbers.wait(2).is_none());
+        let counters = HttpCounters::default();
+        let one = counters.wait_permit(2);
+        let two = counters.wait_permit(2);
+        assert!(
+            one.is_some() && two.is_some() && counters.wait_permit(2).is_none()
+        );
         drop(one);
-        assert!(numbers.wait(2).is_some());
+        assert!(counters.wait_permit(2).is_some());
     }
 }
