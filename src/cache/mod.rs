@@ -305,7 +305,7 @@ impl Cache {
         gone.is_none_or(|gone| gone.len() < GONE_MAX)
     }
 
-    /// Calls `with_datasets` with the datasets of VMs, and with a function that says
+    /// Calls `look` with the datasets of VMs, and with a function that says
     /// whether there is a VM of a zonename.
     pub fn with_datasets<T>(
         &self,
