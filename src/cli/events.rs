@@ -68,7 +68,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     };
     // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
-    let mut query = query_of(&args).map_err(|what| wrong(&what))?;
+    let mut query = query_of(&args, wrong)?;
     let retry = match (args.seconds("retry")?, caller) {
         (Some(time), _) => Some(time),
         (None, Caller::Vminfod) => None,
@@ -99,33 +99,39 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
 /// The events that the command line asks for.
 ///
 /// # Errors
-/// If a name, a path or a type is wrong; the text says which.
-fn query_of(args: &Args) -> Result<EventsQuery, String> {
+/// `wrong`, which gets the reason, if a name, a path or a type is wrong.
+fn query_of(
+    args: &Args,
+    wrong: impl Fn(&str) -> Failure,
+) -> Result<EventsQuery, Failure> {
     let mut query = EventsQuery::new();
     match &args.operands[..] {
         [] => {}
         [name] if name.is_empty() => {
-            return Err("events: the name of the VM is empty".to_string());
+            return Err(wrong("events: the name of the VM is empty"));
         }
         [name] => query = query.vm(name),
-        [_, extra, ..] => return Err(format!("unexpected argument {extra:?}")),
+        [_, extra, ..] => {
+            return Err(wrong(&format!("unexpected argument {extra:?}")));
+        }
     }
     for name in args.all("uuid") {
         if name.is_empty() {
-            return Err("--uuid: the name of the VM is empty".to_string());
+            return Err(wrong("--uuid: the name of the VM is empty"));
         }
         query = query.vm(name);
     }
     for path in args.all("path").flat_map(split_list) {
-        Path::parse(path).map_err(|e| format!("--path: {e}"))?;
+        Path::parse(path).map_err(|e| wrong(&format!("--path: {e}")))?;
         query = query.path(path);
     }
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
         let mut kinds = EventKind::ALL.into_iter();
         let kind = kinds.find(|kind| kind.name() == word);
-        let wrong =
-            || format!("--type {word}: expected create, modify or delete");
-        query = query.kind(kind.ok_or_else(wrong)?);
+        query = query.kind(kind.ok_or_else(|| {
+            let what = "expected create, modify or delete";
+            wrong(&format!("--type {word}: {what}"))
+        })?);
     }
     Ok(query)
 }

@@ -222,13 +222,7 @@ impl Answer {
                 State::Size => {
                     let Some(line) = line_of(rest)? else { break };
                     at += line.len() + 2;
-                    let size = line.split(';').next().unwrap_or_default();
-                    let size = usize::from_str_radix(size.trim(), 16).ok();
-                    let size = size.filter(|size| *size <= BODY_MAX);
-                    let size = size.ok_or_else(|| {
-                        invalid("a chunk of the answer is malformed")
-                    })?;
-                    self.state = match size {
+                    self.state = match chunk_size(&line)? {
                         0 => State::End,
                         size => State::Chunk(size),
                     };
@@ -275,6 +269,14 @@ impl Answer {
             false => Ok(()),
         }
     }
+}
+
+/// The size of a chunk, by the line before it.
+fn chunk_size(line: &str) -> io::Result<usize> {
+    let size = line.split(';').next().unwrap_or_default();
+    let size = usize::from_str_radix(size.trim(), 16).ok();
+    let size = size.filter(|size| *size <= BODY_MAX);
+    size.ok_or_else(|| invalid("a chunk of the answer is malformed"))
 }
 
 /// A whole line of the chunked coding itself, without its line end; `None` if

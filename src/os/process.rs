@@ -222,9 +222,7 @@ pub fn spawn(
     let envp: Vec<_> =
         ENVIRONMENT.into_iter().map(pointer).chain([ptr::null()]).collect();
     let stdin = File::open("/dev/null")?;
-    let ((stdout, out), (stderr, err)) = (io::pipe()?, io::pipe()?);
-    set_nonblocking(&stdout)?;
-    set_nonblocking(&stderr)?;
+    let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
     let fds = [stdin.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()];
     let files = descriptor_limit_of_children();
     {
@@ -260,6 +258,13 @@ pub fn spawn(
     children.running.insert(child.id());
     drop(children);
     Ok(Running { child, stdout, stderr })
+}
+
+/// Both ends of a pipe, the first non-blocking.
+fn pipe() -> io::Result<(PipeReader, io::PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    set_nonblocking(&reader)?;
+    Ok((reader, writer))
 }
 
 /// A child and its pipes. It must be reaped by `kill` or `child.try_wait`.
