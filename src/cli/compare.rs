@@ -350,8 +350,8 @@ impl Watch {
         self.print(json, &text)
     }
 
-    /// Prints the summary. Fails if there was a lasting difference, or a daemon
-    /// could not be followed.
+    /// Prints the summary. Fails if there was a lasting difference, a daemon
+    /// could not be followed, or a VM could not be compared.
     fn finish(mut self, ended: Option<(usize, String)>) -> Result<(), Failure> {
         for news in self.comparison.look(Instant::now()) {
             self.say(&news)?;
@@ -385,6 +385,7 @@ impl Watch {
         };
         let not_compared = match unread {
             0 => String::new(),
+            1 => "; 1 VM could not be compared".to_string(),
             n => format!("; {n} VMs could not be compared"),
         };
         let text = format!(
@@ -395,20 +396,20 @@ impl Watch {
             alone[1]
         );
         self.print(json, &text)?;
-        match ended {
-            Some((side, why)) => Err(trouble(side, &why)),
-            None if lasting > 0 => {
-                Err(Failure::Silent { status: EXIT_DIFFERENT })
-            }
-            None => {
-                match [0, 1].iter().find(|s| !self.comparison.stands(**s)) {
-                    Some(side) => Err(trouble(
-                        *side,
-                        "its event stream was broken at the end",
-                    )),
-                    None => Ok(()),
-                }
-            }
+        if let Some((side, why)) = ended {
+            return Err(trouble(side, &why));
+        }
+        if lasting > 0 {
+            return Err(Failure::Silent { status: EXIT_DIFFERENT });
+        }
+        if let Some(side) = [0, 1].iter().find(|s| !self.comparison.stands(**s))
+        {
+            let why = "its event stream was broken at the end";
+            return Err(trouble(*side, why));
+        }
+        match unread {
+            0 => Ok(()),
+            _ => Err(Failure::Silent { status: EXIT_TROUBLE }),
         }
     }
 }

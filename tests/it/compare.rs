@@ -268,6 +268,27 @@ fn a_missing_vm_is_reported() {
 }
 
 #[test]
+fn a_vm_that_cannot_be_compared_is_named_and_changes_the_exit_status() {
+    let host = TestHost::with_vms(2);
+    let daemon = host.start();
+    let vm: Change = |mut vm| {
+        if vm.get_str("alias") == Some("vm1") {
+            // Deeper than a client of today can read.
+            let nest = |inner, _| Json::from(vec![inner]);
+            vm.set("deep", (0..500).fold(Json::Null, nest));
+        }
+        Some(vm)
+    };
+    let other = between(daemon.addr, Some, vm);
+    let mut compare = Compare::start(daemon.addr, other, &[]);
+    let line = compare.wait_for("unread", 1);
+    assert_eq!(text(line, "daemon"), "B");
+    let (status, summary) = compare.end();
+    let counts = ["lasting", "unread"].map(|name| count(&summary, name));
+    assert_eq!((status, counts), (Some(2), [0, 1]), "{summary}");
+}
+
+#[test]
 fn a_missing_event_is_reported() {
     let host = TestHost::with_vms(3);
     let daemon = host.start();
