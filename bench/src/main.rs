@@ -99,6 +99,7 @@ fn run() -> Result<()> {
     results.set("figures", list);
     std::fs::write(&options.out, Json::from(results).to_pretty() + "\n")?;
     if let Some(dir) = &options.plots {
+        std::fs::create_dir_all(dir)?;
         scaling::write(&programs, options.runs.clamp(1, 3), dir)?;
     }
     Ok(())
