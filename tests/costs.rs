@@ -262,7 +262,7 @@ impl Connection {
                 return at + end.len();
             }
             let read = self.stream.read(&mut self.buffer[self.len..]).unwrap();
-            assert!(read > 0, "the answer ends");
+            assert!(read > 0, "the connection was closed within the answer");
             self.len += read;
         }
     }

@@ -72,7 +72,7 @@ run rollback "$uuid" before
 say "halted and deleted"
 run stop "$uuid"
 run delete "$uuid"
-say "an inherited property reaches every VM below it; here are the first two"
+say "a property of the pool is inherited by every VM; here are two of the events"
 kill "$events"
 wait "$events" 2>/dev/null || true
 events=
@@ -92,7 +92,7 @@ say "five of its VMs, as vmadm lists them; all of them as JSON; and its health"
 "$vminfod" list -s uuid --server "$server" | head -n 6
 "$vminfod" vms --server "$server" | grep -c '^    "zonename"'
 "$vminfod" status --server "$server"
-say "what it has otherwise than the system: nothing"
+say "what differs between the daemon and the system: nothing"
 "$vminfod" diagnose --root "$root" --server "$server"
 
 if [ "$DEMO" = stay ]; then
@@ -105,9 +105,9 @@ if [ "$DEMO" = stay ]; then
   $vminfod wait $vm state=stopped --server $server -- $simhost stop $root $vm
   $simhost update $root $vm alias=new
   tail -f $root/log
-  (simhost and vminfod without arguments, or with 'help', say what they can)
+  (simhost, and vminfod help, list what they can do)
 EOF
-	say "the end: Ctrl-C, or Enter"
+	say "press Enter or Ctrl-C to end the demo"
 	read -r _ || true
 fi
 say "cleaned up"

@@ -367,7 +367,7 @@ pub fn errors(daemon: &Daemon) -> Vec<String> {
 
 /// Waits until /status reports exactly these faults.
 pub fn wait_for_errors(daemon: &Daemon, wanted: &[String]) {
-    wait_for("the faults are told", || {
+    wait_for("the faults are as expected", || {
         let errors = errors(daemon);
         if errors == wanted { Ok(()) } else { Err(format!("{errors:?}")) }
     });
@@ -549,7 +549,7 @@ impl Stream {
                 assert!(known || !self.is_whole, "of an unknown VM: {line}");
                 self.vms.remove(&name);
             }
-            _ => panic!("what is {line}"),
+            _ => panic!("unknown type of event: {line}"),
         }
         self.events.push(event.clone());
         event

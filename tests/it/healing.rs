@@ -36,7 +36,7 @@ fn count(daemon: &Daemon, path: &[&str]) -> u64 {
 
 /// Waits until no job is running, waiting, or put off.
 fn wait_for_rest(daemon: &Daemon) {
-    wait_for("it rests", || {
+    wait_for("the queue is empty", || {
         let status = daemon.status();
         let queue = status.get("queue").unwrap();
         let later = queue.get("later").and_then(Json::as_u64);

@@ -344,7 +344,7 @@ fn an_answer_arrives_whole_while_the_client_keeps_sending() {
     let mut sent = 0;
     while stream.write_all(&[b'x'; 100_000]).is_ok() {
         sent += 1;
-        assert!(sent < 100_000, "it takes whatever comes");
+        assert!(sent < 100_000, "the daemon reads without end");
     }
 }
 

@@ -23,7 +23,7 @@ fn spawn_at(host: &TestHost, socket: &Path) -> Daemon {
 }
 
 fn wait_for_log(daemon: &Daemon, what: &str) {
-    wait_for("it says so", || {
+    wait_for("the log says so", || {
         let log = daemon.log();
         match log.iter().any(|line| line.contains(what)) {
             true => Ok(()),

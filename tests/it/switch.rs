@@ -203,7 +203,7 @@ fn switching_to_vminfod_and_back_leaves_nothing_behind() {
     assert_eq!(platform.switch("status").1, "the platform's\n");
     let (status, said) = platform.switch("to");
     assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("it runs the vminfod below "), "{said}");
+    assert!(said.contains("the service now runs the vminfod below "), "{said}");
     let daemon = beside.pid().unwrap();
     assert_eq!(platform.served_by(), u64::from(daemon));
     let args = fs::read_to_string(format!("/proc/{daemon}/cmdline")).unwrap();
@@ -257,8 +257,11 @@ fn a_switch_to_a_vminfod_that_fails_goes_back() {
     platform.set_program(&format!("{COULD_RUN} exit 1"));
     let (status, said) = platform.switch("to");
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("did not come up: back to the platform's"), "{said}");
-    assert!(said.ends_with("it runs the platform's again\n"), "{said}");
+    assert!(said.contains("did not start; switching back"), "{said}");
+    assert!(
+        said.ends_with("the service runs the platform's daemon again\n"),
+        "{said}"
+    );
     let after = platform.platform_pid();
     assert_ne!(after, before);
     assert_eq!(platform.served_by(), after);
@@ -267,7 +270,7 @@ fn a_switch_to_a_vminfod_that_fails_goes_back() {
     fs::create_dir_all(&own).unwrap();
     let (status, said) = platform.switch("to");
     assert_eq!(status, Some(1));
-    assert!(said.contains("of its own already, not from here"), "{said}");
+    assert!(said.contains("methods that this script has not set"), "{said}");
     assert!(own.is_dir());
     assert_eq!(platform.served_by(), after);
     fs::remove_dir(&own).unwrap();
@@ -342,7 +345,7 @@ fn errors_of_svccfg_stop_the_switch() {
     let (status, said) = platform.switch("back");
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("could not be removed"), "{said}");
-    assert!(!said.contains("runs the platform's again"), "{said}");
+    assert!(!said.contains("runs the platform's daemon again"), "{said}");
     fs::remove_file(&fails).unwrap();
     assert_eq!(platform.switch("back").0, Some(0));
     assert_eq!(platform.served_by(), platform.platform_pid());

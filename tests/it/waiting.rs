@@ -379,7 +379,7 @@ fn a_sync_does_not_wait_for_another_pool_that_hangs() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let path = format!("/vms/{}?sync=1&timeout=0.1", of_tank[0]);
     assert_eq!(daemon.get(&path).status, 504);
-    assert_eq!(breakers(&daemon), ["zfs tank"], "it goes on to hang");
+    assert_eq!(breakers(&daemon), ["zfs tank"], "the breaker stays open");
 }
 
 #[test]

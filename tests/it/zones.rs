@@ -42,7 +42,7 @@ pub fn host_with_zone(autoboot: bool) -> TestHost {
 }
 
 pub fn wait_for_vm(daemon: &Daemon, name: &str, is_so: impl Fn(&Json) -> bool) {
-    wait_for(&format!("{name} is so"), || match daemon.vm(name) {
+    wait_for(&format!("{name} is as expected"), || match daemon.vm(name) {
         Some(vm) if is_so(&vm) => Ok(()),
         other => Err(format!("{other:?}")),
     });

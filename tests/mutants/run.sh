@@ -42,7 +42,7 @@ for mutant in "${mutants[@]}"; do
         exit 1
     fi
     if "${run[@]}" > "$log" 2>&1; then
-        echo "$mutant: LIVES"
+        echo "$mutant: not found by its tests"
         lived=$((lived + 1))
     else
         echo "$mutant: killed by $killers"

@@ -55,8 +55,8 @@ faults:
   hurt ROOT sysevent-zone|sysevent-zfs FAULT...
             drop, duplicate, reorder, die, stall, raw TEXT, heal
   hurt ROOT sysevent-zone-start|sysevent-zfs-start fail TEXT|hang|heal
-  hurt ROOT operation killed STEPS  the next operations are killed so early
-            a last word times=N limits a fault
+  hurt ROOT operation killed STEPS  the next operations are killed after STEPS steps
+            times=N as the last word: the fault occurs N times
 ";
 
 fn main() -> ExitCode {
@@ -117,7 +117,7 @@ fn act(args: &[String]) -> Result<i32> {
         ["update", root, zone, ref changes @ ..] => {
             for change in changes {
                 let (property, value) =
-                    change.split_once('=').ok_or("PROP=VALUE is wanted")?;
+                    change.split_once('=').ok_or("expected PROP=VALUE")?;
                 host(root)?.update(zone, property, value)?;
             }
         }
@@ -222,7 +222,7 @@ fn of_zone_to(verb: &str) -> Option<OfZoneTo> {
 }
 
 fn zfs(host: &Host, words: &[&str]) -> Result<()> {
-    let pair = |word: &'static str| move || format!("{word} is wanted");
+    let pair = |word: &'static str| move || format!("expected {word}");
     match words {
         ["create", name] => host.zfs_create(name, None, &[]),
         ["destroy", name] => host.zfs_destroy(name),
