@@ -191,11 +191,12 @@ pub enum EventSource {
 }
 
 impl EventSource {
-    /// All of them.
+    /// All of them, in the order of their values.
     pub const ALL: [Self; Self::COUNT] = [Self::Zone, Self::Zfs, Self::File];
 
-    /// How many there are.
-    pub const COUNT: usize = 3;
+    /// How many there are. `File` stays the last one, so that `ALL` does not
+    /// compile if another one is missing there.
+    pub const COUNT: usize = Self::File as usize + 1;
 
     /// Whether its events are sysevents, and come from a sysevent(8).
     #[must_use]
@@ -347,5 +348,11 @@ mod tests {
         let last = Source::FileEvents as usize;
         assert_eq!(ROWS.len(), last + 1);
         assert!(last < 31, "the last bit of a set is that of REARM");
+    }
+
+    #[test]
+    fn event_sources_are_in_the_order_of_their_values() {
+        let places = EventSource::ALL.map(|source| source as usize);
+        assert!(places.into_iter().eq(0..EventSource::COUNT), "{places:?}");
     }
 }

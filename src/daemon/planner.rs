@@ -22,7 +22,7 @@ pub struct Planner {
 impl Planner {
     /// Turns events into jobs until the daemon ends.
     ///
-    /// The first full load begins once both sysevent sources listen, so that
+    /// The first full load begins once all sysevent sources listen, so that
     /// nothing happens unseen between the load and the subscription. After
     /// `ready_time` it begins even if a source does not listen yet. When that
     /// source begins to listen, everything is loaded again.

@@ -23,7 +23,7 @@ fn worker() -> (Worker, Arc<Shared>) {
     let loader = new_loader(&settings, stop.clone());
     let runs = loader.runs().clone();
     let shared = Arc::new(Shared::new(&settings, sources, runs));
-    let [_, _, file_sink] = sinks;
+    let [.., file_sink] = sinks;
     let files =
         FileWatcher::new(settings.paths.clone(), file_sink, stop).unwrap();
     let after = AfterLoad {

@@ -1,5 +1,4 @@
-//! Runs a sysevent(8) child and reads its lines, for the zone source and for
-//! the ZFS source.
+//! Runs a sysevent(8) child and reads its lines, for each source of sysevents.
 //!
 //! Sysevents are not replayed. If the stream becomes doubtful (the child dies,
 //! prints something that is not a record, or is not ready in time), the child
@@ -40,7 +39,7 @@ const UNPRINTED_MAX: u32 = 1000;
 /// the time.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// One of the two sysevent streams.
+/// A stream of sysevents.
 #[derive(Clone, Debug)]
 pub struct SyseventStream {
     /// Which source it is.

@@ -61,7 +61,7 @@ fn options_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_manual_and_the_usage_have_the_same_options_and_verbs() {
+fn the_manual_and_the_usage_have_the_same_options() {
     let page = read("man/vminfod.8");
     let usage = output_of(&["help"]);
     let words: Vec<_> = page.split_whitespace().collect();
@@ -96,12 +96,46 @@ fn the_manual_and_the_usage_have_the_same_options_and_verbs() {
             || longs.contains(&option.as_str());
         assert!(is_known, "--{option} is not in the usage");
     }
-    for verb in [
-        "list", "lookup", "get", "events", "wait", "top", "daemon", "settings",
-        "ping", "status", "diagnose", "check", "compare", "vms", "dump",
-    ] {
-        let in_usage = usage.contains(&format!("  {verb}"));
-        assert!(in_usage && words.contains(&verb), "{verb}");
+}
+
+/// The verbs of the usage: the first word, or words, of a line that is indented
+/// by two spaces, as `get|json UUID` and `vms, vm NAME`.
+fn verbs_in(usage: &str) -> BTreeSet<String> {
+    let mut verbs = BTreeSet::new();
+    let lines = usage.lines().filter_map(|line| line.strip_prefix("  "));
+    for line in lines.filter(|line| line.starts_with(char::is_alphabetic)) {
+        for word in line.split(' ') {
+            let names = word.trim_end_matches(',').split('|');
+            verbs.extend(names.map(String::from));
+            if !word.ends_with(',') {
+                break;
+            }
+        }
+    }
+    verbs.retain(|verb| verb.chars().all(|c| c.is_ascii_lowercase()));
+    verbs
+}
+
+#[test]
+fn the_manual_and_the_completions_have_all_verbs() {
+    let verbs = verbs_in(&output_of(&["help"]));
+    assert!(verbs.contains("json") && verbs.contains("vm"), "{verbs:?}");
+    let synopsis = read("man/vminfod.8");
+    let end = synopsis.find(".Sh DESCRIPTION").unwrap();
+    let synopsis: BTreeSet<_> = synopsis[..end].split_whitespace().collect();
+    let bash = read("completion/vminfod.bash");
+    let in_bash = bash.split("verbs").skip(1).take(2).flat_map(|text| {
+        let list = text.split('\'').nth(1).unwrap_or_default();
+        list.split_whitespace()
+    });
+    let in_bash: BTreeSet<_> = in_bash.collect();
+    let zsh = read("completion/_vminfod");
+    for verb in &verbs {
+        let verb = verb.as_str();
+        assert!(synopsis.contains(verb), "{verb} is not in the manual");
+        assert!(in_bash.contains(verb), "bash does not complete {verb}");
+        let in_zsh = zsh.contains(&format!("\n            '{verb}:"));
+        assert!(in_zsh, "zsh does not complete {verb}");
     }
 }
 

@@ -25,7 +25,7 @@ fn a_change_in_a_directory_of_two_zones_is_reported_for_both() {
     let tags = dir.join(CONFIG_DIR).join(Source::Tags.name());
     fs::write(&tags, "{}").unwrap();
     let stop = Stop::default();
-    let ([_, _, sink], events) = channel(1000, &stop);
+    let ([.., sink], events) = channel(1000, &stop);
     let watcher =
         FileWatcher::new(Paths::new(&root.0), sink, stop.clone()).unwrap();
     let reader = std::thread::spawn({
@@ -69,7 +69,7 @@ fn files_of_a_replaced_directory_are_watched_again() {
     fs::create_dir_all(&config).unwrap();
     fs::write(&tags, "{}").unwrap();
     let stop = Stop::default();
-    let ([_, _, sink], events) = channel(1000, &stop);
+    let ([.., sink], events) = channel(1000, &stop);
     let watcher =
         FileWatcher::new(Paths::new(&root.0), sink, stop.clone()).unwrap();
     // As cp -al does it.
