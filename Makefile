@@ -73,7 +73,7 @@ SECONDS ?= 600
 SEED ?= 1000
 soak:
 	MODEL_SECONDS=$(SECONDS) MODEL_SEED=$(SEED) $(CARGO) test --test it \
-	    whatever_happens -- --nocapture
+	    after_random_operations_and_faults -- --nocapture
 
 # Real clients of the HTTP interface; wrk takes WRK_SECONDS for each of four.
 WRK_SECONDS ?= 15

@@ -162,6 +162,30 @@ fn each_mutant_applies_in_one_place_and_names_its_tests() {
     assert!(count > 0);
 }
 
+/// cargo does not fail if a name matches no test.
+#[test]
+fn the_makefile_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
+    let makefile = makefile.replace("\\\n", " ");
+    let tests = test_paths();
+    let mut count = 0;
+    for line in makefile.lines().filter(|line| line.contains("$(CARGO) test")) {
+        let (_, args) = line.split_once("$(CARGO) test").unwrap();
+        let mut args = args.split_whitespace().take_while(|arg| *arg != "--");
+        while let Some(arg) = args.next() {
+            if ["--test", "--target-dir"].contains(&arg) {
+                args.next();
+            } else if !arg.starts_with(['-', '$']) {
+                count += 1;
+                let is_found = tests.iter().any(|test| test.contains(arg));
+                assert!(is_found, "no test {arg}: {line}");
+            }
+        }
+    }
+    assert!(count > 0);
+}
+
 /// The crates of the program, and of its build, on one system.
 fn crates_of(target: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
