@@ -186,6 +186,27 @@ fn the_makefile_names_tests_that_exist() {
     assert!(count > 0);
 }
 
+/// The page names tests as `module::beginning_of_its_name_…`.
+#[test]
+fn the_page_of_failures_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/FAILURES.md")).unwrap();
+    let tests = test_paths();
+    let codes = page.split('`').skip(1).step_by(2);
+    let named: Vec<_> = codes.filter(|code| code.contains("::")).collect();
+    assert!(!named.is_empty());
+    for name in named {
+        let (module, begin) = name.rsplit_once("::").unwrap();
+        let begin = begin.trim_end_matches('…');
+        let is_it = |test: &String| {
+            let (path, name) = test.rsplit_once("::").unwrap();
+            let path = format!("::{path}::");
+            path.contains(&format!("::{module}::")) && name.starts_with(begin)
+        };
+        assert!(tests.iter().any(is_it), "no test {name}");
+    }
+}
+
 /// The crates of the program, and of its build, on one system.
 fn crates_of(target: &str) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
