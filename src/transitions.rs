@@ -58,12 +58,12 @@ pub struct Position<'a> {
 /// always count. `stored` is the state that was published last.
 #[must_use]
 pub fn due(
-    reported: &[Transition],
+    reported: &[Numbered],
     earlier: usize,
     stored: Option<&str>,
     found: Position<'_>,
 ) -> usize {
-    let end = reported.iter().position(|t| t.zone_state == GONE);
+    let end = reported.iter().position(is_end);
     let earlier = match end {
         // The old zone ended before the new one began.
         Some(at) if found.is_another => earlier.max(at + 1),
@@ -74,7 +74,7 @@ pub fn due(
     // If a zone was found, either it had not ended yet, or it is the next zone
     // of that name. Nothing says which, so the rest is published with the next
     // load.
-    let end = during.iter().position(|t| t.zone_state == GONE);
+    let end = during.iter().position(is_end);
     let during = match end {
         Some(at) if found.zone_state == GONE => return earlier + at + 1,
         Some(at) => &during[..at],
@@ -83,12 +83,12 @@ pub fn due(
     if found.zone_state == GONE {
         // What was reported after its end is about the next zone, and a zone
         // that began during the load was not there yet.
-        let was_gone = before.last().is_some_and(|t| t.zone_state == GONE);
-        let begun = during.iter().position(|t| t.is_first);
+        let was_gone = before.last().is_some_and(is_end);
+        let begun = during.iter().position(|(_, t)| t.is_first);
         let of_it = begun.unwrap_or(during.len());
         return if was_gone { earlier } else { earlier + of_it };
     }
-    let is_found = |t: &Transition| {
+    let is_found = |(_, t): &Numbered| {
         t.zone_state == found.zone_state
             && (t.zoneid.is_none()
                 || found.zoneid.is_none()
@@ -99,9 +99,9 @@ pub fn due(
     }
     // The state that was found was not reported: count the transitions that lie
     // on the way to it.
-    let mut now = before.last().map(|t| t.zone_state).or(stored);
+    let mut now = before.last().map(|(_, t)| t.zone_state).or(stored);
     let mut due = earlier;
-    for transition in during {
+    for (_, transition) in during {
         if !now.is_some_and(|now| {
             is_between(now, transition.zone_state, found.zone_state)
         }) {
@@ -111,6 +111,12 @@ pub fn due(
         due += 1;
     }
     due
+}
+
+/// Whether a report is that of a zone's end.
+#[must_use]
+pub fn is_end((_, transition): &Numbered) -> bool {
+    transition.zone_state == GONE
 }
 
 /// Whether a zone that goes from `from` to `to` passes through `state`, or ends
@@ -225,7 +231,7 @@ impl PendingTransitions {
     /// there now.
     pub fn expect_end(&mut self, zonename: &Arc<str>) {
         if let Some(waiting) = self.of_zone.get_mut(zonename) {
-            let end = waiting.iter().position(|(_, t)| t.zone_state == GONE);
+            let end = waiting.iter().position(is_end);
             let first = waiting.iter().position(|(_, t)| t.is_first);
             let late = match (end, first) {
                 (Some(end), Some(first)) => (end + 1).min(first),
@@ -254,21 +260,11 @@ impl PendingTransitions {
         self.gap = Some(Instant::now());
     }
 
-    /// Returns the first transitions of a zone. `choose` decides how many: it
-    /// is given all of them, and how many have a number up to `earlier`.
-    pub fn due(
-        &self,
-        zonename: &str,
-        earlier: u64,
-        choose: impl FnOnce(&[Transition], usize) -> usize,
-    ) -> Vec<Numbered> {
-        let Some(waiting) = self.of_zone.get(zonename) else {
-            return Vec::new();
-        };
-        let earlier = waiting.iter().filter(|(n, _)| *n <= earlier).count();
-        let all: Vec<_> = waiting.iter().map(|(_, t)| t.clone()).collect();
-        let count = choose(&all, earlier);
-        waiting.iter().take(count).cloned().collect()
+    /// The transitions of a zone.
+    pub fn of(&self, zonename: &str) -> Vec<Numbered> {
+        let waiting = self.of_zone.get(zonename);
+        waiting
+            .map_or_else(Vec::new, |waiting| waiting.iter().cloned().collect())
     }
 
     /// Removes these, if they are the first of the zone; else returns `false`.
@@ -304,9 +300,8 @@ impl PendingTransitions {
         time: Duration,
     ) -> bool {
         let waiting = self.of_zone.get(zonename);
-        let is_reported = waiting.is_some_and(|waiting| {
-            waiting.iter().any(|(_, t)| t.zone_state == GONE)
-        });
+        let is_reported =
+            waiting.is_some_and(|waiting| waiting.iter().any(is_end));
         let is_full = self.unheard.len() >= self.most_zones
             && !self.unheard.contains_key(zonename);
         if is_reported || is_full {
@@ -327,11 +322,11 @@ impl PendingTransitions {
 mod tests {
     use super::*;
 
-    fn reported(states: &[(&'static str, i32)]) -> Vec<Transition> {
+    fn reported(states: &[(&'static str, i32)]) -> Vec<Numbered> {
         let transition = |(zone_state, id): &(&'static str, i32)| {
             Transition::new(zone_state, Some(*id).filter(|id| *id > 0))
         };
-        states.iter().map(transition).collect()
+        (1..).zip(states.iter().map(transition)).collect()
     }
 
     fn at(zone_state: &str, zoneid: i32) -> Position<'_> {
@@ -380,7 +375,7 @@ mod tests {
         // zoneadm looked before the zone was there.
         let mut new = reported(&[("configured", 0), ("installed", 0)]);
         assert_eq!(due(&new, 0, Some("installed"), at(GONE, 0)), 2);
-        new[0].is_first = true;
+        new[0].1.is_first = true;
         assert_eq!(due(&new, 0, None, at(GONE, 0)), 0);
         assert_eq!(due(&new, 1, None, at(GONE, 0)), 2);
         assert_eq!(due(&again, 0, None, at("configured", 0)), 2);

@@ -10,7 +10,7 @@ use crate::load::assemble::Parts;
 use crate::load::{LoadOutcome, Loaded, SourceFaults};
 use crate::settings::SourceTimes;
 use crate::source::{EventSource, Source, Sources};
-use crate::transitions::{Numbered, Position, Reports, due};
+use crate::transitions::{Numbered, Position, Reports, due, is_end};
 use crate::watch::files::FileWatcher;
 
 /// If a zone has the uuid of another zone that is served but is no longer in
@@ -58,18 +58,19 @@ const GONE_NOW: Reach<'static> = Reach::Found(Position {
 
 impl Reports for Due<'_> {
     fn due(&self, stored: Option<&str>) -> Vec<Numbered> {
-        let queue = &self.after.shared.queue;
-        queue.due_transitions(self.zonename, self.noted, |reported, earlier| {
-            match self.reach {
-                Reach::Nothing => 0,
-                Reach::Found(found) => due(reported, earlier, stored, found),
-                Reach::End => {
-                    let mut before = reported.iter().take(earlier);
-                    let end = before.rposition(|t| t.zone_state == GONE);
-                    end.map_or(0, |at| at + 1)
-                }
+        let mut reported =
+            self.after.shared.queue.transitions_of(self.zonename);
+        let earlier = reported.partition_point(|(n, _)| *n <= self.noted);
+        let count = match self.reach {
+            Reach::Nothing => 0,
+            Reach::Found(found) => due(&reported, earlier, stored, found),
+            Reach::End => {
+                let end = reported[..earlier].iter().rposition(is_end);
+                end.map_or(0, |at| at + 1)
             }
-        })
+        };
+        reported.truncate(count);
+        reported
     }
 
     fn take(&self, due: &[Numbered]) -> bool {
@@ -269,10 +270,8 @@ impl AfterLoad {
     /// Whether a zone's end was reported before a batch began, and is not
     /// published yet.
     fn is_end_reported(&self, zonename: &str, noted: TransitionNumber) -> bool {
-        let queue = &self.shared.queue;
-        let before =
-            queue.due_transitions(zonename, noted, |_, earlier| earlier);
-        before.iter().any(|(_, t)| t.zone_state == GONE)
+        let reported = self.shared.queue.transitions_of(zonename);
+        reported.iter().any(|report| report.0 <= noted && is_end(report))
     }
 
     /// A VM is gone: loads the zones again that were refused because another

@@ -179,16 +179,10 @@ impl Queue {
         self.inner.lock().reported.add(zonename, transition, is_vm);
     }
 
-    /// Returns the first transitions of a VM. `choose` decides how many: it is
-    /// given all of them, and how many had been noted when a batch began.
+    /// The transitions of a VM that are not published yet, in order.
     #[must_use]
-    pub fn due_transitions(
-        &self,
-        zonename: &str,
-        batch_noted: u64,
-        choose: impl FnOnce(&[Transition], usize) -> usize,
-    ) -> Vec<Numbered> {
-        self.inner.lock().reported.due(zonename, batch_noted, choose)
+    pub fn transitions_of(&self, zonename: &str) -> Vec<Numbered> {
+        self.inner.lock().reported.of(zonename)
     }
 
     /// Removes transitions of a VM that were due. Returns `false`, and removes

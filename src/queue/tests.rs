@@ -25,13 +25,10 @@ pub fn names(batch: &Batch) -> Vec<String> {
     batch.jobs.iter().map(|job| job.lane.to_string()).collect()
 }
 
-/// Takes the transitions of zone `a` that are due.
-fn take_transitions(
-    queue: &Queue,
-    noted: u64,
-    choose: impl FnOnce(&[Transition], usize) -> usize,
-) -> Vec<Transition> {
-    let due = queue.due_transitions("a", noted, choose);
+/// Takes at most `count` transitions of zone `a`.
+fn take_transitions(queue: &Queue, count: usize) -> Vec<Transition> {
+    let mut due = queue.transitions_of("a");
+    due.truncate(count);
     assert!(queue.take_transitions("a", &due));
     due.into_iter().map(|(_, transition)| transition).collect()
 }
@@ -126,11 +123,10 @@ fn transitions_stay_in_order_until_taken() {
     }
     queue.push(vm("a", Sources::STATE));
     let batch = queue.take().unwrap();
+    let reported = queue.transitions_of("a");
+    assert!(reported.iter().all(|(n, _)| *n <= batch.noted));
     let take = |count| -> Vec<_> {
-        let taken = take_transitions(&queue, batch.noted, |all, n| {
-            assert_eq!(n, all.len());
-            count
-        });
+        let taken = take_transitions(&queue, count);
         taken.iter().map(|t| t.zone_state).collect()
     };
     assert_eq!(take(1), ["ready"]);
@@ -147,14 +143,14 @@ fn due_transitions_are_taken_once_and_in_order() {
     };
     add("ready");
     add("running");
-    let due = queue.due_transitions("a", u64::MAX, |all, _| all.len());
+    let due = queue.transitions_of("a");
     // A transition that comes meanwhile does not prevent this, and waits.
     add("shutting_down");
     assert!(!queue.take_transitions("a", &due[1..]));
     assert!(queue.take_transitions("a", &due));
     assert!(!queue.take_transitions("a", &due));
     assert!(queue.take_transitions("a", &[]));
-    let rest = take_transitions(&queue, u64::MAX, |all, _| all.len());
+    let rest = take_transitions(&queue, usize::MAX);
     assert_eq!(rest[0].zone_state, "shutting_down");
     assert!(!queue.take_transitions("b", &due));
 }
@@ -172,14 +168,7 @@ fn transitions_of_zones_that_are_no_vms_are_bounded_and_forgotten() {
     add("b", false);
     add("c", false);
     add("vm", true);
-    let has = |name: &str| {
-        let mut count = 0;
-        let _ = queue.due_transitions(name, u64::MAX, |all, _| {
-            count = all.len();
-            0
-        });
-        count > 0
-    };
+    let has = |name: &str| !queue.transitions_of(name).is_empty();
     assert_eq!(["a", "b", "c", "vm"].map(has), [true, true, false, true]);
     // A full queue does not forget them: the reload that it asks for does.
     for name in ["b", "c", "d"] {
@@ -200,7 +189,7 @@ fn more_transitions_than_may_wait_are_counted() {
         queue.push_transition(&"a".into(), transition, true);
     }
     assert_eq!(queue.status(9).transitions_lost, 3);
-    let taken = take_transitions(&queue, u64::MAX, |all, _| all.len());
+    let taken = take_transitions(&queue, usize::MAX);
     let taken: Vec<_> = taken.iter().map(|t| (t.zone_state, t.lost)).collect();
     assert_eq!(taken, [("installed", 3), ("ready", 0)]);
     assert!(QueueLimits::default().transitions >= 1024);
@@ -217,7 +206,7 @@ fn reports_of_a_zone_that_has_ended_are_dropped() {
         queue.push_transition(&name, transition, true);
     };
     let waiting = || -> Vec<_> {
-        let taken = take_transitions(&queue, u64::MAX, |all, _| all.len());
+        let taken = take_transitions(&queue, usize::MAX);
         taken.iter().map(|t| t.zone_state).collect()
     };
     // Its end is reported late, and then another zone of its name begins.
