@@ -175,7 +175,9 @@ impl Worker {
                 return;
             }
         };
-        let host_faults = all.faults.clone();
+        let is_list_faulty = all.faults.iter().any(|(source, error)| {
+            *source == Source::Zoneadm && error.is_some()
+        });
         let finished = self.finish_all(job, batch, all);
         if !self.shared.cache.end_reload() {
             // More VMs went during the load than could be remembered, so it may
@@ -190,10 +192,7 @@ impl Worker {
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
         self.compare_with_index(&job.cause);
-        let is_listed = |(source, error): &(Source, Option<_>)| {
-            *source != Source::Zoneadm || error.is_none()
-        };
-        if !host_faults.iter().all(is_listed) && job.tries < LISTING_TRIES {
+        if is_list_faulty && job.tries < LISTING_TRIES {
             // A VM may be missing. The tries are limited, because a fault that
             // lasts is no reason to load everything again and again. An odd
             // line of zfs is no reason either: it may be a tenant's.
