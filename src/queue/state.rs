@@ -20,9 +20,29 @@ struct Working {
     begun: Instant,
 }
 
-/// The order of waiting jobs, the least first: whether no client waits for the
-/// job, then when it was asked for.
-type Order = (bool, u64);
+/// The order of waiting jobs: those that a client waits for come first, then it
+/// counts when a job was asked for.
+type Order = (Urgency, u64);
+
+/// Whether a client waits for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Urgency {
+    Urgent,
+    Other,
+}
+
+impl Urgency {
+    fn of(job: &Job) -> Self {
+        if job.is_urgent { Self::Urgent } else { Self::Other }
+    }
+}
+
+/// Whether another batch can begin now.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    urgent: bool,
+    other: bool,
+}
 
 /// How quickly jobs of a lane follow each other.
 #[derive(Clone, Copy, Debug)]
@@ -104,14 +124,14 @@ impl State {
             job.cause = waiting.cause.clone();
             job.merge(&waiting);
         }
-        let order = (!job.is_urgent, number);
+        let order = (Urgency::of(&job), number);
         self.order_of.insert(job.lane.clone(), order);
         self.waiting.insert(order, job);
     }
 
     /// See [`super::Queue::push_urgent`].
     pub fn push_urgent(&mut self, job: Job) -> Option<u64> {
-        let urgent = self.waiting.range(..(true, 0)).count();
+        let urgent = self.waiting.range(..(Urgency::Other, 0)).count();
         if urgent >= self.limits.urgent_jobs
             && !self.order_of.contains_key(&job.lane)
         {
@@ -243,30 +263,33 @@ impl State {
         now: Instant,
     ) -> Result<(u64, Vec<Job>), Option<Instant>> {
         let wake = [self.wake_later(now), self.wake_periodic(now)];
-        let stuck_time = self.limits.stuck_time;
-        // Urgent batches have workers of their own.
-        let free_at = [true, false].map(|is_urgent| {
-            let begun = self.batches(is_urgent).map(|w| w.begun + stuck_time);
-            let mut busy: Vec<_> = begun.filter(|at| *at > now).collect();
-            busy.sort();
-            busy.len()
-                .checked_sub(self.limits.workers)
-                .and_then(|at| busy.get(at).copied())
-        });
-        let has_thread = [true, false].map(|is_urgent| {
+        let has_room = |is_urgent| {
             let threads = self.limits.threads(is_urgent);
-            self.batches(is_urgent).count() < threads
-        });
-        let has_room = [0, 1].map(|of| free_at[of].is_none() && has_thread[of]);
-        if let Some(batch) = self.choose(now, has_room) {
+            self.busy_until(is_urgent, now).is_none()
+                && self.batches(is_urgent).count() < threads
+        };
+        let room = Room { urgent: has_room(true), other: has_room(false) };
+        if let Some(batch) = self.choose(now, room) {
             return Ok(batch);
         }
         // A worker that turns out to be stuck makes room for another, and jobs
         // do not gather for longer than their time.
-        let free_at = free_at.into_iter().flatten().min();
-        let times = [free_at, self.gathers_until(now)];
+        let busy = [true, false].map(|of| self.busy_until(of, now));
+        let busy_until = busy.into_iter().flatten().min();
+        let times = [busy_until, self.gathers_until(now)];
         let times = times.map(|at| at.filter(|_| !self.waiting.is_empty()));
         Err(wake.into_iter().chain(times).flatten().min())
+    }
+
+    /// When the next worker counts as stuck, if all are busy; `None` if one is
+    /// free. Urgent batches have workers of their own.
+    fn busy_until(&self, is_urgent: bool, now: Instant) -> Option<Instant> {
+        let stuck_time = self.limits.stuck_time;
+        let stuck_at = self.batches(is_urgent).map(|w| w.begun + stuck_time);
+        let mut busy: Vec<_> = stuck_at.filter(|at| *at > now).collect();
+        busy.sort();
+        let at = busy.len().checked_sub(self.limits.workers)?;
+        busy.get(at).copied()
     }
 
     /// The batches that are being done: the urgent ones, or the others.
@@ -308,21 +331,16 @@ impl State {
     }
 
     /// Takes the first job that can begin, and with it all others that can be
-    /// loaded together with it. `has_room` says whether there is a worker for
-    /// urgent jobs, and whether there is one for the others.
-    fn choose(
-        &mut self,
-        now: Instant,
-        has_room: [bool; 2],
-    ) -> Option<(u64, Vec<Job>)> {
+    /// loaded together with it.
+    fn choose(&mut self, now: Instant, room: Room) -> Option<(u64, Vec<Job>)> {
         let mut first: Option<&Job> = None;
         let mut chosen: Vec<Order> = Vec::new();
         let gathers = self.gathers_until(now).is_some();
         for (order, job) in &self.waiting {
-            match (job.is_urgent, has_room) {
-                (true, [false, _]) => continue,
+            match order.0 {
+                Urgency::Urgent if !room.urgent => continue,
                 // Urgent jobs come first, so there are no more of them.
-                (false, [_, false]) => break,
+                Urgency::Other if !room.other => break,
                 _ => {}
             }
             let may_gather = job.sources.commands_needed()
