@@ -15,6 +15,7 @@ use super::outgoing::Outgoing;
 use super::poller::{Interest, Poller, WakeReason, wait_for};
 use super::pool::Pool;
 use super::request::{ParsedHead, Request, parse};
+use super::transfer::{Transfer, transfer};
 use super::waker::Waker;
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
@@ -220,9 +221,10 @@ impl Connection {
         loop {
             let was_empty = self.buffer.is_empty();
             let mut piece = [0; READ_BYTES];
-            match (&*self.socket).read(&mut piece) {
-                Ok(0) => return Ok(Step::End),
-                Ok(n) => {
+            match self.receive(&mut piece)? {
+                Transfer::End => return Ok(Step::End),
+                Transfer::NotYet => return Ok(Step::Park(READ)),
+                Transfer::Bytes(n) => {
                     if was_empty {
                         self.until = Instant::now() + serving.limits.head_time;
                     }
@@ -234,13 +236,12 @@ impl Connection {
                         return Ok(Step::Next);
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Step::Park(READ));
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
             }
         }
+    }
+
+    fn receive(&self, piece: &mut [u8]) -> io::Result<Transfer> {
+        transfer(|| (&*self.socket).read(piece))
     }
 
     /// Reads and drops the body of a request, of which `left` bytes are left;
@@ -265,15 +266,13 @@ impl Connection {
             return Ok(Step::Next);
         }
         let mut piece = [0; READ_BYTES];
-        let step = match (&*self.socket).read(&mut piece) {
-            Ok(0) => return Ok(Step::End),
-            Ok(n) => {
+        let step = match self.receive(&mut piece)? {
+            Transfer::End => return Ok(Step::End),
+            Transfer::NotYet => Step::Park(READ),
+            Transfer::Bytes(n) => {
                 self.buffer.extend_from_slice(&piece[..n]);
                 Step::Next
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Step::Park(READ),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Step::Next,
-            Err(e) => return Err(e),
         };
         self.state = State::Skipping(request, left);
         Ok(step)
@@ -352,12 +351,12 @@ impl Connection {
         let most = self.serving.limits.head_bytes;
         while self.buffer.len() < most {
             let mut piece = [0; READ_BYTES];
-            match (&*self.socket).read(&mut piece) {
-                Ok(0) => return Ok(Step::End),
-                Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+            match self.receive(&mut piece)? {
+                Transfer::End => return Ok(Step::End),
+                Transfer::NotYet => break,
+                Transfer::Bytes(n) => {
+                    self.buffer.extend_from_slice(&piece[..n])
+                }
             }
         }
         // The check below sees what every wake-up so far was for. A later
@@ -451,15 +450,13 @@ impl Connection {
         let mut piece = [0; READ_BYTES];
         while why != WakeReason::Late && left > 0 && Instant::now() < self.until
         {
-            match (&*self.socket).read(&mut piece) {
-                Ok(0) => return Ok(Step::End),
-                Ok(n) => left = left.saturating_sub(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            match self.receive(&mut piece)? {
+                Transfer::End => return Ok(Step::End),
+                Transfer::Bytes(n) => left = left.saturating_sub(n),
+                Transfer::NotYet => {
                     self.state = State::Lingering(left);
                     return Ok(Step::Park(READ));
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
             }
         }
         Ok(Step::End)

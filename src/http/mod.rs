@@ -10,25 +10,31 @@
 //! dozen simultaneous connections unanswered, and one request can make it
 //! abort. See docs/DEPENDENCIES.md.
 
+// What a request asks for.
+pub mod request;
+pub mod query;
+pub mod subscription_filter;
+pub mod route;
+
+// Connections.
+mod transfer;
+mod poller;
+mod waker;
+mod pool;
+mod open;
 mod answer;
+mod outgoing;
 mod connection;
-mod deferred;
 mod engine;
+
+// What is answered.
+mod subscriber;
 mod fanout;
 mod counters;
-mod open;
-mod outgoing;
-mod poller;
-mod pool;
-pub mod query;
 mod snapshot_line;
-pub mod request;
-pub mod route;
-mod service;
-mod subscriber;
 mod vms;
-mod waker;
-pub mod subscription_filter;
+mod deferred;
+mod service;
 
 use std::fmt;
 use std::io;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::answer::Body;
+use super::transfer::{Transfer, transfer};
 
 /// Pieces that one writev(2) takes; illumos has an IOV_MAX of 1024.
 const PIECES_MAX: usize = 512;
@@ -73,13 +74,11 @@ impl Outgoing {
             slices.push(IoSlice::new(&self.piece(self.at)[self.sent..]));
             let others = self.at + 1..end;
             slices.extend(others.map(|at| IoSlice::new(self.piece(at))));
-            match socket.write_vectored(&slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            match transfer(|| socket.write_vectored(&slices))? {
+                Transfer::End => return Err(io::ErrorKind::WriteZero.into()),
                 // After a partial write there is often room again: go on.
-                Ok(n) => self.advance(n),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Transfer::Bytes(n) => self.advance(n),
+                Transfer::NotYet => break,
             }
         }
         Ok(())

@@ -2,13 +2,14 @@
 //! to its socket.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::open::StreamSocket;
 use super::subscription_filter::SubscriptionFilter;
+use super::transfer::{Transfer, transfer};
 use crate::hub::{EventLine, LineDraft, Text};
 use crate::settings::HttpLimits;
 
@@ -193,21 +194,17 @@ impl Subscriber {
     pub fn read(&mut self) -> Result<(), EndReason> {
         let mut bytes = [0; 4096];
         loop {
-            match (&*self.stream.socket).read(&mut bytes) {
-                Ok(0) => return Err(EndReason::Gone),
-                Ok(n) if self.received + n > RECEIVED_MAX => {
+            match transfer(|| (&*self.stream.socket).read(&mut bytes)) {
+                Ok(Transfer::End) | Err(_) => return Err(EndReason::Gone),
+                Ok(Transfer::NotYet) => return Ok(()),
+                Ok(Transfer::Bytes(n)) if self.received + n > RECEIVED_MAX => {
                     let why = format!(
                         "it has sent over {RECEIVED_MAX} bytes after its \
                          request"
                     );
                     return Err(EndReason::Behind(why));
                 }
-                Ok(n) => self.received += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(());
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(EndReason::Gone),
+                Ok(Transfer::Bytes(n)) => self.received += n,
             }
         }
     }
@@ -224,18 +221,16 @@ impl Subscriber {
                 IoSlice::new(&self.bytes_of(&queued.item)[from..])
             });
             let slices: Vec<_> = slices.collect();
-            match (&*self.stream.socket).write_vectored(&slices) {
-                Ok(0) => return Err(EndReason::Gone),
-                Ok(n) => {
+            match transfer(|| (&*self.stream.socket).write_vectored(&slices)) {
+                Ok(Transfer::End) | Err(_) => return Err(EndReason::Gone),
+                Ok(Transfer::Bytes(n)) => {
                     self.blocked = None;
                     self.advance(n);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Transfer::NotYet) => {
                     self.blocked.get_or_insert_with(Instant::now);
                     return Ok(());
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(EndReason::Gone),
             }
         }
         Ok(())
