@@ -18,7 +18,7 @@ pub struct SyncRequest {
 
 impl fmt::Debug for SyncRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Requested").field(&self.is_met).finish()
+        f.debug_tuple("SyncRequest").field(&self.is_met).finish()
     }
 }
 

@@ -74,16 +74,19 @@ impl DeferredRequest {
         let vms = Arc::clone(vms);
         let request = request.clone();
         Response::Deferred(Box::new(move |wake| {
-            let sync = match &self {
-                Self::Vms(_) => Some(None),
+            let request_load = |name| {
+                let load = vms.host.request(name, Arc::clone(&wake));
+                load.map_or(Load::Refused, Load::Pending)
+            };
+            let load = match &self {
+                Self::Vms(_) => request_load(None),
                 // A name that can't be a zonename has no VM, so nothing is
                 // loaded.
-                Self::Vm(name, of) => {
-                    (of.sync && is_zonename(name)).then_some(Some(name))
+                Self::Vm(name, of) if of.sync && is_zonename(name) => {
+                    request_load(Some(name))
                 }
+                Self::Vm(..) => Load::NotAsked,
             };
-            let sync = sync
-                .map(|name| Sync(vms.host.request(name, Arc::clone(&wake))));
             let until = begun + self.time(&vms.limits);
             Box::new(Waiting {
                 vms,
@@ -91,8 +94,7 @@ impl DeferredRequest {
                 request,
                 begun,
                 until,
-                sync,
-                is_synced: false,
+                load,
                 searched: Duration::ZERO,
                 wake,
                 watching: None,
@@ -114,8 +116,14 @@ impl DeferredRequest {
     }
 }
 
-/// A load that must be done first; `None` if too many were requested already.
-struct Sync(Option<Arc<SyncRequest>>);
+/// How far the load is that a request asks for.
+enum Load {
+    NotAsked,
+    /// Too many were requested already.
+    Refused,
+    Pending(Arc<SyncRequest>),
+    Done,
+}
 
 /// A request that waits for its load, if it has `sync=1`, and then until its VM
 /// meets `wait=`, if it has that.
@@ -125,9 +133,7 @@ struct Waiting {
     request: Request,
     begun: Instant,
     until: Instant,
-    sync: Option<Sync>,
-    /// Whether the load that the request asks for is done.
-    is_synced: bool,
+    load: Load,
     /// How much time was spent on checking its conditions.
     searched: Duration,
     wake: Wake,
@@ -152,13 +158,13 @@ impl Drop for Watching {
 
 impl Waiting {
     fn answer(&mut self) -> Option<FullResponse> {
-        match &self.sync {
-            Some(Sync(None)) => {
+        match &self.load {
+            Load::Refused => {
                 return Some(busy("too many VMs wait to be loaded"));
             }
-            Some(Sync(Some(load))) if !load.is_met() => return None,
-            Some(Sync(Some(_))) => (self.sync, self.is_synced) = (None, true),
-            None => {}
+            Load::Pending(load) if !load.is_met() => return None,
+            Load::Pending(_) => self.load = Load::Done,
+            Load::NotAsked | Load::Done => {}
         }
         match &self.work {
             DeferredRequest::Vms(of) => {
@@ -290,7 +296,7 @@ impl Waiting {
         full: FullResponse,
         name: Option<&str>,
     ) -> FullResponse {
-        if !self.is_synced {
+        if !matches!(self.load, Load::Done) {
             return full;
         }
         let faults = self.vms.host.faults(name);
@@ -322,8 +328,9 @@ impl Deferred for Waiting {
 
     fn late(&mut self) -> FullResponse {
         let vms = &self.vms;
+        let is_loaded = matches!(self.load, Load::NotAsked | Load::Done);
         let full = match &self.work {
-            DeferredRequest::Vm(name, of) if self.sync.is_none() => {
+            DeferredRequest::Vm(name, of) if is_loaded => {
                 let (version, seq) = vms.cache.vm(name);
                 match (version.vm.is_none(), vms.unloadable(name)) {
                     (true, Some(error)) => failure(504, &error),
