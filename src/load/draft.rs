@@ -230,8 +230,12 @@ impl Draft {
 
     /// Whether zoneadm was asked for the zone but has not given its line.
     pub(super) fn lacks_row(&self) -> bool {
-        self.zoneadm_was_asked
-            && !self.faults.contains(&(Source::Zoneadm, None))
+        self.zoneadm_was_asked && !self.has_row()
+    }
+
+    /// Whether zoneadm has given the line of the zone.
+    fn has_row(&self) -> bool {
+        self.faults.contains(&(Source::Zoneadm, None))
     }
 
     /// Whether there is more to read: the zone is not gone, and a line of
@@ -394,23 +398,35 @@ impl Draft {
         names.extend(data);
         names.extend(self.hold_snapshots(datasets));
         names.into_iter().find_map(|name| {
-            let of_pool = || {
-                let is_there = datasets.get(&name).is_some();
-                let why = datasets.pool_failure(pool_of(&name))?;
-                let is_lost = !is_there && self.should_exist(&name);
-                is_lost.then_some(why)
-            };
-            let not_yet = || {
-                let is_said =
-                    datasets.get(&name).is_some() || datasets.is_missing(&name);
-                let of_pool = unanswered.get(pool_of(&name));
-                let error = of_pool.filter(|_| !is_said)?.error.clone();
-                Some(DatasetError::Command(error))
-            };
-            let why = datasets.failure(&name).cloned();
-            let why = why.or_else(of_pool).or_else(not_yet)?;
+            let why = self.failure_of(&name, datasets, unanswered)?;
             Some(LoadError::Dataset(name, why))
         })
+    }
+
+    /// Why this dataset could not be listed: its own failure, or that of its
+    /// pool.
+    fn failure_of(
+        &self,
+        name: &str,
+        datasets: &Datasets,
+        unanswered: &BTreeMap<Arc<str>, Unanswered>,
+    ) -> Option<DatasetError> {
+        if let Some(why) = datasets.failure(name) {
+            return Some(why.clone());
+        }
+        if datasets.get(name).is_some() {
+            return None;
+        }
+        let pool = pool_of(name);
+        if let Some(why) = datasets.pool_failure(pool)
+            && self.should_exist(name)
+        {
+            return Some(why);
+        }
+        // The answer of its pool has not come yet.
+        let pending =
+            unanswered.get(pool).filter(|_| !datasets.is_missing(name));
+        pending.map(|pool| DatasetError::Command(pool.error.clone()))
     }
 
     /// Whether there should be a dataset of this name.
@@ -467,9 +483,9 @@ impl Draft {
     }
 
     pub(super) fn finish(self, sysinfo: &Arc<Sysinfo>) -> Loaded {
+        let has_row = self.has_row();
         let (zonename, prior) = (self.zonename, self.prior);
         let is_configured = self.is_configured;
-        let has_row = self.faults.contains(&(Source::Zoneadm, None));
         let (faults, unanswered) = (self.faults, self.unanswered);
         let found = match (self.is_gone, self.row, self.xml) {
             (true, ..) => LoadOutcome::Gone,
