@@ -114,30 +114,22 @@ impl AfterLoad {
             self.shared.faults.clear_unknown(&zonename);
         }
         let base = prior.as_ref();
+        if matches!(found, LoadOutcome::Gone) {
+            return self.finish_gone(job, &zonename, base, GONE_NOW, noted);
+        }
         let is_whole = base.is_none() || !failed.contains(Sources::XML);
-        match found {
-            LoadOutcome::Gone => {
-                return self.finish_gone(job, &zonename, base, GONE_NOW, noted);
-            }
-            LoadOutcome::Parts(_) | LoadOutcome::Unknown
-                if !is_whole && self.is_end_reported(&zonename, noted) =>
-            {
-                self.finish_reported_end(job, &zonename, base, noted);
-                return Finished::default();
-            }
+        if !is_whole && self.is_end_reported(&zonename, noted) {
+            self.finish_reported_end(job, &zonename, base, noted);
+            return Finished::default();
+        }
+        if let LoadOutcome::Parts(parts) = found {
+            let stored = self.store(job, base, *parts, is_answered, noted);
+            finished.published = stored.published;
+            finished.is_settled &= stored.is_settled;
+        } else if base.is_some() && (!is_owed || failed != Sources::NONE) {
             // This zone is not the one that is served. What was read of it is
             // not kept, so all of it is read again.
-            LoadOutcome::Unknown
-                if prior.is_some() && (!is_owed || failed != Sources::NONE) =>
-            {
-                failed = Sources::ALL;
-            }
-            LoadOutcome::Unknown => {}
-            LoadOutcome::Parts(parts) => {
-                let stored = self.store(job, base, *parts, is_answered, noted);
-                finished.published = stored.published;
-                finished.is_settled &= stored.is_settled;
-            }
+            failed = Sources::ALL;
         }
         self.clear_faults(&zonename, &faults);
         if failed != Sources::NONE {
