@@ -29,7 +29,7 @@ fn main() {
         .extra_warnings(true)
         .flag_if_supported("-Wno-unused-result");
     if !illumos {
-        build.file("c/ports_inotify.c");
+        build.file("c/linux/ports_inotify.c");
     }
     build.compile("fswatch");
 }

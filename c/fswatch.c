@@ -6,7 +6,7 @@
 
 /*
  * See fswatch.h for what this is. It uses only the API of event ports; on
- * systems without event ports, ports_inotify.c supplies that API.
+ * systems without event ports, c/linux supplies that API.
  *
  * STRUCTURES. A watcher has one port and a table of watches, indexed by the
  * caller's number. The port event's cookie is that number, never a pointer,
@@ -42,7 +42,7 @@
 #include <unistd.h>
 #define	port_close(p)	close(p)
 #else
-#include "ports_inotify.h"
+#include "linux/ports_inotify.h"
 #endif
 
 #include "fswatch.h"

@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../ports_inotify.h"
+#include "../linux/ports_inotify.h"
 #include "check.h"
 
 #define	M	FILE_MODIFIED

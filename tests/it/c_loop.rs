@@ -31,7 +31,7 @@ fn check(test: &str, sanitizers: &str) {
         .arg("-Wno-unused-result")
         .args([sanitizers, "-fno-sanitize-recover=all"])
         .args(
-            [test, "fswatch.c", "ports_inotify.c"]
+            [test, "fswatch.c", "linux/ports_inotify.c"]
                 .map(|file| sources.join(file)),
         )
         .arg("-o")

@@ -13,7 +13,7 @@
 #ifndef PORTS_INOTIFY_H
 #define	PORTS_INOTIFY_H
 
-#include "illumos/port.h"
+#include "../illumos/port.h"
 
 int port_close(int port);
 
