@@ -5,14 +5,13 @@
 //!     -> Cache.apply -> Hub -> http
 //! ```
 //!
-//! Threads: `zone-events`, `zfs-events` and `file-events` read events;
-//! `file-poll` checks files that can't be watched; `planner` turns events into
-//! jobs; `worker-N` load, two at a time, not counting those that hang; `http-…`
-//! serve; `log` writes the log. The main thread waits for the signal that ends
-//! the daemon.
+//! The main thread waits for the signal that ends the daemon.
+//! docs/ARCHITECTURE.md lists the other threads.
 
 pub mod dump;
 mod after_load;
+mod event_sources;
+mod listen;
 mod metrics;
 mod planner;
 mod reloads;
@@ -23,28 +22,26 @@ mod sysinfo;
 mod worker;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 
-use crate::address::Address;
 use crate::http::{ListenError, Server};
 use crate::load::Loader;
 use crate::load::command::Runner;
 use crate::load::runs::Runs;
-use crate::os;
-use crate::os::net::{self, Bound};
+use crate::os::net::Bound;
 use crate::os::signals::{Signal, Signals, is_ignored};
-use crate::settings;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{self, Settings, SettingsError};
 use crate::source::EventSource;
 use crate::threads::{Stop, Threads, exit, spawn};
-use crate::watch::files::FileWatcher;
-use crate::watch::sysevent::Reader;
-use crate::watch::{self, Sink};
+use crate::watch;
 use after_load::AfterLoad;
+use event_sources::start_sources;
+pub use listen::OWN_DESCRIPTORS;
+use listen::{bind, start_http, within_descriptors};
 use planner::Planner;
 pub use shared::Shared;
 use status::Status;
@@ -122,51 +119,6 @@ pub fn run(
     daemon.end();
     drop(watchdog);
     Ok(())
-}
-
-/// Limits the connections, so that clients do not take the descriptors that
-/// loading needs.
-fn within_descriptors(mut settings: Settings) -> Settings {
-    let limit = os::process::raise_descriptor_limit();
-    let free = limit.saturating_sub(OWN_DESCRIPTORS).max(1);
-    let most = usize::try_from(free).unwrap_or(usize::MAX);
-    if settings.http.connections > most {
-        log::warn!(
-            "the limit of open files is {limit}: connections is lowered from \
-             {} to {most}",
-            settings.http.connections
-        );
-        settings.http.connections = most;
-    }
-    settings
-}
-
-/// Descriptors that are kept free for commands, files and event sources.
-pub const OWN_DESCRIPTORS: u64 = 128;
-
-/// How long to keep trying to bind an address that is in use. A daemon that was
-/// killed may have left a child that has not called exec(2) yet, and which
-/// still holds every descriptor that the daemon had open.
-const BIND_TIME: Duration = Duration::from_secs(1);
-
-/// The pause between two tries.
-const BIND_PAUSE: Duration = Duration::from_millis(20);
-
-fn bind(settings: &Settings) -> Result<Vec<Bound>, ListenError> {
-    let until = Instant::now() + BIND_TIME;
-    let bind_one = |address: &Address| loop {
-        match net::bind(address, settings.http.send_buffer) {
-            Ok(bound) => return Ok(bound),
-            Err(e)
-                if e.kind() == io::ErrorKind::AddrInUse
-                    && Instant::now() < until =>
-            {
-                std::thread::sleep(BIND_PAUSE);
-            }
-            Err(e) => return Err(ListenError::Address(address.clone(), e)),
-        }
-    };
-    settings.listen.iter().map(bind_one).collect()
 }
 
 /// All threads of the daemon, and the stop that ends them.
@@ -280,40 +232,6 @@ impl Daemon {
     }
 }
 
-/// Starts the sources of events: zones, ZFS and files.
-fn start_sources(
-    settings: &Settings,
-    sinks: [Sink; EventSource::COUNT],
-    threads: &Threads,
-    stop: &Stop,
-) -> io::Result<Arc<FileWatcher>> {
-    let sink_of = |source| sinks[source as usize].clone();
-    for stream in watch::sysevent_streams(&settings.paths) {
-        let name = format!("{}-events", stream.source.name());
-        let (sink, times) = (sink_of(stream.source), settings.sources.clone());
-        let reader = Reader::new(stream, sink, times, stop.clone());
-        threads.spawn(&name, move || reader.run())?;
-    }
-    let (paths, sink) = (settings.paths.clone(), sink_of(EventSource::File));
-    let files = FileWatcher::new(paths, sink, stop.clone())?;
-    threads.spawn("file-events", {
-        let files = Arc::clone(&files);
-        move || {
-            if let Err(e) = files.run() {
-                // A restart is better than serving old data.
-                panic!("can't receive file events any more: {e}");
-            }
-        }
-    })?;
-    threads.spawn("file-poll", {
-        let files = Arc::clone(&files);
-        let times = &settings.sources;
-        let (every, rearm) = (times.poll_time, times.rearm_time);
-        move || files.poll(every, rearm)
-    })?;
-    Ok(files)
-}
-
 /// A loader with these settings.
 #[must_use]
 pub fn new_loader(settings: &Settings, stop: Stop) -> Loader {
@@ -322,24 +240,6 @@ pub fn new_loader(settings: &Settings, stop: Stop) -> Loader {
     let queues = &settings.queues;
     let runs = Runs::new(runner, queues.stuck_time, queues.jobs);
     Loader::new(settings.paths.clone(), limits, runs)
-}
-
-/// Starts to listen for HTTP requests once the first full load is done.
-fn start_http(
-    server: &Arc<Server>,
-    bound: Vec<Bound>,
-    when_loaded: &Receiver<()>,
-    stop: &Stop,
-) {
-    if when_loaded.recv().is_err() || stop.is_set() {
-        return;
-    }
-    if let Err(e) = server.listen(bound) {
-        log::error!("{e}");
-        log::logger().flush();
-        let _ = writeln!(io::stderr(), "vminfod: {e}");
-        exit(1);
-    }
 }
 
 #[cfg(test)]

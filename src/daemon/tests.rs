@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::event::{Cause, Job, Lane};
@@ -12,6 +12,7 @@ use crate::load::{LoadOutcome, LoadRequest, Loaded, zoneadm, zonexml};
 use crate::source::{EventSource, Source, Sources};
 use crate::threads::EXIT_PANIC;
 use crate::vm::json::Json;
+use crate::watch::files::FileWatcher;
 
 fn worker() -> (Worker, Arc<Shared>) {
     let settings = Settings::new(&std::env::temp_dir());
