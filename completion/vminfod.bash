@@ -106,7 +106,7 @@ _vminfod() {
     list) options='-p -H -h -o -s' ;;
     lookup) options='-j -1 -o' ;;
     get | json) options='--sync --timeout' ;;
-    events) options='-f -j -r --uuid --path --type --since --retry' ;;
+    events) options='-f -j -r --short --uuid --path --type --since --retry' ;;
     wait) options='--gone --since --timeout --' ;;
     status) options='-f -j' ;;
     diagnose) options='-j --root' ;;

@@ -3,19 +3,17 @@
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::args::{Args, CLIENT, Opt, flag, value};
-use super::terminal::{Colour, has_colours, json_for_reader, printable};
-use super::{Failure, complain, print as print_text, usage};
+use super::args::{Args, CLIENT, Opt, flag, switch, value};
+use super::event_lines::{Form, Lines};
+use super::terminal::has_colours;
+use super::{Failure, complain, print, usage};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
     TIME_LIMIT,
 };
 use crate::os;
-use crate::vm::json::{Json, Object};
+use crate::vm::json::Json;
 use crate::vm::path::{Path, split_list};
-
-/// An alias longer than this is cut, in UTF-16 code units.
-const ALIAS_MAX: usize = 30;
 
 /// The name by which the program was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +26,10 @@ pub enum Caller {
     Vmadm,
 }
 
-const OPTIONS: [Opt; 10] = [
+const OPTIONS: [Opt; 11] = [
     flag('j', &["json"]),
     flag('f', &["full"]),
+    switch(&["short"]),
     flag('r', &["ready"]),
     flag('v', &["verbose"]),
     flag('d', &["debug"]),
@@ -41,17 +40,6 @@ const OPTIONS: [Opt; 10] = [
     value(&["retry"]),
 ];
 
-/// How events are printed.
-#[derive(Clone, Copy, Debug)]
-struct Format {
-    is_json: bool,
-    /// Whether dates and zonenames are printed whole.
-    is_full: bool,
-    /// Whether to print a line when the stream begins, too.
-    has_ready: bool,
-    has_colours: bool,
-}
-
 /// Prints events until the stream or the output ends.
 pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     let wrong = |said: &str| match caller {
@@ -60,12 +48,14 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     };
     let args = Args::parse(args, &[&OPTIONS, &CLIENT], None)
         .map_err(|e| wrong(&e.to_string()))?;
-    let format = Format {
-        is_json: args.has("json"),
-        is_full: args.has("full"),
-        has_ready: args.has("ready"),
-        has_colours: has_colours() && !args.has("json"),
+    let form = match caller {
+        _ if args.has("json") => Form::Json,
+        _ if args.has("full") => Form::Full,
+        Caller::Vminfod if !args.has("short") => Form::Rfd,
+        _ => Form::Short,
     };
+    let lines = Lines { form, has_colours: has_colours() };
+    let has_ready = args.has("ready");
     // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
     let mut query = query_of(&args, wrong)?;
@@ -78,7 +68,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     };
     let goes_on = retry.is_none_or(|time| !time.is_zero());
     // Here the VMs are not needed at the start, so do not pay for them.
-    let shows_vms = format.has_ready && format.is_json;
+    let shows_vms = has_ready && form == Form::Json;
     if !goes_on && !shows_vms && only.is_none() {
         query = query.without_snapshot();
     }
@@ -93,7 +83,7 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     if let Some(time) = retry {
         stream = stream.retry_for(time);
     }
-    follow(stream, only, &format, goes_on)
+    Follow { stream, lines, has_ready, goes_on }.run(only)
 }
 
 /// The events that the command line asks for.
@@ -162,57 +152,66 @@ pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
     Ok((seq, epoch.ok_or_else(none)?.to_string()))
 }
 
-fn follow(
-    mut stream: EventStream,
-    only: Option<&str>,
-    format: &Format,
+/// An event stream that is printed.
+struct Follow {
+    stream: EventStream,
+    lines: Lines,
+    /// Whether to print a line when the stream begins, too.
+    has_ready: bool,
+    /// Whether to go on after a break.
     goes_on: bool,
-) -> Result<(), Failure> {
-    let mut mirror = Mirror::new(stream.query().clone());
-    let mut is_first = true;
-    end_with_the_reader()?;
-    loop {
-        // The daemon has accepted the request, so the stream must begin in
-        // time.
-        let item = match is_first {
-            false => stream.next()?,
-            true => stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
-                let what = format!(
-                    "/events: the stream did not start in {TIME_LIMIT:?}"
-                );
-                Failure::Failed(what)
-            })?,
-        };
-        match &item {
-            Item::Ready(ready) => {
-                if let Some(name) = only.filter(|_| is_first) {
-                    expect_vm(ready, name)?;
+}
+
+impl Follow {
+    fn run(mut self, only: Option<&str>) -> Result<(), Failure> {
+        let mut mirror = Mirror::new(self.stream.query().clone());
+        let mut is_first = true;
+        end_with_the_reader()?;
+        loop {
+            let item = self.next(is_first)?;
+            match &item {
+                Item::Ready(ready) => {
+                    if let Some(name) = only.filter(|_| is_first) {
+                        expect_vm(ready, name)?;
+                    }
+                    report_begin(ready, is_first);
+                    if self.has_ready {
+                        print(&self.lines.of_ready(ready))?;
+                    }
                 }
-                report_begin(ready, is_first);
-                if format.has_ready {
-                    let line = format_ready(ready, format);
-                    print_text(&safe(line, format))?;
+                Item::Broken(error) => {
+                    complain(&format!("vminfod: {error}; reconnecting"));
                 }
+                Item::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
+                Item::Event(_) => {}
             }
-            Item::Broken(error) => {
-                complain(&format!("vminfod: {error}; reconnecting"));
+            is_first &= !matches!(item, Item::Ready(_));
+            let events = match self.goes_on {
+                true => mirror.apply(&item),
+                false => match item {
+                    Item::Event(event) => vec![event],
+                    _ => Vec::new(),
+                },
+            };
+            let lines = events.iter().map(|e| self.lines.of_event(&e.json));
+            let lines: String = lines.collect();
+            if !lines.is_empty() {
+                print(&lines)?;
             }
-            Item::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
-            Item::Event(_) => {}
         }
-        is_first &= !matches!(item, Item::Ready(_));
-        let events = match goes_on {
-            true => mirror.apply(&item),
-            false => match item {
-                Item::Event(event) => vec![event],
-                _ => Vec::new(),
-            },
-        };
-        let lines: String =
-            events.iter().map(|e| format_event(&e.json, format)).collect();
-        if !lines.is_empty() {
-            print_text(&safe(lines, format))?;
+    }
+
+    /// The next item. The daemon has accepted the request, so the first one
+    /// must come in time.
+    fn next(&mut self, is_first: bool) -> Result<Item, Failure> {
+        if !is_first {
+            return Ok(self.stream.next()?);
         }
+        self.stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
+            let what =
+                format!("/events: the stream did not start in {TIME_LIMIT:?}");
+            Failure::Failed(what)
+        })
     }
 }
 
@@ -230,11 +229,6 @@ fn expect_vm(ready: &Ready, name: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Makes JSON safe for a terminal; other lines already are.
-fn safe(lines: String, format: &Format) -> String {
-    if format.is_json { json_for_reader(lines) } else { lines }
 }
 
 /// Starts a thread that ends the program when the reader of its output has
@@ -267,186 +261,5 @@ fn report_begin(ready: &Ready, is_first: bool) {
     }
     for vm in &ready.unreadable {
         complain(&format!("vminfod: {vm}"));
-    }
-}
-
-fn format_ready(ready: &Ready, format: &Format) -> String {
-    if format.is_json {
-        let mut json = Object::new();
-        json.set("type", "ready");
-        json.set("date", ready.date.as_str());
-        json.set("uuid", ready.uuid.as_str());
-        if let Some(vms) = &ready.vms {
-            // By zonename, as vmadm has it.
-            let named = vms.iter().filter_map(|vm| {
-                let zonename = vm.get("zonename")?.as_str()?;
-                Some((zonename.to_string().into(), vm.clone()))
-            });
-            json.set("vms", named.collect::<Object>());
-        }
-        if ready.is_resumed {
-            json.set("resumed", true);
-        }
-        if let Some(reset) = &ready.reset {
-            json.set("reset", reset.as_str());
-        }
-        json.set("seq", ready.seq);
-        json.set("epoch", ready.epoch.as_str());
-        return format!("{}\n", Json::from(json));
-    }
-    let time = format_time(&ready.date, format);
-    match format.is_full {
-        true => format!("{time} ready (uuid {})\n", printable(&ready.uuid)),
-        false => format!("{time} ready\n"),
-    }
-}
-
-fn format_time(date: &str, format: &Format) -> String {
-    let time = match format.is_full {
-        true => date,
-        false => date.split_once('T').map_or(date, |(_, time)| time),
-    };
-    let time = format!("[{}]", printable(time));
-    Colour::Dim.of(&time, format.has_colours)
-}
-
-/// The lines of an event, each with its line feed; none for a modification
-/// without changes.
-fn format_event(event: &Json, format: &Format) -> String {
-    if format.is_json {
-        return format!("{event}\n");
-    }
-    let text = |name: &str| event.get(name).and_then(Json::as_str);
-    let time = format_time(text("date").unwrap_or_default(), format);
-    let zonename = text("zonename").unwrap_or_default();
-    let zone = match format.is_full {
-        true => zonename,
-        false => zonename.split('-').next().unwrap_or(zonename),
-    };
-    let alias = event.get("vm").and_then(|vm| vm.get("alias"));
-    let alias = alias.and_then(Json::as_str).filter(|a| !a.is_empty());
-    let alias = short_alias(alias.unwrap_or("-"));
-    let start = format!("{time} {} {alias}", printable(zone));
-    let kind = text("type").unwrap_or_default();
-    let colour = match kind {
-        "create" => Colour::Green,
-        "delete" => Colour::Red,
-        _ => Colour::Yellow,
-    };
-    if kind != "modify" {
-        let kind = colour.of(&printable(kind), format.has_colours);
-        return format!("{start} {kind}\n");
-    }
-    let changes = event.get("changes").and_then(Json::as_array);
-    let lines = changes.unwrap_or_default().iter().map(|change| {
-        let text = |name: &str| {
-            let text = change.get(name).and_then(Json::as_str);
-            printable(text.unwrap_or_default())
-        };
-        let value = |name: &str| {
-            let value = change.get(name).map(ToString::to_string);
-            // vmadm's word for an absent value.
-            printable(&value.unwrap_or_else(|| "undefined".to_string()))
-        };
-        let path = colour.of(&text("prettyPath"), format.has_colours);
-        format!(
-            "{start} modify: {path} {} :: {} -> {}\n",
-            text("action"),
-            value("oldValue"),
-            value("newValue")
-        )
-    });
-    lines.collect()
-}
-
-fn short_alias(alias: &str) -> String {
-    let length = alias.encode_utf16().count();
-    if length <= ALIAS_MAX {
-        return printable(alias);
-    }
-    // Cut between characters, never within a surrogate pair.
-    let mut units = 0;
-    let begin = alias.chars().take_while(|c| {
-        units += c.len_utf16();
-        units <= ALIAS_MAX - 3
-    });
-    printable(&begin.collect::<String>()) + "..."
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHORT: Format = Format {
-        is_json: false,
-        is_full: false,
-        has_ready: true,
-        has_colours: false,
-    };
-    const FULL: Format = Format { is_full: true, ..SHORT };
-
-    fn text(event: &str, format: Format) -> String {
-        format_event(&Json::parse(event).unwrap(), &format)
-    }
-
-    #[test]
-    fn each_change_is_printed_on_its_own_line() {
-        let event = r#"{"type":"modify","date":"2016-05-31T16:29:09.882Z","zonename":"5595d88c-6e4d","vm":{"alias":"web"},"changes":[{"prettyPath":"quota","action":"added","newValue":10},{"prettyPath":"transition_to","action":"removed","oldValue":"running"}]}"#;
-        assert_eq!(
-            text(event, FULL),
-            "[2016-05-31T16:29:09.882Z] 5595d88c-6e4d web modify: quota added \
-             :: undefined -> 10\n[2016-05-31T16:29:09.882Z] 5595d88c-6e4d web \
-             modify: transition_to removed :: \"running\" -> undefined\n"
-        );
-        assert_eq!(
-            text(event, SHORT),
-            "[16:29:09.882Z] 5595d88c web modify: quota added :: undefined -> \
-             10\n[16:29:09.882Z] 5595d88c web modify: transition_to removed \
-             :: \"running\" -> undefined\n"
-        );
-        let none = r#"{"type":"modify","date":"","zonename":"a","changes":[]}"#;
-        assert_eq!(text(none, FULL), "");
-    }
-
-    #[test]
-    fn create_delete_and_ready_lines_are_formatted() {
-        let event = r#"{"type":"create","date":"2016-05-31T16:29:09.477Z","zonename":"5595d88c-6e4d","vm":{"alias":"a-very-long-alias-that-is-much-too-long"}}"#;
-        assert_eq!(
-            text(event, SHORT),
-            "[16:29:09.477Z] 5595d88c a-very-long-alias-that-is-m... create\n"
-        );
-        let event = event.replace("create", "delete").replace("vm\":", "x\":");
-        assert_eq!(
-            text(&event, FULL),
-            "[2016-05-31T16:29:09.477Z] 5595d88c-6e4d - delete\n"
-        );
-        let ready = Ready {
-            date: "2016-05-31T16:29:09.477Z".to_string(),
-            uuid: "u".to_string(),
-            seq: 1,
-            epoch: "e".to_string(),
-            vms: Some(vec![Json::parse(r#"{"zonename":"z"}"#).unwrap()]),
-            unreadable: Vec::new(),
-            is_resumed: false,
-            reset: None,
-        };
-        assert_eq!(
-            format_ready(&ready, &FULL),
-            "[2016-05-31T16:29:09.477Z] ready (uuid u)\n"
-        );
-        assert_eq!(format_ready(&ready, &SHORT), "[16:29:09.477Z] ready\n");
-        let json = format_ready(&ready, &Format { is_json: true, ..FULL });
-        assert!(json.contains(r#""vms":{"z":{"zonename":"z"}}"#), "{json}");
-    }
-
-    #[test]
-    fn control_characters_in_an_alias_are_escaped() {
-        let event = r#"{"type":"create","date":"d","zonename":"a","vm":{"alias":"\u001b[2Jx"}}"#;
-        assert_eq!(text(event, SHORT), "[d] a \\u001b[2Jx create\n");
-        let coloured = Format { has_colours: true, ..SHORT };
-        assert_eq!(
-            text(event, coloured),
-            "\x1b[2m[d]\x1b[0m a \\u001b[2Jx \x1b[32mcreate\x1b[0m\n"
-        );
     }
 }

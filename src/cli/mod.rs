@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod daemon;
 mod diagnose;
+mod event_lines;
 mod events;
 mod status;
 mod terminal;

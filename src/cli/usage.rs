@@ -6,17 +6,17 @@ use super::Failure;
 pub const VMINFOD: &str = "\
 usage: vminfod VERB [OPTION]...
 
-VMs (list, lookup, get, json and events are as in vmadm(8)):
+VMs (list, lookup, get and json are as in vmadm(8)):
   list [-p] [-H] [-o FIELD,...] [-s FIELD,...] [FIELD=VALUE]...
                      a table of VMs
   lookup [-j] [-1] [-o FIELD,...] [FIELD=VALUE]...
                      the uuids of VMs; -j: the VMs, as JSON
   get|json UUID [--sync]
                      one VM, as JSON; --sync: load it from the system first
-  events [-j] [-f] [-r] [--uuid NAME]... [--path PATH,...]...
+  events [-j] [-f] [-r] [--short] [--uuid NAME]... [--path PATH,...]...
          [--type TYPE,...]... [--since SEQ] [--retry SECS] [NAME]
                      changes of VMs as they happen; goes on when the daemon
-                     has restarted
+                     has restarted; --short: as vmadm prints them
   wait NAME PROP=VALUE... | --gone [--since SEQ] [--timeout SECS]
          [-- COMMAND...]
                      run COMMAND, if given, and wait until the VM meets all

@@ -279,6 +279,10 @@ fn events_are_printed_as_they_come() {
         daemon.settle(&host);
         (ready, line)
     };
+    let (ready, line) = lines(VMINFOD.as_ref(), &[]);
+    assert!(ready.contains("] ready (uuid "), "{ready}");
+    let end = format!("Z] {zonename} modify: quota changed :: ");
+    assert!(line.starts_with("[20") && line.contains(&end), "{line}");
     let (ready, line) = lines(VMINFOD.as_ref(), &["-f"]);
     assert!(ready.contains("] ready (uuid "), "{ready}");
     let end = format!("Z] {zonename} vm0 modify: quota changed :: ");
@@ -287,6 +291,9 @@ fn events_are_printed_as_they_come() {
     assert!(ready.ends_with("Z] ready\n"), "{ready}");
     let short = zonename.split('-').next().unwrap();
     let end = format!("Z] {short} vm0 modify: quota changed :: 32 -> 31\n");
+    assert!(line.ends_with(&end), "{line}");
+    let (ready, line) = lines(VMINFOD.as_ref(), &["--short"]);
+    assert!(ready.ends_with("Z] ready\n"), "{ready}");
     assert!(line.ends_with(&end), "{line}");
     let (ready, line) = lines(VMINFOD.as_ref(), &["-j"]);
     assert!(parse(ready.as_bytes()).get("vms").is_some());
