@@ -17,8 +17,11 @@ use crate::vm::values::date_text;
 /// for its log, and for drift.
 const LOGGED_PATHS: usize = 20;
 
+/// A longer path is cut there, in characters. Tenants choose the names in it.
+const LOGGED_PATH_LENGTH: usize = 200;
+
 /// An event that was published.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Published {
     /// What happened.
     pub kind: EventKind,
@@ -46,6 +49,14 @@ impl fmt::Display for Published {
             0 => Ok(()),
             more => write!(f, " … ({more} more)"),
         }
+    }
+}
+
+/// The first [`LOGGED_PATH_LENGTH`] characters of a path.
+fn logged_path(path: &str) -> String {
+    match path.char_indices().nth(LOGGED_PATH_LENGTH) {
+        Some((end, _)) => format!("{}…", &path[..end]),
+        None => path.to_string(),
     }
 }
 
@@ -220,7 +231,7 @@ impl<'a> Publisher<'a> {
         };
         let changes = changes.unwrap_or_default();
         let first = changes.iter().take(LOGGED_PATHS);
-        let paths = first.map(|c| pretty_path(&c.path)).collect();
+        let paths = first.map(|c| logged_path(&pretty_path(&c.path))).collect();
         let more = changes.len().saturating_sub(LOGGED_PATHS);
         let published = Published { kind, paths, more };
         let (when, lost) = (self.when, std::mem::take(&mut self.lost));

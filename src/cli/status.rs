@@ -330,10 +330,10 @@ impl Report {
         let log = self.status.get("refreshLog").and_then(Json::as_array);
         for refresh in log.unwrap_or_default() {
             let word = |n: &str| refresh.get(n).and_then(Json::as_str);
-            let took = refresh.get("took").and_then(Json::as_f64);
+            let took = refresh.get("seconds").and_then(Json::as_f64);
             let row = format!(
                 "{}: {} VMs in {:.3} s ({})",
-                word("date").unwrap_or("?"),
+                word("ended").unwrap_or("?"),
                 number(refresh, "numVms"),
                 took.unwrap_or(0.0),
                 word("cause").unwrap_or("?"),

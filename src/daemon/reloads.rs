@@ -8,11 +8,37 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::cache::Published;
 use crate::drift::Drift;
 use crate::event;
 
 /// How many full reloads are remembered.
 const LAST_MAX: usize = 20;
+
+/// How many of the events of a full reload are remembered.
+const CHANGES_MAX: usize = 100;
+
+/// The events that a full reload has published.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadChanges {
+    /// The zonename and the event, for at most [`CHANGES_MAX`] of them.
+    pub events: Vec<(Arc<str>, Published)>,
+    /// How many more there were.
+    pub more: usize,
+}
+
+impl ReloadChanges {
+    /// Adds events of one VM.
+    pub fn add(&mut self, zonename: &Arc<str>, published: Vec<Published>) {
+        for event in published {
+            if self.events.len() < CHANGES_MAX {
+                self.events.push((Arc::clone(zonename), event));
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+}
 
 /// A full reload that has ended.
 #[derive(Clone, Debug)]
@@ -27,6 +53,8 @@ pub struct EndedReload {
     pub vms: usize,
     /// Why everything was loaded.
     pub cause: Arc<str>,
+    /// What it changed in the cache.
+    pub changes: ReloadChanges,
 }
 
 /// The interval of full reloads, the last ones, and what they had to heal.

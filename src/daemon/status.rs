@@ -3,23 +3,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::daemon::Shared;
+use super::Shared;
+use super::reloads::{EndedReload, ReloadChanges};
 use crate::drift::Healed;
 use crate::event::{Cause, Job, Lane, Reload, Trigger};
 use crate::faults::Fault;
 use crate::http::Host;
 use crate::hub::SubscriberInfo;
-use crate::source::{EventSource, Source, Sources};
-use crate::vm::values::date_text;
-
 use crate::load::runs::Overdue;
 use crate::metrics::Page;
 use crate::os;
+use crate::source::{EventSource, Source, Sources};
 use crate::sync::Wake;
 use crate::sync_requests::SyncRequest;
+use crate::vm::diff::EventKind;
 use crate::vm::json::{Json, Object};
+use crate::vm::values::date_text;
 use crate::watch::files::FileWatcher;
 
 /// At most this many waiting jobs are listed.
@@ -108,16 +109,17 @@ impl Status {
         status.set("status", "working");
         status.set("numVms", shared.cache.len());
         status.set("curDate", date_text(SystemTime::now()));
+        status.set("curTime", self.clock_text(Instant::now()));
         status.set("queue", self.queue());
         let last = shared.reloads.last().pop_back();
         let last = last.map(|refresh| {
-            let ago = refresh.ended.elapsed().as_secs_f64();
-            format!("{ago:.1}s ({:.1}s)", refresh.took.as_secs_f64())
+            let ago = seconds_text(refresh.ended.elapsed());
+            format!("{ago} ({})", seconds_text(refresh.took))
         });
         status.set("lastRefresh", last);
         status.set("refreshErrors", self.refresh_errors());
         let (listeners, cut_off) = shared.hub.subscribers();
-        status.set("eventsListeners", listeners_json(listeners));
+        status.set("eventsListeners", self.listeners(listeners));
         status.set("eventsListenersCutOff", cut_off);
         if full {
             status.set("refreshLog", self.refresh_log());
@@ -186,6 +188,7 @@ impl Status {
         vasync.set("pending", Object::new());
         vasync.set("queued", Vec::new());
         let mut queue = Object::new();
+        queue.set("now", self.clock_text(Instant::now()));
         queue.set("paused", false);
         queue.set("working", npending);
         queue.set("max_jobs", self.workers);
@@ -201,16 +204,30 @@ impl Status {
     }
 
     fn refresh_log(&self) -> Vec<Json> {
-        let last = self.shared.reloads.last().into_iter();
-        let last = last.map(|refresh| {
-            let mut object = Object::new();
-            object.set("date", date_text(refresh.date));
-            object.set("took", refresh.took.as_secs_f64());
-            object.set("numVms", refresh.vms);
-            object.set("cause", &refresh.cause);
-            Json::from(object)
-        });
-        last.collect()
+        self.shared.reloads.last().into_iter().map(reload_json).collect()
+    }
+
+    /// A moment by the daemon's own clock, which begins when it starts and is
+    /// never set: in seconds.
+    fn clock_text(&self, at: Instant) -> String {
+        let time = at.saturating_duration_since(self.started);
+        let (whole, ns) = (time.as_secs(), time.subsec_nanos());
+        format!("{whole}.{ns:09}s ({:.2}s)", time.as_secs_f64())
+    }
+
+    fn listeners(&self, listeners: Vec<SubscriberInfo>) -> Object {
+        let mut object = Object::new();
+        for listener in listeners {
+            let mut entry = Object::new();
+            if let Some(name) = listener.user_agent {
+                entry.set("userAgent", name);
+            }
+            entry.set("createdTime", self.clock_text(listener.begun));
+            entry.set("createdDate", date_text(listener.created));
+            entry.set("createdAgo", seconds_text(listener.begun.elapsed()));
+            object.set(listener.uuid.to_string(), entry);
+        }
+        object
     }
 
     fn refresh_errors(&self) -> Vec<Json> {
@@ -219,7 +236,8 @@ impl Status {
             let mut object = Object::new();
             object.set("err", error);
             object.set("time", date_text(time));
-            object.set("ago", ago(time));
+            let ago = time.elapsed().unwrap_or_default();
+            object.set("ago", seconds_text(ago));
             Json::from(object)
         });
         errors.collect()
@@ -332,19 +350,37 @@ fn healed_json(healed: Healed) -> Object {
     object
 }
 
-fn listeners_json(listeners: Vec<SubscriberInfo>) -> Object {
-    let mut object = Object::new();
-    for listener in listeners {
-        let mut entry = Object::new();
-        entry.set("userAgent", listener.user_agent);
-        let since = listener.created.duration_since(SystemTime::UNIX_EPOCH);
-        let ms = since.map_or(0, |d| d.as_millis());
-        entry.set("createdTime", u64::try_from(ms).unwrap_or(0));
-        entry.set("createdDate", date_text(listener.created));
-        entry.set("createdAgo", ago(listener.created));
-        object.set(listener.uuid.to_string(), entry);
+/// A full reload. Today's `vminfo status -f` reads the members before
+/// `numVms`.
+fn reload_json(reload: EndedReload) -> Json {
+    let ReloadChanges { events, more } = reload.changes;
+    let (mut of_cache, mut of_vms) = (Vec::new(), Vec::new());
+    for (zonename, event) in events {
+        let mut change = Object::new();
+        change.set("type", event.kind.name());
+        change.set("zonename", &zonename);
+        if event.kind != EventKind::Modify {
+            of_cache.push(Json::from(change));
+            continue;
+        }
+        let paths = event.paths.into_iter().map(Json::from);
+        change.set("paths", paths.collect::<Vec<_>>());
+        change.set("morePaths", event.more);
+        of_vms.push(Json::from(change));
     }
-    object
+    let started = reload.date.checked_sub(reload.took);
+    let mut object = Object::new();
+    object.set("started", date_text(started.unwrap_or(reload.date)));
+    object.set("ended", date_text(reload.date));
+    object.set("took", seconds_text(reload.took));
+    object.set("endedAgo", seconds_text(reload.ended.elapsed()));
+    object.set("cacheChanges", of_cache);
+    object.set("vmChanges", of_vms);
+    object.set("moreChanges", more);
+    object.set("numVms", reload.vms);
+    object.set("seconds", reload.took.as_secs_f64());
+    object.set("cause", &reload.cause);
+    Json::from(object)
 }
 
 /// In bytes; `null` where the system does not report a value.
@@ -357,7 +393,7 @@ fn memory() -> Object {
     memory
 }
 
-fn ago(time: SystemTime) -> String {
-    let ago = time.elapsed().unwrap_or_default();
-    format!("{:.1}s", ago.as_secs_f64())
+/// A time in seconds, as today's daemon writes it: `12.3s`.
+fn seconds_text(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
 }

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use crossbeam_channel::Sender;
 
 use super::after_load::{AfterLoad, Finished, TransitionNumber};
-use super::reloads::EndedReload;
+use super::reloads::{EndedReload, ReloadChanges};
 use super::retry::zonename_of;
 use crate::cache::Published;
 use crate::daemon::Shared;
@@ -41,6 +41,8 @@ struct FinishedAll {
     missing: HashSet<Arc<str>>,
     /// Zones that had faults, and were not loaded.
     absent: Vec<Arc<str>>,
+    /// The events that were published.
+    changes: ReloadChanges,
 }
 
 /// One of the workers.
@@ -178,15 +180,15 @@ impl Worker {
         let is_list_faulty = all.faults.iter().any(|(source, error)| {
             *source == Source::Zoneadm && error.is_some()
         });
-        let finished = self.finish_all(job, batch, all);
+        let mut finished = self.finish_all(job, batch, all);
         if !self.shared.cache.end_reload() {
             // More VMs went during the load than could be remembered, so it may
             // have brought some of them back. Load everything again.
             self.shared.queue.push(Job { tries: 0, ..job.clone() });
         }
         self.forget_gone(batch.noted, &finished);
-        let count = finished.zonenames.len();
-        self.note_refresh(job, begin, count);
+        let changes = std::mem::take(&mut finished.changes);
+        self.note_refresh(job, begin, finished.zonenames.len(), changes);
         self.shared.cache.speak();
         // If the daemon is starting, HTTP waits for this.
         let _ = self.loaded.try_send(());
@@ -260,7 +262,9 @@ impl Worker {
         for loaded in all.vms {
             let zonename = Arc::clone(&loaded.zonename);
             finished.absent.retain(|absent| *absent != zonename);
-            if !self.finish_one(job, batch, heals, loaded) {
+            let one = self.finish_one(job, batch, heals, loaded);
+            finished.changes.add(&zonename, one.published);
+            if !one.is_settled {
                 finished.missing.insert(Arc::clone(&zonename));
             }
             finished.zonenames.push(zonename);
@@ -278,14 +282,14 @@ impl Worker {
         finished
     }
 
-    /// Stores one VM of a full load; returns whether it is settled.
+    /// Stores one VM of a full load.
     fn finish_one(
         &self,
         job: &Job,
         batch: &Batch,
         heals: Option<&Drift>,
         loaded: Loaded,
-    ) -> bool {
+    ) -> Finished {
         let zonename = Arc::clone(&loaded.zonename);
         let lane = Lane::Vm(Arc::clone(&zonename));
         let of_vm = Job { lane, ..job.clone() };
@@ -293,20 +297,19 @@ impl Worker {
         let is_known = self.shared.is_at(&zonename);
         let has_ended = loaded.is_answered()
             && self.after.must_await_end_report(&zonename, &loaded.found);
-        let Finished { mut published, is_settled } =
-            self.after.finish(&of_vm, loaded, batch.noted);
-        if is_settled {
+        let mut finished = self.after.finish(&of_vm, loaded, batch.noted);
+        if finished.is_settled {
             self.shared.requests.loaded(&zonename, batch.number);
         }
         if has_ended {
             // Its end is put off for a moment and published then, so this
             // reload has found it.
-            published.push(Published::deleted());
+            finished.published.push(Published::deleted());
         }
         if let Some(drift) = heals.filter(|_| !is_known) {
-            note_drift(drift, &zonename, &published, sources);
+            note_drift(drift, &zonename, &finished.published, sources);
         }
-        is_settled
+        finished
     }
 
     /// Forgets transitions and faults of zones that were not found.
@@ -331,7 +334,13 @@ impl Worker {
         }
     }
 
-    fn note_refresh(&self, job: &Job, begin: Instant, count: usize) {
+    fn note_refresh(
+        &self,
+        job: &Job,
+        begin: Instant,
+        count: usize,
+        changes: ReloadChanges,
+    ) {
         let took = begin.elapsed();
         self.shared.reloads.note(EndedReload {
             ended: Instant::now(),
@@ -339,6 +348,7 @@ impl Worker {
             took,
             vms: count,
             cause: Arc::clone(&job.cause.detail),
+            changes,
         });
         log::info!(
             "loaded {count} VMs in {:.1} ms ({})",

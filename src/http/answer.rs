@@ -144,10 +144,15 @@ impl FullResponse {
         Self::new(status, JSON, Body::Bytes(body))
     }
 
-    /// An answer of text.
+    /// An answer of text. Today's daemon calls its answers with the status 400
+    /// or 404 JSON, and so does this one.
     #[must_use]
     pub fn text(status: u16, body: impl Into<String>) -> Self {
-        Self::new(status, TEXT, Body::Bytes(body.into().into_bytes()))
+        let kind = match status {
+            400 | 404 => JSON,
+            _ => TEXT,
+        };
+        Self::new(status, kind, Body::Bytes(body.into().into_bytes()))
     }
 
     /// With one more field in its head.

@@ -13,6 +13,8 @@ pub struct Parameter {
     pub name: String,
     /// The value; empty if there is no `=`.
     pub value: String,
+    /// Whether there is a `=`.
+    pub has_value: bool,
 }
 
 /// Why a query is not valid. Its text is the error of an answer with status
@@ -110,15 +112,30 @@ impl fmt::Display for QueryError {
             ),
             Self::Unknown(name) => write!(f, "{unknown}: {name}"),
             Self::Condition(name, error) => {
-                write!(f, "{unknown}: {name}: {error}")
+                write!(f, "{unknown}: {name}: {error}")?;
+                match error {
+                    ConditionError::Unknown(error) => write_known(f, error),
+                    _ => Ok(()),
+                }
             }
-            Self::Property(error) => error.fmt(f),
+            Self::Property(error) => {
+                error.fmt(f)?;
+                write_known(f, error)
+            }
             Self::Value { name, value, wanted } => {
                 write!(f, "{name}={value}: {wanted}")
             }
             Self::Without(name, other) => write!(f, "{name}= needs {other}"),
         }
     }
+}
+
+/// Writes which properties there are.
+fn write_known(
+    f: &mut fmt::Formatter<'_>,
+    error: &UnknownProperty,
+) -> fmt::Result {
+    write!(f, "; there are {}", error.known().join(", "))
 }
 
 impl std::error::Error for QueryError {}
@@ -129,21 +146,27 @@ impl From<UnknownProperty> for QueryError {
     }
 }
 
-/// Parses a query: `+` is a space, `%XX` a byte.
-///
-/// # Errors
-/// If a name or value can't be decoded: see [`percent_decode`].
-pub fn parse(query: &str) -> Result<Vec<Parameter>, QueryError> {
+/// The parameters of a query, each an error if its name or value can't be
+/// decoded: see [`percent_decode`]. `+` is a space, `%XX` a byte.
+pub fn parse(
+    query: &str,
+) -> impl Iterator<Item = Result<Parameter, QueryError>> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    let read = pairs.map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    pairs.map(|pair| {
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (pair, None),
+        };
         let decoded = |text: &str| {
             percent_decode(&text.replace('+', " "))
                 .ok_or_else(|| QueryError::NotText(text.to_string()))
         };
-        Ok(Parameter { name: decoded(name)?, value: decoded(value)? })
-    });
-    read.collect()
+        Ok(Parameter {
+            name: decoded(name)?,
+            value: decoded(value.unwrap_or_default())?,
+            has_value: value.is_some(),
+        })
+    })
 }
 
 /// Decodes `%XX` once; `None` if a `%` has no two hexadecimal digits after it,
@@ -188,6 +211,13 @@ impl Parameter {
             "0" | "false" => Ok(false),
             _ => Err(self.bad_value(WantedValue::Flag)),
         }
+    }
+
+    /// Yes or no as today's daemon reads it: only an empty value, `0` and
+    /// `false` are no. A name without a value is yes.
+    #[must_use]
+    pub fn loose_flag(&self) -> bool {
+        !self.has_value || !matches!(self.value.as_str(), "" | "0" | "false")
     }
 
     /// A time in seconds, from `least` to `most`.
@@ -243,13 +273,13 @@ mod tests {
     use super::*;
 
     fn one(query: &str) -> Parameter {
-        parse(query).unwrap().remove(0)
+        parse(query).next().unwrap().unwrap()
     }
 
     #[test]
     fn names_and_values_are_decoded_once() {
         let pairs = |query: &str| {
-            let parsed = parse(query).unwrap().into_iter();
+            let parsed = parse(query).map(Result::unwrap);
             parsed.map(|p| (p.name, p.value)).collect::<Vec<_>>()
         };
         let pair = |a: &str, b: &str| (a.to_string(), b.to_string());
@@ -258,7 +288,7 @@ mod tests {
         assert_eq!(pairs("a"), [pair("a", "")]);
         assert_eq!(pairs("a=b=c&d="), [pair("a", "b=c"), pair("d", "")]);
         assert_eq!(pairs("a%3db=x+y%2B%252B"), [pair("a=b", "x y+%2B")]);
-        assert!(parse("a=%ff").is_err() && parse("%4=a").is_err());
+        assert!(["a=%ff", "%4=a"].iter().all(|q| parse(q).all(|p| p.is_err())));
     }
 
     #[test]

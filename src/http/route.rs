@@ -132,49 +132,37 @@ pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
         return Route::BadMethod;
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let route = match path {
-        "/ping" => Route::Ping,
-        "/status" => Route::Status { full: false },
-        "/metrics" => Route::Metrics,
-        "/vms" => Route::Vms(OfVms::default()),
-        "/events" => Route::Events(OfEvents::default()),
+    // Today's daemon answers with a slash at the end as without.
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let parameters = || query::parse(query).collect::<Result<Vec<_>, _>>();
+    let read = match path {
+        // Today's daemon takes no notice of other parameters, nor of rubbish.
+        "/ping" => Ok(Route::Ping),
+        "/metrics" => Ok(Route::Metrics),
+        "/status" => {
+            let mut full = query::parse(query).flatten();
+            let full = full.any(|p| p.name == "full" && p.loose_flag());
+            Ok(Route::Status { full })
+        }
+        "/vms" => parameters()
+            .and_then(|parameters| of_vms(parameters, limits))
+            .map(Route::Vms),
+        "/events" => parameters()
+            .and_then(|parameters| of_events(parameters, limits))
+            .map(Route::Events),
         _ => match path.strip_prefix("/vms/") {
             Some(name) if !name.is_empty() && !name.contains('/') => {
-                match percent_decode(name) {
-                    Some(name) => Route::Vm(name, OfVm::default()),
-                    None => {
-                        let name = name.to_string();
-                        return Route::BadQuery(QueryError::NotAName(name));
-                    }
-                }
+                let decoded = percent_decode(name);
+                let bad = || QueryError::NotAName(name.to_string());
+                decoded.ok_or_else(bad).and_then(|name| {
+                    let of = of_vm(parameters()?, limits)?;
+                    Ok(Route::Vm(name, of))
+                })
             }
-            _ => return Route::Unsupported,
+            _ => Ok(Route::Unsupported),
         },
     };
-    let read = query::parse(query).and_then(|parameters| match route {
-        Route::Status { .. } => status(parameters),
-        Route::Vms(_) => of_vms(parameters, limits).map(Route::Vms),
-        Route::Vm(name, _) => {
-            of_vm(parameters, limits).map(|of| Route::Vm(name, of))
-        }
-        Route::Events(_) => of_events(parameters, limits).map(Route::Events),
-        other => match parameters.first() {
-            Some(parameter) => Err(parameter.unknown_name()),
-            None => Ok(other),
-        },
-    });
     read.unwrap_or_else(Route::BadQuery)
-}
-
-fn status(parameters: Vec<Parameter>) -> Result<Route, QueryError> {
-    let mut full = false;
-    for parameter in parameters {
-        match parameter.name.as_str() {
-            "full" => full = parameter.flag()?,
-            _ => return Err(parameter.unknown_name()),
-        }
-    }
-    Ok(Route::Status { full })
 }
 
 fn of_vms(
@@ -348,7 +336,14 @@ mod tests {
             ("/vms/abc?wait=gone&wait=gone&sync=1&timeout=0", "vm-wait"),
             ("/events", "events"),
             ("/", "other"),
-            ("/vms/", "other"),
+            ("/ping/", "ping"),
+            ("/ping?full=true&%zz", "ping"),
+            ("/metrics?name=x", "metrics"),
+            ("/vms/", "vms"),
+            ("/vms/?sync=1", "vms-sync"),
+            ("/vms/abc/", "vm"),
+            ("/vms//", "other"),
+            ("/ping//", "other"),
             ("/vms/a/b", "other"),
             ("/pings", "other"),
             ("*", "other"),
@@ -367,13 +362,29 @@ mod tests {
             ("/vms/abc", "abc"),
             ("/vms/a%2Db%C3%A9", "a-bé"),
             ("/vms/a%252D", "a%2D"),
+            ("/vms/a%2F/", "a/"),
             ("/vms/a+b", "a+b"),
         ] {
             let route = get(target);
             assert!(matches!(route, Route::Vm(n, _) if n == name), "{target}");
         }
-        let full = get("/status?full=true");
-        assert!(matches!(full, Route::Status { full: true }));
+        for (query, wanted) in [
+            ("", false),
+            ("?full", true),
+            ("?full=", false),
+            ("?full=0", false),
+            ("?full=false", false),
+            ("?full=1", true),
+            ("?full=true", true),
+            ("?full=no", true),
+            ("?x=%zz&full=true", true),
+            ("?other", false),
+        ] {
+            let route = get(&format!("/status{query}"));
+            let is_so =
+                matches!(route, Route::Status { full } if full == wanted);
+            assert!(is_so, "{query}");
+        }
     }
 
     #[test]
@@ -389,9 +400,6 @@ mod tests {
             ("/vms?fields=", "fields"),
             ("/vms?fields=state,bogus", "bogus"),
             ("/vms?wait=gone", "wait"),
-            ("/ping?full=true", "full"),
-            ("/metrics?x", "x"),
-            ("/status?full=maybe", "full"),
             ("/vms/%zz", "%zz"),
             ("/vms/%ff", "%ff"),
             ("/vms/%f", "%f"),

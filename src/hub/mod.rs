@@ -160,8 +160,10 @@ pub struct SubscriberInfo {
     pub uuid: Arc<str>,
     /// What the client calls itself.
     pub user_agent: Option<String>,
-    /// When it subscribed.
+    /// When it subscribed, for people.
     pub created: SystemTime,
+    /// The same, for measuring.
+    pub begun: Instant,
 }
 
 /// How much the hub keeps, and for how many subscribers.
@@ -324,10 +326,10 @@ impl Hub {
         }
         inner.last_id += 1;
         let (id, seq) = (inner.last_id, inner.seq);
-        let created = SystemTime::now();
+        let (created, begun) = (SystemTime::now(), Instant::now());
         inner
             .listeners
-            .insert(id, SubscriberInfo { uuid, user_agent, created });
+            .insert(id, SubscriberInfo { uuid, user_agent, created, begun });
         inner.joining.insert(id, seq);
         let missed = since.and_then(|since| inner.after(since, usize::MAX));
         Some(NewSubscription { id, seq, missed })

@@ -1,5 +1,6 @@
 //! Paths into a VM object: `state`, `nics.*.ip`, `disks.0.size`, `tags.role`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::source::{MAPS, is_map};
@@ -8,20 +9,29 @@ use crate::vm::properties::{
     DEVICE, DISK_OTHERS, FILESYSTEM, NETWORK, OTHERS, Property, SNAPSHOT, ZONE,
 };
 
+/// The members that are arrays of objects.
+const ARRAYS: [&str; 5] =
+    ["nics", "disks", "pci_devices", "filesystems", "snapshots"];
+
+/// The names of the members that VM objects can have, sorted.
+#[must_use]
+pub fn member_names() -> BTreeSet<&'static str> {
+    let of_xml = ZONE.iter().map(|row| row.1);
+    let maps = MAPS.iter().map(|map| map.name);
+    of_xml.chain(OTHERS.iter().copied()).chain(maps).chain(ARRAYS).collect()
+}
+
 /// Whether VM objects have members of this name, at any level. These names are
 /// the same on every machine.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
-    let tables = [ZONE, NETWORK, DEVICE, FILESYSTEM].into_iter().flatten();
-    let of_xml = tables.map(|row| row.1);
-    let others = [OTHERS, DISK_OTHERS, SNAPSHOT].into_iter().flatten();
-    let maps = MAPS.iter().map(|map| map.name);
-    let arrays = ["nics", "disks", "pci_devices", "snapshots", "options"];
-    of_xml
-        .chain(others.copied())
-        .chain(maps)
-        .chain(arrays)
-        .any(|own| own == name)
+    let is_below = |member: &&str| match shape_of(member) {
+        Some(Shape::Elements(table, others)) => {
+            table.iter().any(|row| row.1 == name) || others.contains(&name)
+        }
+        _ => false,
+    };
+    shape_of(name).is_some() || ARRAYS.iter().any(is_below)
 }
 
 /// What a member holds.
@@ -70,6 +80,24 @@ impl fmt::Display for UnknownProperty {
 }
 
 impl std::error::Error for UnknownProperty {}
+
+impl UnknownProperty {
+    /// The names that there are instead, sorted: the members of an array's
+    /// elements if the array exists, else those of VMs.
+    #[must_use]
+    pub fn known(&self) -> Vec<&'static str> {
+        let array = self.0.split('.').next().and_then(shape_of);
+        match array {
+            Some(Shape::Elements(table, others)) => {
+                let of_xml = table.iter().map(|row| row.1);
+                let all: BTreeSet<_> =
+                    of_xml.chain(others.iter().copied()).collect();
+                all.into_iter().collect()
+            }
+            _ => member_names().into_iter().collect(),
+        }
+    }
+}
 
 /// A path to something in a VM object.
 #[derive(Clone, Debug, PartialEq, Eq)]

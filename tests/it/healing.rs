@@ -210,9 +210,9 @@ fn a_change_without_an_event_is_found_and_counted_as_drift() {
     // The log is read by a thread of its own.
     wait_for("it is in the log", || {
         let log = daemon.log().join("\n");
-        let is_told =
+        let is_logged =
             log.contains("no event reported the change of quota (zfs)");
-        if is_told { Ok(()) } else { Err(log) }
+        if is_logged { Ok(()) } else { Err(log) }
     });
     // A change that an event reports is not counted.
     host.hurt("sysevent-zfs", "heal").unwrap();

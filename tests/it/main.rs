@@ -36,6 +36,9 @@ mod model;
 mod http;
 mod index;
 
+/// /status, and its form.
+mod status;
+
 /// The SMF service, and the installed files.
 mod smf;
 

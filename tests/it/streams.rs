@@ -80,6 +80,32 @@ fn streams_get_only_the_events_and_fields_of_their_query() {
 }
 
 #[test]
+fn a_change_of_any_array_has_no_number_in_its_path() {
+    let host = TestHost::with_vms(4);
+    let daemon = host.start();
+    let mut stream = daemon.events();
+    let name = host.vm_of("kvm");
+    host.update(&name, "add_nic", "90:b8:d0:00:00:01").unwrap();
+    host.update(&name, "nics.90:b8:d0:00:00:01.ip", "10.9.9.9").unwrap();
+    host.update(&name, "add_disk", "512").unwrap();
+    host.snapshot(&name, "before").unwrap();
+    host.update(&name, "resolvers", "10.0.0.53,10.0.0.54").unwrap();
+    daemon.settle(&host);
+    // The stream checks each path that it reads.
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    let events = stream.read_to(seq);
+    let changes = events.iter().filter_map(|e| e.get("changes")?.as_array());
+    let changes: Vec<_> = changes.flatten().collect();
+    for member in ["nics", "disks", "snapshots", "resolvers"] {
+        let is_of = |change: &&&Json| {
+            let path = change.get("path").unwrap().as_array().unwrap();
+            path[0].as_str() == Some(member)
+        };
+        assert!(changes.iter().any(|c| is_of(&c)), "{member}: {changes:?}");
+    }
+}
+
+#[test]
 fn the_snapshot_has_the_requested_form() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
