@@ -8,8 +8,8 @@ use std::path::Path;
 
 use simhost::emit::Channel;
 
+use crate::harness::programs::{command, needs};
 use crate::harness::{Daemon, TempDir, TestHost, wait_for};
-use crate::metrics::promtool;
 
 /// The name of an alert; and each text of its rule that is too long or too
 /// large for a test, with its replacement.
@@ -94,8 +94,8 @@ fn fires(case: &Case, pages: &Pages) -> Result<(), String> {
     );
     let file = dir.0.join("test.yml");
     std::fs::write(&file, &test).unwrap();
-    let run = promtool().args(["test", "rules"]).arg(&file).output();
-    let run = run.expect("promtool; has make deps been run?");
+    let run = command("promtool").args(["test", "rules"]).arg(&file).output();
+    let run = run.unwrap();
     let said = String::from_utf8_lossy(&run.stderr).into_owned()
         + &String::from_utf8_lossy(&run.stdout);
     match run.status.success() {
@@ -257,6 +257,7 @@ fn memory() -> Pages {
 
 #[test]
 fn each_alert_fires_for_its_fault_and_not_without_it() {
+    needs!["promtool"];
     let cases: [(Case, fn() -> Pages); 12] = [
         (("VminfodDown", &[]), down),
         (("VminfodSourceDown", &[]), source_down),

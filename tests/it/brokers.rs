@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use vminfod::vm::json::Json;
 
+use crate::harness::programs::{command, needs};
 use crate::harness::{
     TempDir, TestHost, VMINFOD, free_address, parse, text, wait_for,
 };
@@ -30,8 +31,6 @@ const PAYLOAD_MAX: usize = 16 << 10;
 /// Starts a NATS server that keeps its streams in `dir`; returns its address,
 /// too. It pings its clients every second, and logs their answers.
 fn broker(dir: &Path) -> (Running, String) {
-    let ours = root().join("target/tools/nats-server");
-    let program = if ours.exists() { ours } else { "nats-server".into() };
     let addr = free_address();
     let (host, port) = addr.split_once(':').unwrap();
     let settings = format!(
@@ -39,7 +38,7 @@ fn broker(dir: &Path) -> (Running, String) {
     );
     let config = dir.join("config");
     std::fs::write(&config, settings).unwrap();
-    let server = Command::new(program)
+    let server = command("nats-server")
         .args(["-js", "-V", "-a", host, "-p", port, "-sd"])
         .arg(dir)
         .arg("-c")
@@ -49,7 +48,7 @@ fn broker(dir: &Path) -> (Running, String) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("nats-server; has make deps been run?");
+        .unwrap();
     let server = Running(server);
     wait_for("the broker listens", || {
         let connected = std::net::TcpStream::connect(&addr);
@@ -67,7 +66,7 @@ fn bridge(broker: &str, daemon: &str) -> Running {
         .env("VMINFOD_SERVER", daemon)
         .stderr(Stdio::null())
         .spawn()
-        .expect("python3; has make deps been run?");
+        .unwrap();
     Running(bridge)
 }
 
@@ -76,7 +75,7 @@ fn bridge(broker: &str, daemon: &str) -> Running {
 fn messages(broker: &str) -> Vec<(String, Json)> {
     let script = root().join("tests/it/clients/stream.py");
     let output = Command::new("python3").arg(script).arg(broker).output();
-    let output = output.expect("python3; has make deps been run?");
+    let output = output.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let printed = String::from_utf8(output.stdout).unwrap();
@@ -107,6 +106,7 @@ fn wait_for_event(broker: &str, seq: u64) -> Vec<(String, Json)> {
 
 #[test]
 fn a_broker_gets_every_event_once_across_kills() {
+    needs!["nats-server", "python3"];
     let host = TestHost::with_vms(4);
     let zonename = host.zonenames().unwrap().remove(0);
     let addr = free_address();

@@ -1,17 +1,18 @@
 //! Real clients: curl, Node's http with a keep-alive agent, Python's
-//! http.client and urllib, and wrk. `make deps` installs them.
+//! http.client and urllib, and wrk.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use simhost::emit::Channel;
 
+use crate::harness::programs::needs;
 use crate::harness::{Daemon, TempDir, TestHost, parse, text, wait_for};
 
-/// Runs a program that `make deps` has installed.
+/// Runs a program.
 pub fn run(program: &str, args: &[&str]) -> Output {
     let run = Command::new(program).args(args).output();
-    run.unwrap_or_else(|e| panic!("{program}: {e}; has make deps been run?"))
+    run.unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
 fn curl(daemon: &Daemon, args: &[&str], path: &str) -> (i32, String) {
@@ -26,6 +27,7 @@ fn curl(daemon: &Daemon, args: &[&str], path: &str) -> (i32, String) {
 
 #[test]
 fn curl_works_with_the_flags_that_people_use() {
+    needs!["curl"];
     let host = TestHost::with_vms(3);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -111,6 +113,7 @@ fn script(name: &str) -> String {
 
 #[test]
 fn node_and_python_clients_work_with_keep_alive() {
+    needs!["node", "python3"];
     let host = TestHost::with_vms(5);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(2);
@@ -124,6 +127,7 @@ fn node_and_python_clients_work_with_keep_alive() {
 
 #[test]
 fn wrk_gets_no_socket_errors_and_no_error_answers() {
+    needs!["wrk"];
     let host = TestHost::with_vms(50);
     let daemon = host.start();
     let name = host.zonenames().unwrap().remove(0);
@@ -152,6 +156,7 @@ fn wrk_gets_no_socket_errors_and_no_error_answers() {
 
 #[test]
 fn bunyan_can_read_every_line_of_the_log() {
+    needs!["bunyan"];
     let host = TestHost::with_vms(4);
     let mut daemon = host.start_with(&["--log-level", "trace"]);
     let name = host.zonenames().unwrap().remove(0);
@@ -196,7 +201,7 @@ fn bunyan_can_read_every_line_of_the_log() {
         // Where Debian puts Node's packages; another node would not look there.
         .env("NODE_PATH", "/usr/share/nodejs")
         .output()
-        .expect("bunyan is there: `make deps` installs it");
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
     // bunyan prints a line that is no record as it is; no line of the daemon is

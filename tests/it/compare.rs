@@ -157,14 +157,15 @@ fn pass_on(client: &TcpStream, real: SocketAddr, event: Change, vm: Change) {
 }
 
 #[test]
-fn two_daemons_agree_after_a_thousand_operations() {
+fn two_daemons_agree_after_many_operations() {
     let host = TestHost::with_vms(5);
     // No periodic reload: only events report changes.
     let args = ["--refresh-interval", "100000"];
     let (a, b) = (host.start_with(&args), host.start_with(&args));
     let compare = Compare::start(a.addr, b.addr, &["--settle", "10"]);
     let mut steps = Steps::new(7, Kind::Strict);
-    for debugid in 0..1000 {
+    let operations = few_or_many(250, 1000);
+    for debugid in 0..operations {
         let step = steps.operation();
         // No event reports that init has ended: a daemon finds out when it
         // loads the VM for another event, and each daemon at another time.
@@ -189,7 +190,7 @@ fn two_daemons_agree_after_a_thousand_operations() {
     assert!(said.contains("\nagainst: 2 facts hold\n"), "{said}");
     let (status, summary) = compare.end();
     assert_eq!(status, Some(0), "{summary}");
-    assert!(count(&summary, "both") > 300, "{summary}");
+    assert!(count(&summary, "both") > operations / 4, "{summary}");
 }
 
 #[test]

@@ -47,7 +47,8 @@ fn every_tool_can_read_json_of_the_depth_that_is_accepted() {
     let name = names[0].as_str();
     let config = host.path(&format!("/zones/{name}/config"));
     let mut depths = vec![JSON_DEPTH - 1, JSON_DEPTH, JSON_DEPTH + 1];
-    depths.extend(123..=130);
+    // Around the depth that serde_json refuses.
+    depths.extend([128, 129]);
     let client = Client::new(daemon.addr);
     let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
     let mut events = std::process::Command::new(VMINFOD)

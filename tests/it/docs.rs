@@ -9,6 +9,7 @@ use std::process::Command;
 use vminfod::source::Source;
 use vminfod::vm::json::Json;
 
+use crate::harness::programs::needs;
 use crate::harness::{
     TempDir, TestHost, VMINFOD, free_address, simhost_program, wait_for,
 };
@@ -33,12 +34,13 @@ const PAGES: [&str; 3] =
 
 #[test]
 fn mandoc_finds_nothing_wrong_in_the_manual_pages() {
+    needs!["mandoc"];
     let linted = Command::new("mandoc")
         .arg("-Tlint")
         .args(PAGES.map(project))
         .current_dir(project("man"))
         .output()
-        .expect("mandoc is missing: make deps installs it");
+        .unwrap();
     let said = String::from_utf8(linted.stdout).unwrap();
     assert!(linted.status.success() && said.is_empty(), "{said}");
     for page in PAGES {
@@ -178,6 +180,7 @@ fn completes(terminal: &Terminal, typed: &str, wanted: &str) {
 
 #[test]
 fn shells_complete_verbs_options_and_vms() {
+    needs!["tmux", "zsh"];
     let host = TestHost::with_vms(3);
     let names = host.zonenames().unwrap();
     host.update(&names[1], "alias", "web-server").unwrap();
@@ -320,6 +323,7 @@ fn is_as(line: &str, wanted: &str) -> bool {
 
 #[test]
 fn the_examples_of_the_pages_print_what_the_pages_show() {
+    needs!["curl"];
     for (page, least) in [("README.md", 8), ("docs/TOUR.md", 12)] {
         let examples = examples(&read(page));
         assert!(examples.len() > least, "{page}: {examples:?}");

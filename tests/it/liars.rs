@@ -16,6 +16,7 @@ use vminfod::address::Address;
 use vminfod::client::{Client, Error, EventsQuery, Item, Notice, Watcher};
 use vminfod::vm::json::Json;
 
+use crate::harness::programs::needs;
 use crate::harness::{
     DEADLINE, TestHost, VMINFOD, free_address, parse, simhost_program, text,
     wait_for, wait_for_errors,
@@ -523,6 +524,7 @@ fn searches_in_long_texts_find_the_match_or_are_refused() {
 
 #[test]
 fn wait_runs_its_command_although_sigchld_is_ignored() {
+    needs!["python3"];
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
@@ -545,6 +547,7 @@ fn wait_runs_its_command_although_sigchld_is_ignored() {
 
 #[test]
 fn json_on_a_terminal_has_control_characters_escaped() {
+    needs!["tmux"];
     use crate::terminal::Terminal;
     let host = TestHost::with_vms(1);
     let daemon = host.start();
@@ -573,6 +576,7 @@ fn json_on_a_terminal_has_control_characters_escaped() {
 
 #[test]
 fn control_characters_in_an_alias_cannot_forge_a_row() {
+    needs!["tmux"];
     use crate::terminal::Terminal;
     let host = TestHost::with_vms(1);
     let daemon = host.start();

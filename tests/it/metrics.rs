@@ -4,17 +4,12 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use vminfod::vm::json::Json;
 
+use crate::harness::programs::{command, needs};
 use crate::harness::{TestHost, wait_for};
-
-/// promtool, as `make deps` has installed it.
-pub fn promtool() -> Command {
-    let ours = root().join("target/tools/promtool");
-    Command::new(if ours.exists() { ours } else { "promtool".into() })
-}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
@@ -50,14 +45,15 @@ fn page() -> String {
 
 #[test]
 fn promtool_accepts_the_metrics_and_none_is_missing() {
+    needs!["promtool"];
     let page = page();
-    let mut check = promtool()
+    let mut check = command("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool; has make deps been run?");
+        .unwrap();
     check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let checked = check.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&checked.stderr).into_owned()
@@ -109,12 +105,13 @@ fn names_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_rules_and_the_dashboard_use_only_existing_metrics() {
+    needs!["promtool"];
     let there = names_in(&page());
     let rules = root().join("contrib/vminfod.rules.yml");
     let tests = root().join("contrib/vminfod.rules.test.yml");
     for (verb, file) in [("check", &rules), ("test", &tests)] {
-        let run = promtool().arg(verb).arg("rules").arg(file).output();
-        let run = run.expect("promtool; has make deps been run?");
+        let mut run = command("promtool");
+        let run = run.arg(verb).arg("rules").arg(file).output().unwrap();
         let said = String::from_utf8_lossy(&run.stderr).into_owned()
             + &String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{verb}: {said}");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use vminfod::address::Address;
 use vminfod::os::net;
 
+use crate::harness::programs::needs;
 use crate::harness::*;
 
 fn socket_of(host: &TestHost) -> PathBuf {
@@ -61,6 +62,7 @@ fn tool(socket: &Path, args: &[&str]) -> String {
 
 #[test]
 fn a_unix_socket_serves_every_tool_and_only_root() {
+    needs!["curl"];
     let host = TestHost::with_vms(3);
     let socket = socket_of(&host);
     let mut daemon = spawn_at(&host, &socket);
@@ -102,6 +104,7 @@ fn a_unix_socket_serves_every_tool_and_only_root() {
 
 #[test]
 fn only_one_daemon_can_have_a_socket() {
+    needs!["curl"];
     let host = TestHost::with_vms(2);
     let socket = socket_of(&host);
     host.hurt("zoneadm", "block").unwrap();
@@ -134,6 +137,7 @@ fn only_one_daemon_can_have_a_socket() {
 
 #[test]
 fn fifos_links_and_bad_paths_do_not_block_a_start() {
+    needs!["curl"];
     let host = TestHost::with_vms(2);
     let refused = |socket: &Path, why: &str| {
         let mut daemon = spawn_at(&host, socket);

@@ -7,9 +7,10 @@ use std::sync::mpsc::Receiver;
 
 use vminfod::vm::json::Json;
 
+use crate::harness::programs::needs;
 use crate::harness::{
-    DEADLINE, Daemon, TestHost, VMINFOD, free_address, lines_of, parse,
-    simhost_program, text, wait_for,
+    DEADLINE, Daemon, TestHost, VMINFOD, few_or_many, free_address, lines_of,
+    parse, simhost_program, text, wait_for,
 };
 use crate::terminal::Terminal;
 
@@ -166,14 +167,15 @@ const FAULTS: [(&str, &str); 10] = [
     ("sysevent-zfs", "drop times=2"),
 ];
 
-/// How many commands are waited for, on each of [`SIDES`] hosts.
-const ROUNDS: usize = 250;
+/// How many commands are waited for, on each of [`SIDES`] hosts, in `make test`
+/// and with LONG=1.
+const ROUNDS: (u64, u64) = (40, 250);
 
 /// How many hosts run at once.
 const SIDES: usize = 4;
 
 #[test]
-fn a_thousand_waits_under_faults_end_with_the_right_verdict() {
+fn waits_under_faults_end_with_the_right_verdict() {
     std::thread::scope(|scope| {
         for side in 0..SIDES {
             scope.spawn(move || waits_under_faults(side));
@@ -186,7 +188,7 @@ fn waits_under_faults(side: usize) {
     let daemon = host.start();
     let zonename = host.zonenames().unwrap().remove(0);
     let mut random = 0x9e37_79b9_u64 + side as u64;
-    for round in 0..ROUNDS {
+    for round in 0..few_or_many(ROUNDS.0, ROUNDS.1) {
         random = random.wrapping_mul(6_364_136_223_846_793_005) + 1;
         let (what, words) = FAULTS[(random >> 33) as usize % FAULTS.len()];
         host.hurt(what, words).unwrap();
@@ -362,6 +364,7 @@ fn events_print_only_what_the_options_select() {
 
 #[test]
 fn events_have_colours_only_on_a_terminal() {
+    needs!["tmux"];
     let host = TestHost::with_vms(1);
     let daemon = host.start();
     let addr = daemon.addr.to_string();

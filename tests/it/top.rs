@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::programs::needs;
 use crate::harness::{Daemon, TestHost, VMINFOD, free_address};
 use crate::terminal::Terminal;
 
@@ -12,6 +13,7 @@ fn address(daemon: &Daemon) -> String {
 
 #[test]
 fn top_follows_the_vms() {
+    needs!["tmux"];
     let host = TestHost::with_vms(6);
     let addr = free_address();
     let daemon = host.start_with(&["--listen", &addr]);
@@ -108,6 +110,7 @@ fn top_follows_the_vms() {
 
 #[test]
 fn a_signal_ends_top_and_restores_the_terminal() {
+    needs!["tmux"];
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
@@ -134,6 +137,7 @@ fn a_signal_ends_top_and_restores_the_terminal() {
 
 #[test]
 fn top_can_be_suspended_and_resumed() {
+    needs!["tmux"];
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     let file = host.root().join("setup");

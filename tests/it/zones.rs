@@ -205,7 +205,9 @@ fn a_changed_uuid_without_a_sysevent_is_a_new_vm() {
     let new = "11111111-2222-4333-8444-555555555555";
     host.set_uuid(ZONE, new).unwrap();
     wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == new);
-    let kinds = kinds(&daemon, &mut stream, ZONE);
+    // zonecfg writes the XML first, so its time may have been published before.
+    let mut kinds = kinds(&daemon, &mut stream, ZONE);
+    kinds.retain(|kind| kind != "modify");
     assert_eq!(kinds, ["delete", "create"]);
     daemon.settle(&host);
 }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+pub mod programs;
 mod stream;
 
 pub use crate::processes::TempDir;
@@ -22,6 +23,15 @@ pub use stream::{Stream, read_chunks};
 
 /// The deadline of a wait: long enough on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How many cases a test tries: `few`, or `many` in a run of
+/// `make test LONG=1`.
+pub fn few_or_many(few: u64, many: u64) -> u64 {
+    match std::env::var("LONG") {
+        Ok(long) if !long.is_empty() => many,
+        _ => few,
+    }
+}
 
 /// The program under test.
 pub const VMINFOD: &str = env!("CARGO_BIN_EXE_vminfod");

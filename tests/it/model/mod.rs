@@ -14,11 +14,14 @@ pub mod step;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use crate::harness::few_or_many;
 use check::Model;
 use step::{Step, Steps};
 
-/// The number of runs, and of steps in each, in `make test`.
-const RUNS: u64 = 30;
+/// The number of runs in `make test`, and with LONG=1.
+const RUNS: (u64, u64) = (6, 30);
+
+/// The number of steps in each run.
 const STEPS: usize = 100;
 
 /// How often, and for how long, a shorter failing sequence is looked for.
@@ -142,7 +145,7 @@ fn after_random_operations_and_faults_the_cache_is_right() {
     let seconds = number("MODEL_SECONDS", 0);
     let steps = usize::try_from(number("MODEL_STEPS", STEPS as u64)).unwrap();
     let runs = match seconds {
-        0 => number("MODEL_RUNS", RUNS),
+        0 => number("MODEL_RUNS", few_or_many(RUNS.0, RUNS.1)),
         _ => u64::MAX / 2,
     };
     let mut count = 0;
