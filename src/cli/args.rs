@@ -22,28 +22,69 @@ pub struct Opt {
     pub short: Option<char>,
     /// Its long names, without the dashes. [`Args`] knows it by the first.
     pub long: &'static [&'static str],
-    /// Whether it has a value.
-    pub has_value: bool,
+    /// What the help calls its value; `None` if it has none.
+    pub value: Option<&'static str>,
+    /// What it does, with its unit and default: for the help.
+    pub meaning: &'static str,
 }
 
 /// An option with a letter and without a value.
-pub const fn flag(short: char, long: &'static [&'static str]) -> Opt {
-    Opt { short: Some(short), long, has_value: false }
+pub const fn flag(
+    short: char,
+    long: &'static [&'static str],
+    meaning: &'static str,
+) -> Opt {
+    Opt { short: Some(short), ..switch(long, meaning) }
 }
 
 /// An option without a letter and without a value.
-pub const fn switch(long: &'static [&'static str]) -> Opt {
-    Opt { short: None, long, has_value: false }
+pub const fn switch(
+    long: &'static [&'static str],
+    meaning: &'static str,
+) -> Opt {
+    Opt { short: None, long, value: None, meaning }
 }
 
 /// An option without a letter that has a value.
-pub const fn value(long: &'static [&'static str]) -> Opt {
-    Opt { short: None, long, has_value: true }
+pub const fn value(
+    long: &'static [&'static str],
+    value: &'static str,
+    meaning: &'static str,
+) -> Opt {
+    Opt { value: Some(value), ..switch(long, meaning) }
 }
 
-/// The options of every verb that asks a daemon: where the daemon listens, and
-/// how long its answers may take.
-pub const CLIENT: [Opt; 2] = [value(&["server"]), value(&["time-limit"])];
+/// An option as it is written: `--since SEQ`.
+#[must_use]
+pub fn long_of(option: &Opt) -> String {
+    let name = option.long.first().copied().unwrap_or_default();
+    match option.value {
+        Some(value) => format!("--{name} {value}"),
+        None => format!("--{name}"),
+    }
+}
+
+/// The options of every verb that asks a daemon.
+pub const CLIENT: [Opt; 2] = [
+    value(
+        &["server"],
+        "ADDR",
+        "the daemon's ADDR:PORT, or the path of its socket (the variable \
+         VMINFOD_SERVER, else 127.0.0.1:9090)",
+    ),
+    value(
+        &["time-limit"],
+        "SECS",
+        "how long an answer may take, in seconds (30)",
+    ),
+];
+
+/// `--root`, which the verbs have that load a host.
+pub const ROOT: Opt = value(
+    &["root"],
+    "DIR",
+    "load the simulated host below this directory (/, this host)",
+);
 
 /// The command line after the verb.
 #[derive(Debug)]
@@ -60,7 +101,7 @@ impl Args {
         args: Vec<OsString>,
         options: &[&[Opt]],
         lacking: Option<&str>,
-    ) -> Result<Self, lexopt::Error> {
+    ) -> Result<Self, Failure> {
         let mut parser = lexopt::Parser::from_args(args);
         let mut parsed = Self { given: Vec::new(), operands: Vec::new() };
         while let Some(arg) = parser.next()? {
@@ -72,7 +113,7 @@ impl Args {
             let option = options.iter().copied().flatten().find(is_meant);
             match (option.copied(), arg) {
                 (Some(option), _) => {
-                    let value = match (option.has_value, lacking) {
+                    let value = match (option.value.is_some(), lacking) {
                         (false, _) => String::new(),
                         (true, None) => parser.value()?.string()?,
                         (true, Some(lacking)) => match parser.value() {
@@ -87,25 +128,15 @@ impl Args {
                 (None, Value(operand)) => {
                     parsed.operands.push(operand.string()?);
                 }
-                (None, other) => return Err(other.unexpected()),
+                (None, Long(name)) => {
+                    let known = options.iter().copied().flatten();
+                    let known = known.flat_map(|o| o.long.iter().copied());
+                    return Err(unknown(name, known));
+                }
+                (None, other) => return Err(other.unexpected().into()),
             }
         }
         Ok(parsed)
-    }
-
-    /// Like [`Args::parse`], but with at most so many operands.
-    pub fn with_operands(
-        args: Vec<OsString>,
-        options: &[&[Opt]],
-        operands: usize,
-    ) -> Result<Self, Failure> {
-        let args = Self::parse(args, options, None)?;
-        match args.operands.get(operands) {
-            Some(extra) => {
-                Err(Failure::Usage(format!("unexpected argument {extra:?}")))
-            }
-            None => Ok(args),
-        }
     }
 
     /// The options in the order in which they are given, with their values.
@@ -184,6 +215,45 @@ impl Args {
         let time = self.last("time-limit").map(seconds).transpose()?;
         Ok(client.time_limit(time.unwrap_or(TIME_LIMIT)))
     }
+}
+
+/// The failure that there is no long option of this name.
+fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+    let meant = match nearest(name, known) {
+        Some(meant) => format!(" (did you mean '--{meant}'?)"),
+        None => String::new(),
+    };
+    Failure::Usage(format!("invalid option '--{name}'{meant}"))
+}
+
+/// How many letters of a mistyped name may be wrong, missing or too many.
+const TYPOS_MAX: usize = 2;
+
+/// The name that is probably meant by a mistyped one.
+#[must_use]
+pub fn nearest<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let typos = known.map(|known| (distance(name, known), known));
+    let near = typos.filter(|(n, known)| *n <= TYPOS_MAX && *n < known.len());
+    near.min_by_key(|(n, _)| *n).map(|(_, known)| known)
+}
+
+/// How many letters must be replaced, added or removed to get from `a` to `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// Parses a time in seconds, which must be more than 0.

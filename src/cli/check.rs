@@ -1,11 +1,11 @@
 //! `check`: tries whether this machine is as vminfod expects.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::args::{Args, flag, socket_address, value};
+use super::args::{Args, ROOT, flag, socket_address, value};
 use super::daemon::{directory, settings_of};
 use super::terminal::{json_for_reader, printable};
+use super::verb::{Call, Verb};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::check::{Check, Report, anonymous, plain, remove_scratch};
 use crate::client::Client;
@@ -15,18 +15,56 @@ use crate::os::signals::{Signal, Signals, is_ignored};
 use crate::settings;
 use crate::threads;
 
+pub const VERB: Verb = Verb {
+    names: &["check"],
+    operands: "",
+    summary: "check that this machine is as vminfod expects",
+    about: "Tests what the daemon relies on, one fact at a time, and with \
+            --against compares every VM of a running daemon with the system. \
+            It needs no daemon, and changes nothing.",
+    options: &[&[
+        flag('j', &["json"], "print everything as JSON"),
+        flag('v', &["verbose"], "print a line for each fact"),
+        ROOT,
+        value(
+            &["against"],
+            "ADDR",
+            "compare the VMs of the daemon at this ADDR:PORT or socket with \
+             the system",
+        ),
+        value(
+            &["scratch"],
+            "DIR",
+            "try file events below this directory (/var/tmp and /tmp); can be \
+             repeated",
+        ),
+        value(
+            &["report"],
+            "FILE",
+            "write a report without any name or value of a VM to this file",
+        ),
+        value(
+            &["set"],
+            "NAME=VALUE",
+            "set a limit, as for the daemon: see 'vminfod settings'; can be \
+             repeated",
+        ),
+    ]],
+    examples: [
+        ("check -v", "every fact, before this machine runs the daemon"),
+        (
+            "check --against 127.0.0.1:9090",
+            "also whether the daemon that runs has the same VMs as the system",
+        ),
+    ],
+    status: "0 if every fact holds, 1 if a fact differs, 2 if something could \
+             not be found out.",
+    run,
+};
+
 /// Tries every fact, and prints what was found.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = [
-        flag('j', &["json"]),
-        flag('v', &["verbose"]),
-        value(&["root"]),
-        value(&["against"]),
-        value(&["scratch"]),
-        value(&["report"]),
-        value(&["set"]),
-    ];
-    let args = Args::with_operands(args, &[&options], 0)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = call.parse(0)?;
     let root = args.last("root").map(directory).transpose();
     let root = root.map_err(Failure::in_trouble)?;
     let mut settings = settings_of(root.as_deref());

@@ -4,13 +4,13 @@
 //! what they have to the main thread, which hands it to [`Comparison`] and
 //! prints what that finds.
 
-use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::args::{Args, flag, seconds, socket_address, value};
+use super::args::{Args, CLIENT, flag, seconds, socket_address, value};
 use super::terminal::{printable, text_for_reader};
+use super::verb::{Call, STATUS_OF_COMPARISON, Verb};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::client::{self, Client, EventStream, EventsQuery, Item, TIME_LIMIT};
 use crate::client::{Vms, VmsQuery};
@@ -22,7 +22,7 @@ use crate::vm::json::{Json, Object};
 use crate::vm::values::iso_date;
 
 /// How long a difference must last to be reported, unless `--settle` says.
-const SETTLE: Duration = Duration::from_secs(5);
+pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// How often the VMs that have changed are compared.
 const LOOK_TIME: Duration = Duration::from_millis(200);
@@ -53,11 +53,40 @@ enum Message {
     End,
 }
 
+pub const VERB: Verb = Verb {
+    names: &["compare"],
+    operands: "A B",
+    summary: "compare the VMs and events of two daemons",
+    about: "Follows two daemons, each at an ADDR:PORT or a socket, until it is \
+            interrupted. One of them may be today's daemon. A difference that \
+            lasts is printed, and printed again when it is over.",
+    options: &[&[
+        flag('j', &["json"], "print JSON, one object for each line"),
+        value(&["for"], "SECS", "end after so many seconds"),
+        value(
+            &["settle"],
+            "SECS",
+            "how long a difference has to last, in seconds (5)",
+        ),
+        CLIENT[1],
+    ]],
+    examples: [
+        (
+            "compare 127.0.0.1:9090 127.0.0.1:9091",
+            "today's daemon and this one, side by side",
+        ),
+        (
+            "compare -j --for 3600 127.0.0.1:9090 /var/run/vminfod.sock",
+            "an hour of it, for a program",
+        ),
+    ],
+    status: STATUS_OF_COMPARISON,
+    run,
+};
+
 /// Follows two daemons until a signal arrives, or the time of `--for` is over.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = [flag('j', &["json"]), value(&["for"]), value(&["settle"])];
-    let args =
-        Args::with_operands(args, &[&options, &[value(&["time-limit"])]], 2)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = call.parse(2)?;
     let settle = args.last("settle").map(seconds).transpose()?;
     let settle = settle.unwrap_or(SETTLE);
     let time = args.last("for").map(seconds).transpose()?;

@@ -1,11 +1,11 @@
 //! The verbs `daemon` and `dump`, which load the system themselves, and
 //! `settings`, which lists the daemon's settings.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::args::{Args, Opt, socket_address, switch, value};
+use super::args::{ROOT, socket_address, switch, value};
+use super::verb::{Call, STATUS, Verb};
 use super::{Failure, complain, print, print_json};
 use crate::address::Address;
 use crate::config::DEFAULT_LISTEN;
@@ -33,23 +33,105 @@ struct Options {
     set: Vec<String>,
 }
 
-const OPTIONS: [Opt; 11] = [
-    switch(&["allow-remote"]),
-    switch(&["check"]),
-    value(&["root"]),
-    value(&["listen"]),
-    value(&["socket"]),
-    value(&["allow-host"]),
-    value(&["settings"]),
-    value(&["set"]),
-    value(&["refresh-interval"]),
-    value(&["log-level"]),
-    value(&["command-timeout"]),
-];
+pub const DAEMON: Verb = Verb {
+    names: &["daemon"],
+    operands: "",
+    summary: "serve the VMs of this host",
+    about: "Loads every VM, and then serves VMs and events over HTTP, until a \
+            signal ends it.",
+    options: &[&[
+        ROOT,
+        value(
+            &["listen"],
+            "ADDR:PORT",
+            "where to listen (127.0.0.1:9090); none: only on --socket; can be \
+             repeated",
+        ),
+        value(
+            &["socket"],
+            "PATH",
+            "also listen on this Unix socket, which only root can open",
+        ),
+        switch(
+            &["allow-remote"],
+            "allow --listen an address that other machines reach",
+        ),
+        value(
+            &["allow-host"],
+            "NAME",
+            "answer requests whose Host is this name; can be repeated",
+        ),
+        value(
+            &["settings"],
+            "FILE",
+            "a file of settings, which is read again at SIGHUP",
+        ),
+        value(
+            &["set"],
+            "NAME=VALUE",
+            "a setting: see 'vminfod settings'; can be repeated",
+        ),
+        value(
+            &["refresh-interval"],
+            "SECS",
+            "the same as --set refresh-interval=SECS",
+        ),
+        value(
+            &["command-timeout"],
+            "SECS",
+            "the same as --set command-time=SECS",
+        ),
+        value(&["log-level"], "LEVEL", "the same as --set log-level=LEVEL"),
+        switch(&["check"], "only check options and settings"),
+    ]],
+    examples: [
+        (
+            "daemon --root /tmp/host --listen 127.0.0.1:9091",
+            "serve a simulated host",
+        ),
+        (
+            "daemon --check --settings /opt/vminfod.conf",
+            "whether it would start with these settings",
+        ),
+    ],
+    status: "0 if a signal ended it, 1 if it failed, 2 if the command line is \
+             wrong.",
+    run,
+};
+
+pub const DUMP: Verb = Verb {
+    names: &["dump"],
+    operands: "",
+    summary: "all VMs from the system, without a daemon",
+    about: "Loads every VM from the system, and prints what a daemon would \
+            serve, as JSON.",
+    options: &[&[ROOT]],
+    examples: [
+        ("dump", "every VM of this host"),
+        ("dump --root /tmp/host", "those of a simulated host"),
+    ],
+    status: STATUS,
+    run: dump,
+};
+
+pub const SETTINGS: Verb = Verb {
+    names: &["settings"],
+    operands: "[FILE]",
+    summary: "list all settings, or check a file of settings",
+    about: "Lists every setting with its default and meaning. With a FILE, \
+            checks that it can be used with 'daemon --settings'.",
+    options: &[],
+    examples: [
+        ("settings", "every limit, time and default"),
+        ("settings /opt/vminfod.conf", "whether this file is right"),
+    ],
+    status: STATUS,
+    run: settings,
+};
 
 impl Options {
-    fn parse(args: Vec<OsString>) -> Result<Self, Failure> {
-        let args = Args::with_operands(args, &[&OPTIONS], 0)?;
+    fn parse(call: Call) -> Result<Self, Failure> {
+        let args = call.parse(0)?;
         let file = args.last("settings");
         let mut options = Self {
             remote: args.has("allow-remote"),
@@ -141,8 +223,8 @@ impl Options {
 }
 
 /// Serves the VMs of this host, or of the one below `--root`.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = Options::parse(args)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let options = Options::parse(call)?;
     os::signals::start_service();
     if options.file.is_some() {
         // Ignore SIGHUP until the daemon catches it: it asks to read the file,
@@ -216,8 +298,8 @@ pub fn may_run(root: Option<&Path>, standing: Standing) -> Result<(), CantRun> {
 
 /// Lists every setting. With a file as its operand, checks instead that the
 /// file can be used with `--settings`.
-pub fn settings(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = Args::with_operands(args, &[], 1)?;
+fn settings(call: Call) -> Result<(), Failure> {
+    let args = call.parse(1)?;
     match args.operands.first() {
         Some(file) => {
             let mut settings = settings_of(None);
@@ -229,8 +311,8 @@ pub fn settings(args: Vec<OsString>) -> Result<(), Failure> {
 }
 
 /// Prints what a daemon would serve.
-pub fn dump(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = Args::with_operands(args, &[&[value(&["root"])]], 0)?;
+fn dump(call: Call) -> Result<(), Failure> {
+    let args = call.parse(0)?;
     let root = args.last("root").map(directory).transpose()?;
     may_run(root.as_deref(), os::standing())?;
     let settings = settings_of(root.as_deref());

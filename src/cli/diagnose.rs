@@ -1,11 +1,10 @@
 //! `diagnose`: compares the VMs that the daemon serves with the system,
 //! property by property.
 
-use std::ffi::OsString;
-
-use super::args::{Args, CLIENT, flag, value};
+use super::args::{CLIENT, ROOT, flag};
 use super::daemon::{directory, may_run, settings_of};
 use super::terminal::{json_for_reader, printable};
+use super::verb::{Call, STATUS_OF_COMPARISON, Verb};
 use super::{EXIT_DIFFERENT, Failure, complain, print};
 use crate::compare::{
     Differences, Place, SystemDifferences, Values, set_value, shown,
@@ -14,10 +13,30 @@ use crate::compare::{
 use crate::os;
 use crate::vm::json::{Json, Object};
 
+pub const VERB: Verb = Verb {
+    names: &["diagnose"],
+    operands: "",
+    summary: "compare what the daemon serves with the system",
+    about: "Loads the VMs from the system without the daemon, and prints each \
+            property that has another value in the daemon.",
+    options: &[
+        &[flag('j', &["json"], "print JSON, one object for each line"), ROOT],
+        &CLIENT,
+    ],
+    examples: [
+        ("diagnose", "what differs on this host"),
+        (
+            "diagnose -j --server /var/run/vminfod.sock",
+            "the same for a program, of the daemon at a socket",
+        ),
+    ],
+    status: STATUS_OF_COMPARISON,
+    run,
+};
+
 /// Compares, and prints what differs.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = [flag('j', &["json"]), value(&["root"])];
-    let args = Args::with_operands(args, &[&options, &CLIENT], 0)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = call.parse(0)?;
     let root = args.last("root").map(directory).transpose();
     let root = root.map_err(Failure::in_trouble)?;
     may_run(root.as_deref(), os::standing()).map_err(Failure::trouble)?;

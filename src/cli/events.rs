@@ -1,11 +1,11 @@
 //! `events`: prints a line for each change, as it happens.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 
-use super::args::{Args, CLIENT, Opt, flag, switch, value};
+use super::args::{Args, CLIENT, flag, switch, value};
 use super::event_lines::{Form, Lines};
 use super::terminal::has_colours;
+use super::verb::{Call, Program, STATUS, Verb};
 use super::{Failure, complain, print, usage};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
@@ -15,43 +15,84 @@ use crate::os;
 use crate::vm::json::Json;
 use crate::vm::path::{Path, split_list};
 
-/// The name by which the program was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// vminfod, which goes on when the daemon comes back.
-    Vminfod,
-    /// vminfo, which ends when the stream ends.
-    Vminfo,
-    /// vmadm, which ends when the stream ends.
-    Vmadm,
-}
-
-const OPTIONS: [Opt; 11] = [
-    flag('j', &["json"]),
-    flag('f', &["full"]),
-    switch(&["short"]),
-    flag('r', &["ready"]),
-    flag('v', &["verbose"]),
-    flag('d', &["debug"]),
-    value(&["uuid"]),
-    value(&["path"]),
-    value(&["type"]),
-    value(&["since"]),
-    value(&["retry"]),
-];
+pub const VERB: Verb = Verb {
+    names: &["events"],
+    operands: "[NAME]",
+    summary: "changes of VMs as they happen",
+    about: "Prints a line for each change of a VM, or of the VM with this \
+            uuid or zonename, until it is interrupted. If the daemon restarts, \
+            it goes on where it was.",
+    options: &[
+        &[
+            flag('j', &["json"], "print one JSON object for each line"),
+            switch(
+                &["short"],
+                "print lines as vmadm does: time of day, first part of the \
+                 zonename, alias",
+            ),
+            flag('f', &["full"], "the same with whole dates and zonenames"),
+            flag('r', &["ready"], "print a line when the stream has begun"),
+            value(
+                &["uuid"],
+                "NAME",
+                "only events of this VM, which need not exist yet; can be \
+                 repeated",
+            ),
+            value(
+                &["path"],
+                "PATH,...",
+                "of modifications, only those with a change at or below one of \
+                 these paths, such as state or nics.*.ip",
+            ),
+            value(
+                &["type"],
+                "TYPE,...",
+                "only events of these types: create, modify, delete",
+            ),
+            value(
+                &["since"],
+                "SEQ",
+                "begin after this event; EPOCH-SEQ for one of another life of \
+                 the daemon",
+            ),
+            value(
+                &["retry"],
+                "SECS",
+                "how long to try again when the daemon is gone, in seconds \
+                 (for ever; vmadm and vminfo: 0)",
+            ),
+            flag('v', &["verbose"], "does nothing; vmadm has it"),
+            flag('d', &["debug"], "does nothing; vmadm has it"),
+        ],
+        &CLIENT,
+    ],
+    examples: [
+        ("events --path state", "each VM that starts or stops"),
+        (
+            "events -j --type create,delete",
+            "VMs that come and go, for a program",
+        ),
+    ],
+    status: STATUS,
+    run,
+};
 
 /// Prints events until the stream or the output ends.
-pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
-    let wrong = |said: &str| match caller {
-        Caller::Vmadm => usage::of_vmadm(said),
+fn run(call: Call) -> Result<(), Failure> {
+    let program = call.program;
+    let wrong = |said: &str| match program {
+        Program::Vmadm => usage::of_vmadm(said),
         _ => Failure::Usage(said.to_string()),
     };
-    let args = Args::parse(args, &[&OPTIONS, &CLIENT], None)
-        .map_err(|e| wrong(&e.to_string()))?;
-    let form = match caller {
+    let args = Args::parse(call.args, call.verb.options, None);
+    let args = args.map_err(|e| match e {
+        Failure::Usage(said) => wrong(&said),
+        other => other,
+    })?;
+    let form = match program {
         _ if args.has("json") => Form::Json,
         _ if args.has("full") => Form::Full,
-        Caller::Vminfod if !args.has("short") => Form::Rfd,
+        Program::Vminfod if !args.has("short") => Form::Rfd,
         _ => Form::Short,
     };
     let lines = Lines { form, has_colours: has_colours() };
@@ -59,10 +100,10 @@ pub fn run(args: Vec<OsString>, caller: Caller) -> Result<(), Failure> {
     // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
     let mut query = query_of(&args, wrong)?;
-    let retry = match (args.seconds("retry")?, caller) {
+    let retry = match (args.seconds("retry")?, program) {
         (Some(time), _) => Some(time),
-        (None, Caller::Vminfod) => None,
-        (None, Caller::Vminfo | Caller::Vmadm) => {
+        (None, Program::Vminfod) => None,
+        (None, Program::Vminfo | Program::Vmadm) => {
             Some(std::time::Duration::ZERO)
         }
     };

@@ -12,6 +12,8 @@ mod status;
 mod terminal;
 mod top;
 mod usage;
+mod verb;
+mod verbs;
 mod vmadm;
 mod wait;
 
@@ -26,9 +28,9 @@ use crate::load::error::CommandError;
 use crate::os;
 use crate::settings::SettingsError;
 use crate::vm::json::Json;
-use args::{Args, CLIENT};
+use args::CLIENT;
 use daemon::CantRun;
-use events::Caller;
+use verb::{Call, Program, STATUS, Verb};
 
 /// The exit status if the command line is wrong.
 const EXIT_USAGE: u8 = 2;
@@ -120,12 +122,13 @@ pub fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let called = args.next().map(PathBuf::from);
     let called = called.as_deref().and_then(Path::file_name);
-    let name = match called.map(|name| name.to_string_lossy()).as_deref() {
-        Some("vminfo") => "vminfo",
-        Some("vmadm") => "vmadm",
-        _ => "vminfod",
+    let program = match called.map(|name| name.to_string_lossy()).as_deref() {
+        Some("vminfo") => Program::Vminfo,
+        Some("vmadm") => Program::Vmadm,
+        _ => Program::Vminfod,
     };
-    match run(name, args.collect()) {
+    let name = program.name();
+    match run(program, args.collect()) {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(Failure::Failed(e)) => {
             complain(&format!("{name}: {e}"));
@@ -143,81 +146,137 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
+fn run(program: Program, args: Vec<OsString>) -> Result<(), Failure> {
     let mut args = args.into_iter();
-    let verb = args.next().map(|verb| verb.to_string_lossy().into_owned());
-    let args: Vec<_> = args.collect();
-    let verb = verb.as_deref();
-    match (name, verb) {
-        ("vmadm", Some(verb)) => vmadm::main(verb, args),
-        ("vmadm", None) => Err(usage::of_vmadm("")),
-        (_, None) => Err(Failure::Usage("no verb given".to_string())),
-        ("vminfo", Some(verb)) => vminfo(verb, args),
-        (_, Some(verb)) => vminfod(verb, args),
-    }
-}
-
-fn vminfod(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    match verb {
-        "help" | "-h" | "--help" => print(usage::VMINFOD),
-        "--version" => print(VERSION),
-        "settings" => daemon::settings(args),
-        "daemon" => daemon::run(args),
-        "dump" => daemon::dump(args),
-        "list" | "lookup" | "get" | "json" => vmadm::main(verb, args),
-        "events" => events::run(args, Caller::Vminfod),
-        "wait" => wait::run(args),
-        "top" => top::run(args),
-        "status" => status::run(args),
-        "diagnose" => diagnose::run(args),
-        "check" => check::run(args),
-        "compare" => compare::run(args),
-        "ping" => {
-            let client = asked(args, 0)?.client_with_deadline("vminfod")?;
-            client.ping()?;
-            print("{\n  \"ping\": \"pong\"\n}\n")
+    let name = args.next().map(|name| name.to_string_lossy().into_owned());
+    let mut args: Vec<_> = args.collect();
+    let verbs = verbs::of(program);
+    match (program, name.as_deref()) {
+        (Program::Vmadm, Some(name)) => vmadm::main(name, args),
+        (_, None) => Err(usage::wrong("", &verbs::usage(program))),
+        (_, Some("help")) if !args.is_empty() => {
+            let name = args.remove(0).to_string_lossy().into_owned();
+            match verb::find(&verbs, &name) {
+                Some(verb) => print(&verb.help(program, &name)),
+                None => Err(no_verb(program, &verbs, &name)),
+            }
         }
-        "vms" => vms(args),
-        "vm" => vm(args),
-        "complete" => complete(args),
-        other => Err(no_command(other, usage::VMINFOD)),
-    }
-}
-
-/// `vminfo`, today's client tool.
-fn vminfo(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    match verb {
-        "help" | "-h" | "--help" => print(usage::VMINFO),
-        "--version" => print(VERSION),
-        "events" => events::run(args, Caller::Vminfo),
-        "status" => status::run(args),
-        "ping" => {
-            asked(args, 0)?.client_with_deadline("vminfo")?.ping()?;
-            print("pong\n")
-        }
-        "vms" => vms(args),
-        "vm" => vm(args),
-        "complete" => complete(args),
-        other => Err(no_command(other, usage::VMINFO)),
+        (_, Some("help" | "-h" | "--help")) => print(&verbs::usage(program)),
+        (_, Some("--version")) => print(VERSION),
+        (_, Some(name)) => match verb::find(&verbs, name) {
+            Some(verb) => call(program, verb, name, args),
+            None => Err(no_verb(program, &verbs, name)),
+        },
     }
 }
 
 const VERSION: &str = concat!("vminfod ", env!("CARGO_PKG_VERSION"), "\n");
 
-fn no_command(verb: &str, usage: &str) -> Failure {
-    let message = format!("Invalid command: \"{verb}\".\n{usage}");
-    Failure::Said { message, status: EXIT_USAGE }
+/// Runs a verb, or prints its help if the command line asks for that.
+fn call(
+    program: Program,
+    verb: &'static Verb,
+    name: &str,
+    args: Vec<OsString>,
+) -> Result<(), Failure> {
+    let call = Call { program, verb, name: name.to_string(), args };
+    if call.wants_help() {
+        return print(&verb.help(program, name));
+    }
+    (verb.run)(call).map_err(|failure| match failure {
+        Failure::Usage(e) => {
+            let program = program.name();
+            let help = format!("try '{program} {name} --help'");
+            let message = format!("{program}: {e}; {help}");
+            Failure::Said { message, status: EXIT_USAGE }
+        }
+        other => other,
+    })
 }
 
-/// Parses the command line of a verb that has no options except those of a
-/// client, and at most so many operands.
-fn asked(args: Vec<OsString>, operands: usize) -> Result<Args, Failure> {
-    Args::with_operands(args, &[&CLIENT], operands)
+/// The failure that there is no such verb.
+fn no_verb(program: Program, verbs: &[&'static Verb], name: &str) -> Failure {
+    let meant = match verb::similar(verbs, name) {
+        Some(meant) => format!(" Did you mean {meant}?"),
+        None => String::new(),
+    };
+    let message = format!("Invalid command: \"{name}\".{meant}");
+    usage::wrong(&message, &verbs::usage(program))
 }
+
+/// Has the daemon answer /ping.
+const PING: Verb = Verb {
+    names: &["ping"],
+    operands: "",
+    summary: "check that the daemon is up and has loaded every VM",
+    about: "Ends with 0 if the daemon answers. It answers once every VM is \
+            loaded.",
+    options: &[&CLIENT],
+    examples: [
+        ("ping", "is it up?"),
+        (
+            "ping --time-limit 1 --server /var/run/vminfod.sock",
+            "the daemon at a socket, which must answer within a second",
+        ),
+    ],
+    status: "0 if the daemon answers, 1 if not, 2 if the command line is wrong.",
+    run: |call| {
+        let program = call.program;
+        call.parse(0)?.client_with_deadline(program.name())?.ping()?;
+        print(match program {
+            Program::Vminfo => "pong\n",
+            _ => "{\n  \"ping\": \"pong\"\n}\n",
+        })
+    },
+};
+
+const VMS: Verb = Verb {
+    names: &["vms"],
+    operands: "",
+    summary: "all VMs, as the daemon has them",
+    about: "Prints every VM as the daemon has it, as a JSON array.",
+    options: &[&CLIENT],
+    examples: [
+        ("vms", "every VM"),
+        ("vms --server 10.0.0.2:9090", "those of another host"),
+    ],
+    status: STATUS,
+    run: vms,
+};
+
+const VM: Verb = Verb {
+    names: &["vm"],
+    operands: "NAME",
+    summary: "one VM, as the daemon has it",
+    about: "Prints the VM with this zonename as the daemon has it, as JSON.",
+    options: &[&CLIENT],
+    examples: [
+        ("vm 9e3779b9-7f4a-4c15-8000-000000000000", "this VM"),
+        ("vm web --time-limit 2", "the zone web, within two seconds"),
+    ],
+    status: STATUS,
+    run: vm,
+};
+
+/// Is for the completion of shells, and so not in the usage.
+const COMPLETE: Verb = Verb {
+    names: &["complete"],
+    operands: "",
+    summary: "",
+    about: "Prints a line for each VM, with its uuid and, if a shell reads the \
+            alias literally, its alias: for the completion of shells.",
+    options: &[&CLIENT],
+    examples: [
+        ("complete", "what a shell offers"),
+        ("complete --time-limit 2", "within two seconds"),
+    ],
+    status: STATUS,
+    run: complete,
+};
 
 /// Prints all VMs.
-fn vms(args: Vec<OsString>) -> Result<(), Failure> {
-    let client = asked(args, 0)?.client_with_deadline("vminfod")?;
+fn vms(call: Call) -> Result<(), Failure> {
+    let client = call.parse(0)?.client_with_deadline("vminfod")?;
     let read = client.vms(&client::VmsQuery::new())?;
     print_json(&Json::from(read.vms))?;
     all_read("vminfod", &read.unreadable)
@@ -238,8 +297,8 @@ fn all_read(
 /// Prints what shells offer for completion: a line for each VM, with its uuid
 /// and, if a shell takes it as it is, its alias. Tenants choose aliases, so
 /// only plain ones are printed, and no other text of tenants.
-fn complete(args: Vec<OsString>) -> Result<(), Failure> {
-    let client = asked(args, 0)?.client_with_deadline("vminfod-complete")?;
+fn complete(call: Call) -> Result<(), Failure> {
+    let client = call.parse(0)?.client_with_deadline("vminfod-complete")?;
     let query = client::VmsQuery::new().fields("uuid,alias");
     let mut lines = String::new();
     for vm in client.vms(&query)?.vms {
@@ -259,8 +318,8 @@ fn complete(args: Vec<OsString>) -> Result<(), Failure> {
     print(&lines)
 }
 
-fn vm(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = asked(args, 1)?;
+fn vm(call: Call) -> Result<(), Failure> {
+    let args = call.parse(1)?;
     let named = args.operands.first().filter(|name| !name.is_empty());
     let Some(name) = named else {
         let error = "vm: no zonename given";

@@ -2,12 +2,12 @@
 //! with which VM, and since when.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
 
 use time::{Date, Month, OffsetDateTime, Time};
 
-use super::args::{Args, CLIENT, flag};
+use super::args::{CLIENT, flag};
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
+use super::verb::{Call, STATUS, Verb};
 use super::{Failure, print};
 use crate::client::VmsQuery;
 use crate::vm::json::{Json, Object};
@@ -16,10 +16,35 @@ use crate::vm::json::{Json, Object};
 /// one screen.
 const FAULTS_SHOWN: usize = 4;
 
+pub const VERB: Verb = Verb {
+    names: &["status"],
+    operands: "",
+    summary: "whether the daemon is healthy and, if not, what is wrong",
+    about: "Prints one screen: whether the daemon is healthy, and each fault \
+            with its VM, since when, and how often it was tried again.",
+    options: &[
+        &[
+            flag('j', &["json"], "print the JSON of /status"),
+            flag(
+                'f',
+                &["full"],
+                "print every fault, the last full reloads, and the clients \
+                 that follow events",
+            ),
+        ],
+        &CLIENT,
+    ],
+    examples: [
+        ("status", "is it healthy?"),
+        ("status -j", "everything that the daemon reports, for a program"),
+    ],
+    status: STATUS,
+    run,
+};
+
 /// Prints the report or, with `-j`, /status itself.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let options = [flag('j', &["json"]), flag('f', &["full"])];
-    let args = Args::with_operands(args, &[&options, &CLIENT], 0)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = call.parse(0)?;
     let client = args.client_with_deadline("vminfod")?;
     let is_full = args.has("full");
     let status = client.status(is_full)?;
@@ -269,9 +294,11 @@ impl Report {
         match self.word("lastRefresh") {
             // `AGO (TOOK)`
             Some(last) => match last.split_once(" (") {
-                Some((ago, took)) => {
-                    format!("{ago} ago, took {}", took.trim_end_matches(')'))
-                }
+                Some((ago, took)) => format!(
+                    "{} ago, took {}",
+                    readable(ago),
+                    readable(took.trim_end_matches(')'))
+                ),
                 None => last.to_string(),
             },
             None => "none yet".to_string(),
@@ -347,7 +374,7 @@ impl Report {
             let row = format!(
                 "{}, since {} ago",
                 word("userAgent").unwrap_or("-"),
-                word("createdAgo").unwrap_or("?"),
+                readable(word("createdAgo").unwrap_or("?")),
             );
             text += &format!("  stream    {}\n", printable(&row));
         }
@@ -414,6 +441,14 @@ fn moment(date: &str) -> Option<OffsetDateTime> {
     Some(day.ok()?.with_time(time.ok()?).assume_utc())
 }
 
+/// A time as /status has it, `12.3s`, as people read it.
+fn readable(time: &str) -> String {
+    match time.strip_suffix('s').and_then(|seconds| seconds.parse().ok()) {
+        Some(seconds) => long_time(seconds),
+        None => time.to_string(),
+    }
+}
+
 /// A time as people read it, in one unit or two.
 pub fn long_time(seconds: f64) -> String {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -463,7 +498,7 @@ vminfod 0.1.0 at 127.0.0.1:9090: healthy
   sources   zone ready (last event 2.0 s ago), \
             zfs ready (no event yet, restarted 2 times)
   queue     nothing to do
-  reload    12.3s ago, took 0.1s
+  reload    12 s ago, took 0.1 s
   healed    2 VMs that changed without an event (quota), last 10 min ago: \
             zfs events were missing
   clients   1 event streams

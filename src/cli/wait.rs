@@ -5,6 +5,8 @@
 //! daemon is asked to load the VM from the system. Looks are needed because the
 //! goal may be met before the first event, and because an event may be lost.
 
+mod goal;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -14,19 +16,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::args::{Args, CLIENT, Opt, switch, value};
+use super::args::{Args, CLIENT, switch, value};
+use super::verb::{Call, Verb};
 use super::{Failure, complain, events, print_json, status, vmadm};
 use crate::backoff::Backoff;
 use crate::client::{
-    Client, Error, Event, EventKind, EventStream, EventsQuery, Notice, Ready,
-    TIME_LIMIT, VmsQuery, Watcher,
+    Client, Error, EventStream, EventsQuery, Notice, Ready, TIME_LIMIT,
+    VmsQuery, Watcher,
 };
-use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
 use crate::vm::json::Json;
-use crate::vm::path::split_once;
+use goal::{Goal, goal};
 
 /// How long to wait, unless `--timeout` says.
-const TIME: Duration = Duration::from_secs(60);
+pub const TIME: Duration = Duration::from_secs(60);
 
 /// The longest time that one look may take.
 const SYNC_TIME: Duration = Duration::from_secs(30);
@@ -49,12 +51,6 @@ const ANSWER_MIN: Duration = Duration::from_secs(5);
 /// is: a day.
 const LIMIT_MAX: Duration = Duration::from_secs(86_400);
 
-/// How long the regular expressions of the goal may search one VM.
-const SEARCH_TIME: Duration = Duration::from_millis(250);
-
-/// The most characters that are printed of a property's value.
-const SHOWN_MAX: usize = 200;
-
 /// The exit status when the time is over.
 const EXIT_TIME: u8 = 3;
 
@@ -64,16 +60,45 @@ const EXIT_NO_COMMAND: u8 = 127;
 /// The exit status if the command can't be run, as in a shell.
 const EXIT_NOT_RUN: u8 = 126;
 
-const OPTIONS: [Opt; 3] =
-    [switch(&["gone"]), value(&["since"]), value(&["timeout"])];
-
-/// What is waited for.
-enum Goal {
-    /// There is no such VM.
-    Gone,
-    /// All these conditions hold. Each has its operand, `PROP=VALUE`, with it.
-    Holds(Vec<(String, Condition)>),
-}
+pub const VERB: Verb = Verb {
+    names: &["wait"],
+    operands: "NAME PROP=VALUE...|--gone [-- COMMAND...]",
+    summary: "run COMMAND, if given, and wait until a VM meets conditions",
+    about: "Runs COMMAND, if there is one, waits until all conditions hold \
+            for the VM, and prints the VM. VALUE is a text to be equal to, or \
+            ~ and a regular expression; a ! before it means that it must not \
+            match. With a COMMAND, a condition that already held before it \
+            does not count.",
+    options: &[
+        &[
+            switch(&["gone"], "wait until there is no such VM"),
+            value(
+                &["since"],
+                "SEQ",
+                "count what has held after this event; EPOCH-SEQ for one of \
+                 another life of the daemon",
+            ),
+            value(
+                &["timeout"],
+                "SECS",
+                "how long to wait after COMMAND has ended, in seconds (60)",
+            ),
+        ],
+        &CLIENT,
+    ],
+    examples: [
+        (
+            "wait UUID state=running -- vmadm start UUID",
+            "start a VM, and go on when it runs",
+        ),
+        ("wait UUID --gone --timeout 300", "until somebody has deleted it"),
+    ],
+    status: "0 if the conditions hold, 3 if the time was over first; if \
+             COMMAND fails, its status (126 if it can't be run, 127 if it is \
+             not found); 1 for any other failure, 2 if the command line is \
+             wrong.",
+    run,
+};
 
 /// The VM as it was at some moment.
 #[derive(Clone)]
@@ -123,11 +148,11 @@ struct State {
 }
 
 /// Waits, and prints the VM.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let mut words = args.into_iter();
+fn run(call: Call) -> Result<(), Failure> {
+    let mut words = call.args.into_iter();
     let own: Vec<_> = words.by_ref().take_while(|w| w != "--").collect();
     let command: Vec<_> = words.collect();
-    let args = Args::parse(own, &[&OPTIONS, &CLIENT], None)?;
+    let args = Args::parse(own, call.verb.options, None)?;
     let named = args.operands.split_first().filter(|(n, _)| !n.is_empty());
     let Some((name, conditions)) = named else {
         return Err(Failure::Usage("wait: no VM given".to_string()));
@@ -199,62 +224,6 @@ fn stream_of(
 /// The number of the last event, as /status has it.
 fn seq_of(status: &Json) -> u64 {
     status.get("seq").and_then(Json::as_u64).unwrap_or(0)
-}
-
-fn goal(operands: &[String], is_gone: bool) -> Result<Goal, Failure> {
-    let wrong = |what: &str| Failure::Usage(format!("wait: {what}"));
-    match (operands, is_gone) {
-        ([], true) => return Ok(Goal::Gone),
-        ([], false) => return Err(wrong("no PROP=VALUE or --gone given")),
-        (_, true) => return Err(wrong("--gone takes no PROP=VALUE")),
-        (wanted, _) if wanted.len() > CONDITIONS_MAX => {
-            return Err(wrong(&format!(
-                "too many conditions (at most {CONDITIONS_MAX})"
-            )));
-        }
-        _ => {}
-    }
-    let conditions = operands.iter().map(|operand| {
-        let (property, value) = split_once(operand, '=')
-            .ok_or_else(|| wrong(&format!("{operand}: expected PROP=VALUE")))?;
-        let condition = Condition::new(property, value);
-        let condition = condition.map_err(|e| wrong(&e.to_string()))?;
-        Ok((operand.clone(), condition))
-    });
-    Ok(Goal::Holds(conditions.collect::<Result<_, Failure>>()?))
-}
-
-impl Goal {
-    /// Whether the VM meets the goal; `vm` is `None` if there is no VM.
-    ///
-    /// # Errors
-    /// If that can't be known, because a regular expression takes too long or a
-    /// text is too long to be searched whole.
-    fn is_met(&self, vm: Option<&Json>) -> Result<bool, &'static str> {
-        match (self, vm.and_then(Json::as_object)) {
-            (Self::Gone, vm) => Ok(vm.is_none()),
-            (Self::Holds(_), None) => Ok(false),
-            (Self::Holds(conditions), Some(vm)) => {
-                let search = Search::new(SEARCH_TIME);
-                let holds = |(_, c): &(_, Condition)| c.holds(vm, &search);
-                let all = conditions.iter().all(holds);
-                search.failure().map_or(Ok(all), Err)
-            }
-        }
-    }
-
-    /// Whether an event may have changed what the goal depends on.
-    fn may_concern(&self, event: &Event) -> bool {
-        let Self::Holds(conditions) = self else { return true };
-        if event.kind != EventKind::Modify {
-            return true;
-        }
-        event.changes().iter().any(|change| {
-            let at = change.get("path").and_then(Json::as_array);
-            let at = at.unwrap_or_default();
-            conditions.iter().any(|(_, c)| c.may_be_changed_at(at))
-        })
-    }
 }
 
 /// Takes in the items of the stream. The watcher's thread calls it.
@@ -472,19 +441,14 @@ impl Seen {
     /// what may have gone wrong. Prints the VM, if it exists.
     fn late(&self, goal: &Goal, time: Duration) -> Failure {
         let state = self.state.lock();
-        let instead = match (&state.vm, goal) {
-            (None, _) => "the current state of the VM is not known".to_string(),
-            (Some(Presence::Gone), _)
-                if state.unseen.is_some() || !state.has_answer =>
-            {
+        let is_known = state.unseen.is_none() && state.has_answer;
+        let instead = match &state.vm {
+            Some(Presence::There(vm)) => goal.difference(vm),
+            Some(Presence::Gone) if is_known => {
+                "there is no such VM".to_string()
+            }
+            Some(Presence::Gone) | None => {
                 "the current state of the VM is not known".to_string()
-            }
-            (Some(Presence::Gone), _) => "there is no such VM".to_string(),
-            (Some(Presence::There(_)), Goal::Gone) => {
-                "the VM still exists".to_string()
-            }
-            (Some(Presence::There(vm)), Goal::Holds(wanted)) => {
-                unmet(vm, wanted)
             }
         };
         if let Some(Presence::There(vm)) = &state.vm {
@@ -549,29 +513,6 @@ fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
         return Ok(Some(what));
     }
     Ok(None)
-}
-
-/// The conditions that a VM does not meet, each with the value it has instead.
-fn unmet(vm: &Json, wanted: &[(String, Condition)]) -> String {
-    let Some(vm) = vm.as_object() else { return String::new() };
-    let search = Search::new(SEARCH_TIME);
-    let unmet = wanted.iter().filter(|(_, c)| !c.holds(vm, &search));
-    let texts = unmet.map(|(words, condition)| {
-        let property = split_once(words, '=').map_or("", |(p, _)| p);
-        match &condition.texts(vm)[..] {
-            [] => format!("the VM has no {property} (waited for {words})"),
-            texts => {
-                let texts: String =
-                    texts.join(", ").chars().take(SHOWN_MAX).collect();
-                format!("{property} is {texts} (waited for {words})")
-            }
-        }
-    });
-    let texts = texts.collect::<Vec<_>>().join("; ");
-    match texts.is_empty() {
-        true => "the conditions seem to hold, but are unconfirmed".to_string(),
-        false => super::terminal::printable(&texts),
-    }
 }
 
 fn run_command(words: &[OsString]) -> Result<(), Failure> {

@@ -67,9 +67,7 @@ impl Compare {
 
     /// Interrupts it; returns its exit status and its summary.
     fn end(mut self) -> (Option<i32>, Json) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status();
-        assert!(sent.unwrap().success());
+        assert!(kill("INT", self.child.id()));
         let summary = self.wait_for("summary", 1).clone();
         let status = wait_for("compare ends", || {
             self.child.try_wait().unwrap().ok_or("it runs".to_string())

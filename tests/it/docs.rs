@@ -1,7 +1,7 @@
 //! The documentation: manual pages, shell completion, and the examples in
 //! README.md and docs/TOUR.md.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,41 +62,144 @@ fn options_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The help of every verb.
+fn helps() -> BTreeMap<String, String> {
+    let verbs = verbs_in(&output_of(&["help"]));
+    let help = |verb: String| {
+        let help = output_of(&[&verb, "--help"]);
+        (verb, help)
+    };
+    verbs.into_iter().filter(|verb| verb != "help").map(help).collect()
+}
+
+/// The options that a help explains: the letter, if there is one, else the long
+/// name.
+fn options_of(help: &str) -> Vec<&str> {
+    let (_, options) = help.split_once("\nOptions:\n").unwrap();
+    let (options, _) = options.split_once("\nExamples:\n").unwrap();
+    let lines = options.lines().filter_map(|line| line.strip_prefix("  -"));
+    let names = lines.map(|line| {
+        let end = line.find([' ', ',']).unwrap_or(line.len());
+        &line[..end]
+    });
+    names.collect()
+}
+
 #[test]
-fn the_manual_and_the_usage_have_the_same_options() {
+fn every_verb_has_a_help_of_its_own() {
+    let helps = helps();
+    assert!(helps.len() >= 17, "{helps:?}");
+    for (verb, help) in &helps {
+        assert!(help.starts_with(&format!("usage: vminfod {verb} ")), "{help}");
+        assert!(help.lines().all(|line| line.len() <= 80), "{help}");
+        let examples = help.lines().filter(|l| l.starts_with("  vminfod "));
+        assert_eq!(examples.count(), 2, "{help}");
+        let (_, status) = help.split_once("\nExit status:\n").unwrap();
+        assert!(status.starts_with("  0 if "), "{help}");
+        assert_eq!(*help, output_of(&["help", verb]));
+        if !options_of(help).contains(&"h") {
+            assert_eq!(*help, output_of(&[verb, "-h"]));
+        }
+        for line in help.lines().filter(|line| line.starts_with("  -")) {
+            assert!(line.len() > 28 || !line.contains("  --"), "{line}");
+        }
+    }
+    // What comes after `--` belongs to another program.
+    let args = ["wait", "x", "state=x", "--timeout", "0", "--", "ls", "--help"];
+    let wait = Command::new(VMINFOD)
+        .args(args)
+        .env("VMINFOD_SERVER", "127.0.0.1:1")
+        .output()
+        .unwrap();
+    assert!(!wait.stdout.starts_with(b"usage"), "{wait:?}");
+}
+
+#[test]
+fn a_mistyped_verb_or_option_suggests_the_nearest() {
+    let said = |args: &[&str]| {
+        let output = Command::new(VMINFOD).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (args, meant) in [
+        (
+            &["evnets"][..],
+            "Invalid command: \"evnets\". Did you mean events?\n",
+        ),
+        (&["help", "statsu"], "\"statsu\". Did you mean status?\n"),
+        (
+            &["events", "--jsno"],
+            " (did you mean '--json'?); try 'vminfod events",
+        ),
+        (&["wait", "x", "--tiemout", "1"], "(did you mean '--timeout'?)"),
+    ] {
+        assert!(said(args).contains(meant), "{}", said(args));
+    }
+    for args in [&["bogus"][..], &["events", "--bogus"]] {
+        assert!(!said(args).to_lowercase().contains("did you mean"));
+    }
+    // Without a verb, the usage is printed.
+    assert_eq!(said(&[]), output_of(&["help"]));
+}
+
+#[test]
+fn the_manual_the_completions_and_the_help_have_the_same_options() {
     let page = read("man/vminfod.8");
-    let usage = output_of(&["help"]);
     let words: Vec<_> = page.split_whitespace().collect();
     let in_page: BTreeSet<_> = words
         .windows(2)
-        .filter(|pair| pair[0] == "Fl")
-        .chain(words.windows(2).filter(|pair| pair[0] == ".Fl"))
+        .filter(|pair| pair[0] == "Fl" || pair[0] == ".Fl")
         .filter_map(|pair| pair[1].strip_prefix('-'))
-        .map(String::from)
+        .filter(|option| !option.is_empty())
         .collect();
-    let in_page_commands = in_page.iter().filter(|o| !o.is_empty());
-    for option in options_in(&usage) {
-        let is_there = in_page.contains(&option);
-        assert!(is_there, "--{option} is not in the manual");
+    let mut in_help = BTreeSet::from(["version", "output"].map(String::from));
+    let bash = read("completion/vminfod.bash");
+    let zsh = read("completion/_vminfod");
+    for (verb, help) in helps() {
+        let (_, options) = help.split_once("\nOptions:\n").unwrap();
+        let (options, _) = options.split_once("\nExamples:\n").unwrap();
+        let longs = options_in(options);
+        for option in &longs {
+            let is_there = in_page.contains(option.as_str());
+            assert!(is_there, "{verb} --{option} is not in the manual");
+        }
+        in_help.extend(longs);
+        // Every verb has these, and the completions have them in one place.
+        // What does nothing is not completed.
+        let common = ["v", "d", "-help", "-server", "-time-limit"];
+        let does_nothing = help.contains("does nothing");
+        let section = |text: &str| {
+            let begins = text.match_indices("\n    ").filter(|(at, _)| {
+                let line = text[at + 5..].lines().next().unwrap_or_default();
+                let names = line.split(')').next().unwrap_or_default();
+                line.contains(')') && names.split(" | ").any(|n| n == verb)
+            });
+            let sections = begins.map(|(at, _)| {
+                let rest = &text[at + 1..];
+                &rest[..rest.find(";;").unwrap_or(rest.len())]
+            });
+            sections.collect::<String>()
+        };
+        for option in options_of(&help) {
+            let is_common =
+                common.contains(&option) && (option.len() > 1 || does_nothing);
+            if is_common {
+                continue;
+            }
+            let option = format!("-{option}");
+            for (shell, text) in [("bash", &bash), ("zsh", &zsh)] {
+                let section = section(text);
+                let is_there = section
+                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                    .any(|word| word == option);
+                assert!(is_there, "{shell}: {verb} {option}: {section}");
+            }
+        }
     }
-    // The long names of one-letter options are only in the manual.
-    let longs = [
-        "order",
-        "sortby",
-        "parsable",
-        "header",
-        "no-header",
-        "json",
-        "output",
-        "unique",
-        "full",
-        "ready",
-        "server",
-    ];
-    for option in in_page_commands {
-        let is_known = usage.contains(&format!("--{option}"))
-            || longs.contains(&option.as_str());
-        assert!(is_known, "--{option} is not in the usage");
+    for option in in_page {
+        let is_known = in_help.contains(option);
+        assert!(is_known, "--{option} is in no help");
     }
 }
 

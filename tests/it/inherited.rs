@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use vminfod::vm::json::Json;
 
-use crate::harness::{TestHost, VMINFOD, free_address, get_at, wait_for};
+use crate::harness::{TestHost, VMINFOD, free_address, get_at, kill, wait_for};
 use crate::processes;
 
 /// A command that runs the program with these signals ignored and blocked.
@@ -129,8 +129,7 @@ fn a_log_at_its_size_limit_does_not_end_the_daemon() {
     let ping = get_at(addr.parse().unwrap(), "/ping");
     assert_eq!(ping.json().get("ping"), Some(&Json::from("pong")));
     assert_eq!(fs::metadata(&path).unwrap().len(), LIMIT);
-    let pid = daemon.id().to_string();
-    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    assert!(kill("TERM", daemon.id()));
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }
 

@@ -6,7 +6,9 @@ use std::process::{Command, Output};
 
 use vminfod::vm::json::Json;
 
-use crate::harness::{TestHost, VMINFOD, free_address, parse, text, wait_for};
+use crate::harness::{
+    TestHost, VMINFOD, free_address, kill, parse, text, wait_for,
+};
 
 #[test]
 fn a_signal_ends_the_daemon_its_children_and_its_streams() {
@@ -24,8 +26,7 @@ fn a_signal_ends_the_daemon_its_children_and_its_streams() {
         assert_eq!(daemon.wait(), Some(0));
         assert!(stream.next().is_none());
         for pid in pids {
-            let alive = Command::new("kill").args(["-0", &pid]).output();
-            assert!(!alive.unwrap().status.success(), "{pid} lives");
+            assert!(!kill("0", &pid), "{pid} lives");
         }
         let log = daemon.log().join("\n");
         assert!(log.contains("\"stopped\""), "{log}");
@@ -95,8 +96,7 @@ fn a_sysevent_child_can_be_killed_and_is_restarted() {
         status.get("sources").unwrap().get("zone").unwrap().clone()
     };
     let pid = zone().get("pid").unwrap().to_string();
-    let killed = Command::new("kill").args(["-TERM", &pid]).status();
-    assert!(killed.unwrap().success());
+    assert!(kill("TERM", pid));
     wait_for("it was started again", || {
         match zone().get("restarts").and_then(Json::as_u64) {
             Some(1..) => Ok(()),
@@ -157,8 +157,7 @@ fn a_log_pipe_that_is_not_read_does_not_block_the_daemon() {
         500.. => Ok(()),
         runs => Err(runs.to_string()),
     });
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    assert!(kill("TERM", child.id()));
     let status = wait_for("it ends", || {
         child.try_wait().unwrap().ok_or("it lives".to_string())
     });
@@ -309,8 +308,7 @@ fn events_are_printed_as_they_come() {
 #[test]
 fn a_wrong_command_line_is_reported_in_one_line() {
     for args in [
-        &[][..],
-        &["vm"],
+        &["vm"][..],
         &["vm", "a", "b"],
         &["ping", "--bogus"],
         &["ping", "--server", "nowhere"],

@@ -23,12 +23,24 @@ pub fn of(root: &Path) -> Vec<(String, String)> {
 
 /// Kills the processes that a test has left: the sysevents of a daemon that was
 /// killed run until the next event.
-pub fn kill(root: &Path) {
+pub fn kill_left(root: &Path) {
     let left = of(root);
     if !left.is_empty() {
-        let ids = left.iter().map(|(id, _)| id);
-        let _ = Command::new("kill").arg("-9").args(ids).output();
+        for (id, _) in &left {
+            kill("KILL", id);
+        }
     }
+}
+
+/// Sends a signal to a process or, if it has a dash before it, to a process
+/// group; returns whether there is one. (A shell has kill built in; the program
+/// is not on every machine.)
+pub fn kill(signal: &str, process: impl ToString) -> bool {
+    let sent = Command::new("sh")
+        .args(["-c", "kill -s \"$1\" -- \"$2\" 2> /dev/null", "sh", signal])
+        .arg(process.to_string())
+        .status();
+    sent.unwrap().success()
 }
 
 /// A directory that is removed when dropped.
@@ -48,7 +60,7 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        kill(&self.0);
+        kill_left(&self.0);
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -167,8 +167,7 @@ impl Drop for Image {
     fn drop(&mut self) {
         if let Some(pid) = self.pid() {
             for left in Self::in_contract(pid) {
-                let left = left.to_string();
-                let _ = Command::new("kill").args(["-9", &left]).status();
+                kill("KILL", left);
             }
         }
         if std::thread::panicking() {
@@ -282,7 +281,7 @@ fn a_stop_kills_a_daemon_that_does_not_end() {
     image.change_method(|method| method.replace("end_time=20", "end_time=1"));
     assert_eq!(image.method("start"), 0);
     let daemon = image.pid().unwrap();
-    run(Command::new("kill").args(["-STOP", &daemon.to_string()]));
+    assert!(kill("STOP", daemon));
     assert_eq!(image.method("stop"), 0);
     image.wait_until_contract_is_empty(daemon);
 }
@@ -363,9 +362,7 @@ fn a_failed_start_says_why() {
 #[test]
 fn no_child_process_survives_a_dead_daemon() {
     let image = Image::new();
-    let kill = |pid: u32| {
-        run(Command::new("kill").args(["-9", &pid.to_string()]));
-    };
+    let kill = |pid: u32| assert!(kill("KILL", pid));
     // While it starts: the method fails.
     image.host.hurt("zoneadm", "block").unwrap();
     let start = image.begin("start");

@@ -131,7 +131,7 @@ impl Drop for Platform {
     fn drop(&mut self) {
         let pid = fs::read_to_string(self.dir.0.join("platform.pid"));
         if let Ok(pid) = pid {
-            let _ = Command::new("kill").args(["-9", pid.trim()]).status();
+            kill("KILL", pid.trim());
         }
         if std::thread::panicking() {
             eprintln!("--- startd ---\n{}", self.startd_log());
@@ -292,9 +292,7 @@ fn a_switch_that_is_interrupted_goes_back() {
     let mut child =
         script.stderr(std::process::Stdio::piped()).spawn().unwrap();
     platform.wait_for_state("offline*");
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status();
-    assert!(sent.unwrap().success());
+    assert!(kill("TERM", child.id()));
     let status = wait_for("it ends", || {
         child.try_wait().unwrap().ok_or_else(|| platform.startd_log())
     });

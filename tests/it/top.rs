@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::harness::programs::needs;
-use crate::harness::{Daemon, TestHost, VMINFOD, free_address};
+use crate::harness::{Daemon, TestHost, VMINFOD, free_address, kill};
 use crate::terminal::Terminal;
 
 fn address(daemon: &Daemon) -> String {
@@ -120,12 +120,7 @@ fn a_signal_ends_top_and_restores_the_terminal() {
         terminal.wait_for_text("healthy");
         let pid = host.root().join("pid");
         let pid = std::fs::read_to_string(pid).unwrap();
-        let kill = |signal: &str| {
-            let kill = ["-s", signal, pid.trim()];
-            let sent = Command::new("kill").args(kill).status();
-            assert!(sent.unwrap().success());
-        };
-        kill(signal);
+        assert!(kill(signal, pid.trim()));
         let screen = terminal.wait_for_text("after 0");
         assert_eq!(screen[..2], ["before", "after 0"], "{signal}");
         // The terminal shows again what is typed.
@@ -160,11 +155,7 @@ fn top_can_be_suspended_and_resumed() {
     // Stopped by another process, it takes its terminal back, too.
     let group = std::fs::read_to_string(pid).unwrap();
     let group = format!("-{}", group.trim());
-    let kill = |signal: &str| {
-        let sent =
-            Command::new("kill").args(["-s", signal, "--", &group]).status();
-        assert!(sent.unwrap().success());
-    };
+    let kill = |signal: &str| assert!(kill(signal, &group));
     kill("STOP");
     terminal.press(&["-l", "fg"]);
     terminal.wait_for_text("Stopped");

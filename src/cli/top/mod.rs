@@ -10,7 +10,6 @@ mod screen;
 mod view;
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::args::CLIENT;
 use super::terminal::has_colours;
-use super::{Failure, asked, print};
+use super::verb::{Call, STATUS, Verb};
+use super::{Failure, print};
 use crate::client::{self, Client, Event, EventsQuery, Notice, Watcher};
 use crate::os;
 use crate::os::signals::{Signal, Signals};
@@ -124,10 +125,25 @@ impl Inbox {
     }
 }
 
+pub const VERB: Verb = Verb {
+    names: &["top"],
+    operands: "",
+    summary: "a live view of VMs and events",
+    about: "Shows VMs and events until q is pressed; ? shows the keys. If \
+            standard output is not a terminal, it prints a table once.",
+    options: &[&CLIENT],
+    examples: [
+        ("top", "the VMs of this host"),
+        ("top --server 10.0.0.2:9090", "those of another host"),
+    ],
+    status: STATUS,
+    run,
+};
+
 /// Shows the view until the user ends it. Without a terminal, or on one that is
 /// dumb, prints it once as text.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let client = asked(args, 0)?.client("vminfod-top")?;
+fn run(call: Call) -> Result<(), Failure> {
+    let client = call.parse(0)?.client("vminfod-top")?;
     let bell = Bell::new().map_err(|e| Failure::Failed(e.to_string()))?;
     let inbox = Arc::new(Inbox {
         state: Mutex::default(),

@@ -1,12 +1,11 @@
 //! `list`: prints a table of VMs.
 
-use std::ffi::OsString;
-
 use super::fields::ListField;
 use super::order::{SortKey, is_truthy, sorted};
-use super::{find, parse, said};
-use crate::cli::args::{Opt, flag};
+use super::{COMMON, find, parse, said};
+use crate::cli::args::{CLIENT, Opt, flag, value};
 use crate::cli::terminal::text_for_reader;
+use crate::cli::verb::{Call, STATUS, Verb};
 use crate::cli::{Failure, all_read, print};
 use crate::vm::filter::text_of;
 use crate::vm::json::{Json, Object};
@@ -14,17 +13,56 @@ use crate::vm::json::{Json, Object};
 const DEFAULT_FIELDS: &str = "uuid,type,ram,state,alias";
 const DEFAULT_SORT: &str = "ram,uuid";
 
-const OPTIONS: [Opt; 5] = [
-    Opt { short: Some('o'), long: &["order", "output"], has_value: true },
-    Opt { short: Some('s'), long: &["sortby"], has_value: true },
-    flag('p', &["parsable"]),
-    flag('h', &["header"]),
-    flag('H', &["no-header"]),
-];
+pub const VERB: Verb = Verb {
+    names: &["list"],
+    operands: "[FIELD=VALUE]...",
+    summary: "a table of VMs",
+    about: "Prints a table of the VMs for which every FIELD has its VALUE: a \
+            text to be equal to, or ~ and a regular expression.",
+    options: &[
+        &[
+            Opt {
+                short: Some('o'),
+                ..value(
+                    &["order", "output"],
+                    "FIELD,...",
+                    "the columns (uuid,type,ram,state,alias)",
+                )
+            },
+            Opt {
+                short: Some('s'),
+                ..value(
+                    &["sortby"],
+                    "FIELD,...",
+                    "the fields to sort by (ram,uuid); - before a field is \
+                     for descending order",
+                )
+            },
+            flag(
+                'p',
+                &["parsable"],
+                "for programs: columns are separated by :, without a header",
+            ),
+            flag('H', &["no-header"], "without a header"),
+            flag('h', &["header"], "with a header, even with -p"),
+        ],
+        &COMMON,
+        &CLIENT,
+    ],
+    examples: [
+        (
+            "list -o uuid,alias,nics.0.ip -s alias state=running",
+            "the running VMs, by alias",
+        ),
+        ("list -Hp -o zoneid uuid=UUID", "one value, for a script"),
+    ],
+    status: STATUS,
+    run,
+};
 
 /// Prints the table.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = parse(args, &OPTIONS)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = parse(call)?;
     let order = args.last("order").unwrap_or(DEFAULT_FIELDS);
     let sort = args.last("sortby").unwrap_or(DEFAULT_SORT);
     for (what, names) in [("order", order), ("sort", sort)] {

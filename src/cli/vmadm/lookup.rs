@@ -1,25 +1,48 @@
 //! `lookup`: prints the uuids of the VMs that match, or the VMs themselves.
 
-use std::ffi::OsString;
-
-use super::{find, parse, said};
-use crate::cli::args::{Opt, flag};
+use super::{COMMON, find, parse, said};
+use crate::cli::args::{CLIENT, Opt, flag, value};
 use crate::cli::terminal::text_for_reader;
+use crate::cli::verb::{Call, STATUS, Verb};
 use crate::cli::{Failure, all_read, print, print_json};
 use crate::client::Vms;
 use crate::vm::filter::{ram_member, type_of};
 use crate::vm::json::{Json, Key, Object};
 use crate::vm::path::Path;
 
-const OPTIONS: [Opt; 3] = [
-    Opt { short: Some('o'), long: &["output", "order"], has_value: true },
-    flag('j', &["json"]),
-    flag('1', &["unique"]),
-];
+pub const VERB: Verb = Verb {
+    names: &["lookup"],
+    operands: "[FIELD=VALUE]...",
+    summary: "the uuids of VMs",
+    about: "Prints the uuid of each VM for which every FIELD has its VALUE: a \
+            text to be equal to, or ~ and a regular expression.",
+    options: &[
+        &[
+            flag('j', &["json"], "print the VMs as a JSON array"),
+            Opt {
+                short: Some('o'),
+                ..value(
+                    &["output", "order"],
+                    "FIELD,...",
+                    "with -j: print only these members",
+                )
+            },
+            flag('1', &["unique"], "fail unless exactly one VM is found"),
+        ],
+        &COMMON,
+        &CLIENT,
+    ],
+    examples: [
+        ("lookup -1 alias=web", "the uuid of the VM with this alias"),
+        ("lookup -j tags.role=~^db", "the databases, whole"),
+    ],
+    status: STATUS,
+    run,
+};
 
 /// Prints the uuids or, with `-j`, the VMs.
-pub fn run(args: Vec<OsString>) -> Result<(), Failure> {
-    let args = parse(args, &OPTIONS)?;
+fn run(call: Call) -> Result<(), Failure> {
+    let args = parse(call)?;
     let fields = args.last("output").map(|o| o.split(',').collect::<Vec<_>>());
     let is_json = args.has("json");
     if fields.is_some() && !is_json {

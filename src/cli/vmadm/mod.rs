@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::args::{Args, CLIENT, Opt, flag, switch, value};
-use super::{Failure, complain, print};
-use super::{events, usage};
+use super::verb::{self, Call, Program, STATUS, Verb};
+use super::{Failure, complain, events, print, usage};
 use crate::client::{Client, Error, Vms, VmsQuery};
 use crate::vm::filter::Condition;
 use fields::FilterKey;
@@ -47,23 +47,57 @@ const NOT_HERE: &[&str] = &[
 
 /// Options that every command of vmadm accepts. They do nothing here, because
 /// only the daemon logs.
-const COMMON: [Opt; 2] = [flag('v', &["verbose"]), flag('d', &["debug"])];
+const COMMON: [Opt; 2] = [
+    flag('v', &["verbose"], "does nothing; vmadm has it"),
+    flag('d', &["debug"], "does nothing; vmadm has it"),
+];
 
 /// How long `get --sync` may take, unless `--timeout` says.
-const SYNC_TIME: Duration = Duration::from_secs(30);
+pub const SYNC_TIME: Duration = Duration::from_secs(30);
+
+/// The verbs.
+pub const VERBS: [&Verb; 4] = [&list::VERB, &lookup::VERB, &GET, &events::VERB];
+
+const GET: Verb = Verb {
+    names: &["get", "json"],
+    operands: "UUID",
+    summary: "one VM, as JSON",
+    about: "Prints the VM with this uuid as JSON.",
+    options: &[
+        &[
+            switch(
+                &["sync"],
+                "have the daemon load the VM from the system first, so that \
+                 the output is not older than the request",
+            ),
+            value(
+                &["timeout"],
+                "SECS",
+                "how long that may take, in seconds (30)",
+            ),
+        ],
+        &COMMON,
+        &CLIENT,
+    ],
+    examples: [
+        ("get UUID", "the VM as the daemon has it"),
+        ("get UUID --sync", "the VM as the system has it"),
+    ],
+    status: STATUS,
+    run: get,
+};
 
 /// Runs a command line of vmadm.
-pub fn main(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    match verb {
-        "list" => list::run(args),
-        "lookup" => lookup::run(args),
-        "get" | "json" => get(verb, args),
-        "events" => events::run(args, events::Caller::Vmadm),
+pub fn main(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
+    if let Some(verb) = verb::find(&VERBS, name) {
+        return super::call(Program::Vmadm, verb, name, args);
+    }
+    match name {
         "help" | "-h" | "-?" | "--help" => print(usage::VMADM),
-        verb if NOT_HERE.contains(&verb) => Err(usage::of_vmadm(&format!(
-            "vmadm: {verb} is not here: this is vminfod, which only reads"
+        name if NOT_HERE.contains(&name) => Err(usage::of_vmadm(&format!(
+            "vmadm: {name} is not here: this is vminfod, which only reads"
         ))),
-        verb => Err(usage::of_vmadm(&format!("Invalid command: \"{verb}\"."))),
+        name => Err(usage::of_vmadm(&format!("Invalid command: \"{name}\"."))),
     }
 }
 
@@ -74,21 +108,25 @@ fn said(message: String) -> Failure {
 
 /// Parses a command line. As in vmadm, a last option that lacks its value gets
 /// `true`.
-fn parse(args: Vec<OsString>, options: &[Opt]) -> Result<Args, Failure> {
-    let parsed = Args::parse(args, &[options, &COMMON, &CLIENT], Some("true"));
-    parsed.map_err(|e| usage::of_vmadm(&e.to_string()))
+fn parse(call: Call) -> Result<Args, Failure> {
+    let parsed = Args::parse(call.args, call.verb.options, Some("true"));
+    parsed.map_err(|e| match e {
+        Failure::Usage(said) => usage::of_vmadm(&said),
+        other => other,
+    })
 }
 
 fn client(args: &Args) -> Result<Client, Failure> {
     args.client_with_deadline("vmadm")
 }
 
-fn get(verb: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    let args = parse(args, &[switch(&["sync"]), value(&["timeout"])])?;
+fn get(call: Call) -> Result<(), Failure> {
+    let name = call.name.clone();
+    let args = parse(call)?;
     let uuid = args.operands.first().filter(|uuid| is_uuid(uuid));
     let Some(uuid) = uuid else {
         return Err(usage::of_vmadm(&format!(
-            "Invalid or missing UUID for {verb}"
+            "Invalid or missing UUID for {name}"
         )));
     };
     let client = client(&args)?;

@@ -234,12 +234,6 @@ fn start(host: &TestHost, environment: &[(&str, &Path)]) -> Child {
     child.envs(environment.iter().copied()).spawn().unwrap()
 }
 
-fn kill(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let killed = Command::new("kill").args([signal, &pid]).status();
-    assert!(killed.unwrap().success());
-}
-
 #[test]
 fn a_check_that_is_killed_removes_its_files() {
     let host = TestHost::with_vms(1);
@@ -249,17 +243,17 @@ fn a_check_that_is_killed_removes_its_files() {
     let mut child = start(&host, &deaf);
     let made = || fs::read_dir(host.path("/scratch")).unwrap().count();
     wait_for("there is a directory when it is stopped", || {
-        kill(&child, "-STOP");
+        assert!(kill("STOP", child.id()));
         match made() {
             0 => {
-                kill(&child, "-CONT");
+                assert!(kill("CONT", child.id()));
                 Err("none".to_string())
             }
             _ => Ok(()),
         }
     });
-    kill(&child, "-TERM");
-    kill(&child, "-CONT");
+    assert!(kill("TERM", child.id()));
+    assert!(kill("CONT", child.id()));
     let status = wait_for("it ends", || {
         child.try_wait().unwrap().ok_or_else(|| "it runs".to_string())
     });
@@ -277,7 +271,7 @@ fn a_check_that_is_killed_ends_its_commands() {
         0 => Err("none".to_string()),
         _ => Ok(()),
     });
-    kill(&child, "-TERM");
+    assert!(kill("TERM", child.id()));
     let status = wait_for("it ends", || {
         child.try_wait().unwrap().ok_or_else(|| "it runs".to_string())
     });

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub mod programs;
 mod stream;
 
-pub use crate::processes::TempDir;
+pub use crate::processes::{TempDir, kill};
 use simhost::Host;
 use vminfod::vm::json::Json;
 
@@ -331,9 +331,7 @@ impl Daemon {
 
     /// Sends a signal.
     pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
+        assert!(kill(signal, self.child.id()));
     }
 
     /// Waits until the process ends; returns its exit status.
