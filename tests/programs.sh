@@ -14,7 +14,7 @@ directory=$1
 shift
 programs=("$@")
 [ $# -gt 0 ] || programs=(curl node python3 wrk tmux mandoc zsh xmllint
-    shellcheck bunyan ksh93 promtool nats-server)
+    shellcheck bunyan ksh93 ps promtool nats-server)
 
 # The package of a program and, if only the program is to be unpacked, its path.
 package_of() {
@@ -22,6 +22,7 @@ package_of() {
     node) echo nodejs ;;
     xmllint) echo libxml2-utils ;;
     bunyan) echo node-bunyan ;;
+    ps) echo procps ;;
     ksh93) echo ksh93u+m ;;
     promtool) echo prometheus usr/bin/promtool ;;
     nats-server) echo nats-server usr/sbin/nats-server ;;

@@ -11,9 +11,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 use crate::load::dtd::{self, Refusal};
 use crate::load::error::XmlError;
 use crate::vm::json::{Json, Object};
-use crate::vm::properties::{
-    DEVICE, FILESYSTEM, IGNORED, NETWORK, Property, ZONE, find,
-};
+use crate::vm::properties::{Holder, IGNORED, of_key};
 use crate::vm::values::number;
 
 /// The most elements, attributes and texts of a document.
@@ -163,7 +161,7 @@ impl Reader {
                 }
                 "rctl" => self.rctl(child),
                 "network" => {
-                    let nic = self.element(child, "network", NETWORK);
+                    let nic = self.element(child, "network", Holder::Nic);
                     self.append("nics", |r| &mut r.nics, nic);
                 }
                 "device" => self.device(child),
@@ -197,8 +195,8 @@ impl Reader {
     }
 
     fn zone_key(&mut self, key: &str, value: &str) {
-        match find(ZONE, key) {
-            Some((_, name, translate)) => self.vm.set(*name, translate(value)),
+        match of_key(Holder::Vm, key) {
+            Some(p) => self.vm.set(p.name, p.kind.value(value)),
             None => self.unknown_key(key),
         }
     }
@@ -224,11 +222,11 @@ impl Reader {
         &mut self,
         element: Node<'_, '_>,
         scope: &str,
-        table: &'static [Property],
+        holder: Holder,
     ) -> Object {
         let mut object = Object::new();
-        let mut set = |key: &str, value: &str| match find(table, key) {
-            Some((_, name, translate)) => object.set(*name, translate(value)),
+        let mut set = |key: &str, value: &str| match of_key(holder, key) {
+            Some(p) => object.set(p.name, p.kind.value(value)),
             None => self.unknown_key(&format!("{scope}.{key}")),
         };
         for attribute in element.attributes() {
@@ -245,7 +243,7 @@ impl Reader {
         // The parser of the reference implementation leaves this member behind,
         // and clients know it.
         self.vm.set_default("device", || Json::Null);
-        let object = self.element(device, "device", DEVICE);
+        let object = self.element(device, "device", Holder::Disk);
         if object.get_str("model") == Some("passthru") {
             self.append("pci_devices", |r| &mut r.pci_devices, object);
         } else {
@@ -254,7 +252,8 @@ impl Reader {
     }
 
     fn filesystem(&mut self, filesystem: Node<'_, '_>) -> Object {
-        let mut object = self.element(filesystem, "filesystem", FILESYSTEM);
+        let mut object =
+            self.element(filesystem, "filesystem", Holder::Filesystem);
         let options: Vec<_> = elements(filesystem, "fsoption")
             .map(|option| Json::from(attribute(option, "name")))
             .collect();

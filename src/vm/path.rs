@@ -5,57 +5,42 @@ use std::fmt;
 
 use crate::source::{MAPS, is_map};
 use crate::vm::json::{Json, Object};
-use crate::vm::properties::{
-    DEVICE, DISK_OTHERS, FILESYSTEM, NETWORK, OTHERS, Property, SNAPSHOT, ZONE,
-};
-
-/// The members that are arrays of objects.
-const ARRAYS: [&str; 5] =
-    ["nics", "disks", "pci_devices", "filesystems", "snapshots"];
+use crate::vm::properties::{self, ARRAYS, Holder};
 
 /// The names of the members that VM objects can have, sorted.
 #[must_use]
 pub fn member_names() -> BTreeSet<&'static str> {
-    let of_xml = ZONE.iter().map(|row| row.1);
+    let own = properties::of(Holder::Vm).map(|property| property.name);
     let maps = MAPS.iter().map(|map| map.name);
-    of_xml.chain(OTHERS.iter().copied()).chain(maps).chain(ARRAYS).collect()
+    own.chain(maps).chain(ARRAYS.map(|(name, _)| name)).collect()
 }
 
 /// Whether VM objects have members of this name, at any level. These names are
 /// the same on every machine.
 #[must_use]
 pub fn is_member_name(name: &str) -> bool {
-    let is_below = |member: &&str| match shape_of(member) {
-        Some(Shape::Elements(table, others)) => {
-            table.iter().any(|row| row.1 == name) || others.contains(&name)
-        }
-        _ => false,
-    };
-    shape_of(name).is_some() || ARRAYS.iter().any(is_below)
+    shape_of(name).is_some() || properties::ALL.iter().any(|p| p.name == name)
 }
 
 /// What a member holds.
 enum Shape {
     /// A value, or an array of values.
     Plain,
-    /// An array of objects. Their members are named in this table and in this
-    /// list.
-    Elements(&'static [Property], &'static [&'static str]),
+    /// An array of objects with the members of this holder.
+    Elements(Holder),
     /// An object whose members can have any names.
     Map,
 }
 
 fn shape_of(member: &str) -> Option<Shape> {
-    let is_of = |table: &[Property]| table.iter().any(|row| row.1 == member);
-    Some(match member {
-        "nics" => Shape::Elements(NETWORK, &[]),
-        "disks" | "pci_devices" => Shape::Elements(DEVICE, DISK_OTHERS),
-        "filesystems" => Shape::Elements(FILESYSTEM, &["options"]),
-        "snapshots" => Shape::Elements(&[], SNAPSHOT),
-        map if is_map(map) => Shape::Map,
-        other if OTHERS.contains(&other) || is_of(ZONE) => Shape::Plain,
-        _ => return None,
-    })
+    let array = ARRAYS.iter().find(|(name, _)| *name == member);
+    if let Some((_, holder)) = array {
+        return Some(Shape::Elements(*holder));
+    }
+    match member {
+        map if is_map(map) => Some(Shape::Map),
+        other => properties::has(Holder::Vm, other).then_some(Shape::Plain),
+    }
 }
 
 /// A step of a path.
@@ -88,11 +73,10 @@ impl UnknownProperty {
     pub fn known(&self) -> Vec<&'static str> {
         let array = self.0.split('.').next().and_then(shape_of);
         match array {
-            Some(Shape::Elements(table, others)) => {
-                let of_xml = table.iter().map(|row| row.1);
-                let all: BTreeSet<_> =
-                    of_xml.chain(others.iter().copied()).collect();
-                all.into_iter().collect()
+            Some(Shape::Elements(holder)) => {
+                let names: BTreeSet<_> =
+                    properties::of(holder).map(|p| p.name).collect();
+                names.into_iter().collect()
             }
             _ => member_names().into_iter().collect(),
         }
@@ -131,12 +115,9 @@ impl Path {
             return Ok(Self(parts));
         }
         for (n, word) in rest.split('.').enumerate() {
-            let is_member = |table: &[Property], others: &[&str]| {
-                table.iter().any(|row| row.1 == word) || others.contains(&word)
-            };
             parts.push(match (&shape, n) {
-                (Shape::Elements(table, others), 1) => {
-                    if !is_member(table, others) {
+                (Shape::Elements(holder), 1) => {
+                    if !properties::has(*holder, word) {
                         return Err(unknown());
                     }
                     Part::Name(word.to_string())

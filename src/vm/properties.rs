@@ -1,9 +1,9 @@
-//! Which key of a zone's XML is which property of the VM, and how its text is
-//! translated. Keys that are in no table are skipped.
-//!
-//! To add a property that is in the zone's XML, add its row here. A property
-//! that a command reports is set by the module of that command below `load`;
-//! only its name is listed here.
+//! The properties of VM objects: `properties.txt` has a row for each, with its
+//! meaning, and for those in the zone's XML which key they are and how its text
+//! is translated. Keys that are in no row are skipped.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use crate::vm::json::Json;
 use crate::vm::values::{
@@ -11,17 +11,8 @@ use crate::vm::values::{
     split_commas_number, text,
 };
 
-/// Key in the XML, name in the VM object, translator.
-pub type Property = (&'static str, &'static str, fn(&str) -> Json);
-
-/// Finds the row of `key`. The table must be sorted by key.
-#[must_use]
-pub fn find(
-    table: &'static [Property],
-    key: &str,
-) -> Option<&'static Property> {
-    table.binary_search_by(|row| row.0.cmp(key)).ok().map(|i| &table[i])
-}
+/// The rows.
+const TABLE: &str = include_str!("properties.txt");
 
 /// Keys and elements that are known and say nothing about the VM object: those
 /// of vmadm, and further ones of zonecfg(8). A key that is neither in a table
@@ -52,220 +43,185 @@ pub const IGNORED: &[&str] = &[
     "zonepath",
 ];
 
-/// Keys of the zone: `ATTRIBUTE`, `attr.NAME`, `rctl.NAME.PRIV.ACTION`.
-pub const ZONE: &[Property] = &[
-    ("attr.alias", "alias", base64_utf8),
-    ("attr.app-svc-dependent", "app_svc_dependent", bool_strict),
-    ("attr.archive-on-delete", "archive_on_delete", bool_strict),
-    ("attr.bhyve-extra-opts", "bhyve_extra_opts", text),
-    ("attr.billing-id", "billing_id", text),
-    ("attr.boot", "boot", text),
-    ("attr.bootrom", "bootrom", text),
-    ("attr.com1", "com1", text),
-    ("attr.com2", "com2", text),
-    ("attr.cpu-type", "cpu_type", text),
-    ("attr.create-timestamp", "create_timestamp", text),
-    ("attr.dataset-uuid", "image_uuid", text),
-    ("attr.default-gateway", "default_gateway", text),
-    ("attr.disk-driver", "disk_driver", text),
-    ("attr.dns-domain", "dns_domain", text),
-    ("attr.do-not-inventory", "do_not_inventory", bool_strict),
-    ("attr.docker", "docker", bool_strict),
-    ("attr.failed", "failed", text),
-    ("attr.firewall-enabled", "firewall_enabled", bool_strict),
-    ("attr.flexible-disk-size", "flexible_disk_size", number),
-    ("attr.hostname", "hostname", text),
-    ("attr.init-name", "init_name", text),
-    (
-        "attr.internal-metadata-namespaces",
-        "internal_metadata_namespaces",
-        split_commas,
-    ),
-    ("attr.kernel-version", "kernel_version", text),
-    ("attr.maintain-resolvers", "maintain_resolvers", bool_strict),
-    ("attr.nic-driver", "nic_driver", text),
-    ("attr.owner-uuid", "owner_uuid", text),
-    ("attr.package-name", "package_name", text),
-    ("attr.package-version", "package_version", text),
-    ("attr.provisioning", "provisioning", bool_strict),
-    ("attr.qemu-extra-opts", "qemu_extra_opts", base64_utf8),
-    ("attr.qemu-opts", "qemu_opts", base64_utf8),
-    ("attr.ram", "ram", number),
-    ("attr.resolvers", "resolvers", split_commas),
-    ("attr.restart-init", "restart_init", bool_strict),
-    ("attr.spice-opts", "spice_opts", base64_utf8),
-    ("attr.spice-password", "spice_password", base64_utf8),
-    ("attr.spice-port", "spice_port", number),
-    ("attr.tmpfs", "tmpfs", number),
-    ("attr.transition", "transition", text),
-    ("attr.vcpus", "vcpus", number),
-    ("attr.vga", "vga", text),
-    ("attr.virtio-txburst", "virtio_txburst", number),
-    ("attr.virtio-txtimer", "virtio_txtimer", number),
-    ("attr.vm-autoboot", "vm_autoboot", bool_strict),
-    ("attr.vm-version", "v", number),
-    ("attr.vnc-password", "vnc_password", base64_utf8),
-    ("attr.vnc-port", "vnc_port", number),
-    ("attr.zlog-max-size", "zlog_max_size", number),
-    ("attr.zlog-mode", "zlog_mode", text),
-    ("attr.zlog-name", "zlog_name", text),
-    ("autoboot", "autoboot", bool_strict),
-    ("brand", "brand", text),
-    ("fs", "filesystems", text),
-    ("fs-allowed", "fs_allowed", text),
-    ("limitpriv", "limit_priv", text),
-    ("name", "zonename", text),
-    ("rctl.zone.cpu-cap.privileged.deny", "cpu_cap", number),
-    ("rctl.zone.cpu-shares.privileged.none", "cpu_shares", number),
-    (
-        "rctl.zone.max-locked-memory.privileged.deny",
-        "max_locked_memory",
-        bytes_to_mib,
-    ),
-    ("rctl.zone.max-lwps.privileged.deny", "max_lwps", number),
-    ("rctl.zone.max-msg-ids.privileged.deny", "max_msg_ids", number),
-    (
-        "rctl.zone.max-physical-memory.privileged.deny",
-        "max_physical_memory",
-        bytes_to_mib,
-    ),
-    ("rctl.zone.max-sem-ids.privileged.deny", "max_sem_ids", number),
-    ("rctl.zone.max-shm-ids.privileged.deny", "max_shm_ids", number),
-    (
-        "rctl.zone.max-shm-memory.privileged.deny",
-        "max_shm_memory",
-        bytes_to_mib,
-    ),
-    ("rctl.zone.max-swap.privileged.deny", "max_swap", bytes_to_mib),
-    ("rctl.zone.zfs-io-priority.privileged.none", "zfs_io_priority", number),
+/// What a property belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The VM itself.
+    Vm,
+    /// An element of `nics`.
+    Nic,
+    /// An element of `disks` or `pci_devices`.
+    Disk,
+    /// An element of `filesystems`.
+    Filesystem,
+    /// An element of `snapshots`.
+    Snapshot,
+}
+
+/// The members of the VM that are arrays of objects.
+pub const ARRAYS: [(&str, Holder); 5] = [
+    ("nics", Holder::Nic),
+    ("disks", Holder::Disk),
+    ("pci_devices", Holder::Disk),
+    ("filesystems", Holder::Filesystem),
+    ("snapshots", Holder::Snapshot),
 ];
 
-/// Keys of a `<network>`: `ATTRIBUTE`, `net-attr.NAME`.
-pub const NETWORK: &[Property] = &[
-    ("global-nic", "nic_tag", text),
-    ("mac-addr", "mac", text),
-    ("net-attr.allow_dhcp_spoofing", "allow_dhcp_spoofing", bool_strict),
-    ("net-attr.allow_ip_spoofing", "allow_ip_spoofing", bool_strict),
-    ("net-attr.allow_mac_spoofing", "allow_mac_spoofing", bool_strict),
-    (
-        "net-attr.allow_restricted_traffic",
-        "allow_restricted_traffic",
-        bool_strict,
-    ),
-    (
-        "net-attr.allow_unfiltered_promisc",
-        "allow_unfiltered_promisc",
-        bool_strict,
-    ),
-    ("net-attr.allowed_dhcp_cids", "allowed_dhcp_cids", split_commas),
-    ("net-attr.allowed_ips", "allowed_ips", split_commas),
-    (
-        "net-attr.blocked_outgoing_ports",
-        "blocked_outgoing_ports",
-        split_commas_number,
-    ),
-    ("net-attr.dhcp_server", "dhcp_server", bool_strict),
-    ("net-attr.gateway", "gateway", text),
-    ("net-attr.gateways", "gateways", split_commas),
-    ("net-attr.ip", "ip", text),
-    ("net-attr.ips", "ips", split_commas),
-    ("net-attr.model", "model", text),
-    ("net-attr.mtu", "mtu", number),
-    ("net-attr.netmask", "netmask", text),
-    ("net-attr.network_uuid", "network_uuid", text),
-    ("net-attr.primary", "primary", bool_strict),
-    ("net-attr.vrrp_primary_ip", "vrrp_primary_ip", text),
-    ("net-attr.vrrp_vrid", "vrrp_vrid", number),
-    ("physical", "interface", text),
-    ("vlan-id", "vlan_id", number),
-];
+/// The type of a property. It decides how a text of the zone's XML is
+/// translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A text.
+    Text,
+    /// A text that the XML has in base64.
+    Base64,
+    /// A number; null if the XML has none there.
+    Number,
+    /// A number of MiB that the XML has in bytes.
+    Mib,
+    /// `true` or `false`; any other text stays a text.
+    Bool,
+    /// An array of texts that the XML joins by commas.
+    List,
+    /// An array of numbers that the XML joins by commas.
+    Numbers,
+    /// An object; the XML has none.
+    Object,
+}
 
-/// Keys of a `<device>`: `ATTRIBUTE`, `net-attr.NAME`.
-pub const DEVICE: &[Property] = &[
-    ("match", "path", text),
-    ("net-attr.boot", "boot", bool_strict),
-    ("net-attr.guest-block-size", "guest_block_size", text),
-    ("net-attr.image-size", "image_size", number),
-    ("net-attr.image-uuid", "image_uuid", text),
-    ("net-attr.media", "media", text),
-    ("net-attr.model", "model", text),
-    ("net-attr.notrim", "notrim", bool_strict),
-    ("net-attr.pci-slot", "pci_slot", text),
-    ("net-attr.uuid", "uuid", text),
-];
+impl Type {
+    /// The types with their names in the table.
+    const NAMES: [(&str, Type); 8] = [
+        ("text", Type::Text),
+        ("base64", Type::Base64),
+        ("number", Type::Number),
+        ("mib", Type::Mib),
+        ("bool", Type::Bool),
+        ("list", Type::List),
+        ("numbers", Type::Numbers),
+        ("object", Type::Object),
+    ];
 
-/// Attributes of a `<filesystem>`.
-pub const FILESYSTEM: &[Property] = &[
-    ("directory", "target", text),
-    ("raw", "raw", text),
-    ("special", "source", text),
-    ("type", "type", text),
-];
+    /// The value of a text in the zone's XML.
+    #[must_use]
+    pub fn value(self, from: &str) -> Json {
+        match self {
+            Self::Text | Self::Object => text(from),
+            Self::Base64 => base64_utf8(from),
+            Self::Number => number(from),
+            Self::Mib => bytes_to_mib(from),
+            Self::Bool => bool_strict(from),
+            Self::List => split_commas(from),
+            Self::Numbers => split_commas_number(from),
+        }
+    }
+}
 
-/// Members of the VM object that are not taken from the zone's XML unchanged,
-/// and hold one value or an array of values.
-pub const OTHERS: &[&str] = &[
-    "boot_timestamp",
-    "create_timestamp",
-    "datacenter_name",
-    "datasets",
-    "device",
-    "exit_status",
-    "exit_timestamp",
-    "free_space",
-    "headnode_id",
-    "hvm",
-    "indestructible_delegated",
-    "indestructible_zoneroot",
-    "init_restarts",
-    "last_modified",
-    "missing",
-    "pid",
-    "platform_buildstamp",
-    "quota",
-    "server_uuid",
-    "state",
-    "transition_expire",
-    "transition_to",
-    "uuid",
-    "zfs_data_compression",
-    "zfs_data_recsize",
-    "zfs_filesystem",
-    "zfs_filesystem_limit",
-    "zfs_root_compression",
-    "zfs_root_recsize",
-    "zfs_snapshot_limit",
-    "zone_state",
-    "zonedid",
-    "zoneid",
-    "zonepath",
-    "zpool",
-];
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    /// What it belongs to.
+    pub holder: Holder,
+    /// Where it comes from: `xml`, `zfs`, `kstat`, `zoneadm`, `sysinfo`,
+    /// `files`, `computed`.
+    pub source: &'static str,
+    /// Its key in the zone's XML, if it comes from there.
+    pub key: Option<&'static str>,
+    /// Its name in the VM object.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Type,
+    /// The brands that have it: `all`, `zones` (all but bhyve and kvm), or their
+    /// names.
+    pub brands: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
 
-/// Members of disks that do not come from the zone's XML.
-pub const DISK_OTHERS: &[&str] = &[
-    "block_size",
-    "compression",
-    // A device may have it, and vmadm asks for it, but no VM object shows it.
-    "image_name",
-    "missing",
-    "refreservation",
-    "size",
-    "zfs_filesystem",
-    "zpool",
-];
+impl Property {
+    /// Reads a row: `HOLDER | SOURCE [KEY] | NAME | TYPE | BRANDS | MEANING`.
+    fn parse(row: &'static str) -> Option<Self> {
+        let cells: Vec<&'static str> = row.split(" | ").collect();
+        let [holder, source, name, kind, brands, meaning] = cells[..] else {
+            return None;
+        };
+        let holder = match holder {
+            "vm" => Holder::Vm,
+            "nic" => Holder::Nic,
+            "disk" => Holder::Disk,
+            "filesystem" => Holder::Filesystem,
+            "snapshot" => Holder::Snapshot,
+            _ => return None,
+        };
+        let (source, key) = match source.split_once(' ') {
+            Some((source, key)) => (source, Some(key)),
+            None => (source, None),
+        };
+        let mut types = Type::NAMES.into_iter();
+        let (_, kind) = types.find(|(name, _)| *name == kind)?;
+        Some(Self { holder, source, key, name, kind, brands, meaning })
+    }
+}
 
-/// Members of snapshots.
-pub const SNAPSHOT: &[&str] = &["created_at", "name", "size"];
+/// All properties, in the order of the table.
+pub static ALL: LazyLock<Vec<Property>> = LazyLock::new(|| {
+    let rows = TABLE.lines().filter(|line| !line.starts_with('#'));
+    rows.filter_map(Property::parse).collect()
+});
+
+/// For each holder, its properties that come from the zone's XML, by key.
+static BY_KEY: LazyLock<[HashMap<&'static str, Property>; 5]> =
+    LazyLock::new(|| {
+        let mut by_key: [HashMap<_, _>; 5] = Default::default();
+        for property in ALL.iter() {
+            if let Some(key) = property.key {
+                by_key[property.holder as usize].insert(key, *property);
+            }
+        }
+        by_key
+    });
+
+/// The property of a key in the zone's XML.
+#[must_use]
+pub fn of_key(holder: Holder, key: &str) -> Option<&'static Property> {
+    BY_KEY[holder as usize].get(key)
+}
+
+/// The properties of a holder, in the order of the table.
+pub fn of(holder: Holder) -> impl Iterator<Item = &'static Property> {
+    ALL.iter().filter(move |property| property.holder == holder)
+}
+
+/// Whether a holder has a property of this name.
+#[must_use]
+pub fn has(holder: Holder, name: &str) -> bool {
+    of(holder).any(|property| property.name == name)
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_sorted_by_key_without_repeats() {
-        for table in [ZONE, NETWORK, DEVICE, FILESYSTEM] {
-            assert!(table.is_sorted_by(|a, b| a.0 < b.0));
+    fn every_row_can_be_read_and_keys_are_sorted() {
+        let rows = TABLE.lines().filter(|line| !line.starts_with('#'));
+        for row in rows.clone() {
+            assert!(Property::parse(row).is_some(), "{row}");
+        }
+        assert_eq!(rows.count(), ALL.len());
+        for holder in
+            ARRAYS.map(|(_, holder)| holder).into_iter().chain([Holder::Vm])
+        {
+            let keys: Vec<_> = of(holder).filter_map(|p| p.key).collect();
+            assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
+        }
+        let sources =
+            ["xml", "zfs", "kstat", "zoneadm", "sysinfo", "files", "computed"];
+        let brands = ["all", "zones", "bhyve", "kvm", "lx"];
+        for property in ALL.iter() {
+            assert!(sources.contains(&property.source), "{property:?}");
+            let mut named = property.brands.split(", ");
+            assert!(named.all(|b| brands.contains(&b)), "{property:?}");
         }
     }
 }

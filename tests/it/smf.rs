@@ -190,12 +190,13 @@ alias times='{ { time;} 2>&1;}' type='whence -v'
 
 #[test]
 fn the_service_starts_and_stops() {
+    needs!["ps"];
     starts_and_stops(&Image::new());
 }
 
 #[test]
 fn the_method_works_in_ksh93_with_its_aliases() {
-    needs!["ksh93"];
+    needs!["ksh93", "ps"];
     let image = Image::new();
     image.change_method(|method| {
         let method = method.replacen("#!/bin/sh\n", "", 1);
@@ -277,6 +278,7 @@ fn starts_and_stops(image: &Image) {
 
 #[test]
 fn a_stop_kills_a_daemon_that_does_not_end() {
+    needs!["ps"];
     let image = Image::new();
     image.change_method(|method| method.replace("end_time=20", "end_time=1"));
     assert_eq!(image.method("start"), 0);
@@ -288,6 +290,7 @@ fn a_stop_kills_a_daemon_that_does_not_end() {
 
 #[test]
 fn the_method_passes_the_properties_to_the_daemon() {
+    needs!["ps"];
     let image = Image::new();
     let socket = image.dir.0.join("var/run/vminfod.sock");
     image.set("listen", "none");
@@ -333,6 +336,7 @@ fn the_method_passes_the_properties_to_the_daemon() {
 
 #[test]
 fn a_failed_start_says_why() {
+    needs!["ps"];
     let image = Image::new();
     image.set("limits", "bogus=1");
     assert_eq!(image.method("start"), ERR_CONFIG);
@@ -361,6 +365,7 @@ fn a_failed_start_says_why() {
 
 #[test]
 fn no_child_process_survives_a_dead_daemon() {
+    needs!["ps"];
     let image = Image::new();
     let kill = |pid: u32| assert!(kill("KILL", pid));
     // While it starts: the method fails.

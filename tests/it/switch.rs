@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::harness::programs::needs;
 use crate::harness::*;
 use crate::smf::Image;
 
@@ -157,6 +158,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[test]
 fn switching_to_vminfod_and_back_leaves_nothing_behind() {
+    needs!["ps"];
     let platform = Platform::new();
     let Platform { beside, dir } = &platform;
     let program = beside.dir.0.join("usr/vm/sbin/vminfod");
@@ -245,6 +247,7 @@ const COULD_RUN: &str = "case \"$*\" in 'daemon --check'|settings*) exit 0 ;; \
 
 #[test]
 fn a_switch_to_a_vminfod_that_fails_goes_back() {
+    needs!["ps"];
     let platform = Platform::new();
     let before = platform.platform_pid();
     // A program that can't run at all: the platform's daemon is not stopped.
@@ -285,6 +288,7 @@ fn a_switch_to_a_vminfod_that_fails_goes_back() {
 
 #[test]
 fn a_switch_that_is_interrupted_goes_back() {
+    needs!["ps"];
     let platform = Platform::new();
     let before = platform.platform_pid();
     platform.set_program(&format!("{COULD_RUN} exec sleep 1000"));
@@ -305,6 +309,7 @@ fn a_switch_that_is_interrupted_goes_back() {
 
 #[test]
 fn a_switch_that_was_killed_halfway_can_be_undone() {
+    needs!["ps"];
     let platform = Platform::new();
     let svcadm = platform.dir.0.join("usr/bin/svcadm");
     let fmri = "svc:/system/smartdc/vminfod:default";
@@ -326,6 +331,7 @@ fn a_switch_that_was_killed_halfway_can_be_undone() {
 
 #[test]
 fn errors_of_svccfg_stop_the_switch() {
+    needs!["ps"];
     let platform = Platform::new();
     let fails = platform.dir.0.join("svccfg.fails");
     let before = platform.platform_pid();
