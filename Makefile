@@ -127,6 +127,11 @@ fuzz:
 	        seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
+# Writes the properties of VMs into docs/openapi.yaml.
+schema:
+	SCHEMA=write $(CARGO) test --quiet --test it \
+	    the_schema_has_the_properties_of_the_table
+
 # The form of the code, and what clippy finds in it.
 lint:
 	rustup component add rustfmt clippy
@@ -149,4 +154,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release install package cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz lint check-illumos clean
+.PHONY: all build release install package cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz schema lint check-illumos clean

@@ -47,7 +47,7 @@ _vminfod() {
     if ((COMP_CWORD == 1)); then
         local verbs='ping status vms vm events help --version'
         [[ ${1##*/} == vminfo ]] || verbs+=' list lookup get json wait top
-            diagnose check compare daemon dump settings'
+            diagnose check compare daemon dump settings schema'
         COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
         return
     fi
@@ -120,7 +120,7 @@ _vminfod() {
         ;;
     esac
     case $verb in
-    daemon | dump | settings | check | help) ;;
+    daemon | dump | settings | schema | check | help) ;;
     compare) options+=' --time-limit' ;;
     *) options+=' --server --time-limit' ;;
     esac

@@ -2,7 +2,8 @@
 # Installs, on Debian, programs that the tests need besides Rust, gcc and make:
 # HTTP clients, a terminal, shells, checkers of manual pages and of scripts.
 # promtool and nats-server are unpacked into DIRECTORY instead of installed,
-# because their packages would start servers.
+# because their packages would start servers. vminfod-validator is a Python with
+# a validator of OpenAPI, from PyPI.
 #
 # usage: programs.sh DIRECTORY [PROGRAM]...
 #
@@ -14,7 +15,7 @@ directory=$1
 shift
 programs=("$@")
 [ $# -gt 0 ] || programs=(curl node python3 wrk tmux mandoc zsh xmllint
-    shellcheck bunyan ksh93 ps promtool nats-server)
+    shellcheck bunyan ksh93 ps promtool nats-server vminfod-validator)
 
 # The package of a program and, if only the program is to be unpacked, its path.
 package_of() {
@@ -30,14 +31,17 @@ package_of() {
     esac
 }
 
-missing=() packages=() single=()
+missing=() packages=() single=() validator=
 for program in "${programs[@]}"; do
     if command -v "$program" > /dev/null || [ -x "$directory/$program" ]; then
         continue
     fi
     missing+=("$program")
     read -r package path < <(package_of "$program")
-    if [ -n "$path" ]; then
+    if [ "$program" = vminfod-validator ]; then
+        packages+=(python3-venv)
+        validator=yes
+    elif [ -n "$path" ]; then
         single+=("$package:$path")
     else
         packages+=("$package")
@@ -79,3 +83,11 @@ for one in "${single[@]}"; do
         tar --extract --to-stdout "./$path" > "$directory/${path##*/}"
     chmod +x "$directory/${path##*/}"
 done
+if [ -n "$validator" ]; then
+    twice python3 -m venv "$directory/python"
+    twice "$directory/python/bin/pip" install openapi-spec-validator==0.7.1
+    # shellcheck disable=SC2016 # for the script that is written
+    printf '#!/bin/sh\nexec "$(dirname "$0")/python/bin/python3" "$@"\n' \
+        > "$directory/vminfod-validator"
+    chmod +x "$directory/vminfod-validator"
+fi

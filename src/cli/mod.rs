@@ -8,6 +8,7 @@ mod daemon;
 mod diagnose;
 mod event_lines;
 mod events;
+mod schema;
 mod status;
 mod terminal;
 mod top;

@@ -3,7 +3,7 @@
 use super::verb::{Program, Verb};
 use super::{COMPLETE, PING, VM, VMS};
 use super::{
-    check, compare, daemon, diagnose, events, status, top, vmadm, wait,
+    check, compare, daemon, diagnose, events, schema, status, top, vmadm, wait,
 };
 
 /// The verbs about VMs.
@@ -13,7 +13,7 @@ const OF_VMS: [&Verb; 6] = {
 };
 
 /// The verbs about the daemon.
-const OF_DAEMON: [&Verb; 10] = [
+const OF_DAEMON: [&Verb; 11] = [
     &daemon::DAEMON,
     &daemon::SETTINGS,
     &PING,
@@ -24,6 +24,7 @@ const OF_DAEMON: [&Verb; 10] = [
     &VMS,
     &VM,
     &daemon::DUMP,
+    &schema::VERB,
 ];
 
 /// The verbs of today's client tool.

@@ -87,11 +87,13 @@ pub enum Type {
     Numbers,
     /// An object; the XML has none.
     Object,
+    /// Always null; the XML has none.
+    Null,
 }
 
 impl Type {
     /// The types with their names in the table.
-    const NAMES: [(&str, Type); 8] = [
+    const NAMES: [(&str, Type); 9] = [
         ("text", Type::Text),
         ("base64", Type::Base64),
         ("number", Type::Number),
@@ -100,6 +102,7 @@ impl Type {
         ("list", Type::List),
         ("numbers", Type::Numbers),
         ("object", Type::Object),
+        ("null", Type::Null),
     ];
 
     /// The value of a text in the zone's XML.
@@ -107,6 +110,7 @@ impl Type {
     pub fn value(self, from: &str) -> Json {
         match self {
             Self::Text | Self::Object => text(from),
+            Self::Null => Json::Null,
             Self::Base64 => base64_utf8(from),
             Self::Number => number(from),
             Self::Mib => bytes_to_mib(from),

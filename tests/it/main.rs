@@ -39,6 +39,9 @@ mod index;
 /// /status, and its form.
 mod status;
 
+/// The description of the interface for machines.
+mod schema;
+
 /// The SMF service, and the installed files.
 mod smf;
 

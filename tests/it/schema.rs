@@ -1,0 +1,213 @@
+//! docs/openapi.yaml: what it says of VMs is what the table of properties says,
+//! and what the daemon says is as it describes.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use vminfod::source::MAPS;
+use vminfod::vm::json::Json;
+use vminfod::vm::properties::{self, ARRAYS, Holder, Property, Type};
+
+use crate::harness::programs::{command, needs};
+use crate::harness::{Stream, TestHost, text};
+use crate::model::Kind;
+use crate::model::step::Steps;
+
+fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.yaml")
+}
+
+/// The lines that describe a property.
+fn lines_of(property: &Property) -> String {
+    let mut kind = match property.kind {
+        Type::Text | Type::Base64 => vec!["string"],
+        Type::Number | Type::Mib => vec!["number"],
+        Type::Bool => vec!["boolean"],
+        Type::List | Type::Numbers => vec!["array"],
+        Type::Object => vec!["object"],
+        Type::Null => vec!["\"null\""],
+    };
+    match (property.kind, property.source) {
+        // What can't be translated stays a text, or becomes null.
+        (Type::Bool, "xml") => kind.push("string"),
+        (Type::Number | Type::Mib, _) => kind.push("\"null\""),
+        _ => {}
+    }
+    let mut lines = format!(
+        "        {}:\n          description: \"{}\"\n          type: [{}]\n",
+        property.name,
+        property.meaning,
+        kind.join(", ")
+    );
+    match property.kind {
+        Type::List => lines += "          items: {type: string}\n",
+        Type::Numbers => {
+            lines += "          items: {type: [number, \"null\"]}\n";
+        }
+        _ => {}
+    }
+    let source = match property.key {
+        Some(key) => format!("{} {key}", property.source),
+        None => property.source.to_string(),
+    };
+    lines += &format!("          x-source: \"{source}\"\n");
+    lines + &format!("          x-brands: \"{}\"\n", property.brands)
+}
+
+/// The lines that describe the properties of a holder.
+fn lines(holder: Holder) -> String {
+    let arrays = ARRAYS.map(|(name, _)| name);
+    let plain = properties::of(holder)
+        .filter(|p| holder != Holder::Vm || !arrays.contains(&p.name));
+    let mut lines: String = plain.map(lines_of).collect();
+    if holder == Holder::Vm {
+        for (name, of) in ARRAYS {
+            lines += &format!(
+                "        {name}:\n          type: array\n          items: \
+                 {{$ref: \"#/components/schemas/{of:?}\"}}\n"
+            );
+        }
+        for map in MAPS {
+            lines += &format!(
+                "        {}:\n          description: \"the owner of the VM \
+                 chooses the names in it\"\n          type: object\n          \
+                 x-source: \"{}\"\n          x-brands: \"all\"\n",
+                map.name,
+                map.file.name()
+            );
+        }
+    }
+    lines
+}
+
+/// The document with the properties as the table has them now.
+fn generated(document: &str) -> String {
+    let mut out = String::new();
+    let mut lines_left = document.lines().peekable();
+    while let Some(line) = lines_left.next() {
+        out += line;
+        out.push('\n');
+        let Some(name) = line.trim().strip_prefix("# properties of ") else {
+            continue;
+        };
+        let all = ARRAYS.map(|(_, holder)| holder);
+        let mut all = all.into_iter().chain([Holder::Vm]);
+        let is_it = |h: &Holder| format!("{h:?}").eq_ignore_ascii_case(name);
+        out += &lines(all.find(is_it).unwrap());
+        // What was there before is left out.
+        while lines_left.next_if(|l| l.starts_with("        ")).is_some() {}
+    }
+    out
+}
+
+/// `make schema` writes what this test compares.
+#[test]
+fn the_schema_has_the_properties_of_the_table() {
+    let document = fs::read_to_string(path()).unwrap();
+    let wanted = generated(&document);
+    if std::env::var_os("SCHEMA").is_some_and(|what| what == "write") {
+        fs::write(path(), &wanted).unwrap();
+        return;
+    }
+    let version = format!("version: \"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(document.contains(&version), "{version}");
+    let first = document.lines().zip(wanted.lines()).find(|(a, b)| a != b);
+    assert_eq!(first, None, "make schema writes it again");
+    assert_eq!(document, wanted, "make schema writes it again");
+}
+
+/// What validate.py prints of these lines, and whether all are valid.
+fn validated(lines: &str) -> (String, bool) {
+    let script = path().with_file_name("../tests/it/clients/validate.py");
+    let mut child = command("vminfod-validator")
+        .arg(script)
+        .arg(path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let lines = lines.to_string();
+    let writer =
+        std::thread::spawn(move || stdin.write_all(lines.as_bytes()).is_ok());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    (said, output.status.success())
+}
+
+#[test]
+fn what_the_daemon_says_is_as_the_schema_describes() {
+    needs!["vminfod-validator"];
+    let host = TestHost::with_vms(8);
+    let daemon = host.start();
+    let mut stream = daemon.events();
+    let mut steps = Steps::new(11, Kind::Strict);
+    for debugid in 0..250 {
+        // An operation that the host refuses does not count.
+        let _ = steps.operation().run(&host, 2_000_000 + debugid);
+    }
+    host.write_config(&host.vm_of("joyent"), "tags.json", "{").unwrap();
+    daemon.get("/vms?sync=1");
+    let mut lines = String::new();
+    let mut add = |schema: &str, json: &Json| {
+        lines += &format!("{schema}\t{json}\n");
+    };
+    add("Ready", &stream.ready);
+    add("Status", &daemon.status());
+    add("Status", &daemon.get("/status?full").json());
+    let answers = ["/vms?bogus=1", "/vms?fields=x", "/events?since=x"];
+    for path in answers {
+        add("Error", &daemon.get(path).json());
+    }
+    for vm in daemon.vms().as_array().unwrap() {
+        add("WholeVm", vm);
+        let fields = format!("/vms/{}?fields=uuid,nics", text(vm, "zonename"));
+        add("Vm", &daemon.get(&fields).json());
+    }
+    for recorded in ["objects-basic", "objects-edge"] {
+        let host = TestHost::recorded(
+            &path()
+                .with_file_name(format!("../tests/fixtures/{recorded}/host")),
+        );
+        for vm in host.dumped().as_array().unwrap() {
+            add("WholeVm", vm);
+        }
+    }
+    let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+    for event in stream.read_to(seq) {
+        add("Line", &event);
+    }
+    let query = "?heartbeat=0.1&snapshot=array&fields=uuid,nics.*.ip";
+    let mut other: Stream = daemon.events_of(query);
+    add("Line", &other.ready);
+    add("Line", &other.next().unwrap());
+    let count = lines.lines().count();
+    assert!(count > 300, "{count} values");
+    let (said, is_valid) = validated(&lines);
+    assert!(is_valid, "{said}");
+}
+
+#[test]
+fn a_wrong_answer_does_not_pass_the_schema() {
+    needs!["vminfod-validator"];
+    for (schema, json, wrong) in [
+        ("Vm", r#"{"quota":"10"}"#, "'10' is not of type"),
+        ("Vm", r#"{"qouta":10}"#, "'qouta' was unexpected"),
+        ("Vm", r#"{"nics":[{"mtu":"x"}]}"#, "nics.0.mtu"),
+        ("WholeVm", r#"{"uuid":"u"}"#, "'zonename' is a required property"),
+        (
+            "Change",
+            r#"{"path":[0],"prettyPath":"a","action":"added"}"#,
+            "path.0",
+        ),
+        ("Error", "{}", "'error' is a required property"),
+        ("Clock", r#""4.78s""#, "does not match"),
+    ] {
+        let (said, is_valid) = validated(&format!("{schema}\t{json}\n"));
+        assert!(!is_valid && said.contains(wrong), "{json}: {said}");
+        assert!(said.starts_with("the document is valid OpenAPI 3.1.0\n"));
+    }
+}
