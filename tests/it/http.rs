@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vminfod::vm::json::Json;
 
-use crate::harness::{Answer, DEADLINE, TestHost, parse, text, wait_for};
+use crate::harness::{
+    Answer, DEADLINE, TestHost, few_or_many, parse, text, wait_for,
+};
 
 #[test]
 fn ping_vms_and_refusals_have_the_documented_answers() {
@@ -95,8 +97,9 @@ fn a_closed_subscriber_is_removed_without_an_event() {
 }
 
 #[test]
-fn a_thousand_vms_are_served_while_events_run() {
-    let host = TestHost::with_vms(1000);
+fn many_vms_are_served_while_events_run() {
+    let vms = few_or_many(300, 1000);
+    let host = TestHost::with_vms(vms);
     let daemon = host.start();
     let mut stream = daemon.events();
     let names = host.zonenames().unwrap();
@@ -116,7 +119,7 @@ fn a_thousand_vms_are_served_while_events_run() {
     });
     for round in 0..20 {
         assert_eq!(daemon.get("/ping").text(), "{\"ping\":\"pong\"}");
-        assert_eq!(daemon.vms().as_array().unwrap().len(), 1000);
+        assert_eq!(daemon.vms().as_array().unwrap().len() as u64, vms);
         let name = &names[round * 7];
         assert_eq!(text(&daemon.vm(name).unwrap(), "zonename"), name);
     }
