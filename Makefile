@@ -127,6 +127,13 @@ fuzz:
 	        seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
+# Takes the pictures of README again.
+pictures: build
+	tests/programs.sh "$(PROGRAMS)" tmux vminfod-validator
+	"$(PROGRAMS)/python/bin/pip" install --quiet rich==14.0.0
+	mkdir -p docs/pictures
+	tests/pictures.sh "$(TARGET)/debug" "$(PROGRAMS)/python/bin/python3" docs/pictures
+
 # Writes the properties of VMs into docs/openapi.yaml.
 schema:
 	SCHEMA=write $(CARGO) test --quiet --test it \
@@ -154,4 +161,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release install package cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz schema lint check-illumos clean
+.PHONY: all build release install package cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz pictures schema lint check-illumos clean

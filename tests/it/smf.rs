@@ -570,6 +570,7 @@ fn shellcheck_finds_nothing_wrong_in_the_scripts() {
         "tests/smf/svcs",
         "tests/demo.sh",
         "tests/walkthrough.sh",
+        "tests/pictures.sh",
         "tests/programs.sh",
         "tests/mutants/run.sh",
         ".ci/run",

@@ -545,10 +545,13 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     let mut others = changes.iter().filter(|c| !is_of(c, "last_modified"));
     let change = state.or_else(|| others.next())?;
     let path = change.get("prettyPath").and_then(Json::as_str)?;
-    let new = change.get("newValue").and_then(text_of);
-    let new = new.unwrap_or_else(|| "nothing".into());
+    let new = match change.get("newValue") {
+        Some(Json::String(text)) => text.to_string(),
+        Some(value) => value.to_string(),
+        None => "nothing".to_string(),
+    };
     Some(printable(&match path {
-        "state" => new.into_owned(),
+        "state" => new,
         path => format!("{path} {new}"),
     }))
 }
