@@ -44,10 +44,10 @@ _vminfod() {
     local verb=${COMP_WORDS[1]} i operands=0 options= program=$1
     local -a _vminfod_server=()
     COMPREPLY=()
-    if ((COMP_CWORD == 1)); then
-        local verbs='ping status vms vm events help --version'
-        [[ ${1##*/} == vminfo ]] || verbs+=' list lookup get json wait top
-            diagnose check compare daemon dump settings schema'
+    local verbs='ping status vms vm events help --version'
+    [[ ${1##*/} == vminfo ]] || verbs+=' list lookup get json wait top
+        diagnose check compare daemon dump settings schema'
+    if ((COMP_CWORD == 1)) || [[ $COMP_CWORD:$verb == 2:help ]]; then
         COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
         return
     fi
@@ -124,6 +124,7 @@ _vminfod() {
     compare) options+=' --time-limit' ;;
     *) options+=' --server --time-limit' ;;
     esac
+    options+=' --help'
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
         return

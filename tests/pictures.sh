@@ -11,12 +11,13 @@ python=$2
 pictures=$(cd "$3" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(mktemp -d)
+daemon=
 export PATH=$programs:$PATH LC_ALL=C.UTF-8
 unset NO_COLOR TMUX
 terminal() { tmux -u -S "$root/tmux" "$@"; }
 cleanup() {
     terminal kill-server 2> /dev/null || true
-    kill "$daemon" 2> /dev/null || true
+    [ -z "$daemon" ] || kill "$daemon" 2> /dev/null || true
     wait
     rm -rf "$root"
 }
@@ -27,6 +28,8 @@ vminfod daemon --root "$host" --listen 127.0.0.1:0 > "$root/log" 2>&1 &
 daemon=$!
 server=
 until [ -n "$server" ]; do
+    kill -0 "$daemon" || { cat "$root/log"; exit 1; }
+    sleep 0.1
     server=$(sed -n 's/.*listening on \([0-9.:]*\)".*/\1/p' "$root/log")
 done
 export VMINFOD_SERVER=$server

@@ -80,8 +80,9 @@ for one in "${single[@]}"; do
     path=${one#*:}
     twice cd_download "${one%%:*}"
     dpkg-deb --fsys-tarfile "$scratch/${one%%:*}"_*.deb |
-        tar --extract --to-stdout "./$path" > "$directory/${path##*/}"
-    chmod +x "$directory/${path##*/}"
+        tar --extract --to-stdout "./$path" > "$scratch/program" ||
+        fail "${one%%:*} has no $path"
+    install "$scratch/program" "$directory/${path##*/}"
 done
 if [ -n "$validator" ]; then
     twice python3 -m venv "$directory/python"

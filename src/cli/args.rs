@@ -128,6 +128,9 @@ impl Args {
                 (None, Value(operand)) => {
                     parsed.operands.push(operand.string()?);
                 }
+                (None, Long("help") | Short('h')) => {
+                    return Err(Failure::Help);
+                }
                 (None, Long(name)) => {
                     let known = options.iter().copied().flatten();
                     let known = known.flat_map(|o| o.long.iter().copied());
@@ -226,8 +229,12 @@ fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Failure {
     Failure::Usage(format!("invalid option '--{name}'{meant}"))
 }
 
-/// How many letters of a mistyped name may be wrong, missing or too many.
+/// The most typos in a name: one letter is wrong, missing or too many, or two
+/// are swapped.
 const TYPOS_MAX: usize = 2;
+
+/// There may be one typo for so many letters.
+const LETTERS_PER_TYPO: usize = 3;
 
 /// The name that is probably meant by a mistyped one.
 #[must_use]
@@ -236,24 +243,32 @@ pub fn nearest<'a>(
     known: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let typos = known.map(|known| (distance(name, known), known));
-    let near = typos.filter(|(n, known)| *n <= TYPOS_MAX && *n < known.len());
+    let near = typos.filter(|(n, known)| {
+        *n <= TYPOS_MAX.min(known.len() / LETTERS_PER_TYPO)
+    });
     near.min_by_key(|(n, _)| *n).map(|(_, known)| known)
 }
 
-/// How many letters must be replaced, added or removed to get from `a` to `b`.
+/// How many letters must be replaced, added or removed, or neighbours swapped,
+/// to get from `a` to `b`.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, other) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+    let [a, b] = [a, b].map(|text| text.chars().collect::<Vec<_>>());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let is_other = usize::from(a[i - 1] != b[j - 1]);
+            let mut least = (rows[i - 1][j - 1] + is_other)
+                .min(rows[i - 1][j] + 1)
+                .min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 /// Parses a time in seconds, which must be more than 0.

@@ -6,7 +6,7 @@ use super::args::{Args, CLIENT, flag, switch, value};
 use super::event_lines::{Form, Lines};
 use super::terminal::has_colours;
 use super::verb::{Call, Program, STATUS, Verb};
-use super::{Failure, complain, print, usage};
+use super::{Failure, complain, print};
 use crate::client::{
     Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
     TIME_LIMIT,
@@ -30,7 +30,7 @@ pub const VERB: Verb = Verb {
                 "print lines as vmadm does: time of day, first part of the \
                  zonename, alias",
             ),
-            flag('f', &["full"], "the same with whole dates and zonenames"),
+            flag('f', &["full"], "as --short, with whole dates and zonenames"),
             flag('r', &["ready"], "print a line when the stream has begun"),
             value(
                 &["uuid"],
@@ -80,15 +80,7 @@ pub const VERB: Verb = Verb {
 /// Prints events until the stream or the output ends.
 fn run(call: Call) -> Result<(), Failure> {
     let program = call.program;
-    let wrong = |said: &str| match program {
-        Program::Vmadm => usage::of_vmadm(said),
-        _ => Failure::Usage(said.to_string()),
-    };
-    let args = Args::parse(call.args, call.verb.options, None);
-    let args = args.map_err(|e| match e {
-        Failure::Usage(said) => wrong(&said),
-        other => other,
-    })?;
+    let args = Args::parse(call.args, call.verb.options, None)?;
     let form = match program {
         _ if args.has("json") => Form::Json,
         _ if args.has("full") => Form::Full,
@@ -99,7 +91,7 @@ fn run(call: Call) -> Result<(), Failure> {
     let has_ready = args.has("ready");
     // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
-    let mut query = query_of(&args, wrong)?;
+    let mut query = query_of(&args)?;
     let retry = match (args.seconds("retry")?, program) {
         (Some(time), _) => Some(time),
         (None, Program::Vminfod) => None,
@@ -130,11 +122,9 @@ fn run(call: Call) -> Result<(), Failure> {
 /// The events that the command line asks for.
 ///
 /// # Errors
-/// `wrong`, which gets the reason, if a name, a path or a type is wrong.
-fn query_of(
-    args: &Args,
-    wrong: impl Fn(&str) -> Failure,
-) -> Result<EventsQuery, Failure> {
+/// If a name, a path or a type is wrong.
+fn query_of(args: &Args) -> Result<EventsQuery, Failure> {
+    let wrong = |why: &str| Failure::Usage(why.to_string());
     let mut query = EventsQuery::new();
     match &args.operands[..] {
         [] => {}

@@ -46,8 +46,12 @@ const EXIT_TROUBLE: u8 = 2;
 
 /// Why a command ends early or without success.
 enum Failure {
+    /// The command line asks for the help of the verb.
+    Help,
     /// The command line can't be understood, and why.
     Usage(String),
+    /// The same for a verb of vmadm: the first line is exactly what vmadm says.
+    VmadmUsage(String),
     /// The command did not work, and why.
     Failed(String),
     /// A message that is printed as it is, with an exit status of its own.
@@ -135,7 +139,7 @@ pub fn main() -> ExitCode {
             complain(&format!("{name}: {e}"));
             ExitCode::FAILURE
         }
-        Err(Failure::Usage(e)) => {
+        Err(Failure::Usage(e) | Failure::VmadmUsage(e)) => {
             complain(&format!("{name}: {e}; try '{name} help'"));
             ExitCode::from(EXIT_USAGE)
         }
@@ -144,25 +148,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
         Err(Failure::Silent { status }) => ExitCode::from(status),
+        // Each verb has printed it already.
+        Err(Failure::Help) => ExitCode::SUCCESS,
     }
 }
 
 fn run(program: Program, args: Vec<OsString>) -> Result<(), Failure> {
     let mut args = args.into_iter();
     let name = args.next().map(|name| name.to_string_lossy().into_owned());
-    let mut args: Vec<_> = args.collect();
+    let args: Vec<_> = args.collect();
     let verbs = verbs::of(program);
     match (program, name.as_deref()) {
         (Program::Vmadm, Some(name)) => vmadm::main(name, args),
         (_, None) => Err(usage::wrong("", &verbs::usage(program))),
-        (_, Some("help")) if !args.is_empty() => {
-            let name = args.remove(0).to_string_lossy().into_owned();
-            match verb::find(&verbs, &name) {
-                Some(verb) => print(&verb.help(program, &name)),
-                None => Err(no_verb(program, &verbs, &name)),
-            }
-        }
-        (_, Some("help" | "-h" | "--help")) => print(&verbs::usage(program)),
+        (_, Some("help" | "-h" | "--help")) => help(program, &verbs, &args),
         (_, Some("--version")) => print(VERSION),
         (_, Some(name)) => match verb::find(&verbs, name) {
             Some(verb) => call(program, verb, name, args),
@@ -173,6 +172,28 @@ fn run(program: Program, args: Vec<OsString>) -> Result<(), Failure> {
 
 const VERSION: &str = concat!("vminfod ", env!("CARGO_PKG_VERSION"), "\n");
 
+/// Prints the help of the verb that is named, or the usage.
+fn help(
+    program: Program,
+    verbs: &[&'static Verb],
+    args: &[OsString],
+) -> Result<(), Failure> {
+    let names: Vec<_> = args.iter().map(|a| a.to_string_lossy()).collect();
+    match &names[..] {
+        [] => print(&verbs::usage(program)),
+        [name] if ["help", "-h", "--help"].contains(&&**name) => {
+            print(&verbs::usage(program))
+        }
+        [name] => match verb::find(verbs, name) {
+            Some(verb) => print(&verb.help(program, name)),
+            None => Err(no_verb(program, verbs, name)),
+        },
+        [_, extra, ..] => {
+            Err(Failure::Usage(format!("unexpected argument {extra:?}")))
+        }
+    }
+}
+
 /// Runs a verb, or prints its help if the command line asks for that.
 fn call(
     program: Program,
@@ -180,19 +201,25 @@ fn call(
     name: &str,
     args: Vec<OsString>,
 ) -> Result<(), Failure> {
+    let help = format!("try '{} {name} --help'", program.name());
     let call = Call { program, verb, name: name.to_string(), args };
-    if call.wants_help() {
-        return print(&verb.help(program, name));
-    }
-    (verb.run)(call).map_err(|failure| match failure {
-        Failure::Usage(e) => {
-            let program = program.name();
-            let help = format!("try '{program} {name} --help'");
-            let message = format!("{program}: {e}; {help}");
-            Failure::Said { message, status: EXIT_USAGE }
+    match (verb.run)(call) {
+        Err(Failure::Help) => print(&verb.help(program, name)),
+        Err(Failure::Usage(e) | Failure::VmadmUsage(e))
+            if program == Program::Vmadm =>
+        {
+            Err(usage::of_vmadm(&e))
+        }
+        Err(Failure::Usage(e)) => {
+            let message = format!("{}: {e}; {help}", program.name());
+            Err(Failure::Said { message, status: EXIT_USAGE })
+        }
+        Err(Failure::VmadmUsage(e)) => {
+            let message = format!("{e}\n{help}");
+            Err(Failure::Said { message, status: EXIT_USAGE })
         }
         other => other,
-    })
+    }
 }
 
 /// The failure that there is no such verb.

@@ -80,15 +80,6 @@ impl Call {
             None => Ok(args),
         }
     }
-
-    /// Whether the command line asks for the verb's help: by `--help`, or by
-    /// `-h` if the verb has no such option, before any `--`.
-    #[must_use]
-    pub fn wants_help(&self) -> bool {
-        let has_h = self.verb.all_options().any(|o| o.short == Some('h'));
-        let mut own = self.args.iter().take_while(|arg| *arg != "--");
-        own.any(|arg| arg == "--help" || (arg == "-h" && !has_h))
-    }
 }
 
 impl Verb {
@@ -142,7 +133,8 @@ pub fn find(verbs: &[&'static Verb], name: &str) -> Option<&'static Verb> {
 /// The name that is probably meant by a mistyped one.
 pub fn similar(verbs: &[&'static Verb], name: &str) -> Option<&'static str> {
     let shown = verbs.iter().filter(|verb| !verb.summary.is_empty());
-    nearest(name, shown.flat_map(|verb| verb.names.iter().copied()))
+    let names = shown.flat_map(|verb| verb.names.iter().copied());
+    nearest(name, names.chain(["help"]))
 }
 
 /// The width of a line.

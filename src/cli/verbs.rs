@@ -77,6 +77,18 @@ mod tests {
     use crate::config::DEFAULT_LISTEN;
 
     #[test]
+    fn every_verb_and_option_has_a_meaning() {
+        for verb in of(Program::Vminfod) {
+            for text in [verb.about, verb.status, verb.examples[1].1] {
+                assert!(text.len() > 5, "{:?}", verb.names);
+            }
+            for option in verb.all_options() {
+                assert!(option.meaning.len() > 5, "{option:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_help_has_the_defaults() {
         let seconds =
             |time: std::time::Duration| format!("({})", time.as_secs());

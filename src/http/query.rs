@@ -25,8 +25,8 @@ pub enum QueryError {
     NotText(String),
     /// The name of a VM in the path can't be decoded: see [`percent_decode`].
     NotAName(String),
-    /// There is no such parameter.
-    Unknown(String),
+    /// There is no such parameter, but there are these.
+    Unknown(String, &'static [&'static str]),
     /// It is neither a parameter nor a condition that a VM could meet, and why.
     Condition(String, ConditionError),
     /// No VM can have this field or path.
@@ -110,16 +110,20 @@ impl fmt::Display for QueryError {
                 "bad %XX, or not UTF-8 once decoded, in the name of the VM: \
                  {name}"
             ),
-            Self::Unknown(name) => write!(f, "{unknown}: {name}"),
+            Self::Unknown(name, known) => {
+                let (name, known) = (shortened(name), known.join(", "));
+                write!(f, "{unknown}: {name}; there are {known}")
+            }
+            Self::Condition(name, ConditionError::Unknown(error)) => {
+                write!(f, "{unknown}: {}", shortened(name))?;
+                write_known(f, error)?;
+                f.write_str(" (to filter by); fields, sync, timeout")
+            }
             Self::Condition(name, error) => {
-                write!(f, "{unknown}: {name}: {error}")?;
-                match error {
-                    ConditionError::Unknown(error) => write_known(f, error),
-                    _ => Ok(()),
-                }
+                write!(f, "{unknown}: {}: {error}", shortened(name))
             }
             Self::Property(error) => {
-                error.fmt(f)?;
+                write!(f, "no such property: {}", shortened(&error.0))?;
                 write_known(f, error)
             }
             Self::Value { name, value, wanted } => {
@@ -135,7 +139,22 @@ fn write_known(
     f: &mut fmt::Formatter<'_>,
     error: &UnknownProperty,
 ) -> fmt::Result {
-    write!(f, "; there are {}", error.known().join(", "))
+    match &error.known()[..] {
+        [] => f.write_str("; it has no members of its own"),
+        known => write!(f, "; there are {}", known.join(", ")),
+    }
+}
+
+/// The most characters of a wrong name that an error repeats.
+const SHOWN_MAX: usize = 100;
+
+/// A wrong name as an error repeats it.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(SHOWN_MAX) {
+        _ if name.is_empty() => "an empty name".to_string(),
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_string(),
+    }
 }
 
 impl std::error::Error for QueryError {}
@@ -188,10 +207,10 @@ pub fn percent_decode(text: &str) -> Option<String> {
 }
 
 impl Parameter {
-    /// The error that there is no such parameter here.
+    /// The error that there is no such parameter here, but these.
     #[must_use]
-    pub fn unknown_name(&self) -> QueryError {
-        QueryError::Unknown(self.name.clone())
+    pub fn unknown_name(&self, known: &'static [&'static str]) -> QueryError {
+        QueryError::Unknown(self.name.clone(), known)
     }
 
     /// The error that its value is not what is `wanted`.

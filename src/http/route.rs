@@ -187,6 +187,21 @@ fn of_vms(
     }
 }
 
+/// The parameters of /vms/NAME.
+const OF_VM: [&str; 4] = ["fields", "sync", "timeout", "wait"];
+
+/// The parameters of /events.
+const OF_EVENTS: [&str; 8] = [
+    "epoch",
+    "fields",
+    "heartbeat",
+    "paths",
+    "since",
+    "snapshot",
+    "types",
+    "uuid",
+];
+
 fn of_vm(
     parameters: Vec<Parameter>,
     limits: &HttpLimits,
@@ -198,7 +213,7 @@ fn of_vm(
             "sync" => of.sync = parameter.flag()?,
             "timeout" => of.timeout = Some(timeout(&parameter, limits)?),
             "wait" => add_wait(&mut of.wait, &parameter)?,
-            _ => return Err(parameter.unknown_name()),
+            _ => return Err(parameter.unknown_name(&OF_VM)),
         }
     }
     match of.timeout {
@@ -283,7 +298,7 @@ fn of_events(
                 wanted.heartbeat = Some(every);
             }
             "fields" => add_fields(&mut wanted.fields, parameter)?,
-            _ => return Err(parameter.unknown_name()),
+            _ => return Err(parameter.unknown_name(&OF_EVENTS)),
         }
     }
     of.wanted.vms.sort();

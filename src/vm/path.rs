@@ -68,7 +68,8 @@ impl std::error::Error for UnknownProperty {}
 
 impl UnknownProperty {
     /// The names that there are instead, sorted: the members of an array's
-    /// elements if the array exists, else those of VMs.
+    /// elements if the array exists, else those of VMs. None if a member exists
+    /// that has no members of its own.
     #[must_use]
     pub fn known(&self) -> Vec<&'static str> {
         let array = self.0.split('.').next().and_then(shape_of);
@@ -78,7 +79,8 @@ impl UnknownProperty {
                     properties::of(holder).map(|p| p.name).collect();
                 names.into_iter().collect()
             }
-            _ => member_names().into_iter().collect(),
+            Some(Shape::Plain) => Vec::new(),
+            _ => member_names().into_iter().chain(["type"]).collect(),
         }
     }
 }

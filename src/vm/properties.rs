@@ -221,7 +221,7 @@ mod tests {
         }
         let sources =
             ["xml", "zfs", "kstat", "zoneadm", "sysinfo", "files", "computed"];
-        let brands = ["all", "zones", "bhyve", "kvm", "lx"];
+        let brands = ["all", "zones", "bhyve", "kvm", "lx", "joyent-minimal"];
         for property in ALL.iter() {
             assert!(sources.contains(&property.source), "{property:?}");
             let mut named = property.brands.split(", ");

@@ -100,10 +100,15 @@ fn every_verb_has_a_help_of_its_own() {
         if !options_of(help).contains(&"h") {
             assert_eq!(*help, output_of(&[verb, "-h"]));
         }
-        for line in help.lines().filter(|line| line.starts_with("  -")) {
-            assert!(line.len() > 28 || !line.contains("  --"), "{line}");
-        }
     }
+    // A value is a value, whatever it looks like.
+    let events = Command::new(VMINFOD)
+        .args(["events", "--type", "--help"])
+        .output()
+        .unwrap();
+    assert_eq!(events.status.code(), Some(2), "{events:?}");
+    assert_eq!(output_of(&["help", "help"]), output_of(&["help"]));
+    assert_eq!(output_of(&["events", "-fh"]), helps["events"]);
     // What comes after `--` belongs to another program.
     let args = ["wait", "x", "state=x", "--timeout", "0", "--", "ls", "--help"];
     let wait = Command::new(VMINFOD)
@@ -128,6 +133,12 @@ fn a_mistyped_verb_or_option_suggests_the_nearest() {
             "Invalid command: \"evnets\". Did you mean events?\n",
         ),
         (&["help", "statsu"], "\"statsu\". Did you mean status?\n"),
+        (&["wiat"], "Did you mean wait?\n"),
+        (&["hlep"], "Did you mean help?\n"),
+        (
+            &["list", "--oder", "x"],
+            "(did you mean '--order'?)\ntry 'vminfod list",
+        ),
         (
             &["events", "--jsno"],
             " (did you mean '--json'?); try 'vminfod events",
@@ -136,7 +147,7 @@ fn a_mistyped_verb_or_option_suggests_the_nearest() {
     ] {
         assert!(said(args).contains(meant), "{}", said(args));
     }
-    for args in [&["bogus"][..], &["events", "--bogus"]] {
+    for args in [&["bogus"][..], &["rm"], &["foo"], &["events", "--bogus"]] {
         assert!(!said(args).to_lowercase().contains("did you mean"));
     }
     // Without a verb, the usage is printed.

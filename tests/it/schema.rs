@@ -71,8 +71,8 @@ fn lines(holder: Holder) -> String {
         }
         for map in MAPS {
             lines += &format!(
-                "        {}:\n          description: \"the owner of the VM \
-                 chooses the names in it\"\n          type: object\n          \
+                "        {}:\n          description: \"what the file has, \
+                 unchanged; usually an object with any names\"\n          \
                  x-source: \"{}\"\n          x-brands: \"all\"\n",
                 map.name,
                 map.file.name()
@@ -149,7 +149,11 @@ fn what_the_daemon_says_is_as_the_schema_describes() {
         // An operation that the host refuses does not count.
         let _ = steps.operation().run(&host, 2_000_000 + debugid);
     }
-    host.write_config(&host.vm_of("joyent"), "tags.json", "{").unwrap();
+    let name = host.zonenames().unwrap().remove(0);
+    host.write_config(&name, "tags.json", "{").unwrap();
+    host.write_config(&name, "routes.json", "[1,2]").unwrap();
+    let odd = r#"{"customer_metadata":[1],"internal_metadata":"s"}"#;
+    host.write_config(&name, "metadata.json", odd).unwrap();
     daemon.get("/vms?sync=1");
     let mut lines = String::new();
     let mut add = |schema: &str, json: &Json| {

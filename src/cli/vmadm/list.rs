@@ -5,7 +5,7 @@ use super::order::{SortKey, is_truthy, sorted};
 use super::{COMMON, find, parse, said};
 use crate::cli::args::{CLIENT, Opt, flag, value};
 use crate::cli::terminal::text_for_reader;
-use crate::cli::verb::{Call, STATUS, Verb};
+use crate::cli::verb::{Call, Verb};
 use crate::cli::{Failure, all_read, print};
 use crate::vm::filter::text_of;
 use crate::vm::json::{Json, Object};
@@ -56,7 +56,8 @@ pub const VERB: Verb = Verb {
         ),
         ("list -Hp -o zoneid uuid=UUID", "one value, for a script"),
     ],
-    status: STATUS,
+    status: "0 if it worked; 1 if not, or if there is no such field; 2 if an \
+             option is wrong.",
     run,
 };
 

@@ -3,7 +3,7 @@
 use super::{COMMON, find, parse, said};
 use crate::cli::args::{CLIENT, Opt, flag, value};
 use crate::cli::terminal::text_for_reader;
-use crate::cli::verb::{Call, STATUS, Verb};
+use crate::cli::verb::{Call, Verb};
 use crate::cli::{Failure, all_read, print, print_json};
 use crate::client::Vms;
 use crate::vm::filter::{ram_member, type_of};
@@ -36,7 +36,8 @@ pub const VERB: Verb = Verb {
         ("lookup -1 alias=web", "the uuid of the VM with this alias"),
         ("lookup -j tags.role=~^db", "the databases, whole"),
     ],
-    status: STATUS,
+    status: "0 if it worked; 1 if not, or if there is no such field; 2 if an \
+             option is wrong.",
     run,
 };
 

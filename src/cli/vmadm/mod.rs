@@ -110,8 +110,8 @@ fn said(message: String) -> Failure {
 /// `true`.
 fn parse(call: Call) -> Result<Args, Failure> {
     let parsed = Args::parse(call.args, call.verb.options, Some("true"));
-    parsed.map_err(|e| match e {
-        Failure::Usage(said) => usage::of_vmadm(&said),
+    parsed.map_err(|failure| match failure {
+        Failure::Usage(said) => Failure::VmadmUsage(said),
         other => other,
     })
 }
@@ -125,9 +125,8 @@ fn get(call: Call) -> Result<(), Failure> {
     let args = parse(call)?;
     let uuid = args.operands.first().filter(|uuid| is_uuid(uuid));
     let Some(uuid) = uuid else {
-        return Err(usage::of_vmadm(&format!(
-            "Invalid or missing UUID for {name}"
-        )));
+        let error = format!("Invalid or missing UUID for {name}");
+        return Err(Failure::VmadmUsage(error));
     };
     let client = client(&args)?;
     let time = args.seconds("timeout")?;
@@ -145,7 +144,8 @@ fn get(call: Call) -> Result<(), Failure> {
         }
         (false, None) => client.vm(uuid).map_err(failed)?,
         (false, Some(_)) => {
-            return Err(usage::of_vmadm("--timeout without --sync"));
+            let error = "--timeout without --sync".to_string();
+            return Err(Failure::VmadmUsage(error));
         }
     };
     match vm {
@@ -177,7 +177,7 @@ fn find(
         // larger number is a key, and fails below as an unknown one.
         if number_of(operand) < 2.0 {
             let error = format!("Bad arguments: unable to split {operand}");
-            return Err(usage::of_vmadm(&error));
+            return Err(Failure::VmadmUsage(error));
         }
         let (key, value) = operand.split_once('=').unwrap_or((operand, ""));
         match conditions.iter_mut().find(|(known, _)| *known == key) {

@@ -4,6 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +20,10 @@ fn find(program: &str) -> Option<PathBuf> {
     std::iter::once(ours)
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+        .find(|file| {
+            let mode = file.metadata().map(|found| found.permissions().mode());
+            file.is_file() && mode.is_ok_and(|mode| mode & 0o111 != 0)
+        })
 }
 
 /// A command that runs this program, which [`needs!`] has found.
