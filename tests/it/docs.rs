@@ -311,17 +311,17 @@ fn shells_complete_verbs_options_and_vms() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_string()
     };
-    let path = format!("PATH={}:$PATH\n", bin.display());
+    let path = format!("PATH=\"{}:$PATH\"\n", bin.display());
     let bash = setup(format!(
         "{path}PS1='> '\nbind 'set bell-style none'\n\
-         . {completion}/vminfod.bash\ncd {}\n",
+         . \"{completion}/vminfod.bash\"\ncd {}\n",
         host.root().display()
     ));
     let zsh = format!("HOME={} exec zsh -d", host.root().display());
     fs::write(
         host.path("/.zshrc"),
         format!(
-            "{path}PS1='> '\nfpath=({completion} $fpath)\ncd {}\n\
+            "{path}PS1='> '\nfpath=(\"{completion}\" $fpath)\ncd {}\n\
              autoload -Uz compinit; compinit -u -D\nunsetopt beep\n\
              bindkey -e\n",
             host.root().display()

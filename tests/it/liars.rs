@@ -43,7 +43,7 @@ fn an_output_that_is_not_read_does_not_change_the_verdict() {
         for output in ["| true", "> /dev/full"] {
             // The tool's own status, not that of the reader.
             let script =
-                format!("$V {words} {output}; exit ${{PIPESTATUS[0]}}");
+                format!("\"$V\" {words} {output}; exit ${{PIPESTATUS[0]}}");
             let output = Command::new("bash")
                 .args(["-c", &script])
                 .env("V", VMINFOD)
@@ -348,7 +348,7 @@ fn wait_says_when_the_state_of_a_vm_is_not_known() {
     let zonename = host.zonenames().unwrap().remove(0);
     let root = host.root().to_str().unwrap();
     let script =
-        format!("{} stop {root} {zonename} &", simhost_program().display());
+        format!("'{}' stop {root} {zonename} &", simhost_program().display());
     let args = [
         "wait",
         &zonename,
@@ -558,7 +558,7 @@ fn json_on_a_terminal_has_control_characters_escaped() {
     let file = host.path("/typescript");
     // script(1) gives it a session of its own, and so it does not end with this
     // terminal.
-    let events = format!("timeout --foreground 60 $V events -jr {zonename}");
+    let events = format!("timeout --foreground 60 '$V' events -jr {zonename}");
     let script =
         format!("script -qefc \"{events}\" {} > /dev/null", file.display());
     let _terminal = Terminal::run(&script, &daemon.addr.to_string());
@@ -585,7 +585,7 @@ fn control_characters_in_an_alias_cannot_forge_a_row() {
     host.update(&zonename, "alias", alias).unwrap();
     let path = format!("/vms/{zonename}?wait=alias=~forged");
     assert_eq!(daemon.get(&path).status, 200);
-    let script = "$V list -o alias,state; $V list -p -o alias,state";
+    let script = "\"$V\" list -o alias,state; \"$V\" list -p -o alias,state";
     let terminal = Terminal::run(script, &daemon.addr.to_string());
     terminal.wait_for("two lines of one row each", |screen| {
         let rows = screen.lines().filter(|l| l.contains("forged-uuid"));

@@ -442,9 +442,10 @@ fn is_valid(manifest: &str) -> bool {
     let path = dir.0.join("manifest.xml");
     fs::write(&path, manifest).unwrap();
     let output = Command::new("xmllint")
-        .args(["--noout", "--nonet", "--dtdvalid"])
-        .arg(project("tests/smf/service_bundle.dtd"))
+        .args(["--noout", "--nonet", "--dtdvalid", "service_bundle.dtd"])
         .arg(&path)
+        // Here, because a URL can have no blank, and the path may.
+        .current_dir(project("tests/smf"))
         .output()
         .unwrap();
     output.status.success()

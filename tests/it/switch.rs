@@ -25,10 +25,10 @@ fn start_script(platform: &Path, image: &Image) -> String {
     let address = &image.address;
     format!(
         "#!/bin/sh\n\
-         {VMINFOD} daemon --root {root} --listen {address} \
+         '{VMINFOD}' daemon --root {root} --listen {address} \
          >{platform}/daemon.log 2>&1 &\n\
          echo $! >{platform}/platform.pid\n\
-         until {VMINFOD} ping --server {address} >/dev/null 2>&1; do\n\
+         until '{VMINFOD}' ping --server {address} >/dev/null 2>&1; do\n\
          \tkill -0 $! || exit 1\n\tsleep 0.1\ndone\n"
     )
 }

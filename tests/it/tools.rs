@@ -370,9 +370,9 @@ fn events_have_colours_only_on_a_terminal() {
     let addr = daemon.addr.to_string();
     let zonename = host.zonenames().unwrap().remove(0);
     for (script, has_colours) in [
-        ("$V events -r", true),
-        ("NO_COLOR=1 $V events -r", false),
-        ("$V events -r | cat", false),
+        ("\"$V\" events -r", true),
+        ("NO_COLOR=1 \"$V\" events -r", false),
+        ("\"$V\" events -r | cat", false),
     ] {
         let terminal = Terminal::run(script, &addr);
         terminal.wait_for_text("] ready");
@@ -499,17 +499,17 @@ fn the_tools_end_quietly_when_their_pipe_is_closed() {
             .unwrap()
     };
     for words in [
-        "$V vms | head -c 10",
-        "$V list | head -n 1",
-        "$V lookup -j | head -c 10",
+        "\"$V\" vms | head -c 10",
+        "\"$V\" list | head -n 1",
+        "\"$V\" lookup -j | head -c 10",
         // This one ends though no event comes that it could print.
-        "$V events -r | head -n 1",
+        "\"$V\" events -r | head -n 1",
     ] {
         let output = sh(words);
         assert_eq!(output.status.code(), Some(0), "{words} {output:?}");
         assert!(output.stderr.is_empty(), "{words} {output:?}");
     }
-    let full = sh("$V list > /dev/full");
+    let full = sh("\"$V\" list > /dev/full");
     assert_eq!(full.status.code(), Some(1), "{full:?}");
     assert!(full.stderr.starts_with(b"vminfod: standard output: "));
 }

@@ -21,7 +21,7 @@ fn top_follows_the_vms() {
     let stopped = names.iter().find(|name| !host.is_up(name).unwrap());
     let stopped = stopped.unwrap();
     let short = stopped.split('-').next().unwrap();
-    let terminal = Terminal::run("$V top", &address(&daemon));
+    let terminal = Terminal::run("\"$V\" top", &address(&daemon));
     let screen = terminal.wait_for_text("healthy");
     assert!(screen[0].starts_with(&format!("vminfod {addr}  6 VMs: ")));
     let header = "UUID      TYPE    RAM^  STATE          ALIAS             \
@@ -114,7 +114,7 @@ fn a_signal_ends_top_and_restores_the_terminal() {
     let host = TestHost::with_vms(2);
     let daemon = host.start();
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
-        let script = "sh -c 'echo $$ > $DIR/pid; exec $V top'";
+        let script = "sh -c 'echo $$ > $DIR/pid; exec \"$V\" top'";
         let script = script.replace("$DIR", host.root().to_str().unwrap());
         let terminal = Terminal::run(&script, &address(&daemon));
         terminal.wait_for_text("healthy");
@@ -143,7 +143,7 @@ fn top_can_be_suspended_and_resumed() {
     let pid = host.root().join("pid");
     let pid = pid.to_str().unwrap();
     // Within another shell, so that the whole job must stop.
-    let line = format!("sh -c 'echo $$ > {pid}; $V top; echo ended $?'");
+    let line = format!("sh -c 'echo $$ > {pid}; \"$V\" top; echo ended $?'");
     terminal.press(&["-l", &line]);
     terminal.press(&["Enter"]);
     terminal.wait_for_text("healthy");
