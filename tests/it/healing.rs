@@ -484,10 +484,10 @@ fn a_burst_of_events_is_loaded_in_few_batches() {
     }
     wait_for_rest(&daemon);
     let runs = runs_of(&host, "") - before;
-    // A few batches of up to four commands each: fewer than twenty runs, and
-    // some more on a busy machine. A run of each command for each VM would be
-    // three times as many as there are VMs.
-    assert!(runs <= vms / 2, "{runs} runs for {} events", 5 * vms);
+    // A few batches of up to four commands each: fewer than twenty runs. On a
+    // busy machine events arrive slowly, and there are more batches. A run of
+    // each command for each VM would be three times as many as there are VMs.
+    assert!(runs <= vms, "{runs} runs for {} events", 5 * vms);
 }
 
 #[test]
