@@ -15,7 +15,7 @@ directory=$1
 shift
 programs=("$@")
 [ $# -gt 0 ] || programs=(curl node python3 wrk tmux mandoc zsh xmllint
-    shellcheck bunyan ksh93 ps promtool nats-server vminfod-validator)
+    shellcheck bunyan ksh93 ps patch promtool nats-server vminfod-validator)
 
 # The package of a program and, if only the program is to be unpacked, its path.
 package_of() {

@@ -483,6 +483,35 @@ fn try_examples(page: &str, examples: &[(String, Vec<String>)]) {
     }
 }
 
+/// `make walkthrough` also runs what they add.
+#[test]
+fn the_additions_of_the_architecture_page_apply() {
+    needs!["patch"];
+    let page = read("docs/ARCHITECTURE.md");
+    let diffs: Vec<_> = page.split("```diff\n").skip(1).collect();
+    assert!(diffs.len() >= 6, "{} diffs", diffs.len());
+    for diff in diffs {
+        let (diff, _) = diff.split_once("```").unwrap();
+        let dir = TempDir::new();
+        for line in diff.lines() {
+            let Some(file) = line.strip_prefix("--- a/") else { continue };
+            let to = dir.0.join(file);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(project(file), to).unwrap();
+        }
+        let file = dir.0.join("diff");
+        fs::write(&file, diff).unwrap();
+        let patch = Command::new("patch")
+            .args(["-p1", "--fuzz=0", "--batch", "-i"])
+            .arg(&file)
+            .current_dir(&dir.0)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&patch.stdout);
+        assert!(patch.status.success(), "{said}\n{diff}");
+    }
+}
+
 #[test]
 fn the_readme_is_short_and_its_links_lead_somewhere() {
     let readme = read("README.md");
