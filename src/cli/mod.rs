@@ -158,12 +158,11 @@ fn run(program: Program, args: Vec<OsString>) -> Result<(), Failure> {
     let name = args.next().map(|name| name.to_string_lossy().into_owned());
     let args: Vec<_> = args.collect();
     let verbs = verbs::of(program);
-    match (program, name.as_deref()) {
-        (Program::Vmadm, Some(name)) => vmadm::main(name, args),
-        (_, None) => Err(usage::wrong("", &verbs::usage(program))),
-        (_, Some("help" | "-h" | "--help")) => help(program, &verbs, &args),
-        (_, Some("--version")) => print(VERSION),
-        (_, Some(name)) => match verb::find(&verbs, name) {
+    match name.as_deref() {
+        None => Err(usage::wrong("", &verbs::usage(program))),
+        Some("help" | "-h" | "-?" | "--help") => help(program, &verbs, &args),
+        Some("--version") if program != Program::Vmadm => print(VERSION),
+        Some(name) => match verb::find(&verbs, name) {
             Some(verb) => call(program, verb, name, args),
             None => Err(no_verb(program, &verbs, name)),
         },
@@ -224,6 +223,9 @@ fn call(
 
 /// The failure that there is no such verb.
 fn no_verb(program: Program, verbs: &[&'static Verb], name: &str) -> Failure {
+    if program == Program::Vmadm {
+        return vmadm::no_verb(name);
+    }
     let meant = match verb::similar(verbs, name) {
         Some(meant) => format!(" Did you mean {meant}?"),
         None => String::new(),

@@ -91,7 +91,7 @@ pub const VERB: Verb = Verb {
             "wait UUID state=running -- vmadm start UUID",
             "start a VM, and go on when it runs",
         ),
-        ("wait UUID --gone --timeout 300", "until somebody has deleted it"),
+        ("wait UUID --gone --timeout 300", "until it has been deleted"),
     ],
     status: "0 if the conditions hold, 3 if the time was over first; if \
              COMMAND fails, its status (126 if it can't be run, 127 if it is \

@@ -117,7 +117,7 @@ impl fmt::Display for QueryError {
             Self::Condition(name, ConditionError::Unknown(error)) => {
                 write!(f, "{unknown}: {}", shortened(name))?;
                 write_known(f, error)?;
-                f.write_str(" (to filter by); fields, sync, timeout")
+                f.write_str("; besides, there are fields, sync, timeout")
             }
             Self::Condition(name, error) => {
                 write!(f, "{unknown}: {}: {error}", shortened(name))

@@ -132,11 +132,11 @@ pub fn route(method: &str, target: &str, limits: &HttpLimits) -> Route {
         return Route::BadMethod;
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    // Today's daemon answers with a slash at the end as without.
+    // As in today's daemon, one slash at the end changes nothing.
     let path = path.strip_suffix('/').unwrap_or(path);
     let parameters = || query::parse(query).collect::<Result<Vec<_>, _>>();
     let read = match path {
-        // Today's daemon takes no notice of other parameters, nor of rubbish.
+        // Today's daemon ignores other parameters, and malformed ones.
         "/ping" => Ok(Route::Ping),
         "/metrics" => Ok(Route::Metrics),
         "/status" => {

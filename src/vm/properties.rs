@@ -89,11 +89,14 @@ pub enum Type {
     Object,
     /// Always null; the XML has none.
     Null,
+    /// A number of zfs, or the text `-` if the dataset can't have the property;
+    /// the XML has none.
+    Column,
 }
 
 impl Type {
     /// The types with their names in the table.
-    const NAMES: [(&str, Type); 9] = [
+    const NAMES: [(&str, Type); 10] = [
         ("text", Type::Text),
         ("base64", Type::Base64),
         ("number", Type::Number),
@@ -103,6 +106,7 @@ impl Type {
         ("numbers", Type::Numbers),
         ("object", Type::Object),
         ("null", Type::Null),
+        ("column", Type::Column),
     ];
 
     /// The value of a text in the zone's XML.
@@ -112,7 +116,7 @@ impl Type {
             Self::Text | Self::Object => text(from),
             Self::Null => Json::Null,
             Self::Base64 => base64_utf8(from),
-            Self::Number => number(from),
+            Self::Number | Self::Column => number(from),
             Self::Mib => bytes_to_mib(from),
             Self::Bool => bool_strict(from),
             Self::List => split_commas(from),

@@ -469,13 +469,14 @@ fn a_burst_of_events_is_loaded_in_few_batches() {
         })
     });
     flood(&host, Channel::Zfs, sets);
-    wait_for("all events were read", || {
-        let read = |source| count(&daemon, &["sources", source, "events"]);
-        let all = (3 * vms, 2 * vms);
-        match (read("zone") as usize, read("zfs") as usize) {
-            (zone, zfs) if zone >= all.0 && zfs >= all.1 => Ok(()),
-            read => Err(format!("{read:?}")),
-        }
+    // It is not enough that they were read: each has to be a job by then.
+    wait_for("all events are planned", || {
+        let of_vm = ["zone", "zfs"].map(|source| {
+            let name = "vminfod_events_received_total{source=\"";
+            daemon.sum_of_metrics(&format!("{name}{source}\"")) / vms as f64
+        });
+        let is_so = of_vm[0] >= 3.0 && of_vm[1] >= 2.0;
+        if is_so { Ok(()) } else { Err(format!("{of_vm:?} for each VM")) }
     });
     host.hurt("zoneadm", "heal").unwrap();
     host.hurt("zfs", "heal").unwrap();
@@ -484,10 +485,10 @@ fn a_burst_of_events_is_loaded_in_few_batches() {
     }
     wait_for_rest(&daemon);
     let runs = runs_of(&host, "") - before;
-    // A few batches of up to four commands each: fewer than twenty runs. On a
-    // busy machine events arrive slowly, and there are more batches. A run of
-    // each command for each VM would be three times as many as there are VMs.
-    assert!(runs <= vms, "{runs} runs for {} events", 5 * vms);
+    // A few batches of up to four commands each: fewer than twenty runs, and
+    // some more on a busy machine. A run of each command for each VM would be
+    // three times as many as there are VMs.
+    assert!(runs <= vms / 2, "{runs} runs for {} events", 5 * vms);
 }
 
 #[test]

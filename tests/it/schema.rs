@@ -1,6 +1,7 @@
 //! docs/openapi.yaml: what it says of VMs is what the table of properties says,
 //! and what the daemon says is as it describes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use vminfod::vm::json::Json;
 use vminfod::vm::properties::{self, ARRAYS, Holder, Property, Type};
 
 use crate::harness::programs::{command, needs};
-use crate::harness::{Stream, TestHost, text};
+use crate::harness::{Stream, TestHost, parse, text};
 use crate::model::Kind;
 use crate::model::step::Steps;
 
@@ -23,23 +24,26 @@ fn path() -> PathBuf {
 fn lines_of(property: &Property) -> String {
     let mut kind = match property.kind {
         Type::Text | Type::Base64 => vec!["string"],
-        Type::Number | Type::Mib => vec!["number"],
+        Type::Number | Type::Mib | Type::Column => vec!["number"],
         Type::Bool => vec!["boolean"],
         Type::List | Type::Numbers => vec!["array"],
         Type::Object => vec!["object"],
         Type::Null => vec!["\"null\""],
     };
     match (property.kind, property.source) {
-        // What can't be translated stays a text, or becomes null.
+        // What can't be translated remains a text, or becomes null.
         (Type::Bool, "xml") => kind.push("string"),
-        (Type::Number | Type::Mib, _) => kind.push("\"null\""),
+        (Type::Number | Type::Mib | Type::Column, _) => kind.push("\"null\""),
         _ => {}
     }
+    let kind = format!("type: [{}]", kind.join(", "));
+    let kind = match property.kind {
+        Type::Column => format!("anyOf: [{{{kind}}}, {{const: \"-\"}}]"),
+        _ => kind,
+    };
     let mut lines = format!(
-        "        {}:\n          description: \"{}\"\n          type: [{}]\n",
-        property.name,
-        property.meaning,
-        kind.join(", ")
+        "        {}:\n          description: \"{}\"\n          {kind}\n",
+        property.name, property.meaning,
     );
     match property.kind {
         Type::List => lines += "          items: {type: string}\n",
@@ -116,6 +120,77 @@ fn the_schema_has_the_properties_of_the_table() {
     let first = document.lines().zip(wanted.lines()).find(|(a, b)| a != b);
     assert_eq!(first, None, "make schema writes it again");
     assert_eq!(document, wanted, "make schema writes it again");
+}
+
+/// What is known of the properties of today's daemon: for each its holder, name
+/// and source, and for some the key in the XML, the translator and the brands.
+const KNOWN: &str = include_str!("../fixtures/vm-properties.json");
+
+/// The brands that a property's row names.
+fn brands_of(property: &Property) -> BTreeSet<&'static str> {
+    let zones = ["builder", "joyent", "joyent-minimal", "lx"];
+    let named = property.brands.split(", ").flat_map(|name| match name {
+        "all" => [&zones[..], &["bhyve", "kvm"]].concat(),
+        "zones" => zones.to_vec(),
+        name => vec![name],
+    });
+    named.collect()
+}
+
+#[test]
+fn the_table_says_what_is_known_of_each_property() {
+    let known = parse(KNOWN.as_bytes());
+    let known = known.as_array().unwrap();
+    assert_eq!(known.len(), 168);
+    let mut compared = 0;
+    for row in known {
+        let (name, holder) = (text(row, "name"), text(row, "holder"));
+        let is_container = ARRAYS.iter().any(|(array, _)| *array == name)
+            || MAPS.iter().any(|map| map.name == name);
+        // vmadm makes `type` itself.
+        if is_container || (name, holder) == ("type", "vm") {
+            continue;
+        }
+        let of_name = properties::ALL.iter().filter(|p| p.name == name);
+        let is_of = |p: &&Property| {
+            format!("{:?}", p.holder).eq_ignore_ascii_case(holder)
+        };
+        let found: Vec<_> = of_name.filter(is_of).collect();
+        assert!(!found.is_empty(), "{row}");
+        if let Some(key) = row.get("key").and_then(Json::as_str) {
+            let key = key.strip_prefix("zone.").unwrap();
+            let below = ["network.", "device.", "filesystem."];
+            let below = below.iter().find_map(|b| key.strip_prefix(b));
+            let key = below.unwrap_or(key);
+            let kind = match text(row, "translator") {
+                "none" => Type::Text,
+                "base64_utf8" => Type::Base64,
+                "number" => Type::Number,
+                "bytes_to_mib" => Type::Mib,
+                "bool_strict" => Type::Bool,
+                "split_commas" => Type::List,
+                "split_commas_number" => Type::Numbers,
+                other => panic!("{other}: {row}"),
+            };
+            let is_it = |p: &&Property| (p.key, p.kind) == (Some(key), kind);
+            assert!(found.iter().any(is_it), "{row}: {found:?}");
+        }
+        // vmadm takes `ram` for every brand, but keeps it only for these two.
+        let brands = row.get("brands").and_then(Json::as_array);
+        if let Some(brands) = brands.filter(|_| name != "ram") {
+            let brands = brands.iter().map(|b| b.as_str().unwrap());
+            let all = known.iter().filter(|other| {
+                text(other, "name") == name && text(other, "holder") == holder
+            });
+            let all = all.filter_map(|other| other.get("brands")?.as_array());
+            let mut wanted: BTreeSet<_> = brands.collect();
+            wanted.extend(all.flatten().map(|b| b.as_str().unwrap()));
+            let is_so = found.iter().any(|p| brands_of(p) == wanted);
+            assert!(is_so, "{row}: {found:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 100, "{compared}");
 }
 
 /// What validate.py prints of these lines, and whether all are valid.

@@ -200,8 +200,8 @@ fn the_time_limit_holds_for_a_socket_that_does_not_accept() {
         waiting.push(stream);
         assert!(waiting.len() < 100_000);
     }
-    // Where few files can be open, the queue is not full, but nobody answers
-    // either; the tool needs some files, too.
+    // If the limit of open files came first, the queue is not full, but there
+    // is no answer either. The tool needs some files, too.
     waiting.truncate(waiting.len().saturating_sub(50));
     let output = Command::new(VMINFOD)
         .args(["ping", "--time-limit", "0.01", "--server"])

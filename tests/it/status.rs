@@ -19,7 +19,8 @@ const FORMS: [(&str, &str); 4] = [
 ];
 
 /// Adds to `wrong` where `answer` lacks a member of `form`, or has a value of
-/// another kind there. An array has to have elements like the first of `form`.
+/// another kind there. Each element of an array has to be like the first one of
+/// `form`.
 fn compare(answer: &Json, form: &Json, at: &str, wrong: &mut Vec<String>) {
     match (answer, form) {
         (Json::Object(answer), Json::Object(form)) => {

@@ -6,12 +6,11 @@ mod list;
 mod lookup;
 mod order;
 
-use std::ffi::OsString;
 use std::time::Duration;
 
 use super::args::{Args, CLIENT, Opt, flag, switch, value};
-use super::verb::{self, Call, Program, STATUS, Verb};
-use super::{Failure, complain, events, print, usage};
+use super::verb::{Call, STATUS, Verb};
+use super::{Failure, complain, events, usage};
 use crate::client::{Client, Error, Vms, VmsQuery};
 use crate::vm::filter::Condition;
 use fields::FilterKey;
@@ -87,18 +86,15 @@ const GET: Verb = Verb {
     run: get,
 };
 
-/// Runs a command line of vmadm.
-pub fn main(name: &str, args: Vec<OsString>) -> Result<(), Failure> {
-    if let Some(verb) = verb::find(&VERBS, name) {
-        return super::call(Program::Vmadm, verb, name, args);
-    }
-    match name {
-        "help" | "-h" | "-?" | "--help" => print(usage::VMADM),
-        name if NOT_HERE.contains(&name) => Err(usage::of_vmadm(&format!(
+/// The failure that vmadm has no such verb here.
+pub fn no_verb(name: &str) -> Failure {
+    let message = match NOT_HERE.contains(&name) {
+        true => format!(
             "vmadm: {name} is not here: this is vminfod, which only reads"
-        ))),
-        name => Err(usage::of_vmadm(&format!("Invalid command: \"{name}\"."))),
-    }
+        ),
+        false => format!("Invalid command: \"{name}\"."),
+    };
+    usage::of_vmadm(&message)
 }
 
 /// An error with exactly vmadm's text, and exit status 1.

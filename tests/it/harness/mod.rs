@@ -283,6 +283,14 @@ impl Daemon {
         Stream::open(self.addr, query)
     }
 
+    /// The sum of all samples of /metrics that begin with this.
+    pub fn sum_of_metrics(&self, begin: &str) -> f64 {
+        let page = self.get("/metrics").text();
+        let samples = page.lines().filter(|line| line.starts_with(begin));
+        let values = samples.filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
     /// One value of /metrics, by its name and labels as they are printed.
     pub fn metric(&self, sample: &str) -> f64 {
         let page = self.get("/metrics").text();

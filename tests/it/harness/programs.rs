@@ -42,7 +42,7 @@ pub fn has(programs: &[&str]) -> bool {
     let test = std::thread::current();
     let test = test.name().unwrap_or("?");
     let line = format!("skipped: {test} needs {}\n", missing.join(", "));
-    // Not by eprint!, of which nothing is shown if the test passes.
+    // Not eprint!: its output is hidden if the test passes.
     let _ = std::io::stderr().write_all(line.as_bytes());
     let file = target().join("skipped-tests");
     let list = OpenOptions::new().append(true).create(true).open(file);
