@@ -27,68 +27,82 @@ package_of() {
     ksh93) echo ksh93u+m ;;
     promtool) echo prometheus usr/bin/promtool ;;
     nats-server) echo nats-server usr/sbin/nats-server ;;
+    vminfod-validator) echo python3-venv ;;
     *) echo "$1" ;;
     esac
 }
 
-missing=() packages=() single=() validator=
+has() {
+    command -v "$1" > /dev/null || [ -x "$directory/$1" ]
+}
+
+missing=() packages=()
 for program in "${programs[@]}"; do
-    if command -v "$program" > /dev/null || [ -x "$directory/$program" ]; then
-        continue
-    fi
-    missing+=("$program")
-    read -r package path < <(package_of "$program")
-    if [ "$program" = vminfod-validator ]; then
-        packages+=(python3-venv)
-        validator=yes
-    elif [ -n "$path" ]; then
-        single+=("$package:$path")
-    else
-        packages+=("$package")
-    fi
+    has "$program" || missing+=("$program")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing what tests need (tests/programs.sh): ${missing[*]}"
-
 mkdir -p "$directory"
 log=$directory/log
-fail() {
-    echo "can't install ${missing[*]}: $*; tests that need them are skipped"
-    exit 1
-}
-command -v apt-get > /dev/null || fail "there is no apt-get"
-as_root=(env DEBIAN_FRONTEND=noninteractive)
-if [ "$(id -u)" != 0 ]; then
-    sudo -n true 2> "$log" || fail "this needs root, or sudo without a password"
-    as_root=(sudo -n "${as_root[@]}")
-fi
-# A list of packages that was never read, or is old, finds no package.
-twice() {
-    "$@" >> "$log" 2>&1 ||
-        { "${as_root[@]}" apt-get update >> "$log" 2>&1 &&
-            "$@" >> "$log" 2>&1; } || fail "$(tail -n 1 "$log")"
-}
 : > "$log"
-if [ ${#packages[@]} -gt 0 ]; then
-    twice "${as_root[@]}" apt-get install --yes --no-install-recommends \
-        "${packages[@]}"
-fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-cd_download() (cd "$scratch" && apt-get download "$1")
-for one in "${single[@]}"; do
-    path=${one#*:}
-    twice cd_download "${one%%:*}"
-    dpkg-deb --fsys-tarfile "$scratch/${one%%:*}"_*.deb |
-        tar --extract --to-stdout "./$path" > "$scratch/program" ||
-        fail "${one%%:*} has no $path"
-    install "$scratch/program" "$directory/${path##*/}"
+
+# Runs an apt command. If it fails, it is run again with a new list of packages:
+# one that was never read, or is old, has no package.
+apt_command() {
+    "$@" >> "$log" 2>&1 ||
+        { as_root apt-get update >> "$log" 2>&1 && "$@" >> "$log" 2>&1; }
+}
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        env DEBIAN_FRONTEND=noninteractive "$@"
+    else
+        sudo -n env DEBIAN_FRONTEND=noninteractive "$@"
+    fi
+}
+install_packages() {
+    apt_command as_root apt-get install --yes --no-install-recommends "$@"
+}
+download() (cd "$scratch" && apt-get download "$1")
+# Unpacks one program of a package.
+unpack() {
+    apt_command download "$1" &&
+        dpkg-deb --fsys-tarfile "$scratch/$1"_*.deb |
+        tar --extract --to-stdout "./$2" > "$scratch/program" &&
+        install "$scratch/program" "$directory/${2##*/}"
+}
+# shellcheck disable=SC2016 # for the script that it writes
+install_validator() {
+    python3 -m venv "$directory/python" &&
+        "$directory/python/bin/pip" install openapi-spec-validator==0.7.1 &&
+        printf '#!/bin/sh\nexec "$(dirname "$0")/python/bin/python3" "$@"\n' \
+            > "$scratch/program" &&
+        install "$scratch/program" "$directory/vminfod-validator"
+}
+
+for program in "${missing[@]}"; do
+    read -r package path < <(package_of "$program")
+    [ -n "$path" ] || packages+=("$package")
 done
-if [ -n "$validator" ]; then
-    twice python3 -m venv "$directory/python"
-    twice "$directory/python/bin/pip" install openapi-spec-validator==0.7.1
-    # shellcheck disable=SC2016 # for the script that is written
-    printf '#!/bin/sh\nexec "$(dirname "$0")/python/bin/python3" "$@"\n' \
-        > "$directory/vminfod-validator"
-    chmod +x "$directory/vminfod-validator"
+# If one of them can't be installed, the others still can.
+if [ ${#packages[@]} -gt 0 ] && ! install_packages "${packages[@]}"; then
+    for package in "${packages[@]}"; do
+        install_packages "$package" || true
+    done
+fi
+for program in "${missing[@]}"; do
+    read -r package path < <(package_of "$program")
+    [ -z "$path" ] || unpack "$package" "$path" >> "$log" 2>&1 || true
+    [ "$program" != vminfod-validator ] || install_validator >> "$log" 2>&1 ||
+        true
+done
+
+failed=()
+for program in "${missing[@]}"; do
+    has "$program" || failed+=("$program")
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "can't install ${failed[*]} (see $log: it needs apt-get, the network, and root or sudo without a password); tests that need them are skipped"
+    exit 1
 fi

@@ -222,9 +222,10 @@ impl Status {
             if let Some(name) = listener.user_agent {
                 entry.set("userAgent", name);
             }
-            entry.set("createdTime", self.clock_text(listener.begun));
+            entry.set("createdTime", self.clock_text(listener.subscribed));
             entry.set("createdDate", date_text(listener.created));
-            entry.set("createdAgo", seconds_text(listener.begun.elapsed()));
+            entry
+                .set("createdAgo", seconds_text(listener.subscribed.elapsed()));
             object.set(listener.uuid.to_string(), entry);
         }
         object

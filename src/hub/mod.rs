@@ -163,7 +163,7 @@ pub struct SubscriberInfo {
     /// When it subscribed, for people.
     pub created: SystemTime,
     /// The same, for measuring.
-    pub begun: Instant,
+    pub subscribed: Instant,
 }
 
 /// How much the hub keeps, and for how many subscribers.
@@ -326,10 +326,11 @@ impl Hub {
         }
         inner.last_id += 1;
         let (id, seq) = (inner.last_id, inner.seq);
-        let (created, begun) = (SystemTime::now(), Instant::now());
-        inner
-            .listeners
-            .insert(id, SubscriberInfo { uuid, user_agent, created, begun });
+        let (created, subscribed) = (SystemTime::now(), Instant::now());
+        inner.listeners.insert(
+            id,
+            SubscriberInfo { uuid, user_agent, created, subscribed },
+        );
         inner.joining.insert(id, seq);
         let missed = since.and_then(|since| inner.after(since, usize::MAX));
         Some(NewSubscription { id, seq, missed })
