@@ -145,6 +145,11 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# The client library: its documentation, and what would be published.
+client-crate:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --package vminfod-client --no-deps
+	$(CARGO) package --package vminfod-client --allow-dirty
+
 # The Rust for illumos, and the C by the event-port API as c/illumos has it;
 # of the C library, which is POSIX there too, by this system's headers.
 CLANG ?= clang
@@ -161,4 +166,4 @@ check-illumos:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build release install package cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz pictures schema lint check-illumos clean
+.PHONY: all build release install package client-crate cargo-deny deny audit msrv walkthrough demo test soak clients mutants bench interleavings fuzz pictures schema lint check-illumos clean

@@ -6,9 +6,6 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// The address of today's daemon, which is built into its clients.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:9090";
-
 /// How deep arrays and objects may nest in a JSON file. What the daemon makes
 /// of the file nests up to [`JSON_WRAPPED`] deeper, and parsers of JSON, ours
 /// and many others, accept no more than 128.

@@ -5,7 +5,6 @@
 //! modules above it.
 
 // Used by all stages.
-pub mod address;
 pub mod backoff;
 pub mod config;
 pub mod os;
@@ -35,7 +34,6 @@ pub mod http;
 // The daemon, which connects the stages, and what users and other programs use.
 pub mod log_format;
 pub mod daemon;
-pub mod client;
 pub mod compare;
 pub mod check;
 pub mod cli;

@@ -27,8 +27,8 @@ use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::Wake;
 use vminfod::sync_requests::SyncRequest;
 use vminfod::threads::Stop;
-use vminfod::vm::diff::EventKind;
 use vminfod::vm::json::{Json, Object};
+use vminfod_client::EventKind;
 
 /// The timeout of a read; no cost depends on it.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use vminfod::queue::Queue;
 use vminfod::settings::{QueueLimits, SourceTimes};
 use vminfod::source::{EventSource, Source, Sources};
 use vminfod::sync::{Bell, Condvar, Mutex};
-use vminfod::vm::diff::EventKind;
+use vminfod_client::EventKind;
 
 /// Runs `body` in all interleavings with at most three preemptions: these show
 /// most mistakes, and end in a bearable time.

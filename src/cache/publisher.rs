@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use vminfod_client::EventKind;
+
 use super::{Cache, Prepared};
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{About, LineDraft, Vm};
 use crate::load::assemble::{uninstalled, with_zone_state};
-use crate::vm::diff::EventKind;
 use crate::vm::diff::{Change, diff, pretty_path};
 use crate::vm::json::{Json, write_string};
 use crate::vm::values::date_text;

@@ -1,8 +1,9 @@
 //! Compares the VMs of a running daemon with those that a load of the system
 //! gives.
 
+use vminfod_client::Error;
+
 use super::{Check, Difference, Fact, Findings, Obstacle, given};
-use crate::client::Error;
 use crate::compare::{
     Differences, Group, by_property, known_of_reference, shown, with_system,
     without_growth,
@@ -36,7 +37,7 @@ pub(super) fn look(
     let Some(client) = &check.against else { return Ok(()) };
     // The status of our daemon has an epoch; that of today's daemon has none.
     let is_ours = match client.status(false) {
-        Ok(status) => status.get("epoch").is_some(),
+        Ok(status) => status.epoch.is_some(),
         Err(Error::Refused { .. }) => false,
         Err(e) => return Err(Obstacle::given(e)),
     };

@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
 use parking_lot::Mutex;
+use vminfod_client::Client;
 
-use crate::client::Client;
 use crate::compare::{LOOKS_TIME, PAUSES};
 use crate::daemon::dump::DumpFault;
 use crate::load::command::{Output, Run};

@@ -4,16 +4,10 @@ use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use lexopt::prelude::*;
+use vminfod_client::{Address, Client, TIME_LIMIT};
 
 use super::Failure;
-use crate::address::Address;
-use crate::client::{Client, TIME_LIMIT};
-use crate::config::DEFAULT_LISTEN;
 use crate::settings;
-
-/// The environment variable that says where the daemon listens, if `--server`
-/// does not.
-pub const SERVER_VARIABLE: &str = "VMINFOD_SERVER";
 
 /// An option.
 #[derive(Clone, Copy, Debug)]
@@ -196,22 +190,12 @@ impl Args {
         })
     }
 
-    /// A client of the daemon at `--server`, else at [`SERVER_VARIABLE`], else
-    /// at [`DEFAULT_LISTEN`]. The daemon sees `agent` as the client's name.
+    /// A client of the daemon at `--server`, else where the environment
+    /// says. The daemon sees `agent` as the client's name.
     pub fn client(&self, agent: &str) -> Result<Client, Failure> {
-        let variable = match std::env::var(SERVER_VARIABLE) {
-            Err(std::env::VarError::NotUnicode(text)) => {
-                Some(text.to_string_lossy().into_owned())
-            }
-            variable => variable.ok(),
-        };
-        let variable = variable.as_deref().filter(|text| !text.is_empty());
-        let server = match (self.last("server"), variable) {
-            (Some(text), _) => socket_address(text)?,
-            (None, Some(text)) => text.parse().map_err(|e| {
-                Failure::Usage(format!("{SERVER_VARIABLE}: {e}"))
-            })?,
-            (None, None) => socket_address(DEFAULT_LISTEN)?,
+        let server = match self.last("server") {
+            Some(text) => socket_address(text)?,
+            None => Address::from_env().map_err(Failure::usage)?,
         };
         let version = env!("CARGO_PKG_VERSION");
         let client = Client::new(server).name(&format!("{agent}/{version}"));

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use vminfod_client::Client;
+
 use super::args::{Args, ROOT, flag, socket_address, value};
 use super::daemon::{directory, settings_of};
 use super::terminal::{json_for_reader, printable};
 use super::verb::{Call, Verb};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
 use crate::check::{Check, Report, anonymous, plain, remove_scratch};
-use crate::client::Client;
 use crate::config::SCRATCH;
 use crate::os;
 use crate::os::signals::{Signal, Signals, is_ignored};

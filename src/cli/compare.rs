@@ -7,13 +7,15 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use vminfod_client::{
+    self as client, Client, Event, EventStream, EventsQuery, TIME_LIMIT, Vms,
+    VmsQuery,
+};
 
 use super::args::{Args, CLIENT, flag, seconds, socket_address, value};
 use super::terminal::{printable, text_for_reader};
 use super::verb::{Call, STATUS_OF_COMPARISON, Verb};
 use super::{EXIT_DIFFERENT, EXIT_TROUBLE, Failure, print};
-use crate::client::{self, Client, EventStream, EventsQuery, Item, TIME_LIMIT};
-use crate::client::{Vms, VmsQuery};
 use crate::compare::streams::{Comparison, News, Pair, StreamCounts};
 use crate::compare::{set_value, shown};
 use crate::os::signals::{Signal, Signals};
@@ -33,7 +35,7 @@ const SERVED_TIME: Duration = Duration::from_secs(60);
 
 /// The most messages that may wait for the main thread. When so many wait, the
 /// streams are not read, and the daemons wait.
-const ITEMS_MAX: usize = 1024;
+const MESSAGES_MAX: usize = 1024;
 
 /// How long the end may take after a signal. After that the process exits
 /// without a summary.
@@ -44,11 +46,11 @@ const NAMES: [&str; 2] = ["A", "B"];
 
 /// What the other threads send to the main thread.
 enum Message {
-    Item(usize, Item),
+    Event(usize, Event),
     /// The stream of this daemon can't go on, and why.
     Ended(usize, String),
     /// The VMs that this daemon serves as /vms, or why it did not answer.
-    Served(usize, Result<Vms, client::Error>),
+    Served(usize, Result<Vms<Json>, client::Error>),
     /// A signal has asked for the end.
     End,
 }
@@ -91,7 +93,7 @@ fn run(call: Call) -> Result<(), Failure> {
     let settle = settle.unwrap_or(SETTLE);
     let time = args.last("for").map(seconds).transpose()?;
     let clients = clients_of(&args)?;
-    let (sender, messages) = bounded(ITEMS_MAX);
+    let (sender, messages) = bounded(MESSAGES_MAX);
     end_at_signals(sender.clone())?;
     let mut sides = Vec::new();
     for (side, client) in clients.into_iter().enumerate() {
@@ -151,20 +153,19 @@ fn end_at_signals(sender: Sender<Message>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts a thread that sends the items of a stream to the main thread.
+/// Starts a thread that sends the events of a stream to the main thread.
 fn follow(
     side: usize,
-    mut stream: EventStream,
+    stream: EventStream,
     sender: Sender<Message>,
 ) -> Result<(), Failure> {
     let read = move || {
-        loop {
-            let message = match stream.next() {
-                Ok(item) => Message::Item(side, item),
+        for event in stream {
+            let message = match event {
+                Ok(event) => Message::Event(side, event),
                 Err(e) => Message::Ended(side, e.to_string()),
             };
-            let is_end = matches!(message, Message::Ended(..));
-            if sender.send(message).is_err() || is_end {
+            if sender.send(message).is_err() {
                 return;
             }
         }
@@ -190,7 +191,7 @@ impl Served {
         let (wanted, questions) = bounded(1);
         let ask = move || {
             while questions.recv().is_ok() {
-                let vms = client.vms(&VmsQuery::new());
+                let vms = client.vms_as(&VmsQuery::new());
                 if sender.send(Message::Served(side, vms)).is_err() {
                     return;
                 }
@@ -226,13 +227,14 @@ impl Watch {
             match messages.recv_deadline(look_at) {
                 Ok(Message::End) => return Ok(None),
                 Ok(Message::Ended(side, why)) => return Ok(Some((side, why))),
-                Ok(Message::Item(side, item)) => {
-                    if let Item::Broken(e) = &item {
+                Ok(Message::Event(side, event)) => {
+                    if let Event::Broken(e) = &event {
                         let what = e.to_string();
                         self.say_of_stream(side, "broken", Some(&what))?;
                     }
-                    self.comparison.take(side, &item, Instant::now());
-                    if let Item::Ready(_) = &item {
+                    let is_ready = matches!(event, Event::Ready(_));
+                    self.comparison.take(side, event, Instant::now());
+                    if is_ready {
                         self.say_of_stream(side, "ready", None)?;
                         self.sides[side].due = Instant::now() + self.settle;
                     }

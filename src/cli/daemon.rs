@@ -4,11 +4,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use vminfod_client::Address;
+
 use super::args::{ROOT, socket_address, switch, value};
 use super::verb::{Call, STATUS, Verb};
 use super::{Failure, complain, print, print_json};
-use crate::address::Address;
-use crate::config::DEFAULT_LISTEN;
 use crate::daemon::Reread;
 use crate::http::request::host_name;
 use crate::os::signals::Signal;
@@ -194,7 +194,7 @@ impl Options {
             return Err(Failure::Usage(what.to_string()));
         }
         if !self.no_tcp && !has_tcp {
-            self.listen.push(socket_address(DEFAULT_LISTEN)?);
+            self.listen.push(Address::DEFAULT);
         }
         match self.listen.iter().find(|address| !address.is_local()) {
             Some(address) if !self.remote => Err(Failure::Usage(format!(

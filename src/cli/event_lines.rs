@@ -1,8 +1,9 @@
 //! The lines that `events` prints.
 
+use vminfod_client::{Change, Event, EventHeader, EventKind, Ready, Vm};
+
 use super::terminal::{Colour, json_for_reader, printable};
-use crate::client::Ready;
-use crate::vm::json::{Json, Object};
+use crate::vm::json::{Json, Key, Object};
 
 /// An alias longer than this is cut, in UTF-16 code units.
 const ALIAS_MAX: usize = 30;
@@ -31,25 +32,29 @@ pub struct Lines {
 
 impl Lines {
     /// The lines of an event, each with its line feed; none for a modification
-    /// without changes.
-    pub fn of_event(self, event: &Json) -> String {
-        if self.form == Form::Json {
-            return json_for_reader(format!("{event}\n"));
-        }
-        let kind = event.get("type").and_then(Json::as_str);
-        let kind = kind.unwrap_or_default();
-        let colour = match kind {
-            "create" => Colour::Green,
-            "delete" => Colour::Red,
-            _ => Colour::Yellow,
+    /// without changes, and for what is not an event of a VM.
+    pub fn of_event(self, event: &Event) -> String {
+        let (Some(kind), Some(header)) = (event.kind(), event.header()) else {
+            return String::new();
         };
-        let start = self.start(event);
-        if kind != "modify" {
-            let kind = colour.of(&printable(kind), self.has_colours);
+        if self.form == Form::Json {
+            let line = match header.json() {
+                Some(json) => json.to_string(),
+                None => concluded_json(kind, header, event).to_string(),
+            };
+            return json_for_reader(line + "\n");
+        }
+        let colour = match kind {
+            EventKind::Create => Colour::Green,
+            EventKind::Delete => Colour::Red,
+            EventKind::Modify => Colour::Yellow,
+        };
+        let start = self.start(header, event.vm().map(|vm| &**vm));
+        if kind != EventKind::Modify {
+            let kind = colour.of(kind.name(), self.has_colours);
             return format!("{start} {kind}\n");
         }
-        let changes = event.get("changes").and_then(Json::as_array);
-        let lines = changes.unwrap_or_default().iter().map(|change| {
+        let lines = event.changes().iter().map(|change| {
             let what = self.change(change, colour);
             format!("{start} modify: {what}\n")
         });
@@ -57,12 +62,12 @@ impl Lines {
     }
 
     /// When it happened, and to which VM.
-    fn start(self, event: &Json) -> String {
-        let text = |name: &str| event.get(name).and_then(Json::as_str);
-        let time = self.time(text("date").unwrap_or_default());
-        let zonename = text("zonename").unwrap_or_default();
+    fn start(self, header: &EventHeader, vm: Option<&Vm>) -> String {
+        let time = self.time(&header.date);
+        let zonename = header.zonename.as_str();
         let name = match self.form {
-            Form::Rfd => text("uuid").unwrap_or(zonename),
+            Form::Rfd if header.uuid.is_empty() => zonename,
+            Form::Rfd => &header.uuid,
             Form::Short => zonename.split('-').next().unwrap_or(zonename),
             Form::Full | Form::Json => zonename,
         };
@@ -70,31 +75,28 @@ impl Lines {
         if self.form == Form::Rfd {
             return format!("{time} {name}");
         }
-        let alias = event.get("vm").and_then(|vm| vm.get("alias"));
-        let alias = alias.and_then(Json::as_str).filter(|a| !a.is_empty());
+        let alias = vm.and_then(|vm| vm.alias.as_deref());
+        let alias = alias.filter(|alias| !alias.is_empty());
         format!("{time} {name} {}", short_alias(alias.unwrap_or("-")))
     }
 
     /// One change of a modification.
-    fn change(self, change: &Json, colour: Colour) -> String {
-        let text = |name: &str| {
-            let text = change.get(name).and_then(Json::as_str);
-            printable(text.unwrap_or_default())
-        };
+    fn change(self, change: &Change, colour: Colour) -> String {
         let absent = match self.form {
             Form::Rfd => "null",
             _ => "undefined",
         };
-        let value = |name: &str| match change.get(name) {
+        let text = |value: &Option<serde_json::Value>| match value {
             Some(value) => printable(&value.to_string()),
             None => absent.to_string(),
         };
+        let path = printable(&change.pretty_path);
         format!(
             "{} {} :: {} -> {}",
-            colour.of(&text("prettyPath"), self.has_colours),
-            text("action"),
-            value("oldValue"),
-            value("newValue")
+            colour.of(&path, self.has_colours),
+            change.action.name(),
+            text(&change.old_value),
+            text(&change.new_value)
         )
     }
 
@@ -120,6 +122,35 @@ impl Lines {
     }
 }
 
+/// The line of an event that the daemon has not sent: what must have happened
+/// while the stream was broken.
+fn concluded_json(
+    kind: EventKind,
+    header: &EventHeader,
+    event: &Event,
+) -> Json {
+    let mut json = Object::new();
+    json.set("type", kind.name());
+    json.set("date", header.date.as_str());
+    json.set("zonename", header.zonename.as_str());
+    json.set("uuid", header.uuid.as_str());
+    if let Some(vm) = event.vm() {
+        json.set("vm", Json::from(vm.json()));
+    }
+    if kind == EventKind::Modify
+        && let Ok(changes) = serde_json::value::to_raw_value(event.changes())
+    {
+        json.set("changes", Json::from(&*changes));
+    }
+    json.set("seq", header.seq);
+    json.set("epoch", header.epoch.as_str());
+    let mut cause = Object::new();
+    cause.set("source", "client");
+    cause.set("detail", "what differs since the stream broke");
+    json.set("cause", cause);
+    Json::from(json)
+}
+
 /// The line of the stream's begin as vmadm prints it: the VMs by zonename.
 fn ready_json(ready: &Ready) -> Json {
     let mut json = Object::new();
@@ -127,10 +158,9 @@ fn ready_json(ready: &Ready) -> Json {
     json.set("date", ready.date.as_str());
     json.set("uuid", ready.uuid.as_str());
     if let Some(vms) = &ready.vms {
-        let named = vms.iter().filter_map(|vm| {
-            let zonename = vm.get("zonename")?.as_str()?;
-            Some((zonename.to_string().into(), vm.clone()))
-        });
+        let named = vms
+            .iter()
+            .map(|vm| (Key::Owned(vm.zonename.clone()), Json::from(vm.json())));
         json.set("vms", named.collect::<Object>());
     }
     if ready.is_resumed {
@@ -164,12 +194,12 @@ mod tests {
 
     fn text(event: &str, form: Form) -> String {
         let lines = Lines { form, has_colours: false };
-        lines.of_event(&Json::parse(event).unwrap())
+        lines.of_event(&event.parse().unwrap())
     }
 
     #[test]
     fn each_change_is_printed_on_its_own_line() {
-        let event = r#"{"type":"modify","date":"2016-05-31T16:29:09.882Z","zonename":"5595d88c-6e4d","uuid":"5595d88c-6e4d-u","vm":{"alias":"web"},"changes":[{"prettyPath":"quota","action":"added","newValue":10},{"prettyPath":"transition_to","action":"removed","oldValue":"running"}]}"#;
+        let event = r#"{"type":"modify","date":"2016-05-31T16:29:09.882Z","zonename":"5595d88c-6e4d","uuid":"5595d88c-6e4d-u","vm":{"zonename":"z","alias":"web"},"changes":[{"prettyPath":"quota","action":"added","newValue":10},{"prettyPath":"transition_to","action":"removed","oldValue":"running"}]}"#;
         for (form, printed) in [
             (
                 Form::Rfd,
@@ -194,13 +224,13 @@ mod tests {
         ] {
             assert_eq!(text(event, form), printed);
         }
-        let none = r#"{"type":"modify","date":"","zonename":"a","changes":[]}"#;
+        let none = r#"{"type":"modify","date":"","zonename":"a","vm":{"zonename":"a"},"changes":[]}"#;
         assert_eq!(text(none, Form::Full), "");
     }
 
     #[test]
     fn create_and_delete_lines_have_no_values() {
-        let event = r#"{"type":"create","date":"2016-05-31T16:29:09.477Z","zonename":"5595d88c-6e4d","vm":{"alias":"a-very-long-alias-that-is-much-too-long"}}"#;
+        let event = r#"{"type":"create","date":"2016-05-31T16:29:09.477Z","zonename":"5595d88c-6e4d","vm":{"zonename":"z","alias":"a-very-long-alias-that-is-much-too-long"}}"#;
         assert_eq!(
             text(event, Form::Rfd),
             "[2016-05-31T16:29:09.477Z] 5595d88c-6e4d create\n"
@@ -218,16 +248,8 @@ mod tests {
 
     #[test]
     fn a_ready_line_names_the_subscription_unless_it_is_short() {
-        let ready = Ready {
-            date: "2016-05-31T16:29:09.477Z".to_string(),
-            uuid: "u".to_string(),
-            seq: 1,
-            epoch: "e".to_string(),
-            vms: Some(vec![Json::parse(r#"{"zonename":"z"}"#).unwrap()]),
-            unreadable: Vec::new(),
-            is_resumed: false,
-            reset: None,
-        };
+        let ready = r#"{"type":"ready","date":"2016-05-31T16:29:09.477Z","uuid":"u","seq":1,"epoch":"e","vms":[{"zonename":"z"}]}"#;
+        let Event::Ready(ready) = ready.parse().unwrap() else { panic!() };
         let line = |form| Lines { form, has_colours: false }.of_ready(&ready);
         let full = "[2016-05-31T16:29:09.477Z] ready (uuid u)\n";
         assert_eq!(line(Form::Rfd), full);
@@ -239,11 +261,11 @@ mod tests {
 
     #[test]
     fn control_characters_in_an_alias_are_escaped() {
-        let event = r#"{"type":"create","date":"d","zonename":"a","vm":{"alias":"\u001b[2Jx"}}"#;
+        let event = r#"{"type":"create","date":"d","zonename":"a","vm":{"zonename":"z","alias":"\u001b[2Jx"}}"#;
         assert_eq!(text(event, Form::Short), "[d] a \\u001b[2Jx create\n");
         let coloured = Lines { form: Form::Short, has_colours: true };
         assert_eq!(
-            coloured.of_event(&Json::parse(event).unwrap()),
+            coloured.of_event(&event.parse().unwrap()),
             "\x1b[2m[d]\x1b[0m a \\u001b[2Jx \x1b[32mcreate\x1b[0m\n"
         );
     }

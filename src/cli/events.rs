@@ -1,17 +1,20 @@
 //! `events`: prints a line for each change, as it happens.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use vminfod_client::{
+    Change, Client, Event, EventKind, EventStream, EventsQuery, Mirror, Ready,
+    TIME_LIMIT, Vm,
+};
 
 use super::args::{Args, CLIENT, flag, switch, value};
 use super::event_lines::{Form, Lines};
 use super::terminal::has_colours;
 use super::verb::{Call, Program, STATUS, Verb};
 use super::{Failure, complain, print};
-use crate::client::{
-    Client, EventKind, EventStream, EventsQuery, Item, Mirror, Ready,
-    TIME_LIMIT,
-};
 use crate::os;
+use crate::vm::diff::{self, diff};
 use crate::vm::json::Json;
 use crate::vm::path::{Path, split_list};
 
@@ -91,6 +94,7 @@ fn run(call: Call) -> Result<(), Failure> {
     let has_ready = args.has("ready");
     // The VM of the operand must exist; those of `--uuid` may be created later.
     let only = args.operands.first().map(String::as_str);
+    let paths = paths_of(&args)?;
     let mut query = query_of(&args)?;
     let retry = match (args.seconds("retry")?, program) {
         (Some(time), _) => Some(time),
@@ -116,7 +120,7 @@ fn run(call: Call) -> Result<(), Failure> {
     if let Some(time) = retry {
         stream = stream.retry_for(time);
     }
-    Follow { stream, lines, has_ready, goes_on }.run(only)
+    Follow { stream, lines, paths, has_ready, goes_on }.run(only)
 }
 
 /// The events that the command line asks for.
@@ -143,7 +147,6 @@ fn query_of(args: &Args) -> Result<EventsQuery, Failure> {
         query = query.vm(name);
     }
     for path in args.all("path").flat_map(split_list) {
-        Path::parse(path).map_err(|e| wrong(&format!("--path: {e}")))?;
         query = query.path(path);
     }
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
@@ -155,6 +158,16 @@ fn query_of(args: &Args) -> Result<EventsQuery, Failure> {
         })?);
     }
     Ok(query)
+}
+
+/// The paths of the command line.
+///
+/// # Errors
+/// If one is wrong.
+fn paths_of(args: &Args) -> Result<Vec<Path>, Failure> {
+    let paths = args.all("path").flat_map(split_list).map(Path::parse);
+    let wrong = |e| Failure::Usage(format!("--path: {e}"));
+    paths.collect::<Result<_, _>>().map_err(wrong)
 }
 
 /// Parses `SEQ` or `EPOCH-SEQ` into number and epoch. `SEQ` alone belongs to
@@ -173,20 +186,21 @@ pub fn since_of(text: &str, client: &Client) -> Result<(u64, String), Failure> {
         }
         return Ok((seq, epoch));
     }
-    let status = client.status(false)?;
-    let epoch = status.get("epoch").and_then(Json::as_str);
+    let epoch = client.status(false)?.epoch;
     let none = || {
         Failure::Failed(
             "/status has no epoch: this daemon is too old for --since".into(),
         )
     };
-    Ok((seq, epoch.ok_or_else(none)?.to_string()))
+    Ok((seq, epoch.ok_or_else(none)?))
 }
 
 /// An event stream that is printed.
 struct Follow {
     stream: EventStream,
     lines: Lines,
+    /// Where a modification must be, unless there are none.
+    paths: Vec<Path>,
     /// Whether to print a line when the stream begins, too.
     has_ready: bool,
     /// Whether to go on after a break.
@@ -199,9 +213,9 @@ impl Follow {
         let mut is_first = true;
         end_with_the_reader()?;
         loop {
-            let item = self.next(is_first)?;
-            match &item {
-                Item::Ready(ready) => {
+            let event = self.next(is_first)?;
+            match &event {
+                Event::Ready(ready) => {
                     if let Some(name) = only.filter(|_| is_first) {
                         expect_vm(ready, name)?;
                     }
@@ -210,21 +224,19 @@ impl Follow {
                         print(&self.lines.of_ready(ready))?;
                     }
                 }
-                Item::Broken(error) => {
+                Event::Broken(error) => {
                     complain(&format!("vminfod: {error}; reconnecting"));
                 }
-                Item::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
-                Item::Event(_) => {}
+                Event::Unreadable(vm) => complain(&format!("vminfod: {vm}")),
+                _ => {}
             }
-            is_first &= !matches!(item, Item::Ready(_));
+            is_first &= !matches!(event, Event::Ready(_));
             let events = match self.goes_on {
-                true => mirror.apply(&item),
-                false => match item {
-                    Item::Event(event) => vec![event],
-                    _ => Vec::new(),
-                },
+                true => mirror.apply(event),
+                false => vec![event],
             };
-            let lines = events.iter().map(|e| self.lines.of_event(&e.json));
+            let events = events.into_iter().filter_map(|e| self.precise(e));
+            let lines = events.map(|event| self.lines.of_event(&event));
             let lines: String = lines.collect();
             if !lines.is_empty() {
                 print(&lines)?;
@@ -232,11 +244,37 @@ impl Follow {
         }
     }
 
-    /// The next item. The daemon has accepted the request, so the first one
+    /// An event as the daemon would have sent it: what a mirror concludes has
+    /// whole members as its changes. `None` if nothing has changed at the paths
+    /// that are asked for.
+    fn precise(&self, mut event: Event) -> Option<Event> {
+        if let Event::Modify { vm, changes, before: Some(before), header } =
+            &mut event
+            && header.json().is_none()
+        {
+            let (old, new) = (Json::from(before.json()), Json::from(vm.json()));
+            let found = diff(old.as_object()?, new.as_object()?);
+            let found = found.iter().map(diff::Change::to_json).filter(|c| {
+                let at = c.get("path").and_then(Json::as_array);
+                let at = at.unwrap_or_default();
+                self.paths.is_empty() || self.paths.iter().any(|p| p.meets(at))
+            });
+            let found = Json::from(found.collect::<Vec<_>>()).to_string();
+            let found: Vec<Change> = serde_json::from_str(&found).ok()?;
+            if found.is_empty() {
+                return None;
+            }
+            *changes = found;
+        }
+        Some(event)
+    }
+
+    /// The next event. The daemon has accepted the request, so the first one
     /// must come in time.
-    fn next(&mut self, is_first: bool) -> Result<Item, Failure> {
+    fn next(&mut self, is_first: bool) -> Result<Event, Failure> {
         if !is_first {
-            return Ok(self.stream.next()?);
+            let next = self.stream.next();
+            return Ok(next.unwrap_or(Err(vminfod_client::Error::Stopped))?);
         }
         self.stream.next_within(TIME_LIMIT)?.ok_or_else(|| {
             let what =
@@ -249,10 +287,7 @@ impl Follow {
 /// Fails if the VM of the operand does not exist. If some VM can't be read,
 /// that is not known.
 fn expect_vm(ready: &Ready, name: &str) -> Result<(), Failure> {
-    let is_it = |vm: &Json| {
-        let names = ["zonename", "uuid"].map(|member| vm.get(member));
-        names.iter().flatten().any(|own| own.as_str() == Some(name))
-    };
+    let is_it = |vm: &Arc<Vm>| vm.zonename == name || vm.uuid == name;
     match &ready.vms {
         Some(vms) if ready.unreadable.is_empty() && !vms.iter().any(is_it) => {
             let message = format!("VM {name} not found");

@@ -23,7 +23,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::client;
+use vminfod_client as client;
+
 use crate::daemon::StartError;
 use crate::load::error::CommandError;
 use crate::os;
@@ -307,7 +308,7 @@ const COMPLETE: Verb = Verb {
 /// Prints all VMs.
 fn vms(call: Call) -> Result<(), Failure> {
     let client = call.parse(0)?.client_with_deadline("vminfod")?;
-    let read = client.vms(&client::VmsQuery::new())?;
+    let read = client.vms_as(&client::VmsQuery::new())?;
     print_json(&Json::from(read.vms))?;
     all_read("vminfod", &read.unreadable)
 }
@@ -329,19 +330,19 @@ fn all_read(
 /// only plain ones are printed, and no other text of tenants.
 fn complete(call: Call) -> Result<(), Failure> {
     let client = call.parse(0)?.client_with_deadline("vminfod-complete")?;
-    let query = client::VmsQuery::new().fields("uuid,alias");
+    let query = client::VmsQuery::new().fields("alias");
     let mut lines = String::new();
     for vm in client.vms(&query)?.vms {
-        let text = |name: &str| vm.get(name).and_then(Json::as_str);
         let is_plain = |text: &&str| {
             let can_be =
                 |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
             text.bytes().all(can_be)
                 && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         };
-        let uuid = text("uuid").filter(|uuid| vmadm::is_uuid(uuid));
-        if let Some(uuid) = uuid.filter(is_plain) {
-            let alias = text("alias").filter(is_plain).unwrap_or_default();
+        let uuid = vm.uuid.as_str();
+        if vmadm::is_uuid(uuid) && is_plain(&uuid) {
+            let alias = vm.alias.as_deref().filter(is_plain);
+            let alias = alias.unwrap_or_default();
             lines += &format!("{uuid} {alias}\n");
         }
     }
@@ -356,7 +357,7 @@ fn vm(call: Call) -> Result<(), Failure> {
         return Err(Failure::Usage(error.to_string()));
     };
     match args.client_with_deadline("vminfod")?.vm(name)? {
-        Some(vm) => print_json(&vm),
+        Some(vm) => print_json(&Json::from(vm.json())),
         None => Err(Failure::Failed(format!("VM Not Found: {name}"))),
     }
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use time::{Date, Month, OffsetDateTime, Time};
+use vminfod_client::VmsQuery;
 
 use super::args::{CLIENT, flag};
 use super::terminal::{Colour, has_colours, json_for_reader, printable};
 use super::verb::{Call, STATUS, Verb};
 use super::{Failure, print};
-use crate::client::VmsQuery;
 use crate::vm::json::{Json, Object};
 
 /// The most faults that are printed without `-f`, so that the report fits on
@@ -47,12 +47,12 @@ fn run(call: Call) -> Result<(), Failure> {
     let args = call.parse(0)?;
     let client = args.client_with_deadline("vminfod")?;
     let is_full = args.has("full");
-    let status = client.status(is_full)?;
+    let status = Json::from(client.status(is_full)?.json());
     if args.has("json") {
         return print(&json_for_reader(format!("{status}\n")));
     }
     let query = VmsQuery::new().fields("zonename,alias,state");
-    let vms = client.vms(&query)?.vms;
+    let vms = client.vms_as(&query)?.vms;
     let at = client.server().to_string();
     print(&Report { status, vms, at, has_colours: has_colours() }.text(is_full))
 }

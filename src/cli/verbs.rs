@@ -73,8 +73,7 @@ pub fn usage(program: Program) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::TIME_LIMIT;
-    use crate::config::DEFAULT_LISTEN;
+    use vminfod_client::{Address, TIME_LIMIT};
 
     #[test]
     fn every_verb_and_option_has_a_meaning() {
@@ -97,8 +96,8 @@ mod tests {
             ("wait", "timeout", seconds(wait::TIME)),
             ("get", "timeout", seconds(vmadm::SYNC_TIME)),
             ("events", "time-limit", seconds(TIME_LIMIT)),
-            ("events", "server", DEFAULT_LISTEN.to_string()),
-            ("daemon", "listen", DEFAULT_LISTEN.to_string()),
+            ("events", "server", Address::DEFAULT.to_string()),
+            ("daemon", "listen", Address::DEFAULT.to_string()),
         ] {
             let verb = super::super::verb::find(&of(Program::Vminfod), verb);
             let mut options = verb.unwrap().all_options();

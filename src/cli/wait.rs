@@ -15,15 +15,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use vminfod_client::{
+    Client, Error, Event, EventStream, EventsQuery, Ready, TIME_LIMIT, Vm,
+    VmsQuery, Watcher,
+};
 
 use super::args::{Args, CLIENT, switch, value};
 use super::verb::{Call, Verb};
 use super::{Failure, complain, events, print_json, status, vmadm};
 use crate::backoff::Backoff;
-use crate::client::{
-    Client, Error, EventStream, EventsQuery, Notice, Ready, TIME_LIMIT,
-    VmsQuery, Watcher,
-};
 use crate::vm::json::Json;
 use goal::{Goal, goal};
 
@@ -115,6 +115,11 @@ impl From<Option<Json>> for Presence {
     }
 }
 
+/// The object of a VM.
+fn object(vm: &Arc<Vm>) -> Json {
+    Json::from(vm.json())
+}
+
 /// What events and looks have shown so far.
 #[derive(Default)]
 struct Seen {
@@ -169,7 +174,7 @@ fn run(call: Call) -> Result<(), Failure> {
     // With `--since` the stream begins with earlier events. Those up to now do
     // not count, because the command has not caused them.
     let before_command = match (args.has("since"), command.is_empty()) {
-        (true, false) => seq_of(&at_first.status(false)?),
+        (true, false) => at_first.status(false)?.seq.unwrap_or(0),
         _ => 0,
     };
     let seen = Arc::new(Seen::default());
@@ -180,7 +185,7 @@ fn run(call: Call) -> Result<(), Failure> {
         before_command,
         was_met: None,
     };
-    let listen = move |notice: Notice<'_>| listener.take_in(&notice);
+    let listen = move |event: Result<&Event, &Error>| listener.take_in(event);
     let left = ready_by.saturating_duration_since(Instant::now());
     let watcher = Watcher::follow(stream, left, listen)?;
     if !command.is_empty() {
@@ -221,12 +226,7 @@ fn stream_of(
     })
 }
 
-/// The number of the last event, as /status has it.
-fn seq_of(status: &Json) -> u64 {
-    status.get("seq").and_then(Json::as_u64).unwrap_or(0)
-}
-
-/// Takes in the items of the stream. The watcher's thread calls it.
+/// Takes in the events of the stream. The watcher's thread calls it.
 struct Listener {
     seen: Arc<Seen>,
     goal: Arc<Goal>,
@@ -260,11 +260,13 @@ impl Listener {
         }
         if self.begin.is_none() {
             let vms = ready.vms.as_deref().unwrap_or_default();
-            state.vm = Some(vms.first().cloned().into());
+            let vm = vms.first().map(object);
+            let is_met = self.goal.is_met(vm.as_ref()).ok();
+            state.vm = Some(vm.into());
             // How the VM was after the event of `--since` is not known.
             self.was_met = match ready.is_resumed {
                 true => None,
-                false => self.goal.is_met(vms.first()).ok(),
+                false => is_met,
             };
             self.begin = Some(match ready.is_resumed {
                 true => self.before_command,
@@ -273,44 +275,46 @@ impl Listener {
         }
     }
 
-    fn take_in(&mut self, notice: &Notice<'_>) {
-        match notice {
-            Notice::Ready(ready) => self.begin(ready),
-            Notice::Event(event) => {
-                let is_met = match self.goal.is_met(event.vm()) {
-                    Ok(is_met) => is_met,
-                    Err(why) => return self.seen.refuse(why),
-                };
-                let was_met = self.was_met.replace(is_met);
-                // If it is not known whether the goal was met before, it was if
-                // it is met now and this event can't have changed that.
-                let was_met =
-                    was_met.unwrap_or(is_met && !self.goal.may_concern(event));
-                let cause = event.json.get("cause");
-                let of_cause = |name| cause.and_then(|c| c.get(name)?.as_str());
-                // An event up to `begin` does not count. Nor does one that the
-                // client has made from what differed after a break: it does not
-                // show what the command has done.
-                let is_old = self.begin.is_some_and(|seq| event.seq <= seq);
-                let is_concluded = of_cause("source") == Some("client");
-                let vm = Presence::from(event.vm().cloned());
-                if is_met && !was_met && !is_old && !is_concluded {
-                    self.seen.met(vm.clone());
+    fn take_in(&mut self, event: Result<&Event, &Error>) {
+        match event {
+            Ok(Event::Ready(ready)) => {
+                self.begin(ready);
+                for vm in &ready.unreadable {
+                    self.seen.miss(vm.to_string());
                 }
-                self.seen.state.lock().vm = Some(vm);
             }
-            Notice::Unreadable(vm) => {
-                let mut state = self.seen.state.lock();
-                state.broken = Some(vm.to_string());
-                state.is_missed = true;
-                self.seen.changed.notify_all();
-            }
+            Ok(Event::Unreadable(vm)) => self.seen.miss(vm.to_string()),
+            Ok(Event::Broken(error)) => self.seen.broken(error),
+            Ok(event) => self.change(event),
             // We have stopped the stream ourselves.
-            Notice::Ended(Error::Stopped) => {}
-            Notice::Broken(error) | Notice::Ended(error) => {
-                self.seen.state.lock().broken = Some(error.to_string());
-            }
+            Err(Error::Stopped) => {}
+            Err(error) => self.seen.broken(error),
         }
+    }
+
+    /// The VM has changed, or come, or gone.
+    fn change(&mut self, event: &Event) {
+        let Some(header) = event.header() else { return };
+        let vm = event.vm().map(object);
+        let is_met = match self.goal.is_met(vm.as_ref()) {
+            Ok(is_met) => is_met,
+            Err(why) => return self.seen.refuse(why),
+        };
+        let was_met = self.was_met.replace(is_met);
+        // If it is not known whether the goal was met before, it was if it is
+        // met now and this event can't have changed that.
+        let was_met =
+            was_met.unwrap_or(is_met && !self.goal.may_concern(event));
+        // An event up to `begin` does not count. Nor does one that the client
+        // has made from what differed after a break: it does not show what the
+        // command has done.
+        let is_old = self.begin.is_some_and(|seq| header.seq <= seq);
+        let is_concluded = header.json().is_none();
+        let vm = Presence::from(vm);
+        if is_met && !was_met && !is_old && !is_concluded {
+            self.seen.met(vm.clone());
+        }
+        self.seen.state.lock().vm = Some(vm);
     }
 }
 
@@ -336,6 +340,18 @@ impl Seen {
     fn met(&self, vm: Presence) {
         self.state.lock().met.get_or_insert(vm);
         self.changed.notify_all();
+    }
+
+    /// A change may have happened without an event.
+    fn miss(&self, why: String) {
+        let mut state = self.state.lock();
+        state.broken = Some(why);
+        state.is_missed = true;
+        self.changed.notify_all();
+    }
+
+    fn broken(&self, error: &Error) {
+        self.state.lock().broken = Some(error.to_string());
     }
 
     fn refuse(&self, why: &str) {
@@ -480,11 +496,11 @@ fn find(
         true => client.vm(name)?,
         false => client.sync(name, time)?.vm,
     };
-    if vm.is_some() {
-        return Ok(vm);
+    if let Some(vm) = vm {
+        return Ok(Some(Json::from(vm.json())));
     }
     match unloadable(client, name)? {
-        Some(error) => Err(Error::Refused { status: 504, said: error }),
+        Some(message) => Err(Error::Refused { status: 504, message }),
         None => Ok(None),
     }
 }
@@ -496,15 +512,15 @@ fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
     let may_be = |zonename: &str| {
         zonename == name || (vmadm::is_uuid(name) && !vmadm::is_uuid(zonename))
     };
-    let faults = status::faults(&client.status(false)?).into_iter();
+    let status = Json::from(client.status(false)?.json());
+    let faults = status::faults(&status).into_iter();
     let mut faults: Vec<_> = faults
         .filter_map(|fault| Some((fault.zonename?, fault.source, fault.error)))
         .filter(|(zonename, ..)| may_be(zonename))
         .collect();
     if !faults.is_empty() {
         let served = client.vms(&VmsQuery::new().fields("zonename"))?;
-        let names =
-            served.vms.iter().filter_map(|vm| vm.get("zonename")?.as_str());
+        let names = served.vms.iter().map(|vm| vm.zonename.as_str());
         let names: BTreeSet<_> = names.collect();
         faults.retain(|(zonename, ..)| !names.contains(zonename.as_str()));
     }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Client, VmsQuery};
+use vminfod_client::{self as client, Client, VmsQuery};
+
 use crate::daemon::dump::dump;
 use crate::load::error::CommandError;
 use crate::load::zoneadm::is_uuid;
@@ -240,7 +241,8 @@ fn look(
 ) -> Result<SystemDifferences, CompareError> {
     let dumped = dump(settings, settings.load.command_time)
         .map_err(CompareError::System)?;
-    let served = client.vms(&VmsQuery::new()).map_err(CompareError::Daemon)?;
+    let served = client.vms_as(&VmsQuery::new());
+    let served = served.map_err(CompareError::Daemon)?;
     let commands = [Source::Zoneadm, Source::Kstat, Source::Zfs, Source::Index];
     let of_commands =
         dumped.faults.iter().filter(|f| commands.contains(&f.source));
@@ -256,7 +258,7 @@ fn look(
     // VMs that could not be read are left out. If the system could not be read,
     // the daemon has the last good values.
     let names = served.unreadable.iter().filter_map(|vm| vm.zonename.as_ref());
-    let names: BTreeSet<_> = names.map(|name| &**name).collect();
+    let names: BTreeSet<_> = names.map(String::as_str).collect();
     differences.retain(|place, _| {
         let name = place.zonename.as_str();
         !dumped.unread.contains(name) && !names.contains(name)

@@ -1,6 +1,6 @@
 //! Compares two daemons that run side by side: what their streams of events add
 //! up to is compared with each other, and each of them with what its daemon
-//! serves as /vms. Pure: items and times are passed in.
+//! serves as /vms. Pure: events and times are passed in.
 //!
 //! Only lasting differences matter. One daemon may be a moment ahead of the
 //! other, and may group changes differently. So changes are counted one by one,
@@ -12,11 +12,12 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vminfod_client::{Event, Mirror, Unreadable, Vm, Vms};
+
 use super::{
     Differences, Place, Values, add_differences, known_of_reference,
     without_growth,
 };
-use crate::client::{Event, Item, Mirror, Unreadable, Vms};
 use crate::vm::json::Json;
 
 /// A difference whose values keep changing is reported after this many times
@@ -119,10 +120,10 @@ pub struct Comparison {
     /// How long a difference must last.
     settle: Duration,
     /// VMs that may have changed since they were last compared.
-    changed: BTreeSet<Arc<str>>,
+    changed: BTreeSet<String>,
     open: BTreeMap<(Pair, Place), Open>,
     /// VMs that can't be read, by daemon and name. Each is reported once.
-    unread: BTreeSet<(usize, Option<Arc<str>>)>,
+    unread: BTreeSet<(usize, Option<String>)>,
     /// Reports about these VMs that `look` has not returned yet.
     news: Vec<News>,
     /// Since when both streams have been connected: changes from before may
@@ -185,10 +186,10 @@ impl Comparison {
         self.open.keys().any(|(pair, _)| *pair == Pair::Stream(side))
     }
 
-    /// Takes in an item of a stream.
-    pub fn take(&mut self, side: usize, item: &Item, now: Instant) {
-        match item {
-            Item::Ready(ready) => {
+    /// Takes in an event of a stream.
+    pub fn take(&mut self, side: usize, event: Event, now: Instant) {
+        match &event {
+            Event::Ready(ready) => {
                 self.sides[side].is_ready = true;
                 self.sides[side].has_begun = true;
                 self.sides[side].is_reference = ready.epoch.is_empty();
@@ -197,32 +198,32 @@ impl Comparison {
                     self.note_unread(side, vm);
                 }
             }
-            Item::Broken(_) => {
+            Event::Broken(_) => {
                 self.sides[side].is_ready = false;
                 self.ready_at = None;
                 // A difference that was not reported yet may not last.
                 self.open.retain(|_, open| open.is_reported);
             }
+            Event::Unreadable(vm) => self.note_unread(side, vm),
+            _ => {}
+        }
+        if let Some(header) = event.header() {
+            self.changed.insert(header.zonename.clone());
             // Counted even while a stream is broken: it may bring later what it
             // has missed.
-            Item::Event(event) if self.have_begun() => {
-                for change in changes_of(event) {
+            if self.have_begun() {
+                for change in changes_of(&event) {
                     self.count(side, change, now);
                 }
             }
-            Item::Event(_) => {}
-            Item::Unreadable(vm) => self.note_unread(side, vm),
         }
-        match item {
-            Item::Event(event) => {
-                self.changed.insert(Arc::clone(&event.zonename));
-            }
+        let is_ready = matches!(event, Event::Ready(_));
+        if is_ready {
             // Every VM may have changed, including those that are gone now.
-            Item::Ready(_) => self.changed.extend(self.names()),
-            Item::Broken(_) | Item::Unreadable(_) => {}
+            self.changed.extend(self.names());
         }
-        self.sides[side].mirror.apply(item);
-        if let Item::Ready(_) = item {
+        self.sides[side].mirror.apply(event);
+        if is_ready {
             self.changed.extend(self.names());
         }
     }
@@ -241,7 +242,7 @@ impl Comparison {
         }
     }
 
-    fn names(&self) -> Vec<Arc<str>> {
+    fn names(&self) -> Vec<String> {
         let names = self.sides.iter().flat_map(|s| s.mirror.vms().keys());
         names.cloned().collect()
     }
@@ -277,7 +278,7 @@ impl Comparison {
     }
 
     /// Takes in what a daemon serves as /vms.
-    pub fn take_served(&mut self, side: usize, vms: &Vms, now: Instant) {
+    pub fn take_served(&mut self, side: usize, vms: &Vms<Json>, now: Instant) {
         if !self.sides[side].is_ready {
             return;
         }
@@ -302,7 +303,7 @@ impl Comparison {
             is_read && mirror.unreadable_as(name).is_none()
         };
         for name in names.iter().copied().filter(is_known) {
-            let own = mirror.vms().get(name).map(without_growth);
+            let own = mirror.vms().get(name).map(object);
             add_differences(&mut found, name, own.as_ref(), served.get(name));
         }
         let unknown: BTreeSet<String> = names
@@ -362,7 +363,7 @@ impl Comparison {
         if [a, b].iter().any(|s| s.mirror.unreadable_as(name).is_some()) {
             return None;
         }
-        let vm = |side: &Side| side.mirror.vms().get(name).map(without_growth);
+        let vm = |side: &Side| side.mirror.vms().get(name).map(object);
         let mut found = Differences::new();
         add_differences(&mut found, name, vm(a).as_ref(), vm(b).as_ref());
         found.retain(|place, (of_a, of_b)| {
@@ -409,24 +410,29 @@ impl Comparison {
 }
 
 fn names_of(mirror: &Mirror) -> impl Iterator<Item = &str> {
-    mirror.vms().keys().map(|name| &**name)
+    mirror.vms().keys().map(String::as_str)
+}
+
+/// The object of a VM, without the amounts of data in it.
+fn object(vm: &Arc<Vm>) -> Json {
+    without_growth(&Json::from(vm.json()))
 }
 
 /// The changes of an event, each as a hash of the VM, the kind of event, the
 /// path and the new value. The creation or deletion of a VM is one change.
 fn changes_of(event: &Event) -> Vec<u64> {
-    let hash = |path: &str, value: Option<&Json>| {
+    let zonename = event.header().map(|header| &header.zonename);
+    let hash = |path: &str, value: Option<String>| {
         let mut hasher = DefaultHasher::new();
-        (&*event.zonename, event.kind.name(), path).hash(&mut hasher);
-        value.map(ToString::to_string).hash(&mut hasher);
+        (zonename, event.kind(), path, value).hash(&mut hasher);
         hasher.finish()
     };
     if event.changes().is_empty() {
         return vec![hash("", None)];
     }
     let changes = event.changes().iter().map(|change| {
-        let path = change.get("prettyPath").and_then(Json::as_str);
-        hash(path.unwrap_or_default(), change.get("newValue"))
+        let value = change.new_value.as_ref().map(ToString::to_string);
+        hash(&change.pretty_path, value)
     });
     changes.collect()
 }

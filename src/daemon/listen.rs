@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use vminfod_client::Address;
 
-use crate::address::Address;
 use crate::http::{ListenError, Server};
 use crate::os;
 use crate::os::net::{self, Bound};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use vminfod_client::EventKind;
+
 use super::Shared;
 use super::reloads::{EndedReload, ReloadChanges};
 use crate::drift::Healed;
@@ -18,7 +20,6 @@ use crate::os;
 use crate::source::{EventSource, Source, Sources};
 use crate::sync::Wake;
 use crate::sync_requests::SyncRequest;
-use crate::vm::diff::EventKind;
 use crate::vm::json::{Json, Object};
 use crate::vm::values::date_text;
 use crate::watch::files::FileWatcher;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
+use vminfod_client::EventKind;
 
 use super::after_load::{AfterLoad, Finished, TransitionNumber};
 use super::reloads::{EndedReload, ReloadChanges};
@@ -26,7 +27,6 @@ use crate::queue::Batch;
 use crate::settings::LoadLimits;
 use crate::source::{Source, Sources};
 use crate::threads::panic_text;
-use crate::vm::diff::EventKind;
 
 /// At most this often, everything is loaded again because something was wrong
 /// with zoneadm's list.

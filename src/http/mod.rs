@@ -40,7 +40,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::address::Address;
+use vminfod_client::Address;
+
 use crate::cache::Cache;
 use crate::hub::Hub;
 use crate::metrics::Page;

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use vminfod_client::EventKind;
+
 use super::query::{self, Parameter, QueryError, WantedValue, percent_decode};
 use super::subscription_filter::SubscriptionFilter;
 use crate::cache::Since;
 use crate::settings::HttpLimits;
-use crate::vm::diff::EventKind;
 use crate::vm::fields::Fields;
 use crate::vm::filter::{CONDITIONS_MAX, Condition, ConditionError, Filter};
 use crate::vm::path::{Path, split_list, split_once};

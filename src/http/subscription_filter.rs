@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use vminfod_client::EventKind;
+
 use crate::hub::{EventLine, LineDraft, Vm};
-use crate::vm::diff::EventKind;
 use crate::vm::fields::Fields;
 use crate::vm::json::{Json, Key, Object};
 use crate::vm::path::Path;

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
+use vminfod_client::EventKind;
+
 use crate::sync::{Condvar, Mutex};
-use crate::vm::diff::EventKind;
 pub use watch::{TooMuch, Vm, VmVersion, Watch};
 
 /// What an event is about.

@@ -5,11 +5,11 @@ use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
+
+use vminfod_client::Address;
 
 use super::socket::socket;
 use super::unix::{self, Taken};
-use crate::address::Address;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -174,21 +174,6 @@ impl AsFd for Listener {
             Socket::Inet(listener) => listener.as_fd(),
             Socket::Unix(listener) => listener.as_fd(),
         }
-    }
-}
-
-/// Connects to `address`, within `time`.
-///
-/// # Errors
-/// Those of connect(3SOCKET): `ConnectionRefused` if no process listens.
-pub fn connect(address: &Address, time: Duration) -> io::Result<TcpStream> {
-    match address {
-        Address::Inet(inet) => {
-            let stream = TcpStream::connect_timeout(inet, time)?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        }
-        Address::Unix(path) => Ok(unix::connect(path, time)?.into()),
     }
 }
 

@@ -8,9 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use super::socket::{Polled, poll_sockets, socket};
+use super::socket::socket;
 
 /// A socket's lock file is named after the socket, with this suffix.
 const LOCK_SUFFIX: &str = ".lock";
@@ -18,9 +17,6 @@ const LOCK_SUFFIX: &str = ".lock";
 /// How often to try to lock the lock file, if another process keeps removing
 /// it.
 const LOCK_TRIES: usize = 8;
-
-/// The pause before the next try to connect to a socket whose queue is full.
-const CONNECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A path that belongs to this process until this is dropped. Then the path is
 /// removed, if it still leads to our socket.
@@ -81,64 +77,6 @@ pub fn bind(path: &Path) -> io::Result<(OwnedFd, Taken)> {
     let found = fs::symlink_metadata(path)?;
     let id = (found.dev(), found.ino());
     Ok((fd, Taken { path: path.to_path_buf(), id, _lock: lock }))
-}
-
-/// Connects within `time`. Connections wait in a queue until the daemon accepts
-/// them. The queue of a daemon that accepts none may be full; then this tries
-/// again.
-///
-/// # Errors
-/// Those of connect(3SOCKET); `TimedOut`.
-pub fn connect(path: &Path, time: Duration) -> io::Result<OwnedFd> {
-    let sun = address(path)?;
-    let until = Instant::now() + time;
-    loop {
-        let fd = socket(libc::AF_UNIX)?;
-        super::process::set_nonblocking(&fd)?;
-        // SAFETY: `sun` is valid for the call, and its true size is given.
-        let result = unsafe {
-            let address = (&raw const sun).cast();
-            libc::connect(fd.as_raw_fd(), address, size_of_sun())
-        };
-        let error = io::Error::last_os_error();
-        let left = until.saturating_duration_since(Instant::now());
-        match (result, error.raw_os_error()) {
-            (0, _) => {
-                super::process::set_blocking(&fd)?;
-                return Ok(fd);
-            }
-            (_, Some(libc::EAGAIN | libc::EINPROGRESS)) if left.is_zero() => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            // The socket's queue is full.
-            (_, Some(libc::EAGAIN)) => {
-                std::thread::sleep(CONNECT_PAUSE.min(left));
-            }
-            (_, Some(libc::EINPROGRESS)) => {
-                let mut polled = [Polled {
-                    fd: fd.as_raw_fd(),
-                    want_read: false,
-                    want_write: true,
-                    readable: false,
-                    writable: false,
-                    failed: false,
-                }];
-                poll_sockets(&mut polled, left)?;
-                if polled[0].writable && !polled[0].failed {
-                    super::process::set_blocking(&fd)?;
-                    return Ok(fd);
-                }
-                if polled[0].failed {
-                    return Err(io::ErrorKind::ConnectionRefused.into());
-                }
-            }
-            // If there is no socket at the path, no daemon listens there.
-            (_, Some(libc::ENOENT)) => {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            _ => return Err(error),
-        }
-    }
 }
 
 /// The address of a path.

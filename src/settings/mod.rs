@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
+use vminfod_client::Address;
 
-use crate::address::Address;
 use crate::config::Paths;
 use crate::os;
 pub use table::{HttpLimits, LoadLimits, QueueLimits, SourceTimes};

@@ -7,43 +7,10 @@
 //! asked in order.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use crate::vm::json::{Json, Object};
-
-/// What happened to a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
-    /// It is new.
-    Create,
-    /// It has changed.
-    Modify,
-    /// It is gone.
-    Delete,
-}
-
-impl EventKind {
-    /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Create, Self::Modify, Self::Delete];
-
-    /// The `type` of such an event.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Modify => "modify",
-            Self::Delete => "delete",
-        }
-    }
-}
-
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Arrays of the VM object whose elements are matched, and the member that
 /// identifies an element.

@@ -340,7 +340,13 @@ fn regex(pattern: &str) -> Result<(Regex, usize), ConditionError> {
 /// The type of a VM, as vmadm(8) shows it: at most four letters.
 #[must_use]
 pub fn type_of(vm: &Object) -> &'static str {
-    match vm.get_str("brand") {
+    type_of_brand(vm.get_str("brand"))
+}
+
+/// What vmadm calls the type of a VM of this brand.
+#[must_use]
+pub fn type_of_brand(brand: Option<&str>) -> &'static str {
+    match brand {
         Some("lx") => "LX",
         Some("kvm") => "KVM",
         Some("bhyve") => "BHYV",

@@ -6,13 +6,15 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use vminfod::address::Address;
-use vminfod::client::{Client, Error, EventsQuery, Notice, VmsQuery, Watcher};
 use vminfod::config::{JSON_DEPTH, JSON_WRAPPED};
 use vminfod::vm::json::Json;
+use vminfod_client::{
+    Address, Client, Error, Event, EventsQuery, Unreadable, Vm, VmsQuery,
+    Watcher,
+};
 
 use crate::harness::{
-    DEADLINE, Daemon, TestHost, VMINFOD, lines_of, parse, text, wait_for,
+    DEADLINE, Daemon, TestHost, VMINFOD, lines_of, parse, wait_for,
 };
 
 /// An object with this depth of nesting.
@@ -115,14 +117,16 @@ fn every_tool_can_read_json_of_the_depth_that_is_accepted() {
     }
     // Every client gets the last change, which can be read.
     fs::write(config.join("tags.json"), "{\"end\":true}").unwrap();
-    let end = |vm: Option<&Json>| {
-        vm.is_some_and(|vm| vm.get("tags").unwrap().get("end").is_some())
+    let end = |vm: Option<&Vm>| {
+        let tags = vm.and_then(|vm| vm.tags.as_ref());
+        tags.is_some_and(|tags| tags.contains_key("end"))
     };
     watcher.wait_for(name, end, DEADLINE).unwrap();
     assert!(watcher.unreadable().is_empty() && watcher.trouble().is_none());
     loop {
         let line = lines.recv_timeout(DEADLINE).unwrap();
-        if end(parse(line.as_bytes()).get("vm")) {
+        let event: Event = line.parse().unwrap();
+        if end(event.vm().map(|vm| &**vm)) {
             break;
         }
     }
@@ -207,7 +211,7 @@ fn an_unreadable_vm_does_not_hide_other_vms() {
     assert_eq!(read.unreadable.len(), 1);
     assert_eq!(read.unreadable[0].zonename.as_deref(), Some("b"));
     assert!(read.unreadable[0].why.contains("recursion"), "{read:?}");
-    assert!(matches!(client.vm("b"), Err(Error::Nonsense { .. })));
+    assert!(matches!(client.vm("b"), Err(Error::BadAnswer { .. })));
 
     let tool = |args: &[&str]| {
         let mut args = args.to_vec();
@@ -242,22 +246,24 @@ fn an_unreadable_event_does_not_hide_other_events() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
     let (sender, told) = std::sync::mpsc::channel();
-    let listener = move |what: Notice<'_>| {
-        let _ = sender.send(match what {
-            Notice::Ready(_) => "ready".to_string(),
-            Notice::Event(event) => format!("event {}", event.seq),
-            Notice::Unreadable(vm) => {
-                let name = vm.zonename.as_deref().unwrap_or("-");
-                format!("unreadable {name}")
+    let listener = move |event: Result<&Event, &Error>| {
+        let unreadable = |vm: &Unreadable| {
+            let name = vm.zonename.as_deref().unwrap_or("-");
+            format!("unreadable {name}")
+        };
+        let _ = sender.send(match event {
+            Ok(Event::Ready(ready)) => {
+                format!("ready, {}", unreadable(&ready.unreadable[0]))
             }
-            other => format!("{other:?}"),
+            Ok(Event::Unreadable(vm)) => unreadable(vm),
+            Ok(event) => format!("event {}", event.header().unwrap().seq),
+            Err(error) => error.to_string(),
         });
     };
     let watcher =
         Watcher::start(&client, EventsQuery::new(), listener).unwrap();
     for wanted in [
-        "ready",
-        "unreadable b",
+        "ready, unreadable b",
         "event 6",
         "unreadable a",
         "unreadable a",
@@ -269,12 +275,13 @@ fn an_unreadable_event_does_not_hide_other_events() {
     let unreadable = watcher.unreadable();
     assert_eq!(unreadable.len(), 1, "{unreadable:?}");
     assert_eq!(unreadable[0].zonename.as_deref(), Some("b"));
-    let is_last = |vm: Option<&Json>| {
-        vm.is_some_and(|vm| vm.get("tags").unwrap().get("last").is_some())
+    let is_last = |vm: Option<&Vm>| {
+        let tags = vm.and_then(|vm| vm.tags.as_ref());
+        tags.is_some_and(|tags| tags.contains_key("last"))
     };
     let time = Duration::from_secs(1);
     let vm = watcher.wait_for("a", is_last, time).unwrap();
-    assert_eq!(text(&vm.unwrap(), "zonename"), "a");
+    assert_eq!(vm.unwrap().zonename, "a");
 
     let mut events = std::process::Command::new(VMINFOD)
         .args(["events", "--json", "--server", &addr])
@@ -307,7 +314,7 @@ fn a_watcher_reports_an_unreadable_vm_and_not_that_it_is_gone() {
     let watcher = Watcher::start(&client, EventsQuery::new(), |_| {}).unwrap();
     let time = Duration::from_millis(100);
     // VM b exists, though it can't be read: it is not gone.
-    let is_gone = |vm: Option<&Json>| vm.is_none();
+    let is_gone = |vm: Option<&Vm>| vm.is_none();
     let error = watcher.wait_for("b", is_gone, time).unwrap_err();
     assert!(error.to_string().contains("VM b can't be read"), "{error}");
     assert_eq!(watcher.wait_for("x", is_gone, time).unwrap(), None);

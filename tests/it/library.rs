@@ -3,29 +3,26 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vminfod::address::Address;
-use vminfod::client::{
-    Client, Error, EventKind, EventsQuery, Item, Mirror, Notice, VmsQuery,
-    Watcher,
-};
 use vminfod::vm::json::Json;
+use vminfod_client::{
+    Address, Client, Error, Event, EventKind, EventsQuery, Mirror, Vm,
+    VmsQuery, Watcher,
+};
 
 use crate::harness::{
-    DEADLINE, TestHost, VMINFOD, first_difference, free_address, lines_of,
-    text, wait_for,
+    DEADLINE, TestHost, first_difference, free_address, wait_for,
 };
 
 /// A listener that ignores everything.
-fn nobody(_: Notice<'_>) {}
+fn nobody(_: Result<&Event, &Error>) {}
 
 fn array(mirror: &Mirror) -> Json {
-    Json::from(mirror.vms().values().cloned().collect::<Vec<_>>())
+    let vms = mirror.vms().values().map(|vm| Json::from(vm.json()));
+    Json::from(vms.collect::<Vec<_>>())
 }
 
 /// A proxy between client and daemon, which cuts each connection after a number
@@ -104,40 +101,41 @@ fn a_stream_resumes_after_cuts_and_misses_no_event() {
     let mut mirror = Mirror::new(EventsQuery::new());
     let mut last = None;
     let mut resumed = 0;
-    let mut take = |item: Item, mirror: &mut Mirror| {
-        for event in mirror.apply(&item) {
-            let next = last.map_or(event.seq, |last| last + 1);
-            assert_eq!(event.seq, next);
-            last = Some(event.seq);
-        }
-        if let Item::Ready(ready) = item {
-            assert_eq!(ready.reset, None);
-            resumed += u32::from(ready.is_resumed);
-            if !ready.is_resumed {
-                // The stream was cut before its snapshot was complete: nothing
-                // is known yet.
-                assert!(last.is_none());
-                last = Some(ready.seq);
+    let mut take = |event: Event, mirror: &mut Mirror| {
+        for event in mirror.apply(event) {
+            if let Event::Ready(ready) = &event {
+                assert_eq!(ready.reset, None);
+                resumed += u32::from(ready.is_resumed);
+                if !ready.is_resumed {
+                    // The stream was cut before its snapshot was complete:
+                    // nothing is known yet.
+                    assert!(last.is_none());
+                    last = Some(ready.seq);
+                }
             }
+            let Some(header) = event.header() else { continue };
+            let next = last.map_or(header.seq, |last| last + 1);
+            assert_eq!(header.seq, next);
+            last = Some(header.seq);
         }
     };
     for n in 0..150 {
         host.update(&zonename, "tags.n", &n.to_string()).unwrap();
-        let wanted = Some(Json::from(n as u32));
+        let wanted = Some(serde_json::Value::from(n));
         let of = |mirror: &Mirror| {
-            let vm = mirror.vms().get(&*zonename)?;
-            vm.get("tags")?.get("n").cloned()
+            let vm = mirror.vms().get(&zonename)?;
+            vm.tags.as_ref()?.get("n").cloned()
         };
         while of(&mirror) != wanted {
-            let item = stream.next_within(DEADLINE).unwrap();
-            take(item.expect("nothing came"), &mut mirror);
+            let event = stream.next_within(DEADLINE).unwrap();
+            take(event.expect("nothing came"), &mut mirror);
         }
     }
     cutter.is_over.store(true, Ordering::Relaxed);
     let served = daemon.settle(&host);
     while let Some(difference) = first_difference(&array(&mirror), &served) {
-        let item = stream.next_within(DEADLINE).unwrap();
-        take(item.unwrap_or_else(|| panic!("{difference}")), &mut mirror);
+        let event = stream.next_within(DEADLINE).unwrap();
+        take(event.unwrap_or_else(|| panic!("{difference}")), &mut mirror);
     }
     assert!(resumed > 20, "{resumed} of {:?}", cutter.cuts);
     assert!(
@@ -155,13 +153,16 @@ fn a_watcher_reports_a_new_daemon_and_the_missed_changes() {
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let listener = {
         let told = Arc::clone(&told);
-        move |what: Notice<'_>| {
-            let line = match what {
-                Notice::Ready(ready) => format!("ready {:?}", ready.reset),
-                Notice::Event(e) => format!("{} {}", e.kind, e.zonename),
-                Notice::Unreadable(vm) => vm.to_string(),
-                Notice::Broken(_) => "broken".to_string(),
-                Notice::Ended(e) => format!("ended {e}"),
+        move |event: Result<&Event, &Error>| {
+            let line = match event {
+                Ok(Event::Ready(ready)) => format!("ready {:?}", ready.reset),
+                Ok(Event::Unreadable(vm)) => vm.to_string(),
+                Ok(Event::Broken(_)) => "broken".to_string(),
+                Ok(event) => {
+                    let header = event.header().unwrap();
+                    format!("{} {}", event.kind().unwrap(), header.zonename)
+                }
+                Err(e) => format!("ended {e}"),
             };
             told.lock().unwrap().push(line);
         }
@@ -179,11 +180,12 @@ fn a_watcher_reports_a_new_daemon_and_the_missed_changes() {
     let new = simhost::Host::spec(30);
     host.create(&new).unwrap();
     let daemon = host.start_with(&["--listen", &addr]);
-    let is_new = |vm: Option<&Json>| vm.is_some();
+    let is_new = |vm: Option<&Vm>| vm.is_some();
     let vm = watcher.wait_for(&new.uuid, is_new, DEADLINE).unwrap();
-    assert_eq!(text(&vm.unwrap(), "zonename"), new.uuid);
+    assert_eq!(vm.unwrap().zonename, new.uuid);
     wait_for("the mirror is right", || {
-        let vms = watcher.vms().into_values().collect::<Vec<_>>();
+        let vms = watcher.vms().into_values();
+        let vms = vms.map(|vm| Json::from(vm.json())).collect::<Vec<_>>();
         match first_difference(&Json::from(vms), &daemon.vms()) {
             None => Ok(()),
             Some(difference) => Err(difference),
@@ -219,13 +221,12 @@ fn a_watcher_sees_states_that_last_only_a_moment() {
     let watcher = Watcher::start(&client, query, nobody).unwrap();
     assert_eq!(watcher.vms().len(), 1);
     let state_is = |wanted: &'static str| {
-        move |vm: Option<&Json>| {
-            let state = vm.and_then(|vm| vm.get("zone_state")?.as_str());
-            state == Some(wanted)
+        move |vm: Option<&Vm>| {
+            vm.and_then(|vm| vm.zone_state.as_deref()) == Some(wanted)
         }
     };
     let vm = watcher.vm(&zonename).unwrap();
-    assert_eq!(text(&vm, "zone_state"), "running");
+    assert_eq!(vm.zone_state.as_deref(), Some("running"));
     // A state that the VM has already.
     let now = watcher.wait_for(&zonename, state_is("running"), DEADLINE);
     assert_eq!(now.unwrap(), Some(vm));
@@ -238,14 +239,14 @@ fn a_watcher_sees_states_that_last_only_a_moment() {
             .spawn(|| watcher.wait_for(&zonename, |vm| vm.is_none(), DEADLINE));
         host.stop(&zonename, 0).unwrap();
         let vm = waiting.join().unwrap().unwrap().unwrap();
-        assert_eq!(text(&vm, "zone_state"), "shutting_down");
+        assert_eq!(vm.zone_state.as_deref(), Some("shutting_down"));
         host.delete(&zonename).unwrap();
         assert_eq!(gone.join().unwrap().unwrap(), None);
     });
     // A VM that never comes, and that is not in the query of the watcher.
     let short = Duration::from_millis(20);
     let error = watcher.wait_for("nobody", |vm| vm.is_some(), short);
-    assert!(matches!(error, Err(Error::TimeIsOver(None))), "{error:?}");
+    assert!(matches!(error, Err(Error::NotMet { vm: None })), "{error:?}");
 }
 
 #[test]
@@ -254,30 +255,37 @@ fn client_calls_send_their_queries_and_return_the_answers() {
     let daemon = host.start();
     let client = Client::new(daemon.addr).name("test\r\nX: 1");
     client.ping().unwrap();
-    let seq = client.status(true).unwrap();
-    assert!(seq.get("refreshLog").is_some());
+    let status = client.status(true).unwrap();
+    assert_eq!(status.num_vms, Some(5));
+    assert!(status.other.contains_key("refreshLog"));
     let zonename = host.zonenames().unwrap().remove(0);
-    let query = VmsQuery::new().equals("zonename", &zonename).fields("uuid");
-    let vms = client.vms(&query).unwrap().vms;
+    let query = VmsQuery::new().equals("zonename", &zonename).fields("alias");
+    let vms: Vec<Json> = client.vms_as(&query).unwrap().vms;
     assert_eq!(vms.len(), 1);
     assert_eq!(vms[0].as_object().unwrap().len(), 1);
+    let vms = client.vms(&query).unwrap().vms;
+    assert_eq!((vms.len(), &vms[0].zonename), (1, &zonename));
+    assert_eq!((vms[0].alias.as_deref(), vms[0].quota), (Some("vm0"), None));
     assert_eq!(
         client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().vms.len(),
         5
     );
     assert_eq!(client.vm("nobody").unwrap(), None);
     let vm = client.sync(&zonename, DEADLINE).unwrap().vm.unwrap();
-    assert_eq!(text(&vm, "zonename"), zonename);
+    assert_eq!(vm.zonename, zonename);
+    // What is printed again is what came.
+    let got = daemon.get(&format!("/vms/{zonename}")).text();
+    assert_eq!(vm.to_string(), got.trim_end());
     let running = &[("state", "running")][..];
     assert_eq!(client.wait(&zonename, running, DEADLINE).unwrap(), vm);
     client.wait_gone("nobody", DEADLINE).unwrap();
     let short = Duration::from_millis(20);
     match client.wait(&zonename, &[("state", "!running")], short) {
-        Err(Error::TimeIsOver(Some(instead))) => assert_eq!(instead, vm),
+        Err(Error::NotMet { vm: Some(instead) }) => assert_eq!(*instead, vm),
         other => panic!("{other:?}"),
     }
     match client.wait("nobody", running, short) {
-        Err(Error::TimeIsOver(None)) => {}
+        Err(Error::NotMet { vm: None }) => {}
         other => panic!("{other:?}"),
     }
     // The daemon's errors name what it does not understand.
@@ -296,12 +304,15 @@ fn client_calls_send_their_queries_and_return_the_answers() {
     host.update(&zonename, "alias", "other").unwrap();
     host.update(&zonename, "quota", "77").unwrap();
     let first = stream.next_within(DEADLINE).unwrap();
-    assert!(matches!(first, Some(Item::Ready(r)) if r.vms.is_none()));
+    assert!(matches!(first, Some(Event::Ready(r)) if r.vms.is_none()));
     match stream.next_within(DEADLINE).unwrap() {
-        Some(Item::Event(event)) => {
-            assert_eq!(event.changes().len(), 1);
-            assert_eq!(event.uuid(), text(&vm, "uuid"));
-            assert!(event.date().ends_with('Z'));
+        Some(Event::Modify { vm: now, changes, header, .. }) => {
+            assert_eq!(changes.len(), 1);
+            assert_eq!(changes[0].pretty_path, "quota");
+            assert_eq!(now.quota, Some(77.0));
+            assert_eq!(header.uuid, vm.uuid);
+            assert!(header.date.ends_with('Z'));
+            assert_eq!(header.cause.unwrap().source, "zfs");
         }
         other => panic!("{other:?}"),
     }
@@ -314,13 +325,7 @@ fn a_stream_can_be_stopped_while_it_reads_or_retries() {
     let client = Client::new(daemon.addr);
     let mut reading = client.events(EventsQuery::new()).unwrap();
     let stopper = reading.stopper();
-    let thread = std::thread::spawn(move || {
-        loop {
-            if let Err(e) = reading.next() {
-                return e;
-            }
-        }
-    });
+    let thread = std::thread::spawn(move || reading.find_map(Result::err));
     wait_for("somebody listens", || {
         let status = daemon.status();
         let listeners = status.get("eventsListeners").unwrap();
@@ -330,67 +335,16 @@ fn a_stream_can_be_stopped_while_it_reads_or_retries() {
         }
     });
     stopper.stop();
-    assert!(matches!(thread.join().unwrap(), Error::Stopped));
+    assert!(thread.join().unwrap().is_none());
 
     // And while it waits for a daemon that is away.
     let mut waiting = client.events(EventsQuery::new()).unwrap();
     drop(daemon);
     let stopper = waiting.stopper();
-    while !matches!(waiting.next(), Ok(Item::Broken(_))) {}
-    let thread = std::thread::spawn(move || waiting.next());
+    while !matches!(waiting.next(), Some(Ok(Event::Broken(_)))) {}
+    let thread = std::thread::spawn(move || waiting.next_within(DEADLINE));
     stopper.stop();
     assert!(matches!(thread.join().unwrap(), Err(Error::Stopped)));
-}
-
-/// Builds and starts an example of the library; its output is piped.
-fn example(name: &str, args: &[&str]) -> Child {
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", name])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status();
-    assert!(built.unwrap().success());
-    let programs = Path::new(VMINFOD).with_file_name("examples");
-    Command::new(programs.join(name))
-        .args(args)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-#[test]
-fn the_example_programs_work() {
-    let host = TestHost::with_vms(3);
-    let daemon = host.start();
-    let addr = daemon.addr.to_string();
-    let vm0 = simhost::layout::uuid_of(0);
-    let all = |child: Child| {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let said = all(example("ask", &[&addr, "vm0"]));
-    assert_eq!(said, "2 VMs run\nits quota is 25\nit runs\n");
-
-    let mut follow = example("follow", &[&addr, "1"]);
-    let followed = lines_of(follow.stdout.take().unwrap());
-    assert_eq!(followed.recv_timeout(DEADLINE).unwrap(), "ready");
-    let mut watch = example("watch", &[&addr, &vm0, "stopped"]);
-    let watched = lines_of(watch.stdout.take().unwrap());
-    assert_eq!(watched.recv_timeout(DEADLINE).unwrap(), "ready");
-    assert_eq!(watched.recv_timeout(DEADLINE).unwrap(), "3 VMs");
-    host.stop(&vm0, 0).unwrap();
-    let line = followed.recv_timeout(DEADLINE).unwrap();
-    assert!(line.starts_with(&format!("modify {vm0}: \"")), "{line}");
-    let line = watched.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(line, format!("modify {vm0}"));
-    let rest: Vec<_> = watched.iter().collect();
-    assert!(
-        rest.contains(&"the VM is in the wanted state".to_string()),
-        "{rest:?}"
-    );
-    assert_eq!(rest.last().unwrap(), "ended");
-    assert!(follow.wait().unwrap().success());
-    assert!(watch.wait().unwrap().success());
 }
 
 /// A server that sends `says` to every client, and then closes the connection
@@ -544,7 +498,7 @@ fn servers_that_are_not_vminfod_give_clear_errors() {
         let mut stream = client.events(query).unwrap();
         let error = loop {
             match stream.next_within(DEADLINE).unwrap() {
-                Some(Item::Broken(error)) => break error.to_string(),
+                Some(Event::Broken(error)) => break error.to_string(),
                 Some(_) => {}
                 None => panic!("{says:?}: nothing in {DEADLINE:?}"),
             }
@@ -553,15 +507,12 @@ fn servers_that_are_not_vminfod_give_clear_errors() {
         assert!(error.contains(&addr.to_string()), "{error}");
         // It tries again, and gives up after the time of `retry_for`.
         let mut stream = stream.retry_for(Duration::ZERO);
-        let error = loop {
-            if let Err(error) = stream.next() {
-                break error.to_string();
-            }
-        };
+        let error = stream.find_map(Result::err).unwrap().to_string();
+        assert!(stream.next().is_none(), "{says:?}");
         assert!(error.contains(wanted), "{says:?}: {error}");
     }
     let away = Client::new(free_address().parse::<Address>().unwrap());
     let error = away.ping().unwrap_err();
-    assert!(matches!(error, Error::Away { .. }), "{error:?}");
+    assert!(matches!(error, Error::NotRunning { .. }), "{error:?}");
     assert!(error.to_string().contains("no daemon answers at"), "{error}");
 }

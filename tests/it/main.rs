@@ -112,6 +112,7 @@ mod liars;
 mod reconnects;
 
 /// The client library, also with servers that answer badly.
+mod examples;
 mod library;
 
 /// The C code of the file watcher.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use vminfod::client::{Client, Error, EventStream, EventsQuery, Item};
+use vminfod_client::{Client, Error, Event, EventStream, EventsQuery};
 
 use crate::harness::{DEADLINE, VMINFOD};
 
@@ -55,13 +55,8 @@ fn serve(
 fn end_of(mut stream: EventStream) -> Error {
     let (sender, end) = channel();
     std::thread::spawn(move || {
-        let error = loop {
-            match stream.next() {
-                Ok(_) => {}
-                Err(error) => break error,
-            }
-        };
-        let _ = sender.send(error);
+        let error = stream.find_map(Result::err);
+        let _ = sender.send(error.unwrap());
     });
     end.recv_timeout(DEADLINE).unwrap()
 }
@@ -100,9 +95,9 @@ fn an_event_resets_the_pause_between_retries() {
     while seen < 20 {
         // With pauses that grow, this would take minutes.
         match stream.next_within(DEADLINE).unwrap() {
-            Some(Item::Event(event)) => {
+            Some(Event::Delete { header, .. }) => {
                 seen += 1;
-                assert_eq!(event.seq, 5 + seen);
+                assert_eq!(header.seq, 5 + seen);
             }
             Some(_) => {}
             None => panic!("only {seen} events"),
@@ -131,18 +126,17 @@ fn a_slow_line_is_read_while_its_bytes_keep_coming() {
     let client = Client::new(addr).time_limit(time);
     let stream = client.events(EventsQuery::new().without_snapshot()).unwrap();
     let mut stream = stream.retry_for(Duration::ZERO);
-    assert!(matches!(stream.next().unwrap(), Item::Ready(_)));
+    assert!(matches!(stream.next().unwrap().unwrap(), Event::Ready(_)));
     // Wait in short pieces, as a program does that has other work, too.
     let event = loop {
-        match stream.next_within(Duration::from_millis(50)).unwrap() {
-            Some(Item::Event(event)) => break event,
-            Some(other) => panic!("{other:?}"),
-            None => {}
+        let next = stream.next_within(Duration::from_millis(50)).unwrap();
+        if let Some(event) = next {
+            break event;
         }
     };
-    assert_eq!(event.seq, 6);
+    assert_eq!(event.header().unwrap().seq, 6);
     let error = end_of(stream);
-    assert!(matches!(error, Error::Slow { time: t, .. } if t == time));
+    assert!(matches!(error, Error::Timeout { time: t, .. } if t == time));
 }
 
 #[test]
@@ -171,7 +165,7 @@ fn a_time_limit_covers_all_requests_of_a_verb() {
         let begin = std::time::Instant::now();
         let output = daemon.tool(&args);
         // The default limit, which --time-limit replaces.
-        let most = vminfod::client::TIME_LIMIT;
+        let most = vminfod_client::TIME_LIMIT;
         assert!(begin.elapsed() < most, "{args:?}");
         assert!(!output.status.success(), "{args:?}");
         let said = String::from_utf8_lossy(&output.stderr);
@@ -195,5 +189,5 @@ fn a_dripping_answer_is_limited_in_total_time() {
     });
     let time = Duration::from_millis(300);
     let client = Client::new(addr).time_limit(time);
-    assert!(matches!(client.ping(), Err(Error::Slow { .. })));
+    assert!(matches!(client.ping(), Err(Error::Timeout { .. })));
 }

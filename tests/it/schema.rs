@@ -264,7 +264,7 @@ fn what_the_daemon_says_is_as_the_schema_describes() {
     add("Line", &other.ready);
     add("Line", &other.next().unwrap());
     let count = lines.lines().count();
-    assert!(count > 300, "{count} values");
+    assert!(count > 200, "{count} values");
     let (said, is_valid) = validated(&lines);
     assert!(is_valid, "{said}");
 }

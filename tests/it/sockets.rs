@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use vminfod::address::Address;
-use vminfod::os::net;
+use vminfod_client::Address;
 
 use crate::harness::programs::needs;
 use crate::harness::*;
@@ -196,7 +195,7 @@ fn the_time_limit_holds_for_a_socket_that_does_not_accept() {
     let address = Address::from(path.clone());
     let mut waiting = Vec::new();
     let short = Duration::from_millis(1);
-    while let Ok(stream) = net::connect(&address, short) {
+    while let Ok(stream) = address.connect(short) {
         waiting.push(stream);
         assert!(waiting.len() < 100_000);
     }

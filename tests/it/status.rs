@@ -1,8 +1,8 @@
 //! /status: its members, and their forms as today's clients know them.
 
 use regex_lite::Regex;
-use vminfod::client::{Client, EventsQuery};
 use vminfod::vm::json::Json;
+use vminfod_client::{Client, EventsQuery};
 
 use crate::harness::{TestHost, parse, text, wait_for};
 

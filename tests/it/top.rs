@@ -41,9 +41,11 @@ fn top_follows_the_vms() {
         let is_row = |line: &str| {
             line.starts_with(short)
                 && line.contains("  running ")
-                && line.contains(" s: running")
+                && line.contains(" s: ")
         };
-        screen.lines().any(is_row) && screen.contains("latency")
+        screen.lines().any(is_row)
+            && screen.contains("state: \"ready\" -> \"running\"")
+            && screen.contains("latency")
     };
     let screen = terminal.wait_for("the VM runs", is_told);
     let line = &screen[row(&screen, short)];

@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use vminfod_client::{self as client, Client, Event, EventsQuery, Watcher};
 
 use super::args::CLIENT;
 use super::terminal::has_colours;
 use super::verb::{Call, STATUS, Verb};
 use super::{Failure, print};
-use crate::client::{self, Client, Event, EventsQuery, Notice, Watcher};
 use crate::os;
 use crate::os::signals::{Signal, Signals};
 use crate::os::terminal::{RawMode, size};
@@ -152,9 +152,11 @@ fn run(call: Call) -> Result<(), Failure> {
     });
     let listener = {
         let inbox = Arc::clone(&inbox);
-        move |notice: Notice<'_>| {
+        move |event: Result<&Event, &client::Error>| {
             inbox.put(|found| {
-                if let Notice::Event(event) = notice {
+                if let Ok(event) = event
+                    && event.kind().is_some()
+                {
                     if found.events.len() >= INBOX_MAX {
                         found.events.pop_front();
                     }
@@ -170,7 +172,7 @@ fn run(call: Call) -> Result<(), Failure> {
         io::stdout().is_terminal() && io::stdin().is_terminal() && !is_dumb;
     if !is_live {
         view.mirror(&watcher);
-        view.status = Some(client.status(false)?);
+        view.status = Some(Json::from(client.status(false)?.json()));
         return print(&view.text(Instant::now()));
     }
     let asker = {
@@ -193,6 +195,7 @@ fn run(call: Call) -> Result<(), Failure> {
 fn ask_for_status(client: &Client, inbox: &Inbox) {
     loop {
         let status = client.status(false);
+        let status = status.map(|status| Json::from(status.json()));
         inbox.put(|found| found.status = Some(status));
         let mut found = inbox.state.lock();
         let next = Instant::now() + STATUS_EVERY;

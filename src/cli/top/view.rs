@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+use vminfod_client::{self as client, Event, Unreadable, Vm, Watcher};
+
 use super::keys::KeyPress;
 use super::screen::{ScreenLine, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
-use crate::client::{Event, EventKind, Unreadable, Watcher};
-use crate::vm::filter::{ram_member, text_of, type_of};
-use crate::vm::json::{Json, Object};
+use crate::vm::filter::type_of_brand;
+use crate::vm::json::Json;
 
 /// How long a VM stands out after a change.
 const HIGHLIGHT: Duration = Duration::from_secs(5);
@@ -72,7 +74,7 @@ pub struct View {
     /// The address of the daemon that is shown.
     pub server: String,
     /// The VMs.
-    pub vms: BTreeMap<Arc<str>, Json>,
+    pub vms: BTreeMap<String, Arc<Vm>>,
     /// The last /status.
     pub status: Option<Json>,
     /// Why the VMs shown may be old, if they may.
@@ -81,7 +83,7 @@ pub struct View {
     pub unreadable: Vec<Unreadable>,
     /// Why the daemon does not answer /status, if it does not.
     pub silence: Option<String>,
-    changes: HashMap<Arc<str>, Change>,
+    changes: HashMap<String, Change>,
     events: VecDeque<(String, Style)>,
     latencies: VecDeque<(Instant, u64)>,
     sort: ViewColumn,
@@ -99,10 +101,10 @@ pub struct View {
 
 /// A VM in the table.
 struct Row<'a> {
-    zonename: &'a Arc<str>,
+    zonename: &'a str,
     uuid: &'a str,
     kind: &'static str,
-    ram: Option<f64>,
+    ram: Option<u64>,
     state: String,
     alias: String,
     change: Option<&'a Change>,
@@ -142,19 +144,20 @@ impl View {
 
     /// Takes in an event.
     pub fn take_in(&mut self, event: &Event, now: Instant) {
-        let time = event.date().split_once('T');
+        let Some(header) = event.header() else { return };
+        let time = header.date.split_once('T');
         let time = time.map_or("", |(_, time)| time.get(..8).unwrap_or(time));
-        let short = event.zonename.split('-').next().unwrap_or_default();
-        let alias = event.vm().and_then(|vm| vm.get("alias")?.as_str());
+        let short = header.zonename.split('-').next().unwrap_or_default();
+        let alias = event.vm().and_then(|vm| vm.alias.as_deref());
         let alias = alias.filter(|alias| !alias.is_empty()).unwrap_or("-");
         let who = format!("{time} {short} {alias}");
-        let (what, style) = match event.kind {
-            EventKind::Create => (vec!["create".to_string()], Style::Green),
-            EventKind::Delete => (vec!["delete".to_string()], Style::Red),
-            EventKind::Modify => (
-                event.changes().iter().map(change_text).collect(),
-                Style::Plain,
-            ),
+        let (what, style) = match event {
+            Event::Create { .. } => (vec!["create".to_string()], Style::Green),
+            Event::Delete { .. } => (vec!["delete".to_string()], Style::Red),
+            other => {
+                let changes = other.changes().iter();
+                (changes.map(change_text).collect(), Style::Plain)
+            }
         };
         for what in &what {
             if self.events.len() >= EVENTS_MAX {
@@ -162,14 +165,13 @@ impl View {
             }
             self.events.push_back((printable(&format!("{who} {what}")), style));
         }
-        if event.kind == EventKind::Delete {
-            self.changes.remove(&event.zonename);
+        if let Event::Delete { .. } = event {
+            self.changes.remove(&header.zonename);
         } else if let Some(what) = main_change(event, &what) {
             let change = Change { at: now, what };
-            self.changes.insert(Arc::clone(&event.zonename), change);
+            self.changes.insert(header.zonename.clone(), change);
         }
-        let cause = event.json.get("cause");
-        let latency = cause.and_then(|c| c.get("latency_us")?.as_u64());
+        let latency = header.cause.as_ref().and_then(|c| c.latency_us);
         if let Some(latency) = latency {
             if self.latencies.len() >= LATENCIES_MAX {
                 self.latencies.pop_front();
@@ -293,7 +295,7 @@ impl View {
     fn title(&self) -> ScreenLine {
         let mut states: BTreeMap<&str, usize> = BTreeMap::new();
         for vm in self.vms.values() {
-            let state = vm.get("state").and_then(Json::as_str);
+            let state = vm.state.as_deref();
             *states.entry(state.unwrap_or("unknown")).or_default() += 1;
         }
         let states = states.iter().map(|(state, n)| format!("{n} {state}"));
@@ -404,7 +406,7 @@ impl View {
         let mut rows: Vec<_> = self
             .vms
             .iter()
-            .filter_map(|(name, vm)| self.row(name, vm.as_object()?))
+            .map(|(zonename, vm)| self.row(zonename, vm))
             .filter(|row| {
                 let text = format!(
                     "{} {} {} {} {}",
@@ -419,10 +421,7 @@ impl View {
             let order = match self.sort {
                 ViewColumn::Uuid => a.uuid.cmp(b.uuid),
                 ViewColumn::Type => a.kind.cmp(b.kind),
-                ViewColumn::Ram => {
-                    let (a, b) = (a.ram.unwrap_or(0.0), b.ram.unwrap_or(0.0));
-                    a.total_cmp(&b)
-                }
+                ViewColumn::Ram => a.ram.cmp(&b.ram),
                 ViewColumn::State => a.state.cmp(&b.state),
                 ViewColumn::Alias => a.alias.cmp(&b.alias),
                 ViewColumn::Changed => {
@@ -435,21 +434,22 @@ impl View {
         rows
     }
 
-    fn row<'a>(
-        &'a self,
-        zonename: &'a Arc<str>,
-        vm: &'a Object,
-    ) -> Option<Row<'a>> {
-        let text = |name: &str| printable(vm.get_str(name).unwrap_or("-"));
-        Some(Row {
+    fn row<'a>(&'a self, zonename: &'a str, vm: &'a Vm) -> Row<'a> {
+        let text =
+            |text: &Option<String>| printable(text.as_deref().unwrap_or("-"));
+        let kind = type_of_brand(vm.brand.as_deref());
+        Row {
             zonename,
-            uuid: vm.get_str("uuid").unwrap_or(zonename),
-            kind: type_of(vm),
-            ram: vm.get(ram_member(vm)).and_then(Json::as_f64),
-            state: text("state"),
-            alias: text("alias"),
+            uuid: &vm.uuid,
+            kind,
+            ram: match kind {
+                "KVM" | "BHYV" => vm.ram,
+                _ => vm.max_physical_memory,
+            },
+            state: text(&vm.state),
+            alias: text(&vm.alias),
             change: self.changes.get(zonename),
-        })
+        }
     }
 }
 
@@ -476,9 +476,8 @@ impl Row<'_> {
         };
         add(ViewColumn::Uuid, printable(uuid), style);
         add(ViewColumn::Type, self.kind.to_string(), style);
-        let ram =
-            self.ram.and_then(|n| text_of(&Json::from(n)).map(String::from));
-        add(ViewColumn::Ram, ram.unwrap_or("-".to_string()), style);
+        let ram = self.ram.map_or("-".to_string(), |mib| mib.to_string());
+        add(ViewColumn::Ram, ram, style);
         let of_state = match (is_new, self.state.as_str()) {
             (true, _) => style,
             (false, "running") => Style::Green,
@@ -517,40 +516,35 @@ fn place(column: ViewColumn, width: usize) -> (usize, usize) {
 }
 
 /// A change, as the list of events shows it.
-fn change_text(change: &Json) -> String {
-    let path = change.get("prettyPath").and_then(Json::as_str);
-    let value = |name: &str| {
-        let value = change.get(name).map(ToString::to_string);
-        value.unwrap_or_else(|| "nothing".to_string())
+fn change_text(change: &client::Change) -> String {
+    let value = |value: &Option<Value>| match value {
+        Some(value) => value.to_string(),
+        None => "nothing".to_string(),
     };
-    let (old, new) = (value("oldValue"), value("newValue"));
-    format!("{}: {old} -> {new}", path.unwrap_or_default())
+    let (old, new) = (value(&change.old_value), value(&change.new_value));
+    format!("{}: {old} -> {new}", change.pretty_path)
 }
 
 /// What the last column shows of an event: the state if that has changed, else
 /// the first change.
 fn main_change(event: &Event, what: &[String]) -> Option<String> {
-    if event.kind != EventKind::Modify {
+    let Event::Modify { changes, .. } = event else {
         return what.first().cloned();
-    }
-    let is_of = |change: &&Json, path: &str| {
-        change.get("prettyPath").and_then(Json::as_str) == Some(path)
     };
-    let changes = event.changes();
+    let is_of = |change: &&client::Change, path| change.pretty_path == path;
     let state = ["state", "zone_state"]
-        .iter()
+        .into_iter()
         .find_map(|path| changes.iter().find(|change| is_of(change, path)));
     // `last_modified` only says when a file was written: what is shown already
     // says more.
     let mut others = changes.iter().filter(|c| !is_of(c, "last_modified"));
     let change = state.or_else(|| others.next())?;
-    let path = change.get("prettyPath").and_then(Json::as_str)?;
-    let new = match change.get("newValue") {
-        Some(Json::String(text)) => text.to_string(),
+    let new = match &change.new_value {
+        Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
         None => "nothing".to_string(),
     };
-    Some(printable(&match path {
+    Some(printable(&match change.pretty_path.as_str() {
         "state" => new,
         path => format!("{path} {new}"),
     }))

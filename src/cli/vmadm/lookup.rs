@@ -1,11 +1,12 @@
 //! `lookup`: prints the uuids of the VMs that match, or the VMs themselves.
 
+use vminfod_client::Vms;
+
 use super::{COMMON, find, parse, said};
 use crate::cli::args::{CLIENT, Opt, flag, value};
 use crate::cli::terminal::text_for_reader;
 use crate::cli::verb::{Call, Verb};
 use crate::cli::{Failure, all_read, print, print_json};
-use crate::client::Vms;
 use crate::vm::filter::{ram_member, type_of};
 use crate::vm::json::{Json, Key, Object};
 use crate::vm::path::Path;
@@ -55,7 +56,7 @@ fn run(call: Call) -> Result<(), Failure> {
         (true, None) => None,
         (true, Some(fields)) => Some(members_of(fields)),
     };
-    let Vms { vms, unreadable } = find(&args, "lookup", paths.as_deref())?;
+    let Vms { vms, unreadable, .. } = find(&args, "lookup", paths.as_deref())?;
     let found = vms.len() + unreadable.len();
     if args.has("unique") && found != 1 {
         let error =

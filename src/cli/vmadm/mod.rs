@@ -8,11 +8,13 @@ mod order;
 
 use std::time::Duration;
 
+use vminfod_client::{Client, Error, Vms, VmsQuery};
+
 use super::args::{Args, CLIENT, Opt, flag, switch, value};
 use super::verb::{Call, STATUS, Verb};
 use super::{Failure, complain, events, usage};
-use crate::client::{Client, Error, Vms, VmsQuery};
 use crate::vm::filter::Condition;
+use crate::vm::json::Json;
 use fields::FilterKey;
 use order::number_of;
 
@@ -145,7 +147,7 @@ fn get(call: Call) -> Result<(), Failure> {
         }
     };
     match vm {
-        Some(vm) => super::print_json(&vm),
+        Some(vm) => super::print_json(&Json::from(vm.json())),
         // Tools depend on this text.
         None => Err(said(format!("zoneadm: {uuid}: No such zone configured"))),
     }
@@ -164,7 +166,7 @@ fn find(
     args: &Args,
     what: &str,
     paths: Option<&[String]>,
-) -> Result<Vms, Failure> {
+) -> Result<Vms<Json>, Failure> {
     let mut query = VmsQuery::new();
     let mut is_none = false;
     let mut conditions: Vec<(&str, &str)> = Vec::new();
@@ -202,7 +204,7 @@ fn find(
     if let Some(paths) = paths {
         query = query.fields(&paths.join(","));
     }
-    let found = client(args)?.vms(&query);
+    let found = client(args)?.vms_as(&query);
     let found = found.map_err(|e| said(e.to_string()))?;
     Ok(if is_none { Vms::default() } else { found })
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use vminfod_client::Event;
+
 use crate::cli::Failure;
 use crate::cli::terminal::printable;
-use crate::client::{Event, EventKind};
 use crate::vm::filter::{CONDITIONS_MAX, Condition, Search};
 use crate::vm::json::Json;
 use crate::vm::path::split_once;
@@ -77,13 +78,11 @@ impl Goal {
     /// Whether an event may have changed what the goal depends on.
     pub fn may_concern(&self, event: &Event) -> bool {
         let Self::Holds(conditions) = self else { return true };
-        if event.kind != EventKind::Modify {
-            return true;
-        }
-        event.changes().iter().any(|change| {
-            let at = change.get("path").and_then(Json::as_array);
-            let at = at.unwrap_or_default();
-            conditions.iter().any(|(_, c)| c.may_be_changed_at(at))
+        let Event::Modify { changes, .. } = event else { return true };
+        changes.iter().any(|change| {
+            let at = change.path.iter().map(|part| part.as_deref());
+            let at: Vec<_> = at.map(Json::from).collect();
+            conditions.iter().any(|(_, c)| c.may_be_changed_at(&at))
         })
     }
 }

@@ -1,37 +1,32 @@
 //! Tests of a comparison, without daemons and without a clock.
 
 use super::*;
-use crate::client::{Error, EventKind, Ready};
 
 fn vms(text: &str) -> Vec<Json> {
     Json::parse(text).unwrap().as_array().unwrap().to_vec()
 }
 
-fn ready(text: &str, epoch: &str) -> Item {
-    Item::Ready(Ready {
-        date: String::new(),
-        uuid: String::new(),
-        seq: 0,
-        epoch: epoch.to_string(),
-        vms: Some(vms(text)),
-        unreadable: Vec::new(),
-        is_resumed: false,
-        reset: None,
-    })
+fn ready(vms: &str, epoch: &str) -> Event {
+    let place = match epoch {
+        "" => String::new(),
+        epoch => format!(r#""seq":0,"epoch":"{epoch}","#),
+    };
+    let line =
+        format!(r#"{{"type":"ready","date":"","uuid":"",{place}"vms":{vms}}}"#);
+    line.parse().unwrap()
 }
 
-fn modify(quota: u32) -> Item {
-    let json = format!(
+fn modify(quota: u32) -> Event {
+    let line = format!(
         r#"{{"type":"modify","zonename":"a","vm":{{"zonename":"a",
         "quota":{quota}}},"changes":[{{"prettyPath":"quota","path":
         ["quota"],"action":"changed","newValue":{quota}}}]}}"#
     );
-    Item::Event(Event {
-        kind: EventKind::Modify,
-        zonename: "a".into(),
-        seq: 1,
-        json: Json::parse(&json).unwrap(),
-    })
+    line.parse().unwrap()
+}
+
+fn broken() -> Event {
+    Event::Broken(Arc::new(vminfod_client::Error::Stopped))
 }
 
 const SETTLE: Duration = Duration::from_secs(5);
@@ -39,8 +34,8 @@ const ONE: &str = r#"[{"zonename":"a","quota":1}]"#;
 
 fn begun(now: Instant) -> Comparison {
     let mut comparison = Comparison::new(SETTLE);
-    comparison.take(0, &ready(ONE, ""), now);
-    comparison.take(1, &ready(ONE, "e"), now);
+    comparison.take(0, ready(ONE, ""), now);
+    comparison.take(1, ready(ONE, "e"), now);
     comparison
 }
 
@@ -64,9 +59,9 @@ fn a_short_difference_does_not_count() {
     let now = Instant::now();
     let mut c = begun(now);
     assert_eq!(news(&mut c, now, 0), [""; 0]);
-    c.take(0, &modify(2), now);
+    c.take(0, modify(2), now);
     assert_eq!(news(&mut c, now, 1), [""; 0]);
-    c.take(1, &modify(2), now + Duration::from_secs(2));
+    c.take(1, modify(2), now + Duration::from_secs(2));
     assert_eq!(news(&mut c, now, 60), [""; 0]);
     let counts = StreamCounts { both: 1, ..StreamCounts::default() };
     assert_eq!(c.counts(), counts);
@@ -77,11 +72,11 @@ fn a_short_difference_does_not_count() {
 fn a_lasting_difference_is_reported_once_and_when_it_ends() {
     let now = Instant::now();
     let mut c = begun(now);
-    c.take(0, &modify(2), now);
+    c.take(0, modify(2), now);
     assert_eq!(news(&mut c, now, 1), [""; 0]);
     assert_eq!(news(&mut c, now, 7), ["Daemons quota differs"]);
     assert_eq!(news(&mut c, now, 8), [""; 0]);
-    c.take(1, &modify(2), now + Duration::from_secs(9));
+    c.take(1, modify(2), now + Duration::from_secs(9));
     assert_eq!(news(&mut c, now, 9), ["Daemons quota agrees"]);
     let counts = StreamCounts {
         alone: [1, 0],
@@ -102,7 +97,7 @@ fn a_difference_whose_values_keep_changing_is_reported() {
     let mut reported = Vec::new();
     for n in 0..70 {
         let at = now + Duration::from_secs(n);
-        c.take(0, &modify(2 + u32::try_from(n).unwrap()), at);
+        c.take(0, modify(2 + u32::try_from(n).unwrap()), at);
         reported.extend(news(&mut c, now, n));
     }
     assert_eq!(reported, ["Daemons quota differs"]);
@@ -112,7 +107,11 @@ fn a_difference_whose_values_keep_changing_is_reported() {
 fn a_stream_that_omits_an_event_is_found() {
     let now = Instant::now();
     let mut c = begun(now);
-    let list = |text| Vms { vms: vms(text), ..Vms::default() };
+    let list = |text| {
+        let mut list = Vms::default();
+        list.vms = vms(text);
+        list
+    };
     let served = list(r#"[{"zonename":"a","quota":2},{"zonename":"b"}]"#);
     let at = |seconds| now + Duration::from_secs(seconds);
     c.take_served(1, &served, at(1));
@@ -131,12 +130,12 @@ fn a_stream_that_omits_an_event_is_found() {
 fn nothing_is_compared_while_a_stream_is_broken() {
     let now = Instant::now();
     let mut c = begun(now);
-    c.take(0, &modify(2), now);
+    c.take(0, modify(2), now);
     let _ = news(&mut c, now, 1);
-    c.take(1, &Item::Broken(Error::Stopped), now);
+    c.take(1, broken(), now);
     assert_eq!(news(&mut c, now, 60), [""; 0]);
     let two = r#"[{"zonename":"a","quota":2},{"zonename":"b"}]"#;
-    c.take(1, &ready(two, "f"), now + Duration::from_secs(61));
+    c.take(1, ready(two, "f"), now + Duration::from_secs(61));
     assert_eq!(news(&mut c, now, 62), [""; 0]);
     assert_eq!(news(&mut c, now, 70), ["Daemons  differs"]);
     assert_eq!((c.vms(0), c.vms(1)), (1, 2));
@@ -146,22 +145,21 @@ fn nothing_is_compared_while_a_stream_is_broken() {
 fn an_unreadable_vm_is_reported_and_not_compared() {
     let now = Instant::now();
     let mut c = begun(now);
-    c.take(0, &modify(2), now);
+    c.take(0, modify(2), now);
     assert_eq!(news(&mut c, now, 0), [""; 0]);
     assert_eq!(news(&mut c, now, 7), ["Daemons quota differs"]);
-    let unreadable = |zonename: Option<&str>| Unreadable {
-        zonename: zonename.map(Arc::from),
-        why: "odd".to_string(),
-    };
-    c.take(1, &Item::Unreadable(unreadable(Some("a"))), now);
-    c.take(0, &modify(3), now);
+    let odd = r#"{"type":"create","zonename":"a","error":"odd"}"#;
+    c.take(1, odd.parse().unwrap(), now);
+    c.take(0, modify(3), now);
     assert_eq!(news(&mut c, now, 9), ["1 VM a can't be read: odd"]);
     assert_eq!(c.counts().unread, 1);
     // A VM in /vms can be unreadable, too.
-    let served = Vms { vms: vec![], unreadable: vec![unreadable(None)] };
+    let Event::Ready(ready) = ready("[5]", "") else { panic!() };
+    let mut served = Vms::default();
+    served.unreadable = ready.unreadable;
     c.take_served(0, &served, now + Duration::from_secs(10));
-    let wanted = ["0 a VM can't be read: odd"];
-    assert_eq!(news(&mut c, now, 20), wanted);
+    let news = news(&mut c, now, 20);
+    assert!(news[0].starts_with("0 a VM can't be read: "), "{news:?}");
     assert!(!c.is_doubtful(0));
 }
 
@@ -169,11 +167,11 @@ fn an_unreadable_vm_is_reported_and_not_compared() {
 fn changes_missed_during_a_break_may_arrive_late() {
     let now = Instant::now();
     let mut c = begun(now);
-    c.take(1, &Item::Broken(Error::Stopped), now);
-    c.take(0, &modify(2), now);
+    c.take(1, broken(), now);
+    c.take(0, modify(2), now);
     assert_eq!(news(&mut c, now, 60), [""; 0]);
-    c.take(1, &ready(ONE, "e"), now + Duration::from_secs(61));
-    c.take(1, &modify(2), now + Duration::from_secs(62));
+    c.take(1, ready(ONE, "e"), now + Duration::from_secs(61));
+    c.take(1, modify(2), now + Duration::from_secs(62));
     assert_eq!(news(&mut c, now, 80), [""; 0]);
     assert_eq!(c.counts(), StreamCounts { both: 1, ..StreamCounts::default() });
 }

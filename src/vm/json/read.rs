@@ -31,6 +31,13 @@ pub fn members_of(
     Ok(members.into_iter().map(|(k, v)| (k, v.get())).collect())
 }
 
+impl From<&RawValue> for Json {
+    /// What serde_json has read already, and so can read.
+    fn from(text: &RawValue) -> Self {
+        Self::parse(text.get()).unwrap_or_default()
+    }
+}
+
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         d.deserialize_any(JsonVisitor)

@@ -15,7 +15,7 @@ const BODY_MAX: usize = 1 << 30;
 const READ_MAX: usize = 64 << 10;
 
 /// The shortest timeout that is set on a socket.
-pub(super) const INSTANT: Duration = Duration::from_millis(1);
+pub const INSTANT: Duration = Duration::from_millis(1);
 
 /// An answer whose body is read as it arrives.
 #[derive(Debug)]

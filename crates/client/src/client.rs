@@ -1,50 +1,28 @@
-//! The client library: it asks the daemon for VMs, follows its events, and
-//! keeps a mirror of its VMs. The program's own tools are built on it.
-//!
-//! Every call blocks, and everything has a time limit. The HTTP interface that
-//! it uses is described in vminfod-http(7).
-//!
-//! ```no_run
-#![doc = include_str!("../../examples/ask.rs")]
-//! ```
-//!
-//! A JavaScript or Python client needs no library: see vminfod-http(7).
+//! Asks the daemon, once for each call.
 
-mod error;
-mod event;
-mod http;
-mod mirror;
-mod query;
-mod stream;
-mod watcher;
-
-use std::fmt;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use crate::vm::diff::EventKind;
-pub use error::Error;
-pub use event::{Event, Ready, Unreadable, Vms};
-pub use mirror::Mirror;
-pub use query::{EventsQuery, HEARTBEAT, VmsQuery};
-pub use stream::{EventStream, Item, Stopper};
-pub use watcher::{Notice, Watcher};
+use serde::de::DeserializeOwned;
 
-use crate::address::Address;
-use crate::os::net;
-use crate::vm::json::Json;
-use http::{Answer, INSTANT};
-use query::{Target, seconds};
+use super::http::{self, Answer, INSTANT};
+use super::lines;
+use super::query::{Target, seconds};
+use super::{
+    Address, Error, EventStream, EventsQuery, FormatError, NotAnAddress,
+    Status, Vm, Vms, VmsQuery,
+};
 
 /// How long an answer may take, unless [`Client::time_limit`] was called.
 pub const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// The longest time that anything may take, a hundred years. A longer time
 /// limit is cut to this.
-const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86400);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86400);
 
 /// How many characters of the daemon's error text are kept.
-const SAID_MAX: usize = 2000;
+const MESSAGE_MAX: usize = 2000;
 
 /// The header that names the sources that could not be understood; the VM has
 /// their last good values.
@@ -52,9 +30,10 @@ const STALE: &str = "x-vminfod-stale";
 
 /// The result of [`Client::sync`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Look {
     /// The VM, if there is one.
-    pub vm: Option<Json>,
+    pub vm: Option<Vm>,
     /// The sources of the VM that can't be understood, joined by commas. The VM
     /// has their last good values.
     pub stale: Option<String>,
@@ -63,11 +42,11 @@ pub struct Look {
 /// A client of one daemon. Each request has its own connection.
 #[derive(Clone, Debug)]
 pub struct Client {
-    server: Address,
+    pub(crate) server: Address,
     agent: String,
-    time: Duration,
+    pub(crate) time: Duration,
     /// The deadline for all answers, if [`Client::until`] has set one.
-    until: Option<Instant>,
+    pub(crate) until: Option<Instant>,
 }
 
 impl Client {
@@ -75,8 +54,18 @@ impl Client {
     #[must_use]
     pub fn new(server: impl Into<Address>) -> Self {
         let server = server.into();
-        let agent = concat!("vminfod/", env!("CARGO_PKG_VERSION")).to_string();
+        let agent =
+            concat!("vminfod-client/", env!("CARGO_PKG_VERSION")).to_string();
         Self { server, agent, time: TIME_LIMIT, until: None }
+    }
+
+    /// A client of the daemon that the environment names: see
+    /// [`Address::from_env`].
+    ///
+    /// # Errors
+    /// If it names an address that is none.
+    pub fn from_env() -> Result<Self, NotAnAddress> {
+        Address::from_env().map(Self::new)
     }
 
     /// Sets the client's name for the daemon's log and for /status.
@@ -116,10 +105,10 @@ impl Client {
     /// # Errors
     /// If it is not.
     pub fn ping(&self) -> Result<(), Error> {
-        let answer = self.document("/ping", self.time)?;
-        match answer.get("ping").and_then(Json::as_str) {
-            Some("pong") => Ok(()),
-            _ => Err(self.nonsense("/ping", format!("{answer}"))),
+        let answer: serde_json::Value = self.document("/ping", self.time)?;
+        match answer["ping"] == "pong" {
+            true => Ok(()),
+            false => Err(self.bad_answer("/ping", FormatError::NoPong)),
         }
     }
 
@@ -128,13 +117,9 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or not a valid one.
-    pub fn status(&self, full: bool) -> Result<Json, Error> {
+    pub fn status(&self, full: bool) -> Result<Status, Error> {
         let path = if full { "/status?full=true" } else { "/status" };
-        let status = self.document(path, self.time)?;
-        match status.as_object() {
-            Some(_) => Ok(status),
-            None => Err(self.nonsense(path, "the answer is not a JSON object")),
-        }
+        self.document(path, self.time)
     }
 
     /// VMs, in the daemon's order: `/vms`.
@@ -142,13 +127,34 @@ impl Client {
     /// # Errors
     /// If there is no answer, or the daemon does not understand the query.
     pub fn vms(&self, query: &VmsQuery) -> Result<Vms, Error> {
+        self.vms_as(&query.clone().with_names())
+    }
+
+    /// The same as a type of your own, which has what the query asks for:
+    ///
+    /// ```no_run
+    /// # use vminfod_client::{Client, VmsQuery};
+    /// # use std::collections::BTreeMap;
+    /// type Names = BTreeMap<String, String>;
+    /// let query = VmsQuery::new().fields("uuid,alias");
+    /// let names = Client::from_env()?.vms_as::<Names>(&query)?.vms;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Client::vms`]. A VM that is not of this type is in the list of
+    /// those that can't be read.
+    pub fn vms_as<T: DeserializeOwned>(
+        &self,
+        query: &VmsQuery,
+    ) -> Result<Vms<T>, Error> {
         let path = query.target().into_text();
         let time =
             query.sync_time().unwrap_or_default().saturating_add(self.time);
         let limit = self.limit(time);
         let mut answer = self.get(&path, limit, |_| Ok(()))?;
         let text = self.text_of(&path, &mut answer, limit)?;
-        Vms::parse(&text).map_err(|e| self.nonsense("/vms", e))
+        lines::vms(&text).map_err(|e| self.bad_answer("/vms", e))
     }
 
     /// The VM with this zonename or uuid, if there is one: `/vms/NAME`, and
@@ -156,15 +162,15 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer.
-    pub fn vm(&self, zonename: &str) -> Result<Option<Json>, Error> {
-        let (vm, _) = self.one(Target::of_vm(zonename), self.time)?;
+    pub fn vm(&self, name: &str) -> Result<Option<Vm>, Error> {
+        let (vm, _) = self.one(Target::of_vm(name), self.time)?;
         if vm.is_some() {
             return Ok(vm);
         }
-        let of_uuid = VmsQuery::new().equals("uuid", zonename);
+        let of_uuid = VmsQuery::new().equals("uuid", name);
         let mut found = self.vms(&of_uuid)?;
         match found.unreadable.pop() {
-            Some(vm) => Err(self.nonsense("/vms", vm.to_string())),
+            Some(vm) => Err(self.bad_answer("/vms", FormatError::BadVm(vm))),
             None => Ok(found.vms.pop()),
         }
     }
@@ -189,24 +195,24 @@ impl Client {
     /// VM as it was then. Values are written as for [`VmsQuery::condition`].
     ///
     /// # Errors
-    /// [`Error::TimeIsOver`] after `time`.
+    /// [`Error::NotMet`] after `time`.
     pub fn wait(
         &self,
         zonename: &str,
         conditions: &[(&str, &str)],
         time: Duration,
-    ) -> Result<Json, Error> {
+    ) -> Result<Vm, Error> {
         let mut target = Target::of_vm(zonename);
         for (property, words) in conditions {
             target.add("wait", &format!("{property}={words}"));
         }
-        Ok(self.waited(target, time)?.unwrap_or_default())
+        self.waited(target, time)
     }
 
     /// Waits until there is no VM with this zonename.
     ///
     /// # Errors
-    /// [`Error::TimeIsOver`] after `time`.
+    /// [`Error::NotMet`] after `time`.
     pub fn wait_gone(
         &self,
         zonename: &str,
@@ -214,7 +220,7 @@ impl Client {
     ) -> Result<(), Error> {
         let mut target = Target::of_vm(zonename);
         target.add("wait", "gone");
-        self.waited(target, time).map(|_| ())
+        self.waited::<()>(target, time)
     }
 
     /// Opens a stream of the events of this query, from now on.
@@ -243,7 +249,7 @@ impl Client {
 
     /// Sends a GET for any path. A status other than 200 is an error.
     /// `register` gets the socket before the request is sent.
-    fn get(
+    pub(crate) fn get(
         &self,
         path: &str,
         limit: Limit,
@@ -251,8 +257,7 @@ impl Client {
     ) -> Result<Answer, Error> {
         let error = |e| Error::of_io(e, &self.server, path, limit.time);
         let left = limit.until.saturating_duration_since(Instant::now());
-        let stream = net::connect(&self.server, left.max(INSTANT));
-        let stream = stream.map_err(error)?;
+        let stream = self.server.connect(left.max(INSTANT)).map_err(error)?;
         register(&stream)?;
         let (host, until) = (self.server.host(), limit.until);
         let mut answer = http::ask(stream, &host, path, &self.agent, until)
@@ -262,22 +267,22 @@ impl Client {
         }
         let body = answer.read_all(until).map_err(error)?;
         let said = String::from_utf8_lossy(&body).trim().to_string();
+        let error = serde_json::from_str::<serde_json::Value>(&said);
+        let error = error.ok().and_then(|e| Some(e.get("error")?.to_owned()));
         if answer.status == 504
-            && let Ok(vm) = Json::parse(&said)
-            && vm.get("error").is_none()
+            && error.is_none()
+            && let Ok(vm) = serde_json::from_str::<Option<Vm>>(&said)
         {
-            let vm = if let Json::Null = vm { None } else { Some(vm) };
-            return Err(Error::TimeIsOver(vm));
+            return Err(Error::NotMet { vm: vm.map(Arc::new) });
         }
-        let error = Json::parse(&said).ok();
-        let error = error.as_ref().and_then(|e| e.get("error")?.as_str());
-        let said = error.unwrap_or(&said).chars().take(SAID_MAX).collect();
-        Err(Error::Refused { status: answer.status, said })
+        let said = error.as_ref().and_then(|e| e.as_str()).unwrap_or(&said);
+        let message = said.chars().take(MESSAGE_MAX).collect();
+        Err(Error::Refused { status: answer.status, message })
     }
 
     /// The time limit of a request that may take `time` from now on. It ends
     /// earlier if [`Client::until`] says so.
-    fn limit(&self, time: Duration) -> Limit {
+    pub(crate) fn limit(&self, time: Duration) -> Limit {
         let until = after(time);
         match self.until {
             Some(end) if end < until => {
@@ -288,21 +293,25 @@ impl Client {
         }
     }
 
-    fn document(&self, path: &str, time: Duration) -> Result<Json, Error> {
+    fn document<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        time: Duration,
+    ) -> Result<T, Error> {
         let limit = self.limit(time);
         let mut answer = self.get(path, limit, |_| Ok(()))?;
         self.document_of(path, &mut answer, limit)
     }
 
-    fn document_of(
+    fn document_of<T: DeserializeOwned>(
         &self,
         path: &str,
         answer: &mut Answer,
         limit: Limit,
-    ) -> Result<Json, Error> {
+    ) -> Result<T, Error> {
         let text = self.text_of(path, answer, limit)?;
-        Json::parse(&text)
-            .map_err(|e| self.nonsense(path, format!("not JSON: {e}")))
+        let document = serde_json::from_str(&text);
+        document.map_err(|e| self.bad_answer(path, e.into()))
     }
 
     fn text_of(
@@ -321,53 +330,44 @@ impl Client {
         &self,
         target: Target,
         time: Duration,
-    ) -> Result<(Option<Json>, Option<Answer>), Error> {
+    ) -> Result<(Option<Vm>, Option<Answer>), Error> {
         let (path, limit) = (target.into_text(), self.limit(time));
         let mut answer = match self.get(&path, limit, |_| Ok(())) {
             Ok(answer) => answer,
-            Err(Error::Refused { status: 404, said })
-                if said.starts_with("VM Not Found") =>
+            Err(Error::Refused { status: 404, message })
+                if message.starts_with("VM Not Found") =>
             {
                 return Ok((None, None));
             }
             Err(e) => return Err(e),
         };
-        match self.document_of(&path, &mut answer, limit)? {
-            vm @ Json::Object(_) => Ok((Some(vm), Some(answer))),
-            _ => Err(self.nonsense(&path, "the answer is not a JSON object")),
-        }
+        let vm = self.document_of(&path, &mut answer, limit)?;
+        Ok((Some(vm), Some(answer)))
     }
 
-    fn waited(
+    fn waited<T: DeserializeOwned>(
         &self,
         mut target: Target,
         time: Duration,
-    ) -> Result<Option<Json>, Error> {
+    ) -> Result<T, Error> {
         target.add("timeout", &seconds(time));
-        let path = target.into_text();
-        match self.document(&path, time.saturating_add(self.time))? {
-            Json::Null => Ok(None),
-            vm if vm.as_object().is_some() => Ok(Some(vm)),
-            _ => Err(self.nonsense(&path, "the answer is not a JSON object")),
-        }
+        self.document(&target.into_text(), time.saturating_add(self.time))
     }
 
-    fn nonsense(&self, path: &str, what: impl fmt::Display) -> Error {
-        let path = path.split('?').next().unwrap_or(path);
-        let asked = format!("{}{path}", self.server);
-        Error::Nonsense { asked, what: what.to_string() }
+    pub(crate) fn bad_answer(&self, path: &str, why: FormatError) -> Error {
+        Error::of_answer(&self.server, path, why)
     }
 }
 
 /// How long a request may take, and when that time is over. Connecting, head
 /// and body count together.
 #[derive(Clone, Copy, Debug)]
-struct Limit {
+pub(crate) struct Limit {
     time: Duration,
     until: Instant,
 }
 
 /// The moment that is `time` from now.
-fn after(time: Duration) -> Instant {
+pub(crate) fn after(time: Duration) -> Instant {
     Instant::now() + time.min(TIME_MAX)
 }

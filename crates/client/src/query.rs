@@ -4,10 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::Event;
-use crate::vm::diff::EventKind;
-use crate::vm::json::Json;
-use crate::vm::path::Path;
+use super::{Event, EventKind};
 
 /// The time between heartbeats that a stream asks for by default. A stream on
 /// which nothing arrives for three times as long counts as broken.
@@ -16,8 +13,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The shortest time between heartbeats that the daemon accepts.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
-/// The longest time that the daemon accepts, unless it is set otherwise.
-const SECONDS_MAX: Duration = Duration::from_secs(3600);
+/// The longest time that the daemon accepts, unless it is set otherwise: a day.
+const SECONDS_MAX: Duration = Duration::from_secs(86_400);
 
 /// The target of a request, while it is being built.
 #[derive(Clone, Debug)]
@@ -63,7 +60,7 @@ fn encoded(text: &str) -> String {
 /// VMs.
 ///
 /// ```
-/// use vminfod::client::VmsQuery;
+/// use vminfod_client::VmsQuery;
 /// let query = VmsQuery::new()
 ///     .equals("state", "running")
 ///     .matches("alias", "^web")
@@ -105,7 +102,11 @@ impl VmsQuery {
         self
     }
 
-    /// Only these properties of each VM, joined by commas.
+    /// Only these properties of each VM, joined by commas. [`Client::vms`]
+    /// asks for `zonename` and `uuid` as well; [`Client::vms_as`] does not.
+    ///
+    /// [`Client::vms`]: crate::Client::vms
+    /// [`Client::vms_as`]: crate::Client::vms_as
     #[must_use]
     pub fn fields(mut self, fields: &str) -> Self {
         self.fields = Some(fields.to_string());
@@ -116,6 +117,12 @@ impl VmsQuery {
     #[must_use]
     pub fn sync(mut self, time: Duration) -> Self {
         self.sync = Some(time);
+        self
+    }
+
+    /// The same, with the properties that each [`Vm`](crate::Vm) must have.
+    pub(super) fn with_names(mut self) -> Self {
+        self.fields = self.fields.map(|f| format!("zonename,uuid,{f}"));
         self
     }
 
@@ -221,30 +228,28 @@ impl EventsQuery {
         self.vms.is_empty() && self.kinds.is_empty() && self.paths.is_empty()
     }
 
-    /// Filters an event that the client has made itself, as the daemon would
-    /// have done. `None` if the daemon would not have sent it.
+    /// Filters an event that a mirror has made itself, as the daemon would have
+    /// done. `None` if the daemon would not have sent it. The changes of such
+    /// an event are of whole members.
     pub(super) fn narrow(&self, mut event: Event) -> Option<Event> {
-        if !self.kinds.is_empty() && !self.kinds.contains(&event.kind) {
+        let kind = event.kind()?;
+        if !self.kinds.is_empty() && !self.kinds.contains(&kind) {
             return None;
         }
-        if event.kind != EventKind::Modify || self.paths.is_empty() {
-            return Some(event);
+        if let Event::Modify { changes, .. } = &mut event
+            && !self.paths.is_empty()
+        {
+            let is_within = |path: &String, member: &str| {
+                path.split('.').next() == Some(member)
+            };
+            changes.retain(|change| {
+                let mut paths = self.paths.iter();
+                paths.any(|path| is_within(path, &change.pretty_path))
+            });
+            if changes.is_empty() {
+                return None;
+            }
         }
-        // All paths are valid: the daemon would have refused others.
-        let paths = self.paths.iter().filter_map(|p| Path::parse(p).ok());
-        let paths: Vec<_> = paths.collect();
-        let is_wanted = |change: &&Json| {
-            let at = change.get("path").and_then(Json::as_array);
-            paths.iter().any(|path| path.meets(at.unwrap_or_default()))
-        };
-        let changes = event.changes().iter().filter(is_wanted);
-        let changes: Vec<_> = changes.cloned().collect();
-        if changes.is_empty() {
-            return None;
-        }
-        let mut json = event.json.as_object()?.clone();
-        json.set("changes", changes);
-        event.json = Json::from(json);
         Some(event)
     }
 

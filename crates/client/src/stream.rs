@@ -6,43 +6,32 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use super::event::{LineError, StreamLine};
+use super::client::{TIME_MAX, after};
 use super::http::{Answer, Piece};
-use super::{
-    Client, Error, Event, EventsQuery, Ready, TIME_MAX, Unreadable, Vms, after,
-};
-use crate::backoff::Backoff;
+use super::lines::Line;
+use super::sync::Shared;
+use super::{Address, Client, Error, Event, EventsQuery, FormatError, Ready};
 
-/// How long to wait before connecting again. A stream that lasts as long as the
-/// longest of these pauses counts as healthy again.
-const PAUSES: Backoff =
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// The first pause before connecting again. Each pause is twice as long as the
+/// one before.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause. A stream that lasts as long counts as healthy again.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The longest single wait for something to read, if the caller has no limit.
 const LONG: Duration = Duration::from_secs(3600);
-
-/// What comes from a stream.
-#[derive(Debug)]
-pub enum Item {
-    /// The stream has begun, or goes on after a break.
-    Ready(Ready),
-    /// An event of a VM.
-    Event(Event),
-    /// An event of a VM that can't be read.
-    Unreadable(Unreadable),
-    /// The connection is broken. The stream connects again until that succeeds,
-    /// or until the time for retrying is over.
-    Broken(Error),
-}
 
 /// The events of a daemon. If the connection breaks, or the daemon is
 /// restarted, the stream connects again and goes on: with all events that were
 /// missed, or with a new snapshot and the reason for it.
 ///
+/// As an iterator, it waits for the next event without a time limit. An error
+/// means that the stream can't go on: it is the last item. The iterator also
+/// ends when the stream is stopped.
+///
 /// ```no_run
-#[doc = include_str!("../../examples/follow.rs")]
+#[doc = include_str!("../examples/follow.rs")]
 /// ```
 #[derive(Debug)]
 pub struct EventStream {
@@ -61,10 +50,10 @@ pub struct EventStream {
     trouble: Option<Trouble>,
     pause: Duration,
     retry_time: Option<Duration>,
-    control: Arc<Control>,
+    control: Arc<Shared<Control>>,
     /// The VMs to begin with, if the daemon does not send them because the
     /// stream is resumed.
-    base: Option<Vms>,
+    base: Option<Ready>,
 }
 
 /// What keeps a stream from going on. This is over when the stream has brought
@@ -78,14 +67,9 @@ struct Trouble {
     why: String,
 }
 
+/// What the stream shares with the thread that connects and with [`Stopper`]s.
 #[derive(Debug, Default)]
 struct Control {
-    state: Mutex<ControlState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct ControlState {
     is_stopped: bool,
     socket: Option<TcpStream>,
     attempt: Attempt,
@@ -103,19 +87,19 @@ enum Attempt {
 
 /// Stops a stream from another thread.
 #[derive(Clone, Debug)]
-pub struct Stopper(Arc<Control>);
+pub struct Stopper(Arc<Shared<Control>>);
 
 impl Stopper {
-    /// Ends the stream: a caller that waits for its next item gets
-    /// [`Error::Stopped`].
+    /// Ends the stream: its iterator ends, and a caller of
+    /// [`EventStream::next_within`] gets [`Error::Stopped`].
     pub fn stop(&self) {
-        let mut state = self.0.state.lock();
-        state.is_stopped = true;
-        if let Some(socket) = state.socket.take() {
+        let mut control = self.0.lock();
+        control.is_stopped = true;
+        if let Some(socket) = control.socket.take() {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
-        self.0.changed.notify_all();
+        self.0.notify();
     }
 }
 
@@ -141,7 +125,7 @@ impl EventStream {
             begun: None,
             ready: None,
             trouble: None,
-            pause: PAUSES.first,
+            pause: PAUSE,
             retry_time: None,
             control: Arc::default(),
             base: None,
@@ -173,37 +157,36 @@ impl EventStream {
         &self.query
     }
 
+    /// The address of the daemon.
+    pub(crate) fn server(&self) -> &Address {
+        &self.client.server
+    }
+
     /// A handle that stops the stream from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.control))
     }
 
-    /// Waits for the next item, without a time limit.
+    /// The next event, if it comes in `time`.
     ///
     /// # Errors
-    /// If the stream can't go on, or was stopped.
-    // This is not an iterator: the caller decides what to do after an error.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Result<Item, Error> {
-        loop {
-            if let Some(item) = self.next_within(LONG)? {
-                return Ok(item);
-            }
-        }
-    }
-
-    /// The next item, if it comes in `time`.
-    ///
-    /// # Errors
-    /// If the stream can't go on, or was stopped.
+    /// If the stream can't go on; [`Error::Stopped`] if it was stopped, or had
+    /// ended already.
     pub fn next_within(
         &mut self,
         time: Duration,
-    ) -> Result<Option<Item>, Error> {
-        let until = after(time);
+    ) -> Result<Option<Event>, Error> {
+        let next = self.next_by(after(time));
+        if next.is_err() {
+            self.stopper().stop();
+        }
+        next
+    }
+
+    fn next_by(&mut self, until: Instant) -> Result<Option<Event>, Error> {
         loop {
-            if self.control.state.lock().is_stopped {
+            if self.control.lock().is_stopped {
                 return Err(Error::Stopped);
             }
             if self.answer.is_none() {
@@ -213,31 +196,27 @@ impl EventStream {
                 continue;
             }
             match self.read(until) {
-                Ok(Some(StreamLine::Ready(mut ready))) => {
+                Ok(Some(Line::Event(event, _))) => {
+                    let Event::Ready(mut ready) = *event else {
+                        self.is_well();
+                        return Ok(Some(*event));
+                    };
                     let base = self.base.take();
                     if let (None, Some(base)) = (&ready.vms, base) {
-                        ready.vms = Some(base.vms);
+                        ready.vms = base.vms;
                         ready.unreadable = base.unreadable;
                     }
                     let is_numbered = !ready.epoch.is_empty();
                     self.since =
                         is_numbered.then(|| (ready.seq, ready.epoch.clone()));
                     self.ready = Some(Instant::now());
-                    return Ok(Some(Item::Ready(ready)));
+                    return Ok(Some(Event::Ready(ready)));
                 }
-                Ok(Some(StreamLine::Event(event))) => {
-                    self.is_well();
-                    return Ok(Some(Item::Event(event)));
-                }
-                Ok(Some(StreamLine::Unreadable(_, vm))) => {
-                    self.is_well();
-                    return Ok(Some(Item::Unreadable(vm)));
-                }
-                Ok(Some(StreamLine::Heartbeat(_) | StreamLine::Other)) => {}
+                Ok(Some(Line::Heartbeat(_) | Line::Other(_))) => {}
                 Ok(None) if Instant::now() < until => {}
                 Ok(None) => return Ok(None),
                 Err(error) => {
-                    if self.control.state.lock().is_stopped {
+                    if self.control.lock().is_stopped {
                         return Err(Error::Stopped);
                     }
                     return self.broken(error).map(Some);
@@ -247,7 +226,7 @@ impl EventStream {
     }
 
     /// The next line, if it comes by `until`.
-    fn read(&mut self, until: Instant) -> Result<Option<StreamLine>, Error> {
+    fn read(&mut self, until: Instant) -> Result<Option<Line>, Error> {
         // A daemon that does not number its events does not send heartbeats
         // either: it may be silent for any length of time.
         let is_numbered = self.since.is_some() || self.ready.is_none();
@@ -278,68 +257,62 @@ impl EventStream {
                     return Ok(None);
                 }
                 let time = if bytes > 0 { time } else { silence_max };
-                let asked = format!("{server}/events");
+                let request = format!("{server}/events");
                 return match now >= late_at {
                     false => Ok(None),
-                    true => Err(Error::Slow { asked, time }),
+                    true => Err(Error::Timeout { request, time }),
                 };
             }
         };
         (self.heard, self.begun) = (Instant::now(), None);
-        let line = StreamLine::parse(&text);
-        let line = line.map_err(|e| self.client.nonsense("/events", e))?;
-        self.check(&line)?;
-        Ok(Some(line))
+        let line = Line::parse(&text).and_then(|line| self.checked(line));
+        line.map(Some).map_err(|e| self.client.bad_answer("/events", e))
     }
 
     /// Checks that a line may come now, and keeps its number.
-    fn check(&mut self, line: &StreamLine) -> Result<(), Error> {
+    fn checked(&mut self, line: Line) -> Result<Line, FormatError> {
         let is_whole = self.query.is_whole();
         let Some((last, _)) = &mut self.since else {
             return match line {
-                StreamLine::Ready(_) => Ok(()),
+                Line::Event(_, None) => Ok(line),
                 // Without numbers, there is nothing to check.
-                _ if self.ready.is_some() => Ok(()),
-                _ => Err(self.client.nonsense("/events", LineError::NotReady)),
+                _ if self.ready.is_some() => Ok(line),
+                _ => Err(FormatError::NotReady),
             };
         };
-        let (seq, is_due) = match line {
-            StreamLine::Ready(_) | StreamLine::Other => return Ok(()),
+        let (seq, is_due) = match &line {
+            Line::Event(_, None) | Line::Other(_) => return Ok(line),
             // A heartbeat may have a number from before the snapshot.
-            StreamLine::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
-            StreamLine::Event(Event { seq, .. })
-            | StreamLine::Unreadable(seq, _) => {
+            Line::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
+            Line::Event(_, Some(seq)) => {
                 let is_next = *seq == *last + 1;
                 (*seq, is_next || (!is_whole && *seq > *last))
             }
         };
-        if is_due {
-            *last = seq.max(*last);
-            return Ok(());
+        if !is_due {
+            return Err(FormatError::OutOfOrder { seq, last: *last });
         }
-        let what = format!(
-            "event {seq} after event {last}: an event is missing or repeated"
-        );
-        Err(self.client.nonsense("/events", &what))
+        *last = seq.max(*last);
+        Ok(line)
     }
 
     /// Notes that the stream is healthy again.
     fn is_well(&mut self) {
-        (self.trouble, self.pause) = (None, PAUSES.first);
+        (self.trouble, self.pause) = (None, PAUSE);
     }
 
-    fn broken(&mut self, error: Error) -> Result<Item, Error> {
+    fn broken(&mut self, error: Error) -> Result<Event, Error> {
         let ready = self.ready.take();
-        if ready.is_some_and(|at| at.elapsed() >= PAUSES.last) {
+        if ready.is_some_and(|at| at.elapsed() >= PAUSE_MAX) {
             self.is_well();
         }
         self.answer = None;
-        self.control.state.lock().socket = None;
+        self.control.lock().socket = None;
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |t| t.since);
         self.fail_again(since, &error);
         match error.may_pass() && !self.is_too_long(since) {
-            true => Ok(Item::Broken(error)),
+            true => Ok(Event::Broken(Arc::new(error))),
             false => Err(error),
         }
     }
@@ -348,7 +321,7 @@ impl EventStream {
     /// there is no result by `until`.
     fn connect_again(&mut self, until: Instant) -> Result<bool, Error> {
         let control = Arc::clone(&self.control);
-        let mut state = control.state.lock();
+        let mut state = control.lock();
         let give_up = self.trouble.as_ref().zip(self.retry_time);
         let give_up = give_up.map(|(t, time)| t.since + time.min(TIME_MAX));
         let until = give_up.map_or(until, |at| at.min(until));
@@ -375,8 +348,9 @@ impl EventStream {
                     next.unwrap_or(until).min(until)
                 }
             };
-            let is_over = control.changed.wait_until(&mut state, wait);
-            if is_over.timed_out() && wait == until {
+            state = control.wait(state, wait);
+            let is_done = matches!(state.attempt, Attempt::Done(_));
+            if !is_done && wait == until && Instant::now() >= until {
                 if give_up != Some(until) {
                     return Ok(false);
                 }
@@ -384,8 +358,8 @@ impl EventStream {
                 if let Some(socket) = state.socket.take() {
                     let _ = socket.shutdown(Shutdown::Both);
                 }
-                let why = self.trouble().unwrap_or_default();
-                return Err(Error::Ended(why.to_string()));
+                let why = self.trouble().unwrap_or_default().to_string();
+                return Err(Error::Ended { why });
             }
         }
     }
@@ -399,14 +373,14 @@ impl EventStream {
         let thread = std::thread::Builder::new().name("connect".to_string());
         let spawned = thread.spawn(move || {
             let result = ask(&client, &control, &path);
-            let mut state = control.state.lock();
+            let mut state = control.lock();
             if !state.is_stopped {
                 state.attempt = Attempt::Done(Box::new(result));
             }
-            control.changed.notify_all();
+            control.notify();
         });
-        let asked = "can't start a thread that connects".to_string();
-        spawned.map(|_| ()).map_err(|error| Error::Broken { asked, error })
+        let request = "can't start a thread that connects".to_string();
+        spawned.map(|_| ()).map_err(|source| Error::Io { request, source })
     }
 
     fn tried(&mut self, result: Result<Answer, Error>) -> Result<(), Error> {
@@ -418,7 +392,7 @@ impl EventStream {
                 Ok(())
             }
             Err(e) => {
-                self.control.state.lock().socket = None;
+                self.control.lock().socket = None;
                 let is_end = !e.may_pass() || self.is_too_long(since);
                 self.fail_again(since, &e);
                 if is_end { Err(e) } else { Ok(()) }
@@ -434,7 +408,7 @@ impl EventStream {
         // The pause is random, so that not all clients of a daemon that went
         // away come back at once.
         let next = Instant::now() + self.pause.mul_f64(random_from_half());
-        self.pause = PAUSES.next(self.pause);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
         let why = why.to_string();
         self.trouble = Some(Trouble { since, next, why });
     }
@@ -442,7 +416,7 @@ impl EventStream {
     /// The VMs that a resumed stream needs to begin with, read from the
     /// snapshot of a second stream. They may be newer than the event after
     /// which this stream goes on; its events lead up to them.
-    fn base(&self) -> Result<Vms, Error> {
+    fn base(&self) -> Result<Ready, Error> {
         let path = self.query.target(None).into_text();
         let mut answer = ask(&self.client, &self.control, &path)?;
         let failed = |e| {
@@ -451,17 +425,14 @@ impl EventStream {
         };
         let line = answer.read_line(after(self.client.time)).map_err(failed)?;
         let ready = match line {
-            Piece::Line(text) => StreamLine::parse(&text),
-            _ => Err(LineError::NotReady),
+            Piece::Line(text) => text.parse(),
+            _ => Err(FormatError::NotReady),
         };
-        match ready {
-            Ok(StreamLine::Ready(Ready {
-                vms: Some(vms), unreadable, ..
-            })) => Ok(Vms { vms, unreadable }),
-            Ok(_) => Err(LineError::NotReady),
-            Err(e) => Err(e),
+        let bad = |e| self.client.bad_answer("/events", e);
+        match ready.map_err(bad)? {
+            Event::Ready(ready) if ready.vms.is_some() => Ok(ready),
+            _ => Err(bad(FormatError::NotReady)),
         }
-        .map_err(|e| self.client.nonsense("/events", e))
     }
 
     /// Why the stream is broken, if it is.
@@ -469,6 +440,21 @@ impl EventStream {
     pub fn trouble(&self) -> Option<&str> {
         let trouble = self.trouble.as_ref().filter(|_| self.ready.is_none());
         trouble.map(|trouble| trouble.why.as_str())
+    }
+}
+
+impl Iterator for EventStream {
+    type Item = Result<Event, Error>;
+
+    fn next(&mut self) -> Option<Result<Event, Error>> {
+        loop {
+            match self.next_within(LONG) {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(Ok(event)),
+                Err(Error::Stopped) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 
@@ -484,7 +470,7 @@ fn random_from_half() -> f64 {
 /// be stopped meanwhile.
 fn ask(
     client: &Client,
-    control: &Control,
+    control: &Shared<Control>,
     path: &str,
 ) -> Result<Answer, Error> {
     let time = client.time;
@@ -492,7 +478,7 @@ fn ask(
         let socket = socket.try_clone();
         let socket = socket
             .map_err(|e| Error::of_io(e, &client.server, "/events", time))?;
-        let mut state = control.state.lock();
+        let mut state = control.lock();
         if state.is_stopped {
             return Err(Error::Stopped);
         }
