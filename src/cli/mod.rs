@@ -162,7 +162,12 @@ fn run(program: Program, args: Vec<OsString>) -> Result<(), Failure> {
     match name.as_deref() {
         None => Err(usage::wrong("", &verbs::usage(program))),
         Some("help" | "-h" | "-?" | "--help") => help(program, &verbs, &args),
-        Some("--version") if program != Program::Vmadm => print(VERSION),
+        Some("--version") if program != Program::Vmadm => match args.first() {
+            None => print(VERSION),
+            Some(extra) => {
+                Err(Failure::Usage(format!("unexpected argument {extra:?}")))
+            }
+        },
         Some(name) => match verb::find(&verbs, name) {
             Some(verb) => call(program, verb, name, args),
             None => Err(no_verb(program, &verbs, name)),

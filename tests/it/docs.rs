@@ -378,6 +378,8 @@ fn shells_complete_verbs_options_and_vms() {
             terminal.wait_for("a prompt", |s| !s.contains(&end));
         }
         completes(&terminal, "vminfod sta", "vminfod status");
+        completes(&terminal, "vminfod schema --he", "vminfod schema --help");
+        completes(&terminal, "vminfod wait --he", "vminfod wait --help");
         assert!(!host.path("/owned").exists());
     }
 }

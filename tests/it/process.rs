@@ -340,6 +340,7 @@ fn a_wrong_command_line_is_reported_in_one_line() {
         &["daemon", "--refresh-interval", "soon"],
         &["daemon", "--log-level", "loud"],
         &["daemon", "extra"],
+        &["--version", "x"],
     ] {
         let output = tool(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
