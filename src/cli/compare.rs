@@ -191,7 +191,7 @@ impl Served {
         let (wanted, questions) = bounded(1);
         let ask = move || {
             while questions.recv().is_ok() {
-                let vms = client.vms_as(&VmsQuery::new());
+                let vms = client.vms_as(VmsQuery::new());
                 if sender.send(Message::Served(side, vms)).is_err() {
                     return;
                 }

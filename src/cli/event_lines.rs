@@ -1,5 +1,6 @@
 //! The lines that `events` prints.
 
+use serde_json::value::RawValue;
 use vminfod_client::{Change, Event, EventHeader, EventKind, Ready, Vm};
 
 use super::terminal::{Colour, json_for_reader, printable};
@@ -40,7 +41,7 @@ impl Lines {
         if self.form == Form::Json {
             let line = match header.json() {
                 Some(json) => json.to_string(),
-                None => concluded_json(kind, header, event).to_string(),
+                None => concluded_line(kind, header, event),
             };
             return json_for_reader(line + "\n");
         }
@@ -86,7 +87,7 @@ impl Lines {
             Form::Rfd => "null",
             _ => "undefined",
         };
-        let text = |value: &Option<serde_json::Value>| match value {
+        let text = |value: Option<&RawValue>| match value {
             Some(value) => printable(&value.to_string()),
             None => absent.to_string(),
         };
@@ -95,8 +96,8 @@ impl Lines {
             "{} {} :: {} -> {}",
             colour.of(&path, self.has_colours),
             change.action.name(),
-            text(&change.old_value),
-            text(&change.new_value)
+            text(change.old_json()),
+            text(change.new_json())
         )
     }
 
@@ -123,32 +124,39 @@ impl Lines {
 }
 
 /// The line of an event that the daemon has not sent: what must have happened
-/// while the stream was broken.
-fn concluded_json(
+/// while the stream was broken. It is made of texts: together they may be nested
+/// more deeply than can be read.
+fn concluded_line(
     kind: EventKind,
     header: &EventHeader,
     event: &Event,
-) -> Json {
-    let mut json = Object::new();
-    json.set("type", kind.name());
-    json.set("date", header.date.as_str());
-    json.set("zonename", header.zonename.as_str());
-    json.set("uuid", header.uuid.as_str());
+) -> String {
+    let text = |text: &str| Json::from(text).to_string();
+    let mut members = vec![
+        ("type", text(kind.name())),
+        ("date", text(&header.date)),
+        ("zonename", text(&header.zonename)),
+        ("uuid", text(&header.uuid)),
+    ];
     if let Some(vm) = event.vm() {
-        json.set("vm", Json::from(vm.json()));
+        members.push(("vm", vm.to_string()));
     }
-    if kind == EventKind::Modify
-        && let Ok(changes) = serde_json::value::to_raw_value(event.changes())
+    if let Event::Modify { changes, .. } = event
+        && let Ok(changes) = serde_json::to_string(changes)
     {
-        json.set("changes", Json::from(&*changes));
+        members.push(("changes", changes));
     }
-    json.set("seq", header.seq);
-    json.set("epoch", header.epoch.as_str());
-    let mut cause = Object::new();
-    cause.set("source", "client");
-    cause.set("detail", "what differs since the stream broke");
-    json.set("cause", cause);
-    Json::from(json)
+    members.push(("seq", header.seq.to_string()));
+    members.push(("epoch", text(&header.epoch)));
+    if let Some(cause) = &header.cause {
+        let mut object = Object::new();
+        object.set("source", cause.source.as_str());
+        object.set("detail", cause.detail.as_str());
+        members.push(("cause", Json::from(object).to_string()));
+    }
+    let members =
+        members.iter().map(|(name, text)| format!("\"{name}\":{text}"));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 /// The line of the stream's begin as vmadm prints it: the VMs by zonename.

@@ -150,9 +150,8 @@ fn query_of(args: &Args) -> Result<EventsQuery, Failure> {
         query = query.path(path);
     }
     for word in args.all("type").flat_map(|kinds| kinds.split(',')) {
-        let mut kinds = EventKind::ALL.into_iter();
-        let kind = kinds.find(|kind| kind.name() == word);
-        query = query.kind(kind.ok_or_else(|| {
+        let kind = word.parse::<EventKind>();
+        query = query.kind(kind.map_err(|_| {
             let what = "expected create, modify or delete";
             wrong(&format!("--type {word}: {what}"))
         })?);
@@ -260,11 +259,12 @@ impl Follow {
                 self.paths.is_empty() || self.paths.iter().any(|p| p.meets(at))
             });
             let found = Json::from(found.collect::<Vec<_>>()).to_string();
-            let found: Vec<Change> = serde_json::from_str(&found).ok()?;
-            if found.is_empty() {
-                return None;
+            // If they can't be read, those of whole members stay.
+            match serde_json::from_str::<Vec<Change>>(&found) {
+                Ok(found) if found.is_empty() => return None,
+                Ok(found) => *changes = found,
+                Err(_) => {}
             }
-            *changes = found;
         }
         Some(event)
     }

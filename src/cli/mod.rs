@@ -313,7 +313,7 @@ const COMPLETE: Verb = Verb {
 /// Prints all VMs.
 fn vms(call: Call) -> Result<(), Failure> {
     let client = call.parse(0)?.client_with_deadline("vminfod")?;
-    let read = client.vms_as(&client::VmsQuery::new())?;
+    let read = client.vms_as(client::VmsQuery::new())?;
     print_json(&Json::from(read.vms))?;
     all_read("vminfod", &read.unreadable)
 }
@@ -337,7 +337,7 @@ fn complete(call: Call) -> Result<(), Failure> {
     let client = call.parse(0)?.client_with_deadline("vminfod-complete")?;
     let query = client::VmsQuery::new().fields("alias");
     let mut lines = String::new();
-    for vm in client.vms(&query)?.vms {
+    for vm in client.vms(query)?.vms {
         let is_plain = |text: &&str| {
             let can_be =
                 |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);

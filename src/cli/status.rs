@@ -52,7 +52,7 @@ fn run(call: Call) -> Result<(), Failure> {
         return print(&json_for_reader(format!("{status}\n")));
     }
     let query = VmsQuery::new().fields("zonename,alias,state");
-    let vms = client.vms_as(&query)?.vms;
+    let vms = client.vms_as(query)?.vms;
     let at = client.server().to_string();
     print(&Report { status, vms, at, has_colours: has_colours() }.text(is_full))
 }

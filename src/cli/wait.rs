@@ -519,7 +519,7 @@ fn unloadable(client: &Client, name: &str) -> Result<Option<String>, Error> {
         .filter(|(zonename, ..)| may_be(zonename))
         .collect();
     if !faults.is_empty() {
-        let served = client.vms(&VmsQuery::new().fields("zonename"))?;
+        let served = client.vms(VmsQuery::new().fields("zonename"))?;
         let names = served.vms.iter().map(|vm| vm.zonename.as_str());
         let names: BTreeSet<_> = names.collect();
         faults.retain(|(zonename, ..)| !names.contains(zonename.as_str()));

@@ -241,7 +241,7 @@ fn look(
 ) -> Result<SystemDifferences, CompareError> {
     let dumped = dump(settings, settings.load.command_time)
         .map_err(CompareError::System)?;
-    let served = client.vms_as(&VmsQuery::new());
+    let served = client.vms_as(VmsQuery::new());
     let served = served.map_err(CompareError::Daemon)?;
     let commands = [Source::Zoneadm, Source::Kstat, Source::Zfs, Source::Index];
     let of_commands =

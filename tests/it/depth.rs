@@ -149,7 +149,10 @@ fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> String {
             let body = answer(&path);
             let head = match path.starts_with("/events") {
                 true => "Transfer-Encoding: chunked".to_string(),
-                false => format!("Content-Length: {}", body.len()),
+                false => {
+                    let length = body.len();
+                    format!("X-Vminfod-Seq: 5\r\nContent-Length: {length}")
+                }
             };
             let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
             let _ = client.write_all(answer.as_bytes());
@@ -206,7 +209,7 @@ fn another_daemon() -> String {
 fn an_unreadable_vm_does_not_hide_other_vms() {
     let addr = another_daemon();
     let client = Client::new(addr.parse::<Address>().unwrap());
-    let read = client.vms(&VmsQuery::new()).unwrap();
+    let read = client.vms(VmsQuery::new()).unwrap();
     assert_eq!(read.vms.len(), 2);
     assert_eq!(read.unreadable.len(), 1);
     assert_eq!(read.unreadable[0].zonename.as_deref(), Some("b"));

@@ -260,14 +260,14 @@ fn client_calls_send_their_queries_and_return_the_answers() {
     assert!(status.other.contains_key("refreshLog"));
     let zonename = host.zonenames().unwrap().remove(0);
     let query = VmsQuery::new().equals("zonename", &zonename).fields("alias");
-    let vms: Vec<Json> = client.vms_as(&query).unwrap().vms;
+    let vms: Vec<Json> = client.vms_as(query.clone()).unwrap().vms;
     assert_eq!(vms.len(), 1);
     assert_eq!(vms[0].as_object().unwrap().len(), 1);
-    let vms = client.vms(&query).unwrap().vms;
+    let vms = client.vms(query).unwrap().vms;
     assert_eq!((vms.len(), &vms[0].zonename), (1, &zonename));
     assert_eq!((vms[0].alias.as_deref(), vms[0].quota), (Some("vm0"), None));
     assert_eq!(
-        client.vms(&VmsQuery::new().sync(DEADLINE)).unwrap().vms.len(),
+        client.vms(VmsQuery::new().sync(DEADLINE)).unwrap().vms.len(),
         5
     );
     assert_eq!(client.vm("nobody").unwrap(), None);
@@ -290,8 +290,8 @@ fn client_calls_send_their_queries_and_return_the_answers() {
     }
     // The daemon's errors name what it does not understand.
     for (error, named) in [
-        (client.vms(&VmsQuery::new().fields("bogus")).unwrap_err(), "bogus"),
-        (client.vms(&VmsQuery::new().matches("alias", "(")).unwrap_err(), "("),
+        (client.vms(VmsQuery::new().fields("bogus")).unwrap_err(), "bogus"),
+        (client.vms(VmsQuery::new().matches("alias", "(")).unwrap_err(), "("),
         (client.wait("a", &[("bogus", "1")], short).unwrap_err(), "bogus"),
         (client.events(EventsQuery::new().path("x")).unwrap_err(), "x"),
     ] {
@@ -430,7 +430,7 @@ fn servers_that_are_not_vminfod_give_clear_errors() {
         let errors = [
             client.ping().unwrap_err(),
             client.status(false).unwrap_err(),
-            client.vms(&VmsQuery::new()).unwrap_err(),
+            client.vms(VmsQuery::new()).unwrap_err(),
             client.vm("a").unwrap_err(),
             client.sync("a", short).unwrap_err(),
             client.wait("a", &[("state", "x")], short).unwrap_err(),
@@ -515,4 +515,67 @@ fn servers_that_are_not_vminfod_give_clear_errors() {
     let error = away.ping().unwrap_err();
     assert!(matches!(error, Error::NotRunning { .. }), "{error:?}");
     assert!(error.to_string().contains("no daemon answers at"), "{error}");
+}
+
+/// A server that ignores every parameter, as today's daemon does.
+fn todays_daemon() -> SocketAddr {
+    const VMS: &str = r#"[{"zonename":"a","uuid":"1","state":"stopped"},{"zonename":"b","uuid":"2"}]"#;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut request = vec![0; 4096];
+            let n = client.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..n]).into_owned();
+            let path = request.split([' ', '?']).nth(1).unwrap_or_default();
+            let (status, body) = match path {
+                "/vms" => ("200 OK", VMS.to_string()),
+                "/vms/a" => ("200 OK", r#"{"zonename":"a"}"#.to_string()),
+                "/status" => ("200 OK", r#"{"uptime":1.5}"#.to_string()),
+                "/events" => {
+                    let vms = Json::from(VMS);
+                    let ready =
+                        r#"{"type":"ready","date":"d","uuid":"u","vms":"#;
+                    ("200 OK", format!("{ready}{vms}}}\n"))
+                }
+                path => ("404 Not Found", format!("VM Not Found: {path}")),
+            };
+            let answer = format!("HTTP/1.1 {status}\r\n\r\n{body}");
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    addr
+}
+
+#[test]
+fn what_todays_daemon_answers_is_not_taken_for_the_answer_to_a_filter() {
+    let client = Client::new(todays_daemon());
+    assert_eq!(client.status(false).unwrap().uptime, Some(1.5));
+    assert_eq!(
+        client.vms(VmsQuery::new().fields("uuid")).unwrap().vms.len(),
+        2
+    );
+    assert_eq!(client.vm("a").unwrap().unwrap().zonename, "a");
+    assert_eq!(client.vm("2").unwrap().unwrap().zonename, "b");
+    assert_eq!(client.vm("nobody").unwrap(), None);
+    let mut stream = client.events(EventsQuery::new()).unwrap();
+    let first = stream.next_within(DEADLINE).unwrap();
+    assert!(
+        matches!(&first, Some(Event::Ready(r)) if r.vms.as_ref().unwrap().len() == 2),
+        "{first:?}"
+    );
+    assert_eq!(stream.position(), None);
+    let running = &[("state", "running")];
+    let mut filtered = client.events(EventsQuery::new().path("state")).unwrap();
+    for error in [
+        client.vms(VmsQuery::new().equals("state", "running")).unwrap_err(),
+        client.sync("a", DEADLINE).unwrap_err(),
+        client.sync("nobody", DEADLINE).unwrap_err(),
+        client.wait("a", running, DEADLINE).unwrap_err(),
+        client.wait_gone("nobody", DEADLINE).unwrap_err(),
+        filtered.next_within(DEADLINE).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Ignored { .. }), "{error:?}");
+    }
 }

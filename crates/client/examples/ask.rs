@@ -14,10 +14,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The daemon selects VMs and members: only these are sent.
     let running = VmsQuery::new().equals("state", "running").fields("alias");
-    let running = client.vms_as::<BTreeMap<String, String>>(&running)?;
+    let running = client.vms_as::<BTreeMap<String, String>>(running)?;
     println!("{} VMs run", running.vms.len());
 
-    let named = client.vms(&VmsQuery::new().equals("alias", &alias))?;
+    let named = client.vms(VmsQuery::new().equals("alias", &alias))?;
     let vm = named.vms.first().ok_or("there is no such VM")?;
 
     // The VM as it is on the system right now, not as it was last published.

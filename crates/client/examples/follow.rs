@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = args.next().ok_or("missing argument: COUNT")?.parse()?;
     let client = Client::from_env()?.name("follow/1.0");
 
-    // No snapshot of the VMs, and only events that change a state.
+    // No snapshot of the VMs, and only modifications with a change at `state`.
     let query = EventsQuery::new().path("state").without_snapshot();
     let mut seen = 0;
     for event in client.events(query)? {
@@ -21,9 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             Event::Create { vm, .. } => println!("create {}", vm.zonename),
             Event::Modify { vm, changes, .. } => {
-                let change = &changes[0];
-                let (old, new) = (&change.old_value, &change.new_value);
-                println!("modify {}: {old:?} -> {new:?}", vm.zonename);
+                let states =
+                    changes.iter().filter(|c| c.pretty_path == "state");
+                for new in states.filter_map(|change| change.new_json()) {
+                    println!("modify {}: {new}", vm.zonename);
+                }
             }
             Event::Delete { header, .. } => {
                 println!("delete {}", header.zonename)

@@ -1,6 +1,7 @@
 //! Where the daemon listens and where clients connect: a TCP address, or the
 //! path of a Unix socket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -10,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::sync::Shared;
 
 /// An address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP address.
     Inet(SocketAddr),
@@ -136,24 +139,44 @@ impl Address {
     }
 }
 
+/// The most threads that connect to the socket at one path.
+const CONNECTING_MAX: usize = 4;
+
+/// How many threads connect to the socket at each path now.
+static CONNECTING: Shared<BTreeMap<PathBuf, usize>> =
+    Shared::new(BTreeMap::new());
+
 /// Connects to a Unix socket. std has no time limit for that, and the system
 /// lets it wait if the socket's queue is full; so a thread of its own connects.
-/// If the time is over, that thread is left to itself.
+/// If the time is over, that thread is left to itself. While too many threads
+/// are left so, no other one is started.
 fn connect_to_path(path: &Path, time: Duration) -> io::Result<TcpStream> {
+    let until = Instant::now() + time;
+    let mut connecting = CONNECTING.lock();
+    while connecting.get(path).is_some_and(|n| *n >= CONNECTING_MAX) {
+        if Instant::now() >= until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        connecting = CONNECTING.wait(connecting, until);
+    }
+    *connecting.entry(path.to_path_buf()).or_default() += 1;
+    drop(connecting);
+    let place = Place(path.to_path_buf());
     let (sender, connected) = channel();
-    let path = path.to_path_buf();
     let connect = move || {
         let stream = loop {
-            match UnixStream::connect(&path) {
+            match UnixStream::connect(&place.0) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
+        drop(place);
         // The caller may not wait any more.
         let _ = sender.send(stream);
     };
-    thread::Builder::new().name("connect".to_string()).spawn(connect)?;
-    match connected.recv_timeout(time) {
+    thread::Builder::new().name("connect-unix".to_string()).spawn(connect)?;
+    let left = until.saturating_duration_since(Instant::now());
+    match connected.recv_timeout(left) {
         Ok(Ok(stream)) => Ok(OwnedFd::from(stream).into()),
         // If there is no socket at the path, no daemon listens there.
         Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => {
@@ -166,9 +189,59 @@ fn connect_to_path(path: &Path, time: Duration) -> io::Result<TcpStream> {
     }
 }
 
+/// Counts a thread that connects to the socket at this path, until it is
+/// dropped.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut connecting = CONNECTING.lock();
+        if let Some(count) = connecting.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                connecting.remove(&self.0);
+            }
+        }
+        drop(connecting);
+        CONNECTING.notify();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_does_not_accept_costs_few_threads() {
+        let dir = std::env::temp_dir();
+        let path = dir.join(format!("vminfod-full-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let address = Address::from(path.clone());
+        let mut waiting = Vec::new();
+        let short = Duration::from_millis(5);
+        let mut refused = 0;
+        // The first ones wait in the listener's queue; then it is full.
+        while refused < 20 {
+            match address.connect(short) {
+                Ok(stream) => waiting.push(stream),
+                Err(e) => {
+                    assert_eq!(e.kind(), io::ErrorKind::TimedOut);
+                    refused += 1;
+                }
+            }
+        }
+        let count = CONNECTING.lock().get(&path).copied();
+        assert!(count <= Some(CONNECTING_MAX), "{count:?}");
+        // The threads end with the listener.
+        drop(listener);
+        let mut connecting = CONNECTING.lock();
+        while connecting.contains_key(&path) {
+            let until = Instant::now() + Duration::from_secs(1);
+            connecting = CONNECTING.wait(connecting, until);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn an_address_is_read_as_it_is_written() {

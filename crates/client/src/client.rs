@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use super::error::request;
 use super::http::{self, Answer, INSTANT};
 use super::lines;
 use super::query::{Target, seconds};
+use super::value::{self, Plain, take};
 use super::{
-    Address, Error, EventStream, EventsQuery, FormatError, NotAnAddress,
-    Status, Vm, Vms, VmsQuery,
+    Address, Error, EventStream, EventsQuery, FormatError, Status, Vm, Vms,
+    VmsQuery,
 };
 
 /// How long an answer may take, unless [`Client::time_limit`] was called.
@@ -28,10 +30,16 @@ const MESSAGE_MAX: usize = 2000;
 /// their last good values.
 const STALE: &str = "x-vminfod-stale";
 
+/// The header with the number of the last event, as of which an answer is.
+const SEQ: &str = "x-vminfod-seq";
+
+/// How the daemon's answer begins if there is no such VM.
+const NOT_FOUND: &str = "VM Not Found";
+
 /// The result of [`Client::sync`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Look {
+pub struct Synced {
     /// The VM, if there is one.
     pub vm: Option<Vm>,
     /// The sources of the VM that can't be understood, joined by commas. The VM
@@ -63,9 +71,9 @@ impl Client {
     /// [`Address::from_env`].
     ///
     /// # Errors
-    /// If it names an address that is none.
-    pub fn from_env() -> Result<Self, NotAnAddress> {
-        Address::from_env().map(Self::new)
+    /// If the variable is not an address.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self::new(Address::from_env()?))
     }
 
     /// Sets the client's name for the daemon's log and for /status.
@@ -105,10 +113,10 @@ impl Client {
     /// # Errors
     /// If it is not.
     pub fn ping(&self) -> Result<(), Error> {
-        let answer: serde_json::Value = self.document("/ping", self.time)?;
+        let Plain(answer) = self.document("/ping", self.time)?;
         match answer["ping"] == "pong" {
             true => Ok(()),
-            false => Err(self.bad_answer("/ping", FormatError::NoPong)),
+            false => Err(self.bad_answer("/ping", FormatError::NotPong)),
         }
     }
 
@@ -126,19 +134,19 @@ impl Client {
     ///
     /// # Errors
     /// If there is no answer, or the daemon does not understand the query.
-    pub fn vms(&self, query: &VmsQuery) -> Result<Vms, Error> {
-        self.vms_as(&query.clone().with_names())
+    pub fn vms(&self, query: VmsQuery) -> Result<Vms, Error> {
+        self.vms_as(query.with_names())
     }
 
-    /// The same as a type of your own, which has what the query asks for:
+    /// Like [`Client::vms`], but reads each VM as `T`, a type of your own:
     ///
     /// ```no_run
     /// # use vminfod_client::{Client, VmsQuery};
     /// # use std::collections::BTreeMap;
     /// type Names = BTreeMap<String, String>;
     /// let query = VmsQuery::new().fields("uuid,alias");
-    /// let names = Client::from_env()?.vms_as::<Names>(&query)?.vms;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// let names = Client::from_env()?.vms_as::<Names>(query)?.vms;
+    /// # Ok::<(), vminfod_client::Error>(())
     /// ```
     ///
     /// # Errors
@@ -146,15 +154,37 @@ impl Client {
     /// those that can't be read.
     pub fn vms_as<T: DeserializeOwned>(
         &self,
-        query: &VmsQuery,
+        query: VmsQuery,
     ) -> Result<Vms<T>, Error> {
+        let (vms, answer) = self.list(&query)?;
+        if query.selects() {
+            self.check_heard("/vms", &answer)?;
+        }
+        Ok(vms)
+    }
+
+    /// VMs, and the answer that contained them.
+    fn list<T: DeserializeOwned>(
+        &self,
+        query: &VmsQuery,
+    ) -> Result<(Vms<T>, Answer), Error> {
         let path = query.target().into_text();
         let time =
             query.sync_time().unwrap_or_default().saturating_add(self.time);
         let limit = self.limit(time);
         let mut answer = self.get(&path, limit, |_| Ok(()))?;
         let text = self.text_of(&path, &mut answer, limit)?;
-        lines::vms(&text).map_err(|e| self.bad_answer("/vms", e))
+        let vms = lines::vms(&text).map_err(|e| self.bad_answer("/vms", e))?;
+        Ok((vms, answer))
+    }
+
+    /// Checks that the daemon has read the parameters of the request. Today's
+    /// vminfod ignores them, and its answers have no number.
+    fn check_heard(&self, path: &str, answer: &Answer) -> Result<(), Error> {
+        match answer.field(SEQ) {
+            Some(_) => Ok(()),
+            None => Err(self.ignored(path)),
+        }
     }
 
     /// The VM with this zonename or uuid, if there is one: `/vms/NAME`, and
@@ -163,15 +193,20 @@ impl Client {
     /// # Errors
     /// If there is no answer.
     pub fn vm(&self, name: &str) -> Result<Option<Vm>, Error> {
+        if name.is_empty() {
+            return Ok(None);
+        }
         let (vm, _) = self.one(Target::of_vm(name), self.time)?;
         if vm.is_some() {
             return Ok(vm);
         }
         let of_uuid = VmsQuery::new().equals("uuid", name);
-        let mut found = self.vms(&of_uuid)?;
-        match found.unreadable.pop() {
+        // Today's vminfod answers with all VMs.
+        let (mut found, _) = self.list::<Vm>(&of_uuid)?;
+        let vm = found.vms.into_iter().find(|vm| vm.uuid == name);
+        match found.unreadable.pop().filter(|_| vm.is_none()) {
             Some(vm) => Err(self.bad_answer("/vms", FormatError::BadVm(vm))),
-            None => Ok(found.vms.pop()),
+            None => Ok(vm),
         }
     }
 
@@ -181,13 +216,17 @@ impl Client {
     /// # Errors
     /// If there is no answer; [`Error::Refused`] with status 504 if it could
     /// not be loaded in time.
-    pub fn sync(&self, zonename: &str, time: Duration) -> Result<Look, Error> {
+    pub fn sync(
+        &self,
+        zonename: &str,
+        time: Duration,
+    ) -> Result<Synced, Error> {
         let mut target = Target::of_vm(zonename);
         target.add("sync", "1");
         target.add("timeout", &seconds(time));
         let (vm, answer) = self.one(target, time.saturating_add(self.time))?;
         let stale = answer.and_then(|a| a.field(STALE).map(String::from));
-        Ok(Look { vm, stale })
+        Ok(Synced { vm, stale })
     }
 
     /// Waits until the VM with this zonename meets all conditions at the same
@@ -260,24 +299,38 @@ impl Client {
         let stream = self.server.connect(left.max(INSTANT)).map_err(error)?;
         register(&stream)?;
         let (host, until) = (self.server.host(), limit.until);
-        let mut answer = http::ask(stream, &host, path, &self.agent, until)
+        let answer = http::ask(stream, &host, path, &self.agent, until)
             .map_err(error)?;
-        if answer.status == 200 {
-            return Ok(answer);
+        match answer.status {
+            200 => Ok(answer),
+            _ => Err(self.refusal(path, answer, limit)),
         }
-        let body = answer.read_all(until).map_err(error)?;
+    }
+
+    /// The error of an answer whose status is not 200.
+    fn refusal(&self, path: &str, mut answer: Answer, limit: Limit) -> Error {
+        let body = match answer.read_all(limit.until) {
+            Ok(body) => body,
+            Err(e) => return Error::of_io(e, &self.server, path, limit.time),
+        };
         let said = String::from_utf8_lossy(&body).trim().to_string();
-        let error = serde_json::from_str::<serde_json::Value>(&said);
-        let error = error.ok().and_then(|e| Some(e.get("error")?.to_owned()));
+        let error = value::members(&said).ok();
+        let error: Option<String> =
+            error.and_then(|mut e| take(&mut e, "error"));
         if answer.status == 504
             && error.is_none()
             && let Ok(vm) = serde_json::from_str::<Option<Vm>>(&said)
         {
-            return Err(Error::NotMet { vm: vm.map(Arc::new) });
+            return Error::NotMet { vm: vm.map(Arc::new) };
         }
-        let said = error.as_ref().and_then(|e| e.as_str()).unwrap_or(&said);
+        // Today's vminfod says so, too.
+        let is_gone = answer.status == 404 && said.starts_with(NOT_FOUND);
+        if is_gone && answer.field(SEQ).is_none() && has_query(path) {
+            return self.ignored(path);
+        }
+        let said = error.as_ref().unwrap_or(&said);
         let message = said.chars().take(MESSAGE_MAX).collect();
-        Err(Error::Refused { status: answer.status, message })
+        Error::Refused { status: answer.status, message }
     }
 
     /// The time limit of a request that may take `time` from now on. It ends
@@ -335,13 +388,16 @@ impl Client {
         let mut answer = match self.get(&path, limit, |_| Ok(())) {
             Ok(answer) => answer,
             Err(Error::Refused { status: 404, message })
-                if message.starts_with("VM Not Found") =>
+                if message.starts_with(NOT_FOUND) =>
             {
                 return Ok((None, None));
             }
             Err(e) => return Err(e),
         };
         let vm = self.document_of(&path, &mut answer, limit)?;
+        if has_query(&path) {
+            self.check_heard(&path, &answer)?;
+        }
         Ok((Some(vm), Some(answer)))
     }
 
@@ -351,7 +407,15 @@ impl Client {
         time: Duration,
     ) -> Result<T, Error> {
         target.add("timeout", &seconds(time));
-        self.document(&target.into_text(), time.saturating_add(self.time))
+        let path = target.into_text();
+        let limit = self.limit(time.saturating_add(self.time));
+        let mut answer = self.get(&path, limit, |_| Ok(()))?;
+        let document = self.document_of(&path, &mut answer, limit)?;
+        self.check_heard(&path, &answer).map(|()| document)
+    }
+
+    pub(crate) fn ignored(&self, path: &str) -> Error {
+        Error::Ignored { request: request(&self.server, path) }
     }
 
     pub(crate) fn bad_answer(&self, path: &str, why: FormatError) -> Error {
@@ -359,12 +423,17 @@ impl Client {
     }
 }
 
+/// Whether a request has parameters.
+fn has_query(path: &str) -> bool {
+    path.contains('?')
+}
+
 /// How long a request may take, and when that time is over. Connecting, head
 /// and body count together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
-    time: Duration,
-    until: Instant,
+    pub time: Duration,
+    pub until: Instant,
 }
 
 /// The moment that is `time` from now.

@@ -5,13 +5,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Address, FormatError, Vm};
+use super::{Address, FormatError, NotAnAddress, Vm};
 
 /// Why a request got no answer, or not the expected one. The text of an error
 /// includes that of its source.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// A text is not an address.
+    Address(NotAnAddress),
     /// No daemon listens there: the connection was refused.
     NotRunning {
         /// The address of the daemon.
@@ -40,6 +42,12 @@ pub enum Error {
         /// What is wrong with the answer.
         source: Box<FormatError>,
     },
+    /// The daemon is today's vminfod. It ignores the parameters of a request,
+    /// so that this is the answer to another one.
+    Ignored {
+        /// The request: address and path.
+        request: String,
+    },
     /// The daemon refused the request.
     Refused {
         /// The HTTP status.
@@ -49,12 +57,13 @@ pub enum Error {
     },
     /// The condition was not met in time.
     NotMet {
-        /// The VM as it is instead; `None` if there is no such VM.
+        /// The VM as it is; `None` if there is no such VM.
         vm: Option<Arc<Vm>>,
     },
     /// The caller has stopped the stream, or it ended earlier.
     Stopped,
-    /// The watcher has ended earlier.
+    /// A stream has tried to connect again for as long as it may, or a watcher
+    /// has ended earlier.
     Ended {
         /// Why.
         why: String,
@@ -64,6 +73,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Address(e) => e.fmt(f),
             Self::NotRunning { server, .. } => write!(
                 f,
                 "no daemon answers at {server}: it is not running, or has \
@@ -77,6 +87,11 @@ impl fmt::Display for Error {
             Self::BadAnswer { request, source } => write!(
                 f,
                 "{request}: this is not an answer of vminfod: {source}"
+            ),
+            Self::Ignored { request } => write!(
+                f,
+                "{request}: this is today's vminfod, which ignores filters and \
+                 conditions"
             ),
             Self::Refused { status: 414, .. } => {
                 f.write_str("the request is longer than the daemon accepts")
@@ -97,12 +112,19 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Address(e) => Some(e),
             Self::NotRunning { source, .. } | Self::Io { source, .. } => {
                 Some(source)
             }
             Self::BadAnswer { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+impl From<NotAnAddress> for Error {
+    fn from(e: NotAnAddress) -> Self {
+        Self::Address(e)
     }
 }
 
@@ -141,20 +163,25 @@ impl Error {
         Self::BadAnswer { request, source }
     }
 
-    /// Whether trying again may help.
-    pub(crate) fn may_pass(&self) -> bool {
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::NotRunning { .. }
             | Self::Timeout { .. }
             | Self::Io { .. }
             | Self::BadAnswer { .. } => true,
             Self::Refused { status, .. } => *status >= 500,
-            Self::NotMet { .. } | Self::Stopped | Self::Ended { .. } => false,
+            Self::Address(_)
+            | Self::Ignored { .. }
+            | Self::NotMet { .. }
+            | Self::Stopped
+            | Self::Ended { .. } => false,
         }
     }
 }
 
 /// Address and path of a request, without its parameters.
-fn request(server: &Address, path: &str) -> String {
+pub(crate) fn request(server: &Address, path: &str) -> String {
     format!("{server}{}", path.split('?').next().unwrap_or(path))
 }

@@ -9,8 +9,8 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::lines::Line;
-use super::vm::take;
+use super::lines::{Line, Members};
+use super::value::{FromValue, Plain, take};
 use super::{Error, FormatError, Unreadable, Vm};
 
 /// What happened to a VM.
@@ -39,6 +39,16 @@ impl EventKind {
     }
 }
 
+impl FromStr for EventKind {
+    type Err = FormatError;
+
+    fn from_str(name: &str) -> Result<Self, FormatError> {
+        let mut kinds = Self::ALL.into_iter();
+        let kind = kinds.find(|kind| kind.name() == name);
+        kind.ok_or_else(|| FormatError::OtherType(name.to_string()))
+    }
+}
+
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -47,8 +57,7 @@ impl fmt::Display for EventKind {
 
 /// What comes from a stream.
 ///
-/// A line that was kept, for example by `vminfod events -j`, can be read with
-/// `parse`:
+/// A line of /events that was kept can be read with `parse`:
 ///
 /// ```
 /// use vminfod_client::Event;
@@ -76,16 +85,15 @@ pub enum Event {
         vm: Arc<Vm>,
         /// What has changed.
         changes: Vec<Change>,
-        /// The VM before the changes, if the event comes from a
-        /// [`Mirror`](crate::Mirror) that had it.
+        /// The VM as a [`Mirror`](crate::Mirror) had it, if the event comes from
+        /// one: after the last event of the VM that the query let through.
         before: Option<Arc<Vm>>,
         /// Which VM, when, and why.
         header: EventHeader,
     },
     /// A VM is gone.
     Delete {
-        /// The VM as it was last, if the event comes from a
-        /// [`Mirror`](crate::Mirror) that had it.
+        /// As for `Modify`.
         before: Option<Arc<Vm>>,
         /// Which VM, when, and why.
         header: EventHeader,
@@ -125,6 +133,18 @@ impl Event {
     pub fn vm(&self) -> Option<&Arc<Vm>> {
         match self {
             Self::Create { vm, .. } | Self::Modify { vm, .. } => Some(vm),
+            _ => None,
+        }
+    }
+
+    /// The VM as a [`Mirror`](crate::Mirror) had it before a `Modify` or
+    /// `Delete`.
+    #[must_use]
+    pub fn before(&self) -> Option<&Arc<Vm>> {
+        match self {
+            Self::Modify { before, .. } | Self::Delete { before, .. } => {
+                before.as_ref()
+            }
             _ => None,
         }
     }
@@ -171,7 +191,8 @@ pub struct EventHeader {
     /// The epoch, which names the daemon's life; empty if events have no
     /// numbers.
     pub epoch: String,
-    /// Why the daemon looked.
+    /// Why the daemon looked. Its source is `client` if a
+    /// [`Mirror`](crate::Mirror) has concluded the event.
     pub cause: Option<Cause>,
     pub(crate) json: Option<Box<RawValue>>,
 }
@@ -200,10 +221,10 @@ pub struct Cause {
     pub other: Map<String, Value>,
 }
 
-impl<'de> Deserialize<'de> for Cause {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut other = Map::deserialize(from)?;
-        Ok(Self {
+impl FromValue for Cause {
+    fn from_value(value: &Value) -> Option<Self> {
+        let mut other = Map::from_value(value)?;
+        Some(Self {
             source: take(&mut other, "source").unwrap_or_default(),
             detail: take(&mut other, "detail").unwrap_or_default(),
             latency_us: take(&mut other, "latency_us"),
@@ -213,7 +234,7 @@ impl<'de> Deserialize<'de> for Cause {
 }
 
 /// One change of a VM.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Change {
     /// The names that lead to it; `None` stands for an element of an array.
@@ -228,6 +249,67 @@ pub struct Change {
     pub new_value: Option<Value>,
     /// For a change within a nic or disk: which one, by its `mac` or `path`.
     pub ident: Option<Value>,
+    json: Values,
+}
+
+/// The values of a change, as they were written.
+#[derive(Clone, Debug, Default)]
+struct Values {
+    old: Option<Box<RawValue>>,
+    new: Option<Box<RawValue>>,
+}
+
+impl Change {
+    /// [`Change::old_value`] as the daemon wrote it.
+    #[must_use]
+    pub fn old_json(&self) -> Option<&RawValue> {
+        self.json.old.as_deref()
+    }
+
+    /// [`Change::new_value`] as the daemon wrote it.
+    #[must_use]
+    pub fn new_json(&self) -> Option<&RawValue> {
+        self.json.new.as_deref()
+    }
+
+    /// A change of the VM's own member `name`; `None` if it has not changed.
+    pub(crate) fn of_member(
+        name: &str,
+        old: Option<&RawValue>,
+        new: Option<&RawValue>,
+    ) -> Option<Self> {
+        let (old_value, new_value) = (value(old)?, value(new)?);
+        let action = match (&old_value, &new_value) {
+            (Some(old), Some(new)) if old == new => return None,
+            (Some(_), Some(_)) => Action::Changed,
+            (Some(_), None) => Action::Removed,
+            (None, Some(_)) => Action::Added,
+            (None, None) => return None,
+        };
+        let json = Values {
+            old: old.map(RawValue::to_owned),
+            new: new.map(RawValue::to_owned),
+        };
+        Some(Self {
+            path: vec![Some(name.to_string())],
+            pretty_path: name.to_string(),
+            action,
+            old_value,
+            new_value,
+            ident: None,
+            json,
+        })
+    }
+}
+
+/// A value that may be absent; `None` if it can't be read.
+#[allow(clippy::option_option)]
+fn value(json: Option<&RawValue>) -> Option<Option<Value>> {
+    let read = |json: &RawValue| serde_json::from_str(json.get()).ok();
+    match json {
+        None => Some(None),
+        Some(json) => read(json).map(|Plain(value)| Some(value)),
+    }
 }
 
 /// What happened to a value.
@@ -237,7 +319,7 @@ pub enum Action {
     Added,
     /// It is gone.
     Removed,
-    /// It is another one.
+    /// It has another value.
     Changed,
 }
 
@@ -254,41 +336,52 @@ impl Action {
 }
 
 impl Serialize for Change {
-    /// Writes what the daemon writes.
+    /// Writes what the daemon writes; only as JSON, by serde_json.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut members = to.serialize_map(None)?;
         members.serialize_entry("prettyPath", &self.pretty_path)?;
         members.serialize_entry("path", &self.path)?;
         members.serialize_entry("action", self.action.name())?;
-        for (name, value) in [
-            ("oldValue", &self.old_value),
-            ("newValue", &self.new_value),
-            ("ident", &self.ident),
-        ] {
-            if let Some(value) = value {
-                members.serialize_entry(name, value)?;
-            }
+        if let Some(old) = &self.json.old {
+            members.serialize_entry("oldValue", old)?;
+        }
+        if let Some(new) = &self.json.new {
+            members.serialize_entry("newValue", new)?;
+        }
+        if let Some(ident) = &self.ident {
+            members.serialize_entry("ident", ident)?;
         }
         members.end()
     }
 }
 
 impl<'de> Deserialize<'de> for Change {
+    /// Only from JSON, by serde_json.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut members = Map::deserialize(from)?;
-        let action: Option<String> = take(&mut members, "action");
+        let json = Box::<RawValue>::deserialize(from)?;
+        let bad = |e: &str| D::Error::custom(e);
+        let members = Members::parse(json.get())
+            .map_err(|_| bad("a change is not an object"))?;
+        let action: Option<String> = members.get("action");
         let actions = [Action::Added, Action::Removed, Action::Changed];
         let action = actions
             .into_iter()
             .find(|known| action.as_deref() == Some(known.name()))
-            .ok_or_else(|| D::Error::custom("a change has no known action"))?;
+            .ok_or_else(|| bad("a change has no known action"))?;
+        let (old, new) = (members.raw("oldValue"), members.raw("newValue"));
+        let value =
+            |json| value(json).ok_or_else(|| bad("a change has a bad value"));
         Ok(Self {
-            path: take(&mut members, "path").unwrap_or_default(),
-            pretty_path: take(&mut members, "prettyPath").unwrap_or_default(),
+            path: members.get("path").unwrap_or_default(),
+            pretty_path: members.get("prettyPath").unwrap_or_default(),
             action,
-            old_value: members.remove("oldValue"),
-            new_value: members.remove("newValue"),
-            ident: members.remove("ident"),
+            old_value: value(old)?,
+            new_value: value(new)?,
+            ident: value(members.raw("ident"))?,
+            json: Values {
+                old: old.map(RawValue::to_owned),
+                new: new.map(RawValue::to_owned),
+            },
         })
     }
 }
@@ -318,4 +411,7 @@ pub struct Ready {
     pub is_resumed: bool,
     /// Why the stream could not go on, and began again.
     pub reset: Option<String>,
+    /// The number of the last event in `vms`: they may be newer than the event
+    /// after which the stream goes on.
+    pub(crate) vms_seq: u64,
 }

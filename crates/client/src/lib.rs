@@ -12,11 +12,12 @@ mod query;
 mod status;
 mod stream;
 mod sync;
+mod value;
 mod vm;
 mod watcher;
 
 pub use address::{Address, NotAnAddress};
-pub use client::{Client, Look, TIME_LIMIT};
+pub use client::{Client, Synced, TIME_LIMIT};
 pub use error::Error;
 pub use event::{Action, Cause, Change, Event, EventHeader, EventKind, Ready};
 pub use lines::FormatError;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::event::{Change, Event, EventHeader, EventKind, Ready};
+use super::event::{Cause, Change, Event, EventHeader, EventKind, Ready};
+use super::value::{FromValue, Plain};
 use super::{Unreadable, Vm, Vms};
 
 /// Why an answer, or a line of one, is not what vminfod writes.
@@ -24,18 +25,18 @@ pub enum FormatError {
     NoArray,
     /// The VM is not a JSON object, or nested too deeply to be read.
     BadVm(Unreadable),
-    /// The answer to /ping is another one.
-    NoPong,
+    /// The answer to /ping is not `pong`.
+    NotPong,
     /// The line has no `type`.
     NoType,
-    /// The line is none of an event: it has this type.
+    /// The line is not an event; this is its type.
     OtherType(String),
     /// A line of this type lacks this required member.
-    Lacks(String, &'static str),
+    MissingMember(String, &'static str),
     /// The `seq` of a line of this type is not a number.
     BadNumber(String),
     /// It has only one of `seq` and `epoch`.
-    HalfAPlace,
+    SeqWithoutEpoch,
     /// The first line of a stream is not `ready`.
     NotReady,
     /// The number of an event is not the one that is due.
@@ -55,10 +56,10 @@ impl fmt::Display for FormatError {
             Self::NotJson(e) => write!(f, "not JSON: {e}"),
             Self::NoArray => f.write_str("the VMs are not an array"),
             Self::BadVm(vm) => vm.fmt(f),
-            Self::NoPong => f.write_str("the answer is not pong"),
+            Self::NotPong => f.write_str("the answer is not pong"),
             Self::NoType => f.write_str("a line has no type"),
             Self::OtherType(kind) => write!(f, "{kind} is not a type of event"),
-            Self::Lacks(kind, name) => {
+            Self::MissingMember(kind, name) => {
                 write!(f, "a line of type {kind} has no {name}")
             }
             Self::BadNumber(kind) => {
@@ -67,7 +68,7 @@ impl fmt::Display for FormatError {
                     "a line of type {kind} has a seq that is not a number"
                 )
             }
-            Self::HalfAPlace => {
+            Self::SeqWithoutEpoch => {
                 f.write_str("the ready line has only one of seq and epoch")
             }
             Self::NotReady => {
@@ -100,20 +101,24 @@ impl From<serde_json::Error> for FormatError {
 
 /// The members of a JSON object, each as its text: a member that can't be read
 /// does not keep the others from being read.
-struct Members<'a>(BTreeMap<String, &'a RawValue>);
+pub(crate) struct Members<'a>(pub BTreeMap<String, &'a RawValue>);
 
 impl<'a> Members<'a> {
-    fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
+    pub fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text).map(Self)
     }
 
     /// A member, if there is one of this type.
-    fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.0.get(name)?.get()).ok()
     }
 
+    pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.0.get(name).copied()
+    }
+
     fn text_of(&self, name: &str) -> Option<&'a str> {
-        self.0.get(name).map(|value| value.get())
+        self.raw(name).map(RawValue::get)
     }
 }
 
@@ -153,8 +158,7 @@ pub(crate) fn vms<T: DeserializeOwned>(
 
 /// A line of a stream.
 pub(crate) enum Line {
-    /// An event of a VM, or the beginning of the stream. It has a number unless
-    /// it is that.
+    /// An event of a VM with its number, or `ready`, which has no number here.
     Event(Box<Event>, Option<u64>),
     /// A heartbeat, with the number of the last event.
     Heartbeat(u64),
@@ -189,12 +193,12 @@ struct LineOf<'a> {
 }
 
 impl LineOf<'_> {
-    fn lacks(&self, name: &'static str) -> FormatError {
-        FormatError::Lacks(self.kind.clone(), name)
+    fn missing(&self, name: &'static str) -> FormatError {
+        FormatError::MissingMember(self.kind.clone(), name)
     }
 
-    fn wanted(&self, name: &'static str) -> Result<String, FormatError> {
-        self.members.get(name).ok_or_else(|| self.lacks(name))
+    fn required(&self, name: &'static str) -> Result<String, FormatError> {
+        self.members.get(name).ok_or_else(|| self.missing(name))
     }
 
     /// The number of an event; 0 if the daemon does not number its events.
@@ -207,7 +211,7 @@ impl LineOf<'_> {
     }
 
     fn event(&self, kind: EventKind, text: &str) -> Result<Line, FormatError> {
-        let zonename = self.wanted("zonename")?;
+        let zonename = self.required("zonename")?;
         let seq = self.seq()?;
         let unreadable = |why: String| {
             let zonename = Some(zonename.clone());
@@ -221,7 +225,7 @@ impl LineOf<'_> {
         }
         let vm = match (kind, self.members.text_of("vm")) {
             (EventKind::Delete, _) => None,
-            (_, None) => return Err(self.lacks("vm")),
+            (_, None) => return Err(self.missing("vm")),
             (_, Some(vm)) => match vm.parse::<Vm>() {
                 Ok(vm) => Some(Arc::new(vm)),
                 Err(e) => return unreadable(e.to_string()),
@@ -237,7 +241,10 @@ impl LineOf<'_> {
             date: self.members.get("date").unwrap_or_default(),
             seq,
             epoch: self.members.get("epoch").unwrap_or_default(),
-            cause: self.members.get("cause"),
+            cause: self
+                .members
+                .get("cause")
+                .and_then(|Plain(cause)| Cause::from_value(&cause)),
             json: Some(RawValue::from_string(text.to_string())?),
             zonename,
         };
@@ -261,12 +268,13 @@ impl LineOf<'_> {
         };
         let epoch: String = self.members.get("epoch").unwrap_or_default();
         if self.members.text_of("seq").is_none() != epoch.is_empty() {
-            return Err(FormatError::HalfAPlace);
+            return Err(FormatError::SeqWithoutEpoch);
         }
         Ok(Ready {
-            date: self.wanted("date")?,
-            uuid: self.wanted("uuid")?,
+            date: self.required("date")?,
+            uuid: self.required("uuid")?,
             seq: self.seq()?,
+            vms_seq: self.seq()?,
             epoch,
             vms,
             unreadable,

@@ -20,6 +20,16 @@ impl<T> Default for Vms<T> {
     }
 }
 
+impl<T> IntoIterator for Vms<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    /// The VMs that can be read.
+    fn into_iter(self) -> Self::IntoIter {
+        self.vms.into_iter()
+    }
+}
+
 /// A VM or an event of the daemon that the client can't read, for example
 /// because it is nested too deeply. The rest of the same answer can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

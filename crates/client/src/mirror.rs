@@ -1,11 +1,12 @@
 //! The VMs that a stream of events adds up to. Pure: it does no I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
-use super::event::{Action, Change, EventHeader};
+use super::event::{Cause, Change, EventHeader};
+use super::lines::Members;
 use super::{Event, EventsQuery, Ready, Unreadable, Vm};
 
 /// VMs by zonename, kept current by the events of a stream that begins with a
@@ -15,13 +16,20 @@ use super::{Event, EventsQuery, Ready, Unreadable, Vm};
 /// the VMs that it has, and makes events of the differences. So a caller that
 /// follows what [`Mirror::apply`] returns misses no change, except one that was
 /// undone before the stream began again. The changes of such an event are of
-/// whole members: `nics`, where the daemon would say `nics.*.ip`.
+/// whole members: `nics`, where the daemon would say `nics.*.ip`. So if the
+/// query has the path `nics.*.ip`, any change of a nic makes such an event.
+///
+/// The mirror knows what the query lets through: with a path in the query, the
+/// rest of a VM may be older.
 #[derive(Clone, Debug, Default)]
 pub struct Mirror {
     query: EventsQuery,
     vms: BTreeMap<String, Arc<Vm>>,
     unreadable: BTreeMap<Option<String>, Unreadable>,
     has_begun: bool,
+    /// The number of the last event that the VMs had when the stream began.
+    /// They are newer than events up to that one.
+    begun_at: u64,
 }
 
 impl Mirror {
@@ -68,11 +76,13 @@ impl Mirror {
             }
             Event::Modify { vm, changes, header, .. } => {
                 let before = self.put(&header.zonename, &vm);
+                let before = before.filter(|_| self.is_new(&header));
                 vec![Event::Modify { vm, changes, before, header }]
             }
             Event::Delete { header, .. } => {
                 self.unreadable.remove(&Some(header.zonename.clone()));
                 let before = self.vms.remove(&header.zonename);
+                let before = before.filter(|_| self.is_new(&header));
                 vec![Event::Delete { before, header }]
             }
             Event::Ready(ref ready) => {
@@ -85,6 +95,11 @@ impl Mirror {
         }
     }
 
+    /// Whether an event came after the VMs that the stream began with.
+    fn is_new(&self, header: &EventHeader) -> bool {
+        header.seq == 0 || header.seq > self.begun_at
+    }
+
     /// Keeps a VM. Returns what it was before.
     fn put(&mut self, zonename: &str, vm: &Arc<Vm>) -> Option<Arc<Vm>> {
         let zonename = zonename.to_string();
@@ -93,6 +108,7 @@ impl Mirror {
     }
 
     fn begin(&mut self, vms: &[Arc<Vm>], ready: &Ready) -> Vec<Event> {
+        self.begun_at = ready.vms_seq;
         let named = vms.iter().map(|vm| (vm.zonename.clone(), Arc::clone(vm)));
         let old = std::mem::replace(&mut self.vms, named.collect());
         let unreadable = ready.unreadable.iter();
@@ -139,55 +155,47 @@ impl Mirror {
 
 /// The header of an event that must have happened before this line.
 fn header_of(vm: &Vm, ready: &Ready) -> EventHeader {
+    let detail = ready.reset.as_deref().unwrap_or("began again").to_string();
+    let cause = Cause {
+        source: "client".to_string(),
+        detail,
+        latency_us: None,
+        other: Map::new(),
+    };
     EventHeader {
         zonename: vm.zonename.clone(),
         uuid: vm.uuid.clone(),
         date: ready.date.clone(),
         seq: ready.seq,
         epoch: ready.epoch.clone(),
-        cause: None,
+        cause: Some(cause),
         json: None,
     }
 }
 
 /// The members that differ, by their names.
 fn changes(old: &Vm, new: &Vm) -> Vec<Change> {
-    if old == new {
+    // Both were read before, so that their members can be read.
+    let (old, new) = (old.json().get(), new.json().get());
+    let (old, new) = (Members::parse(old), Members::parse(new));
+    let (Ok(Members(old)), Ok(Members(new))) = (old, new) else {
         return Vec::new();
-    }
-    let members = |vm: &Vm| -> Map<String, Value> {
-        // It was read before.
-        serde_json::from_str(vm.json().get()).unwrap_or_default()
     };
-    let (old, mut new) = (members(old), members(new));
-    let mut changes = Vec::new();
-    let mut add = |name: String, old_value, new_value| {
-        let action = match (&old_value, &new_value) {
-            (Some(old), Some(new)) if old == new => return,
-            (Some(_), Some(_)) => Action::Changed,
-            (Some(_), None) => Action::Removed,
-            (None, _) => Action::Added,
-        };
-        let (path, pretty_path, ident) = (vec![Some(name.clone())], name, None);
-        let change =
-            Change { path, pretty_path, action, old_value, new_value, ident };
-        changes.push(change);
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let change = |name: &String| {
+        let (old, new) = (old.get(name), new.get(name));
+        Change::of_member(name, old.copied(), new.copied())
     };
-    for (name, value) in old {
-        let value = Some(value);
-        let new = new.remove(&name);
-        add(name, value, new);
-    }
-    for (name, value) in new {
-        add(name, None, Some(value));
-    }
-    changes
+    names.into_iter().filter_map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::EventKind;
+    use crate::event::Action;
 
     fn ready(vms: &str) -> Event {
         ready_line(&format!(r#""vms":{vms},"reset":"another epoch""#))
@@ -251,11 +259,9 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_makes_no_event_that_its_query_does_not_ask_for() {
-        let query = EventsQuery::new()
-            .path("state")
-            .path("nics.*.ip")
-            .kind(EventKind::Modify);
+    fn a_mirror_makes_events_of_the_members_that_its_query_has_paths_of() {
+        let query =
+            EventsQuery::new().path("state,nics.*.ip").kind(EventKind::Modify);
         let mut mirror = Mirror::new(query);
         missed(&mut mirror, ready(FIRST));
         assert!(missed(&mut mirror, ready(SECOND)).is_empty());
@@ -268,7 +274,23 @@ mod tests {
         let fourth = r#"[{"zonename":"e","uuid":"5","nics":[{}],"quota":1}]"#;
         let events = missed(&mut mirror, ready(fourth));
         let paths = events[0].changes().iter().map(|c| &*c.pretty_path);
-        assert_eq!(paths.collect::<Vec<_>>(), ["state", "nics"]);
+        assert_eq!(paths.collect::<Vec<_>>(), ["nics", "state"]);
+    }
+
+    #[test]
+    fn what_a_vm_was_before_is_known_only_after_the_first_snapshot() {
+        let mut mirror = Mirror::default();
+        // The stream goes on after event 7; its VMs are those of event 9.
+        let Event::Ready(mut ready) = ready(FIRST) else { panic!() };
+        (ready.seq, ready.is_resumed) = (7, true);
+        mirror.apply(Event::Ready(ready));
+        for (seq, is_known) in [(8, false), (9, false), (10, true)] {
+            let line = format!(
+                r#"{{"type":"modify","zonename":"a","seq":{seq},"vm":{{"zonename":"a"}}}}"#
+            );
+            let events = mirror.apply(line.parse().unwrap());
+            assert_eq!(events[0].before().is_some(), is_known, "{seq}");
+        }
     }
 
     #[test]

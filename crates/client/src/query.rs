@@ -126,6 +126,12 @@ impl VmsQuery {
         self
     }
 
+    /// Whether the answer to another query would be wrong for this one, and not
+    /// only longer.
+    pub(super) fn selects(&self) -> bool {
+        !self.conditions.is_empty() || self.sync.is_some()
+    }
+
     pub(super) fn sync_time(&self) -> Option<Duration> {
         self.sync
     }
@@ -191,15 +197,17 @@ impl EventsQuery {
         self
     }
 
-    /// Only modifications at or below this path (`state`, `nics.*.ip`); other
-    /// kinds of events still come. More paths can be added by further calls.
+    /// Only modifications at or below one of these paths, joined by commas
+    /// (`state,nics.*.ip`); other kinds of events still come. More paths can be
+    /// added by further calls.
     #[must_use]
     pub fn path(mut self, path: &str) -> Self {
         self.paths.push(path.to_string());
         self
     }
 
-    /// No snapshot of the VMs at the beginning.
+    /// No snapshot of the VMs at the beginning. A [`Watcher`](crate::Watcher)
+    /// has one all the same.
     #[must_use]
     pub fn without_snapshot(mut self) -> Self {
         self.has_snapshot = false;
@@ -210,6 +218,12 @@ impl EventsQuery {
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> Self {
         self.heartbeat = every.clamp(HEARTBEAT_MIN, SECONDS_MAX);
+        self
+    }
+
+    /// With a snapshot of the VMs at the beginning.
+    pub(super) fn with_snapshot(mut self) -> Self {
+        self.has_snapshot = true;
         self
     }
 
@@ -228,9 +242,9 @@ impl EventsQuery {
         self.vms.is_empty() && self.kinds.is_empty() && self.paths.is_empty()
     }
 
-    /// Filters an event that a mirror has made itself, as the daemon would have
-    /// done. `None` if the daemon would not have sent it. The changes of such
-    /// an event are of whole members.
+    /// Filters an event that a mirror has made itself: by its kind, and its
+    /// changes, which are of whole members, by the members that the paths begin
+    /// with. `None` if nothing is left.
     pub(super) fn narrow(&self, mut event: Event) -> Option<Event> {
         let kind = event.kind()?;
         if !self.kinds.is_empty() && !self.kinds.contains(&kind) {
@@ -239,12 +253,11 @@ impl EventsQuery {
         if let Event::Modify { changes, .. } = &mut event
             && !self.paths.is_empty()
         {
-            let is_within = |path: &String, member: &str| {
-                path.split('.').next() == Some(member)
-            };
+            let paths = self.paths.iter().flat_map(|path| path.split(','));
+            let members = paths.map(|path| path.split('.').next());
+            let members: Vec<_> = members.collect();
             changes.retain(|change| {
-                let mut paths = self.paths.iter();
-                paths.any(|path| is_within(path, &change.pretty_path))
+                members.contains(&Some(change.pretty_path.as_str()))
             });
             if changes.is_empty() {
                 return None;

@@ -4,7 +4,7 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::vm::take;
+use super::value::{FromValue, members, take};
 
 /// The daemon's report on itself: /status.
 ///
@@ -16,7 +16,7 @@ pub struct Status {
     /// The daemon's process.
     pub pid: Option<u32>,
     /// For how many seconds the daemon has been running.
-    pub uptime: Option<u64>,
+    pub uptime: Option<f64>,
     /// How many VMs there are.
     pub num_vms: Option<u64>,
     /// The daemon's version.
@@ -62,8 +62,7 @@ impl<'de> Deserialize<'de> for Status {
     /// Only from JSON, by serde_json.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(from)?;
-        let mut other: Map<String, Value> =
-            serde_json::from_str(json.get()).map_err(D::Error::custom)?;
+        let mut other = members(json.get()).map_err(D::Error::custom)?;
         Ok(Self {
             pid: take(&mut other, "pid"),
             uptime: take(&mut other, "uptime"),
@@ -78,11 +77,11 @@ impl<'de> Deserialize<'de> for Status {
     }
 }
 
-impl<'de> Deserialize<'de> for Fault {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut other = Map::deserialize(from)?;
-        Ok(Self {
-            zonename: take(&mut other, "zonename"),
+impl FromValue for Fault {
+    fn from_value(value: &Value) -> Option<Self> {
+        let mut other = Map::from_value(value)?;
+        Some(Self {
+            zonename: take(&mut other, "zonename").flatten(),
             source: take(&mut other, "source").unwrap_or_default(),
             error: take(&mut other, "error").unwrap_or_default(),
             since: take(&mut other, "since").unwrap_or_default(),

@@ -2,11 +2,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::iter::FusedIterator;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::client::{TIME_MAX, after};
+use super::client::{Limit, TIME_MAX, after};
 use super::http::{Answer, Piece};
 use super::lines::Line;
 use super::sync::Shared;
@@ -81,7 +82,7 @@ struct Control {
 enum Attempt {
     #[default]
     None,
-    Begun,
+    Connecting,
     Done(Box<Result<Answer, Error>>),
 }
 
@@ -162,6 +163,14 @@ impl EventStream {
         &self.client.server
     }
 
+    /// The number of the last event that was read, and the epoch of the
+    /// daemon's life: what [`Client::events_since`] needs to go on here. `None`
+    /// if events have no numbers.
+    #[must_use]
+    pub fn position(&self) -> Option<(u64, &str)> {
+        self.since.as_ref().map(|(seq, epoch)| (*seq, epoch.as_str()))
+    }
+
     /// A handle that stops the stream from another thread.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
@@ -204,9 +213,13 @@ impl EventStream {
                     let base = self.base.take();
                     if let (None, Some(base)) = (&ready.vms, base) {
                         ready.vms = base.vms;
+                        ready.vms_seq = base.vms_seq;
                         ready.unreadable = base.unreadable;
                     }
                     let is_numbered = !ready.epoch.is_empty();
+                    if !is_numbered && !self.query.is_whole() {
+                        return Err(self.client.ignored("/events"));
+                    }
                     self.since =
                         is_numbered.then(|| (ready.seq, ready.epoch.clone()));
                     self.ready = Some(Instant::now());
@@ -285,7 +298,7 @@ impl EventStream {
             // A heartbeat may have a number from before the snapshot.
             Line::Heartbeat(seq) => (*seq, *seq <= *last || !is_whole),
             Line::Event(_, Some(seq)) => {
-                let is_next = *seq == *last + 1;
+                let is_next = last.checked_add(1) == Some(*seq);
                 (*seq, is_next || (!is_whole && *seq > *last))
             }
         };
@@ -311,7 +324,7 @@ impl EventStream {
         let now = Instant::now();
         let since = self.trouble.as_ref().map_or(now, |t| t.since);
         self.fail_again(since, &error);
-        match error.may_pass() && !self.is_too_long(since) {
+        match error.is_transient() && !self.is_too_long(since) {
             true => Ok(Event::Broken(Arc::new(error))),
             false => Err(error),
         }
@@ -334,8 +347,8 @@ impl EventStream {
                     drop(state);
                     return self.tried(*result).map(|()| true);
                 }
-                Attempt::Begun => {
-                    state.attempt = Attempt::Begun;
+                Attempt::Connecting => {
+                    state.attempt = Attempt::Connecting;
                     until
                 }
                 Attempt::None => {
@@ -343,7 +356,7 @@ impl EventStream {
                     let next = next.filter(|next| Instant::now() < *next);
                     if next.is_none() {
                         self.try_again()?;
-                        state.attempt = Attempt::Begun;
+                        state.attempt = Attempt::Connecting;
                     }
                     next.unwrap_or(until).min(until)
                 }
@@ -393,7 +406,7 @@ impl EventStream {
             }
             Err(e) => {
                 self.control.lock().socket = None;
-                let is_end = !e.may_pass() || self.is_too_long(since);
+                let is_end = !e.is_transient() || self.is_too_long(since);
                 self.fail_again(since, &e);
                 if is_end { Err(e) } else { Ok(()) }
             }
@@ -418,15 +431,15 @@ impl EventStream {
     /// which this stream goes on; its events lead up to them.
     fn base(&self) -> Result<Ready, Error> {
         let path = self.query.target(None).into_text();
+        let Limit { time, until } = self.client.limit(self.client.time);
         let mut answer = ask(&self.client, &self.control, &path)?;
-        let failed = |e| {
-            let time = self.client.time;
-            Error::of_io(e, &self.client.server, "/events", time)
-        };
-        let line = answer.read_line(after(self.client.time)).map_err(failed)?;
-        let ready = match line {
+        let failed = |e| Error::of_io(e, &self.client.server, "/events", time);
+        let ready = match answer.read_line(until).map_err(failed)? {
             Piece::Line(text) => text.parse(),
-            _ => Err(FormatError::NotReady),
+            Piece::Later { .. } => {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            Piece::End => Err(FormatError::NotReady),
         };
         let bad = |e| self.client.bad_answer("/events", e);
         match ready.map_err(bad)? {
@@ -457,6 +470,8 @@ impl Iterator for EventStream {
         }
     }
 }
+
+impl FusedIterator for EventStream {}
 
 /// A random number between 0.5 and 1.
 fn random_from_half() -> f64 {

@@ -12,6 +12,10 @@ pub struct Shared<T> {
 }
 
 impl<T> Shared<T> {
+    pub const fn new(value: T) -> Self {
+        Self { value: Mutex::new(value), changed: Condvar::new() }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,20 +3,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::value::{FromValue, from_members, members, take};
+
 /// A VM, as the daemon describes it.
 ///
-/// A member is `None` if the VM does not have it, or if its value is not of the
-/// type that it should be. All that has no member of its own here is in
-/// [`Vm::other`], by name.
+/// A field is `None` if the VM does not have the member, or if the member's
+/// value is of another type. [`Vm::other`] has every member that has no field,
+/// or whose value is of another type.
 ///
-/// [`Vm::json`] is the object as the daemon wrote it: with the order of its
-/// members, and the text of its numbers. This is also what serde_json writes,
-/// and by what VMs are compared. It does not change if a member is changed.
+/// [`Vm::json`] is the object as the daemon wrote it, with the order of its
+/// members and the text of its numbers. serde_json writes the same text. Two
+/// VMs are equal if their texts are. Changing a field does not change the text.
 ///
 /// docs/openapi.yaml of vminfod lists all members and says what they mean.
 #[derive(Clone, Debug)]
@@ -68,11 +70,11 @@ pub struct Vm {
     /// DNS servers.
     pub resolvers: Option<Vec<String>>,
     /// The memory of a guest of bhyve or KVM, in MiB.
-    pub ram: Option<u64>,
+    pub ram: Option<f64>,
     /// The most physical memory, in MiB.
-    pub max_physical_memory: Option<u64>,
+    pub max_physical_memory: Option<f64>,
     /// The most virtual memory, in MiB.
-    pub max_swap: Option<u64>,
+    pub max_swap: Option<f64>,
     /// The processors of a guest of bhyve or KVM.
     pub vcpus: Option<u64>,
     /// The most CPU time, in percent of one processor.
@@ -178,35 +180,13 @@ pub struct Snapshot {
     pub other: Map<String, Value>,
 }
 
-/// Takes a member out, if it has a value of this type; otherwise it stays.
-pub(crate) fn take<T: DeserializeOwned>(
-    members: &mut Map<String, Value>,
-    name: &str,
-) -> Option<T> {
-    let value = T::deserialize(members.get(name)?).ok()?;
-    members.remove(name);
-    Some(value)
-}
-
-/// Builds `Self` of these members, which are taken out of `$other`, of what is
-/// left there, and of values that are known already.
-macro_rules! from_members {
-    ($other:ident: $($member:ident)*; $($known:ident)*) => {
-        Self {
-            $($member: take(&mut $other, stringify!($member)),)*
-            $($known,)*
-            $other,
-        }
-    };
-}
-
 impl TryFrom<Box<RawValue>> for Vm {
     type Error = serde_json::Error;
 
     /// # Errors
     /// If this is not a JSON object with a `zonename`.
     fn try_from(json: Box<RawValue>) -> Result<Self, serde_json::Error> {
-        let mut other: Map<String, Value> = serde_json::from_str(json.get())?;
+        let mut other = members(json.get())?;
         let zonename: Option<String> = take(&mut other, "zonename");
         let zonename = zonename.ok_or_else(|| {
             serde_json::Error::custom("the VM has no zonename")
@@ -269,28 +249,28 @@ impl Serialize for Vm {
     }
 }
 
-impl<'de> Deserialize<'de> for Nic {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut other = Map::deserialize(from)?;
-        Ok(from_members!(other:
+impl FromValue for Nic {
+    fn from_value(value: &Value) -> Option<Self> {
+        let mut other = Map::from_value(value)?;
+        Some(from_members!(other:
             interface mac nic_tag vlan_id ip ips netmask gateway gateways
             primary model mtu network_uuid;))
     }
 }
 
-impl<'de> Deserialize<'de> for Disk {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut other = Map::deserialize(from)?;
-        Ok(from_members!(other:
+impl FromValue for Disk {
+    fn from_value(value: &Value) -> Option<Self> {
+        let mut other = Map::from_value(value)?;
+        Some(from_members!(other:
             path size media model boot image_uuid zfs_filesystem zpool
             missing;))
     }
 }
 
-impl<'de> Deserialize<'de> for Snapshot {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut other = Map::deserialize(from)?;
-        Ok(from_members!(other: name created_at size;))
+impl FromValue for Snapshot {
+    fn from_value(value: &Value) -> Option<Self> {
+        let mut other = Map::from_value(value)?;
+        Some(from_members!(other: name created_at size;))
     }
 }
 
@@ -304,7 +284,7 @@ mod tests {
     fn nothing_of_a_vm_is_lost() {
         let vm: Vm = TEXT.parse().unwrap();
         assert_eq!((&*vm.zonename, &*vm.uuid), ("z", "z"));
-        assert_eq!(vm.ram, Some(256));
+        assert_eq!(vm.ram, Some(256.0));
         let nics = vm.nics.as_ref().unwrap();
         assert_eq!(nics[0].mac.as_deref(), Some("m"));
         assert_eq!(nics[0].other["x"], Value::Null);
@@ -319,6 +299,23 @@ mod tests {
         let vms: Vec<Vm> = serde_json::from_str(&list).unwrap();
         assert_eq!(serde_json::to_string(&vms).unwrap(), list);
         assert!(vms.iter().all(|other| *other == vm));
+    }
+
+    /// serde_json takes an object with this key for its `RawValue`.
+    #[test]
+    fn a_tenant_can_choose_any_key() {
+        let key = "$serde_json::private::RawValue";
+        for value in ["not json", "[1,2]"] {
+            let text = format!(
+                r#"{{"zonename":"z","tags":{{"{key}":"{value}"}},"nics":[{{"x":{{"{key}":"{value}"}}}}],"x":{{"{key}":"{value}"}}}}"#
+            );
+            let vm: Vm = text.parse().unwrap();
+            let wanted = Value::from(value);
+            assert_eq!(vm.tags.as_ref().unwrap()[key], wanted);
+            assert_eq!(vm.nics.as_ref().unwrap()[0].other["x"][key], wanted);
+            assert_eq!(vm.other["x"][key], wanted);
+            assert_eq!(vm.to_string(), text);
+        }
     }
 
     #[test]

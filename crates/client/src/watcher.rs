@@ -26,13 +26,16 @@ pub struct Watcher {
 }
 
 /// The condition that a waiter waits for.
-type Wanted = dyn FnMut(Option<&Vm>) -> bool + Send;
+type Condition = dyn FnMut(Option<&Vm>) -> bool + Send;
 
 #[derive(Default)]
 struct State {
     mirror: Mirror,
     waiters: Vec<Waiter>,
     last_id: u64,
+    /// Whether the VMs are known.
+    has_snapshot: bool,
+    /// Whether the listener knows it, too.
     has_begun: bool,
     trouble: Option<String>,
     ended: Option<Error>,
@@ -41,7 +44,7 @@ struct State {
 struct Waiter {
     id: u64,
     zonename: String,
-    wanted: Box<Wanted>,
+    wanted: Box<Condition>,
     /// The VM when the condition held: `Some(None)` if there was none.
     found: Option<Option<Arc<Vm>>>,
 }
@@ -59,7 +62,9 @@ impl Watcher {
     /// is called a last time: the stream can't go on. A slow listener delays
     /// the events after it; if it is so slow that events are not read, the
     /// daemon ends the stream. The listener must not wait for anything that
-    /// this watcher has to do first, such as [`Watcher::wait_for`].
+    /// this watcher has to do first, such as [`Watcher::wait_for`]; nor for a
+    /// lock of a thread that drops the watcher, since that waits for the
+    /// listener.
     ///
     /// # Errors
     /// If the stream does not begin.
@@ -68,7 +73,9 @@ impl Watcher {
         query: EventsQuery,
         listener: impl FnMut(Result<&Event, &Error>) + Send + 'static,
     ) -> Result<Self, Error> {
-        Self::follow(client.events(query)?, client.time, listener)
+        let stream = client.events(query.with_snapshot())?;
+        let time = client.limit(client.time).time;
+        Self::follow(stream, time, listener)
     }
 
     /// Like [`Watcher::start`], for a stream that is already open. `time` is
@@ -103,10 +110,12 @@ impl Watcher {
             if let Some(error) = state.ended.take() {
                 return Err(error);
             }
-            if Instant::now() >= until {
-                let request = "/events".to_string();
+            if Instant::now() >= until && !state.has_snapshot {
+                let request = format!("{}/events", watcher.server);
                 return Err(Error::Timeout { request, time });
             }
+            // Then only the listener takes its time.
+            let until = if state.has_snapshot { after(time) } else { until };
             state = watcher.shared.wait(state, until);
         }
         drop(state);
@@ -141,7 +150,7 @@ impl Watcher {
     /// returns at once if it is already. `wanted` is called for each version of
     /// the VM, and with `None` while there is no VM. Returns the VM as it was
     /// then. `wanted` is called while the mirror is locked: it must not use
-    /// this watcher, and must be fast.
+    /// this watcher, and must be fast. If it panics, the watcher ends.
     ///
     /// # Errors
     /// [`Error::NotMet`] after `time`, with the VM as it is then.
@@ -213,7 +222,7 @@ struct End<'a> {
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let why = self.why.take().unwrap_or_else(|| Error::Ended {
-            why: "a listener has panicked".to_string(),
+            why: "a listener or a condition has panicked".to_string(),
         });
         let mut state = self.shared.lock();
         state.trouble = Some(why.to_string());
@@ -255,13 +264,32 @@ fn run(
 }
 
 impl State {
+    /// Asks all waiters about the VMs as they are now.
+    fn ask_waiters(&mut self) {
+        for waiter in &mut self.waiters {
+            let vm = self.mirror.vms().get(&waiter.zonename);
+            let unreadable = self.mirror.unreadable_as(&waiter.zonename);
+            let is_known = vm.is_some() || unreadable.is_none();
+            if waiter.found.is_none()
+                && is_known
+                && (waiter.wanted)(vm.map(|vm| &**vm))
+            {
+                waiter.found = Some(vm.cloned());
+            }
+        }
+    }
+
     fn take_in(&mut self, event: Event) -> Vec<Event> {
         match &event {
-            Event::Ready(_) => self.trouble = None,
+            Event::Ready(_) => (self.has_snapshot, self.trouble) = (true, None),
             Event::Broken(error) => self.trouble = Some(error.to_string()),
             _ => {}
         }
+        let is_ready = matches!(event, Event::Ready(_));
         let events = self.mirror.apply(event);
+        if is_ready {
+            self.ask_waiters();
+        }
         for event in &events {
             let Some(header) = event.header() else { continue };
             for waiter in &mut self.waiters {
@@ -275,5 +303,33 @@ impl State {
             }
         }
         events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_snapshot_can_show_that_a_condition_holds() {
+        let ready = |vms: &str| -> Event {
+            let line = format!(
+                r#"{{"type":"ready","date":"d","uuid":"u","seq":1,"epoch":"e","vms":{vms}}}"#
+            );
+            line.parse().unwrap()
+        };
+        let mut state = State::default();
+        // A VM that can't be read may be any one.
+        state.take_in(ready("[5]"));
+        state.waiters.push(Waiter {
+            id: 1,
+            zonename: "x".to_string(),
+            wanted: Box::new(|vm| vm.is_none()),
+            found: None,
+        });
+        state.take_in(ready("[5]"));
+        assert!(state.waiters[0].found.is_none());
+        state.take_in(ready("[]"));
+        assert_eq!(state.waiters[0].found, Some(None));
     }
 }

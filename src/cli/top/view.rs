@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use vminfod_client::{self as client, Event, Unreadable, Vm, Watcher};
 
 use super::keys::KeyPress;
@@ -13,7 +14,7 @@ use super::screen::{ScreenLine, Style, begin_of};
 use crate::cli::status::{faults, long_time};
 use crate::cli::terminal::printable;
 use crate::vm::filter::type_of_brand;
-use crate::vm::json::Json;
+use crate::vm::json::{Json, number_text};
 
 /// How long a VM stands out after a change.
 const HIGHLIGHT: Duration = Duration::from_secs(5);
@@ -104,7 +105,7 @@ struct Row<'a> {
     zonename: &'a str,
     uuid: &'a str,
     kind: &'static str,
-    ram: Option<u64>,
+    ram: Option<f64>,
     state: String,
     alias: String,
     change: Option<&'a Change>,
@@ -421,7 +422,10 @@ impl View {
             let order = match self.sort {
                 ViewColumn::Uuid => a.uuid.cmp(b.uuid),
                 ViewColumn::Type => a.kind.cmp(b.kind),
-                ViewColumn::Ram => a.ram.cmp(&b.ram),
+                ViewColumn::Ram => {
+                    let (a, b) = (a.ram.unwrap_or(0.0), b.ram.unwrap_or(0.0));
+                    a.total_cmp(&b)
+                }
                 ViewColumn::State => a.state.cmp(&b.state),
                 ViewColumn::Alias => a.alias.cmp(&b.alias),
                 ViewColumn::Changed => {
@@ -476,7 +480,7 @@ impl Row<'_> {
         };
         add(ViewColumn::Uuid, printable(uuid), style);
         add(ViewColumn::Type, self.kind.to_string(), style);
-        let ram = self.ram.map_or("-".to_string(), |mib| mib.to_string());
+        let ram = self.ram.map_or("-".to_string(), number_text);
         add(ViewColumn::Ram, ram, style);
         let of_state = match (is_new, self.state.as_str()) {
             (true, _) => style,
@@ -517,12 +521,12 @@ fn place(column: ViewColumn, width: usize) -> (usize, usize) {
 
 /// A change, as the list of events shows it.
 fn change_text(change: &client::Change) -> String {
-    let value = |value: &Option<Value>| match value {
-        Some(value) => value.to_string(),
-        None => "nothing".to_string(),
-    };
-    let (old, new) = (value(&change.old_value), value(&change.new_value));
+    let (old, new) = (text_of(change.old_json()), text_of(change.new_json()));
     format!("{}: {old} -> {new}", change.pretty_path)
+}
+
+fn text_of(value: Option<&RawValue>) -> String {
+    value.map_or("nothing".to_string(), ToString::to_string)
 }
 
 /// What the last column shows of an event: the state if that has changed, else
@@ -541,8 +545,7 @@ fn main_change(event: &Event, what: &[String]) -> Option<String> {
     let change = state.or_else(|| others.next())?;
     let new = match &change.new_value {
         Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
-        None => "nothing".to_string(),
+        Some(_) | None => text_of(change.new_json()),
     };
     Some(printable(&match change.pretty_path.as_str() {
         "state" => new,

@@ -204,7 +204,7 @@ fn find(
     if let Some(paths) = paths {
         query = query.fields(&paths.join(","));
     }
-    let found = client(args)?.vms_as(&query);
+    let found = client(args)?.vms_as(query);
     let found = found.map_err(|e| said(e.to_string()))?;
     Ok(if is_none { Vms::default() } else { found })
 }
