@@ -227,6 +227,20 @@ impl Events {
         }
     }
 
+    /// The next line, unless none comes for this long.
+    pub fn next_within(&mut self, time: Duration) -> Result<Option<String>> {
+        self.reader.get_ref().set_read_timeout(Some(time))?;
+        match self.next() {
+            Ok(line) => Ok(Some(line)),
+            Err(e) => match e.downcast_ref::<std::io::Error>() {
+                Some(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    Ok(None)
+                }
+                _ => Err(e),
+            },
+        }
+    }
+
     /// The next line that has all of `words`.
     pub fn next_with(&mut self, words: &[&str]) -> Result<String> {
         loop {

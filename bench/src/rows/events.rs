@@ -25,16 +25,23 @@ const SLOW_EVENTS: usize = 50;
 const DATAGRAM: usize = 64 << 10;
 
 /// A running zone.
-struct Running {
-    zonename: String,
+pub struct Running {
+    pub zonename: String,
     zoneid: i64,
     /// The path of its tags.
     tags: std::path::PathBuf,
 }
 
-fn running(host: &BenchHost, daemon: &Daemon) -> Result<Vec<Running>> {
-    let path = "/vms?zone_state=running&fields=zonename,zoneid,zonepath";
-    let (_, body) = get(daemon.addr, path)?;
+/// The running zones that meet these conditions of a query, too.
+pub fn running(
+    host: &BenchHost,
+    daemon: &Daemon,
+    conditions: &str,
+) -> Result<Vec<Running>> {
+    let path = format!(
+        "/vms?zone_state=running&fields=zonename,zoneid,zonepath{conditions}"
+    );
+    let (_, body) = get(daemon.addr, &path)?;
     let vms = Json::parse(&String::from_utf8(body)?)?;
     let of = |vm: &Json| {
         let zonepath = vm.get("zonepath")?.as_str()?;
@@ -56,7 +63,7 @@ fn running(host: &BenchHost, daemon: &Daemon) -> Result<Vec<Running>> {
 
 /// The pipe from which the daemon reads sysevent's records of zones. What is
 /// written there is measured without the program that would write it.
-fn reader_pipe(daemon: &Daemon) -> Result<File> {
+pub fn reader_pipe(daemon: &Daemon) -> Result<File> {
     let status = daemon.status()?;
     let zone = status.get("sources").and_then(|sources| sources.get("zone"));
     let pid = zone.and_then(|zone| zone.get("pid")?.as_u64());
@@ -67,21 +74,21 @@ fn reader_pipe(daemon: &Daemon) -> Result<File> {
 /// Reports that a zone is shutting down, although it is not. That makes two
 /// events: one from the report, and one back again, after the daemon has looked
 /// at the system.
-fn report(pipe: &mut File, zone: &Running) -> Result<()> {
+pub fn report(pipe: &mut File, zone: &Running) -> Result<()> {
     let record =
         zone_change(&zone.zonename, "running", "shutting_down", zone.zoneid);
     Ok(pipe.write_all(format!("{{{record}\n").as_bytes())?)
 }
 
 /// Replaces a zone's tags, as vmadm does.
-fn tag(zone: &Running, n: usize) -> Result<()> {
+pub fn tag(zone: &Running, n: usize) -> Result<()> {
     let temp = zone.tags.with_extension("tmp");
     fs::write(&temp, format!("{{\"n\":{n}}}"))?;
     Ok(fs::rename(&temp, &zone.tags)?)
 }
 
 /// Waits for both events of [`report`]. Returns when the first came.
-fn there_and_back(events: &mut Events, name: &str) -> Result<Instant> {
+pub fn there_and_back(events: &mut Events, name: &str) -> Result<Instant> {
     let zonename = format!("\"zonename\":\"{name}\"");
     events.next_with(&[&zonename, "\"zone_state\":\"shutting_down\""])?;
     let at = Instant::now();
@@ -95,7 +102,7 @@ pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    let zones = running(&host, &daemon)?;
+    let zones = running(&host, &daemon, "")?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut pipe = reader_pipe(&daemon)?;
     let mut own: Vec<f64> = Vec::new();
@@ -153,7 +160,7 @@ fn with_slow_commands(programs: &Programs, runs: usize) -> Result<Samples> {
     for command in ["zoneadm", "kstat", "zfs"] {
         host.hurt(command, "slow 30")?;
     }
-    let zones = running(&host, &daemon)?;
+    let zones = running(&host, &daemon, "")?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut pipe = reader_pipe(&daemon)?;
     let mut took = Vec::new();
@@ -225,7 +232,7 @@ fn cpu_at(
             host.hurt(command, &format!("slow {}", slow.as_millis()))?;
         }
     }
-    let zones = running(&host, &daemon)?;
+    let zones = running(&host, &daemon, "")?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut pipe = reader_pipe(&daemon)?;
     let (mut of_files, mut of_zones) = (Vec::new(), Vec::new());
@@ -260,7 +267,7 @@ fn zoneadm_time(daemon: &Daemon) -> Result<f64> {
 /// CPU time of the daemon for an event of a file, the mean of many, in seconds.
 #[allow(clippy::cast_precision_loss)]
 pub fn cpu_of_file_events(host: &BenchHost, daemon: &Daemon) -> Result<f64> {
-    let zones = running(host, daemon)?;
+    let zones = running(host, daemon, "")?;
     let mut events = daemon.events("?snapshot=none")?;
     let before = daemon.cpu()?;
     // Begin with another number than the last time, so that the tags differ.
@@ -280,7 +287,7 @@ pub fn burst(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 300)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    let zones = running(&host, &daemon)?;
+    let zones = running(&host, &daemon, "")?;
     let zones = zones.get(..VMS).ok_or("too few VMs run")?;
     for run in 0..runs {
         // Make the changes that are to be found. No sysevent reports them yet.

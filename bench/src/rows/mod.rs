@@ -5,6 +5,7 @@ mod events;
 mod fanout;
 mod http;
 mod scale;
+mod storms;
 mod tools;
 
 use crate::Result;
@@ -18,7 +19,7 @@ pub use scale::{calm, reload_once};
 type Measure = fn(&Programs, usize) -> Result<Vec<Figure>>;
 
 /// All rows.
-pub const ALL: [(u8, Measure); 10] = [
+pub const ALL: [(u8, Measure); 14] = [
     (1, http::small),
     (2, http::all_vms),
     (3, events::latency),
@@ -29,4 +30,8 @@ pub const ALL: [(u8, Measure); 10] = [
     (8, scale::reload),
     (9, fanout::subscribers),
     (10, tools::cpu),
+    (11, storms::states),
+    (12, storms::creations),
+    (13, storms::command_runs),
+    (14, storms::queries),
 ];

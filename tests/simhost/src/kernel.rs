@@ -8,10 +8,10 @@ use crate::emit::{Channel, init_restart, now, now_ns, zone_change};
 use crate::state::{KernelZone, NO_INIT};
 use crate::{Host, Result, xml};
 
-const DOWN: &str = "shutting_down";
+pub(crate) const DOWN: &str = "shutting_down";
 
 /// The zone is kept only by a reference; zoneadm shows it as `down`.
-const DEAD: &str = "dead";
+pub(crate) const DEAD: &str = "dead";
 
 impl Host {
     /// Whether the kernel has the zone.

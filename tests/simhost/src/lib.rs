@@ -17,6 +17,7 @@ pub mod hurt;
 pub mod index;
 pub mod layout;
 pub mod state;
+mod storms;
 pub mod xml;
 
 mod datasets;
