@@ -171,7 +171,7 @@ settings! {
             "zones not (yet) known as VMs whose transitions are kept";
         "kept-events" Count kept_events = 4096,
             "events kept for subscribers that come back";
-        "kept-bytes" Size kept_bytes = 64 << 20,
+        "kept-bytes" Size kept_bytes = 16 << 20,
             "bytes of events kept";
         "sights" Count sights = 1024,
             "how many events of its VM a waiting request may be behind";
