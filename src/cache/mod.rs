@@ -24,6 +24,7 @@ use crate::plan::DatasetIndex;
 use crate::sync::Wake;
 pub use publisher::Published;
 use table::Table;
+pub use table::Tally;
 
 /// How many VMs that go during a full load are remembered. If more go,
 /// everything is loaded once more.
@@ -229,6 +230,12 @@ impl Cache {
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.inner.read();
         Snapshot { vms: inner.listed(), seq: self.hub.seq() }
+    }
+
+    /// How many VMs there are, by state and brand, and the bytes of their JSON.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.inner.read().tally.clone()
     }
 
     /// Subscribes to events. The subscription begins with all VMs or, if the

@@ -20,8 +20,43 @@ pub struct Table {
     pub datasets: DatasetIndex,
     /// By uuid, the zonename of the VM that is served.
     pub zone_of: HashMap<Arc<str>, Arc<str>>,
+    /// How many VMs there are of each state and brand, and the bytes of JSON of
+    /// all VMs.
+    pub tally: Tally,
     /// During a full load: the zones that were found gone since it began.
     pub gone: Option<HashSet<Arc<str>>>,
+}
+
+/// See [`Table::tally`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// By state and brand.
+    pub vms: BTreeMap<[String; 2], usize>,
+    /// Bytes of JSON.
+    pub bytes: usize,
+}
+
+impl Tally {
+    fn add(&mut self, vm: &Vm) {
+        *self.vms.entry(labels(vm)).or_default() += 1;
+        self.bytes += vm.json().len();
+    }
+
+    fn remove(&mut self, vm: &Vm) {
+        let labels = labels(vm);
+        if let Some(count) = self.vms.get_mut(&labels) {
+            *count -= 1;
+            if *count == 0 {
+                self.vms.remove(&labels);
+            }
+        }
+        self.bytes -= vm.json().len();
+    }
+}
+
+fn labels(vm: &Vm) -> [String; 2] {
+    let of = |name| vm.object().get_str(name).unwrap_or_default().to_string();
+    ["state", "brand"].map(of)
 }
 
 #[derive(Debug)]
@@ -124,13 +159,19 @@ impl Table {
         }
         self.last_place = self.last_place.max(place);
         self.order.insert(place, Arc::clone(zonename));
+        self.tally.add(&vm.vm);
         let entry = Entry { place, vm, seq, lost };
-        self.vms.insert(Arc::clone(zonename), entry)
+        let old = self.vms.insert(Arc::clone(zonename), entry);
+        if let Some(old) = &old {
+            self.tally.remove(&old.vm.vm);
+        }
+        old
     }
 
     pub fn remove(&mut self, zonename: &str) -> Option<Entry> {
         let (zonename, entry) = self.vms.remove_entry(zonename)?;
         self.listing.take();
+        self.tally.remove(&entry.vm.vm);
         self.order.remove(&entry.place);
         if let Some(uuid) = entry.uuid() {
             self.zone_of.remove(&uuid);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Applied, Cache, Since, Start, Update};
+use super::{Applied, Cache, Since, Start, Tally, Update};
 use crate::event::{Cause, GONE, Transition};
 use crate::hub::{Hub, HubLimits, Vm};
 use crate::load::assemble::Parts;
@@ -80,6 +80,13 @@ fn every_state_that_was_reported_is_published() {
         let states = served.iter();
         let states = states.filter_map(|vm| vm.object().get_str("zone_state"));
         assert_eq!(states.collect::<Vec<_>>(), Vec::from_iter(vm));
+        let mut tally = Tally::default();
+        for vm in &*served {
+            let of = |name| vm.object().get_str(name).unwrap().to_string();
+            *tally.vms.entry(["state", "brand"].map(of)).or_default() += 1;
+            tally.bytes += vm.json().len();
+        }
+        assert_eq!(cache.tally(), tally);
     }
 }
 

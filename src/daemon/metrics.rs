@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::Shared;
+use crate::cache::Tally;
 use crate::drift::Healed;
 use crate::event::{Lane, SourceEvent, TimedEvent};
 use crate::load::command::RunCount;
@@ -154,15 +155,9 @@ fn write_process(page: &mut Page, started_at: SystemTime) {
 
 #[allow(clippy::cast_precision_loss)]
 fn write_cache(page: &mut Page, shared: &Shared) {
-    let vms = shared.cache.snapshot().vms;
-    let mut counts = BTreeMap::<_, u64>::new();
-    for vm in &*vms {
-        let of = |name| vm.object().get_str(name).unwrap_or_default();
-        *counts.entry(["state", "brand"].map(of)).or_default() += 1;
-    }
-    let counts = counts.into_iter().map(|(labels, count)| {
-        (labels.map(String::from).to_vec(), count as f64)
-    });
+    let Tally { vms, bytes } = shared.cache.tally();
+    let counts =
+        vms.into_iter().map(|(labels, count)| (labels.to_vec(), count as f64));
     page.gauges(
         "vminfod_vms",
         "VMs by state and brand.",
@@ -172,7 +167,7 @@ fn write_cache(page: &mut Page, shared: &Shared) {
     page.gauge(
         "vminfod_cache_bytes",
         "Bytes of JSON of all VMs.",
-        vms.iter().map(|vm| vm.json().len()).sum::<usize>() as f64,
+        bytes as f64,
     );
     page.gauge(
         "vminfod_event_seq",

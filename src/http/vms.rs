@@ -63,7 +63,7 @@ impl VmResponses {
                     if vms.len() > 1 {
                         vms.push(b',');
                     }
-                    fields.of(vm.object()).write(&mut vms);
+                    fields.write(vm.object(), &mut vms);
                 }
                 vms.push(b']');
                 Body::Bytes(vms)
@@ -111,7 +111,11 @@ impl VmResponses {
 pub fn body_of(vm: &Vm, of: &OfVm) -> Body {
     match &of.fields {
         None => Body::Shared(Arc::clone(vm.json())),
-        Some(fields) => Body::Bytes(fields.of(vm.object()).to_bytes()),
+        Some(fields) => {
+            let mut body = Vec::new();
+            fields.write(vm.object(), &mut body);
+            Body::Bytes(body)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `fields=`: which parts of a VM object a client wants.
 
 use super::path::{Part, Path, UnknownProperty, split_list};
-use crate::vm::json::{Json, Object};
+use crate::vm::json::{Json, Object, write_string};
 
 /// Some of the properties of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,10 @@ impl Fields {
     /// If no VM can have one of the fields.
     pub fn add(&mut self, text: &str) -> Result<(), UnknownProperty> {
         for name in split_list(text) {
-            self.paths.push(Path::parse(name)?);
+            let path = Path::parse(name)?;
+            if !self.paths.contains(&path) {
+                self.paths.push(path);
+            }
         }
         Ok(())
     }
@@ -28,6 +31,32 @@ impl Fields {
     #[must_use]
     pub fn of(&self, object: &Object) -> Object {
         members(object, &self.parts())
+    }
+
+    /// Appends the wanted parts as compact JSON. Whole members are written
+    /// without making an object of them, and without looking at the members
+    /// after the last of them.
+    pub fn write(&self, object: &Object, out: &mut Vec<u8>) {
+        let is_whole = |path: &Path| matches!(path.parts(), [Part::Name(_)]);
+        if !self.paths.iter().all(is_whole) {
+            return self.of(object).write(out);
+        }
+        let is_wanted = |name: &str| {
+            self.paths.iter().any(
+                |path| matches!(path.parts(), [Part::Name(own)] if own == name),
+            )
+        };
+        let wanted = object.iter().filter(|(name, _)| is_wanted(name));
+        out.push(b'{');
+        for (n, (name, value)) in wanted.take(self.paths.len()).enumerate() {
+            if n > 0 {
+                out.push(b',');
+            }
+            write_string(name, out);
+            out.push(b':');
+            value.write(out);
+        }
+        out.push(b'}');
     }
 
     fn parts(&self) -> Vec<&[Part]> {
@@ -96,6 +125,7 @@ mod tests {
         let vm = Json::parse(vm).unwrap();
         for (fields, wanted) in [
             ("state,uuid", r#"{"uuid":"u","state":"running"}"#),
+            ("uuid,zoneid,uuid", r#"{"uuid":"u","zoneid":null}"#),
             ("zoneid,alias", r#"{"zoneid":null}"#),
             ("nics.*.ip", r#"{"nics":[{"ip":"1"},{}]}"#),
             ("nics.1", r#"{"nics":[{"mac":"n"}]}"#),
@@ -121,6 +151,9 @@ mod tests {
                 wanted,
                 "{fields}"
             );
+            let mut written = Vec::new();
+            wants.write(vm, &mut written);
+            assert_eq!(String::from_utf8(written).unwrap(), wanted);
         }
     }
 

@@ -356,7 +356,8 @@ impl Object {
         mut value_of: impl FnMut(&str, &Json) -> Option<Json>,
     ) -> Self {
         let members = self.members.iter().filter_map(|(key, value)| {
-            Some((key.clone(), value_of(key, value)?))
+            let value = value_of(key, value)?;
+            Some((key.clone(), value))
         });
         Self::of_distinct(members.collect())
     }
