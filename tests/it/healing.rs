@@ -12,7 +12,7 @@ use crate::harness::{
 };
 
 /// No periodic reload: only an event can report a change.
-const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
+pub const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
 
 fn member(daemon: &Daemon, zonename: &str, member: &str) -> String {
     let vm = daemon.vm(zonename);
@@ -35,7 +35,7 @@ fn count(daemon: &Daemon, path: &[&str]) -> u64 {
 }
 
 /// Waits until no job is running, waiting, or put off.
-fn wait_for_rest(daemon: &Daemon) {
+pub fn wait_for_rest(daemon: &Daemon) {
     wait_for("the queue is empty", || {
         let status = daemon.status();
         let queue = status.get("queue").unwrap();

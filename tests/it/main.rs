@@ -28,6 +28,7 @@ mod zones;
 /// Recovery without an operator: from hangs, gaps, drift, floods, and too few
 /// file watches.
 mod healing;
+mod storms;
 
 /// Random operations and faults, checked against what must always hold.
 mod model;

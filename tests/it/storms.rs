@@ -1,0 +1,125 @@
+//! What many changes at once cost, counted in runs of commands: it depends on
+//! the number of VMs, not on that of the changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vminfod::settings::SourceTimes;
+use vminfod::vm::json::Json;
+
+use crate::harness::{Stream, TestHost, few_or_many, runs_of, text, wait_for};
+use crate::healing::{NO_REFRESH, wait_for_rest};
+
+/// The states of each VM of which a line came, until all VMs have had `last`.
+fn states(
+    stream: &mut Stream,
+    names: &[String],
+    last: &str,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let mut states: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut waiting: BTreeSet<&str> =
+        names.iter().map(String::as_str).collect();
+    while !waiting.is_empty() {
+        let event = stream.next().unwrap();
+        let Some(vm) = event.get("vm") else { continue };
+        let (name, state) = (text(vm, "zonename"), text(vm, "zone_state"));
+        states.entry(name.to_string()).or_default().insert(state.to_string());
+        if state == last {
+            waiting.remove(name);
+        }
+    }
+    states
+}
+
+#[test]
+fn a_storm_of_boots_and_halts_costs_few_runs_and_no_transition() {
+    let count = usize::try_from(few_or_many(100, 500)).unwrap();
+    let host = TestHost::with_vms(count as u64 * 2);
+    // No substitute for a worker starts: it would load a batch of its own.
+    let args = [&NO_REFRESH[..], &["--set", "stuck-time=600"]].concat();
+    let daemon = host.start_with(&args);
+    let served = daemon.vms();
+    let is_up = |vm: &&Json| text(vm, "zone_state") == "running";
+    let up = served.as_array().unwrap().iter().filter(is_up);
+    let names: Vec<String> =
+        up.map(|vm| text(vm, "zonename").to_string()).take(count).collect();
+    assert_eq!(names.len(), count);
+    for command in ["zoneadm", "kstat", "zfs"] {
+        host.hurt(command, "slow 10").unwrap();
+    }
+    for (is_boot, wanted) in
+        [(false, ["shutting_down", "installed"]), (true, ["ready", "running"])]
+    {
+        let mut stream = daemon.events_of("?snapshot=none");
+        let before = runs_of(&host, "");
+        match is_boot {
+            true => host.boot_all(&names, || {}).unwrap(),
+            false => host.halt_all(&names, || {}).unwrap(),
+        }
+        let seen = states(&mut stream, &names, wanted[1]);
+        for name in &names {
+            let has_all = wanted.iter().all(|s| seen[name].contains(*s));
+            assert!(has_all, "{name}: {:?}", seen[name]);
+        }
+        wait_for_rest(&daemon);
+        let runs = runs_of(&host, "") - before;
+        // Four transitions of each zone, and a file of each that is halted.
+        assert!(runs < count, "{runs} runs for {count} zones");
+    }
+}
+
+#[test]
+fn vms_that_are_created_at_once_cost_few_runs_each() {
+    let host = TestHost::with_vms(20);
+    let daemon = host.start_with(&NO_REFRESH);
+    let before = runs_of(&host, "");
+    let count = 10;
+    for n in 0..count {
+        host.create(&simhost::Host::spec(1000 + n)).unwrap();
+    }
+    wait_for("all VMs are served", || {
+        let served = daemon.vms();
+        match served.as_array().unwrap().len() {
+            30 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    });
+    daemon.settle(&host);
+    let runs = runs_of(&host, "") - before;
+    // Each makes some twenty changes: of the index, the XML, its datasets, its
+    // files and its state.
+    assert!(runs < 15 * 10, "{runs} runs for {count} VMs");
+}
+
+#[test]
+fn a_zone_that_hangs_while_it_shuts_down_costs_a_run_of_zoneadm_a_minute() {
+    // By the usual pauses, an hour has this many looks.
+    let pauses = SourceTimes::default().passing;
+    let (mut looks, mut at) = (0, 0.0);
+    while at < 3600.0 {
+        at += pauses.after(looks).as_secs_f64();
+        looks += 1;
+    }
+    assert!(looks <= 70, "{looks}");
+
+    let host = TestHost::with_vms(2);
+    let fast = ["passing-first=0.01", "passing-last=0.01"];
+    let fast: Vec<_> = fast.iter().flat_map(|set| ["--set", *set]).collect();
+    let args = [&NO_REFRESH[..], &fast].concat();
+    let daemon = host.start_with(&args);
+    let name = host.vm_of("joyent");
+    host.halt_hangs(&name).unwrap();
+    wait_for("it goes down", || {
+        match text(&daemon.vm(&name).unwrap(), "zone_state") {
+            "down" => Ok(()),
+            state => Err(state.to_string()),
+        }
+    });
+    let runs = || ["zoneadm ", "kstat ", "zfs "].map(|c| runs_of(&host, c));
+    let before = runs();
+    wait_for("it was looked at twenty times", || match runs()[0] - before[0] {
+        20.. => Ok(()),
+        n => Err(n.to_string()),
+    });
+    let after = runs();
+    assert_eq!((after[1] - before[1], after[2] - before[2]), (0, 0));
+}
