@@ -351,13 +351,16 @@ impl Draft {
         datasets: &Datasets,
     ) -> DatasetsWanted {
         let mut wanted = DatasetsWanted::default();
-        wanted.trees.extend(self.own_dataset_names());
-        wanted.alone.extend(self.other_datasets());
-        wanted.alone.extend(self.hold_snapshots(datasets));
+        let own = self.own_dataset_names();
+        wanted.trees.extend(own.iter().cloned());
         // A dataset is gone only if zfs says so. It is not enough that a list
         // does not have it.
-        wanted.alone.extend(self.own_dataset_names());
-        wanted.alone.extend(self.datasets.names());
+        let alone = own
+            .into_iter()
+            .chain(self.other_datasets())
+            .chain(self.hold_snapshots(datasets))
+            .chain(self.datasets.names());
+        wanted.alone.extend(alone.filter(|name| datasets.get(name).is_none()));
         // The dataset of a zone's directory may have another name than the
         // directory. Only a list of the whole pool finds it then.
         let lost = self.unmounted_root(datasets);
@@ -379,10 +382,10 @@ impl Draft {
     /// could be.
     fn failure(
         &self,
+        mut names: BTreeSet<Arc<str>>,
         datasets: &Datasets,
         unanswered: &BTreeMap<Arc<str>, Unanswered>,
     ) -> Option<LoadError> {
-        let mut names = self.names();
         if let Some(path) = self.zonepath() {
             let own = path.trim_start_matches('/');
             if datasets.mounted_at(path).is_some()
@@ -453,12 +456,12 @@ impl Draft {
         let names = self.names();
         let pools: BTreeSet<_> = names.iter().map(|n| pool_of(n)).collect();
         let not_yet = pools.iter().filter_map(|pool| unanswered.get(*pool));
-        let failure = self.failure(datasets, unanswered);
+        let not_yet = not_yet.cloned().collect::<Vec<_>>();
+        let failure = self.failure(names, datasets, unanswered);
         let failure = failure.or_else(|| self.error_of_lost_dataset(datasets));
         if failure.is_none() || self.prior.is_none() {
             self.select_datasets(datasets);
         }
-        let not_yet = not_yet.cloned().collect::<Vec<_>>();
         match failure {
             Some(_) if !not_yet.is_empty() => self.unanswered.extend(not_yet),
             failure => self.fault(Source::Zfs, failure),
