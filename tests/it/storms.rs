@@ -38,23 +38,38 @@ fn a_storm_of_boots_and_halts_costs_few_runs_and_no_transition() {
     let names: Vec<String> =
         up.map(|vm| text(vm, "zonename").to_string()).take(count).collect();
     assert_eq!(names.len(), count);
-    for command in ["zoneadm", "kstat", "zfs"] {
-        host.hurt(command, "slow 10").unwrap();
-    }
+    let commands = ["zoneadm", "kstat", "zfs"];
+    let received = "vminfod_events_received_total{source=\"zone\"";
     for (is_boot, wanted) in
         [(false, ["shutting_down", "installed"]), (true, ["ready", "running"])]
     {
         let mut stream = daemon.events_of("?snapshot=none");
-        let before = runs_of(&host, "");
+        let (before, events) =
+            (runs_of(&host, ""), daemon.sum_of_metrics(received));
+        // While these commands wait, jobs pile up.
+        for command in commands {
+            host.hurt(command, "block").unwrap();
+        }
         match is_boot {
             true => host.boot_all(&names, || {}).unwrap(),
             false => host.halt_all(&names, || {}).unwrap(),
         }
+        wait_for("all transitions are received", || {
+            let new = daemon.sum_of_metrics(received) - events;
+            match new >= 4.0 * count as f64 {
+                true => Ok(()),
+                false => Err(new.to_string()),
+            }
+        });
+        for command in commands {
+            host.hurt(command, "heal").unwrap();
+        }
         wait_for_states(&mut stream, &names, wanted);
         wait_for_rest(&daemon);
         let runs = runs_of(&host, "") - before;
-        // Four transitions of each zone, and a file of each that is halted.
-        assert!(runs < count, "{runs} runs for {count} zones");
+        // A few batches; a run of each command for each VM would be three times
+        // as many as there are VMs.
+        assert!(runs <= count / 2, "{runs} runs for {count} zones");
     }
 }
 
@@ -76,9 +91,9 @@ fn vms_that_are_created_at_once_cost_few_runs_each() {
     });
     daemon.settle(&host);
     let runs = runs_of(&host, "") - before;
-    // Each makes some twenty changes: of the index, the XML, its datasets, its
-    // files and its state.
-    assert!(runs < 15 * 10, "{runs} runs for {count} VMs");
+    // Each makes some thirty changes: of the index, the XML, its datasets, its
+    // files and its state. On a busy machine, few of them are loaded together.
+    assert!(runs < 40 * 10, "{runs} runs for {count} VMs");
 }
 
 #[test]
