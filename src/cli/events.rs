@@ -252,7 +252,11 @@ impl Follow {
             && header.json().is_none()
         {
             let (old, new) = (Json::from(before.json()), Json::from(vm.json()));
-            let found = diff(old.as_object()?, new.as_object()?);
+            let (Some(old), Some(new)) = (old.as_object(), new.as_object())
+            else {
+                return Some(event);
+            };
+            let found = diff(old, new);
             let found = found.iter().map(diff::Change::to_json).filter(|c| {
                 let at = c.get("path").and_then(Json::as_array);
                 let at = at.unwrap_or_default();

@@ -18,7 +18,7 @@ use crate::harness::{
 };
 
 /// A listener that ignores everything.
-fn nobody(_: Result<&Event, &Error>) {}
+fn ignore(_: Result<&Event, &Error>) {}
 
 fn array(mirror: &Mirror) -> Json {
     let vms = mirror.vms().values().map(|vm| Json::from(vm.json()));
@@ -218,7 +218,7 @@ fn a_watcher_sees_states_that_last_only_a_moment() {
     let zonename = host.zonenames().unwrap().remove(0);
     let client = Client::new(daemon.addr);
     let query = EventsQuery::new().vm(&zonename);
-    let watcher = Watcher::start(&client, query, nobody).unwrap();
+    let watcher = Watcher::start(&client, query, ignore).unwrap();
     assert_eq!(watcher.vms().len(), 1);
     let state_is = |wanted: &'static str| {
         move |vm: Option<&Vm>| {
@@ -245,7 +245,7 @@ fn a_watcher_sees_states_that_last_only_a_moment() {
     });
     // A VM that never comes, and that is not in the query of the watcher.
     let short = Duration::from_millis(20);
-    let error = watcher.wait_for("nobody", |vm| vm.is_some(), short);
+    let error = watcher.wait_for("no-such-vm", |vm| vm.is_some(), short);
     assert!(matches!(error, Err(Error::NotMet { vm: None })), "{error:?}");
 }
 
@@ -270,7 +270,7 @@ fn client_calls_send_their_queries_and_return_the_answers() {
         client.vms(VmsQuery::new().sync(DEADLINE)).unwrap().vms.len(),
         5
     );
-    assert_eq!(client.vm("nobody").unwrap(), None);
+    assert_eq!(client.vm("no-such-vm").unwrap(), None);
     let vm = client.sync(&zonename, DEADLINE).unwrap().vm.unwrap();
     assert_eq!(vm.zonename, zonename);
     // What is printed again is what came.
@@ -278,13 +278,13 @@ fn client_calls_send_their_queries_and_return_the_answers() {
     assert_eq!(vm.to_string(), got.trim_end());
     let running = &[("state", "running")][..];
     assert_eq!(client.wait(&zonename, running, DEADLINE).unwrap(), vm);
-    client.wait_gone("nobody", DEADLINE).unwrap();
+    client.wait_gone("no-such-vm", DEADLINE).unwrap();
     let short = Duration::from_millis(20);
     match client.wait(&zonename, &[("state", "!running")], short) {
         Err(Error::NotMet { vm: Some(instead) }) => assert_eq!(*instead, vm),
         other => panic!("{other:?}"),
     }
-    match client.wait("nobody", running, short) {
+    match client.wait("no-such-vm", running, short) {
         Err(Error::NotMet { vm: None }) => {}
         other => panic!("{other:?}"),
     }
@@ -558,7 +558,7 @@ fn what_todays_daemon_answers_is_not_taken_for_the_answer_to_a_filter() {
     );
     assert_eq!(client.vm("a").unwrap().unwrap().zonename, "a");
     assert_eq!(client.vm("2").unwrap().unwrap().zonename, "b");
-    assert_eq!(client.vm("nobody").unwrap(), None);
+    assert_eq!(client.vm("no-such-vm").unwrap(), None);
     let mut stream = client.events(EventsQuery::new()).unwrap();
     let first = stream.next_within(DEADLINE).unwrap();
     assert!(
@@ -571,9 +571,9 @@ fn what_todays_daemon_answers_is_not_taken_for_the_answer_to_a_filter() {
     for error in [
         client.vms(VmsQuery::new().equals("state", "running")).unwrap_err(),
         client.sync("a", DEADLINE).unwrap_err(),
-        client.sync("nobody", DEADLINE).unwrap_err(),
+        client.sync("no-such-vm", DEADLINE).unwrap_err(),
         client.wait("a", running, DEADLINE).unwrap_err(),
-        client.wait_gone("nobody", DEADLINE).unwrap_err(),
+        client.wait_gone("no-such-vm", DEADLINE).unwrap_err(),
         filtered.next_within(DEADLINE).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Ignored { .. }), "{error:?}");

@@ -26,7 +26,7 @@ fn wait_for_states(stream: &mut Stream, names: &[String], states: [&str; 2]) {
 }
 
 #[test]
-fn a_storm_of_boots_and_halts_costs_few_runs_and_no_transition() {
+fn a_storm_of_boots_and_halts_costs_few_runs_and_loses_no_transition() {
     let count = usize::try_from(few_or_many(100, 500)).unwrap();
     let host = TestHost::with_vms(count as u64 * 2);
     // No substitute for a worker starts: it would load a batch of its own.

@@ -75,7 +75,7 @@ impl Address {
     /// The environment variable that says where to connect to.
     pub const VARIABLE: &str = "VMINFOD_SERVER";
 
-    /// Where the daemon listens unless it is told otherwise: 127.0.0.1:9090.
+    /// The address at which the daemon listens by default: 127.0.0.1:9090.
     pub const DEFAULT: Self = Self::Inet(SocketAddr::V4(SocketAddrV4::new(
         Ipv4Addr::LOCALHOST,
         9090,
@@ -220,19 +220,20 @@ mod tests {
         let address = Address::from(path.clone());
         let mut waiting = Vec::new();
         let short = Duration::from_millis(5);
-        let mut refused = 0;
-        // The first ones wait in the listener's queue; then it is full.
-        while refused < 20 {
+        let count = || CONNECTING.lock().get(&path).copied().unwrap_or(0);
+        // The first ones wait in the listener's queue; then it is full, and the
+        // threads wait.
+        while count() < CONNECTING_MAX {
             match address.connect(short) {
                 Ok(stream) => waiting.push(stream),
-                Err(e) => {
-                    assert_eq!(e.kind(), io::ErrorKind::TimedOut);
-                    refused += 1;
-                }
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::TimedOut),
             }
         }
-        let count = CONNECTING.lock().get(&path).copied();
-        assert!(count <= Some(CONNECTING_MAX), "{count:?}");
+        for _ in 0..10 {
+            let refused = address.connect(short).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+            assert_eq!(count(), CONNECTING_MAX);
+        }
         // The threads end with the listener.
         drop(listener);
         let mut connecting = CONNECTING.lock();

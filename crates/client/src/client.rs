@@ -30,7 +30,7 @@ const MESSAGE_MAX: usize = 2000;
 /// their last good values.
 const STALE: &str = "x-vminfod-stale";
 
-/// The header with the number of the last event, as of which an answer is.
+/// The header with the number of the last event before the answer was made.
 const SEQ: &str = "x-vminfod-seq";
 
 /// How the daemon's answer begins if there is no such VM.
@@ -158,7 +158,7 @@ impl Client {
     ) -> Result<Vms<T>, Error> {
         let (vms, answer) = self.list(&query)?;
         if query.selects() {
-            self.check_heard("/vms", &answer)?;
+            self.check_not_ignored("/vms", &answer)?;
         }
         Ok(vms)
     }
@@ -179,8 +179,12 @@ impl Client {
     }
 
     /// Checks that the daemon has read the parameters of the request. Today's
-    /// vminfod ignores them, and its answers have no number.
-    fn check_heard(&self, path: &str, answer: &Answer) -> Result<(), Error> {
+    /// vminfod ignores them; its answers have no number, which shows that.
+    fn check_not_ignored(
+        &self,
+        path: &str,
+        answer: &Answer,
+    ) -> Result<(), Error> {
         match answer.field(SEQ) {
             Some(_) => Ok(()),
             None => Err(self.ignored(path)),
@@ -396,7 +400,7 @@ impl Client {
         };
         let vm = self.document_of(&path, &mut answer, limit)?;
         if has_query(&path) {
-            self.check_heard(&path, &answer)?;
+            self.check_not_ignored(&path, &answer)?;
         }
         Ok((Some(vm), Some(answer)))
     }
@@ -411,7 +415,7 @@ impl Client {
         let limit = self.limit(time.saturating_add(self.time));
         let mut answer = self.get(&path, limit, |_| Ok(()))?;
         let document = self.document_of(&path, &mut answer, limit)?;
-        self.check_heard(&path, &answer).map(|()| document)
+        self.check_not_ignored(&path, &answer).map(|()| document)
     }
 
     pub(crate) fn ignored(&self, path: &str) -> Error {

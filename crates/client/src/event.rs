@@ -278,6 +278,10 @@ impl Change {
         old: Option<&RawValue>,
         new: Option<&RawValue>,
     ) -> Option<Self> {
+        // Most members are the same, and need not be read.
+        if old.map(RawValue::get) == new.map(RawValue::get) {
+            return None;
+        }
         let (old_value, new_value) = (value(old)?, value(new)?);
         let action = match (&old_value, &new_value) {
             (Some(old), Some(new)) if old == new => return None,

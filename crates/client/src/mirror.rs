@@ -175,7 +175,7 @@ fn header_of(vm: &Vm, ready: &Ready) -> EventHeader {
 
 /// The members that differ, by their names.
 fn changes(old: &Vm, new: &Vm) -> Vec<Change> {
-    // Both were read before, so that their members can be read.
+    // Both were read before, so their members can be read.
     let (old, new) = (old.json().get(), new.json().get());
     let (old, new) = (Members::parse(old), Members::parse(new));
     let (Ok(Members(old)), Ok(Members(new))) = (old, new) else {

@@ -26,7 +26,7 @@ use super::value::{FromValue, from_members, members, take};
 pub struct Vm {
     /// The zone's name; usually the same as the uuid.
     pub zonename: String,
-    /// The VM's uuid.
+    /// The VM's uuid; the zonename, if the VM has none.
     pub uuid: String,
     /// The name that the owner gave the VM.
     pub alias: Option<String>,

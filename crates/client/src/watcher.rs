@@ -78,8 +78,9 @@ impl Watcher {
         Self::follow(stream, time, listener)
     }
 
-    /// Like [`Watcher::start`], for a stream that is already open. `time` is
-    /// how long the stream may take to begin.
+    /// Like [`Watcher::start`], for a stream that is already open, and whose
+    /// query has a snapshot: without one, no VM is known. `time` is how long the
+    /// stream may take to begin.
     ///
     /// # Errors
     /// If the stream does not begin.

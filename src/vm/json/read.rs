@@ -32,7 +32,8 @@ pub fn members_of(
 }
 
 impl From<&RawValue> for Json {
-    /// What serde_json has read already, and so can read.
+    /// Reads an object that the client library has read already; so this does
+    /// not fail. If it did, the result would be `null`.
     fn from(text: &RawValue) -> Self {
         Self::parse(text.get()).unwrap_or_default()
     }
