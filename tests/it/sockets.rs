@@ -2,10 +2,10 @@
 //! start.
 
 use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use vminfod_client::Address;
@@ -186,22 +186,48 @@ fn with_lock(socket: &Path) -> PathBuf {
     PathBuf::from(format!("{}.lock", socket.display()))
 }
 
+/// A process that listens at a path but accepts no connection.
+struct Deaf(Child);
+
+impl Deaf {
+    /// The process's queue has room for one connection. A second one waits.
+    fn listen(path: &Path) -> Self {
+        let python = "import socket, sys\n\
+            s = socket.socket(socket.AF_UNIX)\n\
+            s.bind(sys.argv[1])\n\
+            s.listen(0)\n\
+            print('listens', flush=True)\n\
+            sys.stdin.read()";
+        let mut child = Command::new("python3")
+            .args(["-c", python])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert_eq!(line, "listens\n");
+        Self(child)
+    }
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn the_time_limit_holds_for_a_socket_that_does_not_accept() {
+    needs!["python3"];
     let dir = TempDir::new();
     let path = dir.0.join("full");
-    // No connection is accepted, and the queue of the waiting ones is full.
-    let _listener = UnixListener::bind(&path).unwrap();
+    let _deaf = Deaf::listen(&path);
     let address = Address::from(path.clone());
-    let mut waiting = Vec::new();
-    let short = Duration::from_millis(1);
-    while let Ok(stream) = address.connect(short) {
-        waiting.push(stream);
-        assert!(waiting.len() < 100_000);
-    }
-    // If the limit of open files came first, the queue is not full, but there
-    // is no answer either. The tool needs some files, too.
-    waiting.truncate(waiting.len().saturating_sub(50));
+    let _first = address.connect(DEADLINE).unwrap();
     let output = Command::new(VMINFOD)
         .args(["ping", "--time-limit", "0.01", "--server"])
         .arg(&path)
@@ -210,6 +236,39 @@ fn the_time_limit_holds_for_a_socket_that_does_not_accept() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("no answer in 0.01 s"), "{said}");
+}
+
+#[test]
+fn a_socket_that_does_not_accept_costs_few_threads() {
+    needs!["python3"];
+    let dir = TempDir::new();
+    let path = dir.0.join("full");
+    let deaf = Deaf::listen(&path);
+    let address = Address::from(path);
+    let _first = address.connect(DEADLINE).unwrap();
+    for _ in 0..30 {
+        let refused = address.connect(Duration::from_millis(5)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::TimedOut);
+    }
+    // Other tests of this process connect as well, but do not wait for long.
+    let wait_for_threads = |condition: fn(usize) -> bool| {
+        wait_for("threads that connect", || match connecting_threads() {
+            count if condition(count) => Ok(()),
+            count => Err(format!("{count} threads")),
+        });
+    };
+    wait_for_threads(|count| count == 4);
+    drop(deaf);
+    wait_for_threads(|count| count < 4);
+}
+
+/// How many threads of this process connect to a Unix socket.
+fn connecting_threads() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    // A thread may end meanwhile.
+    let names =
+        tasks.flatten().map(|t| fs::read_to_string(t.path().join("comm")));
+    names.flatten().filter(|name| name.trim() == "connect-unix").count()
 }
 
 #[test]

@@ -212,39 +212,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_does_not_accept_costs_few_threads() {
-        let dir = std::env::temp_dir();
-        let path = dir.join(format!("vminfod-full-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let address = Address::from(path.clone());
-        let mut waiting = Vec::new();
-        let short = Duration::from_millis(5);
-        let count = || CONNECTING.lock().get(&path).copied().unwrap_or(0);
-        // The first ones wait in the listener's queue; then it is full, and the
-        // threads wait.
-        while count() < CONNECTING_MAX {
-            match address.connect(short) {
-                Ok(stream) => waiting.push(stream),
-                Err(e) => assert_eq!(e.kind(), io::ErrorKind::TimedOut),
-            }
-        }
-        for _ in 0..10 {
-            let refused = address.connect(short).unwrap_err();
-            assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
-            assert_eq!(count(), CONNECTING_MAX);
-        }
-        // The threads end with the listener.
-        drop(listener);
-        let mut connecting = CONNECTING.lock();
-        while connecting.contains_key(&path) {
-            let until = Instant::now() + Duration::from_secs(1);
-            connecting = CONNECTING.wait(connecting, until);
-        }
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
     fn an_address_is_read_as_it_is_written() {
         for text in [
             "127.0.0.1:9090",
