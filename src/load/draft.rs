@@ -306,7 +306,7 @@ impl Draft {
     fn other_datasets(&self) -> Vec<Arc<str>> {
         let mut names: Vec<_> = self.receiving.iter().cloned().collect();
         if let Some(xml) = &self.xml {
-            names.extend(datasets_of(xml));
+            names.extend(xml.datasets.iter().cloned().chain(volumes_of(xml)));
         }
         names
     }
@@ -352,7 +352,11 @@ impl Draft {
     ) -> DatasetsWanted {
         let mut wanted = DatasetsWanted::default();
         let own = self.own_dataset_names();
+        let unknown = |name: &Arc<str>| datasets.get(name).is_none();
+        let volumes = self.xml.iter().flat_map(|xml| volumes_of(xml));
+        let volumes = volumes.filter(|name| !is_child(name, &own));
         wanted.trees.extend(own.iter().cloned());
+        wanted.trees.extend(volumes.filter(unknown));
         // A dataset is gone only if zfs says so. It is not enough that a list
         // does not have it.
         let alone = own
@@ -360,7 +364,7 @@ impl Draft {
             .chain(self.other_datasets())
             .chain(self.hold_snapshots(datasets))
             .chain(self.datasets.names());
-        wanted.alone.extend(alone.filter(|name| datasets.get(name).is_none()));
+        wanted.alone.extend(alone.filter(unknown));
         // The dataset of a zone's directory may have another name than the
         // directory. Only a list of the whole pool finds it then.
         let lost = self.unmounted_root(datasets);
@@ -513,22 +517,29 @@ impl Draft {
     }
 }
 
-/// The datasets that an XML names.
-fn datasets_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
-    let volumes = xml.disk_paths.iter().filter_map(|p| volume_of_path(p));
-    xml.datasets.iter().cloned().chain(volumes.map(Arc::from))
+/// The volumes of a VM's disks, as its XML names them.
+fn volumes_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
+    let paths = xml.disk_paths.iter();
+    paths.filter_map(|path| volume_of_path(path).map(Arc::from))
+}
+
+/// Whether a dataset is directly below one of these.
+fn is_child(name: &str, datasets: &[Arc<str>]) -> bool {
+    let parent = name.rsplit_once('/').map(|(parent, _)| parent);
+    parent.is_some_and(|parent| datasets.iter().any(|d| **d == *parent))
 }
 
 /// What zfs will probably be asked for, for a VM that is known only from its
 /// XML.
 pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> DatasetsWanted {
-    let root: Arc<str> = zonepath.trim_start_matches('/').into();
-    let data = format!("{root}/data");
+    let own = [Arc::from(zonepath.trim_start_matches('/'))];
+    let volumes = volumes_of(xml).filter(|name| !is_child(name, &own));
+    let data = format!("{}/data", own[0]);
     let is_delegated = xml.datasets.iter().any(|name| **name == *data);
     let hold = is_delegated.then(|| format!("{data}@{INDESTRUCTIBLE}").into());
     DatasetsWanted {
         pools: BTreeSet::new(),
-        trees: BTreeSet::from([root]),
-        alone: datasets_of(xml).chain(hold).collect(),
+        trees: volumes.chain(own.clone()).collect(),
+        alone: xml.datasets.iter().cloned().chain(hold).collect(),
     }
 }

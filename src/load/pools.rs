@@ -22,7 +22,7 @@ const HALVINGS: u32 = 64;
 pub(super) struct DatasetsWanted {
     /// Pools, with all datasets that zones may have on them.
     pub pools: BTreeSet<Arc<str>>,
-    /// Zones' own datasets, with their children and snapshots.
+    /// Zones' own datasets and volumes, with their children and snapshots.
     pub trees: BTreeSet<Arc<str>>,
     /// Datasets and snapshots, without what is below them: a tenant decides how
     /// much that is.
@@ -206,13 +206,17 @@ impl<'a> Pools<'a> {
                         listed.retain(names);
                         listed.fail_missing_unless_listed(pool);
                     }
-                    // A dataset that does not exist is asked for again, alone.
                     Depth::Children => {
-                        listed.clear_missing();
                         let is_listed =
                             |name: &&Arc<str>| listed.get(name).is_some();
                         let walked = names.iter().filter(is_listed).cloned();
+                        let count = self.walked.len();
                         self.walked.extend(walked);
+                        // Nothing shows that the pool is there. What does not
+                        // exist is asked for again, together with the pool.
+                        if self.walked.len() == count {
+                            listed.clear_missing();
+                        }
                     }
                 }
             }
@@ -272,17 +276,33 @@ impl<'a> Pools<'a> {
             is_new && is_name(name) && !is_unavailable(name) && !is_listed
         });
         alone.retain(|name| {
-            let parent = name.rsplit_once(['/', '@']).map(|(dir, _)| dir);
             let is_new = !self.asked.alone.contains(name)
-                && self.datasets.get(name).is_none();
+                && !self.datasets.is_answered(name);
             let comes_with_others = trees.contains(name)
-                || parent.is_some_and(|parent| trees.contains(parent))
+                || parent(name).is_some_and(|p| trees.contains(p))
                 || (depth(name) <= 2 && pools.contains(pool_of(name)));
             is_new
                 && is_name(name)
                 && !is_unavailable(name)
                 && !comes_with_others
         });
+        // One run can list a tree and a snapshot of a dataset in it. The next
+        // time, the snapshot is asked for alone if that has given no answer.
+        let (with_tree, alone) =
+            alone.into_iter().partition(|name| is_in_tree(name, &trees));
+        trees.extend::<BTreeSet<_>>(with_tree);
         DatasetsWanted { pools, trees, alone }
     }
+}
+
+/// The name of what a dataset or snapshot is directly below.
+fn parent(name: &str) -> Option<&str> {
+    name.rsplit_once(['/', '@']).map(|(parent, _)| parent)
+}
+
+/// Whether `name` is a snapshot of a child of one of these datasets.
+fn is_in_tree(name: &str, trees: &BTreeSet<Arc<str>>) -> bool {
+    let dataset = parent(name).filter(|_| name.contains('@'));
+    let tree = dataset.and_then(parent);
+    tree.is_some_and(|tree| trees.contains(tree))
 }

@@ -5,17 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Daemon, TestHost, text, wait_for};
+use crate::harness::{Daemon, TestHost, text, wait_for, wait_for_member};
 use vminfod::vm::json::Json;
-
-/// Waits until a member of a VM has this value.
-fn wait_for_member(daemon: &Daemon, zonename: &str, member: &str, value: &str) {
-    wait_for(&format!("{member} is {value}"), || {
-        let vm = daemon.vm(zonename).ok_or("no such VM")?;
-        let found = vm.get(member).map(Json::to_string).unwrap_or_default();
-        if found == value { Ok(()) } else { Err(found) }
-    });
-}
 
 fn alias_of(xml: &str, alias: &str) -> String {
     simhost::xml::set_attr(xml, "alias", Some(&simhost::xml::base64(alias)))

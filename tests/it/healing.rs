@@ -8,24 +8,11 @@ use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, TestHost, errors, few_or_many, first_difference, runs_of, text,
-    wait_for, wait_for_errors,
+    wait_for, wait_for_errors, wait_for_member,
 };
 
 /// No periodic reload: only an event can report a change.
 pub const NO_REFRESH: [&str; 2] = ["--refresh-interval", "100000"];
-
-fn member(daemon: &Daemon, zonename: &str, member: &str) -> String {
-    let vm = daemon.vm(zonename);
-    let value = vm.and_then(|vm| vm.get(member).map(Json::to_string));
-    value.unwrap_or_default()
-}
-
-fn wait_for_member(daemon: &Daemon, zonename: &str, name: &str, value: &str) {
-    wait_for(&format!("{name} is {value}"), || {
-        let found = member(daemon, zonename, name);
-        if found == value { Ok(()) } else { Err(found) }
-    });
-}
 
 /// A number of /status, by its path.
 fn count(daemon: &Daemon, path: &[&str]) -> u64 {

@@ -7,6 +7,7 @@ use vminfod::vm::json::Json;
 
 use crate::harness::{
     Daemon, TestHost, errors, runs_of, text, wait_for, wait_for_errors,
+    wait_for_member,
 };
 use crate::zones::wait_for_vm;
 
@@ -299,4 +300,31 @@ fn snapshots_stay_if_their_dataset_was_not_listed() {
     wait_for_quota(&daemon, &names[0], 77.0);
     assert_eq!(snapshots(), before);
     wait_for_faults_of(&daemon, &[]);
+}
+
+#[test]
+fn a_vm_that_is_not_installed_keeps_its_datasets_while_its_pool_is_away() {
+    let (host, _) = two_pools();
+    let pool = "tank".to_string();
+    let spec = VmSpec { pool, delegated: false, ..Host::spec(34) };
+    assert_eq!(spec.disks.len(), 0);
+    host.create(&spec).unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    let name = &spec.uuid;
+    host.stop(name, 0).unwrap();
+    host.detach(name).unwrap();
+    wait_for_member(&daemon, name, "zone_state", "\"configured\"");
+    daemon.settle(&host);
+    let before = daemon.vm(name).unwrap();
+    assert!(before.get("quota").is_some(), "{before}");
+    host.hurt("zfs:tank", "exported").unwrap();
+    assert_eq!(
+        daemon.get(&format!("/vms/{name}?sync=1&timeout=1")).status,
+        504
+    );
+    wait_for_faults_of(&daemon, std::slice::from_ref(name));
+    assert_eq!(daemon.vm(name).unwrap(), before);
+    host.hurt("zfs:tank", "heal").unwrap();
+    daemon.settle(&host);
+    wait_for_errors(&daemon, &[]);
 }

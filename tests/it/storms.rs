@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use vminfod::settings::SourceTimes;
 use vminfod::vm::json::Json;
 
-use crate::harness::{Stream, TestHost, few_or_many, runs_of, text, wait_for};
+use crate::harness::*;
 use crate::healing::{NO_REFRESH, wait_for_rest};
 
 /// Waits until a line of each of these states has come of every VM. A load may
@@ -136,4 +136,25 @@ fn a_zone_that_hangs_while_it_shuts_down_costs_a_run_of_zoneadm_a_minute() {
             false => Err(format!("{before:?}, then {after:?}")),
         }
     });
+}
+
+#[test]
+fn an_event_of_a_dataset_costs_one_run_of_zfs_for_a_vm_of_any_kind() {
+    let host = TestHost::with_vms(24);
+    let daemon = host.start_with(&NO_REFRESH);
+    let vms = daemon.vms();
+    let vms = vms.as_array().unwrap();
+    for member in ["datasets", "disks", "indestructible_delegated"] {
+        assert!(vms.iter().any(|vm| vm.get(member).is_some()), "{member}");
+    }
+    for vm in vms {
+        let name = text(vm, "zonename");
+        let before = runs_of(&host, "zfs ");
+        let own = format!("zones/{name}");
+        host.zfs_set(&own, "compression", "gzip-3").unwrap();
+        wait_for_member(&daemon, name, "zfs_root_compression", "\"gzip-3\"");
+        wait_for_rest(&daemon);
+        assert_eq!(runs_of(&host, "zfs ") - before, 1, "{vm:?}");
+    }
+    daemon.settle(&host);
 }

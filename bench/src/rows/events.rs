@@ -32,16 +32,10 @@ pub struct Running {
     tags: std::path::PathBuf,
 }
 
-/// The running zones that meet these conditions of a query, too.
-pub fn running(
-    host: &BenchHost,
-    daemon: &Daemon,
-    conditions: &str,
-) -> Result<Vec<Running>> {
-    let path = format!(
-        "/vms?zone_state=running&fields=zonename,zoneid,zonepath{conditions}"
-    );
-    let (_, body) = get(daemon.addr, &path)?;
+/// The running zones.
+pub fn running(host: &BenchHost, daemon: &Daemon) -> Result<Vec<Running>> {
+    let path = "/vms?zone_state=running&fields=zonename,zoneid,zonepath";
+    let (_, body) = get(daemon.addr, path)?;
     let vms = Json::parse(&String::from_utf8(body)?)?;
     let of = |vm: &Json| {
         let zonepath = vm.get("zonepath")?.as_str()?;
@@ -102,7 +96,7 @@ pub fn latency(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    let zones = running(&host, &daemon, "")?;
+    let zones = running(&host, &daemon)?;
     let own = less_slowest(&daemon, &zones, ZONE_EVENTS * runs)?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut of_files = Vec::new();
@@ -177,7 +171,7 @@ fn with_slow_commands(
     for command in ["zoneadm", "kstat", "zfs"] {
         host.hurt(command, &format!("slow {ms}"))?;
     }
-    let zones = running(&host, &daemon, "")?;
+    let zones = running(&host, &daemon)?;
     less_slowest(&daemon, &zones, SLOW_EVENTS * runs)
 }
 
@@ -239,7 +233,7 @@ fn cpu_at(
             host.hurt(command, &format!("slow {}", slow.as_millis()))?;
         }
     }
-    let zones = running(&host, &daemon, "")?;
+    let zones = running(&host, &daemon)?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut pipe = reader_pipe(&daemon)?;
     let (mut of_files, mut of_zones) = (Vec::new(), Vec::new());
@@ -274,7 +268,7 @@ fn zoneadm_time(daemon: &Daemon) -> Result<f64> {
 /// CPU time of the daemon for an event of a file, the mean of many, in seconds.
 #[allow(clippy::cast_precision_loss)]
 pub fn cpu_of_file_events(host: &BenchHost, daemon: &Daemon) -> Result<f64> {
-    let zones = running(host, daemon, "")?;
+    let zones = running(host, daemon)?;
     let mut events = daemon.events("?snapshot=none")?;
     let before = daemon.cpu()?;
     // Begin with another number than the last time, so that the tags differ.
@@ -294,7 +288,7 @@ pub fn burst(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 300)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    let zones = running(&host, &daemon, "")?;
+    let zones = running(&host, &daemon)?;
     let zones = zones.get(..VMS).ok_or("too few VMs run")?;
     for run in 0..runs {
         // Make the changes that are to be found. No sysevent reports them yet.

@@ -46,7 +46,7 @@ pub fn states(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, VMS)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    let up = running(&host, &daemon, "")?.into_iter().take(ZONES);
+    let up = running(&host, &daemon)?.into_iter().take(ZONES);
     let names: Vec<_> = up.map(|zone| zone.zonename).collect();
     if names.len() < ZONES {
         return Err("too few VMs run".into());
@@ -182,8 +182,7 @@ pub fn command_runs(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     let host = BenchHost::new(programs, 100)?;
     let daemon = host.start(programs, &[])?;
     daemon.settle()?;
-    // The datasets of other brands may need another run.
-    let zones = running(&host, &daemon, "&brand=joyent")?;
+    let zones = running(&host, &daemon)?;
     let mut events = daemon.events("?snapshot=none")?;
     let mut pipe = reader_pipe(&daemon)?;
     let mut counts = [Vec::new(), Vec::new(), Vec::new()];
@@ -206,16 +205,18 @@ pub fn command_runs(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
         count(&mut counts[0])?;
         for n in 0..EVENTS {
             let own = format!("zones/{}", zones[n % zones.len()].zonename);
-            let value = ((50 + run * EVENTS + n) as u64) << 30;
+            // Another value than in the run before.
+            let value = format!("gzip-{}", 1 + run % 9);
             host.hurt("sysevent-zfs", "drop")?;
-            host.zfs_set(&own, "quota", &value.to_string())?;
+            host.zfs_set(&own, "compression", &value)?;
             host.hurt("sysevent-zfs", "heal")?;
-            let record = simhost::emit::history(&own, "set", "quota", value);
+            let set = format!("compression={value}");
+            let record = simhost::emit::history(&own, "set", &set, n as u64);
             host.raw_sysevent(
                 Channel::Zfs,
                 format!("{{{record}\n").as_bytes(),
             )?;
-            events.next_with(&["\"quota\""])?;
+            events.next_with(&["\"zfs_root_compression\""])?;
         }
         count(&mut counts[1])?;
         for n in 0..EVENTS {

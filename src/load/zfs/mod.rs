@@ -126,11 +126,18 @@ impl Datasets {
     /// for which zfs has printed nothing counts as failed.
     pub fn fail_unmentioned(&mut self, names: &BTreeSet<Arc<str>>) {
         for name in names.iter().filter(|name| is_dataset_name(name)) {
-            if !self.has(name) && !self.missing.contains(name) {
+            if !self.is_answered(name) {
                 let failed = self.failed.entry(Arc::clone(name));
                 failed.or_insert(DatasetError::NotListed);
             }
         }
+    }
+
+    /// Whether a dataset or snapshot was listed, or does not exist according to
+    /// zfs.
+    #[must_use]
+    pub fn is_answered(&self, name: &str) -> bool {
+        self.has(name) || self.missing.contains(name)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -195,7 +202,7 @@ pub fn list_pool(paths: &Paths, pool: &str) -> Run {
 pub enum Depth {
     /// Nothing. A tenant decides how much there is below a delegated dataset.
     Alone,
-    /// Its children and snapshots.
+    /// Its children and snapshots, though not the snapshots of its children.
     Children,
 }
 

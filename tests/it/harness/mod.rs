@@ -398,6 +398,22 @@ pub fn runs_of(host: &TestHost, words: &str) -> usize {
     host.runs().iter().filter(|run| run.contains(words)).count()
 }
 
+/// Waits until a member of a VM is this JSON; empty if the VM has no such
+/// member.
+pub fn wait_for_member(
+    daemon: &Daemon,
+    zonename: &str,
+    name: &str,
+    value: &str,
+) {
+    wait_for(&format!("{name} is {value}"), || {
+        let vm = daemon.vm(zonename);
+        let found = vm.and_then(|vm| vm.get(name).map(Json::to_string));
+        let found = found.unwrap_or_default();
+        if found == value { Ok(()) } else { Err(found) }
+    });
+}
+
 /// The first VM and member that differ; VMs are matched by zonename.
 pub fn first_difference(a: &Json, b: &Json) -> Option<String> {
     let by_name = |vms: &Json| -> BTreeMap<String, Json> {
