@@ -69,10 +69,10 @@ pub(super) static FACTS: [Fact; 9] = [
     },
     Fact {
         id: "zfs.depth",
-        why: "a zone's dataset is listed with its children and snapshots, \
-            others alone",
+        why: "a zone's dataset is listed with its children and snapshots, and \
+            with the snapshots that protect them; others alone",
         expected: "-d 1 lists a dataset with its children and snapshots, -d 0 \
-            only the dataset or snapshot itself",
+            only the dataset itself, and both only a snapshot itself",
         harm: "VMs lack snapshots, or thousands of a tenant's snapshots are \
             listed for nothing",
     },
@@ -449,9 +449,9 @@ fn look_at_depth(
         (tried.as_str(), Depth::Children, below.clone()),
         (tried.as_str(), Depth::Alone, BTreeSet::from([tried.as_str()])),
     ];
-    cases.extend(
-        snapshot.map(|name| (*name, Depth::Alone, BTreeSet::from([*name]))),
-    );
+    for depth in [Depth::Children, Depth::Alone] {
+        cases.extend(snapshot.map(|n| (*n, depth, BTreeSet::from([*n]))));
+    }
     let mut differences = Vec::new();
     for (name, depth, wanted) in &cases {
         let names = BTreeSet::from([Arc::from(*name)]);
