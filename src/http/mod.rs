@@ -20,7 +20,6 @@ pub mod route;
 mod transfer;
 mod poller;
 mod waker;
-mod pool;
 mod open;
 mod answer;
 mod outgoing;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::error::{CommandError, CommandProblem};
 use crate::os;
-use crate::os::process::{ReadSome, Running, kill_group_now, read_some, spawn};
+use crate::os::process::{Running, kill_group_now, spawn};
 use crate::threads::Stop;
 
 /// How often, while a command runs, the runner checks whether the daemon is
@@ -22,6 +22,9 @@ const END_CHECK: Duration = Duration::from_millis(100);
 /// The longest pause between two checks whether a command that has closed its
 /// output has exited. The first pause is a hundredth of this.
 const EXIT_CHECK: Duration = Duration::from_millis(10);
+
+/// Room for the output of a command about one zone, in bytes.
+const FIRST_ROOM: usize = 4096;
 
 /// What a command printed, and its exit status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +146,12 @@ impl Runner {
         Self { output_limit, stop, counts: RunCounts::default() }
     }
 
+    /// What ends the runs when the daemon ends.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
     /// Whether the daemon is ending.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -202,9 +211,8 @@ impl Runner {
         running: &mut Running,
         end: Instant,
     ) -> Result<Output, CommandProblem> {
-        let mut stdout = Vec::new();
+        let mut stdout = Vec::with_capacity(FIRST_ROOM);
         let mut stderr = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
         let (mut out_open, mut err_open) = (true, true);
         while out_open || err_open {
             let time = self.time_left(end)?;
@@ -215,18 +223,18 @@ impl Runner {
             let polled: Vec<_> = fds.into_iter().flatten().collect();
             os::wait_readable(&polled, time)?;
             if out_open {
-                out_open = self.drain(out, &mut stdout, &mut buffer)?;
+                out_open = self.drain(out, &mut stdout)?;
             }
             if err_open {
-                err_open = self.drain(err, &mut stderr, &mut buffer)?;
+                err_open = self.drain(err, &mut stderr)?;
             }
-            if running.child.has_ended()? {
+            if (out_open || err_open) && running.child.has_ended()? {
                 // Processes that the command has started may hold its pipes
                 // open for ever. What the pipes contain now is all of its
                 // output.
                 let Running { stdout: out, stderr: err, child } = running;
-                self.drain(out, &mut stdout, &mut buffer)?;
-                self.drain(err, &mut stderr, &mut buffer)?;
+                self.drain(out, &mut stdout)?;
+                self.drain(err, &mut stderr)?;
                 kill_group_now(child.id());
                 break;
             }
@@ -245,17 +253,15 @@ impl Runner {
         &self,
         pipe: &mut impl Read,
         to: &mut Vec<u8>,
-        buffer: &mut [u8],
     ) -> Result<bool, CommandProblem> {
-        loop {
-            match read_some(pipe, buffer)? {
-                ReadSome::Nothing => return Ok(true),
-                ReadSome::End => return Ok(false),
-                ReadSome::Bytes(n) => to.extend_from_slice(&buffer[..n]),
+        let room = self.output_limit.saturating_add(1) - to.len();
+        match pipe.take(room as u64).read_to_end(to) {
+            Ok(_) if to.len() > self.output_limit => {
+                Err(CommandProblem::PrintedTooMuch(self.output_limit))
             }
-            if to.len() > self.output_limit {
-                return Err(CommandProblem::PrintedTooMuch(self.output_limit));
-            }
+            Ok(_) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(e) => Err(e.into()),
         }
     }
 

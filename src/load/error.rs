@@ -101,9 +101,8 @@ impl std::error::Error for CommandError {}
 pub enum CommandProblem {
     /// It could not be started; the text is the system's error message.
     NotStarted(String),
-    /// No thread could be started to wait for it; the text is the system's
-    /// error message.
-    NoThread(String),
+    /// No thread could be started to wait for it.
+    NoThread,
     /// Its output could not be read; the text is the system's error message.
     Io(String),
     /// It was killed because it ran for longer than this limit.
@@ -134,8 +133,8 @@ impl fmt::Display for CommandProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotStarted(why) => write!(f, "can't be started: {why}"),
-            Self::NoThread(why) => {
-                write!(f, "no thread could be started to run it: {why}")
+            Self::NoThread => {
+                f.write_str("no thread could be started to run it")
             }
             Self::Io(why) => f.write_str(why),
             Self::RanTooLong(limit) => {

@@ -22,6 +22,9 @@ const FLOOD: usize = 1_000_000;
 /// How long memory is watched.
 const CALM: Duration = Duration::from_secs(3);
 
+/// How long it is quiet after a peak, before memory is watched again.
+const LULL: Duration = Duration::from_secs(10);
+
 /// Seconds between periodic reloads: long enough that the next one is not due a
 /// moment after one.
 const PERIOD: &str = "8";
@@ -91,6 +94,8 @@ pub fn memory(programs: &Programs, runs: usize) -> Result<Vec<Figure>> {
     );
     let before = calm(&daemon)?;
     let peak = peak(&daemon)?;
+    // By then the threads that have answered have ended.
+    std::thread::sleep(LULL);
     let after = calm(&daemon)?;
     figures.push(Figure::new(7, "at a peak", "MiB", vec![peak / MIB]));
     figures.push(
