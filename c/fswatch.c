@@ -278,17 +278,19 @@ watch_end(fswatch_t *fw, watch_t *w)
 
 /*
  * Associates a watch that the caller holds with the file that its path leads to
- * now.
+ * now. If the caller has just looked at that file, `seen` is what it saw.
  */
 static int
-watch_arm(fswatch_t *fw, watch_t *w)
+watch_arm(fswatch_t *fw, watch_t *w, const struct stat *seen)
 {
 	struct stat st;
 	stamp_t before, after;
 	int tries;
 
 	for (tries = 0; tries < ARM_TRIES; tries++) {
-		if (lstat(w->w_path, &st) != 0)
+		if (tries == 0 && seen != NULL)
+			st = *seen;
+		else if (lstat(w->w_path, &st) != 0)
 			return (errno);
 		stamp_of(&st, &before);
 		(void) memset(&w->w_object, 0, sizeof (w->w_object));
@@ -411,15 +413,22 @@ is_unchanged(const watch_t *w)
 static int
 add(fswatch_t *fw, uint64_t id, const char *path, int anew, int *changed)
 {
+	struct stat seen;
+	int looked = 0;
 	watch_t *w;
 	int err;
 
 	*changed = 0;
 	do {
 		w = watch_hold(fw, id);
-		if (w == NULL &&
-		    (err = watch_create(fw, id, path, &w)) != 0)
-			return (err);
+		if (w == NULL) {
+			/* A path that is missing needs no watch. */
+			if (lstat(path, &seen) != 0)
+				return (errno);
+			looked = 1;
+			if ((err = watch_create(fw, id, path, &w)) != 0)
+				return (err);
+		}
 		if (w->w_ended) {
 			/* It ended while we waited for it: make a new one. */
 			watch_release(fw, w);
@@ -435,7 +444,7 @@ add(fswatch_t *fw, uint64_t id, const char *path, int anew, int *changed)
 		stamp_t before = armed_stamp(w), now;
 		int armed = w->w_armed;
 
-		err = watch_arm(fw, w);
+		err = watch_arm(fw, w, looked && !armed ? &seen : NULL);
 		now = armed_stamp(w);
 		if (err != 0)
 			watch_end(fw, w);
@@ -510,7 +519,7 @@ fswatch_wait(fswatch_t *fw, fswatch_event_t *events, uint32_t max, uint32_t *n)
 
 				fe->fe_id = w->w_id;
 				fe->fe_changes = pe->portev_events;
-				fe->fe_gone = watch_arm(fw, w);
+				fe->fe_gone = watch_arm(fw, w, NULL);
 				now = armed_stamp(w);
 				fe->fe_exchanged = (pe->portev_events &
 				    FILE_EXCEPTION) != 0 ||

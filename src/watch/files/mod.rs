@@ -357,15 +357,20 @@ impl FileWatcher {
         add: fn(&FsWatch, u64, &Path) -> io::Result<bool>,
     ) -> Option<bool> {
         let _arming = self.take(id);
-        let (path, parent, state) = {
+        let (path, parent, state, is_awaited) = {
             let tables = self.tables.lock();
             let node = tables.nodes.get(&id)?;
             if !wanted(node.state) {
                 return Some(false);
             }
-            (tables.path(id)?, node.parent(), node.state)
+            let is_armed = |id| tables.state(id) == Some(NodeState::Armed);
+            let is_awaited = node.state == NodeState::Missing
+                && node.parent().is_some_and(is_armed);
+            (tables.path(id)?, node.parent(), node.state, is_awaited)
         };
         let armed = match add(&self.watch, id, &path) {
+            // An event of the directory will tell when it appears.
+            Err(e) if is_missing(&e) && is_awaited => None,
             Err(e) if is_missing(&e) => {
                 // From here on, an event of the directory makes the event
                 // thread look for this path. The second try below finds what
