@@ -135,11 +135,10 @@ pub struct VmDatasets {
 
 impl VmDatasets {
     /// The names of all of them.
-    #[must_use]
-    pub fn names(&self) -> Vec<Arc<str>> {
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         let volumes = self.volumes.iter().map(|(_, volume)| volume);
         let all = self.root.iter().chain(&self.delegated).chain(volumes);
-        all.map(|d| Arc::clone(&d.name)).chain(self.known.clone()).collect()
+        all.map(|dataset| &dataset.name).chain(&self.known)
     }
 
     /// Chooses the datasets of a VM.

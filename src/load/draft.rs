@@ -297,27 +297,37 @@ impl Draft {
 
     /// The names that the zone's own dataset may have.
     fn own_dataset_names(&self) -> Vec<Arc<str>> {
-        let own = self.zonepath().map(|p| p.trim_start_matches('/').into());
-        let known = self.datasets.root.as_ref().map(|d| Arc::clone(&d.name));
-        own.into_iter().chain(known).collect()
+        let known = self.datasets.root.as_ref().map(|d| &d.name);
+        let own = self.zonepath().map(|path| path.trim_start_matches('/'));
+        let own = own.filter(|own| known.is_none_or(|known| **known != **own));
+        own.map(Arc::from).into_iter().chain(known.cloned()).collect()
     }
 
     /// The names of the other datasets that this VM may have.
-    fn other_datasets(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self.receiving.iter().cloned().collect();
-        if let Some(xml) = &self.xml {
-            names.extend(xml.datasets.iter().cloned().chain(volumes_of(xml)));
-        }
-        names
+    fn other_datasets(&self) -> impl Iterator<Item = &str> {
+        let xml = self.xml.iter();
+        let of_xml = xml.flat_map(|xml| {
+            xml.datasets.iter().map(|name| &**name).chain(volumes_of(xml))
+        });
+        self.receiving.iter().map(|name| &**name).chain(of_xml)
     }
 
-    /// The names of all datasets that this VM may have, or had before.
-    pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
-        let mut names: BTreeSet<_> =
-            self.own_dataset_names().into_iter().collect();
-        names.extend(self.other_datasets());
-        names.extend(self.datasets.names());
-        names
+    /// The names of all datasets that this VM may have, or had before. Some may
+    /// come twice.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let own = self.zonepath().map(|path| path.trim_start_matches('/'));
+        let had = self.datasets.names().map(|name| &**name);
+        own.into_iter().chain(self.other_datasets()).chain(had)
+    }
+
+    /// As [`Self::names`], each of them once.
+    pub(super) fn all_names(&self) -> BTreeSet<Arc<str>> {
+        self.names().map(Arc::from).collect()
+    }
+
+    /// The pools that this VM is on, or was on. Some may come twice.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &str> {
+        self.names().map(pool_of)
     }
 
     /// The names of the snapshots that make the delegated dataset
@@ -327,9 +337,10 @@ impl Draft {
         datasets: &Datasets,
     ) -> impl Iterator<Item = Arc<str>> {
         let found = self.zonepath().and_then(|at| datasets.mounted_at(at));
-        let found = found.map(|root| Arc::clone(&root.name));
-        let roots = self.own_dataset_names().into_iter().chain(found);
-        let delegated = roots.map(|root| format!("{root}/data"));
+        let mut roots = self.own_dataset_names();
+        roots.extend(found.map(|root| Arc::clone(&root.name)));
+        roots.dedup();
+        let delegated = roots.into_iter().map(|root| format!("{root}/data"));
         let had = self.datasets.delegated.as_ref();
         let (xml, had) = (self.xml.as_ref(), had.map(|d| &d.name));
         let may_be = |name: &String| {
@@ -344,32 +355,32 @@ impl Draft {
         delegated.into_iter().map(hold)
     }
 
-    /// What zfs must be asked for, as far as its answers so far (`datasets`)
-    /// show.
-    pub(super) fn datasets_to_ask_for(
+    /// Adds to `wanted` what zfs must be asked for, as far as its answers so far
+    /// (`datasets`) show.
+    pub(super) fn add_wanted(
         &self,
         datasets: &Datasets,
-    ) -> DatasetsWanted {
-        let mut wanted = DatasetsWanted::default();
+        wanted: &mut DatasetsWanted,
+    ) {
         let own = self.own_dataset_names();
         let unknown = |name: &Arc<str>| datasets.get(name).is_none();
         let volumes = self.xml.iter().flat_map(|xml| volumes_of(xml));
         let volumes = volumes.filter(|name| !is_child(name, &own));
         wanted.trees.extend(own.iter().cloned());
-        wanted.trees.extend(volumes.filter(unknown));
+        wanted.trees.extend(volumes.map(Arc::from).filter(unknown));
         // A dataset is gone only if zfs says so. It is not enough that a list
         // does not have it.
+        let other = self.other_datasets().map(Arc::from);
         let alone = own
             .into_iter()
-            .chain(self.other_datasets())
+            .chain(other)
             .chain(self.hold_snapshots(datasets))
-            .chain(self.datasets.names());
+            .chain(self.datasets.names().cloned());
         wanted.alone.extend(alone.filter(unknown));
         // The dataset of a zone's directory may have another name than the
         // directory. Only a list of the whole pool finds it then.
         let lost = self.unmounted_root(datasets);
         wanted.pools.extend(lost.map(|own| pool_of(&own).into()));
-        wanted
     }
 
     /// The name that the zone's own dataset should have, if the zone has been
@@ -386,10 +397,13 @@ impl Draft {
     /// could be.
     fn failure(
         &self,
-        mut names: BTreeSet<Arc<str>>,
         datasets: &Datasets,
         unanswered: &BTreeMap<Arc<str>, Unanswered>,
     ) -> Option<LoadError> {
+        if datasets.lacks_nothing() && unanswered.is_empty() {
+            return None;
+        }
+        let mut names = self.all_names();
         if let Some(path) = self.zonepath() {
             let own = path.trim_start_matches('/');
             if datasets.mounted_at(path).is_some()
@@ -443,9 +457,9 @@ impl Draft {
             .is_some_and(|path| path.trim_start_matches('/') == name);
         let xml = self.xml.as_ref();
         (is_own && self.is_installed())
-            || self.datasets.names().iter().any(|had| **had == *name)
+            || self.datasets.names().any(|had| **had == *name)
             || xml.is_some_and(|_| {
-                self.other_datasets().iter().any(|other| **other == *name)
+                self.other_datasets().any(|other| *other == *name)
             })
     }
 
@@ -457,11 +471,10 @@ impl Draft {
         datasets: &Datasets,
         unanswered: &BTreeMap<Arc<str>, Unanswered>,
     ) {
-        let names = self.names();
-        let pools: BTreeSet<_> = names.iter().map(|n| pool_of(n)).collect();
-        let not_yet = pools.iter().filter_map(|pool| unanswered.get(*pool));
-        let not_yet = not_yet.cloned().collect::<Vec<_>>();
-        let failure = self.failure(names, datasets, unanswered);
+        let is_on = |pool: &str| self.pools().any(|own| *own == *pool);
+        let not_yet = unanswered.iter().filter(|(pool, _)| is_on(pool));
+        let not_yet: Vec<_> = not_yet.map(|(_, run)| run.clone()).collect();
+        let failure = self.failure(datasets, unanswered);
         let failure = failure.or_else(|| self.error_of_lost_dataset(datasets));
         if failure.is_none() || self.prior.is_none() {
             self.select_datasets(datasets);
@@ -477,7 +490,7 @@ impl Draft {
     fn error_of_lost_dataset(&self, datasets: &Datasets) -> Option<LoadError> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
-        let mut lost = had.iter().filter(|name| datasets.get(name).is_none());
+        let mut lost = had.filter(|name| datasets.get(name).is_none());
         lost.next().is_some().then(|| odd.clone().into())
     }
 
@@ -518,9 +531,8 @@ impl Draft {
 }
 
 /// The volumes of a VM's disks, as its XML names them.
-fn volumes_of(xml: &ZoneXml) -> impl Iterator<Item = Arc<str>> {
-    let paths = xml.disk_paths.iter();
-    paths.filter_map(|path| volume_of_path(path).map(Arc::from))
+fn volumes_of(xml: &ZoneXml) -> impl Iterator<Item = &str> {
+    xml.disk_paths.iter().filter_map(|path| volume_of_path(path))
 }
 
 /// Whether a dataset is directly below one of these.
@@ -539,7 +551,7 @@ pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> DatasetsWanted {
     let hold = is_delegated.then(|| format!("{data}@{INDESTRUCTIBLE}").into());
     DatasetsWanted {
         pools: BTreeSet::new(),
-        trees: volumes.chain(own.clone()).collect(),
+        trees: volumes.map(Arc::from).chain(own.clone()).collect(),
         alone: xml.datasets.iter().cloned().chain(hold).collect(),
     }
 }

@@ -43,7 +43,7 @@ use error::{FileError, LoadError};
 use files::Sysinfo;
 use kstat::Kstats;
 use pools::{DatasetsWanted, Pools};
-use question::{Question, pool_of};
+use question::Question;
 use runs::{Runs, Unanswered};
 use zfs::Datasets;
 use zone_files::Accepted;
@@ -189,7 +189,7 @@ impl Loader {
         let kstats = kstats.map(|kstats| asker.answer(kstats, kstat::answer));
         pools.wait();
         for draft in drafts.iter().filter(|draft| draft.is_other_zone) {
-            pools.forget(&draft.names());
+            pools.forget(&draft.all_names());
         }
         self.set_kstats(&mut drafts, &asker, kstats);
         read_datasets(&mut drafts, &mut pools);
@@ -327,13 +327,13 @@ fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
 fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
     let mut wanted = DatasetsWanted::default();
     for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
-        wanted.extend(draft.datasets_to_ask_for(datasets));
+        draft.add_wanted(datasets, &mut wanted);
     }
     wanted
 }
 
 /// The pools that these VMs are on, or were on.
 fn pools_of(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
-    let names = drafts.iter().flat_map(|draft| draft.names());
-    names.map(|name| pool_of(&name).into()).collect()
+    let pools: BTreeSet<_> = drafts.iter().flat_map(Draft::pools).collect();
+    pools.into_iter().map(Arc::from).collect()
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::column::Column;
-use crate::config::ZVOL_RDSK;
 use crate::load::zonexml::BrandRules;
 use crate::vm::json::{Json, Object};
 use crate::vm::values::{GIB, MIB, epoch_seconds_to_iso, parse_number};
@@ -83,12 +82,24 @@ pub struct DatasetSnapshot {
 }
 
 /// A dataset as it is listed.
-pub(super) struct Listed {
+pub(super) struct Listed<'a> {
     pub dataset: Dataset,
-    /// Where it is mounted; for a volume, its raw device.
-    pub mountpoint: String,
-    /// Whether it is managed from within a zone.
-    zoned: bool,
+    pub place: MountPlace,
+    /// The column `mountpoint`.
+    pub mountpoint: &'a str,
+}
+
+/// Where a dataset can be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MountPlace {
+    /// Nowhere: it is not mounted, or is managed from within a zone.
+    Nowhere,
+    /// It is a volume: at the raw device of its name.
+    Device,
+    /// In the directory of its name.
+    Home,
+    /// In another directory.
+    Elsewhere,
 }
 
 /// What zfs prints for "no limit": 2^64 - 1, as a double.
@@ -98,6 +109,8 @@ impl Dataset {
     /// Adds a snapshot, unless it is there already.
     pub(super) fn add(&mut self, snapshot: DatasetSnapshot) {
         if !self.snapshots.contains(&snapshot) {
+            // Most datasets have none or one.
+            self.snapshots.reserve_exact(1);
             self.snapshots.push(snapshot);
         }
     }
@@ -189,9 +202,9 @@ fn pool(dataset: &str) -> &str {
     dataset.split('/').next().unwrap_or(dataset)
 }
 
-impl Listed {
+impl<'a> Listed<'a> {
     /// Parses the columns of a line of zfs.
-    pub fn parse(fields: &[&str; COLUMNS.len()]) -> Self {
+    pub fn parse(fields: &[&'a str; COLUMNS.len()]) -> Self {
         let [
             compression,
             creation,
@@ -211,10 +224,16 @@ impl Listed {
             zoned,
             mountpoint,
         ] = *fields;
-        let mountpoint = match (kind, mountpoint) {
-            ("volume", _) => format!("{ZVOL_RDSK}{name}"),
-            (_, "legacy" | "-") => format!("/{name}"),
-            (_, path) => path.to_string(),
+        let is_delegated =
+            zoned == "on" || name.split('/').nth(2) == Some("data");
+        let is_home = |path: &str| path.strip_prefix('/') == Some(name);
+        let place = match (kind, mountpoint) {
+            _ if is_delegated => MountPlace::Nowhere,
+            ("volume", _) => MountPlace::Device,
+            (_, "legacy" | "-") => MountPlace::Home,
+            (_, path) if is_home(path) => MountPlace::Home,
+            (_, path) if path.starts_with('/') => MountPlace::Elsewhere,
+            _ => MountPlace::Nowhere,
         };
         let dataset = Dataset {
             name: name.into(),
@@ -231,14 +250,7 @@ impl Listed {
             volsize: Column::parse(volsize),
             snapshots: Vec::new(),
         };
-        Self { dataset, mountpoint, zoned: zoned == "on" }
-    }
-
-    /// Whether it should be found by its mountpoint.
-    pub fn is_mapped(&self) -> bool {
-        self.mountpoint.starts_with('/')
-            && !self.zoned
-            && self.dataset.name.split('/').nth(2) != Some("data")
+        Self { dataset, place, mountpoint }
     }
 }
 

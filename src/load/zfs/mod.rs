@@ -7,17 +7,19 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::Paths;
+use crate::config::{Paths, ZVOL_RDSK};
 use crate::load::command::{Output, Run};
 use crate::load::error::{CommandError, DatasetError, OutputError};
-use dataset::Listed;
 pub use dataset::{COLUMNS, Dataset, DatasetSnapshot, INDESTRUCTIBLE};
+use dataset::{Listed, MountPlace};
 
 /// Datasets, by name and by mountpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Datasets {
-    by_name: HashMap<Arc<str>, Arc<Dataset>>,
-    by_mountpoint: HashMap<String, Arc<str>>,
+    by_name: HashMap<Arc<str>, PlacedDataset>,
+    /// The names of filesystems that are mounted elsewhere than where their
+    /// name says, by mountpoint.
+    elsewhere: HashMap<String, Arc<str>>,
     /// Snapshots that were listed without their dataset.
     snapshots: HashMap<Arc<str>, Vec<DatasetSnapshot>>,
     /// Names that could not be listed, and why.
@@ -30,18 +32,33 @@ pub struct Datasets {
     cut: Option<DatasetError>,
 }
 
+/// A dataset, and where it can be found.
+#[derive(Clone, Debug)]
+struct PlacedDataset {
+    dataset: Arc<Dataset>,
+    place: MountPlace,
+}
+
 impl Datasets {
     /// The dataset of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Dataset>> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(|found| &found.dataset)
     }
 
     /// The dataset that is mounted at `path`, or whose device `path` is.
-    /// Datasets that a zone manages do not count.
+    /// Datasets that a zone manages do not count. If several have the same
+    /// mountpoint, the one that is named like it counts.
     #[must_use]
     pub fn mounted_at(&self, path: &str) -> Option<&Arc<Dataset>> {
-        self.by_mountpoint.get(path).and_then(|name| self.get(name))
+        let (name, place) = match path.strip_prefix(ZVOL_RDSK) {
+            Some(name) => (name, MountPlace::Device),
+            None => (path.strip_prefix('/')?, MountPlace::Home),
+        };
+        match self.by_name.get(name) {
+            Some(found) if found.place == place => Some(&found.dataset),
+            _ => self.get(self.elsewhere.get(path)?),
+        }
     }
 
     /// Why a name could not be listed, if it could not.
@@ -53,7 +70,7 @@ impl Datasets {
     /// Keeps only the datasets and snapshots with these names.
     pub fn retain(&mut self, names: &BTreeSet<Arc<str>>) {
         self.by_name.retain(|name, _| names.contains(name));
-        self.by_mountpoint.retain(|_, name| names.contains(name));
+        self.elsewhere.retain(|_, name| names.contains(name));
         self.snapshots.retain(|dataset, snapshots| {
             snapshots.retain(|snapshot| {
                 let name = format!("{dataset}@{}", snapshot.name);
@@ -85,6 +102,12 @@ impl Datasets {
         self.cut.as_ref()
     }
 
+    /// Whether everything that was asked for exists, and was listed.
+    #[must_use]
+    pub fn lacks_nothing(&self) -> bool {
+        self.failed.is_empty() && self.missing.is_empty()
+    }
+
     /// Forgets which names do not exist. They are asked for again, alone.
     pub fn clear_missing(&mut self) {
         self.missing.clear();
@@ -109,7 +132,7 @@ impl Datasets {
     /// Forgets the names for which `is_old` is true.
     pub fn forget(&mut self, is_old: impl Fn(&str) -> bool) {
         self.by_name.retain(|name, _| !is_old(name));
-        self.by_mountpoint.retain(|_, name| !is_old(name));
+        self.elsewhere.retain(|_, name| !is_old(name));
         self.snapshots.retain(|name, _| !is_old(name));
         self.failed.retain(|name, _| !is_old(name));
         self.missing.retain(|name| !is_old(name));
@@ -144,28 +167,29 @@ impl Datasets {
         let Some((dataset, snapshot)) = name.split_once('@') else {
             return self.by_name.contains_key(name);
         };
-        let own = self.by_name.get(dataset).map(|d| &d.snapshots);
+        let own = self.get(dataset).map(|d| &d.snapshots);
         let apart = self.snapshots.get(dataset);
         let mut all = own.into_iter().chain(apart).flatten();
         all.any(|s| *s.name == *snapshot)
     }
 
     /// Adds what another run has listed.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
         self.missing.extend(other.missing);
-        for (name, mut dataset) in other.by_name {
+        if self.by_name.is_empty() && self.snapshots.is_empty() {
+            std::mem::swap(&mut self.by_name, &mut other.by_name);
+        }
+        for (name, mut found) in other.by_name {
             // A run that lists a dataset need not list all its snapshots.
             let old = self.by_name.remove(&name);
-            let old = old.iter().flat_map(|dataset| &dataset.snapshots);
+            let old = old.iter().flat_map(|old| &old.dataset.snapshots);
             let apart = self.snapshots.remove(&name).into_iter().flatten();
             for snapshot in old.cloned().chain(apart) {
-                if !dataset.snapshots.contains(&snapshot) {
-                    Arc::make_mut(&mut dataset).snapshots.push(snapshot);
-                }
+                Arc::make_mut(&mut found.dataset).add(snapshot);
             }
-            self.by_name.insert(name, dataset);
+            self.by_name.insert(name, found);
         }
-        self.by_mountpoint.extend(other.by_mountpoint);
+        self.elsewhere.extend(other.elsewhere);
         self.failed.extend(other.failed);
         self.odd = self.odd.take().or(other.odd);
         for (name, snapshots) in other.snapshots {
@@ -177,7 +201,7 @@ impl Datasets {
 
     fn add_snapshot(&mut self, dataset: &str, snapshot: DatasetSnapshot) {
         match self.by_name.get_mut(dataset) {
-            Some(dataset) => Arc::make_mut(dataset).add(snapshot),
+            Some(found) => Arc::make_mut(&mut found.dataset).add(snapshot),
             None => {
                 self.snapshots
                     .entry(dataset.into())
@@ -363,29 +387,36 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
     }
     match listing.datasets.odd {
         Some(odd) if good == 0 => Err(odd),
-        _ => Ok(listing.finish()),
+        _ => Ok(listing.datasets),
     }
 }
 
 /// A listing while it is read.
 #[derive(Default)]
 struct Listing {
-    listed: HashMap<Arc<str>, Listed>,
-    order: Vec<Arc<str>>,
     datasets: Datasets,
+    /// The dataset that was added last.
+    last: Option<Arc<str>>,
 }
 
 impl Listing {
     fn add(&mut self, listed: Listed) {
-        match self.listed.entry(Arc::clone(&listed.dataset.name)) {
-            Entry::Occupied(twice) => {
-                self.datasets.fail(twice.key(), DatasetError::ListedTwice);
+        let Listed { dataset, place, mountpoint } = listed;
+        let name = Arc::clone(&dataset.name);
+        match self.datasets.by_name.entry(Arc::clone(&name)) {
+            Entry::Occupied(_) => {
+                self.datasets.fail(&name, DatasetError::ListedTwice);
+                return;
             }
             Entry::Vacant(new) => {
-                self.order.push(Arc::clone(new.key()));
-                new.insert(listed);
+                new.insert(PlacedDataset { dataset: Arc::new(dataset), place });
             }
         }
+        if place == MountPlace::Elsewhere {
+            let at = self.datasets.elsewhere.entry(mountpoint.to_string());
+            at.or_insert_with(|| Arc::clone(&name));
+        }
+        self.last = Some(name);
     }
 
     fn add_snapshot(
@@ -394,36 +425,13 @@ impl Listing {
         snapshot: DatasetSnapshot,
         depth: Depth,
     ) {
-        let is_next = self.order.last().is_some_and(|last| **last == *name);
-        match self.listed.get_mut(name) {
-            Some(listed) if is_next => listed.dataset.add(snapshot),
-            _ if depth == Depth::Alone => {
-                self.datasets.add_snapshot(name, snapshot);
-            }
-            _ => {
-                let why = DatasetError::SnapshotElsewhere;
-                self.datasets.fail(&name.into(), why);
-            }
+        let is_next = self.last.as_ref().is_some_and(|last| **last == *name);
+        if is_next || depth == Depth::Alone {
+            self.datasets.add_snapshot(name, snapshot);
+        } else {
+            let why = DatasetError::SnapshotElsewhere;
+            self.datasets.fail(&name.into(), why);
         }
-    }
-
-    fn finish(mut self) -> Datasets {
-        let mut datasets = self.datasets;
-        for name in self.order {
-            let Some(mut listed) = self.listed.remove(&name) else { continue };
-            if listed.is_mapped() {
-                // If several datasets have the same mountpoint, the one that is
-                // named like the mountpoint counts.
-                let at = listed.mountpoint;
-                let is_named_so = at.strip_prefix('/') == Some(&*name);
-                if is_named_so || !datasets.by_mountpoint.contains_key(&*at) {
-                    datasets.by_mountpoint.insert(at, Arc::clone(&name));
-                }
-            }
-            listed.dataset.snapshots.shrink_to_fit();
-            datasets.by_name.insert(name, Arc::new(listed.dataset));
-        }
-        datasets
     }
 }
 
