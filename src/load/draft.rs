@@ -11,7 +11,7 @@ use super::dtd::Refusal;
 use super::error::{DatasetError, FileError, LoadError};
 use super::files::{self, FilePlace, Stamped, Stamps, Sysinfo};
 use super::kstat::{self, Kstats};
-use super::pools::DatasetsWanted;
+use super::pools::{DatasetsWanted, Pools};
 use super::question::pool_of;
 use super::runs::Unanswered;
 use super::zfs::{Datasets, INDESTRUCTIBLE};
@@ -356,17 +356,19 @@ impl Draft {
     }
 
     /// Adds to `wanted` what zfs must be asked for, as far as its answers so far
-    /// (`datasets`) show.
+    /// show.
     pub(super) fn add_wanted(
         &self,
-        datasets: &Datasets,
+        pools: &Pools<'_>,
         wanted: &mut DatasetsWanted,
     ) {
+        let datasets = &pools.datasets;
         let own = self.own_dataset_names();
         let unknown = |name: &Arc<str>| datasets.get(name).is_none();
         let volumes = self.xml.iter().flat_map(|xml| volumes_of(xml));
         let volumes = volumes.filter(|name| !is_child(name, &own));
-        wanted.trees.extend(own.iter().cloned());
+        let trees = own.iter().filter(|name| !pools.has_walked(name));
+        wanted.trees.extend(trees.cloned());
         wanted.trees.extend(volumes.map(Arc::from).filter(unknown));
         // A dataset is gone only if zfs says so. It is not enough that a list
         // does not have it.
@@ -400,7 +402,7 @@ impl Draft {
         datasets: &Datasets,
         unanswered: &BTreeMap<Arc<str>, Unanswered>,
     ) -> Option<LoadError> {
-        if datasets.lacks_nothing() && unanswered.is_empty() {
+        if !datasets.has_failures() && unanswered.is_empty() {
             return None;
         }
         let mut names = self.all_names();
@@ -439,10 +441,10 @@ impl Draft {
             return None;
         }
         let pool = pool_of(name);
-        if let Some(why) = datasets.pool_failure(pool)
+        if let Some(why) = datasets.failure(pool)
             && self.should_exist(name)
         {
-            return Some(why);
+            return Some(why.clone());
         }
         // The answer of its pool has not come yet.
         let pending =

@@ -45,7 +45,6 @@ use kstat::Kstats;
 use pools::{DatasetsWanted, Pools};
 use question::Question;
 use runs::{Runs, Unanswered};
-use zfs::Datasets;
 use zone_files::Accepted;
 use zones::AllZones;
 
@@ -174,7 +173,7 @@ impl Loader {
         let mut drafts: Vec<_> = requests.into_iter().map(Draft::new).collect();
         let asker = Asker::new(self, false);
         let mut pools = Pools::new(&asker, self.limits.command_time);
-        let mut early = wanted(&drafts, &pools.datasets);
+        let mut early = wanted(&drafts, &pools);
         let unknown: Vec<_> =
             drafts.iter().filter(|draft| draft.row.is_none()).collect();
         early.extend(self.likely(&unknown));
@@ -315,7 +314,7 @@ impl Loader {
 /// Asks zfs for the datasets of these VMs until every name has been asked for,
 /// and gives each VM its own datasets.
 fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
-    while pools.ask(wanted(drafts, &pools.datasets)) {
+    while pools.ask(wanted(drafts, pools)) {
         pools.wait();
     }
     for draft in drafts.iter_mut().filter(|d| d.wants_datasets()) {
@@ -324,16 +323,21 @@ fn read_datasets(drafts: &mut [Draft], pools: &mut Pools<'_>) {
 }
 
 /// What zfs must be asked for, given what it has answered so far.
-fn wanted(drafts: &[Draft], datasets: &Datasets) -> DatasetsWanted {
+fn wanted(drafts: &[Draft], pools: &Pools<'_>) -> DatasetsWanted {
     let mut wanted = DatasetsWanted::default();
     for draft in drafts.iter().filter(|draft| draft.wants_datasets()) {
-        draft.add_wanted(datasets, &mut wanted);
+        draft.add_wanted(pools, &mut wanted);
     }
     wanted
 }
 
 /// The pools that these VMs are on, or were on.
 fn pools_of(drafts: &[Draft]) -> BTreeSet<Arc<str>> {
-    let pools: BTreeSet<_> = drafts.iter().flat_map(Draft::pools).collect();
-    pools.into_iter().map(Arc::from).collect()
+    let mut pools: BTreeSet<Arc<str>> = BTreeSet::new();
+    for pool in drafts.iter().flat_map(Draft::pools) {
+        if !pools.contains(pool) {
+            pools.insert(pool.into());
+        }
+    }
+    pools
 }

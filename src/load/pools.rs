@@ -10,7 +10,7 @@ use super::asker::{Asker, NoAnswer};
 use super::error::DatasetError;
 use super::question::{Question, pool_of};
 use super::runs::{PendingRun, Unanswered};
-use super::zfs::{self, Datasets, Depth};
+use super::zfs::{self, Datasets, Depth, LIST_DEPTH};
 
 /// When a run leaves something out, zfs does not say what. The run is then
 /// repeated for each half of its names, at most this many times in one load. If
@@ -249,6 +249,14 @@ impl<'a> Pools<'a> {
         }
     }
 
+    /// Whether the list of a whole pool has a dataset, and so what is directly
+    /// below it.
+    pub(super) fn has_walked(&self, name: &str) -> bool {
+        depth(name) < LIST_DEPTH
+            && self.listed.contains(pool_of(name))
+            && self.datasets.get(name).is_some()
+    }
+
     /// The part of `wanted` that zfs was not asked for yet, and has not listed
     /// together with something else. Pools that have failed or not answered are
     /// left out.
@@ -258,21 +266,17 @@ impl<'a> Pools<'a> {
         let is_unavailable = |name: &str| {
             let pool = pool_of(name);
             self.unanswered.contains_key(pool)
-                || self.datasets.pool_failure(pool).is_some()
+                || self.datasets.failure(pool).is_some()
         };
         pools.retain(|pool| {
             let is_new = !self.asked.pools.contains(pool);
             is_new && is_name(pool) && !is_unavailable(pool)
         });
-        // The list of a whole pool goes two levels below the pool.
-        let depth = |name: &str| name.split(['/', '@']).count() - 1;
         trees.retain(|name| {
             let pool = pool_of(name);
             let is_new = !self.asked.trees.contains(name);
-            let has_row = || self.datasets.get(name).is_some();
-            let is_listed = depth(name) < 2
-                && (pools.contains(pool)
-                    || (self.listed.contains(pool) && has_row()));
+            let is_listed = self.has_walked(name)
+                || (depth(name) < LIST_DEPTH && pools.contains(pool));
             is_new && is_name(name) && !is_unavailable(name) && !is_listed
         });
         alone.retain(|name| {
@@ -280,7 +284,7 @@ impl<'a> Pools<'a> {
                 && !self.datasets.is_answered(name);
             let comes_with_others = trees.contains(name)
                 || parent(name).is_some_and(|p| trees.contains(p))
-                || (depth(name) <= 2 && pools.contains(pool_of(name)));
+                || (depth(name) <= LIST_DEPTH && pools.contains(pool_of(name)));
             is_new
                 && is_name(name)
                 && !is_unavailable(name)
@@ -293,6 +297,11 @@ impl<'a> Pools<'a> {
         trees.extend::<BTreeSet<_>>(with_tree);
         DatasetsWanted { pools, trees, alone }
     }
+}
+
+/// How many levels a name is below its pool.
+fn depth(name: &str) -> usize {
+    name.split(['/', '@']).count() - 1
 }
 
 /// The name of what a dataset or snapshot is directly below.

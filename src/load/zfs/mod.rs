@@ -86,15 +86,6 @@ impl Datasets {
         self.missing.contains(name) && self.get(name).is_none()
     }
 
-    /// Why nothing is known of a pool's datasets, if that is so: the pool could
-    /// not be listed, or does not exist.
-    #[must_use]
-    pub fn pool_failure(&self, pool: &str) -> Option<DatasetError> {
-        let is_missing = self.missing.contains(pool);
-        let missing = is_missing.then_some(DatasetError::NoPool);
-        self.failure(pool).cloned().or(missing)
-    }
-
     /// What zfs printed when it left something out. It does not say what that
     /// is.
     #[must_use]
@@ -102,10 +93,10 @@ impl Datasets {
         self.cut.as_ref()
     }
 
-    /// Whether everything that was asked for exists, and was listed.
+    /// Whether anything that was asked for could not be listed.
     #[must_use]
-    pub fn lacks_nothing(&self) -> bool {
-        self.failed.is_empty() && self.missing.is_empty()
+    pub fn has_failures(&self) -> bool {
+        !self.failed.is_empty()
     }
 
     /// Forgets which names do not exist. They are asked for again, alone.
@@ -119,7 +110,7 @@ impl Datasets {
         if self.get(pool).is_some() {
             return;
         }
-        for name in self.missing.extract_if(|name| **name != *pool) {
+        for name in self.missing.drain() {
             self.failed.entry(name).or_insert(DatasetError::PoolNotListed);
         }
     }
@@ -212,11 +203,14 @@ impl Datasets {
     }
 }
 
+/// How many levels below the pool the list of a whole pool goes.
+pub const LIST_DEPTH: usize = 2;
+
 /// The run that lists the datasets of all zones on a pool, with their children
 /// and snapshots. Deeper datasets, and the tenants' own, are asked for by name.
 #[must_use]
 pub fn list_pool(paths: &Paths, pool: &str) -> Run {
-    let mut run = list_run(paths, "2");
+    let mut run = list_run(paths, &LIST_DEPTH.to_string());
     run.arg(pool);
     run
 }
@@ -325,7 +319,12 @@ pub fn answer(
         let of_name = line.strip_prefix("cannot open '");
         match of_name.and_then(|line| line.split_once("': ")) {
             Some((name, why)) if why.ends_with(MISSING) => {
-                missing.insert(Arc::from(name));
+                match name.contains(['/', '@']) {
+                    true => drop(missing.insert(Arc::from(name))),
+                    false => {
+                        failed.insert(Arc::from(name), DatasetError::NoPool);
+                    }
+                }
             }
             Some((name, why)) => {
                 let why = DatasetError::Said(why.to_string());
