@@ -13,12 +13,12 @@ use super::answer::{
 use super::open::{LINGER_BYTES, LINGER_TIME, Slot, StreamSocket};
 use super::outgoing::Outgoing;
 use super::poller::{Interest, Poller, WakeReason, wait_for};
+use super::pool::Pool;
 use super::request::{ParsedHead, Request, parse};
 use super::transfer::{Transfer, transfer};
 use super::waker::Waker;
 use crate::settings::HttpLimits;
 use crate::sync::Wake;
-use crate::threads::Pool;
 
 /// The most bytes that are read at a time.
 const READ_BYTES: usize = 4096;

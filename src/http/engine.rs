@@ -26,11 +26,12 @@ use super::answer::{Handler, add_date};
 use super::connection::{Connection, Serving};
 use super::open::{LINGER_TIME, OpenConnections};
 use super::poller::{Poller, WakeReason};
+use super::pool::Pool;
 use crate::os;
 use crate::os::net::Listener;
 use crate::settings::HttpLimits;
 use crate::sync::Bell;
-use crate::threads::{Pool, Stop};
+use crate::threads::Stop;
 
 /// The pause after an accept that failed, for example because no descriptors
 /// were left.
@@ -83,7 +84,7 @@ impl Engine {
         let bell = Arc::new(Bell::new()?);
         let woken = Arc::clone(&bell);
         stop.on_set(move || woken.ring());
-        let pool = Pool::new("http-answer", limits.threads, stop);
+        let pool = Pool::new(limits.threads, stop);
         let unsent = Arc::default();
         let serving = Serving { limits, handler, poller, unsent, pool };
         Ok(Self {

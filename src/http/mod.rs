@@ -20,6 +20,7 @@ pub mod route;
 mod transfer;
 mod poller;
 mod waker;
+mod pool;
 mod open;
 mod answer;
 mod outgoing;

@@ -146,12 +146,6 @@ impl Runner {
         Self { output_limit, stop, counts: RunCounts::default() }
     }
 
-    /// What ends the runs when the daemon ends.
-    #[must_use]
-    pub fn stop(&self) -> &Stop {
-        &self.stop
-    }
-
     /// Whether the daemon is ending.
     #[must_use]
     pub fn is_ending(&self) -> bool {

@@ -101,8 +101,9 @@ impl std::error::Error for CommandError {}
 pub enum CommandProblem {
     /// It could not be started; the text is the system's error message.
     NotStarted(String),
-    /// No thread could be started to wait for it.
-    NoThread,
+    /// No thread could be started to wait for it; the text is the system's
+    /// error message.
+    NoThread(String),
     /// Its output could not be read; the text is the system's error message.
     Io(String),
     /// It was killed because it ran for longer than this limit.
@@ -133,8 +134,8 @@ impl fmt::Display for CommandProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotStarted(why) => write!(f, "can't be started: {why}"),
-            Self::NoThread => {
-                f.write_str("no thread could be started to run it")
+            Self::NoThread(why) => {
+                write!(f, "no thread could be started to run it: {why}")
             }
             Self::Io(why) => f.write_str(why),
             Self::RanTooLong(limit) => {

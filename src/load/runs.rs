@@ -23,13 +23,10 @@ use super::command::{Output, Run, Runner};
 use super::error::{CommandError, CommandProblem};
 use crate::event::{Job, Lane};
 use crate::source::{Source, Sources};
-use crate::threads::{Pool, run_or_exit};
+use crate::threads;
 
 /// The most runs of a circuit at a time.
 const RUNS_MAX: usize = 2;
-
-/// The name of a thread that waits for the end of a run.
-const THREAD: &str = "run";
 
 /// When the daemon ends, it waits this long for the runs that it has killed.
 const END_TIME: Duration = Duration::from_millis(500);
@@ -54,8 +51,6 @@ pub struct Runs(Arc<Shared>);
 
 struct Shared {
     runner: Runner,
-    /// Each of them waits for the end of a run.
-    threads: Arc<Pool>,
     /// How long a load waits for a run, unless the last run of its sort was
     /// slow.
     stuck_time: Duration,
@@ -178,37 +173,12 @@ pub struct Overdue {
     pub waiting: Vec<Lane>,
 }
 
-/// A run for one of the threads.
-struct RunTask {
-    runs: Runs,
-    ask: RunRequest,
-    begun: StartedRun,
-}
-
-impl RunTask {
-    fn run(&self) {
-        let output = self.runs.0.runner.run(&self.ask.run, self.ask.limit);
-        self.runs.finish(&self.ask, &self.begun, output);
-    }
-}
-
-impl Drop for RunTask {
-    /// If no thread has taken the run, it fails.
-    fn drop(&mut self) {
-        if self.begun.end.get().is_none() {
-            let error = self.ask.run.error(CommandProblem::NoThread);
-            self.runs.finish(&self.ask, &self.begun, Err(error));
-        }
-    }
-}
-
 impl Runs {
     /// Runs commands with `runner`. A load waits `stuck_time` for a run; at
     /// most `owed_max` jobs are owed answers.
     #[must_use]
     pub fn new(runner: Runner, stuck_time: Duration, owed_max: usize) -> Self {
         Self(Arc::new(Shared {
-            threads: Pool::new(THREAD, usize::MAX, runner.stop()),
             runner,
             stuck_time,
             owed_max,
@@ -264,8 +234,15 @@ impl Runs {
     }
 
     fn start(&self, ask: &RunRequest, begun: StartedRun) {
-        let run = RunTask { runs: self.clone(), ask: ask.clone(), begun };
-        self.0.threads.run(Box::new(move || run_or_exit(THREAD, || run.run())));
+        let (runs, own, id) = (self.clone(), ask.clone(), begun.clone());
+        let thread = threads::spawn("run", move || {
+            let output = runs.0.runner.run(&own.run, own.limit);
+            runs.finish(&own, &id, output);
+        });
+        if let Err(e) = thread {
+            let error = ask.run.error(CommandProblem::NoThread(e.to_string()));
+            self.finish(ask, &begun, Err(error));
+        }
     }
 
     /// Waits for the answer of a run until the run is overdue, or until it ends

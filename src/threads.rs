@@ -1,8 +1,5 @@
 //! Threads that the daemon can't do without: if one panics, the whole process
-//! ends. And pools of threads that do one task after another. One [`Stop`] ends
-//! them all.
-
-mod pool;
+//! ends. One [`Stop`] ends them all.
 
 use std::fmt;
 use std::io;
@@ -14,7 +11,6 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::os;
-pub use pool::Pool;
 
 /// Ends threads. It has a flag that they check, and functions that wake each of
 /// them from whatever it waits for. Clones share them.
@@ -126,22 +122,18 @@ pub fn spawn(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let owned = name.to_string();
-    let thread = std::thread::Builder::new().name(name.to_string());
-    thread.spawn(move || run_or_exit(&owned, body))
-}
-
-/// Runs the body of a thread of this name. If it panics, the process ends.
-pub fn run_or_exit(name: &str, body: impl FnOnce()) {
-    let body = std::panic::AssertUnwindSafe(body);
-    if let Err(panic) = std::panic::catch_unwind(body) {
-        let what = panic_text(panic.as_ref());
-        log::error!(
-            "thread {name} panicked: {what}; exiting with status \
-             {EXIT_PANIC}, so that SMF restarts the daemon"
-        );
-        log::logger().flush();
-        exit(EXIT_PANIC);
-    }
+    std::thread::Builder::new().name(name.to_string()).spawn(move || {
+        let body = std::panic::AssertUnwindSafe(body);
+        if let Err(panic) = std::panic::catch_unwind(body) {
+            let what = panic_text(panic.as_ref());
+            log::error!(
+                "thread {owned} panicked: {what}; exiting with status \
+                 {EXIT_PANIC}, so that SMF restarts the daemon"
+            );
+            log::logger().flush();
+            exit(EXIT_PANIC);
+        }
+    })
 }
 
 /// Ends the process at once, and its children with it.

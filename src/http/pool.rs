@@ -1,5 +1,5 @@
-//! Threads that do one task after another: as many as there is work for, up to
-//! a limit.
+//! The threads that answer requests: as many as there is work for, up to a
+//! limit.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Stop, panic_text};
 use crate::os::memory;
+use crate::threads::{Stop, panic_text};
 
 /// A thread that has had no work for this long ends.
 const THREAD_IDLE_TIME: Duration = Duration::from_secs(10);
 
-/// The stack size of a thread.
+/// The stack size of a thread that answers.
 const STACK_BYTES: usize = 512 << 10;
 
-/// A piece of work, for one of the threads. If it panics, the thread goes on
-/// with the next one.
+/// A piece of work, for one of the threads.
 pub type Task = Box<dyn FnOnce() + Send>;
 
 /// The threads, and the tasks that wait for one.
 pub struct Pool {
-    name: &'static str,
     most: usize,
     ready: Mutex<Ready>,
     work: Condvar,
@@ -38,13 +36,11 @@ struct Ready {
 }
 
 impl Pool {
-    /// A pool of at most `most` threads of this name, none of which is started
-    /// yet. When `stop` is set, each thread ends after its present task, and
-    /// the tasks that wait are dropped.
-    #[must_use]
-    pub fn new(name: &'static str, most: usize, stop: &Stop) -> Arc<Self> {
+    /// A pool of at most `most` threads, none of which is started yet. When
+    /// `stop` is set, each thread ends after its present task, and the tasks
+    /// that wait are dropped.
+    pub fn new(most: usize, stop: &Stop) -> Arc<Self> {
         let pool = Arc::new(Self {
-            name,
             most,
             ready: Mutex::default(),
             work: Condvar::new(),
@@ -63,21 +59,18 @@ impl Pool {
     }
 
     /// How many threads there are.
-    #[must_use]
     pub fn threads(&self) -> usize {
         self.ready.lock().threads
     }
 
     /// Whether the daemon is ending.
-    #[must_use]
     pub fn is_ending(&self) -> bool {
         self.stop.is_set()
     }
 
     /// Queues a task for one of the threads. Starts one more thread if more
     /// tasks wait than threads are idle, and the limit allows it. Drops the
-    /// task if the daemon is ending, or if there is no thread and none can be
-    /// started.
+    /// task if the daemon is ending.
     pub fn run(self: &Arc<Self>, task: Task) {
         let mut ready = self.ready.lock();
         if self.is_ending() {
@@ -94,11 +87,11 @@ impl Pool {
         drop(ready);
         let pool = Arc::clone(self);
         let thread = std::thread::Builder::new()
-            .name(self.name.to_string())
+            .name("http-answer".to_string())
             .stack_size(STACK_BYTES)
             .spawn(move || pool.run_tasks());
         if let Err(e) = thread {
-            log::error!("can't start a thread {}: {e}", self.name);
+            log::error!("can't start a thread to answer requests: {e}");
             let mut ready = self.ready.lock();
             ready.threads -= 1;
             let given_up = match ready.threads {
@@ -112,7 +105,6 @@ impl Pool {
     }
 
     /// Whether tasks wait and no more threads may be started.
-    #[must_use]
     pub fn is_busy(&self) -> bool {
         let ready = self.ready.lock();
         !ready.queue.is_empty() && ready.threads >= self.most
@@ -123,7 +115,10 @@ impl Pool {
         while let Some(task) = self.next() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(task)) {
                 let what = panic_text(panic.as_ref());
-                log::error!("thread {} panicked: {what}", self.name);
+                log::error!(
+                    "a thread panicked while it answered a request: {what}; \
+                     the connection is closed"
+                );
             }
         }
     }
@@ -148,7 +143,7 @@ impl Pool {
                 let is_last = ready.threads == 0;
                 drop(ready);
                 if is_last && !self.is_ending() {
-                    // What was allocated for a burst of tasks is free now.
+                    // What was allocated for a burst of requests is free now.
                     memory::give_back();
                 }
                 return None;
