@@ -365,8 +365,7 @@ impl Draft {
         let datasets = &pools.datasets;
         let own = self.own_dataset_names();
         let unknown = |name: &Arc<str>| datasets.get(name).is_none();
-        let volumes = self.xml.iter().flat_map(|xml| volumes_of(xml));
-        let volumes = volumes.filter(|name| !is_child(name, &own));
+        let volumes = self.xml.iter().flat_map(|xml| lone_volumes(xml, &own));
         let trees = own.iter().filter(|name| !pools.has_walked(name));
         wanted.trees.extend(trees.cloned());
         wanted.trees.extend(volumes.map(Arc::from).filter(unknown));
@@ -537,23 +536,39 @@ fn volumes_of(xml: &ZoneXml) -> impl Iterator<Item = &str> {
     xml.disk_paths.iter().filter_map(|path| volume_of_path(path))
 }
 
-/// Whether a dataset is directly below one of these.
-fn is_child(name: &str, datasets: &[Arc<str>]) -> bool {
-    let parent = name.rsplit_once('/').map(|(parent, _)| parent);
-    parent.is_some_and(|parent| datasets.iter().any(|d| **d == *parent))
+/// Those volumes that are not directly below `own`. The run that lists `own`
+/// can list them, too. A disk's path may be any text, but only the name of a
+/// dataset below a pool counts.
+fn lone_volumes<'a>(
+    xml: &'a ZoneXml,
+    own: &[Arc<str>],
+) -> impl Iterator<Item = &'a str> {
+    volumes_of(xml).filter(|name| match name.rsplit_once('/') {
+        Some((parent, _)) => {
+            !name.contains('@') && own.iter().all(|own| **own != *parent)
+        }
+        None => false,
+    })
 }
 
 /// What zfs will probably be asked for, for a VM that is known only from its
 /// XML.
 pub(super) fn likely(zonepath: &str, xml: &ZoneXml) -> DatasetsWanted {
     let own = [Arc::from(zonepath.trim_start_matches('/'))];
-    let volumes = volumes_of(xml).filter(|name| !is_child(name, &own));
     let data = format!("{}/data", own[0]);
     let is_delegated = xml.datasets.iter().any(|name| **name == *data);
     let hold = is_delegated.then(|| format!("{data}@{INDESTRUCTIBLE}").into());
+    let volumes = volumes_of(xml).map(Arc::from);
+    let lone = lone_volumes(xml, &own).map(Arc::from);
     DatasetsWanted {
         pools: BTreeSet::new(),
-        trees: volumes.map(Arc::from).chain(own.clone()).collect(),
-        alone: xml.datasets.iter().cloned().chain(hold).collect(),
+        trees: lone.chain(own.clone()).collect(),
+        alone: xml
+            .datasets
+            .iter()
+            .cloned()
+            .chain(volumes)
+            .chain(hold)
+            .collect(),
     }
 }

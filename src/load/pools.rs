@@ -22,7 +22,8 @@ const HALVINGS: u32 = 64;
 pub(super) struct DatasetsWanted {
     /// Pools, with all datasets that zones may have on them.
     pub pools: BTreeSet<Arc<str>>,
-    /// Zones' own datasets and volumes, with their children and snapshots.
+    /// Zones' own datasets, with their children and snapshots; volumes, which
+    /// the same run can list; and snapshots of those children.
     pub trees: BTreeSet<Arc<str>>,
     /// Datasets and snapshots, without what is below them: a tenant decides how
     /// much that is.
@@ -104,6 +105,21 @@ impl<'a> Pools<'a> {
     }
 
     fn ask_for_names(&mut self, mut names: BTreeSet<Arc<str>>, depth: Depth) {
+        // A snapshot can come with its tree, but not with other trees: it would
+        // be listed without its dataset.
+        if depth == Depth::Children {
+            let (apart, rest): (BTreeSet<_>, _) =
+                names.iter().cloned().partition(|name| {
+                    name.contains('@') && !is_in_tree(name, &names)
+                });
+            if !apart.is_empty() {
+                self.ask_for_names(apart, Depth::Alone);
+            }
+            names = rest;
+        }
+        if names.is_empty() {
+            return;
+        }
         // "does not exist" counts only if the same run lists the pool.
         if depth == Depth::Alone
             && let Some(pool) = names.first().map(|n| Arc::from(pool_of(n)))
@@ -137,7 +153,8 @@ impl<'a> Pools<'a> {
     /// below it then.
     fn fail_unwalked_trees(&mut self) {
         for name in self.asked.trees.difference(&self.walked) {
-            if self.datasets.get(name).is_some() {
+            let exists = self.datasets.get(name).is_some();
+            if exists && !self.datasets.is_volume(name) {
                 self.datasets.fail(name, DatasetError::NotWalked);
             }
         }
@@ -197,8 +214,11 @@ impl<'a> Pools<'a> {
                         self.ask_for_halves(own().cloned().collect(), *depth);
                         return;
                     }
+                    // Nothing below a volume matters.
                     for name in names {
-                        listed.fail(name, cut.clone());
+                        if !listed.is_volume(name) {
+                            listed.fail(name, cut.clone());
+                        }
                     }
                 }
                 match depth {

@@ -1,6 +1,8 @@
 //! Pools: a fault of a pool affects only the VMs that are on it, and only what
 //! zfs says of them.
 
+use std::fs;
+
 use simhost::Host;
 use simhost::xml::VmSpec;
 use vminfod::vm::json::Json;
@@ -327,4 +329,59 @@ fn a_vm_that_is_not_installed_keeps_its_datasets_while_its_pool_is_away() {
     host.hurt("zfs:tank", "heal").unwrap();
     daemon.settle(&host);
     wait_for_errors(&daemon, &[]);
+}
+
+#[test]
+fn a_damaged_dataset_causes_no_fault_of_a_protected_vm() {
+    let host = TestHost::with_vms(20);
+    let vms = host.dumped();
+    let vms = vms.as_array().unwrap();
+    let names = || vms.iter().map(|vm| text(vm, "zonename"));
+    for vm in vms.iter().filter(|vm| vm.get("datasets").is_some()) {
+        let data = format!("zones/{}/data", text(vm, "zonename"));
+        if vm.get("indestructible_delegated").is_none() {
+            host.zfs_snapshot(&data, "indestructible", false).unwrap();
+            host.zfs_hold(&format!("{data}@indestructible"), true).unwrap();
+        }
+    }
+    for bad in names().step_by(3) {
+        host.zfs_snapshot(&format!("zones/{bad}"), "kept", false).unwrap();
+        let hurt = format!("zfs:zones/{bad}@kept");
+        host.hurt(&hurt, "io-error").unwrap();
+        let told = String::from_utf8(host.dump().stderr).unwrap();
+        host.hurt(&hurt, "heal").unwrap();
+        let faulty: Vec<_> =
+            names().filter(|name| told.contains(*name)).collect();
+        assert_eq!(faulty, [bad], "{told}");
+    }
+}
+
+#[test]
+fn what_is_below_a_volume_does_not_matter() {
+    let host = TestHost::with_vms(5);
+    let (name, other) = (host.vm_of("kvm"), host.vm_of("lx"));
+    let volume = format!("zones/{name}-disk0");
+    host.zfs_snapshot(&volume, "backup", false).unwrap();
+    let daemon = host.start_with(&NO_REFRESH);
+    host.hurt(&format!("zfs:{volume}@backup"), "io-error").unwrap();
+    host.update(&name, "quota", "33").unwrap();
+    wait_for_quota(&daemon, &name, 33.0);
+    wait_for_errors(&daemon, &[]);
+    // A disk's path may be any text. It must not have other VMs' datasets
+    // listed in another way.
+    let xml = host.path(&format!("/etc/zones/{other}.xml"));
+    let text = fs::read_to_string(&xml).unwrap();
+    let disks = [format!("{volume}@backup"), "zones".to_string()];
+    let disks = disks.map(|disk| simhost::xml::disk(&disk, 1, false)).concat();
+    let text = text.replacen("</zone>", &format!("{disks}</zone>"), 1);
+    let before = runs_of(&host, "-d 1 zones zones/");
+    fs::write(xml.with_extension("new"), text).unwrap();
+    fs::rename(xml.with_extension("new"), &xml).unwrap();
+    host.update(&other, "quota", "44").unwrap();
+    wait_for_quota(&daemon, &other, 44.0);
+    host.update(&name, "quota", "34").unwrap();
+    wait_for_quota(&daemon, &name, 34.0);
+    assert_eq!(runs_of(&host, "-d 1 zones zones/"), before);
+    let faulty = errors(&daemon);
+    assert!(!faulty.iter().any(|fault| fault.contains(&*name)), "{faulty:?}");
 }

@@ -109,8 +109,10 @@ impl Dataset {
     /// Adds a snapshot, unless it is there already.
     pub(super) fn add(&mut self, snapshot: DatasetSnapshot) {
         if !self.snapshots.contains(&snapshot) {
-            // Most datasets have none or one.
-            self.snapshots.reserve_exact(1);
+            if self.snapshots.is_empty() {
+                // Most datasets have none or one.
+                self.snapshots.reserve_exact(1);
+            }
             self.snapshots.push(snapshot);
         }
     }

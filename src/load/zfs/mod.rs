@@ -61,6 +61,13 @@ impl Datasets {
         }
     }
 
+    /// Whether this is a volume that was listed.
+    #[must_use]
+    pub fn is_volume(&self, name: &str) -> bool {
+        let found = self.by_name.get(name);
+        found.is_some_and(|found| found.place == MountPlace::Device)
+    }
+
     /// Why a name could not be listed, if it could not.
     #[must_use]
     pub fn failure(&self, name: &str) -> Option<&DatasetError> {
@@ -193,13 +200,12 @@ impl Datasets {
     fn add_snapshot(&mut self, dataset: &str, snapshot: DatasetSnapshot) {
         match self.by_name.get_mut(dataset) {
             Some(found) => Arc::make_mut(&mut found.dataset).add(snapshot),
-            None => {
-                self.snapshots
-                    .entry(dataset.into())
-                    .or_default()
-                    .push(snapshot);
-            }
+            None => self.add_lone_snapshot(dataset, snapshot),
         }
+    }
+
+    fn add_lone_snapshot(&mut self, dataset: &str, snapshot: DatasetSnapshot) {
+        self.snapshots.entry(dataset.into()).or_default().push(snapshot);
     }
 }
 
@@ -425,8 +431,11 @@ impl Listing {
         depth: Depth,
     ) {
         let is_next = self.last.as_ref().is_some_and(|last| **last == *name);
-        if is_next || depth == Depth::Alone {
+        if is_next {
             self.datasets.add_snapshot(name, snapshot);
+        } else if depth == Depth::Alone {
+            // It counts only if it was asked for.
+            self.datasets.add_lone_snapshot(name, snapshot);
         } else {
             let why = DatasetError::SnapshotElsewhere;
             self.datasets.fail(&name.into(), why);

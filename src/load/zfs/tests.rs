@@ -98,6 +98,25 @@ fn a_snapshot_may_come_without_its_dataset() {
 }
 
 #[test]
+fn a_forged_snapshot_does_not_count_unless_it_was_asked_for() {
+    let text = line("zones/a", "filesystem", "/zones/a", "off")
+        + &line("zones/t", "filesystem", "/zones/t", "on")
+        + &snapshot("zones/a@indestructible", 1);
+    let names = |names: &[&str]| names.iter().map(|n| (*n).into()).collect();
+    for (asked, held) in [
+        (&["zones/a", "zones/t"][..], false),
+        (&["zones/a", "zones/a@indestructible"], true),
+    ] {
+        let mut listed = parse(&text, Depth::Alone).unwrap();
+        listed.retain(&names(asked));
+        let mut datasets = Datasets::default();
+        datasets.merge(listed);
+        let found = datasets.get("zones/a").unwrap();
+        assert_eq!(found.is_indestructible(), held);
+    }
+}
+
+#[test]
 fn an_incomplete_listing_is_an_error() {
     let text = line("zones/a", "filesystem", "/zones/a", "off");
     assert!(parse(&text[..text.len() - 1], Depth::Children).is_err());
