@@ -259,7 +259,7 @@ fn files_of_a_new_zone_are_not_published_for_the_old_one() {
     let mut stream = daemon.events();
     let old = daemon.vm(&name).unwrap();
     host.hurt("zoneadm", "block").unwrap();
-    let xml = std::fs::read_to_string(host.xml_path(&name)).unwrap();
+    let xml = fs::read_to_string(host.xml_path(&name)).unwrap();
     let attr = "name=\"create-timestamp\" type=\"string\" value=\"";
     let (before, after) = xml.split_once(attr).unwrap();
     let (_, after) = after.split_once('"').unwrap();
