@@ -361,17 +361,18 @@ fn what_is_below_a_volume_does_not_matter() {
     let host = TestHost::with_vms(5);
     let (name, other) = (host.vm_of("kvm"), host.vm_of("lx"));
     let volume = format!("zones/{name}-disk0");
-    host.zfs_snapshot(&volume, "backup", false).unwrap();
+    host.zfs_snapshot(&volume, "vmsnap-a", false).unwrap();
     let daemon = host.start_with(&NO_REFRESH);
-    host.hurt(&format!("zfs:{volume}@backup"), "io-error").unwrap();
+    host.hurt(&format!("zfs:{volume}@vmsnap-a"), "io-error").unwrap();
     host.update(&name, "quota", "33").unwrap();
     wait_for_quota(&daemon, &name, 33.0);
     wait_for_errors(&daemon, &[]);
+    host.hurt(&format!("zfs:{volume}@vmsnap-a"), "heal").unwrap();
     // A disk's path may be any text. It must not have other VMs' datasets
     // listed in another way.
     let xml = host.path(&format!("/etc/zones/{other}.xml"));
     let text = fs::read_to_string(&xml).unwrap();
-    let disks = [format!("{volume}@backup"), "zones".to_string()];
+    let disks = [format!("{volume}@vmsnap-a"), "zones".to_string()];
     let disks = disks.map(|disk| simhost::xml::disk(&disk, 1, false)).concat();
     let text = text.replacen("</zone>", &format!("{disks}</zone>"), 1);
     let before = runs_of(&host, "-d 1 zones zones/");
