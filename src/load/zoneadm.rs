@@ -26,10 +26,11 @@ pub struct ZoneRow {
     pub zone_state: Arc<str>,
     /// Its directory; may be empty.
     pub zonepath: Arc<str>,
-    /// Its uuid. If zoneadm's is empty or all zeros (the first moments of a
-    /// create), this is the zonename if that is a UUID, and `None` if not.
+    /// Its uuid. If it is not set (the first moments of a create), this is the
+    /// zonename if that is a UUID, and `None` if not.
     pub uuid: Option<Arc<str>>,
-    /// Whether `uuid` is from zoneadm, and not guessed from the name.
+    /// Whether `uuid` is from zoneadm or from the zone index, and not guessed
+    /// from the name.
     pub uuid_is_set: bool,
     /// Its brand.
     pub brand: Arc<str>,
@@ -54,6 +55,12 @@ impl ZoneRow {
         vm.set("hvm", brand_rules(&self.brand).hvm);
         vm.set("zoneid", self.zoneid.clone());
         vm.set("zonedid", self.zonedid.clone());
+    }
+
+    /// Sets the uuid, which zoneadm has not given.
+    pub fn set_uuid(&mut self, uuid: &str) {
+        self.uuid = Some(uuid.into());
+        self.uuid_is_set = true;
     }
 
     /// Guesses the uuid, which zoneadm has not given: it is the zonename, if

@@ -15,7 +15,7 @@ use super::asker::Asker;
 use super::draft::Draft;
 use super::error::{FileError, LoadError, OutputError};
 use super::files::{self, FilePlace};
-use super::index::ZoneIndex;
+use super::index::{IndexLine, ZoneIndex};
 use super::question::Question;
 use super::zoneadm::{self, ZoneAnswer, ZoneRow};
 use super::{ArmWatches, LoadRequest, Loader, NoAnswer};
@@ -69,12 +69,33 @@ impl<'a> ZoneLookup<'a> {
         Ok(rows.get(zonename).cloned())
     }
 
+    /// Takes zoneadm's line of a zone. zoneadm has the uuid from the index, and
+    /// if it can't read the index, or not all of it, the line of a zone that
+    /// runs has no uuid. Then the uuid is read from the index here.
+    fn take_row(&mut self, draft: &mut Draft, mut row: ZoneRow) {
+        if row.uuid_is_set {
+            return draft.set_row(row);
+        }
+        let line = match self.index() {
+            Ok(index) => Ok(index.line(&row.zonename)),
+            Err(why) => Err(LoadError::NoIndex(why.clone())),
+        };
+        if let Ok(Some(IndexLine { uuid: Some(uuid), .. })) = line {
+            row.set_uuid(uuid);
+        }
+        let why = line.err();
+        draft.set_row(row);
+        if why.is_some() {
+            draft.fault(Source::Zoneadm, why);
+        }
+    }
+
     /// Asks for several zones, by one listing of all zones.
     fn ask_all(&mut self, drafts: Vec<&mut Draft>) {
         let mut absent = Vec::new();
         for draft in drafts {
             match self.listed(&draft.zonename) {
-                Ok(Some(row)) => draft.set_row(row),
+                Ok(Some(row)) => self.take_row(draft, row),
                 Ok(None) => absent.push(draft),
                 Err(e) => draft.no_answer(Source::Zoneadm, &e),
             }
@@ -103,7 +124,7 @@ impl<'a> ZoneLookup<'a> {
             .asker
             .get(&question, |run, output| zoneadm::answer(run, name, output));
         match answer {
-            Ok(ZoneAnswer::Row(row)) => draft.set_row(row),
+            Ok(ZoneAnswer::Row(row)) => self.take_row(draft, row),
             Ok(ZoneAnswer::NotInKernel) => self.decide_without_row(draft, None),
             Err(why) => self.decide_without_row(draft, Some(why)),
         }
@@ -125,7 +146,7 @@ impl<'a> ZoneLookup<'a> {
                 draft.is_configured = true;
                 match self.listed(&draft.zonename) {
                     Ok(Some(row)) => {
-                        draft.set_row(row);
+                        self.take_row(draft, row);
                         // Reading the XML shows what is wrong with it.
                         draft.sources |= Sources::XML;
                     }
@@ -228,16 +249,16 @@ impl Loader {
         let mut listing = asker.get(&Question::Zones, zoneadm::listing)?;
         let mut drafts = Vec::with_capacity(listing.rows.len());
         let mut listed = BTreeSet::new();
+        let mut zones = ZoneLookup::new(asker);
         for row in std::mem::take(&mut listing.rows) {
             // If several lines have the same name, the first is that of the
             // zone.
             if listed.insert(Arc::clone(&row.zonename)) {
                 let mut draft = Draft::new(request(&row.zonename));
-                draft.set_row(row);
+                zones.take_row(&mut draft, row);
                 drafts.push(draft);
             }
         }
-        let mut zones = ZoneLookup::new(asker);
         let known: BTreeSet<_> =
             known.filter(|name| !listed.contains(name)).collect();
         let of_index = index.iter().flat_map(ZoneIndex::zonenames);

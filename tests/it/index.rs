@@ -71,6 +71,42 @@ fn a_running_zone_without_an_index_line_keeps_its_uuid() {
 }
 
 #[test]
+fn a_uuid_that_zoneadm_does_not_give_comes_from_the_index() {
+    const UUIDS: [&str; 2] = [
+        "11111111-2222-4333-8444-555555555555",
+        "11111111-2222-4333-8444-666666666666",
+    ];
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    // zoneadm reads only the first line of the index. It still lists the zones
+    // that run, but without their uuids.
+    host.hurt("zoneadm", "short 1").unwrap();
+    host.set_uuid(ZONE, UUIDS[0]).unwrap();
+    wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == UUIDS[0]);
+    host.set_uuid(ZONE, UUIDS[1]).unwrap();
+    assert_eq!(daemon.get("/vms?sync=1").status, 200);
+    wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == UUIDS[1]);
+    drop(daemon);
+    let daemon = host.start_with(&NO_REFRESH);
+    wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == UUIDS[1]);
+    // Without the index it is not known whether the zone has another uuid now.
+    let index = host.path("/etc/zones/index");
+    let away = index.with_extension("away");
+    fs::rename(&index, &away).unwrap();
+    assert_eq!(
+        daemon.get(&format!("/vms/{ZONE}?sync=1&timeout=2")).status,
+        504
+    );
+    wait_for_errors(
+        &daemon,
+        &[" index".to_string(), format!("{ZONE} zoneadm")],
+    );
+    fs::rename(&away, &index).unwrap();
+    wait_for_errors(&daemon, &[]);
+    assert_eq!(text(&daemon.vm(ZONE).unwrap(), "uuid"), UUIDS[1]);
+}
+
+#[test]
 fn a_change_of_the_index_during_a_full_reload_is_not_lost() {
     let host = host_with_zone(false);
     let daemon = host.start_with(&NO_REFRESH);
