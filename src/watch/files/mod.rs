@@ -18,7 +18,6 @@ mod poll;
 mod stamp;
 mod tables;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,11 +130,12 @@ impl FileWatcher {
             self.watch.remove(id);
         }
         // The directories first: a file that appears after that is reported.
-        let parents: BTreeSet<_> = {
+        let mut parents: Vec<_> = {
             let tables = self.tables.lock();
             let node = |id| tables.nodes.get(id);
             ids.iter().filter_map(|id| node(id)?.parent()).collect()
         };
+        parents.dedup();
         let mut is_moved = false;
         for parent in parents {
             let is_own = self.tables.lock().is_in(parent, zonename);

@@ -1,10 +1,9 @@
 //! The tables of the file watcher: which paths are watched, which zone each
 //! belongs to, and which are missing. They make no system calls.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ pub struct Node {
 /// The nodes in a directory.
 #[derive(Debug, Default)]
 pub struct Entries {
-    /// All of them, sorted by name so that one can be found.
+    /// All of them, in the order of their numbers.
     pub all: Vec<u64>,
     /// Those whose path does not exist.
     pub missing: Vec<u64>,
@@ -68,9 +67,8 @@ pub enum NodeState {
     Missing,
 }
 
-/// A hasher for the numbers of nodes, which are given out one after the other.
-/// No input from outside influences them, so it need not resist collisions made
-/// on purpose.
+/// A hasher for the numbers of nodes. Their lower halves are given out one after
+/// the other, so that it need not resist collisions made on purpose.
 #[derive(Debug, Default)]
 pub struct NumberHasher(u64);
 
@@ -98,9 +96,14 @@ pub struct ZoneFiles {
 
 #[derive(Debug, Default)]
 pub struct Tables {
-    pub last_id: u64,
+    /// The lower half of the number that was given out last.
+    last: u32,
+    /// By number. The upper half of a number is a hash of the node's name: in a
+    /// directory of many thousand nodes, a name is found without looking at
+    /// each node on the way.
     pub nodes: HashMap<u64, Box<Node>, BuildHasherDefault<NumberHasher>>,
-    /// The nodes that have no directory above them, sorted by name.
+    /// The nodes that have no directory above them, in the order of their
+    /// numbers.
     roots: Vec<u64>,
     /// The names that many nodes share.
     names: HashSet<Arc<OsStr>>,
@@ -149,26 +152,27 @@ impl Tables {
     /// [`NO_PARENT`]. Creates it if it does not exist.
     pub fn child(&mut self, parent: u64, name: impl AsRef<OsStr>) -> u64 {
         let name = name.as_ref();
+        let hash = hash_of(name);
         let siblings = match self.nodes.get(&parent) {
             Some(parent) => parent.children(),
             None => &self.roots,
         };
         debug_assert!(parent == NO_PARENT || self.nodes.contains_key(&parent));
-        let by_name = |id: &u64| match self.nodes.get(id) {
-            Some(node) => (*node.name).cmp(name),
-            None => Ordering::Less,
+        let first = siblings.partition_point(|id| id >> 32 < hash);
+        let mut alike =
+            siblings[first..].iter().take_while(|id| *id >> 32 == hash);
+        let is_named = |id: &&u64| {
+            self.nodes.get(id).is_some_and(|node| *node.name == *name)
         };
-        let place = match siblings.binary_search_by(by_name) {
-            Ok(place) => return siblings[place],
-            Err(place) => place,
-        };
-        self.last_id += 1;
-        let id = self.last_id;
+        if let Some(id) = alike.find(is_named) {
+            return *id;
+        }
+        let id = self.new_id(hash);
         let siblings = match self.nodes.get_mut(&parent) {
             Some(parent) => &mut parent.entries.get_or_insert_default().all,
             None => &mut self.roots,
         };
-        siblings.insert(place, id);
+        siblings.insert(siblings.partition_point(|other| *other < id), id);
         let node = Node {
             name: self.name(name),
             parent,
@@ -178,6 +182,17 @@ impl Tables {
         };
         self.nodes.insert(id, Box::new(node));
         id
+    }
+
+    /// A number that no node has.
+    fn new_id(&mut self, hash: u64) -> u64 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            let id = hash << 32 | u64::from(self.last);
+            if id != NO_PARENT && !self.nodes.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// A name, stored only once if every zone has a file of that name.
@@ -320,5 +335,45 @@ impl Tables {
             }
         }
         dropped
+    }
+}
+
+/// The upper half of the number of a node with this name.
+fn hash_of(name: &OsStr) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish() >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_hash_have_nodes_of_their_own() {
+        let mut names = HashMap::new();
+        let mut numbers = 0..;
+        let names: [String; 2] = loop {
+            let name = format!("zone{}", numbers.next().unwrap());
+            let other = names.insert(hash_of(OsStr::new(&name)), name.clone());
+            if let Some(other) = other {
+                break [other, name];
+            }
+        };
+        let mut tables = Tables::default();
+        let dir = tables.child(NO_PARENT, "dir");
+        let of = |tables: &mut Tables| {
+            names.each_ref().map(|name| tables.child(dir, name))
+        };
+        let nodes = of(&mut tables);
+        assert!(nodes[0] != nodes[1] && nodes[0] >> 32 == nodes[1] >> 32);
+        assert_eq!(of(&mut tables), nodes);
+        tables.drop_nodes(&nodes[..1]);
+        let again = of(&mut tables);
+        assert!(again[0] != nodes[0] && again[1] == nodes[1]);
+        assert_eq!(
+            tables.path(again[0]),
+            Some(Path::new("dir").join(&names[0]))
+        );
     }
 }

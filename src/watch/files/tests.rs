@@ -1,5 +1,6 @@
 //! Zones that share a directory, and a directory that is replaced.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
