@@ -221,7 +221,8 @@ impl Daemon {
         settings.refresh_interval = interval;
     }
 
-    /// Ends every thread.
+    /// Ends every thread. What they leave in memory is not freed: the process
+    /// ends, and to free every VM and every watch takes a while.
     fn end(self) {
         self.stop.set();
         self.server.end();
@@ -229,6 +230,7 @@ impl Daemon {
         self.shared.runs.wait_for_end();
         log::info!("stopped");
         log::logger().flush();
+        std::mem::forget(self);
     }
 }
 
