@@ -94,6 +94,8 @@ impl Draft {
     pub(super) fn set_row(&mut self, mut row: ZoneRow) {
         let prior = self.row.as_ref();
         if prior.is_some_and(|prior| prior.zoneid != row.zoneid) {
+            // The known kstat is from another boot.
+            self.zoneinfo = None;
             self.sources |= Sources::KSTAT;
         }
         // zoneadm has no uuid of a zone without a line in the index. That does
@@ -167,21 +169,15 @@ impl Draft {
     }
 
     /// Takes the zone's kstat. A running zone must have one. If it is missing,
-    /// the last good one stays, if it is from the same boot of the zone.
+    /// the last one of the same boot stays.
     pub(super) fn set_zoneinfo(&mut self, kstats: &Kstats) {
         let found = kstats.get(&*self.zonename).copied();
-        let is_running = self.is_running();
-        let row = self.row.as_ref();
-        if found.is_some() || !is_running {
+        if found.is_some() || !self.is_running() {
             self.zoneinfo = found;
             self.fault(Source::Kstat, None);
-            return;
+        } else {
+            self.fault(Source::Kstat, Some(LoadError::NoKstat));
         }
-        let prior = self.prior.as_ref().map(|p| &p.row.zoneid);
-        if prior != row.map(|row| &row.zoneid) {
-            self.zoneinfo = None;
-        }
-        self.fault(Source::Kstat, Some(LoadError::NoKstat));
     }
 
     /// Notes that a source was read, and its error if it has one.

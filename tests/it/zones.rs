@@ -491,3 +491,26 @@ fn a_new_zone_with_an_unreadable_xml_gets_nothing_of_the_old() {
     let wanted = ["create configured", "modify incomplete", "modify installed"];
     assert!(begin.iter().take(3).eq(wanted), "{told:?}");
 }
+
+#[test]
+fn a_zone_that_boots_again_does_not_keep_its_kstat_while_kstat_fails() {
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    let pid = daemon.vm(ZONE).unwrap().get("pid").cloned();
+    // zoneadm is held, so that no state in between is seen.
+    host.hurt("kstat", "fail broken").unwrap();
+    host.hurt("zoneadm", "block").unwrap();
+    host.reboot(ZONE).unwrap();
+    host.hurt("zoneadm", "heal").unwrap();
+    let zoneid = u64::try_from(host.zoneid(ZONE).unwrap()).unwrap();
+    let is_up_again = |vm: &Json| {
+        vm.get("zoneid").and_then(Json::as_u64) == Some(zoneid)
+            && is_state("running")(vm)
+    };
+    wait_for_vm(&daemon, ZONE, is_up_again);
+    let vm = daemon.vm(ZONE).unwrap();
+    assert!(vm.get("pid").is_none_or(|now| Some(now) != pid.as_ref()), "{vm}");
+    host.hurt("kstat", "heal").unwrap();
+    wait_for_errors(&daemon, &[]);
+    assert_eq!(daemon.vms(), host.dumped());
+}
