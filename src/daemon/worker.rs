@@ -193,7 +193,8 @@ impl Worker {
         // If the daemon is starting, HTTP waits for this.
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
-        self.compare_with_index(&job.cause);
+        let cause = job.cause.clone();
+        self.shared.queue.push(Job::new(Lane::Index, Sources::ALL, cause));
         if is_list_faulty && job.tries < LISTING_TRIES {
             // A VM may be missing. The tries are limited, because a fault that
             // lasts is no reason to load everything again and again. An odd
@@ -383,13 +384,19 @@ impl Worker {
         }
     }
 
-    /// The zone index has changed: loads the zones whose changed line does not
-    /// agree with what is known of them.
+    /// Reads the zone index, and loads the zones whose changed line does not
+    /// agree with what is known of them. After a full load, which the job says
+    /// by its sources, all lines are compared: a change of the index during
+    /// that load was compared only with what was known before.
     fn load_index(&self, job: &Job) {
-        let Some(index) = self.read_index(&job.cause, job.tries) else {
-            return;
+        let index = match self.loader.index() {
+            Ok(index) => Arc::new(index),
+            Err(e) => {
+                self.shared.faults.add(None, Source::Index, &e);
+                return self.after.retry(job, job.sources);
+            }
         };
-        let index = Arc::new(index);
+        self.shared.faults.clear(None, Source::Index);
         let old = {
             let mut stored = self.shared.index.write();
             std::mem::replace(&mut *stored, Arc::clone(&index))
@@ -403,33 +410,19 @@ impl Worker {
                 self.load_again(&zonename, &job.cause);
             }
         }
-        if self.shared.faults.host_has_fault(Source::Zoneadm) {
+        if job.sources.contains(Sources::ALL) {
+            self.compare_with_index(&index, &job.cause);
+        }
+        if !index.is_same_as(&old)
+            && self.shared.faults.host_has_fault(Source::Zoneadm)
+        {
             // The change may have mended what was wrong with zoneadm's list.
             let all = Job::new(Lane::All, Sources::ALL, job.cause.clone());
             self.shared.queue.push_later(all, self.after.times.retry.last);
         }
     }
 
-    /// Reads the zone index; if it can't be read, it is tried again.
-    fn read_index(&self, cause: &Cause, tries: u32) -> Option<ZoneIndex> {
-        match self.loader.index() {
-            Ok(index) => {
-                self.shared.faults.clear(None, Source::Index);
-                Some(index)
-            }
-            Err(e) => {
-                self.shared.faults.add(None, Source::Index, &e);
-                let job = Job::new(Lane::Index, Sources::NONE, cause.clone());
-                self.after.retry(&Job { tries, ..job }, Sources::NONE);
-                None
-            }
-        }
-    }
-
-    /// Compares the zone index with the cache after a full load. A change of
-    /// the index during that load was compared only with what was known before.
-    fn compare_with_index(&self, cause: &Cause) {
-        let Some(index) = self.read_index(cause, 0) else { return };
+    fn compare_with_index(&self, index: &ZoneIndex, cause: &Cause) {
         let known = self.shared.cache.all_parts().into_iter();
         let mut names: BTreeSet<_> = known.map(|(name, _)| name).collect();
         names.extend(index.zonenames().cloned());
@@ -439,11 +432,10 @@ impl Worker {
             names.remove(&zonename);
         }
         for zonename in names {
-            if !self.agrees_with(&index, &zonename) {
+            if !self.agrees_with(index, &zonename) {
                 self.load_again(&zonename, cause);
             }
         }
-        *self.shared.index.write() = Arc::new(index);
     }
 
     /// Whether the zone index agrees with what is known of a zone.

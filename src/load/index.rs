@@ -87,20 +87,32 @@ impl ZoneIndex {
     }
 
     /// Whether the index agrees with `row`, zoneadm's line of a zone, in the
-    /// fields that the line of the index has. Without a `row`, whether the
-    /// index has no line either.
+    /// fields that the line of the index has; a line without brand has no debug
+    /// id either. Of a zone that is in the kernel, the index must say that it
+    /// is installed. Without a `row`, whether the index has no line either.
     #[must_use]
     pub fn agrees_with(&self, zonename: &str, row: Option<&ZoneRow>) -> bool {
         let (Some(line), Some(row)) = (self.line(zonename), row) else {
             return self.line(zonename).is_none() && row.is_none();
         };
         let uuid = row.uuid.as_deref().filter(|_| row.uuid_is_set);
-        let is_up = row.zoneid.as_f64().is_some();
+        let zone_state = match row.zoneid.as_f64() {
+            Some(_) => "installed",
+            None => &*row.zone_state,
+        };
+        let debugid = row.zonedid.as_f64().unwrap_or(0.0);
         line.uuid.as_deref() == uuid
-            && (is_up || *line.zone_state == *row.zone_state)
+            && *line.zone_state == *zone_state
             && *line.zonepath == *row.zonepath
-            && (line.brand.is_empty() || *line.brand == *row.brand)
-            && line.debugid.max(0) as f64 == row.zonedid.as_f64().unwrap_or(0.0)
+            && (line.brand.is_empty()
+                || (*line.brand == *row.brand
+                    && line.debugid.max(0) as f64 == debugid))
+    }
+
+    /// Whether the text is that of `old`.
+    #[must_use]
+    pub fn is_same_as(&self, old: &Self) -> bool {
+        self.text == old.text
     }
 
     /// The zones whose line differs from that in `old`, or is only in one of
@@ -109,7 +121,7 @@ impl ZoneIndex {
     pub fn changed_since(&self, old: &Self) -> Vec<Arc<str>> {
         // Every commit of zonecfg writes the index, and most of them write what
         // was there before.
-        if self.text == old.text {
+        if self.is_same_as(old) {
             return Vec::new();
         }
         let is_new = |(name, line): &(&Arc<str>, &IndexLine)| {

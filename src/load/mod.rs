@@ -95,7 +95,9 @@ impl Loaded {
     pub fn has_all_answers(&self) -> bool {
         let has_answer =
             |(source, error): &(_, Option<LoadError>)| match (*source, error) {
-                (Source::Zoneadm | Source::Zfs, Some(_)) => false,
+                (Source::Zoneadm | Source::Index | Source::Zfs, Some(_)) => {
+                    false
+                }
                 (Source::Kstat, Some(error)) => *error == LoadError::NoKstat,
                 _ => true,
             };

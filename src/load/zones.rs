@@ -73,21 +73,18 @@ impl<'a> ZoneLookup<'a> {
     /// if it can't read the index, or not all of it, the line of a zone that
     /// runs has no uuid. Then the uuid is read from the index here.
     fn take_row(&mut self, draft: &mut Draft, mut row: ZoneRow) {
-        if row.uuid_is_set {
-            return draft.set_row(row);
+        let mut why = None;
+        if !row.uuid_is_set {
+            match self.index().as_ref().map(|i| i.line(&row.zonename)) {
+                Ok(Some(IndexLine { uuid: Some(uuid), .. })) => {
+                    row.set_uuid(uuid);
+                }
+                Ok(_) => {}
+                Err(error) => why = Some(error.clone().into()),
+            }
         }
-        let line = match self.index() {
-            Ok(index) => Ok(index.line(&row.zonename)),
-            Err(why) => Err(LoadError::NoIndex(why.clone())),
-        };
-        if let Ok(Some(IndexLine { uuid: Some(uuid), .. })) = line {
-            row.set_uuid(uuid);
-        }
-        let why = line.err();
+        draft.fault(Source::Index, why);
         draft.set_row(row);
-        if why.is_some() {
-            draft.fault(Source::Zoneadm, why);
-        }
     }
 
     /// Asks for several zones, by one listing of all zones.

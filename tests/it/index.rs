@@ -90,20 +90,54 @@ fn a_uuid_that_zoneadm_does_not_give_comes_from_the_index() {
     let daemon = host.start_with(&NO_REFRESH);
     wait_for_vm(&daemon, ZONE, |vm| text(vm, "uuid") == UUIDS[1]);
     // Without the index it is not known whether the zone has another uuid now.
+    // All else that zoneadm says is known.
     let index = host.path("/etc/zones/index");
     let away = index.with_extension("away");
     fs::rename(&index, &away).unwrap();
-    assert_eq!(
-        daemon.get(&format!("/vms/{ZONE}?sync=1&timeout=2")).status,
-        504
-    );
-    wait_for_errors(
-        &daemon,
-        &[" index".to_string(), format!("{ZONE} zoneadm")],
-    );
+    let answer = daemon.get(&format!("/vms/{ZONE}?sync=1&timeout=2"));
+    assert_eq!(answer.status, 504);
+    wait_for_errors(&daemon, &[" index".to_string(), format!("{ZONE} index")]);
     fs::rename(&away, &index).unwrap();
     wait_for_errors(&daemon, &[]);
     assert_eq!(text(&daemon.vm(ZONE).unwrap(), "uuid"), UUIDS[1]);
+}
+
+#[test]
+fn a_reboot_is_published_as_ever_while_nobody_can_read_the_index() {
+    let host = host_with_zone(true);
+    let args = [&NO_REFRESH[..], &["--set", "index-bytes=10"]].concat();
+    let daemon = host.start_with(&args);
+    let mut stream = daemon.events();
+    host.hurt("zoneadm", "short 1").unwrap();
+    host.reboot(ZONE).unwrap();
+    let zoneid = u64::try_from(host.zoneid(ZONE).unwrap()).unwrap();
+    wait_for_vm(&daemon, ZONE, |vm| {
+        vm.get("zoneid").and_then(Json::as_u64) == Some(zoneid)
+            && is_state("running")(vm)
+    });
+    host.hurt("zoneadm", "heal").unwrap();
+    wait_for_errors(&daemon, &[" index".to_string()]);
+    stream.read_to(daemon.status().get("seq").unwrap().as_u64().unwrap());
+    let own = stream.events.iter().filter(|e| text(e, "zonename") == ZONE);
+    let states =
+        own.filter_map(|event| Some(text(event.get("vm")?, "zone_state")));
+    let mut states: Vec<_> = states.collect();
+    states.dedup();
+    // A zone may be seen in this state, which no event reports.
+    states.retain(|state| *state != "down");
+    assert_eq!(states, ["shutting_down", "ready", "running"]);
+}
+
+#[test]
+fn a_running_zone_that_is_down_according_to_the_index_is_looked_at() {
+    let host = host_with_zone(true);
+    let daemon = host.start_with(&NO_REFRESH);
+    wait_for_vm(&daemon, ZONE, is_state("running"));
+    host.hurt("sysevent-zone", "drop").unwrap();
+    host.halt(ZONE, -1).unwrap();
+    host.mark(ZONE, "incomplete").unwrap();
+    host.hurt("sysevent-zone", "heal").unwrap();
+    wait_for_vm(&daemon, ZONE, is_state("incomplete"));
 }
 
 #[test]
