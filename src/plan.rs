@@ -260,6 +260,8 @@ fn concerned_by(change: &DatasetChange, known: &impl Known) -> Vec<Arc<str>> {
     let tenants = index.tenants(visible_dataset(&change.dataset));
     let other = match change.operation.as_str() {
         "rename" => change.detail.strip_prefix("-> "),
+        // It may be mounted at a zonepath now.
+        "set" | "inherit" => change.detail.strip_prefix("mountpoint=/"),
         // Snapshots move between this dataset and another that is not named.
         "promote" if tenants.is_empty() => change.dataset.split('/').next(),
         _ => None,

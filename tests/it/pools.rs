@@ -386,3 +386,17 @@ fn what_is_below_a_volume_does_not_matter() {
     let faulty = errors(&daemon);
     assert!(!faulty.iter().any(|fault| fault.contains(&*name)), "{faulty:?}");
 }
+
+#[test]
+fn a_dataset_that_is_mounted_at_a_zonepath_becomes_that_of_the_zone() {
+    let host = TestHost::with_vms(2);
+    let zonename = host.zonenames().unwrap().remove(0);
+    let daemon = host.start_with(&NO_REFRESH);
+    host.zfs_rename(&format!("zones/{zonename}"), "zones/other").unwrap();
+    wait_for_vm(&daemon, &zonename, |vm| vm.get("quota").is_none());
+    let zonepath = format!("/zones/{zonename}");
+    host.zfs_set("zones/other", "mountpoint", &zonepath).unwrap();
+    wait_for_vm(&daemon, &zonename, |vm| vm.get("quota").is_some());
+    wait_for_errors(&daemon, &[]);
+    assert_eq!(daemon.vms(), host.dumped());
+}
