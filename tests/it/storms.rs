@@ -67,9 +67,9 @@ fn a_storm_of_boots_and_halts_costs_few_runs_and_loses_no_transition() {
         wait_for_states(&mut stream, &names, wanted);
         wait_for_rest(&daemon);
         let runs = runs_of(&host, "") - before;
-        // A few batches; a run of each command for each VM would be three times
-        // as many as there are VMs.
-        assert!(runs <= count / 2, "{runs} runs for {count} zones");
+        // Some ten runs, on a busy machine up to fifty; a run of each command
+        // for each transition would be six times as many as there are zones.
+        assert!(runs <= count, "{runs} runs for {count} zones");
     }
 }
 
