@@ -80,7 +80,7 @@ pub fn zoneadm(data: &[u8]) {
 pub fn zfs(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for depth in [Depth::Alone, Depth::Children] {
-        let Ok(datasets) = zfs::parse(&text, depth) else { continue };
+        let Ok(datasets) = zfs::parse(&text, depth, |_| true) else { continue };
         for line in text.lines() {
             let Some(at) = line.split('\t').nth(16) else { continue };
             if let Some(found) = datasets.mounted_at(at) {

@@ -483,11 +483,12 @@ impl Draft {
     }
 
     /// The error of a line that could not be parsed, if the VM lacks a dataset
-    /// that it had before: the line may have been that dataset's.
+    /// that it had before, and zfs has not said that it does not exist: the
+    /// line may have been that dataset's.
     fn error_of_lost_dataset(&self, datasets: &Datasets) -> Option<LoadError> {
         let odd = datasets.odd()?;
         let had = self.prior.as_ref()?.datasets.names();
-        let mut lost = had.filter(|name| datasets.get(name).is_none());
+        let mut lost = had.filter(|name| !datasets.is_answered(name));
         lost.next().is_some().then(|| odd.clone().into())
     }
 

@@ -174,6 +174,9 @@ pub enum OutputError {
     NotAStatistic(String),
     /// A line of zfs(8) is not a dataset.
     NotADataset(String),
+    /// The line of zfs(8) for this dataset, or for a snapshot of it, does not
+    /// come where zfs would print it.
+    NotInOrder(Arc<str>),
     /// `zoneadm list` does not list the global zone, which always exists.
     NoGlobalZone,
     /// `zoneadm list` lacks this many zones that the zone index has.
@@ -191,6 +194,11 @@ impl fmt::Display for OutputError {
                 write!(f, "not a statistic: {line:?}")
             }
             Self::NotADataset(line) => write!(f, "not a dataset: {line:?}"),
+            Self::NotInOrder(name) => write!(
+                f,
+                "{name} is not listed in the order of names: a tenant's \
+                 mountpoint may have forged this line or one before it"
+            ),
             Self::NoGlobalZone => f.write_str(
                 "does not list the global zone, so its list is incomplete \
                  (can zoneadm read the zone index?)",
@@ -225,10 +233,6 @@ pub enum DatasetError {
     NotListed,
     /// It is listed, but what is below it is not.
     NotWalked,
-    /// It is listed twice: one of the lines is forged.
-    ListedTwice,
-    /// A snapshot of it is not listed directly after it.
-    SnapshotElsewhere,
     /// zfs says that it does not exist, but has not listed its pool either, so
     /// that this does not count.
     PoolNotListed,
@@ -246,14 +250,6 @@ impl fmt::Display for DatasetError {
                 "zfs list printed neither a line nor an error for it"
             }
             Self::NotWalked => "zfs list did not list what is below it",
-            Self::ListedTwice => {
-                "zfs list lists it twice: a tenant's mountpoint may have \
-                 forged one of the lines"
-            }
-            Self::SnapshotElsewhere => {
-                "zfs list does not list one of its snapshots directly after \
-                 it: a tenant's mountpoint may have forged the line"
-            }
             Self::PoolNotListed => "zfs list does not list its pool",
             Self::NoPool => "its pool does not exist",
             Self::Command(error) => return error.fmt(f),

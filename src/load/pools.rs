@@ -169,7 +169,15 @@ impl<'a> Pools<'a> {
             Question::Datasets(_, depth) => *depth,
             _ => Depth::Children,
         };
-        let parse = |run: &_, output: &_| zfs::answer(run, output, depth);
+        let is_asked = |name: &str| match question {
+            Question::Datasets(names, Depth::Alone) => names.contains(name),
+            Question::Datasets(names, Depth::Children) => {
+                is_in_trees(name, names)
+            }
+            _ => true,
+        };
+        let parse =
+            |run: &_, output: &_| zfs::answer(run, output, depth, is_asked);
         match self.asker.answer(asked, parse) {
             Ok(listed) => self.take_listed(question, listed),
             Err(why) => {
@@ -223,7 +231,6 @@ impl<'a> Pools<'a> {
                 }
                 match depth {
                     Depth::Alone => {
-                        listed.retain(names);
                         listed.fail_missing_unless_listed(pool);
                     }
                     Depth::Children => {
@@ -302,8 +309,7 @@ impl<'a> Pools<'a> {
         alone.retain(|name| {
             let is_new = !self.asked.alone.contains(name)
                 && !self.datasets.is_answered(name);
-            let comes_with_others = trees.contains(name)
-                || parent(name).is_some_and(|p| trees.contains(p))
+            let comes_with_others = is_in_trees(name, &trees)
                 || (depth(name) <= LIST_DEPTH && pools.contains(pool_of(name)));
             is_new
                 && is_name(name)
@@ -327,6 +333,11 @@ fn depth(name: &str) -> usize {
 /// The name of what a dataset or snapshot is directly below.
 fn parent(name: &str) -> Option<&str> {
     name.rsplit_once(['/', '@']).map(|(parent, _)| parent)
+}
+
+/// Whether `name` is one of these datasets, or directly below one.
+fn is_in_trees(name: &str, trees: &BTreeSet<Arc<str>>) -> bool {
+    trees.contains(name) || parent(name).is_some_and(|p| trees.contains(p))
 }
 
 /// Whether `name` is a snapshot of a child of one of these datasets.

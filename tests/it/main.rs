@@ -16,6 +16,9 @@ mod conformance;
 mod operations;
 mod pools;
 
+/// What a tenant can write must not affect the VMs of others.
+mod tenants;
+
 /// Files that come, go and are replaced.
 mod files;
 

@@ -3,7 +3,6 @@
 mod column;
 mod dataset;
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -26,9 +25,9 @@ pub struct Datasets {
     failed: HashMap<Arc<str>, DatasetError>,
     /// Names of which zfs says that they do not exist.
     missing: HashSet<Arc<str>>,
-    /// A line that could not be parsed.
+    /// A line that could not be parsed, or that is not in its place.
     odd: Option<OutputError>,
-    /// What zfs printed when it left something out.
+    /// Why something is left out.
     cut: Option<DatasetError>,
 }
 
@@ -74,14 +73,14 @@ impl Datasets {
         self.failed.get(name)
     }
 
-    /// Keeps only the datasets and snapshots with these names.
-    pub fn retain(&mut self, names: &BTreeSet<Arc<str>>) {
-        self.by_name.retain(|name, _| names.contains(name));
-        self.elsewhere.retain(|_, name| names.contains(name));
+    /// Keeps only the datasets, and the snapshots without their dataset, with
+    /// these names.
+    fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.by_name.retain(|name, _| is_wanted(name));
+        self.elsewhere.retain(|_, name| is_wanted(name));
         self.snapshots.retain(|dataset, snapshots| {
             snapshots.retain(|snapshot| {
-                let name = format!("{dataset}@{}", snapshot.name);
-                names.contains(name.as_str())
+                is_wanted(&format!("{dataset}@{}", snapshot.name))
             });
             !snapshots.is_empty()
         });
@@ -90,11 +89,11 @@ impl Datasets {
     /// Whether zfs says that this name does not exist.
     #[must_use]
     pub fn is_missing(&self, name: &str) -> bool {
-        self.missing.contains(name) && self.get(name).is_none()
+        self.missing.contains(name)
     }
 
-    /// What zfs printed when it left something out. It does not say what that
-    /// is.
+    /// Why something is left out: what zfs printed about it, which does not say
+    /// what it is, or that lines are forged.
     #[must_use]
     pub fn cut(&self) -> Option<&DatasetError> {
         self.cut.as_ref()
@@ -129,14 +128,13 @@ impl Datasets {
 
     /// Forgets the names for which `is_old` is true.
     pub fn forget(&mut self, is_old: impl Fn(&str) -> bool) {
-        self.by_name.retain(|name, _| !is_old(name));
-        self.elsewhere.retain(|_, name| !is_old(name));
-        self.snapshots.retain(|name, _| !is_old(name));
+        self.retain(|name| !is_old(name));
         self.failed.retain(|name, _| !is_old(name));
         self.missing.retain(|name| !is_old(name));
     }
 
-    /// A line that could not be parsed, if there was one.
+    /// A line that could not be parsed, or that is not in its place, if there
+    /// was one.
     #[must_use]
     pub fn odd(&self) -> Option<&OutputError> {
         self.odd.as_ref()
@@ -171,7 +169,8 @@ impl Datasets {
         all.any(|s| *s.name == *snapshot)
     }
 
-    /// Adds what another run has listed.
+    /// Adds what another run has listed. If one of them says that a name does
+    /// not exist, that counts: it is on stderr, where no tenant's text is.
     pub fn merge(&mut self, mut other: Self) {
         self.missing.extend(other.missing);
         if self.by_name.is_empty() && self.snapshots.is_empty() {
@@ -194,6 +193,9 @@ impl Datasets {
             for snapshot in snapshots {
                 self.add_snapshot(&name, snapshot);
             }
+        }
+        for name in &self.missing {
+            self.by_name.remove(name);
         }
     }
 
@@ -305,8 +307,9 @@ const MISSING: &str = "does not exist";
 /// How zfs's message begins when it can't read what is below a dataset.
 const NOT_WALKED: &str = "cannot iterate ";
 
-/// Parses what a run has listed. Names that do not exist are noted as missing,
-/// and other names that can't be listed as failed. zfs may leave out what it
+/// Parses what a run has listed of the datasets and snapshots that it was asked
+/// for. Names that do not exist are noted as missing, and other names that
+/// can't be listed as failed. zfs may leave out what it
 /// can't read and still exit with 0. It then prints the reason on stderr, and
 /// the listing counts as cut.
 ///
@@ -317,6 +320,7 @@ pub fn answer(
     run: &Run,
     output: &Output,
     depth: Depth,
+    is_asked: impl Fn(&str) -> bool,
 ) -> Result<Datasets, CommandError> {
     let mut failed = HashMap::new();
     let mut missing = HashSet::new();
@@ -346,29 +350,36 @@ pub fn answer(
         return Err(run.failed(output));
     }
     let mut datasets =
-        parse(&output.stdout, depth).map_err(|e| run.error(e))?;
+        parse(&output.stdout, depth, is_asked).map_err(|e| run.error(e))?;
     datasets.failed.extend(failed);
     datasets.missing = missing;
-    datasets.cut =
-        others.first().map(|line| DatasetError::Said((*line).to_string()));
+    if let Some(line) = others.first() {
+        datasets.cut = Some(DatasetError::Said((*line).to_string()));
+    }
     Ok(datasets)
 }
 
 /// Parses the output of `zfs list -H -p`: one line for each dataset, with
 /// columns separated by tabs. Other lines are skipped, because the mountpoint
 /// of a dataset that is delegated to a tenant may contain newlines. The text
-/// after such a newline may be a line that the tenant has forged. So if
-/// datasets are listed with their snapshots, a snapshot counts only directly
-/// after its dataset, and a dataset that is listed twice counts as failed.
+/// after such a newline may be a line that the tenant has forged. So lines of
+/// what was not asked for are skipped, too. zfs sorts the lines by the names of
+/// datasets, with snapshots directly after their dataset. If they are not in
+/// this order, nothing counts but the first line, which no tenant's text
+/// precedes.
 ///
 /// # Errors
 /// If no line is a dataset's, or the last line is cut off: a dataset that is
 /// overlooked would be published as removed.
-pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
+pub fn parse(
+    text: &str,
+    depth: Depth,
+    is_asked: impl Fn(&str) -> bool,
+) -> Result<Datasets, OutputError> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(OutputError::CutOff);
     }
-    let mut listing = Listing::default();
+    let mut listing = Listing::new(depth);
     let mut good = 0;
     for line in text.lines().filter(|l| !l.is_empty()) {
         let fields: Vec<_> = line.splitn(COLUMNS.len(), '\t').collect();
@@ -379,67 +390,92 @@ pub fn parse(text: &str, depth: Depth) -> Result<Datasets, OutputError> {
             continue;
         };
         good += 1;
+        if !is_asked(fields[3]) {
+            continue;
+        }
         match fields[3].split_once('@') {
             None => listing.add(Listed::parse(&fields)),
             Some((name, snapshot)) => {
                 if let Some(snapshot) =
                     DatasetSnapshot::parse(snapshot, &fields)
                 {
-                    listing.add_snapshot(name, snapshot, depth);
+                    listing.add_snapshot(name, snapshot);
                 }
             }
         }
     }
     match listing.datasets.odd {
         Some(odd) if good == 0 => Err(odd),
-        _ => Ok(listing.datasets),
+        _ => Ok(listing.finish()),
     }
 }
 
 /// A listing while it is read.
-#[derive(Default)]
 struct Listing {
+    depth: Depth,
     datasets: Datasets,
-    /// The dataset that was added last.
-    last: Option<Arc<str>>,
+    /// The dataset of the first line.
+    first: Option<Arc<str>>,
+    /// The dataset of the last line, or of the snapshot in it.
+    last: Arc<str>,
+    /// The first line that is not in its place.
+    misplaced: Option<OutputError>,
 }
 
 impl Listing {
+    fn new(depth: Depth) -> Self {
+        Self {
+            depth,
+            datasets: Datasets::default(),
+            first: None,
+            last: "".into(),
+            misplaced: None,
+        }
+    }
+
     fn add(&mut self, listed: Listed) {
         let Listed { dataset, place, mountpoint } = listed;
         let name = Arc::clone(&dataset.name);
-        match self.datasets.by_name.entry(Arc::clone(&name)) {
-            Entry::Occupied(_) => {
-                self.datasets.fail(&name, DatasetError::ListedTwice);
-                return;
-            }
-            Entry::Vacant(new) => {
-                new.insert(PlacedDataset { dataset: Arc::new(dataset), place });
-            }
+        if *name <= *self.last {
+            self.note_misplaced(&name);
         }
         if place == MountPlace::Elsewhere {
             let at = self.datasets.elsewhere.entry(mountpoint.to_string());
             at.or_insert_with(|| Arc::clone(&name));
         }
-        self.last = Some(name);
+        let placed = PlacedDataset { dataset: Arc::new(dataset), place };
+        self.datasets.by_name.entry(Arc::clone(&name)).or_insert(placed);
+        self.first.get_or_insert_with(|| Arc::clone(&name));
+        self.last = name;
     }
 
-    fn add_snapshot(
-        &mut self,
-        name: &str,
-        snapshot: DatasetSnapshot,
-        depth: Depth,
-    ) {
-        let is_next = self.last.as_ref().is_some_and(|last| **last == *name);
-        if is_next {
+    fn add_snapshot(&mut self, name: &str, snapshot: DatasetSnapshot) {
+        // A snapshot may come without its dataset if it was asked for alone.
+        let may_be_alone = self.depth == Depth::Alone && *name > *self.last;
+        if *name == *self.last {
             self.datasets.add_snapshot(name, snapshot);
-        } else if depth == Depth::Alone {
-            // It counts only if it was asked for.
+        } else if may_be_alone {
             self.datasets.add_lone_snapshot(name, snapshot);
+            self.last = name.into();
         } else {
-            let why = DatasetError::SnapshotElsewhere;
-            self.datasets.fail(&name.into(), why);
+            self.note_misplaced(name);
         }
+    }
+
+    fn note_misplaced(&mut self, name: &str) {
+        let error = || OutputError::NotInOrder(name.into());
+        self.misplaced.get_or_insert_with(error);
+    }
+
+    fn finish(mut self) -> Datasets {
+        if let Some(misplaced) = self.misplaced {
+            let first = self.first.as_ref();
+            self.datasets.retain(|name| first.is_some_and(|f| **f == *name));
+            let why = DatasetError::Said(misplaced.to_string());
+            self.datasets.cut = Some(why);
+            self.datasets.odd = Some(misplaced);
+        }
+        self.datasets
     }
 }
 
