@@ -16,6 +16,9 @@ use crate::source::Source;
 /// the path is reported for each of its subjects.
 pub type Subject = (Option<Arc<str>>, Source);
 
+/// Most paths are shorter than this.
+const PATH_CAPACITY: usize = 128;
+
 /// The parent of a node that has no directory above it.
 const NO_PARENT: u64 = 0;
 
@@ -210,11 +213,18 @@ impl Tables {
 
     /// The path of a node.
     pub fn path(&self, id: u64) -> Option<PathBuf> {
+        let mut path = PathBuf::with_capacity(PATH_CAPACITY);
+        self.add_path(id, &mut path)?;
+        Some(path)
+    }
+
+    fn add_path(&self, id: u64, path: &mut PathBuf) -> Option<()> {
         let node = self.nodes.get(&id)?;
-        match node.parent() {
-            None => Some(PathBuf::from(&*node.name)),
-            Some(parent) => Some(self.path(parent)?.join(&*node.name)),
+        if let Some(parent) = node.parent() {
+            self.add_path(parent, path)?;
         }
+        path.push(&*node.name);
+        Some(())
     }
 
     /// Notes which file of which zone a path is. By mistake, several zones may
