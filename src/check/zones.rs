@@ -1,5 +1,6 @@
 //! What zoneadm(8) reports about zones, in a listing of all and one by one.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::{Check, Difference, Fact, Findings, Obstacle, given, xml};
 use crate::load::command::Output;
 use crate::load::error::{CommandError, FileError};
 use crate::load::index::IndexLine;
-use crate::load::zoneadm::{self, ZoneAnswer, split_fields};
+use crate::load::zoneadm::{self, LineFields, ZoneAnswer, split_fields};
 use crate::load::zonexml::ParsedXml;
 
 /// How many zones are asked for by name at the same time.
@@ -148,7 +149,7 @@ pub(super) fn look(
     look_at_fields(findings, fields, &output);
     let names: Vec<&str> = lines
         .iter()
-        .map(|line| line[NAME].as_str())
+        .map(|line| &*line[NAME])
         .filter(|name| *name != "global")
         .collect();
     let asked = ask_by_name(check, &names);
@@ -176,8 +177,8 @@ impl ByName {
         steady: &Steady<'_>,
     ) -> Self {
         let lines = steady.lines.iter();
-        let listed: HashMap<&str, &Vec<String>> =
-            lines.map(|line| (line[NAME].as_str(), *line)).collect();
+        let listed: HashMap<&str, &LineFields<'_>> =
+            lines.map(|line| (&*line[NAME], *line)).collect();
         let mut by_name = Self::default();
         for (name, answer) in names.iter().zip(asked) {
             match (answer, listed.get(name)) {
@@ -204,7 +205,7 @@ impl ByName {
 /// What was the same before and after the zones were asked for by name.
 struct Steady<'a> {
     /// Lines of the listing.
-    lines: Vec<&'a Vec<String>>,
+    lines: Vec<&'a LineFields<'a>>,
     /// The names in the second listing.
     listed_again: HashSet<&'a str>,
     /// Zones with an unchanged line in the index, in its order.
@@ -218,10 +219,10 @@ impl<'a> Steady<'a> {
     /// go and change meanwhile: a line that is not the same both times says
     /// nothing.
     fn of(
-        [lines, lines_again]: [&'a [Vec<String>]; 2],
+        [lines, lines_again]: [&'a [LineFields<'a>]; 2],
         [zones, zones_again]: [&'a [(&'a str, IndexLine)]; 2],
     ) -> Self {
-        let of_again: HashSet<&Vec<String>> = lines_again.iter().collect();
+        let of_again: HashSet<&LineFields<'_>> = lines_again.iter().collect();
         let index_again: HashMap<&str, &IndexLine> =
             zones_again.iter().map(|(name, line)| (*name, line)).collect();
         let is_as_before = |zone: &&(&str, IndexLine)| {
@@ -238,16 +239,16 @@ impl<'a> Steady<'a> {
 }
 
 /// The lines of a listing that have all fields.
-fn lines_of_listing(text: &str) -> Vec<Vec<String>> {
+fn lines_of_listing(text: &str) -> Vec<LineFields<'_>> {
     let lines = text.lines().map(split_fields);
     lines.filter(|line| line.len() == COLUMNS.len()).collect()
 }
 
 /// Whether the id and the state of a line belong together. zoneadm looks up the
 /// id first and the state afterwards, and the zone may change in between.
-fn is_of_one_look(line: &[String]) -> bool {
-    let is_stored = ["configured", "incomplete", "installed"]
-        .contains(&line[STATE].as_str());
+fn is_of_one_look(line: &[Cow<'_, str>]) -> bool {
+    let is_stored =
+        ["configured", "incomplete", "installed"].contains(&&*line[STATE]);
     (line[ID] == "-") == is_stored
 }
 
@@ -272,7 +273,7 @@ fn look_at_fields(
     let mut differences = Vec::new();
     for line in output.stdout.lines() {
         let fields = split_fields(line);
-        let state = fields.get(STATE).map_or("", String::as_str);
+        let state = fields.get(STATE).map_or("", |state| state);
         let what = || match fields.get(NAME) {
             Some(name) => zone(name),
             None => format!("line {}", quoted(line)),
@@ -336,7 +337,7 @@ fn look_at_order(
         places.map(|(at, zone)| (zone.0, at)).collect();
     let mut last = 0;
     for line in steady.lines.iter().filter(|line| line[NAME] != "global") {
-        let name = line[NAME].as_str();
+        let name = &*line[NAME];
         match places.get(name) {
             Some(at) if *at < last => {
                 let seen =
@@ -363,7 +364,7 @@ fn look_at_index(
     let of_index: HashMap<&str, &IndexLine> = of_index.collect();
     let mut differences = Vec::new();
     for line in steady.lines.iter().filter(|line| line[NAME] != "global") {
-        let Some(own) = of_index.get(line[NAME].as_str()) else { continue };
+        let Some(own) = of_index.get(&*line[NAME]) else { continue };
         let has_brand = !own.brand.is_empty();
         // An old line of the index has no brand; the XML has the missing
         // values.
@@ -444,7 +445,7 @@ impl ByName {
         &mut self,
         check: &Check,
         name: &str,
-        listed: &[String],
+        listed: &[Cow<'_, str>],
         xml: &Result<ParsedXml, FileError>,
         output: &Output,
     ) {
@@ -503,8 +504,8 @@ impl ByName {
     fn compare_columns(
         &mut self,
         name: &str,
-        listed: &[String],
-        own: &[String],
+        listed: &[Cow<'_, str>],
+        own: &[Cow<'_, str>],
         xml: Option<&ParsedXml>,
     ) {
         let are_of_one_look = is_of_one_look(listed) && is_of_one_look(own);

@@ -1,5 +1,6 @@
 //! zoneadm(8): which VMs exist, and the state of each.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::config::{Paths, is_zonename};
@@ -8,6 +9,12 @@ use crate::load::error::{CommandError, OutputError};
 use crate::load::zonexml::brand_rules;
 use crate::vm::json::{Json, Object};
 use crate::vm::values;
+
+/// How many fields a line has.
+const FIELDS: usize = 8;
+
+/// The fields of a line.
+pub type LineFields<'a> = Vec<Cow<'a, str>>;
 
 /// One line of `zoneadm list -p`.
 ///
@@ -216,7 +223,7 @@ fn is_cut_off(text: &str) -> bool {
 fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let fields = split_fields(line);
     let Ok([zoneid, zonename, zone_state, zonepath, uuid, brand, _, zonedid]) =
-        <[String; 8]>::try_from(fields)
+        <[Cow<'_, str>; FIELDS]>::try_from(fields)
     else {
         return Err("expected 8 fields separated by colons");
     };
@@ -232,7 +239,7 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
     let uuid_is_set = uuid.len() == 36 && uuid.contains(|c| !"0-".contains(c));
     let mut row = ZoneRow {
         zonename: zonename.into(),
-        zoneid: Some(zoneid.as_str())
+        zoneid: Some(&*zoneid)
             .filter(|id| *id != "-")
             .map_or(Json::Null, values::number),
         zone_state: zone_state.into(),
@@ -250,26 +257,24 @@ fn parse_line(line: &str) -> Result<Option<ZoneRow>, &'static str> {
 
 /// Splits a line at each `:`. zoneadm escapes a `:` within a zonepath as `\:`.
 #[must_use]
-pub fn split_fields(line: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' if chars.peek() == Some(&':') => {
-                chars.next();
-                if let Some(field) = fields.last_mut() {
-                    field.push(':');
-                }
-            }
-            ':' => fields.push(String::new()),
-            c => {
-                if let Some(field) = fields.last_mut() {
-                    field.push(c);
-                }
-            }
+pub fn split_fields(line: &str) -> LineFields<'_> {
+    let mut fields = Vec::with_capacity(FIELDS);
+    let mut from = 0;
+    for (at, _) in line.match_indices(':') {
+        if !line[from..at].ends_with('\\') {
+            fields.push(unescaped(&line[from..at]));
+            from = at + 1;
         }
     }
+    fields.push(unescaped(&line[from..]));
     fields
+}
+
+fn unescaped(field: &str) -> Cow<'_, str> {
+    match field.contains("\\:") {
+        true => field.replace("\\:", ":").into(),
+        false => field.into(),
+    }
 }
 
 /// Whether `text` is a UUID in lower case.

@@ -153,10 +153,11 @@ impl Reader {
         for attribute in zone.attributes() {
             self.zone_key(attribute.name(), attribute.value());
         }
+        let mut key = String::new();
         for child in zone.children().filter(Node::is_element) {
             match child.tag_name().name() {
                 "attr" => {
-                    let key = format!("attr.{}", attribute(child, "name"));
+                    set_key(&mut key, &["attr", attribute(child, "name")]);
                     self.zone_key(&key, attribute(child, "value"));
                 }
                 "rctl" => self.rctl(child),
@@ -209,10 +210,11 @@ impl Reader {
 
     fn rctl(&mut self, rctl: Node<'_, '_>) {
         let name = attribute(rctl, "name");
+        let mut key = String::new();
         for value in elements(rctl, "rctl-value") {
             let privilege = attribute(value, "priv");
             let action = attribute(value, "action");
-            let key = format!("rctl.{name}.{privilege}.{action}");
+            set_key(&mut key, &["rctl", name, privilege, action]);
             self.zone_key(&key, attribute(value, "limit"));
         }
     }
@@ -232,9 +234,10 @@ impl Reader {
         for attribute in element.attributes() {
             set(attribute.name(), attribute.value());
         }
+        let mut property = String::new();
         for child in elements(element, "net-attr") {
-            let key = format!("net-attr.{}", attribute(child, "name"));
-            set(&key, attribute(child, "value"));
+            set_key(&mut property, &["net-attr", attribute(child, "name")]);
+            set(&property, attribute(child, "value"));
         }
         object
     }
@@ -345,6 +348,18 @@ fn numbered(
         .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|n| n.parse().ok())
         .unwrap_or(0)
+}
+
+/// Sets `key` to these parts, joined by dots. There are some thirty keys in a
+/// document, and so one allocation serves many.
+fn set_key(key: &mut String, parts: &[&str]) {
+    key.clear();
+    for (n, part) in parts.iter().enumerate() {
+        if n > 0 {
+            key.push('.');
+        }
+        key.push_str(part);
+    }
 }
 
 fn attribute<'a>(node: Node<'a, '_>, name: &str) -> &'a str {

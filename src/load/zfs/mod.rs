@@ -382,8 +382,7 @@ pub fn parse(
     let mut listing = Listing::new(depth);
     let mut good = 0;
     for line in text.lines().filter(|l| !l.is_empty()) {
-        let fields: Vec<_> = line.splitn(COLUMNS.len(), '\t').collect();
-        let Ok(fields) = <[&str; COLUMNS.len()]>::try_from(fields) else {
+        let Some(fields) = columns_of(line) else {
             let line: String = line.chars().take(200).collect();
             let odd = OutputError::NotADataset(line);
             listing.datasets.odd.get_or_insert(odd);
@@ -408,6 +407,16 @@ pub fn parse(
         Some(odd) if good == 0 => Err(odd),
         _ => Ok(listing.finish()),
     }
+}
+
+/// The columns of a line; `None` if it has too few.
+fn columns_of(line: &str) -> Option<[&str; COLUMNS.len()]> {
+    let mut columns = [""; COLUMNS.len()];
+    let mut found = line.splitn(COLUMNS.len(), '\t');
+    for column in &mut columns {
+        *column = found.next()?;
+    }
+    Some(columns)
 }
 
 /// A listing while it is read.
