@@ -32,6 +32,10 @@ use crate::threads::panic_text;
 /// with zoneadm's list.
 const LISTING_TRIES: u32 = 5;
 
+/// The sources of a job of the index that follows a full load: all lines are
+/// compared with what is known, not only those that have changed.
+const ALL_LINES: Sources = Sources::of(Source::Refresh);
+
 /// The result of loading everything.
 #[derive(Default)]
 struct FinishedAll {
@@ -78,7 +82,7 @@ impl Worker {
             for job in &batch.jobs {
                 let faults = &self.shared.faults;
                 faults.add(zonename_of(&job.lane), Source::Worker, &what);
-                self.after.retry(job, Sources::ALL);
+                self.after.retry(job, Sources::ALL | job.sources);
             }
         }
         self.shared.queue.done(&batch.ticket());
@@ -194,7 +198,8 @@ impl Worker {
         let _ = self.loaded.try_send(());
         self.rebuild_if_stale(&finished.zonenames, &sysinfo, &job.cause);
         let cause = job.cause.clone();
-        self.shared.queue.push(Job::new(Lane::Index, Sources::ALL, cause));
+        let index = Job::new(Lane::Index, ALL_LINES, cause);
+        self.shared.queue.push(index);
         if is_list_faulty && job.tries < LISTING_TRIES {
             // A VM may be missing. The tries are limited, because a fault that
             // lasts is no reason to load everything again and again. An odd
@@ -385,9 +390,9 @@ impl Worker {
     }
 
     /// Reads the zone index, and loads the zones whose changed line does not
-    /// agree with what is known of them. After a full load, which the job says
-    /// by its sources, all lines are compared: a change of the index during
-    /// that load was compared only with what was known before.
+    /// agree with what is known of them. After a full load, all lines are
+    /// compared: a change of the index during that load was compared only with
+    /// what was known before.
     fn load_index(&self, job: &Job) {
         let index = match self.loader.index() {
             Ok(index) => Arc::new(index),
@@ -410,7 +415,7 @@ impl Worker {
                 self.load_again(&zonename, &job.cause);
             }
         }
-        if job.sources.contains(Sources::ALL) {
+        if job.sources.contains(ALL_LINES) {
             self.compare_with_index(&index, &job.cause);
         }
         if !index.is_same_as(&old)
