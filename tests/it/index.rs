@@ -117,13 +117,18 @@ fn a_reboot_is_published_in_order_while_nobody_can_read_the_index() {
     });
     host.hurt("zoneadm", "heal").unwrap();
     wait_for_errors(&daemon, &[" index".to_string()]);
-    stream.read_to(daemon.status().get("seq").unwrap().as_u64().unwrap());
-    let own = stream.events.iter().filter(|e| text(e, "zonename") == ZONE);
-    let vms: Vec<_> = own.filter_map(|event| event.get("vm")).collect();
-    let mut states = vms.iter().map(|vm| text(vm, "zone_state"));
-    for reported in ["shutting_down", "ready", "running"] {
-        assert!(states.any(|state| state == reported), "{reported}: {vms:?}");
-    }
+    let vms = wait_for("all reports are published", || {
+        let seq = daemon.status().get("seq").unwrap().as_u64().unwrap();
+        stream.read_to(seq);
+        let own = stream.events.iter().filter(|e| text(e, "zonename") == ZONE);
+        let vms: Vec<_> = own.filter_map(|e| e.get("vm").cloned()).collect();
+        let mut states = vms.iter().map(|vm| text(vm, "zone_state"));
+        let mut reported = ["shutting_down", "ready", "running"].iter();
+        match reported.all(|state| states.any(|found| found == *state)) {
+            true => Ok(vms),
+            false => Err(format!("{vms:?}")),
+        }
+    });
     // Nothing of the earlier boot comes after the later one has begun.
     let ids = vms.iter().filter_map(|vm| vm.get("zoneid")?.as_u64());
     assert!(ids.is_sorted(), "{vms:?}");
