@@ -309,9 +309,9 @@ const NOT_WALKED: &str = "cannot iterate ";
 
 /// Parses what a run has listed of the datasets and snapshots that it was asked
 /// for. Names that do not exist are noted as missing, and other names that
-/// can't be listed as failed. zfs may leave out what it
-/// can't read and still exit with 0. It then prints the reason on stderr, and
-/// the listing counts as cut.
+/// can't be listed as failed. zfs may leave out what it can't read and still
+/// exit with 0. It then prints the reason on stderr, and the listing counts as
+/// cut.
 ///
 /// # Errors
 /// If the command failed for a reason that is not about single datasets, or if

@@ -57,8 +57,8 @@ fn if_a_line_is_forged_only_the_first_line_counts() {
     let real =
         |name: &str| line(name, "filesystem", &format!("/{name}"), "off");
     let forged = [
-        // A dataset that is listed later, too; one that is not; another one
-        // that is elsewhere by its name; snapshots of others.
+        // Datasets that come too early, too late or twice; snapshots of other
+        // datasets.
         real("zones/v") + &real("zones/u"),
         real("zones/v/data"),
         real("zones/s"),
